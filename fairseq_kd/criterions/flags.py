@@ -1,0 +1,70 @@
+"""The flags of our criterions as text and as a page, made from the dataclasses that define them."""
+
+import textwrap
+from argparse import ArgumentParser, HelpFormatter
+from typing import Dict, Iterator, Optional, Tuple, Type
+
+from fairseq.registry import REGISTRIES
+
+import fairseq_kd.criterions  # noqa: F401  (registers them)
+
+INTRODUCTION = """\
+# Flags
+
+`fairseq-train --help` lists no flag of a criterion, so here they are; `fairseq-kd flags word_kd`
+prints them too. This page is made by `fairseq-kd flags --markdown > docs/flags.md`. In a YAML of
+`fairseq-hydra-train` the same names stand under `criterion:`, with underscores.
+"""
+
+
+def criterion_classes() -> Dict[str, Type]:
+    """Our criterions by the name that ``--criterion`` takes."""
+    registered = REGISTRIES["criterion"]["registry"]
+    return {
+        name: cls for name, cls in registered.items() if cls.__module__.startswith("fairseq_kd.")
+    }
+
+
+def flags_of(cls: Type) -> Iterator[Tuple[str, str]]:
+    """(flag, help) of every flag that a criterion reads, fairseq's own among them."""
+    parser = ArgumentParser(add_help=False)
+    cls.add_args(parser)
+    expand = HelpFormatter(prog="")._expand_help
+    for action in parser._actions:
+        yield action.option_strings[0], expand(action)
+
+
+def flags_text(criterion: Optional[str] = None) -> str:
+    """The flags of one criterion, or of all, for a terminal.
+
+    Raises:
+        ValueError: no criterion of ours has that name.
+    """
+    classes = criterion_classes()
+    if criterion is not None and criterion not in classes:
+        raise ValueError(f"The criterion must be one of {', '.join(classes)}, but is {criterion}.")
+    lines = []
+    for name, cls in classes.items():
+        if criterion not in (None, name):
+            continue
+        lines += [f"--criterion {name}: {cls.__doc__.splitlines()[0]}", ""]
+        for flag, text in flags_of(cls):
+            lines += [
+                f"  {flag}",
+                *textwrap.wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6),
+            ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def flags_page() -> str:
+    """The page ``docs/flags.md``."""
+    parts = [INTRODUCTION]
+    for name, cls in criterion_classes().items():
+        parts += [
+            f"## {name}\n",
+            f"{cls.__doc__.splitlines()[0]}\n",
+            "| flag | meaning |\n|---|---|",
+        ]
+        parts[-1] += "".join(f"\n| `{flag}` | {text} |" for flag, text in flags_of(cls)) + "\n"
+    return "\n".join(parts)

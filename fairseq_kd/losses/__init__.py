@@ -1,0 +1,5 @@
+"""Distillation losses: pure torch functions over logits and a mask, without fairseq."""
+
+from fairseq_kd.losses.divergence import forward_kl, teacher_entropy, top1_agreement
+
+__all__ = ["forward_kl", "teacher_entropy", "top1_agreement"]

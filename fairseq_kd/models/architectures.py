@@ -1,0 +1,77 @@
+"""Named sizes of fairseq's own ``transformer`` for ``--arch``: teachers, and fast students.
+
+They are sizes, not a new model: a checkpoint trained with one of them says ``transformer`` and its
+numbers, so that ``fairseq-generate`` reads it without this plugin and CTranslate2 converts it. For
+CTranslate2, too, encoder and decoder have equal head counts and one position of the layer norm:
+before each block, which deep stacks need in order to train at all (Wang et al. 2019,
+arXiv:1906.01787). Any number yields to fairseq's own flag, such as ``--encoder-layers``.
+"""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Dict
+
+from fairseq.models import register_model_architecture
+from fairseq.models.transformer import base_architecture
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The size of a transformer.
+
+    Args:
+        encoder_layers, decoder_layers: numbers of layers.
+        width: of the embeddings and all hidden states.
+        heads: attention heads of every layer; the width is a multiple of it.
+        feed_forward: inner width of the feed-forward blocks.
+        purpose: one phrase for the documentation.
+    """
+
+    encoder_layers: int
+    decoder_layers: int
+    width: int
+    heads: int
+    feed_forward: int
+    purpose: str
+
+    def apply(self, args: Namespace) -> None:
+        """Fills in what the command line left open, and calls the result plain ``transformer``."""
+        for side, layers in (("encoder", self.encoder_layers), ("decoder", self.decoder_layers)):
+            for option, value in {
+                "layers": layers,
+                "embed_dim": self.width,
+                "attention_heads": self.heads,
+                "ffn_embed_dim": self.feed_forward,
+                "normalize_before": True,
+            }.items():
+                name = f"{side}_{option}"
+                setattr(args, name, getattr(args, name, value))
+        base_architecture(args)
+        args.arch = "transformer"
+        if hasattr(args, "_name"):  # how fairseq-hydra-train calls it
+            args._name = "transformer"
+
+
+ARCHITECTURES: Dict[str, Architecture] = {
+    "transformer_kd_teacher": Architecture(12, 12, 512, 8, 2048, "reference teacher"),
+    "transformer_kd_student": Architecture(
+        6, 6, 256, 4, 1024, "reference student: half the depth, width and heads"
+    ),
+    "transformer_kd_12_1": Architecture(
+        12, 1, 512, 8, 2048, "deep encoder, one decoder layer (Kasai et al. 2021)"
+    ),
+    "transformer_kd_6_2": Architecture(6, 2, 256, 4, 1024, "deep encoder, shallow decoder"),
+    "transformer_kd_6_3": Architecture(6, 3, 256, 4, 1024, "deep encoder, shallow decoder"),
+    "transformer_kd_small_teacher": Architecture(
+        3, 2, 160, 4, 640, "a teacher that two CPU cores train in minutes"
+    ),
+    "transformer_kd_small_intermediate": Architecture(
+        3, 2, 128, 4, 512, "between the small teacher and student"
+    ),
+    "transformer_kd_small_student": Architecture(
+        2, 1, 112, 4, 448, "a student of the small teacher"
+    ),
+}
+
+for _name, _architecture in ARCHITECTURES.items():
+    register_model_architecture("transformer", _name)(_architecture.apply)

@@ -1,0 +1,1 @@
+"""The stages of a distillation, each one ``fairseq-train`` process that survives interruptions."""

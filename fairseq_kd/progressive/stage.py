@@ -1,0 +1,141 @@
+"""One stage: a ``fairseq-train`` command line, watched, and brought to its last update whatever
+interrupts it.
+
+fairseq resumes from ``checkpoint_last.pt`` by itself, with three gaps that this module closes: it
+trains one update more if it is started again after its last one; it copies ``checkpoint_last.pt``
+into place byte by byte, so that a kill can leave half a file on which every later start fails; and
+a trainer whose parent was killed runs on unseen.
+"""
+
+import argparse
+import collections
+import ctypes
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Deque, List, Tuple
+
+from fairseq_kd.checkpoints import updates_done
+from fairseq_kd.progressive.progress import ProgressLine
+from fairseq_kd.training_log import figures
+
+LAST = "checkpoint_last.pt"
+LOG_TAIL_LINES = 15
+
+
+def run_stage(name: str, command: List[str]) -> int:
+    """Runs a training command to the end of its ``--max-update``, continuing what an earlier run
+    left.
+
+    The output goes to ``train.log`` in the command's ``--save-dir``; one line on standard error
+    shows how far it is.
+
+    Args:
+        name: what to call the stage in that line.
+        command: ``fairseq-train ...``, with ``--save-dir`` and ``--max-update``.
+
+    Returns:
+        The exit status: 0 when the last update is done, else that of the command.
+
+    Raises:
+        ValueError: the command lacks one of the two options.
+    """
+    options = _stage_options(command)
+    save_dir = Path(options.save_dir)
+    save_dir.mkdir(parents=True, exist_ok=True)
+    restore_last_checkpoint(save_dir)
+    done = updates_done(save_dir / LAST)
+    if done >= options.max_update:
+        print(f"{name}: all {done} updates are done", file=sys.stderr)
+        return 0
+    if done:
+        print(f"{name}: going on after update {done}", file=sys.stderr)
+    progress = ProgressLine(name, options.max_update, done)
+    status, tail = _run_logged(command, save_dir / "train.log", progress)
+    progress.close()
+    if status != 0:
+        print(
+            *tail,
+            f"{name} failed with status {status}; the whole log is in {save_dir / 'train.log'}",
+            sep="\n",
+            file=sys.stderr,
+        )
+    return status
+
+
+def restore_last_checkpoint(save_dir: Path) -> None:
+    """Replaces a half-copied ``checkpoint_last.pt`` by the whole checkpoint that it was copied
+    from.
+
+    fairseq writes ``checkpoint_EPOCH_UPDATE.pt`` at once and copies it, to ``checkpoint_last.pt``
+    last of all. So a half-written last checkpoint means that the one with the most updates is whole
+    and nothing else is missing.
+    """
+    last = save_dir / LAST
+    if not last.exists() or zipfile.is_zipfile(last):  # the index of a zip file stands at its end
+        return
+    whole = [path for path in save_dir.glob("checkpoint_*_*.pt") if zipfile.is_zipfile(path)]
+    if not whole:
+        print(
+            f"{last} was cut off while it was written; starting from the first update",
+            file=sys.stderr,
+        )
+        last.unlink()
+        return
+    newest = max(whole, key=updates_done)
+    print(f"{last} was cut off while it was written; going on from {newest.name}", file=sys.stderr)
+    beside = last.with_suffix(".restored")
+    shutil.copyfile(newest, beside)
+    beside.replace(last)
+
+
+def _stage_options(command: List[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--save-dir")
+    parser.add_argument("--max-update", type=int)
+    options, _ = parser.parse_known_args(command)
+    for flag, value in (("--save-dir", options.save_dir), ("--max-update", options.max_update)):
+        if value is None:
+            raise ValueError(
+                f"A stage needs {flag} in its command line, which is: {shlex.join(command)}"
+            )
+    return options
+
+
+def _run_logged(command: List[str], log: Path, progress: ProgressLine) -> Tuple[int, List[str]]:
+    """Runs the command with its output in the log, and returns its status and its last lines."""
+    tail: Deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=die_with_parent,
+        )
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                tail.append(line.rstrip())
+                stats = figures(line, of="train_inner")
+                if stats is not None:
+                    progress.show(stats)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+        finally:
+            status = process.wait()
+    return status, list(tail)
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when its parent dies: no trainer outlives a killed script."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

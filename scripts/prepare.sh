@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Turn parallel text into what fairseq-train reads: sacremoses, joint BPE by subword-nmt, fairseq-preprocess.
+#
+#   usage: scripts/prepare.sh SOURCE TARGET TEXT_DIR OUT_DIR
+#   e.g.   scripts/prepare.sh es en data/bible.es-en runs/demo/data
+#
+# TEXT_DIR holds train, valid and test, each with .SOURCE and .TARGET (train.es, train.en; .xz and .gz are read too):
+# plain sentences, one a line, line N of both belongs together.
+# OUT_DIR gets  text/  the sentences that were kept, as they were written: the references to score against
+#               bpe/   tokenised and split by BPE      codes  the BPE merges      bin/  what fairseq-train reads
+#
+# Env: MERGES=8000   joint BPE merges
+#      MAX_WORDS=0   drop pairs in which a side has more words than this, from all three sets; 0 keeps all
+#      WORKERS=2     processes
+# Killed? Run the same line again: OUT_DIR appears whole or not at all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+[[ $# -eq 4 ]] || { usage >&2; exit 2; }
+src=$1 tgt=$2 in=$3 out=$4
+merges=${MERGES:-8000} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
+[[ -d $out/bin ]] && { say "$out is there already"; exit 0; }
+[[ ! -e $out ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
+
+read_text() { # read_text FILE: FILE, FILE.xz or FILE.gz, decompressed
+  if [[ -f $1 ]]; then cat "$1"
+  elif [[ -f $1.xz ]]; then python -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)' "$1.xz"
+  elif [[ -f $1.gz ]]; then gzip -dc "$1.gz"
+  else die "$1 is missing (nor is there $1.xz or $1.gz)."
+  fi
+}
+
+keep_pairs() { # both sides have words, and no more than MAX_WORDS; stdin and stdout: source TAB target
+  awk -F '\t' -v max="$max_words" \
+    '{ s = split($1, a, " "); t = split($2, b, " "); if (s && t && (!max || (s <= max && t <= max))) print }'
+}
+
+work=$out.partial
+rm -rf "$work"
+mkdir -p "$work/text" "$work/tok" "$work/bpe"
+
+for set in train valid test; do
+  for lang in "$src" "$tgt"; do read_text "$in/$set.$lang" | tr '\t' ' ' > "$work/tok/all.$lang"; done
+  counts=("$(wc -l < "$work/tok/all.$src")" "$(wc -l < "$work/tok/all.$tgt")")
+  [[ ${counts[0]} -eq ${counts[1]} ]] ||
+    die "$in/$set.$src has ${counts[0]} lines but $in/$set.$tgt has ${counts[1]}; line N of both must belong together."
+  paste "$work/tok/all.$src" "$work/tok/all.$tgt" | keep_pairs > "$work/tok/kept"
+  [[ -s $work/tok/kept ]] || die "$in/$set.$src and .$tgt leave no pair (MAX_WORDS=$max_words)."
+  cut -f 1 "$work/tok/kept" > "$work/text/$set.$src"
+  cut -f 2 "$work/tok/kept" > "$work/text/$set.$tgt"
+  say "$set: $(wc -l < "$work/tok/kept") of ${counts[0]} pairs kept"
+  for lang in "$src" "$tgt"; do
+    sacremoses -q -l "$lang" -j "$workers" tokenize < "$work/text/$set.$lang" > "$work/tok/$set.$lang"
+  done
+done
+
+say "learning $merges BPE merges on both languages together"
+cat "$work/tok/train.$src" "$work/tok/train.$tgt" | subword-nmt learn-bpe -s "$merges" -o "$work/codes" 2> "$work/log"
+for set in train valid test; do
+  for lang in "$src" "$tgt"; do
+    subword-nmt apply-bpe -c "$work/codes" < "$work/tok/$set.$lang" > "$work/bpe/$set.$lang"
+  done
+done
+
+fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --joined-dictionary --workers "$workers" \
+  --trainpref "$work/bpe/train" --validpref "$work/bpe/valid" --testpref "$work/bpe/test" \
+  --destdir "$work/bin" >> "$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "fairseq-preprocess failed."; }
+rm -r "$work/tok"
+mv "$work" "$out"
+say "$out/bin: a joint dictionary of $(wc -l < "$out/bin/dict.$tgt.txt") words"

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Install what is missing, then run the linters and the tests.
+#
+#   usage: scripts/test.sh [pytest flags...]        e.g. scripts/test.sh -k schedule
+#          scripts/test.sh -m slow                  the long ones: the demo, killed and resumed
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+scripts/setup.sh
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+
+ruff check .
+shellcheck --external-sources scripts/*.sh .ci/run
+exec python -m pytest "$@"

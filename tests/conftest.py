@@ -1,0 +1,35 @@
+"""A small real corpus, prepared as users prepare theirs, and a small teacher trained on it."""
+
+import pytest
+from harness import ROOT, TRAINING, Setup, run, write_text
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """What scripts/prepare.sh makes of a few hundred verses."""
+    folder = tmp_path_factory.mktemp("corpus")
+    text = write_text(folder / "text", {"train": 400, "valid": 40, "test": 40})
+    sizes = {"MERGES": "300", "MAX_WORDS": "25"}
+    run(ROOT / "scripts/prepare.sh", "es", "en", text, folder / "data", env=sizes)
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def data(prepared):
+    """The folder to give to fairseq-train."""
+    return str(prepared / "bin")
+
+
+@pytest.fixture(scope="session")
+def teacher(data, tmp_path_factory):
+    """A checkpoint that fairseq-train wrote after twenty updates."""
+    folder = tmp_path_factory.mktemp("teacher")
+    flags = ["--criterion", "label_smoothed_cross_entropy", "--max-update", "20"]
+    run("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
+    return str(folder / "checkpoint_best.pt")
+
+
+@pytest.fixture
+def setup(data):
+    """Builds a Setup from the flags of a criterion."""
+    return lambda *flags: Setup(data, *flags)

@@ -1,0 +1,189 @@
+"""word_kd on real batches and a trained teacher, against the formulas written out by loops."""
+
+import copy
+import math
+
+import pytest
+import torch
+from fairseq.logging import metrics
+
+from fairseq_kd.criterions import WordKDCriterion
+
+DISTIL = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
+
+
+@pytest.fixture
+def distillation(setup, teacher):
+    return setup(*DISTIL, teacher, "--kd-temperature", "2.5", "--dropout", "0.1")
+
+
+def logged(*logs):
+    with metrics.aggregate() as figures:
+        WordKDCriterion.reduce_metrics(list(logs))
+    return figures.get_smoothed_values()
+
+
+def widened(sample, pad, width):
+    """The same batch with more padding: sources at the left, targets at the right."""
+    sample = copy.deepcopy(sample)
+    inputs = sample["net_input"]
+
+    def more(tokens):
+        return tokens.new_full((len(tokens), width), pad)
+
+    inputs["src_tokens"] = torch.cat([more(inputs["src_tokens"]), inputs["src_tokens"]], 1)
+    previous = inputs["prev_output_tokens"]
+    inputs["prev_output_tokens"] = torch.cat([previous, more(previous)], 1)
+    sample["target"] = torch.cat([sample["target"], more(sample["target"])], 1)
+    return sample
+
+
+def test_loss_is_the_formula_summed_over_real_tokens(distillation):
+    sample = distillation.batch(0, 1, 2)
+    distillation.model.eval()
+    loss, sample_size, log = distillation.criterion(distillation.model, sample)
+    student = distillation.model(**sample["net_input"])[0].double()
+    teacher = distillation.criterion.teacher.model(**sample["net_input"])[0].double()
+    pad, temperature, words = distillation.task.target_dictionary.pad(), 2.5, student.size(-1)
+    ce = nll = kd = entropy = 0.0
+    agreed = real = 0
+    for b, t in sample["target"].ne(pad).nonzero().tolist():
+        gold = sample["target"][b, t].item()
+        log_q = torch.log(torch.exp(student[b, t]) / torch.exp(student[b, t]).sum())
+        p, q = (torch.exp(z[b, t] / temperature) for z in (teacher, student))
+        p, q = p / p.sum(), q / q.sum()
+        nll -= log_q[gold].item()
+        for word in range(words):  # fairseq spreads epsilon over the other words
+            ce -= (0.9 if word == gold else 0.1 / (words - 1)) * log_q[word].item()
+        kd += temperature**2 * (p * (p / q).log()).sum().item()
+        entropy -= (p * p.log()).sum().item()
+        agreed += int(student[b, t].argmax() == teacher[b, t].argmax())
+        real += 1
+    assert sample_size == real
+    assert loss.item() == pytest.approx(0.8 * kd + 0.2 * ce, rel=1e-5)
+    figures = logged(log)
+    assert figures["kd_loss"] == pytest.approx(kd / real / math.log(2), abs=1e-3)
+    assert figures["nll_loss"] == pytest.approx(nll / real / math.log(2), abs=1e-3)
+    assert figures["agreement"] == pytest.approx(100 * agreed / real, abs=1e-2)
+    assert figures["teacher_entropy"] == pytest.approx(entropy / real / math.log(2), abs=1e-3)
+    assert figures["temperature"] == 2.5
+
+
+def test_alpha_0_is_label_smoothed_cross_entropy_digit_for_digit(setup):
+    smoothed = setup("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
+    ours = setup(*DISTIL[:-1], "--kd-alpha", "0", "--kd-beta", "1")
+    sample = ours.batch(0, 1, 2, 3)
+    assert torch.equal(ours.gradients(sample), smoothed.gradients(sample))
+    _, _, want = smoothed.criterion(smoothed.model, sample)
+    _, _, got = ours.criterion(ours.model, sample)
+    assert got == want
+    assert logged(got) == logged(want)
+
+
+def test_beta_scales_the_loss_without_distillation(setup):
+    whole = setup(*DISTIL[:-1], "--kd-alpha", "0", "--kd-beta", "1")
+    half = setup(*DISTIL[:-1], "--kd-alpha", "0", "--kd-beta", "0.5")
+    sample = whole.batch(0, 1)
+    losses = [each.criterion(each.model.eval(), sample) for each in (whole, half)]
+    assert losses[1][0].item() == pytest.approx(losses[0][0].item() / 2)
+    assert losses[1][2]["loss"] == losses[1][0]
+
+
+def test_its_own_checkpoint_as_teacher_leaves_nothing_to_learn(distillation):
+    distillation.model.load_state_dict(distillation.criterion.teacher.model.state_dict())
+    distillation.model.eval()
+    _, _, log = distillation.criterion(distillation.model, distillation.batch(0, 1, 2))
+    assert logged(log)["kd_loss"] == 0
+    assert logged(log)["agreement"] == 100
+
+
+def test_more_padding_changes_nothing(distillation):
+    sample = distillation.batch(0, 1, 2)
+    wide = widened(sample, distillation.task.target_dictionary.pad(), 5)
+    want, got = (distillation.gradients(each) for each in (sample, wide))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    logs = [distillation.criterion(distillation.model, each)[2] for each in (sample, wide)]
+    assert logged(logs[1]) == pytest.approx(logged(logs[0]), abs=1e-3)
+
+
+def test_a_split_batch_changes_nothing(distillation):
+    whole = distillation.gradients(distillation.batch(0, 1, 2, 3))
+    parts = distillation.gradients(distillation.batch(0, 3), distillation.batch(1, 2))
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_workers_logs_reduce_to_the_log_of_the_whole_batch(distillation):
+    distillation.model.eval()
+    samples = [distillation.batch(*indices) for indices in ((0, 1, 2, 3), (0, 3), (1, 2))]
+    whole, *parts = (distillation.criterion(distillation.model, each)[2] for each in samples)
+    assert logged(*parts) == pytest.approx(logged(whole), abs=1e-3)
+    assert all(part.keys() == whole.keys() for part in parts)
+
+
+def test_a_batch_without_a_real_token_gives_zero_and_no_nan(distillation):
+    sample = distillation.batch(0, 1)
+    sample["target"].fill_(distillation.task.target_dictionary.pad())
+    sample["ntokens"] = 0
+    assert (distillation.gradients(sample) == 0).all()
+    loss, sample_size, log = distillation.criterion(distillation.model, sample)
+    assert (loss.item(), sample_size) == (0.0, 0)
+    assert logged(log) == {}
+    full = distillation.criterion(distillation.model, distillation.batch(2, 3))[2]
+    assert logged(log, full) == logged(full)
+
+
+def test_ignored_prefix_is_ignored_by_both_terms(setup, teacher):
+    ignoring = setup(*DISTIL, teacher, "--ignore-prefix-size", "2", "--report-accuracy")
+    sample = ignoring.batch(0, 1)
+    ignoring.model.eval()
+    loss, _, log = ignoring.criterion(ignoring.model, sample)
+    assert log["kd_ntokens"] == log["total"] == sample["ntokens"] - 2 * 2
+    spoiled = copy.deepcopy(sample)
+    spoiled["target"][:, :2] = 7
+    assert ignoring.criterion(ignoring.model, spoiled)[0] == loss
+
+
+def test_the_teacher_is_no_part_of_the_criterion(distillation):
+    criterion = distillation.criterion
+    assert list(criterion.parameters()) == []
+    assert criterion.state_dict() == {}
+    assert [type(module) for module in criterion.modules()] == [WordKDCriterion]
+    criterion.train()
+    assert not any(module.training for module in criterion.teacher.model.modules())
+    assert not any(p.requires_grad for p in criterion.teacher.model.parameters())
+
+
+def test_the_teacher_keeps_its_own_task(distillation):
+    assert distillation.criterion.task is distillation.task
+    assert not hasattr(distillation.task, "sequence_generator")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_teacher_follows_the_students_precision(distillation, dtype):
+    sample = distillation.batch(0, 1)
+    want = distillation.criterion(distillation.model.eval(), sample)[0]
+    distillation.model.to(dtype)
+    loss = distillation.criterion(distillation.model, sample)[0]
+    assert {p.dtype for p in distillation.criterion.teacher.model.parameters()} == {dtype}
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(want.item(), rel=2e-2)  # bfloat16 has 8 bits
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in distillation.model.parameters())
+
+
+def test_the_temperature_follows_the_trainers_update(setup, teacher):
+    schedule = ["--kd-temperature", "6", "--kd-temperature-schedule", "linear"]
+    scheduled = setup(*DISTIL, teacher, *schedule, "--max-update", "100")
+    sample = scheduled.batch(0, 1)
+
+    class Optimizer:
+        def backward(self, loss):
+            loss.backward()
+
+    for update, temperature in ((0, 6.0), (50, 4.0), (100, 2.0), (150, 2.0)):
+        _, _, log = scheduled.task.train_step(
+            sample, scheduled.model, scheduled.criterion, Optimizer(), update
+        )
+        assert logged(log)["temperature"] == pytest.approx(temperature)
+    _, _, log = scheduled.task.valid_step(sample, scheduled.model, scheduled.criterion)
+    assert logged(log)["temperature"] == pytest.approx(2.0)

@@ -1,0 +1,83 @@
+"""Runs fairseq as its users do, and builds in this process what fairseq-train builds."""
+
+import lzma
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from fairseq import options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+ROOT = Path(__file__).resolve().parents[1]
+USER_DIR = str(ROOT / "user_dir")
+CORPUS = ROOT / "data" / "bible.es-en"
+PAIR = ["--source-lang", "es", "--target-lang", "en"]
+SIZE = ["--arch", "transformer", "--share-all-embeddings", "--encoder-normalize-before"]
+SIZE += ["--decoder-normalize-before"]
+for _side in ("encoder", "decoder"):
+    SIZE += [f"--{_side}-layers", "1", f"--{_side}-embed-dim", "16"]
+    SIZE += [f"--{_side}-ffn-embed-dim", "32", f"--{_side}-attention-heads", "2"]
+TRAINING = [*PAIR, *SIZE, "--optimizer", "adam", "--lr", "0.003", "--max-tokens", "1000"]
+TRAINING += ["--seed", "3", "--cpu", "--no-epoch-checkpoints", "--log-format", "json"]
+TRAINING += ["--log-interval", "1"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def run(*command, cwd=ROOT, env=None, check=True):
+    """Runs a command, and shows its output where it fails."""
+    result = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**ENVIRONMENT, **(env or {})},
+        text=True,
+        capture_output=True,
+    )
+    output = result.stdout[-3000:] + result.stderr[-3000:]
+    assert result.returncode == 0 or not check, f"{command}\n{output}"
+    return result
+
+
+def write_text(folder, sizes):
+    """The first so many verses of each set of the corpus, as plain text."""
+    folder.mkdir(parents=True)
+    for name, size in sizes.items():
+        for lang in ("es", "en"):
+            with lzma.open(CORPUS / f"{name}.{lang}.xz", "rt", encoding="utf-8") as file:
+                lines = [next(file) for _ in range(size)]
+            (folder / f"{name}.{lang}").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def parsed(data, *flags):
+    """The configuration that fairseq-train makes of a command line."""
+    parser = options.get_training_parser()
+    words = [data, "--user-dir", USER_DIR, *TRAINING, *(str(flag) for flag in flags)]
+    return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, words))
+
+
+class Setup:
+    """A task, a model and a criterion as fairseq-train builds them, in this process."""
+
+    def __init__(self, data, *flags):
+        self.cfg = parsed(data, *flags)
+        torch.manual_seed(1)
+        self.task = tasks.setup_task(self.cfg.task)
+        self.model = self.task.build_model(self.cfg.model)
+        self.criterion = self.task.build_criterion(self.cfg.criterion)
+        self.task.load_dataset("valid")
+        self.dataset = self.task.dataset("valid")
+
+    def batch(self, *indices):
+        """The collated sentences of the validation set at these indices."""
+        return self.dataset.collater([self.dataset[index] for index in indices])
+
+    def gradients(self, *samples, train=False):
+        """The gradients that the sum of the losses of some batches gives the model."""
+        self.model.train(train)
+        self.model.zero_grad()
+        for sample in samples:
+            self.criterion(self.model, sample)[0].backward()
+        return torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None])

@@ -1,0 +1,34 @@
+"""The schedules against their formulas, written out for single updates."""
+
+import math
+
+import pytest
+
+from fairseq_kd.schedules import SHAPES, Schedule
+
+
+@pytest.mark.parametrize(
+    ("shape", "quarter"),
+    [
+        ("constant", 6.0),
+        ("exponential", 6.0 * (1.5 / 6.0) ** 0.25),
+        ("linear", 4.875),
+        ("cosine", 1.5 + 4.5 * (1 + math.sqrt(0.5)) / 2),
+    ],
+)
+def test_a_quarter_of_the_way(shape, quarter):
+    assert Schedule(shape, 6.0, 1.5, 400).at(100) == pytest.approx(quarter)
+
+
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"constant"}))
+def test_from_start_to_final_and_no_further(shape):
+    schedule = Schedule(shape, 6.0, 2.0, 400)
+    assert schedule.at(0) == pytest.approx(6.0)
+    assert schedule.at(400) == pytest.approx(2.0)
+    assert schedule.at(4000) == schedule.at(400)
+    values = [schedule.at(update) for update in range(401)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_a_constant_needs_no_number_of_updates():
+    assert Schedule("constant", 4.0, 4.0, 0).at(10**6) == 4.0

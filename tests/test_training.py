@@ -1,0 +1,186 @@
+"""word_kd in real fairseq processes: every command, every way to start it, one and two workers."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from harness import PAIR, ROOT, TRAINING, USER_DIR, run
+
+from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.evaluation.system import read_translations
+from fairseq_kd.training_log import figures
+
+SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
+DISTIL = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
+KD_FIGURES = ("loss", "nll_loss", "ppl", "kd_loss", "temperature", "agreement", "teacher_entropy")
+GENERATION = [*PAIR, "--gen-subset", "valid", "--beam", "2", "--batch-size", "40", "--cpu"]
+GENERATION += ["--remove-bpe", "--tokenizer", "moses"]
+
+
+def train(data, save_dir, *flags, user_dir="user_dir", cwd=ROOT, env=None):
+    """The lines that fairseq-train prints."""
+    command = ["fairseq-train", data, *TRAINING, "--user-dir", user_dir, "--save-dir", save_dir]
+    return run(*command, *flags, cwd=cwd, env=env).stdout.splitlines()
+
+
+def of_kind(lines, kind):
+    return [found for line in lines if (found := figures(line, of=kind)) is not None]
+
+
+def losses(lines):
+    """What a training printed of its losses, as text: equal to the last digit or not at all."""
+    kept = [*of_kind(lines, "train_inner"), *of_kind(lines, "valid")]
+    return [{k: v for k, v in each.items() if "loss" in k or "ppl" in k} for each in kept]
+
+
+def weights(path):
+    return torch.cat([p.flatten() for p in read_checkpoint(path)["model"].values()])
+
+
+@pytest.fixture(scope="module")
+def student(data, teacher, tmp_path_factory):
+    """A distilled checkpoint of twelve updates, and what its training printed."""
+    folder = tmp_path_factory.mktemp("student")
+    lines = train(data, folder, *DISTIL, teacher, "--max-update", "12")
+    return folder / "checkpoint_last.pt", lines
+
+
+def test_the_log_shows_every_figure_in_training_and_validation(student):
+    _, lines = student
+    training, validation = of_kind(lines, "train_inner"), of_kind(lines, "valid")
+    assert len(training) == 12
+    for name in KD_FIGURES:
+        assert all(name in each for each in training), name
+        assert all(f"valid_{name}" in each for each in validation), name
+    assert {each["temperature"] for each in training} == {"4"}
+    assert float(training[-1]["kd_loss"]) < float(training[0]["kd_loss"])
+
+
+def test_no_teacher_in_the_checkpoint(student, teacher):
+    state = read_checkpoint(student[0])
+    assert sum("teacher" in key for key in state["model"]) == 0
+    assert state["criterion"] is None
+    assert state["model"].keys() == read_checkpoint(teacher)["model"].keys()
+
+
+def test_alpha_0_logs_fairseqs_losses_digit_for_digit(data, tmp_path):
+    plain = train(data, tmp_path / "plain", *SMOOTHED, "--max-update", "6")
+    ours = [*DISTIL[:-1], "--kd-alpha", "0", "--kd-beta", "1"]
+    distilled = train(data, tmp_path / "ours", *ours, "--max-update", "6")
+    assert losses(distilled) == losses(plain)
+    assert len(losses(plain)) >= 7
+
+
+def test_absolute_user_dir_from_another_folder_without_the_package(data, teacher, tmp_path):
+    shutil.copytree(USER_DIR, tmp_path / "clone" / "user_dir")
+    shutil.copytree(ROOT / "fairseq_kd", tmp_path / "clone" / "fairseq_kd")
+    flags = [*DISTIL, teacher, "--max-update", "2"]
+    user_dir = tmp_path / "clone" / "user_dir"
+    lines = train(data, tmp_path / "student", *flags, user_dir=user_dir, cwd=tmp_path)
+    assert len(of_kind(lines, "train_inner")) == 2
+
+
+def test_a_resumed_training_ends_with_the_same_parameters(student, data, teacher, tmp_path):
+    schedule = ["--kd-temperature-schedule", "cosine", "--max-update", "12"]
+    whole = tmp_path / "whole"
+    train(data, whole, *DISTIL, teacher, *schedule, "--save-interval-updates", "5")
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copy(whole / "checkpoint_1_5.pt", resumed / "checkpoint_last.pt")
+    lines = train(data, resumed, *DISTIL, teacher, *schedule)
+    assert int(of_kind(lines, "train_inner")[0]["num_updates"]) == 6
+    for name in ("whole", "resumed"):
+        assert read_checkpoint(tmp_path / name / "checkpoint_last.pt")
+    got, want = (weights(folder / "checkpoint_last.pt") for folder in (resumed, whole))
+    assert torch.equal(got, want)
+
+
+def test_two_workers_equal_one_with_two_batches_an_update(data, teacher, tmp_path):
+    flags = [*DISTIL, teacher, "--max-update", "8", "--dropout", "0"]
+    train(data, tmp_path / "one", *flags, "--update-freq", "2")
+    worker = (  # without GPUs fairseq does not take its rank from torchrun: it must be told
+        'exec fairseq-train "$@" --distributed-world-size 2 --distributed-rank "$RANK" '
+        "--distributed-init-method env:// --distributed-no-spawn"
+    )
+    distributed = ["--distributed-backend", "gloo", "--ddp-backend", "pytorch_ddp"]
+    run(
+        *["torchrun", "--nproc_per_node", "2", "--master_port", "29613", "--no-python"],
+        *["bash", "-c", worker, "bash", data, *TRAINING, "--user-dir", "user_dir"],
+        *["--save-dir", tmp_path / "two", *flags, *distributed],
+    )
+    one, two = (weights(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)  # float32, sums in another order
+
+
+def test_generate_interactive_and_validate_read_the_student(student, data, prepared, teacher):
+    checkpoint, _ = student
+    plugin = ["--user-dir", "user_dir", "--path", checkpoint]
+    generated = run("fairseq-generate", data, *plugin, *GENERATION).stdout
+    assert len(re.findall("^D-", generated, re.M)) == 40 - dropped(prepared)
+    source = prepared / "bpe" / "valid.es"
+    typed = ["--input", source, "--buffer-size", "50", "--batch-size", "40", *PAIR, "--beam", "2"]
+    interactive = run("fairseq-interactive", data, *plugin, *typed, "--cpu").stdout
+    assert hypotheses(interactive) == hypotheses(generated)
+    validated = run("fairseq-validate", data, *plugin, "--valid-subset", "valid", "--cpu").stdout
+    assert "kd_loss" in validated
+
+
+def dropped(prepared):
+    """How many of the forty validation pairs were too long."""
+    return 40 - len((prepared / "text" / "valid.en").read_text(encoding="utf-8").splitlines())
+
+
+def hypotheses(output):
+    found = re.findall(r"^H-(\d+)\t\S+\t(.*)$", output, re.M)
+    return [text.replace("@@ ", "") for _, text in sorted(found, key=lambda each: int(each[0]))]
+
+
+def test_generate_reads_the_student_without_the_plugin(student, data, tmp_path):
+    """Where torch is told to unpickle what fairseq wrote, as it did by itself before 2.6."""
+    allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    command = ["fairseq-generate", data, "--path", student[0], *GENERATION]
+    without = run(*command, env=allowed).stdout
+    with_plugin = run(*command, "--user-dir", "user_dir").stdout
+    for name, output in (("without", without), ("with", with_plugin)):
+        (tmp_path / name).write_text(output, encoding="utf-8")
+    assert read_translations(tmp_path / "without")[0] == read_translations(tmp_path / "with")[0]
+
+
+def test_validation_bleu_is_the_students(data, teacher, tmp_path):
+    """A teacher that shared the student's task would be the one that is measured."""
+    bleu = ["--eval-bleu", "--eval-bleu-args", '{"beam": 2}', "--eval-bleu-remove-bpe"]
+    bleu += ["--eval-bleu-print-samples", "--max-update", "2", "--dropout", "0"]
+    lines = train(data, tmp_path / "student", *DISTIL, teacher, *bleu)
+    told = of_kind(lines, "valid")[-1]["valid_bleu"]
+    plugin = ["--user-dir", "user_dir", "--path", tmp_path / "student" / "checkpoint_last.pt"]
+    generation = [*PAIR, "--gen-subset", "valid", "--beam", "2", "--batch-size", "8", "--cpu"]
+    scoring = ["--remove-bpe", "--scoring", "sacrebleu", "--sacrebleu-tokenizer", "none"]
+    measured = [
+        run("fairseq-generate", data, *path, *generation, *scoring).stdout
+        for path in (plugin, [*plugin[:3], teacher])
+    ]
+    students, teachers = (float(re.search(r"BLEU = ([\d.]+)", text)[1]) for text in measured)
+    assert float(told) == pytest.approx(students, abs=0.01)
+    assert float(told) != pytest.approx(teachers, abs=0.01)
+
+
+def test_hydra_train_distils(data, teacher, tmp_path):
+    config = {
+        "common": {"user_dir": USER_DIR, "cpu": True, "log_format": "json", "log_interval": 1},
+        "task": {"_name": "translation", "data": data, "source_lang": "es", "target_lang": "en"},
+        "model": {"_name": "transformer_kd_small_student", "share_all_embeddings": True},
+        "criterion": {"_name": "word_kd", "label_smoothing": 0.1, "kd_teacher": teacher},
+        "optimizer": {"_name": "adam", "lr": [0.003]},
+        "lr_scheduler": {"_name": "fixed"},
+        "optimization": {"max_update": 2, "lr": [0.003]},
+        "dataset": {"max_tokens": 1000},
+        "checkpoint": {"save_dir": str(tmp_path / "student"), "no_epoch_checkpoints": True},
+    }
+    (tmp_path / "distil.yaml").write_text(json.dumps(config))  # JSON is YAML
+    named = ["--config-dir", tmp_path, "--config-name", "distil"]
+    output = run("fairseq-hydra-train", *named, f"hydra.run.dir={tmp_path}").stdout
+    assert "kd_loss" in output
+    state = read_checkpoint(tmp_path / "student" / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 2
