@@ -10,8 +10,10 @@
 #   control       the student's size and updates without distillation
 # then runs/demo/report.md says what each is worth. Every training is one fairseq-train line, which the report repeats.
 #
-# Env: RUN=runs/demo   where everything goes
-#      SEED=1          of every training
+# Env: RUN=runs/demo                where everything goes
+#      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
+#      SEED=1                       of every training
+#      TEACHER_UPDATES=1800 INTERMEDIATE_UPDATES=600 STUDENT_UPDATES=900
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,8 +45,8 @@ train() { # train NAME UPDATES fairseq-train flags...
     --source-lang es --target-lang en --share-all-embeddings --label-smoothing 0.1 "$@" \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
     --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update "$updates" --max-update "$updates" \
-    --max-tokens 2500 --seed "$seed" \
-    --validate-interval 1000 --validate-interval-updates 250 --best-checkpoint-metric nll_loss \
+    --max-tokens 1250 --dropout 0 --seed "$seed" \
+    --validate-interval 1000 --validate-interval-updates 300 --best-checkpoint-metric nll_loss \
     --save-interval-updates 50 --keep-interval-updates 1 --no-epoch-checkpoints \
     --no-progress-bar --log-format json --log-interval 10
 }
@@ -54,24 +56,25 @@ translate() { # translate NAME: its translations of the test set, all at once or
   heading "translate the test set with the $name"
   [[ -f $out ]] && return
   fairseq-generate "$data" --user-dir user_dir --path "$run/$name/checkpoint_best.pt" --gen-subset test \
-    --source-lang es --target-lang en --beam 5 --batch-size 64 --remove-bpe --tokenizer moses \
+    --source-lang es --target-lang en --beam 5 --batch-size 64 --required-batch-size-multiple 1 --remove-bpe --tokenizer moses \
     > "$out.partial" 2> "$out.log" || { tail -n 15 "$out.log" >&2; die "fairseq-generate failed."; }
   mv "$out.partial" "$out"
 }
 
 heading "prepare the text"
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en data/bible.es-en "$run/data"
+MERGES=3000 MAX_WORDS=30 scripts/prepare.sh es en "${TEXT:-data/bible.es-en}" "$run/data"
 
-train teacher 1100 --arch transformer_kd_small_teacher --lr 4e-3 --dropout 0.1 \
+train teacher "${TEACHER_UPDATES:-1800}" --arch transformer_kd_small_teacher --lr 4e-3 \
   --criterion label_smoothed_cross_entropy
-train intermediate 700 --arch transformer_kd_small_intermediate --lr 4e-3 --dropout 0 \
-  --criterion word_kd --kd-teacher "$run/teacher/checkpoint_best.pt"
-train student 700 --arch transformer_kd_small_student --lr 4e-3 --dropout 0 \
-  --criterion word_kd --kd-teacher "$run/intermediate/checkpoint_best.pt"
-train control 700 --arch transformer_kd_small_student --lr 4e-3 --dropout 0 \
+train intermediate "${INTERMEDIATE_UPDATES:-600}" --arch transformer_kd_small_intermediate --lr 5e-3 \
+  --criterion word_kd --kd-teacher "$run/teacher/checkpoint_best.pt" --kd-temperature 1
+train student "${STUDENT_UPDATES:-900}" --arch transformer_kd_small_student --lr 5e-3 \
+  --criterion word_kd --kd-teacher "$run/intermediate/checkpoint_best.pt" --kd-temperature 1
+train control "${STUDENT_UPDATES:-900}" --arch transformer_kd_small_student --lr 5e-3 \
   --criterion label_smoothed_cross_entropy
 
 for name in teacher intermediate student control; do translate "$name"; done
 fairseq-kd report --reference "$run/data/text/test.en" --out "$run/report.md" "teacher=$run/teacher" \
   "intermediate=$run/intermediate" "student=$run/student" "student, not distilled=$run/control"
-say "" "$run/report.md has the signature, the curves and the commands. This run took $(((SECONDS - started) / 60)) minutes."
+say "" "$run/report.md has the signature, the curves and the commands." \
+  "This took $(((SECONDS - started + 30) / 60)) minutes."

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 USER_DIR = str(ROOT / "user_dir")
@@ -51,24 +52,30 @@ def write_text(folder, sizes):
     return folder
 
 
-def parsed(data, *flags):
+def parsed(data, *flags, training=TRAINING):
     """The configuration that fairseq-train makes of a command line."""
     parser = options.get_training_parser()
-    words = [data, "--user-dir", USER_DIR, *TRAINING, *(str(flag) for flag in flags)]
+    words = [data, "--user-dir", USER_DIR, *training, *(str(flag) for flag in flags)]
     return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, words))
 
 
 class Setup:
     """A task, a model and a criterion as fairseq-train builds them, in this process."""
 
-    def __init__(self, data, *flags):
-        self.cfg = parsed(data, *flags)
+    def __init__(self, data, *flags, training=TRAINING):
+        self.cfg = parsed(data, *flags, training=training)
         torch.manual_seed(1)
         self.task = tasks.setup_task(self.cfg.task)
         self.model = self.task.build_model(self.cfg.model)
         self.criterion = self.task.build_criterion(self.cfg.criterion)
         self.task.load_dataset("valid")
         self.dataset = self.task.dataset("valid")
+
+    def save(self, path):
+        """Writes the model as a fairseq checkpoint."""
+        trainer = Trainer(self.cfg, self.task, self.model, self.criterion)
+        trainer.save_checkpoint(str(path), {})
+        return path
 
     def batch(self, *indices):
         """The collated sentences of the validation set at these indices."""

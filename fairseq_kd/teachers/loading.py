@@ -78,9 +78,9 @@ def _unreadable(path: str, reason: str) -> str:
     if forbidden is None:
         return f"--kd-teacher {path} is not a fairseq checkpoint: torch cannot read it."
     return (
-        f"--kd-teacher {path} holds a Python object besides weights, {forbidden[1]}, and is "
-        "not loaded, since loading could run its code. If you trust the file, save it again with nothing but "
-        "'model' and 'args' or 'cfg'."
+        f"--kd-teacher {path} holds a Python object besides weights, {forbidden[1]}, and is not "
+        "loaded, since loading could run its code. If you trust the file, save it again with "
+        "nothing but 'model' and 'args' or 'cfg'."
     )
 
 

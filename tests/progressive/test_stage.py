@@ -1,0 +1,139 @@
+"""A stage against a fake fairseq-train that logs and saves as the real one, fails and is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from harness import ENVIRONMENT, ROOT
+
+from fairseq_kd.progressive import stage
+
+FAKE = """\
+#!{python}
+# Stands in for fairseq-train: logs as many updates as it is asked for, and saves as fairseq does.
+import json, os, sys, time, torch
+words = sys.argv[1:]
+folder, last = (words[words.index(flag) + 1] for flag in ("--save-dir", "--max-update"))
+print("$", *words, flush=True)
+open(os.path.join(folder, "pids"), "a").write(f"{{os.getpid()}}\\n")
+if "--fail" in words:
+    print("RuntimeError: out of luck", file=sys.stderr)
+    sys.exit(3)
+for update in range(1, int(last) + 1):
+    figures = dict(num_updates=str(update), loss="2.5", kd_loss="0.125")
+    print("now | INFO | train_inner |", json.dumps(figures), flush=True)
+    time.sleep(0.05 if "--slow" in words else 0)
+state = dict(optimizer_history=[dict(num_updates=int(last))])
+torch.save(state, os.path.join(folder, "checkpoint_last.pt"))
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """A fairseq-train command line that reaches the fake."""
+    fake = tmp_path / "bin" / "fairseq-train"
+    fake.parent.mkdir()
+    fake.write_text(FAKE.format(python=sys.executable))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    save_dir = ["--save-dir", str(tmp_path / "run"), "--max-update", "30"]
+    return ["fairseq-train", "data", "--user-dir", "user_dir", *save_dir]
+
+
+def checkpoint(path, updates):
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"optimizer_history": [{"num_updates": updates}], "pad": torch.rand(2000)}, path)
+    return path
+
+
+def runs(tmp_path):
+    pids = tmp_path / "run" / "pids"
+    return [int(line) for line in pids.read_text().split()] if pids.exists() else []
+
+
+def test_it_runs_the_command_and_shows_how_far_it_is(command, tmp_path, capsys):
+    assert stage.run_stage("student", command) == 0
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.startswith(f"$ {' '.join(command)}\n$ data --user-dir user_dir --save-dir")
+    shown = capsys.readouterr().err.splitlines()
+    assert "student: 100% |####################| 30/30 updates" in shown[-1]
+    assert "loss 2.50, kd_loss 0.12" in shown[-1]
+
+
+def test_a_finished_stage_is_not_run_again(command, tmp_path, capsys):
+    assert stage.run_stage("student", command) == 0
+    assert stage.run_stage("student", command) == 0
+    assert len(runs(tmp_path)) == 1
+    assert "student: all 30 updates are done" in capsys.readouterr().err
+
+
+def test_an_unfinished_stage_goes_on(command, tmp_path, capsys):
+    checkpoint(tmp_path / "run" / "checkpoint_last.pt", 12)
+    assert stage.run_stage("student", command) == 0
+    assert len(runs(tmp_path)) == 1
+    assert "student: going on after update 12" in capsys.readouterr().err
+
+
+def test_a_failure_is_shown_and_returned(command, tmp_path, capsys):
+    assert stage.run_stage("student", [*command, "--fail"]) == 3
+    shown = capsys.readouterr().err
+    assert "RuntimeError: out of luck" in shown
+    assert f"student failed with status 3; the whole log is in {tmp_path}/run/train.log" in shown
+
+
+def test_a_half_copied_last_checkpoint_is_replaced_by_its_source(tmp_path, capsys):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
+    checkpoint(tmp_path / "run" / "checkpoint_1_10.pt", 10)
+    checkpoint(tmp_path / "run" / "checkpoint_2_20.pt", 20)
+    last.write_bytes(last.read_bytes()[:3000])
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == (last.parent / "checkpoint_2_20.pt").read_bytes()
+    assert "was cut off while it was written; going on from" in capsys.readouterr().err
+
+
+def test_a_half_written_checkpoint_without_a_source_is_removed(tmp_path, capsys):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
+    last.write_bytes(last.read_bytes()[:3000])
+    stage.restore_last_checkpoint(last.parent)
+    assert not last.exists()
+    assert "starting from the first update" in capsys.readouterr().err
+
+
+def test_a_whole_last_checkpoint_is_left_alone(tmp_path):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 10)
+    checkpoint(tmp_path / "run" / "checkpoint_2_20.pt", 20)
+    before = last.read_bytes()
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--save-dir", "--max-update"])
+def test_a_command_without_what_a_stage_needs_is_refused(command, flag):
+    at = command.index(flag)
+    lacking = command[:at] + command[at + 2 :]
+    with pytest.raises(ValueError, match=f"^A stage needs {flag} in its command line, which is: "):
+        stage.run_stage("student", lacking)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a process to its parent")
+def test_the_training_dies_with_the_script_that_started_it(command, tmp_path):
+    verb = [sys.executable, "-m", "fairseq_kd.cli", "stage", "student", "--", *command, "--slow"]
+    script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, *verb], cwd=ROOT, env={**ENVIRONMENT, **os.environ}
+    )
+    deadline = time.monotonic() + 60
+    while not runs(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (pid,) = runs(tmp_path)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+    assert not (tmp_path / "run" / "checkpoint_last.pt").exists()

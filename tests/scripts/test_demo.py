@@ -1,0 +1,66 @@
+"""scripts/demo.sh, killed in every stage, ends with the table of an undisturbed run."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from harness import ENVIRONMENT, ROOT, run, write_text
+
+DEMO = ROOT / "scripts" / "demo.sh"
+SMALL = {"TEACHER_UPDATES": "90", "INTERMEDIATE_UPDATES": "80", "STUDENT_UPDATES": "80"}
+STAGES = 9
+
+
+def start(env, log):
+    return subprocess.Popen(
+        [str(DEMO)], cwd=ROOT, env={**ENVIRONMENT, **env}, stdout=log, stderr=subprocess.STDOUT
+    )
+
+
+def table_without_timings(folder):
+    rows = re.findall(r"^\|.*\|$", (folder / "report.md").read_text(), re.M)
+    return [row.split("|")[1:8] for row in rows]
+
+
+def test_the_header_is_the_help():
+    assert "About 12 minutes on two CPU cores" in run(DEMO, "--help").stdout
+    assert run(DEMO, "quickly", check=False).returncode == 2
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_with_the_same_table(tmp_path):
+    text = write_text(tmp_path / "text", {"train": 3000, "valid": 60, "test": 40})
+    env = {**SMALL, "TEXT": str(text)}
+    run(DEMO, env={**env, "RUN": str(tmp_path / "whole")})
+    killed, env["RUN"] = set(), str(tmp_path / "killed")
+    with (tmp_path / "log").open("w+") as log:
+        for stage in range(1, STAGES):
+            demo = start(env, log)
+            while demo.poll() is None and not in_the_middle(
+                tmp_path / "log", tmp_path / "killed", stage
+            ):
+                time.sleep(0.05)
+            if demo.poll() is None:
+                demo.send_signal(signal.SIGKILL)  # the script alone: what it started must follow
+                killed.add(stage)
+            demo.wait()
+        assert start(env, log).wait() == 0
+    assert killed == set(range(1, STAGES))
+    assert table_without_timings(tmp_path / "killed") == table_without_timings(tmp_path / "whole")
+    assert not os.path.exists(tmp_path / "killed" / "data.partial")
+
+
+def in_the_middle(log, folder, stage):
+    """Whether the last run in the log is past the first checkpoint of a training, or well into
+    another stage."""
+    latest = "[1/9]" + log.read_text().rpartition("[1/9]")[2]
+    _, reached, since = latest.partition(f"[{stage}/{STAGES}]")
+    training = re.match(r" train the (\w+): ", since)
+    if training is not None:
+        return any((folder / training[1]).glob("checkpoint_*_*.pt"))
+    if reached:
+        time.sleep(2)
+    return bool(reached)

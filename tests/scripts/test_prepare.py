@@ -1,0 +1,86 @@
+"""scripts/prepare.sh on real verses and on the mistakes that corpora have."""
+
+import gzip
+
+import pytest
+from fairseq.data import Dictionary, data_utils
+from harness import ROOT, run, write_text
+
+PREPARE = ROOT / "scripts" / "prepare.sh"
+
+
+def prepare(text, out, check=True, **env):
+    return run(PREPARE, "es", "en", text, out, env={"MERGES": "100", **env}, check=check)
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path / "text", {"train": 60, "valid": 10, "test": 10})
+
+
+def test_lines_stay_together_and_come_back_as_written(prepared):
+    sides = {
+        lang: (prepared / "text" / f"valid.{lang}").read_text().splitlines()
+        for lang in ("es", "en")
+    }
+    dictionary = Dictionary.load(str(prepared / "bin" / "dict.en.txt"))
+    for lang, lines in sides.items():
+        split = (prepared / "bpe" / f"valid.{lang}").read_text().splitlines()
+        binary = data_utils.load_indexed_dataset(
+            str(prepared / "bin" / f"valid.es-en.{lang}"), dictionary
+        )
+        assert len(lines) == len(split) == len(binary)
+        assert max(len(line.split()) for line in lines) <= 25
+        for number, line in enumerate(lines):
+            words = split[number].replace("@@ ", "").split()
+            letters = "".join(words).replace("&apos;", "'").replace("&quot;", '"')
+            assert letters == "".join(line.split())
+            known = dictionary.encode_line(split[number], add_if_not_exist=False)
+            assert binary[number].tolist() == known.tolist()
+
+
+def test_both_sides_share_one_dictionary(prepared):
+    source, target = ((prepared / "bin" / f"dict.{lang}.txt").read_text() for lang in ("es", "en"))
+    assert source == target
+
+
+def test_sets_out_of_step_are_refused(text, tmp_path):
+    lines = (text / "valid.en").read_text().splitlines()
+    (text / "valid.en").write_text("\n".join(lines[:-1]) + "\n")
+    result = prepare(text, tmp_path / "out", check=False)
+    assert result.returncode == 1
+    assert f"{text}/valid.es has 10 lines but {text}/valid.en has 9;" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_side_is_named(text, tmp_path):
+    (text / "test.es").unlink()
+    result = prepare(text, tmp_path / "out", check=False)
+    assert result.returncode == 1
+    assert f"{text}/test.es is missing" in result.stderr
+
+
+def test_empty_lines_drop_out_on_both_sides_and_gzip_is_read(text, tmp_path):
+    lines = (text / "test.en").read_text().splitlines()
+    (text / "test.en").write_text("\n".join(["", *lines[1:]]) + "\n")
+    source = (text / "test.es").read_bytes()
+    (text / "test.es").unlink()
+    (text / "test.es.gz").write_bytes(gzip.compress(source))
+    prepare(text, tmp_path / "out")
+    kept = (tmp_path / "out" / "text" / "test.es").read_text().splitlines()
+    assert kept == source.decode().splitlines()[1:]
+
+
+def test_what_is_there_is_kept(text, tmp_path):
+    prepare(text, tmp_path / "out")
+    again = prepare(text, tmp_path / "out")
+    assert again.stdout == f"{tmp_path}/out is there already\n"
+
+
+def test_the_header_is_the_help():
+    assert run(PREPARE, "--help").stdout.startswith(
+        "Turn parallel text into what fairseq-train reads"
+    )
+    result = run(PREPARE, "es", check=False)
+    assert result.returncode == 2
+    assert "usage: scripts/prepare.sh SOURCE TARGET TEXT_DIR OUT_DIR" in result.stderr

@@ -1,0 +1,68 @@
+"""The documentation against the software: generated pages are current, named things exist."""
+
+import re
+
+import pytest
+from harness import ROOT, run
+
+from fairseq_kd import cli, models
+from fairseq_kd.criterions.flags import criterion_classes, flags_of, flags_page, flags_text
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_page_of_flags_is_current():
+    assert (ROOT / "docs" / "flags.md").read_text(encoding="utf-8") == flags_page()
+
+
+def test_the_flags_verb_prints_a_criterions_flags(capsys):
+    assert cli.main(["flags", "word_kd"]) == 0
+    shown = capsys.readouterr().out
+    assert "--kd-temperature-schedule" in shown
+    assert "(default: 0.8)" in shown
+    assert shown == flags_text("word_kd")
+
+
+def test_the_flags_verb_names_the_criterions_it_knows(capsys):
+    assert cli.main(["flags", "word"]) == 2
+    assert "The criterion must be one of word_kd, but is word." in capsys.readouterr().err
+
+
+def test_every_flag_of_ours_is_prefixed_and_explained():
+    for cls in criterion_classes().values():
+        for flag, text in flags_of(cls):
+            ours = flag not in ("--label-smoothing", "--report-accuracy", "--ignore-prefix-size")
+            assert flag.startswith("--kd-") == ours
+            assert not ours or "default" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_scripts_flags_and_architectures_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for script in re.findall(r"\bscripts/\w+\.sh", text):
+        assert (ROOT / script).is_file(), script
+    known = {flag for cls in criterion_classes().values() for flag, _ in flags_of(cls)}
+    assert set(re.findall(r"--kd-[\w-]+", text)) <= known
+    named = set(re.findall(r"\btransformer_kd_\w+", text)) - {"transformer_kd_"}
+    assert named <= set(models.ARCHITECTURES)
+
+
+def test_the_table_of_architectures_is_current():
+    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+)\+(\d+) \| (\d+) \| (\d+) \| (\d+) \|", text, re.M)
+    told = {name: tuple(int(number) for number in numbers) for name, *numbers in rows}
+    assert told == {
+        name: (a.encoder_layers, a.decoder_layers, a.width, a.heads, a.feed_forward)
+        for name, a in models.ARCHITECTURES.items()
+    }
+
+
+def test_help_is_there_for_the_command_and_every_verb():
+    for verb in ([], ["flags"], ["stage"], ["report"]):
+        assert "usage: fairseq-kd" in run("python", "-m", "fairseq_kd.cli", *verb, "--help").stdout
