@@ -1,8 +1,7 @@
-"""Whether a teacher's distributions mean the same to the student: same languages, same
-dictionaries.
-"""
+"""Whether a teacher's distributions mean the same to the student: same languages, same words."""
 
 from itertools import zip_longest
+from typing import Optional, Tuple
 
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
@@ -18,36 +17,46 @@ def check_same_words(path: str, teacher: FairseqTask, student: FairseqTask) -> N
 
     Raises:
         ValueError: naming the two pairs, or the first index at which the dictionaries differ and
-            both symbols there.
+            both symbols there; or the student's task translates no single pair.
     """
-    pairs = [(task.cfg.source_lang, task.cfg.target_lang) for task in (teacher, student)]
-    if pairs[0] != pairs[1]:
-        (teacher_source, teacher_target), (source, target) = pairs
-        swapped = " (the pair is swapped)" if pairs[0] == pairs[1][::-1] else ""
+    theirs, ours = language_pair(teacher), language_pair(student)
+    if theirs != ours:
+        swapped = " (the pair is swapped)" if theirs == ours[::-1] else ""
         raise ValueError(
-            f"--kd-teacher {path} translates {teacher_source}-{teacher_target}, but the student "
-            f"learns {source}-{target}{swapped}. Give a teacher of the same direction, or change "
+            f"--kd-teacher {path} translates {'-'.join(theirs)}, but the student learns "
+            f"{'-'.join(ours)}{swapped}. Give a teacher of the same direction, or change "
             "--source-lang and --target-lang."
         )
-    sides = (
-        ("source", student.cfg.source_lang, teacher.source_dictionary, student.source_dictionary),
-        ("target", student.cfg.target_lang, teacher.target_dictionary, student.target_dictionary),
+    data = student.cfg.data
+    dictionaries = (
+        ("source", "--srcdict", teacher.source_dictionary, student.source_dictionary),
+        ("target", "--tgtdict", teacher.target_dictionary, student.target_dictionary),
     )
-    for side, language, theirs, ours in sides:
-        _check_same_dictionary(side, language, path, theirs, ours, student.cfg.data)
-
-
-def _check_same_dictionary(
-    side: str, language: str, path: str, teacher: Dictionary, student: Dictionary, data: str
-) -> None:
-    for index, (theirs, ours) in enumerate(zip_longest(teacher.symbols, student.symbols)):
-        if theirs != ours:
-            theirs, ours = (
-                f'"{symbol}"' if symbol is not None else "no symbol" for symbol in (theirs, ours)
-            )
-            option = "--srcdict" if side == "source" else "--tgtdict"
+    for language, (side, option, expected, actual) in zip(ours, dictionaries, strict=True):
+        difference = first_difference(expected, actual)
+        if difference is not None:
             raise ValueError(
                 f"The {side} dictionaries of --kd-teacher {path} and {data} differ at index "
-                f"{index}: {theirs} against {ours}. Binarise the data with {option} and the "
-                f"teacher's dict.{language}.txt."
+                f"{difference}. Binarise the data with {option} and the teacher's "
+                f"dict.{language}.txt."
             )
+
+
+def language_pair(task: FairseqTask) -> Tuple[str, str]:
+    """The source and the target language of a translation task."""
+    pair = tuple(getattr(task.cfg, f"{side}_lang", None) for side in ("source", "target"))
+    if None in pair:
+        raise ValueError(
+            f"The student's task, {type(task).__name__}, has no single language pair. Distil with "
+            "--task translation, --source-lang and --target-lang."
+        )
+    return pair
+
+
+def first_difference(teacher: Dictionary, student: Dictionary) -> Optional[str]:
+    """Where two dictionaries first differ, as ``INDEX: "theirs" against "ours"``, or None."""
+    for index, symbols in enumerate(zip_longest(teacher.symbols, student.symbols)):
+        if symbols[0] != symbols[1]:
+            theirs, ours = (f'"{each}"' if each is not None else "no symbol" for each in symbols)
+            return f"{index}: {theirs} against {ours}"
+    return None

@@ -1,0 +1,77 @@
+"""scripts/setup.sh says in one sentence what is missing, before it installs anything."""
+
+import shutil
+import sys
+
+import pytest
+from harness import ROOT, run
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone without an environment."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "scripts").mkdir()
+    for script in (ROOT / "scripts").glob("*.sh"):
+        shutil.copy(script, tmp_path / "scripts")
+    return tmp_path
+
+
+@pytest.fixture
+def lacking(tmp_path):
+    """A Python that fails where its command line holds a certain text."""
+
+    def make(text):
+        path = tmp_path / "python-lacking"
+        fails = f'case "$*" in *{text!r}*) exit 1 ;; esac'
+        path.write_text(f'#!/usr/bin/env bash\n{fails}\nexec {sys.executable} "$@"\n')
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def refused(clone, **env):
+    result = run(clone / "scripts" / "setup.sh", env=env, check=False)
+    assert result.returncode == 1
+    assert not (clone / ".venv").exists()
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+def test_no_python(clone):
+    assert "no-python is missing: install Python 3.10 or newer" in refused(
+        clone, PYTHON="no-python"
+    )
+
+
+def test_a_python_that_is_too_old(clone, lacking):
+    message = refused(clone, PYTHON=lacking("version_info < (3, 10)"))
+    assert "is too old: set PYTHON to a Python of 3.10 or newer" in message
+
+
+def test_no_venv_module(clone, lacking):
+    message = refused(clone, PYTHON=lacking("ensurepip"))
+    assert "apt install python3-venv" in message
+
+
+def test_no_compiler(clone):
+    message = refused(clone, CXX="no-compiler", PYTHON=sys.executable)
+    assert "The C++ compiler no-compiler is missing" in message
+
+
+def test_no_headers(clone, lacking):
+    message = refused(clone, PYTHON=lacking("Python.h"))
+    assert "apt install python3-dev" in message
+
+
+def test_nothing_to_do_is_quick_and_silent(clone):
+    (clone / ".venv").mkdir()
+    stamp = "".join(
+        (clone / name).read_text()
+        for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh")
+    )
+    (clone / ".venv" / "stamp").write_text(f"{stamp}{clone}\n")
+    result = run(clone / "scripts" / "setup.sh", env={"PYTHON": "no-python"})
+    assert result.stdout == result.stderr == ""

@@ -1,0 +1,74 @@
+"""Teachers from checkpoints: whose dictionaries, whose task, which versions of fairseq."""
+
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from harness import Setup
+
+from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.teachers.loading import load_teacher
+
+
+@pytest.fixture
+def moved(teacher, tmp_path, monkeypatch):
+    """The teacher with its dictionaries in a folder of its own, and no other data in sight."""
+    data = Path(read_checkpoint(teacher)["cfg"]["task"]["data"])
+    shutil.copy(teacher, tmp_path / "teacher.pt")
+    for lang in ("es", "en"):
+        shutil.copy(data / f"dict.{lang}.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "teacher.pt"
+
+
+def save_with(path, change):
+    state = read_checkpoint(path)
+    change(state)
+    torch.save(state, path.with_name("changed.pt"))
+    return str(path.with_name("changed.pt"))
+
+
+def test_dictionaries_beside_the_checkpoint_come_before_the_recorded_ones(moved):
+    text = (moved.parent / "dict.en.txt").read_text(encoding="utf-8").replace("the ", "ye ")
+    for lang in ("es", "en"):
+        (moved.parent / f"dict.{lang}.txt").write_text(text, encoding="utf-8")
+    _, task = load_teacher("teacher.pt")
+    assert "ye" in task.target_dictionary.symbols
+
+
+def test_a_teacher_trained_on_a_relative_path_is_found_where_it_lies(moved):
+    def forget(state):
+        state["cfg"]["task"]["data"] = "data-bin"
+
+    _, task = load_teacher(save_with(moved, forget))
+    assert task.cfg.data == str(moved.parent.resolve())
+
+
+def test_a_checkpoint_from_before_fairseq_had_configurations(moved):
+    def age(state):
+        cfg = state.pop("cfg")
+        options = {"task": "translation", "criterion": "cross_entropy", "optimizer": "adam"}
+        options |= {"data": cfg["task"]["data"], "source_lang": "es", "target_lang": "en"}
+        options |= {"lr_scheduler": "fixed", "lr": [0.1], "adam_betas": "(0.9, 0.999)"}
+        state["args"] = Namespace(**{**vars(cfg["model"]), **options})
+
+    model, task = load_teacher(save_with(moved, age))
+    want, _ = load_teacher(str(moved))
+    assert task.cfg.source_lang == "es"
+    weights = zip(model.parameters(), want.parameters(), strict=True)
+    assert all(torch.equal(got, expected) for got, expected in weights)
+
+
+def test_an_lstm_can_teach(data, moved):
+    small = ["--encoder-embed-dim", "8", "--encoder-hidden-size", "8", "--decoder-embed-dim", "8"]
+    small += ["--decoder-hidden-size", "8", "--decoder-out-embed-dim", "8"]
+    training = ["--source-lang", "es", "--target-lang", "en", "--optimizer", "adam", "--lr", "0.1"]
+    training += ["--max-tokens", "500", "--cpu", "--no-save-optimizer-state", "--arch", "lstm"]
+    lstm = Setup(data, *small, "--criterion", "cross_entropy", training=training)
+    path = lstm.save(moved.parent / "lstm.pt")
+    student = Setup(data, "--criterion", "word_kd", "--kd-teacher", path)
+    loss, _, log = student.criterion(student.model, student.batch(0, 1))
+    assert log["kd_loss"] > 0
+    loss.backward()
