@@ -48,8 +48,9 @@ def parser() -> argparse.ArgumentParser:
     report = verbs.add_parser(
         "report",
         help="compare trained systems: size, BLEU, chrF, speed, training curves",
-        description="Each folder holds checkpoint_best.pt, generate-test.txt (by fairseq-generate "
-        "--tokenizer moses --remove-bpe) and train.log (as fairseq-kd stage writes it).",
+        description="Each folder holds checkpoint_best.pt; generate-test.txt and "
+        "generate-test.log, what fairseq-generate --tokenizer moses --remove-bpe printed on "
+        "standard output and standard error; and train.log, as fairseq-kd stage writes it.",
     )
     report.add_argument(
         "systems", nargs="+", metavar="NAME=DIR", help="a system and its folder; the teacher first"

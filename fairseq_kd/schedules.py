@@ -1,5 +1,4 @@
-"""A value that changes over a training: the temperature T from T0 at the first update to T1 at the
-last.
+"""A value that changes over a training, such as the temperature: T0 at first, T1 at last.
 
 With ``s = update / total`` clipped to [0, 1]:
 

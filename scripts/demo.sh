@@ -4,7 +4,7 @@
 #   usage: scripts/demo.sh
 #
 # About 12 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to English:
-#   teacher       2.4 M parameters, trained on the references
+#   teacher       1.6 M parameters, trained on the references
 #   intermediate  word_kd from the teacher
 #   student       word_kd from the intermediate
 #   control       the student's size and updates without distillation
@@ -13,7 +13,7 @@
 # Env: RUN=runs/demo                where everything goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      SEED=1                       of every training
-#      TEACHER_UPDATES=1800 INTERMEDIATE_UPDATES=600 STUDENT_UPDATES=900
+#      TEACHER_UPDATES=1700 INTERMEDIATE_UPDATES=700 STUDENT_UPDATES=800
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,33 +44,33 @@ train() { # train NAME UPDATES fairseq-train flags...
   fairseq-kd stage "$name" -- fairseq-train "$data" --user-dir user_dir --save-dir "$run/$name" \
     --source-lang es --target-lang en --share-all-embeddings --label-smoothing 0.1 "$@" \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
-    --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update "$updates" --max-update "$updates" \
-    --max-tokens 1250 --dropout 0 --seed "$seed" \
-    --validate-interval 1000 --validate-interval-updates 300 --best-checkpoint-metric nll_loss \
-    --save-interval-updates 50 --keep-interval-updates 1 --no-epoch-checkpoints \
+    --lr-scheduler polynomial_decay --warmup-updates 250 --total-num-update "$updates" --max-update "$updates" \
+    --max-tokens 1250 --seed "$seed" \
+    --validate-interval 1000 --best-checkpoint-metric nll_loss \
+    --save-interval-updates 200 --keep-interval-updates 1 --no-epoch-checkpoints \
     --no-progress-bar --log-format json --log-interval 10
 }
 
 translate() { # translate NAME: its translations of the test set, all at once or not at all
-  local name=$1 out=$run/$1/generate-test.txt
+  local name=$1 out=$run/$1/generate-test
   heading "translate the test set with the $name"
-  [[ -f $out ]] && return
+  [[ -f $out.txt ]] && return
   fairseq-generate "$data" --user-dir user_dir --path "$run/$name/checkpoint_best.pt" --gen-subset test \
     --source-lang es --target-lang en --beam 5 --batch-size 64 --required-batch-size-multiple 1 --remove-bpe --tokenizer moses \
     > "$out.partial" 2> "$out.log" || { tail -n 15 "$out.log" >&2; die "fairseq-generate failed."; }
-  mv "$out.partial" "$out"
+  mv "$out.partial" "$out.txt"
 }
 
 heading "prepare the text"
-MERGES=3000 MAX_WORDS=30 scripts/prepare.sh es en "${TEXT:-data/bible.es-en}" "$run/data"
+MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "${TEXT:-data/bible.es-en}" "$run/data"
 
-train teacher "${TEACHER_UPDATES:-1800}" --arch transformer_kd_small_teacher --lr 4e-3 \
+train teacher "${TEACHER_UPDATES:-1700}" --arch transformer_kd_small_teacher --lr 5e-3 --dropout 0.1 \
   --criterion label_smoothed_cross_entropy
-train intermediate "${INTERMEDIATE_UPDATES:-600}" --arch transformer_kd_small_intermediate --lr 5e-3 \
+train intermediate "${INTERMEDIATE_UPDATES:-700}" --arch transformer_kd_small_intermediate --lr 6e-3 --dropout 0 \
   --criterion word_kd --kd-teacher "$run/teacher/checkpoint_best.pt" --kd-temperature 1
-train student "${STUDENT_UPDATES:-900}" --arch transformer_kd_small_student --lr 5e-3 \
+train student "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr 6e-3 --dropout 0 \
   --criterion word_kd --kd-teacher "$run/intermediate/checkpoint_best.pt" --kd-temperature 1
-train control "${STUDENT_UPDATES:-900}" --arch transformer_kd_small_student --lr 5e-3 \
+train control "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr 6e-3 --dropout 0 \
   --criterion label_smoothed_cross_entropy
 
 for name in teacher intermediate student control; do translate "$name"; done

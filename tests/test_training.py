@@ -147,7 +147,7 @@ def test_generate_reads_the_student_without_the_plugin(student, data, tmp_path):
     with_plugin = run(*command, "--user-dir", "user_dir").stdout
     for name, output in (("without", without), ("with", with_plugin)):
         (tmp_path / name).write_text(output, encoding="utf-8")
-    assert read_translations(tmp_path / "without")[0] == read_translations(tmp_path / "with")[0]
+    assert read_translations(tmp_path / "without") == read_translations(tmp_path / "with")
 
 
 def test_validation_bleu_is_the_students(data, teacher, tmp_path):

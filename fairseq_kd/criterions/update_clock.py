@@ -1,6 +1,4 @@
-"""Tells a criterion which update is under way; fairseq passes that to the task's ``train_step``
-alone.
-"""
+"""Tells a criterion which update is under way: fairseq tells only the task's ``train_step``."""
 
 from functools import wraps
 
@@ -8,8 +6,7 @@ from fairseq.tasks import FairseqTask
 
 
 class UpdateClock:
-    """Holds the number of the current update, counted from 0, as the task's ``train_step`` is given
-    it.
+    """Holds the number of the current update, counted from 0.
 
     The number comes from the trainer at every step, so it is right after a restart, with
     ``--update-freq`` and on every worker, and needs no state of its own. The task keeps its own

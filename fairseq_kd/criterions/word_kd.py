@@ -22,7 +22,7 @@ from fairseq_kd.criterions.checks import (
     temperature_schedule,
 )
 from fairseq_kd.criterions.update_clock import UpdateClock
-from fairseq_kd.losses import forward_kl, teacher_entropy, top1_agreement
+from fairseq_kd.losses import forward_kl_and_entropy, top1_agreement
 from fairseq_kd.teachers import LiveTeacher
 
 KD_SUMS = ("kd_loss", "kd_ntokens", "kd_temperature", "kd_agreed", "kd_teacher_entropy")
@@ -163,14 +163,14 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
         student = net_output[0][:, kept]  # (B, L, V)
         teacher = self.teacher.logits(sample["net_input"])[:, kept]  # (B, L, V)
         temperature = self.temperature.at(self.clock.update)
-        kd = forward_kl(student, teacher, real, temperature)
+        kd, entropy = forward_kl_and_entropy(student, teacher, real, temperature)
         n_real = real.sum()
         return kd, {
             "kd_loss": kd.data,
             "kd_ntokens": n_real,
             "kd_temperature": temperature * n_real,
             "kd_agreed": top1_agreement(student, teacher, real),
-            "kd_teacher_entropy": teacher_entropy(teacher, real, temperature),
+            "kd_teacher_entropy": entropy,
         }
 
     @classmethod

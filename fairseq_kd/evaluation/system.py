@@ -1,6 +1,4 @@
-"""One trained and tested system: what its folder tells of its size, its translations, its speed and
-its training.
-"""
+"""One trained and tested system: its size, translations, speed and training, from its folder."""
 
 import re
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from fairseq_kd.training_log import figures
 
 CHECKPOINT = "checkpoint_best.pt"
 TRANSLATIONS = "generate-test.txt"
+TRANSLATION_LOG = "generate-test.log"
 TRAINING_LOG = "train.log"
 
 
@@ -46,38 +45,45 @@ def read_system(name: str, path: str) -> System:
         ValueError: the translations are not the complete output of ``fairseq-generate``.
     """
     folder = Path(path)
-    for file in (CHECKPOINT, TRANSLATIONS, TRAINING_LOG):
+    for file in (CHECKPOINT, TRANSLATIONS, TRANSLATION_LOG, TRAINING_LOG):
         if not (folder / file).is_file():
             raise FileNotFoundError(
                 f"{folder / file} is missing, so that {name} cannot be reported. Make it first."
             )
-    hypotheses, sentences_per_s = read_translations(folder / TRANSLATIONS)
     command, validation = read_training_log(folder / TRAINING_LOG)
     state = read_checkpoint(folder / CHECKPOINT)
     return System(
         name=name,
         parameters=count_parameters(state["model"]),
-        hypotheses=hypotheses,
-        sentences_per_s=sentences_per_s,
+        hypotheses=read_translations(folder / TRANSLATIONS),
+        sentences_per_s=read_speed(folder / TRANSLATION_LOG),
         updates=validation[-1][0] if validation else state["optimizer_history"][-1]["num_updates"],
         validation=validation,
         command=command,
     )
 
 
-def read_translations(path: Path) -> Tuple[List[str], float]:
-    """The hypotheses in an output of ``fairseq-generate``, in input order, and sentences/s."""
+def read_translations(path: Path) -> List[str]:
+    """The detokenised hypotheses that ``fairseq-generate`` printed, in the test set's order."""
     text = path.read_text(encoding="utf-8")
-    found = {
-        int(line_id): hypothesis
-        for line_id, hypothesis in re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.M)
-    }
-    speed = re.search(r"Translated [\d,]+ sentences .*\(([\d.,]+) sentences/s", text)
-    if not found or speed is None or sorted(found) != list(range(len(found))):
+    lines = re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.M)
+    found = {int(number): hypothesis for number, hypothesis in lines}
+    if not found or sorted(found) != list(range(len(found))):
         raise ValueError(
-            f"{path} is not the whole output of fairseq-generate. Remove it and translate again."
+            f"{path} does not hold a translation of every sentence. Remove it and translate again, "
+            "with --required-batch-size-multiple 1."
         )
-    return [found[line_id] for line_id in range(len(found))], float(speed.group(1).replace(",", ""))
+    return [found[number] for number in range(len(found))]
+
+
+def read_speed(path: Path) -> float:
+    """The sentences per second in the log of ``fairseq-generate``."""
+    told = re.search(r"Translated .*\(([\d.,]+) sentences/s", path.read_text(encoding="utf-8"))
+    if told is None:
+        raise ValueError(
+            f"{path} does not say how fast fairseq-generate was. Remove it and translate again."
+        )
+    return float(told[1].replace(",", ""))
 
 
 def read_training_log(path: Path) -> Tuple[str, List[Tuple[int, float]]]:

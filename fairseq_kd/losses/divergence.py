@@ -4,15 +4,11 @@ Throughout: z logits, ``p(T) = softmax(z / T)``, V words; a real token is one th
 What a pad holds, NaN included, reaches neither a value nor a gradient.
 """
 
+from typing import Tuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def _log_softmax_of_real(logits: Tensor, real: Tensor, temperature: float) -> Tensor:
-    """``log p(T)`` of the real tokens alone, at least in float32."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)  # half is widened, double stays
-    return F.log_softmax(logits[real].to(dtype) / temperature, dim=-1)  # (N, V)
 
 
 def forward_kl(student: Tensor, teacher: Tensor, real: Tensor, temperature: float) -> Tensor:
@@ -24,7 +20,7 @@ def forward_kl(student: Tensor, teacher: Tensor, real: Tensor, temperature: floa
 
     Args:
         student: (B, L, V) logits of any float dtype.
-        teacher: (B, L, V) logits; -inf rules a word out. No gradient is expected of them.
+        teacher: (B, L, V) logits; -inf rules a word out. They get no gradient.
         real: (B, L) bool, True at real tokens.
         temperature: T > 0. The factor T^2 keeps the gradient's scale as T changes.
 
@@ -32,28 +28,34 @@ def forward_kl(student: Tensor, teacher: Tensor, real: Tensor, temperature: floa
         () nats, at least float32; divide by ``real.sum()`` for the mean. 0 if nothing is real.
 
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2; per word for translation: Kim and Rush
-    2016, arXiv:1606.07947, equation 4.
+    2016, arXiv:1606.07947, section 3.1.
     """
-    log_q = _log_softmax_of_real(student, real, temperature)  # (N, V)
-    log_p = _log_softmax_of_real(teacher, real, temperature)  # (N, V)
-    log_p = log_p.clamp_min(torch.finfo(log_p.dtype).min)  # p log p is 0 where p is 0, not 0 * -inf
-    return temperature**2 * F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+    return forward_kl_and_entropy(student, teacher, real, temperature)[0]
 
 
-def teacher_entropy(teacher: Tensor, real: Tensor, temperature: float) -> Tensor:
-    """Sum over real tokens of ``H(p_teacher(T)) = -sum_v p_v log p_v``: how much more than one word
-    is taught.
+def forward_kl_and_entropy(
+    student: Tensor, teacher: Tensor, real: Tensor, temperature: float
+) -> Tuple[Tensor, Tensor]:
+    """``forward_kl`` with its by-product, the entropy of what is taught.
 
     Args:
-        teacher: (B, L, V) logits; -inf allowed.
-        real: (B, L) bool, True at real tokens.
-        temperature: T > 0.
+        student: as for ``forward_kl``.
+        teacher: as for ``forward_kl``.
+        real: as for ``forward_kl``.
+        temperature: as for ``forward_kl``.
 
     Returns:
-        () nats, at least float32. 0 if nothing is real.
+        ``forward_kl``, and the sum over real tokens of
+        ``H(p_teacher(T)) = -sum_v p_v log p_v``, () nats, at least float32.
     """
-    log_p = _log_softmax_of_real(teacher, real, temperature)  # (N, V)
-    return torch.special.entr(log_p.exp()).sum()
+    log_q = _log_probabilities(student, real, temperature)  # (N, V)
+    with torch.no_grad():
+        log_p = _log_probabilities(teacher, real, temperature)  # (N, V)
+        log_p.clamp_(min=torch.finfo(log_p.dtype).min)  # p log p is 0 where p is 0, not 0 * -inf
+        p = log_p.exp()
+        entropy = -torch.dot(p.flatten(), log_p.flatten())
+    kl = torch.dot(p.flatten(), log_p.sub_(log_q).flatten())  # in place: memory is what costs
+    return temperature**2 * kl, entropy
 
 
 def top1_agreement(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
@@ -67,4 +69,11 @@ def top1_agreement(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
     Returns:
         () int64.
     """
-    return (student[real].argmax(dim=-1) == teacher[real].argmax(dim=-1)).sum()
+    return (student.argmax(dim=-1) == teacher.argmax(dim=-1))[real].sum()
+
+
+def _log_probabilities(logits: Tensor, real: Tensor, temperature: float) -> Tensor:
+    """``log p(T)`` of the real tokens alone, (N, V), at least in float32: half is widened."""
+    rows = logits.flatten(0, 1).index_select(0, real.flatten().nonzero().squeeze(1))
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return F.log_softmax(rows.div_(temperature), dim=-1)

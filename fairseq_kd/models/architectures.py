@@ -66,7 +66,7 @@ ARCHITECTURES: Dict[str, Architecture] = {
         3, 2, 160, 4, 640, "a teacher that two CPU cores train in minutes"
     ),
     "transformer_kd_small_intermediate": Architecture(
-        3, 2, 128, 4, 512, "between the small teacher and student"
+        3, 1, 112, 4, 448, "between the small teacher and student"
     ),
     "transformer_kd_small_student": Architecture(
         2, 1, 112, 4, 448, "a student of the small teacher"

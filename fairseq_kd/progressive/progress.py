@@ -1,5 +1,6 @@
-"""The line that shows how far a training is: rewritten in place on a terminal, a new one now and
-then in a log.
+"""The line that shows how far a training is.
+
+On a terminal it is rewritten in place; in a log there is a new one now and then.
 """
 
 import sys

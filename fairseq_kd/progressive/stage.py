@@ -1,5 +1,4 @@
-"""One stage: a ``fairseq-train`` command line, watched, and brought to its last update whatever
-interrupts it.
+"""One stage: a ``fairseq-train`` command line, brought to its last update.
 
 fairseq resumes from ``checkpoint_last.pt`` by itself, with three gaps that this module closes: it
 trains one update more if it is started again after its last one; it copies ``checkpoint_last.pt``
@@ -28,8 +27,7 @@ LOG_TAIL_LINES = 15
 
 
 def run_stage(name: str, command: List[str]) -> int:
-    """Runs a training command to the end of its ``--max-update``, continuing what an earlier run
-    left.
+    """Runs a training command to its ``--max-update``, continuing what an earlier run left.
 
     The output goes to ``train.log`` in the command's ``--save-dir``; one line on standard error
     shows how far it is.
@@ -68,8 +66,7 @@ def run_stage(name: str, command: List[str]) -> int:
 
 
 def restore_last_checkpoint(save_dir: Path) -> None:
-    """Replaces a half-copied ``checkpoint_last.pt`` by the whole checkpoint that it was copied
-    from.
+    """Replaces a half-copied ``checkpoint_last.pt`` by the checkpoint that it was copied from.
 
     fairseq writes ``checkpoint_EPOCH_UPDATE.pt`` at once and copies it, to ``checkpoint_last.pt``
     last of all. So a half-written last checkpoint means that the one with the most updates is whole

@@ -1,6 +1,4 @@
-"""Loads a teacher checkpoint with its own task and dictionaries, or says in one sentence why it
-cannot.
-"""
+"""Loads a teacher checkpoint with its own task and dictionaries, or says why it cannot."""
 
 import os
 import pickle
@@ -15,10 +13,11 @@ from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, FairseqEncoderDe
 from fairseq.models.nat import FairseqNATModel
 from fairseq.tasks import TASK_REGISTRY, FairseqTask
 
+import fairseq_kd.checkpoints  # noqa: F401  (lets torch read what fairseq writes)
+
 
 def load_teacher(path: str) -> Tuple[FairseqEncoderDecoderModel, FairseqTask]:
-    """The model of a fairseq checkpoint, and the task that it was trained on, built from that
-    checkpoint alone.
+    """The model and the task of a fairseq checkpoint, built from that checkpoint alone.
 
     The teacher gets its own task: built with the student's, its sequence generator would replace
     the student's and ``--eval-bleu`` would measure the teacher. Its dictionaries come from the
@@ -49,6 +48,11 @@ def load_teacher(path: str) -> Tuple[FairseqEncoderDecoderModel, FairseqTask]:
             f"--kd-teacher {path} does not fit the dictionaries in {folder}: {_first_lines(error)} "
             "Put the dictionaries that it was trained with beside it."
         ) from error
+    if getattr(model.decoder, "adaptive_softmax", None) is not None:
+        raise ValueError(
+            f"--kd-teacher {path} uses an adaptive softmax, which gives no logits to distil from. "
+            "Train the teacher without --adaptive-softmax-cutoff."
+        )
     return model, task
 
 
@@ -85,7 +89,7 @@ def _unreadable(path: str, reason: str) -> str:
 
 
 def _refuse_other_family(path: str, cfg: Any) -> None:
-    """Refuses what its configuration shows to be no model with a softmax over all words."""
+    """Refuses what its configuration shows to be no translation model, or an unknown one."""
     architecture = getattr(cfg.model, "_name", None) or getattr(cfg.model, "arch", None)
     family = ARCH_MODEL_REGISTRY.get(architecture) or MODEL_REGISTRY.get(architecture)
     for what, name, known in (
@@ -103,11 +107,6 @@ def _refuse_other_family(path: str, cfg: Any) -> None:
             f"--kd-teacher {path} has the architecture '{architecture}', but must be an "
             "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
             "distribution for each target token."
-        )
-    if getattr(cfg.model, "adaptive_softmax_cutoff", None) is not None:
-        raise ValueError(
-            f"--kd-teacher {path} uses an adaptive softmax, which gives no logits to distil from. "
-            "Train the teacher without --adaptive-softmax-cutoff."
         )
 
 

@@ -130,11 +130,9 @@ def test_a_teacher_of_an_unknown_plugin(setup, edited, part):
     )
 
 
-def test_a_teacher_with_an_adaptive_softmax(setup, edited):
-    def adapt(state):
-        state["cfg"]["model"].adaptive_softmax_cutoff = "100,200"
-
-    path = edited(adapt)
+def test_a_teacher_with_an_adaptive_softmax(setup, data, tmp_path):
+    adaptive = ["--adaptive-softmax-cutoff", "50,100", "--no-save-optimizer-state"]
+    path = setup("--criterion", "adaptive_loss", *adaptive).save(tmp_path / "adaptive.pt")
     refuses(
         setup,
         f"--kd-teacher {path} uses an adaptive softmax, which gives no logits to distil from. "
@@ -144,8 +142,7 @@ def test_a_teacher_with_an_adaptive_softmax(setup, edited):
 
 
 def test_a_student_with_an_adaptive_softmax(setup, teacher):
-    adaptive = ["--adaptive-softmax-cutoff", "50,100", "--kd-teacher", teacher]
-    student = setup(*WORD_KD, *[flag for flag in adaptive if flag not in SIZE])
+    student = setup(*WORD_KD, "--adaptive-softmax-cutoff", "50,100", "--kd-teacher", teacher)
     message = (
         "The student has an adaptive softmax, which gives no logits to compare with the "
         "teacher's. Train without --adaptive-softmax-cutoff."

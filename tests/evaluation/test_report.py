@@ -23,21 +23,23 @@ TEACHER = [
 STUDENT = ["The LORD is a shepherd.", "I shall lack nothing.", "He restores my soul and guides."]
 
 
-def generated(hypotheses, sentences_per_s):
+def generated(hypotheses):
     """An output of fairseq-generate, which translates the longest sentences first."""
     lines = []
     for number in reversed(range(len(hypotheses))):
         text = hypotheses[number]
         lines += [f"S-{number}\tquelle", f"T-{number}\t{REFERENCES[number]}"]
         lines += [f"H-{number}\t-0.5\t{text.lower()}", f"D-{number}\t-0.5\t{text}"]
-    told = f"({sentences_per_s} sentences/s, 900.00 tokens/s)"
-    lines.append(f"... | Translated {len(hypotheses):,} sentences (1,234 tokens) in 1.0s {told}")
     return "\n".join(lines) + "\n"
 
 
 def make_system(folder, hypotheses, sentences_per_s, width):
     folder.mkdir()
-    (folder / "generate-test.txt").write_text(generated(hypotheses, sentences_per_s))
+    (folder / "generate-test.txt").write_text(generated(hypotheses))
+    (folder / "generate-test.log").write_text(
+        f"INFO:fairseq_cli.generate:Translated {len(hypotheses)} sentences (1,234 tokens) in 1.0s "
+        f"({sentences_per_s} sentences/s, 900.00 tokens/s)\n"
+    )
     shared = torch.zeros(10, width)
     weights = {"encoder.embed_tokens.weight": shared, "decoder.embed_tokens.weight": shared}
     weights |= {"encoder.version": torch.tensor([3.0]), "decoder.bias": torch.zeros(width)}
@@ -88,8 +90,7 @@ def test_the_table_holds_what_sacrebleu_and_the_files_say(folder, capsys):
 
 
 def test_translations_are_read_in_input_order(folder):
-    hypotheses, sentences_per_s = read_translations(folder / "student" / "generate-test.txt")
-    assert (hypotheses, sentences_per_s) == (STUDENT, 35.0)
+    assert read_translations(folder / "student" / "generate-test.txt") == STUDENT
 
 
 def test_a_repeated_validation_counts_once(folder):
@@ -98,15 +99,16 @@ def test_a_repeated_validation_counts_once(folder):
     assert validation == [(10, 5.25), (20, 4.5)]
 
 
-@pytest.mark.parametrize("cut", ["D-1\t", "Translated"])
-def test_incomplete_translations_are_refused(folder, cut):
+def test_translations_with_a_gap_are_refused(folder):
     path = folder / "student" / "generate-test.txt"
-    path.write_text(
-        "".join(line + "\n" for line in path.read_text().splitlines() if cut not in line)
-    )
-    with pytest.raises(
-        ValueError, match=r"generate-test\.txt is not the whole output of fairseq-gen"
-    ):
+    path.write_text(path.read_text().replace("D-1\t", "X-1\t"))
+    with pytest.raises(ValueError, match="does not hold a translation of every sentence"):
+        read_system("student", str(folder / "student"))
+
+
+def test_a_log_that_tells_no_speed_is_refused(folder):
+    (folder / "student" / "generate-test.log").write_text("INFO: loading model(s)\n")
+    with pytest.raises(ValueError, match="does not say how fast fairseq-generate was"):
         read_system("student", str(folder / "student"))
 
 

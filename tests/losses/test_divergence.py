@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fairseq_kd.losses import forward_kl, teacher_entropy, top1_agreement
+from fairseq_kd.losses import forward_kl, forward_kl_and_entropy, top1_agreement
 
 SHAPES = [(1, 1, 2), (2, 5, 7), (3, 1, 41)]  # odd on purpose: a transposed axis cannot hide
 
@@ -21,6 +21,10 @@ def batch(request):
     real = torch.ones(request.param[:2], dtype=torch.bool)
     real[1:, -1] = False
     return student, teacher, real
+
+
+def teacher_entropy(teacher, real, temperature):
+    return forward_kl_and_entropy(torch.zeros_like(teacher), teacher, real, temperature)[1]
 
 
 def softmax(logits, temperature):

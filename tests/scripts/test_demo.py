@@ -10,7 +10,7 @@ import pytest
 from harness import ENVIRONMENT, ROOT, run, write_text
 
 DEMO = ROOT / "scripts" / "demo.sh"
-SMALL = {"TEACHER_UPDATES": "90", "INTERMEDIATE_UPDATES": "80", "STUDENT_UPDATES": "80"}
+SMALL = {"TEACHER_UPDATES": "210", "INTERMEDIATE_UPDATES": "210", "STUDENT_UPDATES": "210"}
 STAGES = 9
 
 
