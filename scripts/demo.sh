@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# The whole way on real text: train a teacher, distil it into a student in two steps, and measure what was gained.
+# The whole way on real text: train a teacher, distil it in two steps, measure what was gained.
 #
 #   usage: scripts/demo.sh
 #
-# About 12 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to English:
+# About @MIN minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
+# English:
 #   teacher       1.6 M parameters, trained on the references
 #   intermediate  word_kd from the teacher
 #   student       word_kd from the intermediate
 #   control       the student's size and updates without distillation
-# then runs/demo/report.md says what each is worth. Every training is one fairseq-train line, which the report repeats.
+# Then runs/demo/report.md says what each is worth. Every training is one fairseq-train line, which
+# the report repeats.
 #
 # Env: RUN=runs/demo                where everything goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
@@ -44,19 +46,20 @@ train() { # train NAME UPDATES fairseq-train flags...
   fairseq-kd stage "$name" -- fairseq-train "$data" --user-dir user_dir --save-dir "$run/$name" \
     --source-lang es --target-lang en --share-all-embeddings --label-smoothing 0.1 "$@" \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
-    --lr-scheduler polynomial_decay --warmup-updates 250 --total-num-update "$updates" --max-update "$updates" \
-    --max-tokens 1250 --seed "$seed" \
-    --validate-interval 1000 --best-checkpoint-metric nll_loss \
+    --lr-scheduler polynomial_decay --warmup-updates 250 --total-num-update "$updates" \
+    --max-update "$updates" --max-tokens 1250 --seed "$seed" \
     --save-interval-updates 200 --keep-interval-updates 1 --no-epoch-checkpoints \
+    --validate-interval 1000 --best-checkpoint-metric nll_loss \
     --no-progress-bar --log-format json --log-interval 10
 }
 
 translate() { # translate NAME: its translations of the test set, all at once or not at all
   local name=$1 out=$run/$1/generate-test
   heading "translate the test set with the $name"
-  [[ -f $out.txt ]] && return
-  fairseq-generate "$data" --user-dir user_dir --path "$run/$name/checkpoint_best.pt" --gen-subset test \
-    --source-lang es --target-lang en --beam 5 --batch-size 64 --required-batch-size-multiple 1 --remove-bpe --tokenizer moses \
+  [[ $out.txt -nt $run/$name/checkpoint_best.pt ]] && return
+  fairseq-generate "$data" --user-dir user_dir --path "$run/$name/checkpoint_best.pt" \
+    --gen-subset test --source-lang es --target-lang en --beam 5 --remove-bpe --tokenizer moses \
+    --batch-size 64 --required-batch-size-multiple 1 \
     > "$out.partial" 2> "$out.log" || { tail -n 15 "$out.log" >&2; die "fairseq-generate failed."; }
   mv "$out.partial" "$out.txt"
 }
@@ -76,5 +79,5 @@ train control "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr
 for name in teacher intermediate student control; do translate "$name"; done
 fairseq-kd report --reference "$run/data/text/test.en" --out "$run/report.md" "teacher=$run/teacher" \
   "intermediate=$run/intermediate" "student=$run/student" "student, not distilled=$run/control"
-say "" "$run/report.md has the signature, the curves and the commands." \
+say "$run/report.md has the signature, the curves and the commands." \
   "This took $(((SECONDS - started + 30) / 60)) minutes."

@@ -1,9 +1,10 @@
 """The documentation against the software: generated pages are current, named things exist."""
 
 import re
+import shlex
 
 import pytest
-from harness import ROOT, run
+from harness import ROOT, Setup, run
 
 from fairseq_kd import cli, models
 from fairseq_kd.criterions.flags import criterion_classes, flags_of, flags_page, flags_text
@@ -51,6 +52,17 @@ def test_named_scripts_flags_and_architectures_exist(page):
     assert set(re.findall(r"--kd-[\w-]+", text)) <= known
     named = set(re.findall(r"\btransformer_kd_\w+", text)) - {"transformer_kd_"}
     assert named <= set(models.ARCHITECTURES)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/word_kd.md"])
+def test_the_training_command_builds_what_it_names(page, data, teacher):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    command = re.search(r"```bash\nfairseq-train DATA (.*?)```", text, re.S)[1]
+    flags = shlex.split(command.replace("\\\n", " ").replace("teacher.pt", teacher))
+    setup = Setup(data, *flags, "--encoder-layers", "1", training=[])
+    loss, _, log = setup.criterion(setup.model, setup.batch(0, 1))
+    assert loss.isfinite()
+    assert log["kd_loss"] > 0
 
 
 def test_the_table_of_architectures_is_current():
