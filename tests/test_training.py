@@ -136,7 +136,8 @@ def dropped(prepared):
 
 def hypotheses(output):
     found = re.findall(r"^H-(\d+)\t\S+\t(.*)$", output, re.M)
-    return [text.replace("@@ ", "") for _, text in sorted(found, key=lambda each: int(each[0]))]
+    in_order = sorted(found, key=lambda each: int(each[0]))
+    return [f"{text} ".replace("@@ ", "").rstrip() for _, text in in_order]
 
 
 def test_generate_reads_the_student_without_the_plugin(student, data, tmp_path):

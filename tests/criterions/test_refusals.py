@@ -132,6 +132,7 @@ def test_a_teacher_of_an_unknown_plugin(setup, edited, part):
 
 def test_a_teacher_with_an_adaptive_softmax(setup, data, tmp_path):
     adaptive = ["--adaptive-softmax-cutoff", "50,100", "--no-save-optimizer-state"]
+    adaptive += ["--ddp-backend", "legacy_ddp"]  # fairseq's adaptive_loss asks for it
     path = setup("--criterion", "adaptive_loss", *adaptive).save(tmp_path / "adaptive.pt")
     refuses(
         setup,
