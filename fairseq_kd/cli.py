@@ -92,7 +92,8 @@ def _report(args: argparse.Namespace) -> int:
             f"--reference {args.reference} does not exist. Give the plain text of the test set."
         )
     systems = [read_system(*item.split("=", 1)) for item in args.systems]
-    print(write_report(args.out, systems, args.reference.read_text(encoding="utf-8").splitlines()))
+    references = args.reference.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    print(write_report(args.out, systems, references))
     return 0
 
 

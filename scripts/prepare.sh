@@ -14,9 +14,8 @@
 #      WORKERS=2     processes
 # Killed? Run the same line again: OUT_DIR appears whole or not at all.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
-source scripts/common.sh
+source "$(dirname "$0")/common.sh"
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
@@ -44,7 +43,7 @@ rm -rf "$work"
 mkdir -p "$work/text" "$work/tok" "$work/bpe"
 
 for set in train valid test; do
-  for lang in "$src" "$tgt"; do read_text "$in/$set.$lang" | tr '\t' ' ' > "$work/tok/all.$lang"; done
+  for lang in "$src" "$tgt"; do read_text "$in/$set.$lang" | tr '\t' ' ' | tr -d '\r' > "$work/tok/all.$lang"; done
   counts=("$(wc -l < "$work/tok/all.$src")" "$(wc -l < "$work/tok/all.$tgt")")
   [[ ${counts[0]} -eq ${counts[1]} ]] ||
     die "$in/$set.$src has ${counts[0]} lines but $in/$set.$tgt has ${counts[1]}; line N of both must belong together."
@@ -63,6 +62,8 @@ cat "$work/tok/train.$src" "$work/tok/train.$tgt" | subword-nmt learn-bpe -s "$m
 for set in train valid test; do
   for lang in "$src" "$tgt"; do
     subword-nmt apply-bpe -c "$work/codes" < "$work/tok/$set.$lang" > "$work/bpe/$set.$lang"
+    [[ $(wc -l < "$work/bpe/$set.$lang") -eq $(wc -l < "$work/text/$set.$lang") ]] ||
+      die "$in/$set.$lang changed its number of lines when it was tokenised; look for odd line separators in it."
   done
 done
 

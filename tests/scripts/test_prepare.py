@@ -62,19 +62,21 @@ def test_a_missing_side_is_named(text, tmp_path):
 
 def test_empty_lines_drop_out_on_both_sides_and_gzip_is_read(text, tmp_path):
     lines = (text / "test.en").read_text().splitlines()
-    (text / "test.en").write_text("\n".join(["", *lines[1:]]) + "\n")
+    (text / "test.en").write_bytes("\r\n".join(["", *lines[1:], ""]).encode())  # from Windows
     source = (text / "test.es").read_bytes()
     (text / "test.es").unlink()
     (text / "test.es.gz").write_bytes(gzip.compress(source))
     prepare(text, tmp_path / "out")
-    kept = (tmp_path / "out" / "text" / "test.es").read_text().splitlines()
-    assert kept == source.decode().splitlines()[1:]
+    for lang, want in (("es", source.decode().splitlines()), ("en", lines)):
+        kept = (tmp_path / "out" / "text" / f"test.{lang}").read_bytes().decode()
+        assert kept == "".join(line + "\n" for line in want[1:])
 
 
-def test_what_is_there_is_kept(text, tmp_path):
-    prepare(text, tmp_path / "out")
-    again = prepare(text, tmp_path / "out")
-    assert again.stdout == f"{tmp_path}/out is there already\n"
+def test_paths_are_relative_to_where_one_stands_and_what_is_there_is_kept(text, tmp_path):
+    command = [PREPARE, "es", "en", "text", "out"]
+    run(*command, cwd=tmp_path, env={"MERGES": "100"})
+    assert (tmp_path / "out" / "bin" / "dict.en.txt").is_file()
+    assert run(*command, cwd=tmp_path).stdout == "out is there already\n"
 
 
 def test_the_header_is_the_help():
