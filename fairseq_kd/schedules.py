@@ -6,6 +6,10 @@ With ``s = update / total`` clipped to [0, 1]:
     exponential  T0 * (T1 / T0)^s
     linear       T0 - (T0 - T1) * s
     cosine       T1 + (T0 - T1) * (1 + cos(pi * s)) / 2
+    loss         T1 + (T0 - T1) * gap
+
+The gap between student and teacher is measured while they train: the share of real tokens for which
+their likeliest words differ. Unlike the loss itself it does not change with the temperature.
 """
 
 import math
@@ -14,11 +18,13 @@ from typing import Callable, Dict
 
 Shape = Callable[[float, float, float], float]
 
+FOLLOWS_GAP = "loss"
 SHAPES: Dict[str, Shape] = {
     "constant": lambda start, final, s: start,
     "exponential": lambda start, final, s: start * (final / start) ** s,
     "linear": lambda start, final, s: start - (start - final) * s,
     "cosine": lambda start, final, s: final + (start - final) * (1 + math.cos(math.pi * s)) / 2,
+    FOLLOWS_GAP: lambda start, final, s: start - (start - final) * s,
 }
 
 
@@ -28,17 +34,20 @@ class Schedule:
 
     Args:
         shape: a key of ``SHAPES``.
-        start: T0, the value at update 0.
-        final: T1, the value at update ``total`` and after it. Without effect when constant.
-        total: the number of updates from start to final, > 0 unless constant.
+        start: T0, the value at update 0, or while the gap is 1.
+        final: T1, the value at update ``total`` and after it, or when the gap is closed. Without
+            effect when constant.
+        total: the number of updates from start to final, > 0 unless constant or following the gap.
     """
 
     shape: str
     start: float
     final: float
-    total: int
+    total: int = 0
 
-    def at(self, update: int) -> float:
-        """The value at an update, counted from 0."""
-        s = 0.0 if self.shape == "constant" else min(max(update / self.total, 0.0), 1.0)
-        return SHAPES[self.shape](self.start, self.final, s)
+    def at(self, update: int, gap: float = 1.0) -> float:
+        """The value at an update, counted from 0, and a gap in [0, 1]."""
+        if self.shape == "constant":
+            return self.start
+        s = 1 - gap if self.shape == FOLLOWS_GAP else update / self.total
+        return SHAPES[self.shape](self.start, self.final, min(max(s, 0.0), 1.0))

@@ -20,7 +20,7 @@ def test_a_quarter_of_the_way(shape, quarter):
     assert Schedule(shape, 6.0, 1.5, 400).at(100) == pytest.approx(quarter)
 
 
-@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"constant"}))
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"constant", "loss"}))
 def test_from_start_to_final_and_no_further(shape):
     schedule = Schedule(shape, 6.0, 2.0, 400)
     assert schedule.at(0) == pytest.approx(6.0)
@@ -32,3 +32,10 @@ def test_from_start_to_final_and_no_further(shape):
 
 def test_a_constant_needs_no_number_of_updates():
     assert Schedule("constant", 4.0, 4.0, 0).at(10**6) == 4.0
+
+
+def test_the_loss_schedule_follows_the_gap_alone():
+    schedule = Schedule("loss", 6.0, 2.0)
+    assert [schedule.at(update, 1.0) for update in (0, 1000)] == [6.0, 6.0]
+    assert schedule.at(5, 0.25) == pytest.approx(3.0)
+    assert schedule.at(5, 0.0) == pytest.approx(2.0)

@@ -2,29 +2,64 @@
 
 import math
 from dataclasses import fields
-from typing import Any
+from typing import Any, Optional
 
 from torch import nn
 
-from fairseq_kd.schedules import SHAPES, Schedule
+from fairseq_kd.losses import DIVERGENCES
+from fairseq_kd.schedules import FOLLOWS_GAP, SHAPES, Schedule
+from fairseq_kd.teachers.live import DTYPES
 
 DEFAULT_FINAL_TEMPERATURE = 2.0
+TOKEN_TEMPERATURES = ("uniform", "confidence")
 
 
 def check_weights(cfg: Any) -> None:
-    """Refuses weights out of range, and a distillation without teacher or without effect."""
-    for flag, weight in (("--kd-alpha", cfg.kd_alpha), ("--kd-beta", cfg.kd_beta)):
-        if not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"{flag} must be 0 or greater, but is {weight}.")
+    """Refuses weights out of range, and a loss that is nothing."""
+    for name in ("kd_alpha", "kd_beta", "kd_alpha_final", "kd_beta_final"):
+        weight = getattr(cfg, name)
+        if weight is not None and not (weight >= 0 and math.isfinite(weight)):
+            raise ValueError(f"{flag(name)} must be 0 or greater, but is {weight}.")
     if cfg.kd_alpha == cfg.kd_beta == 0:
         raise ValueError(
             "--kd-alpha and --kd-beta are both 0, which leaves nothing to learn. Set one above 0."
         )
-    if cfg.kd_alpha > 0 and not cfg.kd_teacher:
+
+
+def check_one_teacher_source(cfg: Any) -> None:
+    """Refuses a distillation without a source of teacher knowledge, or with two."""
+    if cfg.kd_teacher and cfg.kd_store:
+        raise ValueError(
+            f"--kd-teacher is {cfg.kd_teacher} and --kd-store is {cfg.kd_store}, but only one of "
+            "them can teach. Leave one out."
+        )
+    if not cfg.kd_teacher and not cfg.kd_store:
         raise ValueError(
             f"--kd-alpha is {cfg.kd_alpha}, but there is no teacher. Give its checkpoint by "
-            "--kd-teacher, or set --kd-alpha 0 --kd-beta 1 to train without distillation."
+            "--kd-teacher or its store by --kd-store, or set --kd-alpha 0 --kd-beta 1 to train "
+            "without distillation."
         )
+    if cfg.kd_store and cfg.kd_teacher_dtype != "student":
+        raise ValueError(
+            f"--kd-teacher-dtype is {cfg.kd_teacher_dtype}, but has no effect with --kd-store. "
+            "Leave it out, or give the teacher by --kd-teacher."
+        )
+
+
+def check_choices(cfg: Any) -> None:
+    """Refuses unknown choices and sizes out of range."""
+    for name, choices in (
+        ("kd_divergence", DIVERGENCES),
+        ("kd_temperature_schedule", SHAPES),
+        ("kd_weight_schedule", SHAPES),
+        ("kd_token_temperature", TOKEN_TEMPERATURES),
+        ("kd_teacher_dtype", DTYPES),
+    ):
+        value = getattr(cfg, name)
+        if value not in choices:
+            raise ValueError(f"{flag(name)} must be one of {', '.join(choices)}, but is {value}.")
+    if cfg.kd_chunk_tokens is not None and cfg.kd_chunk_tokens < 0:
+        raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {cfg.kd_chunk_tokens}.")
 
 
 def check_nothing_distilled(cfg: Any, defaults: type) -> None:
@@ -39,44 +74,59 @@ def check_nothing_distilled(cfg: Any, defaults: type) -> None:
         ours = field.name.startswith("kd_") and field.name not in ("kd_alpha", "kd_beta")
         if ours and value != field.default:
             raise ValueError(
-                f"--{field.name.replace('_', '-')} is {value}, but has no effect while --kd-alpha "
-                "is 0. Leave it out, or set --kd-alpha above 0."
+                f"{flag(field.name)} is {value}, but has no effect while --kd-alpha is 0. Leave it "
+                "out, or set --kd-alpha above 0."
             )
 
 
 def temperature_schedule(cfg: Any) -> Schedule:
     """The temperature over the updates, as the flags ask for it; refuses values that make none."""
-    shape, final = cfg.kd_temperature_schedule, cfg.kd_temperature_final
-    updates = cfg.kd_temperature_updates
-    if shape not in SHAPES:
-        raise ValueError(
-            f"--kd-temperature-schedule must be one of {', '.join(SHAPES)}, but is {shape}."
-        )
-    for flag, value in (
-        ("--kd-temperature", cfg.kd_temperature),
-        ("--kd-temperature-final", final),
-    ):
+    for name in ("kd_temperature", "kd_temperature_final"):
+        value = getattr(cfg, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{flag} must be greater than 0, but is {value}.")
-    if shape == "constant":
-        for flag, value in (
-            ("--kd-temperature-final", final),
-            ("--kd-temperature-updates", updates),
-        ):
-            if value is not None:
-                raise ValueError(
-                    f"{flag} is {value}, but has no effect with --kd-temperature-schedule "
-                    "constant. Leave it out, or choose another schedule."
-                )
-        return Schedule(shape, cfg.kd_temperature, cfg.kd_temperature, 0)
+            raise ValueError(f"{flag(name)} must be greater than 0, but is {value}.")
+    return _schedule(cfg, "kd_temperature", "kd_temperature", DEFAULT_FINAL_TEMPERATURE)
+
+
+def weight_schedule(cfg: Any, name: str) -> Schedule:
+    """The weight ``kd_alpha`` or ``kd_beta`` over the updates; refuses values that make none."""
+    start, final = getattr(cfg, name), getattr(cfg, f"{name}_final")
+    if cfg.kd_weight_schedule != "constant" and cfg.kd_alpha_final is cfg.kd_beta_final is None:
+        raise ValueError(
+            f"--kd-weight-schedule is {cfg.kd_weight_schedule}, but neither --kd-alpha-final nor "
+            "--kd-beta-final says where the weights go. Set one or both."
+        )
+    if cfg.kd_weight_schedule == "exponential" and final is not None and 0 in (start, final):
+        raise ValueError(
+            f"--kd-weight-schedule exponential cannot go from {start} to {final} by {flag(name)}: "
+            "both must be above 0. Choose linear or cosine."
+        )
+    return _schedule(cfg, name, "kd_weight", start)
+
+
+def _schedule(cfg: Any, name: str, kind: str, default_final: float) -> Schedule:
+    """The schedule of the value ``name`` with the shape and the updates of its ``kind``."""
+    shape, updates = getattr(cfg, f"{kind}_schedule"), getattr(cfg, f"{kind}_updates")
+    final: Optional[float] = getattr(cfg, f"{name}_final")
+    given = {f"{name}_final": final} if shape == "constant" else {}
+    if shape in ("constant", FOLLOWS_GAP):
+        given[f"{kind}_updates"] = updates
+    for without_effect, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{flag(without_effect)} is {value}, but has no effect with "
+                f"{flag(kind)}-schedule {shape}. Leave it out, or choose another schedule."
+            )
+    start, final = getattr(cfg, name), default_final if final is None else final
+    if shape in ("constant", FOLLOWS_GAP):
+        return Schedule(shape, start, final)
     total = cfg.max_update if updates is None else updates
     if total <= 0:
         raise ValueError(
-            f"--kd-temperature-schedule {shape} must know how many updates it lasts, but that is "
-            f"{total}. Set --kd-temperature-updates or --max-update to a number above 0."
+            f"{flag(kind)}-schedule {shape} must know how many updates it lasts, but that is "
+            f"{total}. Set {flag(kind)}-updates or --max-update to a number above 0."
         )
-    final = DEFAULT_FINAL_TEMPERATURE if final is None else final
-    return Schedule(shape, cfg.kd_temperature, final, total)
+    return Schedule(shape, start, final, total)
 
 
 def refuse_adaptive_softmax(model: nn.Module) -> None:
@@ -86,3 +136,8 @@ def refuse_adaptive_softmax(model: nn.Module) -> None:
             "The student has an adaptive softmax, which gives no logits to compare with the "
             "teacher's. Train without --adaptive-softmax-cutoff."
         )
+
+
+def flag(name: str) -> str:
+    """A field of the configuration as the user types it."""
+    return f"--{name.replace('_', '-')}"

@@ -16,16 +16,28 @@ from torch import Tensor, nn
 
 from fairseq_kd.criterions.checks import (
     DEFAULT_FINAL_TEMPERATURE,
+    check_choices,
     check_nothing_distilled,
+    check_one_teacher_source,
     check_weights,
     refuse_adaptive_softmax,
     temperature_schedule,
+    weight_schedule,
 )
-from fairseq_kd.criterions.update_clock import UpdateClock
-from fairseq_kd.losses import forward_kl_and_entropy, top1_agreement
-from fairseq_kd.teachers import LiveTeacher
+from fairseq_kd.criterions.observers import TeacherGap, UpdateClock
+from fairseq_kd.losses import LossOptions, LossTerms, chunked_loss
+from fairseq_kd.projection import real_hidden
+from fairseq_kd.schedules import FOLLOWS_GAP
+from fairseq_kd.teachers import teacher_sources
 
-KD_SUMS = ("kd_loss", "kd_ntokens", "kd_temperature", "kd_agreed", "kd_teacher_entropy")
+PER_TOKEN = {  # what is logged of every token: the key of its sum, its name in the log, its unit
+    "kd_loss": ("kd_loss", 1 / math.log(2)),
+    "kd_temperature": ("temperature", 1),
+    "kd_agreed": ("agreement", 100),
+    "kd_teacher_entropy": ("teacher_entropy", 1 / math.log(2)),
+    "kd_alpha": ("alpha", 1),
+    "kd_beta": ("beta", 1),
+}
 
 
 @dataclass
@@ -36,7 +48,16 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default=None,
         metadata={
             "help": "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with "
-            "the student's language pair and dictionaries (default: none, with --kd-alpha 0)"
+            "the student's language pair and dictionaries; several, A.pt:B.pt, teach the mean of "
+            "their distributions (default: none, with --kd-store or --kd-alpha 0)"
+        },
+    )
+    kd_store: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder that fairseq-kd store wrote, instead of --kd-teacher: the teacher's "
+            "likeliest words are read from there and it need not run; several as A:B "
+            "(default: none)"
         },
     )
     kd_alpha: float = field(
@@ -53,6 +74,13 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "0.3 is usual, mostly with alpha + beta = 1 (default: %(default)s)"
         },
     )
+    kd_divergence: str = field(
+        default="forward_kl",
+        metadata={
+            "help": "distance between the teacher's and the student's distributions: forward_kl, "
+            "reverse_kl, js or tvd (default: %(default)s; arXiv:2307.15190)"
+        },
+    )
     kd_temperature: float = field(
         default=4.0,
         metadata={
@@ -65,7 +93,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default="constant",
         metadata={
             "help": "how T goes from --kd-temperature to --kd-temperature-final: constant, "
-            "exponential, linear or cosine (default: %(default)s)"
+            "exponential, linear or cosine over the updates, or loss: as fast as the student comes "
+            "to agree with the teacher (default: %(default)s)"
         },
     )
     kd_temperature_final: Optional[float] = field(
@@ -78,16 +107,70 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_temperature_updates: Optional[int] = field(
         default=None,
         metadata={
-            "help": "number of updates from the first T to the final one; not with constant "
-            "(default: --max-update)"
+            "help": "number of updates from the first T to the final one; not with constant and "
+            "loss (default: --max-update)"
+        },
+    )
+    kd_token_temperature: str = field(
+        default="uniform",
+        metadata={
+            "help": "uniform: T for every token; confidence: 1 + c * (T - 1), c the teacher's "
+            "probability of its likeliest word, so that what is soft already is not softened "
+            "(default: %(default)s)"
+        },
+    )
+    kd_weight_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "how --kd-alpha and --kd-beta go to --kd-alpha-final and --kd-beta-final; the "
+            "same choices as for the temperature (default: %(default)s)"
+        },
+    )
+    kd_alpha_final: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "alpha at the end of --kd-weight-schedule, >= 0; not with constant "
+            "(default: --kd-alpha)"
+        },
+    )
+    kd_beta_final: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "beta at the end of --kd-weight-schedule, >= 0; not with constant "
+            "(default: --kd-beta)"
+        },
+    )
+    kd_weight_updates: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "number of updates from the first weights to the final ones; not with constant "
+            "or loss (default: --max-update)"
+        },
+    )
+    kd_teacher_dtype: str = field(
+        default="student",
+        metadata={
+            "help": "precision of the running teacher: student (the student's own), float32, "
+            "bfloat16 (half its memory; faster where the processor multiplies it) or float16 "
+            "(default: %(default)s)"
+        },
+    )
+    kd_chunk_tokens: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "target tokens that are projected to the vocabulary at once; 0: the whole "
+            "batch; changes memory and speed, not the result (default: by the vocabulary's size)"
         },
     )
     max_update: int = II("optimization.max_update")
+    train_subset: str = II("dataset.train_subset")
+    valid_subset: str = II("dataset.valid_subset")
+    disable_validation: bool = II("dataset.disable_validation")
 
 
 @register_criterion("word_kd", dataclass=WordKDConfig)
 class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
-    """fairseq's label-smoothed cross-entropy with a distillation term from a live teacher.
+    """fairseq's label-smoothed cross-entropy with a distillation term from one or more teachers.
 
     With alpha 0 and beta 1 it is ``label_smoothed_cross_entropy`` itself. Validation distils too,
     so that its curves compare with training's. Terms are sums over real tokens, which fairseq
@@ -95,14 +178,15 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
 
     Log: ``loss``, ``nll_loss`` and ``ppl`` as fairseq's, the last two the student's own at T = 1;
     ``kd_loss``, bits a token, T^2 included; ``temperature``; ``agreement``, percent of tokens whose
-    likeliest word is the teacher's; ``teacher_entropy``, bits a token, of p_teacher(T).
+    likeliest word is the (first) teacher's; ``teacher_entropy``, bits a token, of p_teacher(T);
+    ``alpha`` and ``beta`` if they are scheduled; ``teacher_gap`` if a schedule follows it.
 
     Args:
         cfg: the flags; every value is checked here, before the first update.
         task: the student's translation task.
 
     Raises:
-        FileNotFoundError: the teacher or its dictionaries are missing.
+        FileNotFoundError: the teacher, its dictionaries or its store are missing.
         ValueError: a flag is out of range or without effect, or the teacher cannot teach this
             student; one sentence says which, and what to do.
 
@@ -119,59 +203,82 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
             cfg.report_accuracy,
         )
         check_weights(cfg)
-        self.alpha, self.beta = cfg.kd_alpha, cfg.kd_beta
-        if self.alpha == 0:
+        check_choices(cfg)
+        self.cfg = cfg
+        self.distils = cfg.kd_alpha > 0 or bool(cfg.kd_alpha_final)
+        if not self.distils:
             check_nothing_distilled(cfg, WordKDConfig)
             return
+        check_one_teacher_source(cfg)
         self.temperature = temperature_schedule(cfg)
-        self.teacher = LiveTeacher(cfg.kd_teacher, task)
+        self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
+        self.teachers = teacher_sources(cfg, task)
         self.clock = UpdateClock(task)
+        followed = FOLLOWS_GAP in (cfg.kd_temperature_schedule, cfg.kd_weight_schedule)
+        self.gap = TeacherGap(task, self) if followed else None
 
     def forward(
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
-        if self.alpha == 0:
+        if not self.distils:
             loss, sample_size, log = super().forward(model, sample, reduce)
-            log["loss"] = self.beta * log["loss"]
-            return self.beta * loss, sample_size, log
+            log["loss"] = self.cfg.kd_beta * log["loss"]
+            return self.cfg.kd_beta * loss, sample_size, log
         refuse_adaptive_softmax(model)
-        net_output = model(**sample["net_input"])
-        ce, nll = self.compute_loss(model, net_output, sample)
-        kd, kd_log = self.distillation_loss(model, net_output, sample)
-        loss = self.alpha * kd + self.beta * ce
+        real = self.real_tokens(sample)
+        hidden, weight, bias = real_hidden(model, sample["net_input"], real)
+        for teacher in self.teachers:
+            teacher.follow(model)
+        taught = [teacher.soft_targets(sample, real) for teacher in self.teachers]
+        options = self.loss_options()
+        terms = chunked_loss(hidden, weight, bias, sample["target"][real], taught, options)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         log = {
-            "loss": loss.data,
-            "nll_loss": nll.data,
+            "nll_loss": terms.nll,
             "ntokens": sample["ntokens"],
             "nsentences": sample["target"].size(0),
             "sample_size": sample_size,
-            **kd_log,
+            **self.distillation_log(terms, options, real.sum()),
         }
-        if self.report_accuracy:
-            log["n_correct"], log["total"] = self.compute_accuracy(model, net_output, sample)
-        return loss, sample_size, log
+        return terms.loss, sample_size, log
 
-    def distillation_loss(
-        self, model: nn.Module, net_output: Tuple, sample: Dict[str, Any]
-    ) -> Tuple[Tensor, Dict[str, Any]]:
-        """``sum T^2 KL`` over real tokens, in nats, and the sums that its log is made of."""
-        self.teacher.follow(model)
-        kept = slice(self.ignore_prefix_size, None)
-        real = model.get_targets(sample, net_output)[:, kept].ne(self.padding_idx)  # (B, L)
-        student = net_output[0][:, kept]  # (B, L, V)
-        teacher = self.teacher.logits(sample["net_input"])[:, kept]  # (B, L, V)
-        temperature = self.temperature.at(self.clock.update)
-        kd, entropy = forward_kl_and_entropy(student, teacher, real, temperature)
-        n_real = real.sum()
-        return kd, {
-            "kd_loss": kd.data,
+    def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
+        """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""
+        real = sample["target"].ne(self.padding_idx)
+        real[:, : self.ignore_prefix_size] = False
+        return real
+
+    def loss_options(self) -> LossOptions:
+        """Weights and temperature of the current update."""
+        now = (self.clock.update, self.gap.value if self.gap else 1.0)
+        return LossOptions(
+            alpha=self.alpha.at(*now),
+            beta=self.beta.at(*now),
+            smoothing=self.eps,
+            temperature=self.temperature.at(*now),
+            divergence=self.cfg.kd_divergence,
+            by_confidence=self.cfg.kd_token_temperature == "confidence",
+            chunk_tokens=self.cfg.kd_chunk_tokens,
+        )
+
+    def distillation_log(
+        self, terms: LossTerms, options: LossOptions, n_real: Tensor
+    ) -> Dict[str, Any]:
+        """The sums that the log of the distillation is made of."""
+        log = {
+            "loss": terms.loss.data,
             "kd_ntokens": n_real,
-            "kd_temperature": temperature * n_real,
-            "kd_agreed": top1_agreement(student, teacher, real),
-            "kd_teacher_entropy": entropy,
+            "kd_loss": terms.kd,
+            "kd_temperature": terms.temperature,
+            "kd_agreed": terms.agreed,
+            "kd_teacher_entropy": terms.entropy,
         }
+        if self.cfg.kd_weight_schedule != "constant":
+            log |= {"kd_alpha": options.alpha * n_real, "kd_beta": options.beta * n_real}
+        if self.report_accuracy:
+            log |= {"n_correct": terms.correct, "total": n_real}
+        return log
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
@@ -179,13 +286,10 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
         if sum(log.get("sample_size", 0) for log in logging_outputs) == 0:
             return  # nothing real was seen, so there is no mean to log
         super().reduce_metrics(logging_outputs)
-        total = {key: sum(log.get(key, 0) for log in logging_outputs) for key in KD_SUMS}
-        n_real = total["kd_ntokens"]
+        n_real = sum(log.get("kd_ntokens", 0) for log in logging_outputs)
         if n_real == 0:  # alpha is 0, or --ignore-prefix-size left no token
             return
-        kd_loss = total["kd_loss"] / n_real / math.log(2)
-        entropy = total["kd_teacher_entropy"] / n_real / math.log(2)
-        metrics.log_scalar("kd_loss", kd_loss, n_real, round=3)
-        metrics.log_scalar("temperature", total["kd_temperature"] / n_real, n_real, round=3)
-        metrics.log_scalar("agreement", 100 * total["kd_agreed"] / n_real, n_real, round=2)
-        metrics.log_scalar("teacher_entropy", entropy, n_real, round=3)
+        for key, (name, unit) in PER_TOKEN.items():
+            if any(key in log for log in logging_outputs):
+                total = sum(log.get(key, 0) for log in logging_outputs)
+                metrics.log_scalar(name, unit * total / n_real, n_real, round=3)

@@ -1,5 +1,28 @@
-"""Distillation losses: pure torch functions over logits and a mask, without fairseq."""
+"""Distillation losses: pure torch, without fairseq."""
 
-from fairseq_kd.losses.divergence import forward_kl, forward_kl_and_entropy, top1_agreement
+from fairseq_kd.losses.chunked import chunked_loss, default_chunk
+from fairseq_kd.losses.divergence import (
+    DIVERGENCES,
+    forward_kl,
+    jensen_shannon,
+    reverse_kl,
+    total_variation,
+)
+from fairseq_kd.losses.soft_targets import TAIL_POWERS, SoftTargets, TeacherLogits, TopK
+from fairseq_kd.losses.token_loss import LossOptions, LossTerms
 
-__all__ = ["forward_kl", "forward_kl_and_entropy", "top1_agreement"]
+__all__ = [
+    "DIVERGENCES",
+    "TAIL_POWERS",
+    "LossOptions",
+    "LossTerms",
+    "SoftTargets",
+    "TeacherLogits",
+    "TopK",
+    "chunked_loss",
+    "default_chunk",
+    "forward_kl",
+    "jensen_shannon",
+    "reverse_kl",
+    "total_variation",
+]

@@ -1,18 +1,19 @@
 """Whether a teacher's distributions mean the same to the student: same languages, same words."""
 
 from itertools import zip_longest
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 
 
-def check_same_words(path: str, teacher: FairseqTask, student: FairseqTask) -> None:
+def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> None:
     """Refuses a teacher of another language pair or with other dictionaries than the student's.
 
     Args:
-        path: the teacher's checkpoint, as the user typed it.
-        teacher: the task that the teacher was trained on.
+        teacher_name: the flag and the file that name the teacher, as the user typed them.
+        teacher: the task that the teacher was trained on, or what has its language pair and its
+            two dictionaries.
         student: the task of the training.
 
     Raises:
@@ -23,7 +24,7 @@ def check_same_words(path: str, teacher: FairseqTask, student: FairseqTask) -> N
     if theirs != ours:
         swapped = " (the pair is swapped)" if theirs == ours[::-1] else ""
         raise ValueError(
-            f"--kd-teacher {path} translates {'-'.join(theirs)}, but the student learns "
+            f"{teacher_name} translates {'-'.join(theirs)}, but the student learns "
             f"{'-'.join(ours)}{swapped}. Give a teacher of the same direction, or change "
             "--source-lang and --target-lang."
         )
@@ -36,7 +37,7 @@ def check_same_words(path: str, teacher: FairseqTask, student: FairseqTask) -> N
         difference = first_difference(expected, actual)
         if difference is not None:
             raise ValueError(
-                f"The {side} dictionaries of --kd-teacher {path} and {data} differ at index "
+                f"The {side} dictionaries of {teacher_name} and {data} differ at index "
                 f"{difference}. Binarise the data with {option} and the teacher's "
                 f"dict.{language}.txt."
             )

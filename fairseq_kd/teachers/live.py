@@ -6,8 +6,17 @@ import torch
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from fairseq_kd.losses import TeacherLogits
+from fairseq_kd.projection import real_hidden
 from fairseq_kd.teachers.compatibility import check_same_words
 from fairseq_kd.teachers.loading import load_teacher
+
+DTYPES = {
+    "student": None,  # whatever the student trains in
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class LiveTeacher:
@@ -18,29 +27,50 @@ class LiveTeacher:
     ``criterion.train()`` leaves its dropout off.
 
     Args:
-        path: a fairseq checkpoint.
-        student_task: the task of the training, whose languages and dictionaries it must share.
-
-    Raises:
-        FileNotFoundError: the checkpoint or its dictionaries are missing.
-        ValueError: it cannot teach this student.
+        model: the loaded model; it is frozen here.
+        dtype: a key of ``DTYPES``.
     """
 
-    def __init__(self, path: str, student_task: FairseqTask):
-        self.path = path
-        self.model, task = load_teacher(path)
-        check_same_words(path, task, student_task)
-        self.model.eval()
+    def __init__(self, model: nn.Module, dtype: str = "student"):
+        self.model = model.eval()
         self.model.requires_grad_(False)
+        self.dtype = DTYPES[dtype]
+
+    @classmethod
+    def load(cls, path: str, student_task: FairseqTask, dtype: str = "student") -> "LiveTeacher":
+        """The teacher in a fairseq checkpoint.
+
+        Args:
+            path: the checkpoint, as the user typed it.
+            student_task: the task of the training, whose languages and dictionaries it must share.
+            dtype: a key of ``DTYPES``.
+
+        Raises:
+            FileNotFoundError: the checkpoint or its dictionaries are missing.
+            ValueError: it cannot teach this student.
+        """
+        model, task = load_teacher(path)
+        check_same_words(f"--kd-teacher {path}", task, student_task)
+        return cls(model, dtype)
 
     def follow(self, student: nn.Module) -> None:
-        """Moves the teacher to the device and the floating-point type of the student."""
+        """Moves the teacher to the student's device, and to its precision or the chosen one."""
         like = next(student.parameters())
         own = next(self.model.parameters())
-        if (own.device, own.dtype) != (like.device, like.dtype):
-            self.model.to(device=like.device, dtype=like.dtype)
+        dtype = self.dtype or like.dtype
+        if (own.device, own.dtype) != (like.device, dtype):
+            self.model.to(device=like.device, dtype=dtype)
 
     @torch.no_grad()
-    def logits(self, net_input: Dict[str, Any]) -> Tensor:
-        """The teacher-forced logits, (B, L, V), for fairseq's ``sample["net_input"]``."""
-        return self.model(**net_input)[0]
+    def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> TeacherLogits:
+        """What it says, teacher-forced, of the real tokens of a batch.
+
+        Args:
+            sample: a batch of fairseq's.
+            real: (B, L) bool, True at the target tokens to answer for.
+        """
+        with torch.autocast(real.device.type, enabled=self._takes_part_in_autocast(real)):
+            return TeacherLogits(*real_hidden(self.model, sample["net_input"], real))
+
+    def _takes_part_in_autocast(self, like: Tensor) -> bool:
+        return self.dtype is None and torch.is_autocast_enabled(like.device.type)

@@ -16,7 +16,9 @@ from fairseq.tasks import TASK_REGISTRY, FairseqTask
 import fairseq_kd.checkpoints  # noqa: F401  (lets torch read what fairseq writes)
 
 
-def load_teacher(path: str) -> Tuple[FairseqEncoderDecoderModel, FairseqTask]:
+def load_teacher(
+    path: str, flag: str = "--kd-teacher"
+) -> Tuple[FairseqEncoderDecoderModel, FairseqTask]:
     """The model and the task of a fairseq checkpoint, built from that checkpoint alone.
 
     The teacher gets its own task: built with the student's, its sequence generator would replace
@@ -26,96 +28,98 @@ def load_teacher(path: str) -> Tuple[FairseqEncoderDecoderModel, FairseqTask]:
 
     Args:
         path: the checkpoint, as the user typed it.
+        flag: how the user named it.
 
     Raises:
         FileNotFoundError: no such file, or no dictionaries for it.
         ValueError: not a fairseq checkpoint, holds more than data, or is no autoregressive
             translation model.
     """
+    name = f"{flag} {path}"
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"--kd-teacher {path} does not exist. Give the path of a fairseq checkpoint."
+            f"{name} does not exist. Give the path of a fairseq checkpoint."
         )
-    state = _read_checkpoint(path)
+    state = _read_checkpoint(path, name)
     cfg = state["cfg"]
-    _refuse_other_family(path, cfg)
-    folder = _dictionary_folder(path, cfg.task)
+    _refuse_other_family(name, cfg)
+    if any(".adaptive_softmax." in key for key in state["model"]):
+        raise ValueError(
+            f"{name} uses an adaptive softmax, which gives no logits to distil from. Train the "
+            "teacher without --adaptive-softmax-cutoff."
+        )
+    folder = _dictionary_folder(path, name, cfg.task)
     checkpoint_utils.overwrite_args_by_name(cfg, {"data": folder, "eval_bleu": False})
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
     except (RuntimeError, ValueError) as error:  # by torch for the weights, by fairseq for sharing
         raise ValueError(
-            f"--kd-teacher {path} does not fit the dictionaries in {folder}: {_first_lines(error)} "
+            f"{name} does not fit the dictionaries in {folder}: {_first_lines(error)} "
             "Put the dictionaries that it was trained with beside it."
         ) from error
-    if getattr(model.decoder, "adaptive_softmax", None) is not None:
-        raise ValueError(
-            f"--kd-teacher {path} uses an adaptive softmax, which gives no logits to distil from. "
-            "Train the teacher without --adaptive-softmax-cutoff."
-        )
     return model, task
 
 
-def _read_checkpoint(path: str) -> Dict[str, Any]:
+def _read_checkpoint(path: str, name: str) -> Dict[str, Any]:
     """The state in a checkpoint, with its configuration as ``cfg`` whatever fairseq wrote it."""
     try:
         state = checkpoint_utils.load_checkpoint_to_cpu(path)
     except pickle.UnpicklingError as error:
-        raise ValueError(_unreadable(path, str(error))) from error
+        raise ValueError(_unreadable(name, str(error))) from error
     except (EOFError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"--kd-teacher {path} is not a fairseq checkpoint: {_first_lines(error)}"
+            f"{name} is not a fairseq checkpoint: {_first_lines(error)}"
         ) from error
     if state.get("args") is not None:  # written before fairseq had configurations
         state["cfg"], state["args"] = convert_namespace_to_omegaconf(state["args"]), None
     missing = [key for key in ("model", "cfg") if state.get(key) is None]
     if missing:
         raise ValueError(
-            f"--kd-teacher {path} is not a fairseq checkpoint: it holds no '{missing[0]}'."
+            f"{name} is not a fairseq checkpoint: it holds no '{missing[0]}'."
         )
     return state
 
 
-def _unreadable(path: str, reason: str) -> str:
+def _unreadable(name: str, reason: str) -> str:
     """Tells a file that is no checkpoint from one that could run code if it were loaded."""
     forbidden = re.search(r"GLOBAL (\S+)", reason)
     if forbidden is None:
-        return f"--kd-teacher {path} is not a fairseq checkpoint: torch cannot read it."
+        return f"{name} is not a fairseq checkpoint: torch cannot read it."
     return (
-        f"--kd-teacher {path} holds a Python object besides weights, {forbidden[1]}, and is not "
+        f"{name} holds a Python object besides weights, {forbidden[1]}, and is not "
         "loaded, since loading could run its code. If you trust the file, save it again with "
         "nothing but 'model' and 'args' or 'cfg'."
     )
 
 
-def _refuse_other_family(path: str, cfg: Any) -> None:
+def _refuse_other_family(name: str, cfg: Any) -> None:
     """Refuses what its configuration shows to be no translation model, or an unknown one."""
     architecture = getattr(cfg.model, "_name", None) or getattr(cfg.model, "arch", None)
     family = ARCH_MODEL_REGISTRY.get(architecture) or MODEL_REGISTRY.get(architecture)
-    for what, name, known in (
+    for what, called, known in (
         ("architecture", architecture, family is not None),
         ("task", cfg.task._name, cfg.task._name in TASK_REGISTRY),
     ):
         if not known:
             raise ValueError(
-                f"--kd-teacher {path} was trained with the {what} '{name}', which fairseq does not "
+                f"{name} was trained with the {what} '{called}', which fairseq does not "
                 "know. Import the plugin that registers it in your --user-dir, beside "
                 "fairseq_kd.plugin."
             )
     if issubclass(family, FairseqNATModel) or not issubclass(family, FairseqEncoderDecoderModel):
         raise ValueError(
-            f"--kd-teacher {path} has the architecture '{architecture}', but must be an "
+            f"{name} has the architecture '{architecture}', but must be an "
             "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
             "distribution for each target token."
         )
 
 
-def _dictionary_folder(path: str, task_cfg: Any) -> str:
+def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
     """The folder to read the teacher's dictionaries from."""
     languages = [getattr(task_cfg, f"{side}_lang", None) for side in ("source", "target")]
     if None in languages:
         raise ValueError(
-            f"--kd-teacher {path} was trained on the task '{task_cfg._name}' without one language "
+            f"{name} was trained on the task '{task_cfg._name}' without one language "
             "pair. Give a teacher that was trained with --source-lang and --target-lang."
         )
     names = [f"dict.{language}.txt" for language in languages]
@@ -125,7 +129,7 @@ def _dictionary_folder(path: str, task_cfg: Any) -> str:
         if all((folder / name).is_file() for name in names):
             return str(folder)
     raise FileNotFoundError(
-        f"The dictionaries {' and '.join(names)} of --kd-teacher {path} are neither beside it nor "
+        f"The dictionaries {' and '.join(names)} of {name} are neither beside it nor "
         f"in {recorded}, the data folder that it was trained on. Copy them into {beside}."
     )
 

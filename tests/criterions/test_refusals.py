@@ -246,8 +246,8 @@ def test_temperature_out_of_range(setup, teacher, flag, value):
 def test_distillation_without_a_teacher(setup):
     refuses(
         setup,
-        "--kd-alpha is 0.8, but there is no teacher. Give its checkpoint by --kd-teacher, or set "
-        "--kd-alpha 0 --kd-beta 1 to train without distillation.",
+        "--kd-alpha is 0.8, but there is no teacher. Give its checkpoint by --kd-teacher or its "
+        "store by --kd-store, or set --kd-alpha 0 --kd-beta 1 to train without distillation.",
     )
 
 
@@ -285,8 +285,8 @@ def test_flags_without_effect_on_a_constant_temperature(setup, teacher, flag, va
 def test_an_unknown_schedule(setup, teacher):
     refuses(
         setup,
-        "--kd-temperature-schedule must be one of constant, exponential, linear, cosine, but is "
-        "quadratic.",
+        "--kd-temperature-schedule must be one of constant, exponential, linear, cosine, loss, but "
+        "is quadratic.",
         *["--kd-teacher", teacher, "--kd-temperature-schedule", "quadratic"],
     )
 
@@ -297,6 +297,66 @@ def test_a_schedule_without_an_end(setup, teacher):
         "--kd-temperature-schedule cosine must know how many updates it lasts, but that is 0. Set "
         "--kd-temperature-updates or --max-update to a number above 0.",
         *["--kd-teacher", teacher, "--kd-temperature-schedule", "cosine"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "choices"),
+    [
+        ("--kd-divergence", "forward_kl, reverse_kl, js, tvd"),
+        ("--kd-weight-schedule", "constant, exponential, linear, cosine, loss"),
+        ("--kd-token-temperature", "uniform, confidence"),
+        ("--kd-teacher-dtype", "student, float32, bfloat16, float16"),
+    ],
+)
+def test_an_unknown_choice(setup, teacher, flag, choices):
+    message = f"{flag} must be one of {choices}, but is other."
+    refuses(setup, message, "--kd-teacher", teacher, flag, "other")
+
+
+def test_a_negative_chunk(setup, teacher):
+    message = "--kd-chunk-tokens must be 0 or greater, but is -1."
+    refuses(setup, message, "--kd-teacher", teacher, "--kd-chunk-tokens=-1")
+
+
+@pytest.mark.parametrize("flag", ["--kd-alpha-final", "--kd-beta-final"])
+def test_final_weights_without_a_schedule(setup, teacher, flag):
+    refuses(
+        setup,
+        f"{flag} is 0.5, but has no effect with --kd-weight-schedule constant. Leave it out, or "
+        "choose another schedule.",
+        *["--kd-teacher", teacher, flag, "0.5"],
+    )
+
+
+def test_a_weight_schedule_that_leads_nowhere(setup, teacher):
+    refuses(
+        setup,
+        "--kd-weight-schedule is linear, but neither --kd-alpha-final nor --kd-beta-final says "
+        "where the weights go. Set one or both.",
+        *["--kd-teacher", teacher, "--kd-weight-schedule", "linear", "--max-update", "9"],
+    )
+
+
+def test_an_exponential_weight_that_starts_or_ends_at_0(setup, teacher):
+    refuses(
+        setup,
+        "--kd-weight-schedule exponential cannot go from 0.8 to 0.0 by --kd-alpha: both must be "
+        "above 0. Choose linear or cosine.",
+        *["--kd-teacher", teacher, "--kd-weight-schedule", "exponential", "--kd-alpha-final", "0"],
+        *["--max-update", "9"],
+    )
+
+
+@pytest.mark.parametrize("kind", ["temperature", "weight"])
+def test_a_number_of_updates_for_a_schedule_that_follows_the_gap(setup, teacher, kind):
+    final = ["--kd-alpha-final", "0.1"] if kind == "weight" else []
+    refuses(
+        setup,
+        f"--kd-{kind}-updates is 9, but has no effect with --kd-{kind}-schedule loss. Leave it "
+        "out, or choose another schedule.",
+        *["--kd-teacher", teacher, f"--kd-{kind}-schedule", "loss", f"--kd-{kind}-updates", "9"],
+        *final,
     )
 
 

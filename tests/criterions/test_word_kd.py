@@ -43,7 +43,7 @@ def test_loss_is_the_formula_summed_over_real_tokens(distillation):
     distillation.model.eval()
     loss, sample_size, log = distillation.criterion(distillation.model, sample)
     student = distillation.model(**sample["net_input"])[0].double()
-    teacher = distillation.criterion.teacher.model(**sample["net_input"])[0].double()
+    teacher = distillation.criterion.teachers[0].model(**sample["net_input"])[0].double()
     pad, temperature, words = distillation.task.target_dictionary.pad(), 2.5, student.size(-1)
     ce = nll = kd = entropy = 0.0
     agreed = real = 0
@@ -90,7 +90,7 @@ def test_beta_scales_the_loss_without_distillation(setup):
 
 
 def test_its_own_checkpoint_as_teacher_leaves_nothing_to_learn(distillation):
-    distillation.model.load_state_dict(distillation.criterion.teacher.model.state_dict())
+    distillation.model.load_state_dict(distillation.criterion.teachers[0].model.state_dict())
     distillation.model.eval()
     _, _, log = distillation.criterion(distillation.model, distillation.batch(0, 1, 2))
     assert logged(log)["kd_loss"] == 0
@@ -149,8 +149,8 @@ def test_the_teacher_is_no_part_of_the_criterion(distillation):
     assert criterion.state_dict() == {}
     assert [type(module) for module in criterion.modules()] == [WordKDCriterion]
     criterion.train()
-    assert not any(module.training for module in criterion.teacher.model.modules())
-    assert not any(p.requires_grad for p in criterion.teacher.model.parameters())
+    assert not any(module.training for module in criterion.teachers[0].model.modules())
+    assert not any(p.requires_grad for p in criterion.teachers[0].model.parameters())
 
 
 def test_the_teacher_keeps_its_own_task(distillation):
@@ -164,7 +164,7 @@ def test_the_teacher_follows_the_students_precision(distillation, dtype):
     want = distillation.criterion(distillation.model.eval(), sample)[0]
     distillation.model.to(dtype)
     loss = distillation.criterion(distillation.model, sample)[0]
-    assert {p.dtype for p in distillation.criterion.teacher.model.parameters()} == {dtype}
+    assert {p.dtype for p in distillation.criterion.teachers[0].model.parameters()} == {dtype}
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(want.item(), rel=2e-2)  # bfloat16 has 8 bits
     loss.backward()
@@ -187,3 +187,58 @@ def test_the_temperature_follows_the_trainers_update(setup, teacher):
         assert logged(log)["temperature"] == pytest.approx(temperature)
     _, _, log = scheduled.task.valid_step(sample, scheduled.model, scheduled.criterion)
     assert logged(log)["temperature"] == pytest.approx(2.0)
+
+
+def test_weights_follow_their_schedule_and_are_logged(setup, teacher):
+    schedule = ["--kd-weight-schedule", "linear", "--kd-alpha-final", "0", "--max-update", "100"]
+    scheduled = setup(*DISTIL, teacher, *schedule, "--kd-beta-final", "1")
+    sample = scheduled.batch(0, 1)
+    scheduled.model.eval()
+    for update, alpha, beta in ((0, 0.8, 0.2), (50, 0.4, 0.6), (100, 0.0, 1.0)):
+        scheduled.criterion.clock.update = update
+        loss, _, log = scheduled.criterion(scheduled.model, sample)
+        figures = logged(log)
+        assert (figures["alpha"], figures["beta"]) == pytest.approx((alpha, beta))
+    smoothed = setup("--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1")
+    smoothed.model.load_state_dict(scheduled.model.state_dict())
+    want, _, _ = smoothed.criterion(smoothed.model.eval(), sample)
+    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_the_whole_loss_follows_the_gap_to_the_teacher(setup, teacher):
+    schedule = ["--kd-temperature-schedule", "loss", "--kd-temperature", "6"]
+    following = setup(*DISTIL, teacher, *schedule, "--kd-temperature-final", "2")
+    for gap, temperature in ((1.0, 6.0), (0.5, 4.0), (0.0, 2.0)):
+        metrics.reset()
+        metrics.log_scalar("teacher_gap", gap)
+        _, _, log = following.criterion(following.model, following.batch(0, 1))
+        assert logged(log)["temperature"] == pytest.approx(temperature)
+    metrics.reset()
+
+
+def test_two_teachers_teach_the_mean_of_their_distributions(setup, teacher):
+    one = setup(*DISTIL, teacher)
+    two = setup(*DISTIL, f"{teacher}:{teacher}")
+    sample = one.batch(0, 1, 2)
+    torch.testing.assert_close(two.gradients(sample), one.gradients(sample), rtol=1e-4, atol=1e-5)
+    assert len(two.criterion.teachers) == 2
+
+
+@pytest.mark.parametrize("chunk", ["0", "5"])
+def test_chunks_change_nothing(setup, teacher, chunk):
+    whole, chunked = setup(*DISTIL, teacher), setup(*DISTIL, teacher, "--kd-chunk-tokens", chunk)
+    sample = whole.batch(0, 1, 2)
+    want, got = whole.gradients(sample), chunked.gradients(sample)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_in_bfloat16_teaches_a_float32_student(setup, teacher):
+    exact, rounded = (
+        setup(*DISTIL, teacher),
+        setup(*DISTIL, teacher, "--kd-teacher-dtype", "bfloat16"),
+    )
+    sample = exact.batch(0, 1, 2)
+    losses = [each.criterion(each.model.eval(), sample)[0].item() for each in (exact, rounded)]
+    assert {p.dtype for p in rounded.criterion.teachers[0].model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=1e-2)

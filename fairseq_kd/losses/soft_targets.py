@@ -1,0 +1,234 @@
+"""What teachers say of the real tokens of a batch, taken a chunk of tokens at a time.
+
+N real tokens, n of them in a chunk, V words, K likeliest words of a top-k teacher, T temperature.
+A source (``TeacherLogits``, ``TopK``) holds the batch and is cut by a slice of tokens; a cut
+answers with the likeliest word, the teacher's confidence, and its distribution at a temperature:
+``Dense`` over all words, or ``Sparse`` over some words and one class for all the others.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import List, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+from fairseq_kd.losses.divergence import LOG_SMALLEST
+
+Temperature = Union[float, Tensor]  # one for all tokens, or (n, 1)
+
+# Where a top-k teacher keeps the mass of the tail: log sum over the tail of p^b at these powers b
+# of its probabilities at T = 1. At b = 0 it is log(V - K).
+TAIL_POWERS = (0.125, 0.25, 0.5, 1.0)
+
+
+@dataclass
+class Dense:
+    """A softmax over the vocabulary.
+
+    Args:
+        logits: (n, V) finite, already divided by T.
+        p: (n, V) their softmax.
+        log_z: (n,) their log-sum-exp.
+    """
+
+    logits: Tensor
+    p: Tensor
+    log_z: Tensor
+
+    @classmethod
+    def softmax(cls, logits: Tensor, likeliest: Tensor) -> "Dense":
+        """The softmax of logits whose likeliest words (n,) are known."""
+        p = logits.softmax(-1)
+        at = likeliest.unsqueeze(-1)
+        log_z = logits.gather(-1, at) - p.gather(-1, at).log()  # no second pass of exponentials
+        return cls(logits, p, log_z.squeeze(-1))
+
+    @property
+    def log_p(self) -> Tensor:
+        """(n, V), no lower than ``LOG_SMALLEST``."""
+        return (self.logits - self.log_z.unsqueeze(-1)).clamp_(min=LOG_SMALLEST)
+
+    @property
+    def entropy(self) -> Tensor:
+        """``-sum_v p_v log p_v``, (n,) nats."""
+        return self.cross_entropy(self)
+
+    def cross_entropy(self, other: "Dense") -> Tensor:
+        """``-sum_v p_v log other_v``, (n,) nats, without a logarithm."""
+        return other.log_z - torch.linalg.vecdot(self.p, other.logits)
+
+
+@dataclass
+class Sparse:
+    """A distribution over some words, and one last class for the rest of the vocabulary.
+
+    Args:
+        ids: (n, M) the words.
+        log_p: (n, M + 1) log-probabilities of the words, then of all the others together.
+        entropy: (n,) nats, of the distribution over the whole vocabulary.
+        repeated: (n, M) bool, True at a word that its row has named before and that counts for
+            nothing there; None if no word is named twice.
+    """
+
+    ids: Tensor
+    log_p: Tensor
+    entropy: Tensor
+    repeated: Optional[Tensor] = None
+
+
+@dataclass
+class TeacherLogits:
+    """A live teacher's answer: hidden states that are projected when they are asked for.
+
+    Args:
+        hidden: (N, C) states before the output projection; with no weight, (N, V) logits.
+        weight: (V, C) output projection.
+        bias: (V,) its bias.
+    """
+
+    hidden: Tensor
+    weight: Optional[Tensor] = None
+    bias: Optional[Tensor] = None
+
+    def __getitem__(self, rows: slice) -> "TeacherLogits":
+        return TeacherLogits(logits(self.hidden[rows], self.weight, self.bias))
+
+    @cached_property
+    def top1(self) -> Tensor:
+        """The likeliest word, (n,)."""
+        return self.hidden.argmax(-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """The probability of the likeliest word at T = 1, (n,)."""
+        return (self.hidden.amax(-1) - self.hidden.logsumexp(-1)).exp()
+
+    def at(self, temperature: Temperature) -> Dense:
+        """The distribution ``softmax(z / T)`` of a cut, whose logits it uses up."""
+        lowest = torch.finfo(self.hidden.dtype).min / 8  # a product with 0 is then 0, not NaN
+        likeliest = self.top1
+        return Dense.softmax(self.hidden.div_(temperature).clamp_(min=lowest), likeliest)
+
+
+@dataclass
+class TopK:
+    """What a store keeps of a teacher: its likeliest words, and the mass of the tail.
+
+    Args:
+        ids: (N, K) words, the likeliest first.
+        log_p: (N, K) their log-probabilities at T = 1.
+        log_tail: (N, len(TAIL_POWERS)) ``log sum_v p_v^b`` over the other V - K words.
+        words: V.
+    """
+
+    ids: Tensor
+    log_p: Tensor
+    log_tail: Tensor
+    words: int
+
+    @classmethod
+    def of_logits(cls, z: Tensor, k: int) -> "TopK":
+        """The k likeliest words of ``softmax(z)``, (n, V), and the mass of the others; k < V."""
+        log_p = torch.log_softmax(z, dim=-1).clamp_(min=LOG_SMALLEST)
+        kept, ids = log_p.topk(k, dim=-1)  # sorted, the likeliest first
+        tail = log_p.scatter_(-1, ids, float("-inf"))
+        log_tail = torch.stack([(tail * b).logsumexp(-1) for b in TAIL_POWERS], dim=-1)
+        return cls(ids, kept, log_tail, z.size(-1))
+
+    def __getitem__(self, rows: slice) -> "TopK":
+        return TopK(self.ids[rows], self.log_p[rows], self.log_tail[rows], self.words)
+
+    @property
+    def top1(self) -> Tensor:
+        """The likeliest word, (n,)."""
+        return self.ids[:, 0]
+
+    @property
+    def confidence(self) -> Tensor:
+        """The probability of the likeliest word at T = 1, (n,)."""
+        return self.log_p[:, 0].exp()
+
+    def at(self, temperature: Temperature) -> Sparse:
+        """The distribution at any temperature; exact but for the interpolated mass of the tail."""
+        power = 1.0 / temperature
+        log_tail, tail_entropy = self._tail(power)
+        unnormalised = torch.cat([self.log_p * power, log_tail.unsqueeze(-1)], dim=-1)
+        log_p = torch.log_softmax(unnormalised, dim=-1).clamp_(min=LOG_SMALLEST)
+        p = log_p.exp()
+        entropy = p[:, -1] * tail_entropy - (p * log_p).sum(-1)
+        return Sparse(self.ids, log_p, entropy)
+
+    def _tail(self, power: Temperature) -> Sequence[Tensor]:
+        """``f(b) = log sum_tail p^b`` at a power b, (n,), and the entropy ``f - b f'`` within it.
+
+        f is smooth and convex: between 0 and 1 it is read from the polynomial through the five
+        known points, beyond 1 from the tangent at 1, which it does not fall below.
+        """
+        known = self.log_tail
+        none = torch.full_like(known[:, :1], math.log(self.words - self.k))
+        powers = torch.tensor((0.0, *TAIL_POWERS), dtype=torch.float64)
+        to_coefficients = torch.linalg.inv(torch.vander(powers, increasing=True)).to(known)
+        coefficients = torch.cat([none, known], -1) @ to_coefficients.T  # (n, 5)
+        b = torch.as_tensor(power, dtype=known.dtype, device=known.device).reshape(-1, 1)
+        exponents = torch.arange(len(powers), device=known.device)
+        inside = b.clamp(max=1.0)
+        value = (coefficients * inside**exponents).sum(-1)
+        slope = (coefficients[:, 1:] * exponents[1:] * inside ** exponents[:-1]).sum(-1)
+        value = value + slope * (b - inside).squeeze(-1)
+        return value, (value - b.squeeze(-1) * slope).clamp(min=0.0)
+
+    @property
+    def k(self) -> int:
+        """K, the number of words kept of each distribution."""
+        return self.ids.size(-1)
+
+
+SoftTargets = Union[TeacherLogits, TopK]
+
+
+def mixture(parts: List[Union[Dense, Sparse]], words: int) -> Union[Dense, Sparse]:
+    """``P = mean_i P_i`` of several teachers' distributions, all dense or all sparse.
+
+    A word that one sparse teacher names and another does not gets from the other an equal share of
+    its tail.
+
+    Args:
+        parts: the distributions, of the same n tokens.
+        words: V.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, Dense) for part in parts):
+        p = sum(part.p for part in parts) / len(parts)
+        return Dense(p.log().clamp_(min=LOG_SMALLEST), p, torch.zeros_like(p[:, 0]))
+    ids = torch.cat([part.ids for part in parts], -1)  # (n, M)
+    same = ids.unsqueeze(-1) == ids.unsqueeze(-2)  # (n, M, M)
+    repeated = same.tril(-1).any(-1)  # named by a teacher before
+    p = sum(_spread_over(ids, part, words) for part in parts) / len(parts)  # (n, M)
+    p = p.masked_fill(repeated, 0.0)
+    rest = (1 - p.sum(-1, keepdim=True)).clamp(min=0.0)
+    p = torch.cat([p, rest], -1)  # (n, M + 1)
+    log_p = p.log().clamp(min=LOG_SMALLEST)
+    others = (words - (~repeated).sum(-1)).clamp(min=1)
+    entropy = rest.squeeze(-1) * others.log() - (p * log_p).sum(-1)
+    return Sparse(ids, log_p, entropy, repeated)
+
+
+def _spread_over(ids: Tensor, part: Sparse, words: int) -> Tensor:
+    """The probabilities that a sparse distribution gives to any words, (n, M)."""
+    p = part.log_p.exp()
+    share = p[:, -1:] / (words - part.ids.size(-1))  # (n, 1)
+    match = ids.unsqueeze(-1) == part.ids.unsqueeze(-2)  # (n, M, K)
+    named = (match * p[:, None, :-1]).sum(-1)
+    return torch.where(match.any(-1), named, share)
+
+
+def logits(hidden: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+    """``hidden W^T + b``, at least in float32; a copy of the hidden states if there is no W."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    if weight is None:
+        return hidden.to(wide, copy=True)
+    z = hidden @ weight.T
+    return (z if bias is None else z.add_(bias)).to(wide)

@@ -1,0 +1,42 @@
+"""The last step of a translation model taken apart: hidden states, and the projection to words."""
+
+import inspect
+from typing import Any, Dict, Optional, Tuple
+
+from fairseq.models.transformer import TransformerDecoderBase
+from torch import Tensor, nn
+
+
+def real_hidden(
+    model: nn.Module, net_input: Dict[str, Any], real: Tensor
+) -> Tuple[Tensor, Optional[Tensor], Optional[Tensor]]:
+    """A model's states before its output projection, at real tokens, and that projection.
+
+    Args:
+        model: an encoder-decoder of fairseq, in a wrapper of its distributed training or not.
+        net_input: fairseq's ``sample["net_input"]``.
+        real: (B, L) bool, True at real tokens.
+
+    Returns:
+        (N, C) states in the order of ``real``, (V, C) weight and (V,) bias or None. Of a model
+        whose logits are no linear map of its states, such as an lstm: (N, V) logits, None, None.
+    """
+    projection = output_projection(model)
+    if projection is None:
+        return model(**net_input)[0][real], None, None
+    hidden = model(**net_input, features_only=True)[0]
+    return hidden[real], projection.weight, projection.bias
+
+
+def output_projection(model: nn.Module) -> Optional[nn.Linear]:
+    """The linear map from a decoder's states to logits; None if there is more to it than that."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    decoder = model.decoder
+    plain = getattr(type(decoder), "output_layer", None) is TransformerDecoderBase.output_layer
+    whole = getattr(decoder, "adaptive_softmax", None) is None
+    takes_features_only = "features_only" in inspect.signature(model.forward).parameters
+    if not (plain and whole and takes_features_only):
+        return None
+    linear = decoder.output_projection
+    return linear if type(linear) is nn.Linear else None

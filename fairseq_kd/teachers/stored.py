@@ -1,0 +1,101 @@
+"""A teacher that need not run: its store answers for every sentence that it has seen."""
+
+from types import SimpleNamespace
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+from fairseq.data import Dictionary
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from fairseq_kd.losses import TopK
+from fairseq_kd.teachers.compatibility import check_same_words, language_pair
+from fairseq_kd.teachers.fingerprints import data_fingerprint, sentence_checksums
+from fairseq_kd.teachers.store import StoredSubset, TeacherStore, unpack
+
+
+class StoredTeacher:
+    """The knowledge of a teacher about certain data, read from disk.
+
+    It is bound to them: languages, dictionaries and the data of every subset are compared before
+    the first update, and each sentence of each batch by its checksum.
+
+    Args:
+        path: the folder that ``fairseq-kd store`` wrote.
+        task: the task of the training.
+        subsets: the subsets that the training will ask for.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        ValueError: it was built for other languages, dictionaries or data, or lacks a subset.
+    """
+
+    def __init__(self, path: str, task: FairseqTask, subsets: Sequence[str]):
+        self.name = f"--kd-store {path}"
+        self.store = TeacherStore(path)
+        self.pad = task.target_dictionary.pad()
+        check_same_words(self.name, stored_task(self.store), task)
+        missing = [subset for subset in subsets if subset not in self.store.subsets()]
+        if missing:
+            raise ValueError(
+                f"{self.name} holds {', '.join(self.store.subsets()) or 'no complete subset'}, but "
+                f"the training also needs {', '.join(missing)}. Build it by fairseq-kd store "
+                f"--subset {','.join(missing)} --out {path}, or train with --disable-validation."
+            )
+        self.subsets: List[StoredSubset] = [self.store.subset(subset) for subset in subsets]
+        for name, subset in zip(subsets, self.subsets, strict=True):
+            if data_fingerprint(task.cfg.data, name, language_pair(task)) != subset.fingerprint:
+                raise ValueError(
+                    f"{self.name} was built from another {name} than that in {task.cfg.data}. "
+                    "Build a store from this data, or train on the data it was built from."
+                )
+
+    def follow(self, student: nn.Module) -> None:
+        """Does nothing: its answers are made on the device of the batch."""
+
+    def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> TopK:
+        """What the store holds of the real tokens of a batch.
+
+        Args:
+            sample: a batch of fairseq's, of one of the subsets.
+            real: (B, L) bool, True at the target tokens to answer for: in each sentence all, or all
+                but some first ones.
+
+        Raises:
+            ValueError: the batch holds a sentence that the store does not know.
+        """
+        numbers = sample["id"].tolist()
+        subset = self._subset_of(numbers, sentence_checksums(sample, self.pad))
+        wanted = real.sum(-1).tolist()
+        rows = [
+            records[len(records) - count :]
+            for records, count in zip(map(subset.records, numbers), wanted, strict=True)
+        ]
+        return unpack(np.concatenate(rows), self.store.words, real.device)
+
+    def _subset_of(self, numbers: List[int], checksums: np.ndarray) -> StoredSubset:
+        """The subset whose sentences of these numbers are those of the batch."""
+        known: Optional[np.ndarray] = None
+        for subset in self.subsets:
+            if max(numbers) < len(subset):
+                known = subset.sentences["checksum"][numbers] == checksums
+                if known.all() and subset.sentences["length"][numbers].all():
+                    return subset
+        raise ValueError(
+            f"{self.name} does not know sentence {numbers[0]} and others of this batch as they are "
+            "given. It holds sentences as the teacher's task read them, if the teacher can read so "
+            "many tokens: train with the same options of the task, and with --max-source-positions "
+            "and --max-target-positions of the teacher."
+        )
+
+
+def stored_task(store: TeacherStore) -> Any:
+    """The languages and dictionaries of a store's teacher, in the shape of a task."""
+    languages = store.identity["languages"]
+    paths = [str(store.path / f"dict.{language}.txt") for language in languages]
+    source, target = map(Dictionary.load, paths)
+    return SimpleNamespace(
+        cfg=SimpleNamespace(source_lang=languages[0], target_lang=languages[1]),
+        source_dictionary=source,
+        target_dictionary=target,
+    )

@@ -1,0 +1,25 @@
+"""The verb ``fairseq-kd stage``."""
+
+import argparse
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Adds the verb to the command line."""
+    stage = verbs.add_parser(
+        "stage",
+        help="run one fairseq-train command to its last update, however often it is interrupted",
+        usage="fairseq-kd stage NAME -- fairseq-train DATA --save-dir DIR --max-update N ...",
+    )
+    stage.add_argument("name", metavar="NAME", help="what to call it in the progress line")
+    stage.add_argument(
+        "command", metavar="COMMAND", nargs="+", help="the training command, after --"
+    )
+    stage.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the training, and ends with its status."""
+    from fairseq_kd.progressive.stage import die_with_parent, run_stage
+
+    die_with_parent()
+    return run_stage(args.name, args.command)

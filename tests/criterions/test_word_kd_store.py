@@ -1,0 +1,146 @@
+"""word_kd from a store: the same as from the live teacher, as far as the store's words go."""
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.teachers.store_building import Shard, StoreBuilder, merge_subset
+
+STORED = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--train-subset", "valid"]
+
+
+def build(out, teacher, data, left_out, subset="valid"):
+    words = read_checkpoint(teacher)["model"]["encoder.embed_tokens.weight"].shape[0]
+    options = {"dtype": "float32", "max_tokens": 400, "part_sentences": 5}
+    StoreBuilder(teacher, data, out, words - left_out, **options).build(subset, Shard(1, 1))
+    merge_subset(out, subset)
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def store(teacher, data, tmp_path_factory):
+    """A store of the whole vocabulary but one word."""
+    out = tmp_path_factory.mktemp("stores") / "whole"
+    return build(out, teacher, data, left_out=1)
+
+
+def figures(setup, sample):
+    setup.model.eval()
+    loss, _, log = setup.criterion(setup.model, sample)
+    return loss.item(), log
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "js"])
+@pytest.mark.parametrize("temperature", ["1", "3.5"])
+def test_it_learns_what_the_live_teacher_teaches(setup, store, teacher, divergence, temperature):
+    flags = ["--kd-temperature", temperature, "--kd-divergence", divergence, "--dropout", "0"]
+    live = setup(*STORED, "--kd-teacher", teacher, *flags)
+    stored = setup(*STORED, "--kd-store", store, *flags)
+    sample = live.batch(0, 3, 11)
+    (want, want_log), (got, got_log) = (figures(each, sample) for each in (live, stored))
+    assert got == pytest.approx(want, rel=2e-3)
+    for key in ("kd_loss", "kd_teacher_entropy"):
+        assert got_log[key].item() == pytest.approx(want_log[key].item(), rel=1e-2)
+    assert got_log["kd_agreed"] == want_log["kd_agreed"]
+    grads = [each.gradients(sample) for each in (stored, live)]
+    assert (grads[0] - grads[1]).norm() < 1e-2 * grads[1].norm()
+
+
+def test_a_split_and_permuted_batch_changes_nothing(setup, store):
+    stored = setup(*STORED, "--kd-store", store)
+    whole = stored.gradients(stored.batch(0, 1, 2, 20))
+    parts = stored.gradients(stored.batch(20, 1), stored.batch(2, 0))
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_an_ignored_prefix_takes_the_rows_behind_it(setup, store, teacher):
+    flags = ["--ignore-prefix-size", "2", "--dropout", "0", "--kd-temperature", "2"]
+    live = setup(*STORED, "--kd-teacher", teacher, *flags)
+    stored = setup(*STORED, "--kd-store", store, *flags)
+    sample = live.batch(4, 5)
+    assert figures(stored, sample)[0] == pytest.approx(figures(live, sample)[0], rel=2e-3)
+
+
+def test_several_stores_teach_their_mean(setup, store, teacher, data, tmp_path):
+    less = build(tmp_path / "less", teacher, data, left_out=200)
+    one = setup(*STORED, "--kd-store", store, "--kd-temperature", "1")
+    sample = one.batch(0, 3)
+    twice = setup(*STORED, "--kd-store", f"{store}:{store}", "--kd-temperature", "1")
+    mixed = setup(*STORED, "--kd-store", f"{store}:{less}", "--kd-temperature", "1")
+    assert figures(twice, sample)[0] == pytest.approx(figures(one, sample)[0], rel=1e-4)
+    assert figures(mixed, sample)[0] == pytest.approx(figures(one, sample)[0], rel=5e-2)
+
+
+def refuses(setup, message, *flags, error=ValueError):
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        setup(*STORED, *flags)
+
+
+def test_a_store_that_is_not_there(setup):
+    refuses(setup, "nowhere holds no store of a teacher.", "--kd-store", "nowhere",
+            error=FileNotFoundError)  # fmt: skip
+
+
+def test_a_store_without_the_training_set(setup, store):
+    message = f"--kd-store {store} holds valid, but the training also needs train. Build it by"
+    refuses(setup, message, "--kd-store", store, "--train-subset", "train")
+
+
+def test_a_store_of_other_data(setup, store, data, tmp_path):
+    copied = shutil.copytree(data, tmp_path / "bin")
+    for path in copied.glob("test.*"):
+        shutil.copy(path, copied / path.name.replace("test", "valid"))
+    message = f"--kd-store {store} was built from another valid than that in {copied}. Build"
+    from harness import Setup
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Setup(str(copied), *STORED, "--kd-store", store)
+
+
+def test_a_store_of_other_dictionaries(setup, store, data, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "store")
+    text = (copied / "dict.en.txt").read_text(encoding="utf-8").splitlines()
+    ours = text[8].split(" ")[0]
+    text[8] = "über 7"
+    (copied / "dict.en.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+    refuses(
+        setup,
+        f"The target dictionaries of --kd-store {copied} and {data} differ at index 12: "
+        f'"über" against "{ours}".',
+        *["--kd-store", copied],
+    )
+
+
+def test_a_store_of_the_other_direction(setup, store):
+    refuses(
+        setup,
+        f"--kd-store {store} translates es-en, but the student learns en-es (the pair is swapped).",
+        *["--source-lang", "en", "--target-lang", "es", "--kd-store", store],
+    )
+
+
+def test_a_sentence_that_the_store_does_not_know(setup, store):
+    stored = setup(*STORED, "--kd-store", store)
+    sample = stored.batch(0, 1)
+    sample["target"][0, 0] += 1
+    with pytest.raises(ValueError, match=r"does not know sentence \d+ and others of this batch"):
+        stored.criterion(stored.model, sample)
+
+
+def test_a_teacher_and_a_store(setup, store, teacher):
+    refuses(
+        setup,
+        f"--kd-teacher is {teacher} and --kd-store is {store}, but only one of them can teach.",
+        *["--kd-teacher", teacher, "--kd-store", store],
+    )
+
+
+def test_a_precision_for_a_teacher_that_does_not_run(setup, store):
+    refuses(
+        setup,
+        "--kd-teacher-dtype is bfloat16, but has no effect with --kd-store.",
+        *["--kd-store", store, "--kd-teacher-dtype", "bfloat16"],
+    )

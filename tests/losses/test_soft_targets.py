@@ -1,0 +1,75 @@
+"""What a top-k teacher remembers, against the distribution that it was cut from."""
+
+import pytest
+import torch
+
+from fairseq_kd.losses import TAIL_POWERS, TeacherLogits, TopK
+
+V, K = 500, 16
+
+
+@pytest.fixture
+def logits():
+    """(6, V) float64 logits, from flat to peaked."""
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(6, V, generator=generator, dtype=torch.float64)
+    return z * torch.linspace(0.5, 4.0, 6, dtype=torch.float64)[:, None]
+
+
+def test_it_keeps_the_likeliest_words_in_order(logits):
+    kept = TopK.of_logits(logits, K)
+    for row, z in enumerate(logits):
+        order = sorted(range(V), key=lambda v, z=z: -z[v].item())[:K]
+        assert kept.ids[row].tolist() == order
+        p = torch.exp(z) / torch.exp(z).sum()
+        assert kept.log_p[row].exp().tolist() == pytest.approx(p[order].tolist())
+    assert torch.equal(kept.top1, logits.argmax(-1))
+    torch.testing.assert_close(kept.confidence, logits.softmax(-1).amax(-1))
+
+
+def test_the_tail_is_summed_at_its_powers(logits):
+    kept = TopK.of_logits(logits, K)
+    for row, z in enumerate(logits):
+        tail = z.softmax(-1).sort().values[: V - K]
+        for column, power in enumerate(TAIL_POWERS):
+            want = (tail**power).sum().log().item()
+            assert kept.log_tail[row, column].item() == pytest.approx(want)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0, 8.0])
+def test_at_a_known_power_the_distribution_is_exact(logits, temperature):
+    kept, exact = TopK.of_logits(logits, K).at(temperature), (logits / temperature).softmax(-1)
+    torch.testing.assert_close(
+        kept.log_p[:, :-1].exp(), exact.gather(-1, kept.ids), rtol=1e-9, atol=0
+    )
+    rest = 1 - exact.gather(-1, kept.ids).sum(-1)
+    torch.testing.assert_close(kept.log_p[:, -1].exp(), rest, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.3, 1.5, 3.0, 5.0, 6.5, 10.0, 40.0])
+def test_between_the_powers_it_is_close(logits, temperature):
+    kept, exact = TopK.of_logits(logits, K).at(temperature), (logits / temperature).softmax(-1)
+    p = kept.log_p[:, :-1].exp()
+    torch.testing.assert_close(p, exact.gather(-1, kept.ids), rtol=5e-3, atol=0)
+
+
+def test_below_temperature_1_it_is_within_two_percent(logits):
+    kept, exact = TopK.of_logits(logits, K).at(0.8), (logits / 0.8).softmax(-1)
+    p = kept.log_p[:, :-1].exp()
+    torch.testing.assert_close(p, exact.gather(-1, kept.ids), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0, 6.0])
+def test_the_entropy_is_that_of_the_whole_distribution(logits, temperature):
+    got = TopK.of_logits(logits, K).at(temperature).entropy
+    want = TeacherLogits(logits).at(temperature).entropy
+    torch.testing.assert_close(got, want, rtol=2e-2, atol=1e-3)
+
+
+def test_each_token_may_have_its_own_temperature(logits):
+    temperatures = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 8.0], dtype=torch.float64)[:, None]
+    together = TopK.of_logits(logits, K).at(temperatures)
+    for row, temperature in enumerate(temperatures.flatten().tolist()):
+        alone = TopK.of_logits(logits[row : row + 1], K).at(temperature)
+        torch.testing.assert_close(together.log_p[row], alone.log_p[0])
+        torch.testing.assert_close(together.entropy[row], alone.entropy[0])

@@ -1,0 +1,251 @@
+"""The store on disk: what it holds, how it is built, and what it refuses."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness import ENVIRONMENT, ROOT, Setup
+
+from fairseq_kd import cli
+from fairseq_kd.losses import TopK
+from fairseq_kd.teachers import LiveTeacher
+from fairseq_kd.teachers.loading import load_teacher
+from fairseq_kd.teachers.store import TeacherStore, pack, record_dtype, unpack
+from fairseq_kd.teachers.store_building import Shard, merge_subset
+
+CPU = torch.device("cpu")
+
+
+def contents(store):
+    """Every file of a store that a training reads, by name."""
+    files = [*store.rglob("[0-9]*.npy"), *store.rglob("sentences.npy")]
+    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("words", [500, 1 << 16, (1 << 16) + 1, 1 << 20])
+@pytest.mark.parametrize("k", [1, 5, 64])
+def test_records_come_back_as_they_were(words, k):
+    generator = torch.Generator().manual_seed(k)
+    ids = torch.randint(words, (9, k), generator=generator)
+    ids[0, 0], ids[1, -1] = words - 1, 0
+    log_p, log_tail = -torch.rand(9, k, generator=generator), torch.randn(9, 4, generator=generator)
+    back = unpack(pack(TopK(ids, log_p, log_tail, words)), words, CPU)
+    assert torch.equal(back.ids, ids)
+    torch.testing.assert_close(back.log_tail, log_tail, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(back.log_p, log_p, rtol=0, atol=5e-4)  # float16 below 1
+    assert (back.k, back.words) == (k, words)
+
+
+def test_a_token_takes_at_most_300_bytes_at_64_words():
+    assert record_dtype(64, 32_000).itemsize == 272
+    assert record_dtype(64, 1 << 20).itemsize == 296
+
+
+def test_it_holds_what_the_teacher_says_of_every_target_token(store, teacher, data):
+    task = Setup(data, "--criterion", "cross_entropy").task
+    live = LiveTeacher(load_teacher(teacher)[0])
+    for subset in ("valid", "test"):
+        task.load_dataset(subset)
+        dataset, stored = task.dataset(subset), TeacherStore(store).subset(subset)
+        assert len(stored) == len(dataset)
+        for number in range(len(dataset)):
+            sample = dataset.collater([dataset[number]])
+            real = sample["target"].ne(task.target_dictionary.pad())
+            logits = live.soft_targets(sample, real)[:].hidden
+            want = TopK.of_logits(logits, 8)
+            got = unpack(stored.records(number), stored_words(store), CPU)
+            torch.testing.assert_close(got.log_p, want.log_p, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(logits.log_softmax(-1).gather(-1, got.ids), want.log_p,
+                                       rtol=1e-3, atol=1e-3)  # fmt: skip
+            torch.testing.assert_close(got.log_tail, want.log_tail, rtol=1e-4, atol=1e-4)
+
+
+def stored_words(store):
+    return TeacherStore(store).words
+
+
+def test_shards_in_any_order_merge_to_the_unsharded_store(store, build, tmp_path):
+    shards = [Shard(number, 3) for number in (3, 1, 2)]
+    sharded = build(tmp_path / "store", shards)
+    assert contents(sharded) == contents(store)
+    assert len(contents(store)) > 10
+
+
+def test_the_size_of_the_batches_changes_nothing_but_rounding(store, build, tmp_path):
+    other = build(tmp_path / "store", max_tokens=100)
+    for subset in ("valid", "test"):
+        one, two = (TeacherStore(path).subset(subset) for path in (store, other))
+        for number in range(len(one)):
+            a, b = (unpack(each.records(number), stored_words(store), CPU) for each in (one, two))
+            torch.testing.assert_close(a.log_p, b.log_p, rtol=2e-3, atol=1e-4)
+
+
+def test_a_merge_with_a_gap_names_what_is_missing(build, tmp_path):
+    out = build(tmp_path / "store", [Shard(1, 3), Shard(3, 3)], ["valid"], merge=False)
+    with pytest.raises(ValueError, match=r"valid lacks 2 of its 5 parts \(numbers 1, 4; part P"):
+        merge_subset(out, "valid")
+    assert TeacherStore(out).subsets() == []
+    build(out, [Shard(2, 3)], ["valid"])
+    assert TeacherStore(out).subsets() == ["valid"]
+
+
+def test_a_cut_part_is_refused_and_built_again_without_the_others(build, tmp_path):
+    out = build(tmp_path / "store", subsets=["valid"])
+    before = contents(out)
+    part, other = out / "valid" / "00002.npy", out / "valid" / "00001.npy"
+    part.write_bytes(part.read_bytes()[:-300])
+    untouched = other.stat().st_mtime_ns
+    message = f"{part} is missing or cut off. Run the fairseq-kd store command that built it"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TeacherStore(out).subset("valid")
+    with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts \(numbers 2; "):
+        merge_subset(out, "valid")
+    build(out, subsets=["valid"])
+    assert contents(out) == before
+    assert other.stat().st_mtime_ns == untouched
+
+
+def test_swapped_parts_are_refused(build, tmp_path):
+    out = build(tmp_path / "store", subsets=["valid"])
+    one, two = (out / "valid" / f"0000{number}.npy" for number in (0, 1))
+    held = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(held)
+    with pytest.raises(ValueError, match=r"00000\.npy holds \d+ tokens of \d+ bytes where \d+ of"):
+        TeacherStore(out).subset("valid")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"topk": 9}, "with --topk 8"),
+        ({"part_sentences": 8}, "with --part-sentences 5"),
+    ],
+)
+def test_another_store_is_not_written_into(store, build, changed, reason):
+    message = f"--out {store} holds a store that was built {reason}. Choose another folder, or"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        build(store, **changed)
+
+
+def test_another_teacher_is_refused(store, build, teacher, tmp_path):
+    state = torch.load(teacher, weights_only=True)
+    for name, tensor in state["model"].items():
+        state["model"][name] = tensor + 0.1
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="holds a store that was built from another teacher, "):
+        build(store, teacher=str(tmp_path / "other.pt"))
+
+
+def test_other_data_under_the_same_name_are_refused(build, data, tmp_path):
+    copied = shutil.copytree(data, tmp_path / "bin")
+    out = build(tmp_path / "store", data=str(copied), subsets=["valid"])
+    for path in copied.glob("test.*"):
+        shutil.copy(path, copied / path.name.replace("test", "valid"))
+    with pytest.raises(
+        ValueError, match=f"{out}/valid was begun with other data than the valid in"
+    ):
+        build(out, data=str(copied), subsets=["valid"])
+
+
+@pytest.mark.parametrize("topk", [0, -1, 10_000])
+def test_a_k_out_of_range_is_refused(build, tmp_path, topk):
+    with pytest.raises(ValueError, match=r"^--topk must lie between 1 and \d+, one less than"):
+        build(tmp_path / "store", topk=topk)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_missing_subset_or_folder_is_named(build, data, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"^{data} holds no dev of es and en"):
+        build(tmp_path / "store", subsets=["dev"])
+    with pytest.raises(FileNotFoundError, match=r"^--data nowhere is not a folder"):
+        build(tmp_path / "store", data="nowhere")
+    with pytest.raises(FileNotFoundError, match="holds nothing of valid"):
+        merge_subset(tmp_path / "store", "valid")
+
+
+def test_a_sentence_too_long_for_the_teacher_is_left_out(build, data, tmp_path, monkeypatch):
+    from fairseq.models.transformer import TransformerModel
+
+    monkeypatch.setattr(TransformerModel, "max_positions", lambda self: (30, 30))
+    out = build(tmp_path / "store", subsets=["valid"])
+    lengths = TeacherStore(out).subset("valid").sentences["length"]
+    task = Setup(data, "--criterion", "cross_entropy").task
+    task.load_dataset("valid")
+    sizes = [task.dataset("valid").size(number) for number in range(len(lengths))]
+    assert [length > 0 for length in lengths] == [max(size) <= 30 for size in sizes]
+    assert 0 < (lengths > 0).sum() < len(lengths)
+
+
+def test_a_killed_build_goes_on_to_the_same_store(store, teacher, data, tmp_path):
+    out = tmp_path / "store"
+    command = [
+        sys.executable,
+        "-m",
+        "fairseq_kd.cli",
+        "store",
+        "--teacher",
+        teacher,
+        "--data",
+        data,
+    ]
+    command += ["--out", str(out), "--subset", "valid,test", "--topk", "8", "--max-tokens", "400"]
+    command += ["--part-sentences", "5"]
+    killed = 0
+    for parts in (1, 5):
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(out.rglob("0*[0-9].npy"))) < parts:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        assert not (out / "test" / "sentences.npy").exists()
+    assert killed == 2
+    result = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "sentences, " in result.stdout
+    assert contents(out) == contents(store)
+
+
+def test_the_verb_builds_a_shard_and_says_what_is_next(teacher, data, tmp_path, capsys):
+    out = str(tmp_path / "store")
+    command = ["store", "--teacher", teacher, "--data", data, "--out", out, "--subset", "valid"]
+    assert cli.main([*command, "--topk", "8", "--shard", "1/1"]) == 0
+    assert re.search(r"valid: \d+ sentences, [\d,]+ tokens, 48 bytes each", capsys.readouterr().out)
+    assert cli.main([*command, "--topk", "8", "--shard", "1/2"]) == 0
+    assert f"fairseq-kd store-merge --out {out} --subset valid" in capsys.readouterr().out
+    assert cli.main(["store-merge", "--out", out, "--subset", "valid"]) == 0
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_out_of_range_is_refused(shard, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["store", "--teacher", "t", "--data", "d", "--out", "o", "--shard", shard])
+    assert f"a shard is I/N with I from 1 to N, but is {shard}" in capsys.readouterr().err
+
+
+def test_a_store_of_another_format_is_refused(store, tmp_path):
+    copied = Path(shutil.copytree(store, tmp_path / "store"))
+    text = (copied / "store.json").read_text().replace('"format": 1', '"format": 99')
+    (copied / "store.json").write_text(text)
+    with pytest.raises(ValueError, match="has the format 99 of another version"):
+        TeacherStore(copied)
+    with pytest.raises(FileNotFoundError, match="nowhere holds no store of a teacher"):
+        TeacherStore("nowhere")
+
+
+def test_nothing_but_the_asked_rows_is_read(store):
+    """The records of a sentence are a view of the mapped file, not a copy."""
+    records = TeacherStore(store).subset("valid").records(3)
+    base = records
+    while base.base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(records, np.memmap) or isinstance(base, np.memmap)
+    assert os.path.exists(store)
