@@ -4,4 +4,4 @@ Importing this module registers the criterions and the architectures, and makes 
 checkpoints readable where torch loads weights only. Nothing in fairseq is replaced.
 """
 
-from fairseq_kd import checkpoints, criterions, models  # noqa: F401
+from fairseq_kd import checkpoints, criterions, models, worker_messages  # noqa: F401
