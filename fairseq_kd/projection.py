@@ -28,10 +28,16 @@ def real_hidden(
     return hidden[real], projection.weight, projection.bias
 
 
-def output_projection(model: nn.Module) -> Optional[nn.Linear]:
-    """The linear map from a decoder's states to logits; None if there is more to it than that."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of the wrappers of a distributed training."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
+    return model
+
+
+def output_projection(model: nn.Module) -> Optional[nn.Linear]:
+    """The linear map from a decoder's states to logits; None if there is more to it than that."""
+    model = unwrapped(model)
     decoder = model.decoder
     plain = getattr(type(decoder), "output_layer", None) is TransformerDecoderBase.output_layer
     whole = getattr(decoder, "adaptive_softmax", None) is None

@@ -12,6 +12,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from fairseq_kd import __version__
 from fairseq_kd.evaluation.system import System
+from fairseq_kd.whole_files import written_whole
 
 COLUMNS = (
     "system",
@@ -67,9 +68,8 @@ def write_report(out: Path, systems: Sequence[System], references: List[str]) ->
     page += ["## Commands", ""]
     for system in systems:
         page += [f"{system.name}:", "", "```bash", wrapped(system.command), "```", ""]
-    beside = out.with_name(out.name + ".partial")
-    beside.write_text("\n".join(page), encoding="utf-8")
-    beside.replace(out)
+    with written_whole(out) as file:
+        file.write("\n".join(page))
     return table
 
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Deque, List, Tuple
 
 from fairseq_kd.checkpoints import updates_done
-from fairseq_kd.progressive.progress import ProgressLine
+from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import figures
 
 LAST = "checkpoint_last.pt"
 LOG_TAIL_LINES = 15
+SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
 
 
 def run_stage(name: str, command: List[str]) -> int:
@@ -52,9 +53,8 @@ def run_stage(name: str, command: List[str]) -> int:
         return 0
     if done:
         print(f"{name}: going on after update {done}", file=sys.stderr)
-    progress = ProgressLine(name, options.max_update, done)
-    status, tail = _run_logged(command, save_dir / "train.log", progress)
-    progress.close()
+    with ProgressLine(name, options.max_update, "updates", done) as progress:
+        status, tail = _run_logged(command, save_dir / "train.log", progress)
     if status != 0:
         print(
             *tail,
@@ -122,7 +122,8 @@ def _run_logged(command: List[str], log: Path, progress: ProgressLine) -> Tuple[
                 tail.append(line.rstrip())
                 stats = figures(line, of="train_inner")
                 if stats is not None:
-                    progress.show(stats)
+                    told = [f"{key} {float(stats[key]):.2f}" for key in SHOWN if key in stats]
+                    progress.show(int(stats["num_updates"]), ", ".join(told))
         except KeyboardInterrupt:
             process.terminate()
             raise

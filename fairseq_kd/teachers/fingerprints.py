@@ -1,29 +1,17 @@
-"""Short names for what a store was built from, which change whenever it does."""
+"""What binds a store to its data: a hash of the files, and a checksum of each sentence."""
 
-import hashlib
 import re
 import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterable, Union
+from typing import Any, Dict, Iterable
 
 import numpy as np
 
-DIGEST_BYTES = 16
-READ_BYTES = 1 << 20
-
-
-def file_fingerprint(*paths: Union[str, Path]) -> str:
-    """Hexadecimal digest of the contents of files, in the order given."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
+from fairseq_kd.hashes import sha256_of
 
 
 def data_fingerprint(folder: str, subset: str, languages: Iterable[str]) -> str:
-    """The same of a subset's binarised sentences, both sides, with its parts (train1, train2, ...).
+    """SHA-256 of a subset's binarised sentences, both sides, with its parts (train1, train2, ...).
 
     Raises:
         FileNotFoundError: there is no such subset.
@@ -33,7 +21,7 @@ def data_fingerprint(folder: str, subset: str, languages: Iterable[str]) -> str:
     files = sorted(path for path in Path(folder).iterdir() if name.fullmatch(path.name))
     if not files:
         raise FileNotFoundError(f"{folder} holds no {subset} of {' and '.join(languages)}.")
-    return file_fingerprint(*files)
+    return sha256_of(files)
 
 
 def sentence_checksums(sample: Dict[str, Any], pad: int) -> np.ndarray:

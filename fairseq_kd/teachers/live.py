@@ -1,6 +1,7 @@
 """A teacher that runs beside the student: loaded once, frozen, on its device, in its precision."""
 
-from typing import Any, Dict
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator
 
 import torch
 from fairseq.tasks import FairseqTask
@@ -62,15 +63,34 @@ class LiveTeacher:
             self.model.to(device=like.device, dtype=dtype)
 
     @torch.no_grad()
-    def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> TeacherLogits:
+    def soft_targets(
+        self, sample: Dict[str, Any], real: Tensor, encoded: Any = None
+    ) -> TeacherLogits:
         """What it says, teacher-forced, of the real tokens of a batch.
 
         Args:
             sample: a batch of fairseq's.
             real: (B, L) bool, True at the target tokens to answer for.
+            encoded: what its encoder would return, if that is known.
         """
-        with torch.autocast(real.device.type, enabled=self._takes_part_in_autocast(real)):
+        with (
+            torch.autocast(real.device.type, enabled=self._takes_part_in_autocast(real)),
+            self._encoding_known(encoded),
+        ):
             return TeacherLogits(*real_hidden(self.model, sample["net_input"], real))
+
+    @contextmanager
+    def _encoding_known(self, encoded: Any) -> Iterator[None]:
+        """Lets the encoder return what is known instead of running, if anything is."""
+        if encoded is None:
+            yield
+            return
+        encoder = self.model.encoder
+        encoder.forward = lambda *args, **kwargs: encoded
+        try:
+            yield
+        finally:
+            del encoder.forward
 
     def _takes_part_in_autocast(self, like: Tensor) -> bool:
         return self.dtype is None and torch.is_autocast_enabled(like.device.type)

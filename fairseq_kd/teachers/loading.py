@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 from fairseq import checkpoint_utils
+from fairseq.data.data_utils import infer_language_pair
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, FairseqEncoderDecoderModel
 from fairseq.models.nat import FairseqNATModel
@@ -37,9 +38,7 @@ def load_teacher(
     """
     name = f"{flag} {path}"
     if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"{name} does not exist. Give the path of a fairseq checkpoint."
-        )
+        raise FileNotFoundError(f"{name} does not exist. Give the path of a fairseq checkpoint.")
     state = _read_checkpoint(path, name)
     cfg = state["cfg"]
     _refuse_other_family(name, cfg)
@@ -67,16 +66,12 @@ def _read_checkpoint(path: str, name: str) -> Dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(_unreadable(name, str(error))) from error
     except (EOFError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{name} is not a fairseq checkpoint: {_first_lines(error)}"
-        ) from error
+        raise ValueError(f"{name} is not a fairseq checkpoint: {_first_lines(error)}") from error
     if state.get("args") is not None:  # written before fairseq had configurations
         state["cfg"], state["args"] = convert_namespace_to_omegaconf(state["args"]), None
     missing = [key for key in ("model", "cfg") if state.get(key) is None]
     if missing:
-        raise ValueError(
-            f"{name} is not a fairseq checkpoint: it holds no '{missing[0]}'."
-        )
+        raise ValueError(f"{name} is not a fairseq checkpoint: it holds no '{missing[0]}'.")
     return state
 
 
@@ -112,25 +107,37 @@ def _refuse_other_family(name: str, cfg: Any) -> None:
             "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
             "distribution for each target token."
         )
+    if not hasattr(cfg.task, "source_lang"):
+        raise ValueError(
+            f"{name} was trained on the task '{cfg.task._name}', which has no language pair. Give "
+            "a teacher that translates one language into another."
+        )
 
 
 def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
-    """The folder to read the teacher's dictionaries from."""
-    languages = [getattr(task_cfg, f"{side}_lang", None) for side in ("source", "target")]
-    if None in languages:
-        raise ValueError(
-            f"{name} was trained on the task '{task_cfg._name}' without one language "
-            "pair. Give a teacher that was trained with --source-lang and --target-lang."
-        )
-    names = [f"dict.{language}.txt" for language in languages]
+    """The folder to read the teacher's dictionaries from.
+
+    Fills in the language pair where the training was left to infer it from its data.
+    """
+    recorded = [part for part in (task_cfg.data or "").split(os.pathsep) if part]
+    if None in (task_cfg.source_lang, task_cfg.target_lang):
+        pairs = [infer_language_pair(part) for part in recorded if os.path.isdir(part)]
+        if not pairs or None in pairs[0]:
+            raise ValueError(
+                f"{name} does not tell its language pair, and no data of one are in "
+                f"{task_cfg.data}, which it was trained on. Put that folder back, or give a "
+                "teacher that was trained with --source-lang and --target-lang."
+            )
+        task_cfg.source_lang, task_cfg.target_lang = pairs[0]
+    pair = (task_cfg.source_lang, task_cfg.target_lang)
+    files = [f"dict.{language}.txt" for language in pair]
     beside = Path(path).resolve().parent
-    recorded = task_cfg.data or ""
-    for folder in (beside, *(Path(part) for part in recorded.split(os.pathsep) if part)):
-        if all((folder / name).is_file() for name in names):
+    for folder in (beside, *map(Path, recorded)):
+        if all((folder / file).is_file() for file in files):
             return str(folder)
     raise FileNotFoundError(
-        f"The dictionaries {' and '.join(names)} of {name} are neither beside it nor "
-        f"in {recorded}, the data folder that it was trained on. Copy them into {beside}."
+        f"The dictionaries {' and '.join(files)} of {name} are neither beside it nor in "
+        f"{task_cfg.data}, the data folder that it was trained on. Copy them into {beside}."
     )
 
 

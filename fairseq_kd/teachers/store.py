@@ -14,7 +14,6 @@ read.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Union
 
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.losses import TAIL_POWERS, TopK
+from fairseq_kd.whole_files import written_whole
 
 FORMAT = 1
 MAX_WORDS = 1 << 20  # what sixteen and four bits can number
@@ -167,17 +167,16 @@ def open_part(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     return records
 
 
-def write_whole(path: Path, content: Union[np.ndarray, Dict[str, Any]]) -> None:
-    """Writes an array (.npy) or a JSON object under its name all at once."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with beside.open("wb") as file:
-        if isinstance(content, np.ndarray):
-            np.save(file, content)
-        else:
-            file.write(f"{json.dumps(content, indent=2)}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes a .npy file, whole or not at all."""
+    with written_whole(path, "wb") as file:
+        np.save(file, array)
+
+
+def write_json(path: Path, content: Dict[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(f"{json.dumps(content, indent=2)}\n")
 
 
 def read_json(path: Path) -> Dict[str, Any]:

@@ -6,23 +6,20 @@ nor on interruptions. A part appears whole or not at all, and one that is there 
 
 import copy
 from pathlib import Path
-from typing import Any, List, NamedTuple, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
-from tqdm import tqdm
 
+from fairseq_kd.hashes import sha256_of
 from fairseq_kd.losses import TopK, default_chunk
-from fairseq_kd.progress import progress_bar
+from fairseq_kd.progress import ProgressLine
+from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.compatibility import check_same_words, language_pair
-from fairseq_kd.teachers.fingerprints import (
-    data_fingerprint,
-    file_fingerprint,
-    sentence_checksums,
-)
+from fairseq_kd.teachers.fingerprints import data_fingerprint, sentence_checksums
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store import (
@@ -36,15 +33,9 @@ from fairseq_kd.teachers.store import (
     part_ranges,
     read_json,
     record_dtype,
-    write_whole,
+    write_array,
+    write_json,
 )
-
-
-class Shard(NamedTuple):
-    """One of ``count`` equal shares of the work, counted from 1."""
-
-    number: int
-    count: int
 
 
 class StoreBuilder:
@@ -95,7 +86,7 @@ class StoreBuilder:
         identity = {
             "format": FORMAT,
             "teacher": teacher,
-            "fingerprint": file_fingerprint(teacher),
+            "fingerprint": sha256_of([Path(teacher)]),
             "languages": list(language_pair(self.task)),
             "words": self.words,
             "topk": self.topk,
@@ -107,7 +98,7 @@ class StoreBuilder:
             sides = (self.task.source_dictionary, self.task.target_dictionary)
             for language, dictionary in zip(language_pair(self.task), sides, strict=True):
                 dictionary.save(str(self.out / f"dict.{language}.txt"))
-            write_whole(path, identity)
+            write_json(path, identity)
             return
         there = TeacherStore(self.out).identity
         for key, what in (
@@ -137,28 +128,27 @@ class StoreBuilder:
         identity = {"data": data, "sentences": len(dataset)}
         if not (folder / "subset.json").is_file():
             folder.mkdir(exist_ok=True)
-            write_whole(folder / "subset.json", identity)
+            write_json(folder / "subset.json", identity)
         elif read_json(folder / "subset.json") != identity:
             raise ValueError(
                 f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}. "
                 f"Remove {folder}, or choose another --out."
             )
-        parts = list(enumerate(part_ranges(len(dataset), self.part_sentences)))
-        parts = parts[shard.number - 1 :: shard.count]
-        total = sum(len(numbers) for _, numbers in parts)
-        name = subset if shard.count == 1 else f"{subset}, shard {shard.number}/{shard.count}"
-        with progress_bar(name, total, "sentences") as bar:
-            for part, numbers in parts:
-                if not part_is_whole(folder, part, self.dtype):
-                    records, sentences = self._part(dataset, numbers, bar)
-                    write_whole(sentences_path(folder, part), sentences)
-                    write_whole(folder / part_name(part), records)
-                else:
-                    bar.initial += len(numbers)
-                    bar.update(len(numbers))
+        ranges = part_ranges(len(dataset), self.part_sentences)
+        missing = [
+            part for part in shard.share(len(ranges)) if not part_is_whole(folder, part, self.dtype)
+        ]
+        total = sum(len(ranges[part]) for part in shard.share(len(ranges)))
+        done = total - sum(len(ranges[part]) for part in missing)
+        name = f"store {subset}" if shard.count == 1 else f"store {subset}, shard {shard}"
+        with ProgressLine(name, total, "sentences", done) as progress:
+            for part in missing:
+                records, sentences = self._part(dataset, ranges[part], progress)
+                write_array(sentences_path(folder, part), sentences)
+                write_array(folder / part_name(part), records)
 
     def _part(
-        self, dataset: FairseqDataset, numbers: range, bar: tqdm
+        self, dataset: FairseqDataset, numbers: range, progress: ProgressLine
     ) -> Tuple[np.ndarray, np.ndarray]:
         """The records and the sentence table of a part."""
         sentences = np.zeros(len(numbers), SENTENCE)
@@ -176,7 +166,7 @@ class StoreBuilder:
             for number, length, checksum, own in zip(ids, lengths, checksums, rows, strict=True):
                 sentences[number - numbers.start] = (length, checksum)
                 records[number - numbers.start] = own
-            bar.update(len(batch))
+            progress.add(len(batch))
         return np.concatenate(records), sentences
 
     def _batches(self, dataset: FairseqDataset, numbers: range) -> List[List[int]]:
@@ -218,7 +208,7 @@ def merge_subset(out: Path, subset: str) -> int:
             "that build them, then merge again."
         )
     tables = [np.load(sentences_path(folder, part)) for part in parts]
-    write_whole(folder / "sentences.npy", np.concatenate(tables))
+    write_array(folder / "sentences.npy", np.concatenate(tables))
     return int(sum(table["length"].sum() for table in tables))
 
 

@@ -1,8 +1,10 @@
-"""The verbs ``fairseq-kd store`` and ``fairseq-kd store-merge``."""
+"""The verb ``fairseq-kd store``."""
 
 import argparse
-import re
 from pathlib import Path
+
+from fairseq_kd.shard import Shard
+from fairseq_kd.verbs import store_merge
 
 EPILOG = """\
 example:
@@ -18,7 +20,7 @@ Killed? Run the same command again: the parts that are there are kept.
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Adds the two verbs to the command line."""
+    """Adds the verb to the command line."""
     store = verbs.add_parser(
         "store",
         help="keep a teacher's likeliest words for every token of a data set, for --kd-store",
@@ -41,8 +43,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     )
     store.add_argument(
         "--shard",
-        type=shard,
-        default=(1, 1),
+        default="1/1",
         metavar="I/N",
         help="build the I-th of N shares only (default: 1/1, and merge)",
     )
@@ -64,23 +65,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         default="float32",
         help="precision in which it runs (default: %(default)s)",
     )
-    store.set_defaults(run=_store)
-    merge = verbs.add_parser(
-        "store-merge",
-        help="complete a store whose shards were built by fairseq-kd store --shard",
-        description="Refuses a subset of which a part is missing or cut off.",
-    )
-    merge.add_argument("--out", required=True, type=Path, help="the folder of the store")
-    merge.add_argument("--subset", default="train,valid", help="as for fairseq-kd store")
-    merge.set_defaults(run=_merge)
-
-
-def shard(text: str) -> tuple:
-    """``I/N`` as (I, N)."""
-    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if not found or int(found[1]) > int(found[2]):
-        raise argparse.ArgumentTypeError(f"a shard is I/N with I from 1 to N, but is {text}")
-    return int(found[1]), int(found[2])
+    store.set_defaults(run=run)
 
 
 def positive(text: str) -> int:
@@ -90,10 +75,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _store(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Builds the shard, and merges if it is the whole."""
     from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
-    from fairseq_kd.teachers.store_building import Shard, StoreBuilder
+    from fairseq_kd.teachers.store_building import StoreBuilder
 
+    part = Shard.parse(args.shard)
     builder = StoreBuilder(
         teacher=args.teacher,
         data=args.data,
@@ -103,31 +90,12 @@ def _store(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens,
         part_sentences=args.part_sentences,
     )
-    part = Shard(*args.shard)
     for subset in args.subset.split(","):
         builder.build(subset, part)
     if part.count > 1:
         print(
-            f"shard {part.number}/{part.count} is done; after the others: fairseq-kd store-merge "
+            f"shard {part} is done; after the others: fairseq-kd store-merge "
             f"--out {args.out} --subset {args.subset}"
         )
         return 0
-    return _merge(args)
-
-
-def _merge(args: argparse.Namespace) -> int:
-    from fairseq_kd.teachers.store import TeacherStore
-    from fairseq_kd.teachers.store_building import merge_subset
-
-    for subset in args.subset.split(","):
-        tokens = merge_subset(args.out, subset)
-        store = TeacherStore(args.out)
-        stored = store.subset(subset)
-        print(
-            f"{args.out}/{subset}: {len(stored):,} sentences, {tokens:,} tokens, "
-            f"{store.dtype.itemsize} bytes each"
-        )
-        left_out = int((stored.sentences["length"] == 0).sum())
-        if left_out:
-            print(f"{left_out:,} sentences are longer than the teacher reads and were left out")
-    return 0
+    return store_merge.run(args)

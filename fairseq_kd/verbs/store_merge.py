@@ -1,0 +1,35 @@
+"""The verb ``fairseq-kd store-merge``."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "store-merge",
+        help="complete a store whose shards were built by fairseq-kd store --shard",
+        description="Refuses a subset of which a part is missing or cut off.",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="the folder of the store")
+    parser.add_argument("--subset", default="train,valid", help="as for fairseq-kd store")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Completes the subsets, and says what they hold."""
+    from fairseq_kd.teachers.store import TeacherStore
+    from fairseq_kd.teachers.store_building import merge_subset
+
+    for subset in args.subset.split(","):
+        tokens = merge_subset(args.out, subset)
+        store = TeacherStore(args.out)
+        stored = store.subset(subset)
+        print(
+            f"{args.out}/{subset}: {len(stored):,} sentences, {tokens:,} tokens, "
+            f"{store.dtype.itemsize} bytes each"
+        )
+        left_out = int((stored.sentences["length"] == 0).sum())
+        if left_out:
+            print(f"{left_out:,} sentences are longer than the teacher reads and were left out")
+    return 0
