@@ -1,5 +1,6 @@
 """Runs fairseq as its users do, and builds in this process what fairseq-train builds."""
 
+import copy
 import lzma
 import os
 import subprocess
@@ -88,3 +89,18 @@ class Setup:
         for sample in samples:
             self.criterion(self.model, sample)[0].backward()
         return torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None])
+
+
+def widened(sample, pad, width):
+    """The same batch with more padding: sources at the left, targets at the right."""
+    sample = copy.deepcopy(sample)
+    inputs = sample["net_input"]
+
+    def more(tokens):
+        return tokens.new_full((len(tokens), width), pad)
+
+    inputs["src_tokens"] = torch.cat([more(inputs["src_tokens"]), inputs["src_tokens"]], 1)
+    previous = inputs["prev_output_tokens"]
+    inputs["prev_output_tokens"] = torch.cat([previous, more(previous)], 1)
+    sample["target"] = torch.cat([sample["target"], more(sample["target"])], 1)
+    return sample

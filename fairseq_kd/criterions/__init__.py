@@ -1,5 +1,13 @@
 """The criterions: one file each, registered by being imported."""
 
+from fairseq_kd.criterions.attention_kd import AttentionKDCriterion
+from fairseq_kd.criterions.feature_kd import FeatureKDCriterion
+from fairseq_kd.criterions.hybrid_kd import HybridKDCriterion
 from fairseq_kd.criterions.word_kd import WordKDCriterion
 
-__all__ = ["WordKDCriterion"]
+__all__ = [
+    "AttentionKDCriterion",
+    "FeatureKDCriterion",
+    "HybridKDCriterion",
+    "WordKDCriterion",
+]

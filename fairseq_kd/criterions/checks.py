@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import fields
-from typing import Any, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from torch import nn
 
@@ -14,30 +14,45 @@ DEFAULT_FINAL_TEMPERATURE = 2.0
 TOKEN_TEMPERATURES = ("uniform", "confidence")
 
 
-def check_weights(cfg: Any) -> None:
-    """Refuses weights out of range, and a loss that is nothing."""
-    for name in ("kd_alpha", "kd_beta", "kd_alpha_final", "kd_beta_final"):
-        weight = getattr(cfg, name)
+def check_weights(cfg: Any, others: Dict[str, float]) -> None:
+    """Refuses weights out of range, and a loss that is nothing.
+
+    Args:
+        cfg: the flags.
+        others: the weights of further terms, by flag.
+    """
+    weights = {"--kd-alpha": cfg.kd_alpha, "--kd-beta": cfg.kd_beta, **others}
+    finals = {"--kd-alpha-final": cfg.kd_alpha_final, "--kd-beta-final": cfg.kd_beta_final}
+    for name, weight in {**weights, **finals}.items():
         if weight is not None and not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"{flag(name)} must be 0 or greater, but is {weight}.")
-    if cfg.kd_alpha == cfg.kd_beta == 0:
+            raise ValueError(f"{name} must be 0 or greater, but is {weight}.")
+    if not any(weights.values()):
+        *flags, last = weights
         raise ValueError(
-            "--kd-alpha and --kd-beta are both 0, which leaves nothing to learn. Set one above 0."
+            f"{', '.join(flags)} and {last} are {'all' if others else 'both'} 0, which leaves "
+            "nothing to learn. Set one above 0."
         )
 
 
-def check_one_teacher_source(cfg: Any) -> None:
-    """Refuses a distillation without a source of teacher knowledge, or with two."""
+def check_one_teacher_source(cfg: Any, others: Dict[str, float]) -> None:
+    """Refuses a distillation without a source of teacher knowledge, or with two.
+
+    Args:
+        cfg: the flags.
+        others: the weights of further terms that need the teacher, by flag.
+    """
     if cfg.kd_teacher and cfg.kd_store:
         raise ValueError(
             f"--kd-teacher is {cfg.kd_teacher} and --kd-store is {cfg.kd_store}, but only one of "
             "them can teach. Leave one out."
         )
     if not cfg.kd_teacher and not cfg.kd_store:
+        weights = {"--kd-alpha": cfg.kd_alpha or cfg.kd_alpha_final, **others}
+        distilling = [name for name, weight in weights.items() if weight]
         raise ValueError(
-            f"--kd-alpha is {cfg.kd_alpha}, but there is no teacher. Give its checkpoint by "
-            "--kd-teacher or its store by --kd-store, or set --kd-alpha 0 --kd-beta 1 to train "
-            "without distillation."
+            f"{distilling[0]} is {weights[distilling[0]]}, but there is no teacher. Give its "
+            "checkpoint by --kd-teacher or its store by --kd-store, or set "
+            f"{' 0 '.join(distilling)} 0 --kd-beta 1 to train without distillation."
         )
     if cfg.kd_store and cfg.kd_teacher_dtype != "student":
         raise ValueError(
@@ -62,16 +77,17 @@ def check_choices(cfg: Any) -> None:
         raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {cfg.kd_chunk_tokens}.")
 
 
-def check_nothing_distilled(cfg: Any, defaults: type) -> None:
+def check_nothing_distilled(cfg: Any, defaults: type, used: Sequence[str] = ()) -> None:
     """Refuses, where alpha is 0, every flag of the distillation that is not at its default.
 
     Args:
         cfg: the flags.
         defaults: the dataclass that declares them.
+        used: the fields that have an effect nevertheless.
     """
     for field in fields(defaults):
         value = getattr(cfg, field.name)
-        ours = field.name.startswith("kd_") and field.name not in ("kd_alpha", "kd_beta")
+        ours = field.name.startswith("kd_") and field.name not in ("kd_alpha", "kd_beta", *used)
         if ours and value != field.default:
             raise ValueError(
                 f"{flag(field.name)} is {value}, but has no effect while --kd-alpha is 0. Leave it "

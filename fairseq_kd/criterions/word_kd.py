@@ -25,6 +25,7 @@ from fairseq_kd.criterions.checks import (
     weight_schedule,
 )
 from fairseq_kd.criterions.observers import TeacherGap, UpdateClock
+from fairseq_kd.criterions.shared_encoder import SharedEncoder
 from fairseq_kd.losses import LossOptions, LossTerms, chunked_loss
 from fairseq_kd.projection import real_hidden
 from fairseq_kd.schedules import FOLLOWS_GAP
@@ -155,6 +156,13 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "(default: %(default)s)"
         },
     )
+    kd_share_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "the student keeps the teacher's encoder, which it starts from "
+            "(--finetune-from-model): it is frozen and run once for both (default: off)"
+        },
+    )
     kd_chunk_tokens: Optional[int] = field(
         default=None,
         metadata={
@@ -166,6 +174,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     train_subset: str = II("dataset.train_subset")
     valid_subset: str = II("dataset.valid_subset")
     disable_validation: bool = II("dataset.disable_validation")
+    distributed_world_size: int = II("distributed_training.distributed_world_size")
+    ddp_backend: str = II("distributed_training.ddp_backend")
 
 
 @register_criterion("word_kd", dataclass=WordKDConfig)
@@ -202,20 +212,31 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
             cfg.ignore_prefix_size,
             cfg.report_accuracy,
         )
-        check_weights(cfg)
+        others = self.other_weights(cfg)
+        check_weights(cfg, others)
         check_choices(cfg)
         self.cfg = cfg
         self.distils = cfg.kd_alpha > 0 or bool(cfg.kd_alpha_final)
+        taught_otherwise = any(others.values())
         if not self.distils:
-            check_nothing_distilled(cfg, WordKDConfig)
-            return
-        check_one_teacher_source(cfg)
-        self.temperature = temperature_schedule(cfg)
-        self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
-        self.teachers = teacher_sources(cfg, task)
-        self.clock = UpdateClock(task)
-        followed = FOLLOWS_GAP in (cfg.kd_temperature_schedule, cfg.kd_weight_schedule)
-        self.gap = TeacherGap(task, self) if followed else None
+            used = ["kd_teacher", "kd_teacher_dtype"] if taught_otherwise else []
+            check_nothing_distilled(cfg, WordKDConfig, used)
+        if self.distils or taught_otherwise:
+            check_one_teacher_source(cfg, others)
+            self.teachers = teacher_sources(cfg, task)
+        if self.distils:
+            self.temperature = temperature_schedule(cfg)
+            self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
+            self.clock = UpdateClock(task)
+            followed = FOLLOWS_GAP in (cfg.kd_temperature_schedule, cfg.kd_weight_schedule)
+            self.gap = TeacherGap(task, self) if followed else None
+            shares = cfg.kd_share_encoder
+            self.shared_encoder = SharedEncoder(cfg, self.teachers) if shares else None
+
+    @classmethod
+    def other_weights(cls, cfg: WordKDConfig) -> Dict[str, float]:
+        """The weights of terms that a criterion adds and that need the teacher too, by flag."""
+        return {}
 
     def forward(
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
@@ -227,10 +248,15 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
             return self.cfg.kd_beta * loss, sample_size, log
         refuse_adaptive_softmax(model)
         real = self.real_tokens(sample)
-        hidden, weight, bias = real_hidden(model, sample["net_input"], real)
         for teacher in self.teachers:
             teacher.follow(model)
-        taught = [teacher.soft_targets(sample, real) for teacher in self.teachers]
+        if self.shared_encoder:
+            with self.shared_encoder.encoding(model) as encoded:
+                hidden, weight, bias = real_hidden(model, sample["net_input"], real)
+            taught = [self.teachers[0].soft_targets(sample, real, *encoded)]
+        else:
+            hidden, weight, bias = real_hidden(model, sample["net_input"], real)
+            taught = [teacher.soft_targets(sample, real) for teacher in self.teachers]
         options = self.loss_options()
         terms = chunked_loss(hidden, weight, bias, sample["target"][real], taught, options)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]

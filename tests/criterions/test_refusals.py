@@ -210,14 +210,24 @@ def test_dictionaries_that_are_nowhere(setup, edited, tmp_path):
 def test_a_teacher_of_no_language_pair(setup, edited):
     def forget(state):
         state["cfg"]["task"]["source_lang"] = None
+        state["cfg"]["task"]["data"] = "moved-away"
 
     path = edited(forget)
     refuses(
         setup,
-        f"--kd-teacher {path} was trained on the task 'translation' without one language pair. "
-        "Give a teacher that was trained with --source-lang and --target-lang.",
+        f"--kd-teacher {path} does not tell its language pair, and no data of one are in "
+        "moved-away, which it was trained on. Put that folder back, or give a teacher that was "
+        "trained with --source-lang and --target-lang.",
         *["--kd-teacher", path],
     )
+
+
+def test_a_teacher_that_inferred_its_language_pair_teaches(setup, edited):
+    def forget(state):
+        state["cfg"]["task"]["source_lang"] = state["cfg"]["task"]["target_lang"] = None
+
+    distilling = setup(*WORD_KD, "--kd-teacher", edited(forget))
+    assert distilling.criterion(distilling.model, distilling.batch(0))[2]["kd_loss"] > 0
 
 
 @pytest.mark.parametrize("flag", ["--kd-alpha", "--kd-beta"])

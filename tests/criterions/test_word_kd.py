@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from fairseq.logging import metrics
+from harness import widened
 
 from fairseq_kd.criterions import WordKDCriterion
 
@@ -21,21 +22,6 @@ def logged(*logs):
     with metrics.aggregate() as figures:
         WordKDCriterion.reduce_metrics(list(logs))
     return figures.get_smoothed_values()
-
-
-def widened(sample, pad, width):
-    """The same batch with more padding: sources at the left, targets at the right."""
-    sample = copy.deepcopy(sample)
-    inputs = sample["net_input"]
-
-    def more(tokens):
-        return tokens.new_full((len(tokens), width), pad)
-
-    inputs["src_tokens"] = torch.cat([more(inputs["src_tokens"]), inputs["src_tokens"]], 1)
-    previous = inputs["prev_output_tokens"]
-    inputs["prev_output_tokens"] = torch.cat([previous, more(previous)], 1)
-    sample["target"] = torch.cat([sample["target"], more(sample["target"])], 1)
-    return sample
 
 
 def test_loss_is_the_formula_summed_over_real_tokens(distillation):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fairseq_kd.checkpoints import read_checkpoint
-from fairseq_kd.teachers.store_building import Shard, StoreBuilder, merge_subset
+from fairseq_kd.shard import Shard
+from fairseq_kd.teachers.store_building import StoreBuilder, merge_subset
 
 STORED = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--train-subset", "valid"]
 

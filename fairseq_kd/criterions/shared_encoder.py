@@ -1,0 +1,76 @@
+"""The teacher's encoder as the student's own: frozen, and run once a batch for both models."""
+
+from contextlib import contextmanager
+from typing import Any, Iterator, List
+
+from torch import nn
+
+from fairseq_kd.projection import unwrapped
+from fairseq_kd.teachers import LiveTeacher, TeacherSource
+
+
+class SharedEncoder:
+    """Runs the student with its encoder frozen, and hands what it encoded to the teacher.
+
+    The student must start from the teacher's encoder; this is compared at the first batch, and
+    again after every restart. Then nothing trains it: no gradients, no dropout. Embeddings that
+    encoder and decoder share are frozen with it.
+
+    Args:
+        cfg: the flags.
+        teachers: the sources of the teacher's knowledge.
+
+    Raises:
+        ValueError: there is not one live teacher, or the distributed backend cannot leave
+            parameters without gradients.
+    """
+
+    def __init__(self, cfg: Any, teachers: List[TeacherSource]):
+        if len(teachers) != 1 or not isinstance(teachers[0], LiveTeacher):
+            raise ValueError(
+                "--kd-share-encoder needs one teacher that runs. Give one checkpoint by "
+                "--kd-teacher, or leave --kd-share-encoder out."
+            )
+        if cfg.distributed_world_size > 1 and cfg.ddp_backend != "legacy_ddp":
+            raise ValueError(
+                f"--kd-share-encoder freezes parameters, which --ddp-backend {cfg.ddp_backend} "
+                "cannot do in a training of several workers. Add --ddp-backend legacy_ddp."
+            )
+        self.teacher = teachers[0]
+        self.path = cfg.kd_teacher
+        self.checked = False
+
+    @contextmanager
+    def encoding(self, model: nn.Module) -> Iterator[List[Any]]:
+        """Inside of the ``with``, the list gets what the student's encoder returns.
+
+        Raises:
+            ValueError: it is not the teacher's encoder.
+        """
+        encoder = unwrapped(model).encoder
+        if not self.checked:
+            self._check(encoder)
+            encoder.requires_grad_(False)
+            self.checked = True
+        encoder.eval()
+        encoded: List[Any] = []
+        hook = encoder.register_forward_hook(lambda module, inputs, out: encoded.append(out))
+        try:
+            yield encoded
+        finally:
+            hook.remove()
+
+    def _check(self, encoder: nn.Module) -> None:
+        own, taught = (each.state_dict() for each in (encoder, self.teacher.model.encoder))
+        differing = sorted(own.keys() ^ taught.keys())
+        differing += [
+            name
+            for name in own.keys() & taught.keys()
+            if own[name].shape != taught[name].shape or (own[name] != taught[name]).any()
+        ]
+        if differing:
+            raise ValueError(
+                f"--kd-share-encoder needs a student with the encoder of --kd-teacher {self.path}, "
+                f"but encoder.{differing[0]} is another. Start the student from the teacher's "
+                "weights by --finetune-from-model; fairseq-kd inherit makes such a file."
+            )

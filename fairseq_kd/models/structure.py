@@ -1,0 +1,107 @@
+"""What a fairseq transformer is made of: its layers, widths, heads and attention blocks."""
+
+from typing import Any
+
+import torch
+from fairseq import models
+from fairseq.modules import MultiheadAttention
+from fairseq.tasks import FairseqTask
+from torch import nn
+
+SIDES = ("encoder", "decoder")
+ATTENTION = {  # kind: (side, name of the block in a layer)
+    "encoder": ("encoder", "self_attn"),
+    "decoder": ("decoder", "self_attn"),
+    "cross": ("decoder", "encoder_attn"),
+}
+
+
+class Structure:
+    """The parts of an encoder-decoder transformer, found in the model itself.
+
+    Args:
+        model: a model of fairseq, or one of its wrappers for several workers.
+        called: how errors name it.
+
+    Raises:
+        ValueError: it has no transformer layers.
+    """
+
+    def __init__(self, model: nn.Module, called: str):
+        while not hasattr(model, "decoder") and hasattr(model, "module"):
+            model = model.module
+        self.model, self.called = model, called
+        for side in SIDES:
+            layers = getattr(getattr(model, side, None), "layers", None)
+            if not isinstance(layers, nn.ModuleList) or not hasattr(layers[0], "self_attn"):
+                raise ValueError(
+                    f"{called} has no transformer {side} whose layers could be compared. Distil "
+                    "from and into transformers, or by word_kd, which takes any architecture."
+                )
+
+    def layers(self, side: str) -> nn.ModuleList:
+        """The layers of the encoder or the decoder."""
+        return getattr(self.model, side).layers
+
+    def width(self, side: str) -> int:
+        """The width C of the hidden states."""
+        return self.layers(side)[0].embed_dim
+
+    def attention(self, kind: str, layer: int) -> MultiheadAttention:
+        """An attention block.
+
+        Args:
+            kind: ``encoder`` or ``decoder`` for self-attention, ``cross``.
+            layer: counted from 0.
+
+        Raises:
+            ValueError: the layer has none, or one that is not fairseq's usual kind.
+        """
+        side, name = ATTENTION[kind]
+        owner = self.layers(side)[layer]
+        block = getattr(owner, name, None)
+        if block is None:
+            raise ValueError(
+                f"{self.called} has no {kind} attention in layer {layer} of its {side}. Leave "
+                f"{kind} out of --kd-attention-kinds."
+            )
+        plain = isinstance(block, MultiheadAttention) and block.bias_k is None
+        plain = plain and not (block.add_zero_attn or getattr(block, "use_xformers", False))
+        if not plain or (kind == "decoder" and getattr(owner, "cross_self_attention", False)):
+            raise ValueError(
+                f"{self.called} has an unusual {kind} attention in layer {layer} of its {side}, "
+                f"whose maps cannot be compared. Leave {kind} out of --kd-attention-kinds."
+            )
+        return block
+
+    def refuse_dropped_layers(self, side: str) -> None:
+        """Refuses a student that skips layers at random: there is nothing to compare then."""
+        rate = getattr(self.layers(side), "p", 0.0)
+        if rate > 0:
+            raise ValueError(
+                f"--{side}-layerdrop is {rate}, which skips layers whose knowledge is to be "
+                f"compared. Train with --{side}-layerdrop 0."
+            )
+
+    def refuse_checkpointed_layers(self, side: str) -> None:
+        """Refuses a student whose attention inputs are forgotten before they are compared."""
+        if hasattr(self.layers(side)[0], "precheckpoint_forward"):
+            raise ValueError(
+                "--checkpoint-activations forgets the attention that is to be compared. Train "
+                "without it, or without the attention term."
+            )
+
+
+def student_structure(cfg: Any, task: FairseqTask) -> Structure:
+    """The student that is being trained, as its criterion can know it before the first batch.
+
+    fairseq tells a criterion nothing of the model. But its configuration is a part of the whole
+    one, so the same model is built once more, without memory for its weights.
+
+    Args:
+        cfg: the criterion's part of the configuration.
+        task: the task of the training.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = models.build_model(cfg._get_root().model, task)
+    return Structure(model, "The student")
