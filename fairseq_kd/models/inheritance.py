@@ -1,0 +1,267 @@
+"""Starts a student from a teacher's weights: chosen layers, and in them a choice of their parts.
+
+A narrower student keeps whole attention heads and feed-forward units, the most important ones, and
+the same dimensions of the hidden states everywhere. Importance is read off the weights alone:
+
+    head                    |W_V| * |W_O|
+    dimension of a head     |W_Q row| * |W_K row|, |W_V row| * |W_O column|
+    feed-forward unit       |fc1 row| * |fc2 column|
+
+The kept dimensions are evenly spread over the teacher's, because fairseq's position embedding goes
+from fast to slow over them: so the student's positions, which are not weights, fit what it
+inherits. Embeddings are scaled so that what enters the first layer keeps its size.
+"""
+
+from typing import Dict, List, Optional, Sequence
+
+import torch
+from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
+
+from fairseq_kd.layer_map import spread
+from fairseq_kd.models.structure import SIDES, Structure
+
+
+@torch.no_grad()
+def inherit(
+    student: Structure, teacher: Structure, layers: Dict[str, Optional[Sequence[int]]]
+) -> List[str]:
+    """Copies a teacher's weights into a student.
+
+    Args:
+        student: built, with any weights; all of them are overwritten.
+        teacher: the teacher, at least as wide.
+        layers: for each side the teacher layer that each student layer starts from; None to spread
+            them evenly, with the first and the last.
+
+    Returns:
+        What was copied from where, a line for each part.
+
+    Raises:
+        ValueError: this student cannot start from this teacher.
+    """
+    chosen = {side: _choose_layers(student, teacher, side, layers[side]) for side in SIDES}
+    _refuse_other_form(student, teacher)
+    dims = {side: kept_dimensions(student.width(side), teacher.width(side)) for side in SIDES}
+    lines = _copy_embeddings(student, teacher, dims)
+    for side in SIDES:
+        for index, source in enumerate(chosen[side]):
+            kept = _copy_layer(
+                student.layers(side)[index],
+                teacher.layers(side)[source],
+                f"layer {source} of the teacher's {side}",
+                dims[side],
+                dims["encoder"],
+            )
+            lines.append(f"{side} layer {index}: layer {source}, {kept}")
+        ours, theirs = (getattr(each.model, side) for each in (student, teacher))
+        for name in ("layernorm_embedding", "layer_norm"):
+            if getattr(ours, name) is not None:
+                _copy_norm(getattr(ours, name), getattr(theirs, name), dims[side])
+    return lines
+
+
+def kept_dimensions(n_student: int, n_teacher: int) -> Tensor:
+    """The dimensions of the hidden states that a student keeps, (n_student,).
+
+    Evenly spread within the first and the second half, which hold the sines and the cosines of the
+    positions, from fast to slow.
+    """
+    if n_student == n_teacher or n_student % 2 or n_teacher % 2:
+        return torch.tensor(spread(n_student, n_teacher))
+    half = torch.tensor(spread(n_student // 2, n_teacher // 2))
+    return torch.cat([half, half + n_teacher // 2])
+
+
+def head_importance(block: MultiheadAttention) -> Tensor:
+    """``|W_V| * |W_O|`` of every head, (H,), with Frobenius norms."""
+    values = block.v_proj.weight.unflatten(0, (block.num_heads, -1)).flatten(1)
+    outputs = block.out_proj.weight.T.unflatten(0, (block.num_heads, -1)).flatten(1)
+    return values.norm(dim=1) * outputs.norm(dim=1)
+
+
+def unit_importance(layer: nn.Module) -> Tensor:
+    """``|fc1 row| * |fc2 column|`` of every feed-forward unit, (F,)."""
+    return layer.fc1.weight.norm(dim=1) * layer.fc2.weight.norm(dim=0)
+
+
+def most_important(importance: Tensor, n_kept: int) -> Tensor:
+    """The indices of the ``n_kept`` largest, in ascending order."""
+    return importance.topk(n_kept).indices.sort().values
+
+
+def _choose_layers(
+    student: Structure, teacher: Structure, side: str, asked: Optional[Sequence[int]]
+) -> List[int]:
+    n_student, n_teacher = (len(each.layers(side)) for each in (student, teacher))
+    if asked is None:
+        return spread(n_student, n_teacher)
+    if len(asked) != n_student:
+        raise ValueError(
+            f"--{side}-layers names {len(asked)} layers of the teacher, but the student's {side} "
+            f"has {n_student}. Name as many, or add -- --{side}-layers {len(asked)} for another "
+            "student."
+        )
+    for layer in asked:
+        if not 0 <= layer < n_teacher:
+            raise ValueError(
+                f"--{side}-layers names layer {layer}, but the layers of the teacher's {side} are "
+                f"0 to {n_teacher - 1}. Name one of these."
+            )
+    return list(asked)
+
+
+def _refuse_other_form(student: Structure, teacher: Structure) -> None:
+    """Refuses what no choice of the teacher's weights can make work as it did."""
+    for side in SIDES:
+        ours, theirs = (getattr(each.model, side) for each in (student, teacher))
+        if student.width(side) > teacher.width(side):
+            raise ValueError(
+                f"The student's {side} is {student.width(side)} wide, and the teacher's "
+                f"{teacher.width(side)}: weights can be left out, but not invented. Choose a "
+                "student that is at most as wide."
+            )
+        norms = [each.layers(side)[0].normalize_before for each in (student, teacher)]
+        if norms[0] != norms[1]:
+            where = ["before" if norm else "after" for norm in norms]
+            raise ValueError(
+                f"The student's {side} normalizes {where[0]} each block, and the teacher's "
+                f"{where[1]}. Choose an --arch with the teacher's form, such as transformer."
+            )
+        for name in ("layer_norm", "layernorm_embedding", "embed_positions"):
+            parts = [getattr(each, name) for each in (ours, theirs)]
+            if type(parts[0]) is not type(parts[1]):
+                raise ValueError(
+                    f"The student's {side} has {_kind(parts[0])} as {name}, and the teacher's "
+                    f"{_kind(parts[1])}. Give the student the teacher's flags, after --."
+                )
+    for each in (student, teacher):
+        decoder = each.model.decoder
+        if decoder.project_in_dim is not None or decoder.project_out_dim is not None:
+            raise ValueError(
+                f"{each.called} has word embeddings of another width than its decoder, which "
+                "cannot be inherited. Choose models without --decoder-input-dim and "
+                "--decoder-output-dim."
+            )
+    if _shares(student) and not _shares(teacher):
+        raise ValueError(
+            "The student shares the embeddings of both languages, and the teacher does not. Leave "
+            "out --share-all-embeddings."
+        )
+    if _ties(student) and not _ties(teacher):
+        raise ValueError(
+            "The student's output shares the decoder's embeddings, and the teacher's does not. "
+            "Leave out --share-decoder-input-output-embed."
+        )
+
+
+def _kind(part: Optional[nn.Module]) -> str:
+    return "none" if part is None else f"a {type(part).__name__}"
+
+
+def _shares(structure: Structure) -> bool:
+    return structure.model.encoder.embed_tokens is structure.model.decoder.embed_tokens
+
+
+def _ties(structure: Structure) -> bool:
+    decoder = structure.model.decoder
+    return decoder.output_projection.weight is decoder.embed_tokens.weight
+
+
+def _copy_embeddings(student: Structure, teacher: Structure, dims: Dict[str, Tensor]) -> List[str]:
+    lines = []
+    for side in SIDES:
+        ours, theirs = (getattr(each.model, side) for each in (student, teacher))
+        scale = theirs.embed_scale / ours.embed_scale
+        ours.embed_tokens.weight.copy_(theirs.embed_tokens.weight[:, dims[side]] * scale)
+        if isinstance(ours.embed_positions, nn.Embedding):  # learned
+            ours.embed_positions.weight.copy_(
+                theirs.embed_positions.weight[: len(ours.embed_positions.weight), dims[side]]
+            )
+        lines.append(f"{side} embeddings: {_of(len(dims[side]), teacher.width(side))} dimensions")
+    if not _ties(student):
+        ours, theirs = (each.model.decoder.output_projection for each in (student, teacher))
+        ours.weight.copy_(theirs.weight[:, dims["decoder"]])
+    return lines
+
+
+def _copy_layer(
+    ours: nn.Module, theirs: nn.Module, where: str, stream: Tensor, memory: Tensor
+) -> str:
+    """Copies a layer, and says what was kept of it.
+
+    Args:
+        ours: the student's layer.
+        theirs: the teacher's.
+        where: how errors name the teacher's.
+        stream: dimensions that are kept of the layer's own hidden states.
+        memory: dimensions that are kept of the encoder's output.
+    """
+    units = len(ours.fc1.weight)
+    if units > len(theirs.fc1.weight):
+        raise ValueError(
+            f"The student has {units} feed-forward units, but {where} has {len(theirs.fc1.weight)}."
+            " Choose a student with at most as many."
+        )
+    kept = most_important(unit_importance(theirs), units)
+    _copy_linear(ours.fc1, theirs.fc1, kept, stream)
+    _copy_linear(ours.fc2, theirs.fc2, stream, kept)
+    for name in ("self_attn_layer_norm", "final_layer_norm", "encoder_attn_layer_norm"):
+        if getattr(ours, name, None) is not None:
+            _copy_norm(getattr(ours, name), getattr(theirs, name), stream)
+    heads = [_copy_attention(ours.self_attn, theirs.self_attn, where, stream, stream)]
+    if getattr(ours, "encoder_attn", None) is not None:
+        block = theirs.encoder_attn
+        heads.append(_copy_attention(ours.encoder_attn, block, where, stream, memory))
+    return f"{', '.join(heads)}, {_of(units, len(theirs.fc1.weight))} units"
+
+
+def _copy_attention(
+    ours: MultiheadAttention, theirs: MultiheadAttention, where: str, stream: Tensor, memory: Tensor
+) -> str:
+    n_heads, size = ours.num_heads, ours.head_dim
+    if n_heads > theirs.num_heads or size > theirs.head_dim:
+        raise ValueError(
+            f"The student has {n_heads} heads of {size} dimensions, but {where} has "
+            f"{theirs.num_heads} of {theirs.head_dim}. Choose a student with at most as many, and "
+            "at most as large."
+        )
+    heads = most_important(head_importance(theirs), n_heads)
+    queries, keys, values = (
+        getattr(theirs, f"{name}_proj").weight.norm(dim=1) for name in ("q", "k", "v")
+    )
+    scores = _kept_rows(heads, size, theirs.head_dim, queries * keys)
+    content = _kept_rows(heads, size, theirs.head_dim, values * theirs.out_proj.weight.norm(dim=0))
+    _copy_linear(ours.q_proj, theirs.q_proj, scores, stream)
+    _copy_linear(ours.k_proj, theirs.k_proj, scores, memory)
+    _copy_linear(ours.v_proj, theirs.v_proj, content, memory)
+    _copy_linear(ours.out_proj, theirs.out_proj, stream, content)
+    named = "all heads"
+    if n_heads < theirs.num_heads:
+        named = f"heads {','.join(map(str, heads.tolist()))}"
+    return named if size == theirs.head_dim else f"{named} ({_of(size, theirs.head_dim)} each)"
+
+
+def _kept_rows(heads: Tensor, size: int, full: int, importance: Tensor) -> Tensor:
+    """The rows of a projection that are kept: in each kept head the most important ``size``."""
+    return torch.cat(
+        [
+            head * full + most_important(importance[head * full : (head + 1) * full], size)
+            for head in heads.tolist()
+        ]
+    )
+
+
+def _copy_linear(ours: nn.Linear, theirs: nn.Linear, rows: Tensor, columns: Tensor) -> None:
+    ours.weight.copy_(theirs.weight[rows][:, columns])
+    if ours.bias is not None:
+        ours.bias.copy_(theirs.bias[rows])
+
+
+def _copy_norm(ours: nn.LayerNorm, theirs: nn.LayerNorm, dims: Tensor) -> None:
+    ours.weight.copy_(theirs.weight[dims])
+    ours.bias.copy_(theirs.bias[dims])
+
+
+def _of(kept: int, whole: int) -> str:
+    return f"all {whole}" if kept == whole else f"{kept} of {whole}"

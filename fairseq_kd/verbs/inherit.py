@@ -1,0 +1,62 @@
+"""The verb ``fairseq-kd inherit``."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import List, Optional
+
+DESCRIPTION = """\
+Writes a checkpoint to start a student from, by fairseq-train --finetune-from-model: the teacher's
+first and last layers and others evenly between, or those that you name. A narrower student gets the
+most important heads and feed-forward units. What is not a size (sharing of embeddings, activation
+function and so on) is taken from the teacher; flags of fairseq-train for the model may follow after
+--, such as -- --encoder-layers 4."""
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "inherit",
+        help="write a student checkpoint that starts from a teacher's layers",
+        description=DESCRIPTION,
+        usage="fairseq-kd inherit --teacher T.pt --arch A --out S.pt [flags] [-- model flags]",
+    )
+    parser.add_argument("--teacher", required=True, metavar="T.pt", help="the teacher's checkpoint")
+    parser.add_argument(
+        "--arch", required=True, metavar="A", help="the student's size, as for fairseq-train"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="S.pt", help="the checkpoint to write"
+    )
+    for side in ("encoder", "decoder"):
+        parser.add_argument(
+            f"--{side}-layers",
+            metavar="0,2,5",
+            help=f"the teacher layer that each layer of the student's {side} starts from, counted "
+            "from 0 (default: the first, the last, and others evenly between)",
+        )
+    parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the checkpoint and prints what was copied from where."""
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # it advises on its own extras
+    from fairseq_kd.models.student_checkpoint import write_student
+
+    layers = {
+        side: _numbers(f"--{side}-layers", getattr(args, f"{side}_layers"))
+        for side in ("encoder", "decoder")
+    }
+    print(write_student(args.teacher, args.arch, args.out, layers, args.model_flags))
+    return 0
+
+
+def _numbers(flag: str, text: Optional[str]) -> Optional[List[int]]:
+    if text is None:
+        return None
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        message = f"{flag} must be numbers of layers such as 0,2,5, but is {text}."
+        raise ValueError(message) from None
