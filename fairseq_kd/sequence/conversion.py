@@ -1,0 +1,117 @@
+"""A teacher converted for CTranslate2: once, cached, and proven to score as fairseq does."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import List
+
+import ctranslate2
+import torch
+from ctranslate2.converters import FairseqConverter
+from torch import Tensor
+
+from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
+from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.teachers import Teacher
+
+PROBES, PROBE_TOKENS = 4, 60
+TOLERANCE_NATS = 0.01  # per token in float32, where rounding gives about 0.0001
+
+
+class CannotConvertError(Exception):
+    """Why CTranslate2 does not serve a model, as half a sentence."""
+
+
+def default_cache() -> Path:
+    """Where converted teachers are kept if no other folder is given."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairseq_kd"
+
+
+def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Path:
+    """The folder of a converted teacher, made if the cache has none.
+
+    Args:
+        teacher: with the subset's dictionaries.
+        sha256: of its checkpoint.
+        subset: whose folder has the dictionaries, and whose sentences prove the conversion.
+        cache: folder for converted teachers.
+
+    Raises:
+        CannotConvertError: CTranslate2 refuses the model, or scores otherwise than fairseq.
+    """
+    folder = cache / f"ctranslate2-{ctranslate2.__version__}-{sha256[:32]}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
+    try:
+        try:
+            FairseqConverter(
+                str(teacher.path),
+                str(subset.folder),
+                source_lang=subset.pair[0],
+                target_lang=subset.pair[1],
+            ).convert(str(work), force=True)
+        except OSError:
+            raise
+        except Exception as error:  # its refusals have no common class
+            reason = " ".join(str(error).split())[:400] or type(error).__name__
+            raise CannotConvertError(f"CTranslate2 cannot convert it: {reason}") from error
+        _prove(work, teacher, subset)
+        work.chmod(0o755)
+        try:
+            work.replace(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _prove(folder: Path, teacher: Teacher, subset: Subset) -> None:
+    """Compares the scores of a few translations with those that the fairseq model gives them."""
+    translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
+    symbols = ctranslate2_symbols(subset.source_words)
+    sources = _probes(subset, teacher)
+    results = translator.translate_batch(
+        [[symbols[word] for word in source.tolist()[:-1]] for source in sources],
+        beam_size=1,
+        max_decoding_length=PROBE_TOKENS,
+        suppress_sequences=NEVER_CHOSEN,
+        return_scores=True,
+        return_end_token=True,
+    )
+    for source, result in zip(sources, results, strict=True):
+        words = [subset.target_words.index(token) for token in result.hypotheses[0]]
+        expected = _log_probability(teacher, source, words) / len(words)
+        if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
+            raise CannotConvertError(
+                "CTranslate2 would translate otherwise than fairseq: it scores a translation "
+                f"{result.scores[0]:.3f}, and fairseq {expected:.3f} nats per token"
+            )
+
+
+def _probes(subset: Subset, teacher: Teacher) -> List[Tensor]:
+    """A few sentences of middling length."""
+    lengths = subset.source_lengths
+    usable = (lengths > 1) & (lengths <= teacher.model.max_positions()[0])
+    order = [i for i in lengths.argsort(kind="stable") if usable[i]]
+    start = max(0, (len(order) - PROBES) // 2)
+    return [subset.source[int(i)] for i in order[start : start + PROBES]]
+
+
+@torch.no_grad()
+def _log_probability(teacher: Teacher, source: Tensor, words: List[int]) -> float:
+    """The model's log probability of words; none has padding or an end that comes first."""
+    target = torch.tensor([words])
+    begin = torch.tensor([[teacher.task.target_dictionary.eos()]])
+    net_output = teacher.model(
+        source[None].long(), torch.tensor([len(source)]), torch.cat([begin, target[:, :-1]], 1)
+    )
+    logits = net_output[0].float()  # (1, L, V)
+    logits[:, :, teacher.task.target_dictionary.pad()] = float("-inf")
+    logits[:, 0, teacher.task.target_dictionary.eos()] = float("-inf")
+    log_p = logits.log_softmax(-1)
+    return log_p[0].gather(1, target[0][:, None]).sum().item()

@@ -1,0 +1,171 @@
+"""Decodes with CTranslate2: the same search as fairseq's, several times faster."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Sequence
+
+import ctranslate2
+from fairseq.data import Dictionary
+
+from fairseq_kd.sequence.engine import Batch
+from fairseq_kd.sequence.hypotheses import Hypothesis
+from fairseq_kd.sequence.search import Search
+from fairseq_kd.sequence.workers import in_order, in_processes
+
+CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 512, 8192
+NEVER_CHOSEN = [["<blank>"]]  # padding, which fairseq's generator leaves out too
+SAMPLED_BATCHES = 16  # decoded by one drawing of the seed: a process loads the model for each
+COMPUTE_TYPES = {
+    "cpu": ("int8", "int16", "float32"),
+    "cuda": ("float16", "int8_float32", "float32"),
+}
+
+
+class CTranslate2Engine:
+    """A converted teacher.
+
+    Beam search runs on several threads of one process, one batch each. A sampled batch gets a
+    thread of its own, seeded for it: CTranslate2 has one state of its random numbers a thread, so
+    that what a thread did before would otherwise change what is drawn. Since the seed is one for
+    all threads of a process, several workers are several processes.
+
+    Args:
+        model: the converted teacher's folder.
+        source_words: its source dictionary.
+        positions: what its decoder can number.
+        search: how to search.
+        device: cpu or cuda.
+        compute_type: of the weights, one of CTranslate2's; "auto" for what suits the device.
+        workers: batches decoded at the same time.
+
+    Raises:
+        ValueError: the device does not support the compute type.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        source_words: Dictionary,
+        positions: int,
+        search: Search,
+        device: str,
+        compute_type: str,
+        workers: int,
+    ):
+        supported = ctranslate2.get_supported_compute_types(device)
+        if compute_type == "auto":
+            compute_type = next(each for each in COMPUTE_TYPES[device] if each in supported)
+        elif compute_type not in supported:
+            raise ValueError(
+                f"--compute-type must be one of {', '.join(sorted(supported))} on {device}, but is "
+                f"{compute_type}."
+            )
+        self.model, self.positions, self.search, self.workers = model, positions, search, workers
+        self.symbols = ctranslate2_symbols(source_words)
+        self.load = {"device": device, "compute_type": compute_type, "intra_threads": 1}
+        tokens = CPU_BATCH_TOKENS if device == "cpu" else CUDA_BATCH_TOKENS
+        self.batch_tokens = tokens * (SAMPLED_BATCHES if search.sampling else 1)
+        self.part_tokens = tokens
+        name = f"ctranslate2 {ctranslate2.__version__}"
+        self.identity = {"engine": name, "compute_type": compute_type, "device": device}
+        self.summary = f"{name}, {compute_type}, {device}, {workers} at a time"
+
+    def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
+        """As ``Engine.translate``."""
+        return self._sample(batches) if self.search.sampling else self._search(batches)
+
+    def _search(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
+        devices: Dict[str, Any] = {}
+        if self.load["device"] == "cuda":
+            devices["device_index"] = list(range(ctranslate2.get_cuda_device_count()))
+        translator = ctranslate2.Translator(
+            str(self.model), inter_threads=self.workers, **self.load, **devices
+        )
+
+        def start(batch: Batch) -> List[Any]:
+            return translator.translate_batch(
+                self._tokens(batch), asynchronous=True, **self._options(batch)
+            )
+
+        def finish(results: List[Any]) -> List[List[Hypothesis]]:
+            return hypotheses_of([result.result() for result in results], self.search.lenpen)
+
+        ahead = 2 * self.workers * len(devices.get("device_index", [0]))
+        return in_order(batches, start, finish, ahead)
+
+    def _sample(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
+        return in_processes((self._sampler(batch) for batch in batches), self.workers)
+
+    def _sampler(self, batch: Batch) -> "partial[List[List[Hypothesis]]]":
+        """The work of a batch, for any process."""
+        options = self._options(batch)
+        options.update(max_batch_size=self.part_tokens, batch_type="tokens")
+        seed = (self.search.seed * 1_000_003 + batch.number) % 2**32
+        return partial(
+            sample_seeded, str(self.model), self.load, seed, self._tokens(batch), options
+        )
+
+    def _tokens(self, batch: Batch) -> List[List[str]]:
+        """Sources as CTranslate2 reads them; it adds the end of sentence by itself."""
+        return [[self.symbols[word] for word in source.tolist()[:-1]] for source in batch.sources]
+
+    def _options(self, batch: Batch) -> Dict[str, Any]:
+        search = self.search
+        options = {
+            "beam_size": search.beam,
+            "num_hypotheses": search.nbest,
+            "length_penalty": search.lenpen,
+            "max_input_length": 0,  # 0: cut nothing off
+            "max_decoding_length": search.max_length(
+                max(len(source) for source in batch.sources), self.positions
+            ),
+            "suppress_sequences": NEVER_CHOSEN,
+            "return_scores": True,
+            "return_end_token": True,
+        }
+        if search.sampling:
+            options["sampling_topk"] = search.sampling_topk or 0
+            options["sampling_temperature"] = search.temperature
+            if search.sampling_topp is not None:
+                options["sampling_topp"] = search.sampling_topp
+        return options
+
+
+def sample_seeded(
+    model: str,
+    load: Dict[str, Any],
+    seed: int,
+    sources: List[List[str]],
+    options: Dict[str, Any],
+) -> List[List[Hypothesis]]:
+    """Draws translations in a thread that is new, and so begins with this seed."""
+    ctranslate2.set_random_seed(seed)
+    translator = ctranslate2.Translator(model, inter_threads=1, **load)
+    return hypotheses_of(translator.translate_batch(sources, **options), options["length_penalty"])
+
+
+def hypotheses_of(results: Iterable[Any], lenpen: float) -> List[List[Hypothesis]]:
+    """CTranslate2's results with log2 of the probability per token, the end included.
+
+    Args:
+        results: with ``return_scores`` and ``return_end_token``; a score is the log probability
+            divided by length^lenpen.
+        lenpen: that exponent.
+    """
+    return [
+        [
+            Hypothesis(
+                " ".join(tokens[:-1] if tokens[-1] == "</s>" else tokens),
+                score * len(tokens) ** (lenpen - 1) / math.log(2),
+            )
+            for tokens, score in zip(result.hypotheses, result.scores, strict=True)
+            if tokens
+        ]
+        for result in results
+    ]
+
+
+def ctranslate2_symbols(words: Dictionary) -> Sequence[str]:
+    """The words of a fairseq dictionary by id, as the converted model calls them."""
+    return ["<blank>" if word == words.pad_word else word for word in words.symbols]

@@ -1,0 +1,228 @@
+"""The student's training set: built beside its place, checked, described, and then moved there."""
+
+import json
+import shutil
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from fairseq_kd import __version__
+from fairseq_kd.hashes import sha256_of
+from fairseq_kd.sequence.distillation import Choice, Judged, judged, sentences_of
+from fairseq_kd.sequence.filters import FILTERS, FilterBank
+from fairseq_kd.sequence.plan import plan_id, read_plan
+from fairseq_kd.sequence.shards import WHOLE, check_shard
+from fairseq_kd.sequence.subset import Subset, read_subset
+from fairseq_kd.sequence.tally import Tally
+from fairseq_kd.sequence.training_set import PairWriter, copy_the_rest, tag_id
+from fairseq_kd.whole_files import full_disk_explained
+
+MANIFEST = "manifest.json"
+SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "taken_by")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How distilled and gold pairs stand together.
+
+    Args:
+        how: alone; gold, both in one split; or extra, gold as train and distilled as train1.
+        gold_subset: the split of the gold pairs.
+        upsample_gold: copies of each gold pair in one split.
+        tag_distilled, tag_gold: words that sources begin with; None for none.
+    """
+
+    how: str = "alone"
+    gold_subset: str = "train"
+    upsample_gold: int = 1
+    tag_distilled: Optional[str] = None
+    tag_gold: Optional[str] = None
+
+
+class DistilledSet:
+    """A data folder for ``fairseq-train``, made of what was decoded.
+
+    Args:
+        translations: the folder of ``translate``.
+        data: the data folder that was translated.
+        out: the folder to make.
+        choice: what to take of the hypotheses.
+        thresholds: of the filters, by name.
+        mix: how it stands beside gold data.
+        workers: processes.
+
+    Raises:
+        FileNotFoundError: something is missing.
+        ValueError: the translations are damaged or not of this data, or a word to tag with is in
+            no dictionary.
+    """
+
+    def __init__(
+        self,
+        translations: Path,
+        data: Path,
+        out: Path,
+        choice: Choice,
+        thresholds: Dict[str, float],
+        mix: Mix,
+        workers: int,
+    ):
+        self.out, self.choice, self.mix, self.workers = out, choice, mix, workers
+        self.bank = FilterBank(thresholds)
+        self.hypotheses = translations / WHOLE
+        self.plan = read_plan(translations)
+        self.subset = read_subset(data, self.plan["subset"], tuple(self.plan["pair"]))
+        self._check_origin()
+        compares = choice.select == "interpolation" or choice.compare
+        if compares and self.subset.target is None:
+            raise ValueError(
+                f"{data} has no references of {self.subset.name} for interpolation and "
+                "--min-similarity to compare with. Leave them out."
+            )
+        self.gold = None if mix.how == "alone" else self._read_gold(data)
+        self.tags = {
+            flag: [] if tag is None else [tag_id(self.subset, tag, flag)]
+            for flag, tag in (
+                ("--tag-distilled", mix.tag_distilled),
+                ("--tag-gold", mix.tag_gold),
+            )
+        }
+
+    def _check_origin(self) -> None:
+        """Makes sure that the hypotheses are whole, and belong to this data."""
+        if not self.hypotheses.is_file():
+            raise FileNotFoundError(
+                f"{self.hypotheses} is missing. Finish fairseq-kd translate, all its shards."
+            )
+        check_shard(self.hypotheses, plan_id(self.plan))
+        for name in ("source_dictionary", "target_dictionary", "source"):
+            if self.subset.hashes[name] != self.plan[name]:
+                what = name.replace("_", " ")
+                raise ValueError(
+                    f"The {what} of {self.subset.name} in {self.subset.folder} is not the one that "
+                    f"{self.hypotheses.parent} was decoded from. Give to --data the folder that "
+                    "was translated, unchanged."
+                )
+
+    def _read_gold(self, data: Path) -> Subset:
+        gold = read_subset(data, self.mix.gold_subset, self.subset.pair)
+        if gold.target is None:
+            raise ValueError(
+                f"--gold-subset {gold.name} has no target side in {data}. Give a split with both."
+            )
+        return gold
+
+    @cached_property
+    def made_of(self) -> Dict[str, Any]:
+        """All that determines the folder, as JSON has it."""
+        gold_files = [] if self.gold is None else self.gold.both_sides
+        told = {
+            "decoding": self.plan,
+            "hypotheses": sha256_of([self.hypotheses]),
+            "references": sha256_of(self.subset.files(self.subset.pair[1])),
+            "gold": sha256_of(gold_files),
+            "choice": asdict(self.choice),
+            "thresholds": {name: str(value) for name, value in self.bank.thresholds.items()},
+            "mix": asdict(self.mix),
+            "versions": {"fairseq_kd": __version__, "sacrebleu": metadata.version("sacrebleu")},
+        }
+        return json.loads(json.dumps(told))
+
+    def make(self) -> None:
+        """Makes the folder, whole or not at all, and prints what became of the pairs.
+
+        Raises:
+            ValueError: there is something else, or the filters left nothing.
+            OSError: the disk is full.
+        """
+        if self.out.exists():
+            told = self.out / MANIFEST
+            if told.is_file() and json.loads(told.read_text("utf-8"))["made_of"] == self.made_of:
+                print(f"{self.out} is there already", file=sys.stderr)
+                return
+            raise ValueError(
+                f"--out {self.out} exists and is something else. Remove it, or choose another one."
+            )
+        work = self.out.with_name(self.out.name + ".partial")
+        shutil.rmtree(work, ignore_errors=True)
+        with full_disk_explained(self.out.parent, "the translations are kept"):
+            try:
+                self._fill(work)
+                work.rename(self.out)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+        print(f"{self.out} is ready for fairseq-train; {MANIFEST} in it tells what it is made of")
+
+    def _fill(self, work: Path) -> None:
+        (work / "text").mkdir(parents=True)
+        copy_the_rest(self.subset, "train", work)
+        train = PairWriter(work, "train", self.subset)
+        gold_pairs = self._add_gold(train)
+        distilled = train
+        if self.mix.how == "extra":
+            train.close()
+            distilled = PairWriter(work, "train1", self.subset)
+        tally = self._add_distilled(distilled, work)
+        if not tally.kept:
+            raise ValueError("The filters left no pair. Loosen the thresholds.")
+        distilled.close()
+        manifest = {
+            "made_of": self.made_of,
+            **tally.report(self.bank),
+            "gold_pairs": gold_pairs,
+            "files": _hashes(work),
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (work / MANIFEST).write_text(text, encoding="utf-8")
+        print(tally.text(self.bank))
+
+    def _add_gold(self, writer: PairWriter) -> int:
+        """Adds the gold pairs as often as wanted, and returns how many that are."""
+        if self.gold is None:
+            return 0
+        for _ in range(self.mix.upsample_gold):
+            for source, target in zip(self.gold.source, self.gold.target, strict=True):
+                writer.add(self.tags["--tag-gold"] + source.tolist(), target.tolist())
+        return writer.pairs
+
+    def _add_distilled(self, writer: PairWriter, work: Path) -> Tally:
+        """Adds the pairs that the filters keep, as ids and as text, and scores of all."""
+        words = (self.subset.source_words, self.subset.target_words)
+        tally = Tally(len(self.subset), (words[0].unk(), words[1].unk()))
+        names = [f"text/train.{language}" for language in self.subset.pair]
+        sentences = sentences_of(self.subset, self.hypotheses)
+        with ExitStack() as stack:
+            *texts, scores = (
+                stack.enter_context((work / name).open("w", encoding="utf-8", newline="\n"))
+                for name in (*names, "scores.tsv")
+            )
+            print(*SCORE_COLUMNS, sep="\t", file=scores)
+            for each in judged(sentences, self.choice, self.bank, self.workers):
+                tally.add(each)
+                print(_score_line(each), file=scores)
+                if each.taken_by is None:
+                    tokens = each.sentence.hypotheses[each.place].tokens
+                    source = self.subset.source[each.sentence.number].tolist()
+                    target = [words[1].indices[token] for token in tokens.split()]
+                    writer.add(self.tags["--tag-distilled"] + source, [*target, words[1].eos()])
+                    tally.keep(each, (source, target))
+                    print(each.sentence.source, file=texts[0])
+                    print(tokens, file=texts[1])
+        return tally
+
+
+def _score_line(judged: Judged) -> str:
+    scores = (f"{score:.4g}" for score in judged.scores)
+    return "\t".join(
+        [str(judged.sentence.number), str(judged.place), *scores, judged.taken_by or "-"]
+    )
+
+
+def _hashes(folder: Path) -> Dict[str, str]:
+    """SHA-256 of every file by its name in the folder."""
+    files: List[Path] = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): sha256_of([path]) for path in files}

@@ -1,0 +1,98 @@
+"""Which engine decodes: CTranslate2 where it can, fairseq's own generator for the rest."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+
+from fairseq_kd.sequence.engine import Engine
+from fairseq_kd.sequence.fairseq_engine import FairseqEngine
+from fairseq_kd.sequence.search import Search
+from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.teachers import Teacher
+
+ENGINES = ("auto", "ctranslate2", "fairseq")
+INSTALL = "pip install 'ctranslate2>=4.8'"
+
+
+def choose_engine(
+    name: str,
+    teachers: List[Teacher],
+    hashes: List[str],
+    subset: Subset,
+    search: Search,
+    *,
+    device: str = "auto",
+    compute_type: str = "auto",
+    workers: Optional[int] = None,
+    cache: Optional[Path] = None,
+) -> Engine:
+    """Builds the engine that was asked for, or, with auto, the faster one that serves the teachers.
+
+    Args:
+        name: one of ENGINES.
+        teachers: one, or the models of an ensemble.
+        hashes: SHA-256 of their checkpoints.
+        subset: to be translated.
+        search: how to search.
+        device: cpu, cuda, or auto for a GPU if there is one.
+        compute_type: of CTranslate2's weights.
+        workers: batches that CTranslate2 decodes at the same time; None for one a core or GPU.
+        cache: folder for converted teachers.
+
+    Raises:
+        ValueError: CTranslate2 was asked for and cannot serve, or a flag has no effect.
+    """
+    if name != "fairseq":
+        options = {"device": device, "compute_type": compute_type, "workers": workers}
+        built = _ctranslate2(teachers, hashes, subset, search, options, cache)
+        if not isinstance(built, str):
+            return built
+        if name == "ctranslate2":
+            raise ValueError(f"{built}. Leave --engine ctranslate2 out, and fairseq decodes.")
+        print(f"{built}; so fairseq decodes, which takes several times longer", file=sys.stderr)
+    for flag, value in (("--compute-type", compute_type), ("--workers", workers)):
+        if value not in ("auto", None):
+            raise ValueError(f"{flag} has no effect where fairseq decodes. Leave it out.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return FairseqEngine(teachers, search, device)
+
+
+def _ctranslate2(
+    teachers: List[Teacher],
+    hashes: List[str],
+    subset: Subset,
+    search: Search,
+    options: Dict[str, Any],
+    cache: Optional[Path],
+) -> "Engine | str":
+    """CTranslate2's engine, or why there is none."""
+    if len(teachers) > 1:
+        return "CTranslate2 decodes no ensembles"
+    try:
+        import ctranslate2
+    except ImportError:
+        return f"CTranslate2 is not installed ({INSTALL})"
+    from fairseq_kd.sequence.conversion import CannotConvertError, converted, default_cache
+    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
+
+    (teacher,) = teachers
+    try:
+        model = converted(teacher, hashes[0], subset, cache or default_cache())
+    except CannotConvertError as error:
+        return str(error)
+    if options["device"] == "auto":
+        options["device"] = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
+    options["workers"] = options["workers"] or (1 if options["device"] == "cuda" else cores())
+    positions = teacher.model.max_decoder_positions()
+    return CTranslate2Engine(model, subset.source_words, positions, search, **options)
+
+
+def cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,90 @@
+"""Decodes with fairseq's own generator: every fairseq model, ensembles too, at fairseq's speed."""
+
+import math
+from importlib import metadata
+from typing import Any, Dict, Iterable, Iterator, List
+
+import torch
+from fairseq.data import data_utils
+from fairseq.dataclass.configs import GenerationConfig
+
+from fairseq_kd.sequence.engine import Batch
+from fairseq_kd.sequence.hypotheses import Hypothesis
+from fairseq_kd.sequence.search import Search
+from fairseq_kd.sequence.teachers import Teacher
+
+CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 1024, 8192
+
+
+class FairseqEngine:
+    """fairseq's sequence generator around one teacher or several.
+
+    Args:
+        teachers: their distributions are averaged, as in ``fairseq-generate``.
+        search: how to search.
+        device: cpu or cuda.
+    """
+
+    def __init__(self, teachers: List[Teacher], search: Search, device: str):
+        self.models = [teacher.model.to(device) for teacher in teachers]
+        self.task, self.search, self.device = teachers[0].task, search, device
+        self.positions = min(model.max_decoder_positions() for model in self.models)
+        self.batch_tokens = CPU_BATCH_TOKENS if device == "cpu" else CUDA_BATCH_TOKENS
+        name = f"fairseq {fairseq_version()}"
+        self.identity = {"engine": name, "compute_type": "float32", "device": device}
+        self.summary = f"{name}, float32, {device}"
+
+    def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
+        """As ``Engine.translate``."""
+        for batch in batches:
+            if self.search.sampling:
+                torch.manual_seed(self.search.seed * 1_000_003 + batch.number)
+            yield self._translate(batch)
+
+    def _translate(self, batch: Batch) -> List[List[Hypothesis]]:
+        lengths = [len(source) for source in batch.sources]
+        source = data_utils.collate_tokens(
+            list(batch.sources), self.task.source_dictionary.pad(), left_pad=True
+        )
+        sample: Dict[str, Any] = {
+            "id": torch.arange(len(lengths), device=self.device),
+            "net_input": {
+                "src_tokens": source.to(self.device),
+                "src_lengths": torch.tensor(lengths, device=self.device),
+            },
+        }
+        generator = self.task.build_generator(self.models, self._generation(max(lengths)))
+        found = self.task.inference_step(generator, self.models, sample)
+        symbols = self.task.target_dictionary.symbols
+        return [
+            [
+                Hypothesis(
+                    " ".join(symbols[word] for word in each["tokens"].tolist()[:-1]),
+                    each["positional_scores"].mean().item() / math.log(2),
+                )
+                for each in hypotheses[: self.search.nbest]
+            ]
+            for hypotheses in found
+        ]
+
+    def _generation(self, longest: int) -> GenerationConfig:
+        """The flags of ``fairseq-generate`` for a batch."""
+        search = self.search
+        config = GenerationConfig(
+            beam=search.nbest if search.sampling else search.beam,
+            nbest=search.nbest,
+            lenpen=search.lenpen,
+            max_len_a=0,
+            max_len_b=search.max_length(longest, self.positions),
+        )
+        if search.sampling:
+            config.sampling, config.temperature = True, search.temperature
+            config.sampling_topk = search.sampling_topk or -1
+            config.sampling_topp = search.sampling_topp or -1.0
+        return config
+
+
+def fairseq_version() -> str:
+    """Of the installed distribution, whichever of its two names it has."""
+    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return installed.get("fairseq") or installed.get("fairseq-fixed", "of unknown version")

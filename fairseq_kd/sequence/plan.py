@@ -1,0 +1,71 @@
+"""What determines a decoding, bit for bit: all shards and restarts of it must agree on this.
+
+It is kept in ``decoding.json`` beside what is decoded. Paths are not in it, so that shards may run
+on machines where the same files lie elsewhere.
+"""
+
+import fcntl
+import hashlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator
+
+from fairseq_kd.whole_files import written_whole
+
+Plan = Dict[str, Any]
+FILE = "decoding.json"
+
+
+def plan_id(plan: Plan) -> str:
+    """Sixteen hexadecimal digits that stand for a plan."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def agree_on(plan: Plan, folder: Path) -> None:
+    """Writes the plan into a folder, or makes sure that it is the one that is there.
+
+    Raises:
+        ValueError: the folder was begun with another plan; the first difference is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if not (folder / FILE).exists():
+            with written_whole(folder / FILE) as file:
+                json.dump(plan, file, indent=2)
+                file.write("\n")
+            return
+        begun = read_plan(folder)
+    for name in {**begun, **plan}:
+        if begun.get(name) != plan.get(name):
+            raise ValueError(
+                f"{folder} was begun with {name} {_short(begun.get(name))}, but now it is "
+                f"{_short(plan.get(name))}. Choose another --out, or remove {folder}."
+            )
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a folder.
+
+    Raises:
+        FileNotFoundError: nothing was decoded into it.
+    """
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {FILE}. Give the folder that fairseq-kd translate --out wrote."
+        )
+    return json.loads((folder / FILE).read_text(encoding="utf-8"))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time change what belongs to all shards of a folder."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _short(value: Any) -> str:
+    """A value for a sentence: of a hash, as much as tells it from another."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{text[:12]}..." if len(text) == 64 and " " not in text else text

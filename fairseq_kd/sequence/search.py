@@ -1,0 +1,130 @@
+"""How the teacher searches for its translations: the flags of ``fairseq-generate``, checked."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Optional
+
+DEFAULT_BEAM = 5
+
+
+@dataclass(frozen=True)
+class Search:
+    """Beam search, or sampling.
+
+    Args:
+        beam: width of the beam; when sampling, 1.
+        nbest: hypotheses kept, or samples drawn, of each sentence.
+        lenpen: hypotheses are ranked by log probability / length^lenpen.
+        max_len_a, max_len_b: the longest translation of a batch has a * (its longest source) + b
+            tokens, the end of sentence included in the source.
+        sampling: draw from the teacher's distribution.
+        sampling_topk: draw from the k likeliest words; None from all.
+        sampling_topp: draw from the likeliest words that have this probability together.
+        temperature: of the softmax that is drawn from.
+        seed: of the drawing.
+    """
+
+    beam: int = DEFAULT_BEAM
+    nbest: int = 1
+    lenpen: float = 1.0
+    max_len_a: float = 2.0
+    max_len_b: int = 20
+    sampling: bool = False
+    sampling_topk: Optional[int] = None
+    sampling_topp: Optional[float] = None
+    temperature: Optional[float] = None
+    seed: Optional[int] = None
+
+    def max_length(self, longest_source: int, positions: int) -> int:
+        """The most tokens of a translation, its end not included.
+
+        Args:
+            longest_source: tokens of the longest source of the batch, its end included.
+            positions: what the teacher's decoder can number, the end of sentence included.
+        """
+        return max(1, min(int(self.max_len_a * longest_source + self.max_len_b), positions - 1))
+
+
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags, named and meant as in ``fairseq-generate``."""
+    flags = parser.add_argument_group("search, as in fairseq-generate")
+    flags.add_argument("--beam", type=int, help=f"beam width (default: {DEFAULT_BEAM})")
+    flags.add_argument(
+        "--nbest",
+        type=int,
+        default=1,
+        help="hypotheses to keep of each sentence; more than one for n-best, interpolation and "
+        "MBR (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--lenpen", type=float, help="length penalty: < 1 favours shorter ones (default: 1)"
+    )
+    flags.add_argument(
+        "--max-len-a",
+        type=float,
+        default=Search.max_len_a,
+        help="longest translation: a * source tokens + b (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--max-len-b", type=int, default=Search.max_len_b, help="the b of it (default: %(default)s)"
+    )
+    flags.add_argument(
+        "--sampling",
+        action="store_true",
+        help="draw --nbest samples from the teacher's distribution instead of searching",
+    )
+    flags.add_argument("--sampling-topk", type=int, help="draw from the K likeliest words only")
+    flags.add_argument(
+        "--sampling-topp", type=float, help="draw from the likeliest words of probability P only"
+    )
+    flags.add_argument(
+        "--temperature", type=float, help="of the softmax that is drawn from (default: 1)"
+    )
+    flags.add_argument("--seed", type=int, help="of the drawing (default: 1)")
+
+
+def search_of(args: argparse.Namespace) -> Search:
+    """The search that the flags describe.
+
+    Raises:
+        ValueError: a flag is out of its range, or has no effect beside the others.
+    """
+    drawing = ("sampling_topk", "sampling_topp", "temperature", "seed")
+    without_effect = ("beam", "lenpen") if args.sampling else drawing
+    for name in without_effect:
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} has no effect with"
+                f"{'' if args.sampling else 'out'} --sampling. Leave one of the two out."
+            )
+    if args.sampling_topk is not None and args.sampling_topp is not None:
+        raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
+    for name, least in (("beam", 1), ("nbest", 1), ("sampling_topk", 1), ("max_len_b", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be at least {least}, but is {value}."
+            )
+    if args.max_len_a < 0:
+        raise ValueError(f"--max-len-a must be at least 0, but is {args.max_len_a}.")
+    if args.temperature is not None and args.temperature <= 0:
+        raise ValueError(f"--temperature must be greater than 0, but is {args.temperature}.")
+    if args.sampling_topp is not None and not 0 < args.sampling_topp < 1:
+        raise ValueError(f"--sampling-topp must be between 0 and 1, but is {args.sampling_topp}.")
+    common = {"nbest": args.nbest, "max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
+    if args.sampling:
+        return Search(
+            beam=1,
+            sampling=True,
+            sampling_topk=args.sampling_topk,
+            sampling_topp=args.sampling_topp,
+            temperature=1.0 if args.temperature is None else args.temperature,
+            seed=1 if args.seed is None else args.seed,
+            **common,
+        )
+    beam = DEFAULT_BEAM if args.beam is None else args.beam
+    if args.nbest > beam:
+        raise ValueError(
+            f"--nbest must be at most --beam, which is {beam}, but is {args.nbest}. Raise --beam."
+        )
+    return Search(beam=beam, lenpen=1.0 if args.lenpen is None else args.lenpen, **common)

@@ -1,0 +1,60 @@
+"""The teachers of a decoding: loaded, and checked against the data that they are to translate."""
+
+import os
+from pathlib import Path
+from typing import List, NamedTuple
+
+from fairseq.models import FairseqEncoderDecoderModel
+from fairseq.tasks import FairseqTask
+
+from fairseq_kd.sequence.subset import Subset, read_subset
+from fairseq_kd.teachers.compatibility import first_difference, language_pair
+from fairseq_kd.teachers.loading import load_teacher
+
+
+class Teacher(NamedTuple):
+    """A checkpoint, its model in eval mode, and the task it was trained on."""
+
+    path: Path
+    model: FairseqEncoderDecoderModel
+    task: FairseqTask
+
+
+def load_teachers(typed: str) -> List[Teacher]:
+    """The teachers that ``--teacher`` names, parted as in ``fairseq-generate --path``.
+
+    Raises:
+        FileNotFoundError: a checkpoint or its dictionaries are missing.
+        ValueError: one is no translation model, or they translate different pairs.
+    """
+    teachers = []
+    for path in typed.split(os.pathsep):
+        model, task = load_teacher(path, "--teacher")
+        teachers.append(Teacher(Path(path), model.eval().requires_grad_(False), task))
+    pairs = {language_pair(teacher.task) for teacher in teachers}
+    if len(pairs) > 1:
+        told = " and ".join("-".join(pair) for pair in sorted(pairs))
+        raise ValueError(f"--teacher names models that translate {told}. Give models of one pair.")
+    return teachers
+
+
+def read_their_subset(teachers: List[Teacher], folder: Path, name: str) -> Subset:
+    """The set to be translated, in the teachers' pair and with their dictionaries.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_subset``; or a dictionary is not a teacher's.
+    """
+    subset = read_subset(folder, name, language_pair(teachers[0].task))
+    for teacher in teachers:
+        for side, option, theirs, ours, language in (
+            ("source", "srcdict", teacher.task.source_dictionary, subset.source_words, 0),
+            ("target", "tgtdict", teacher.task.target_dictionary, subset.target_words, 1),
+        ):
+            difference = first_difference(theirs, ours)
+            if difference is not None:
+                raise ValueError(
+                    f"The {side} dictionaries of --teacher {teacher.path} and {folder} differ at "
+                    f"index {difference}. Binarise the data with --{option} and the teacher's "
+                    f"dict.{subset.pair[language]}.txt."
+                )
+    return subset

@@ -1,0 +1,85 @@
+"""Writes what ``fairseq-train`` reads, with dictionaries that are there already."""
+
+import shutil
+from pathlib import Path
+from typing import Iterable
+
+import torch
+from fairseq.data import indexed_dataset
+
+from fairseq_kd.sequence.subset import Subset
+
+
+class PairWriter:
+    """Writes one split of a binarised data folder, as ``fairseq-preprocess`` would.
+
+    Args:
+        folder: of the data.
+        split: its name, such as train or train1.
+        like: a subset whose languages and dictionaries it has.
+    """
+
+    def __init__(self, folder: Path, split: str, like: Subset):
+        stem = f"{split}.{like.pair[0]}-{like.pair[1]}"
+        self.prefixes = [folder / f"{stem}.{language}" for language in like.pair]
+        self.builders = [
+            indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(words))
+            for prefix, words in zip(
+                self.prefixes, (like.source_words, like.target_words), strict=True
+            )
+        ]
+        self.pairs = 0
+
+    def add(self, source: Iterable[int], target: Iterable[int]) -> None:
+        """Adds a pair of token ids, the ends of sentence included."""
+        for builder, ids in zip(self.builders, (source, target), strict=True):
+            builder.add_item(torch.as_tensor(ids, dtype=torch.int))
+        self.pairs += 1
+
+    def close(self) -> None:
+        """Writes the index, and makes sure that both sides have every pair.
+
+        Raises:
+            ValueError: what was written is not what was added.
+        """
+        for builder, prefix in zip(self.builders, self.prefixes, strict=True):
+            builder.finalize(f"{prefix}.idx")
+            written = len(indexed_dataset.make_dataset(str(prefix), "mmap"))
+            if written != self.pairs:
+                raise ValueError(
+                    f"{prefix}.bin has {written} sentences instead of {self.pairs}. Is the disk "
+                    "sound? Run the command again."
+                )
+
+
+def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
+    """Copies the dictionaries and all splits but one into a new data folder.
+
+    Args:
+        data: whose folder is copied from.
+        split: what is left out, with its continuations (train, train1, ...).
+        folder: to copy to.
+    """
+    names = [f"dict.{language}.txt" for language in data.pair]
+    for languages in (data.pair, data.pair[::-1]):
+        for path in sorted(data.folder.glob(f"*.{'-'.join(languages)}.*")):
+            name = path.name.split(".")[0]
+            if name.rstrip("0123456789") != split and path.suffix in (".bin", ".idx"):
+                names.append(path.name)
+    for name in dict.fromkeys(names):
+        shutil.copyfile(data.folder / name, folder / name)
+
+
+def tag_id(subset: Subset, tag: str, flag: str) -> int:
+    """The id of a source word that marks where a sentence comes from.
+
+    Raises:
+        ValueError: the source dictionary lacks it.
+    """
+    if tag not in subset.source_words.indices:
+        path = subset.dictionary_file(subset.pair[0])
+        raise ValueError(
+            f"{flag} {tag} is not in {path}, and the dictionaries stay the same. Give a word of it "
+            "that no sentence has, such as madeupword0000, which fairseq-preprocess fills up with."
+        )
+    return subset.source_words.indices[tag]

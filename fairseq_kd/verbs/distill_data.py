@@ -1,0 +1,154 @@
+"""The verb ``distill-data``: makes a training set of what ``translate`` decoded."""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from fairseq_kd.sequence.filters import FILTERS
+
+DESCRIPTION = """\
+Selects and filters the translations of fairseq-kd translate, and binarises them with the
+dictionaries of --data, which stay as they are: OUT is ready for fairseq-train. OUT/text has the
+pairs as plain text, OUT/scores.tsv every selected pair with its scores and the filter that took
+it, OUT/manifest.json the hashes, options and counts. Nothing is decoded again when thresholds
+change: choose another --out."""
+MIXES = ("alone", "gold", "extra")
+BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "distill-data",
+        aliases=["distil-data"],
+        help="select, filter and binarise translations: the student's training set",
+        description=DESCRIPTION,
+    )
+    parser.add_argument(
+        "--translations", required=True, type=Path, help="the --out folder of fairseq-kd translate"
+    )
+    parser.add_argument(
+        "--data", required=True, type=Path, help="the data folder that was translated"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for the training set")
+    parser.add_argument(
+        "--remove-bpe",
+        choices=BPE,
+        default="subword_nmt",
+        help="how words were split; only scores are computed on words (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes that compute similarities (default: one a core)"
+    )
+    _add_selection(parser.add_argument_group("selection"))
+    filters = parser.add_argument_group(
+        "filters", "thresholds that a pair must keep to; inf turns a filter off"
+    )
+    for each in FILTERS:
+        default = "none" if each.default is None else f"{each.default:g}"
+        kind = int if each.name in ("words", "duplicates") else float
+        filters.add_argument(each.flag, type=kind, help=f"{each.help} (default: {default})")
+    _add_mixing(parser.add_argument_group("mixing with gold data"))
+    parser.set_defaults(run=run)
+
+
+def _add_selection(flags: Any) -> None:
+    flags.add_argument(
+        "--select",
+        choices=("best", "nbest", "interpolation", "mbr"),
+        default="best",
+        help="the teacher's best hypothesis; all of them; the one nearest to the reference "
+        "(arXiv:1606.07947); or the one nearest to all others, minimum Bayes risk (default: best)",
+    )
+    flags.add_argument(
+        "--copies", type=int, help="with nbest: hypotheses of a sentence at most (default: all)"
+    )
+    flags.add_argument(
+        "--metric",
+        choices=("bleu", "chrf"),
+        help="similarity of two sentences, by sacreBLEU (default: bleu)",
+    )
+
+
+def _add_mixing(flags: Any) -> None:
+    flags.add_argument(
+        "--mix",
+        choices=MIXES,
+        default="alone",
+        help="alone; gold: gold and distilled pairs in one training split; extra: gold as train, "
+        "distilled as train1, which fairseq-train reads together (and weights by "
+        "--upsample-primary) (default: alone)",
+    )
+    flags.add_argument("--gold-subset", help="the gold split in --data (default: train)")
+    flags.add_argument(
+        "--upsample-gold", type=int, metavar="N", help="with gold: N copies of it (default: 1)"
+    )
+    flags.add_argument(
+        "--tag-distilled", metavar="WORD", help="with gold or extra: begin distilled sources so"
+    )
+    flags.add_argument("--tag-gold", metavar="WORD", help="with gold: begin gold sources so")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the training set, or says that it is there."""
+    _check_flags(args)
+    thresholds = thresholds_of(args)
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+
+    from fairseq_kd.sequence.distillation import Choice
+    from fairseq_kd.sequence.distilled_set import DistilledSet, Mix
+    from fairseq_kd.sequence.engines import cores
+
+    choice = Choice(
+        args.select,
+        args.copies,
+        args.metric or "bleu",
+        args.remove_bpe,
+        args.min_similarity is not None,
+    )
+    mix = Mix(
+        args.mix,
+        args.gold_subset or "train",
+        args.upsample_gold or 1,
+        args.tag_distilled,
+        args.tag_gold,
+    )
+    workers = args.workers or cores()
+    DistilledSet(args.translations, args.data, args.out, choice, thresholds, mix, workers).make()
+    return 0
+
+
+def thresholds_of(args: argparse.Namespace) -> Dict[str, float]:
+    """The thresholds by the filters' names, without those that are off."""
+    thresholds: Dict[str, float] = {}
+    for each in FILTERS:
+        given: Optional[float] = getattr(args, each.option)
+        value = each.default if given is None else given
+        if value is not None:
+            thresholds[each.name] = value
+    return thresholds
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuses what is out of range or has no effect.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for flag in ("--copies", "--upsample-gold", "--workers", "--min-words"):
+        value = getattr(args, flag[2:].replace("-", "_"))
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} must be at least 1, but is {value}.")
+    compares = args.select in ("interpolation", "mbr") or args.min_similarity is not None
+    mixed, together = args.mix != "alone", args.mix == "gold"
+    for flag, value, useful, needs in (
+        ("--copies", args.copies, args.select == "nbest", "--select nbest"),
+        ("--metric", args.metric, compares, "--select interpolation or mbr, or --min-similarity"),
+        ("--gold-subset", args.gold_subset, mixed, "--mix gold or extra"),
+        ("--upsample-gold", args.upsample_gold, together, "--mix gold"),
+        ("--tag-distilled", args.tag_distilled, mixed, "--mix gold or extra"),
+        ("--tag-gold", args.tag_gold, together, "--mix gold"),
+    ):
+        if value is not None and not useful:
+            raise ValueError(f"{flag} has no effect without {needs}. Add that, or leave it out.")

@@ -1,0 +1,172 @@
+"""The verb ``translate``: decodes a binarised set with its teacher."""
+
+import argparse
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from fairseq_kd.sequence.search import add_search_flags, search_of
+
+DESCRIPTION = """\
+Decodes a set that fairseq-preprocess binarised, for a student to learn from. Tokens stay as they
+are binarised: nothing is detokenised and BPE is kept. OUT/hypotheses.txt gets the translations in
+the set's order, in the format of the H- lines of fairseq-generate. Killed? Run the same command
+again: it goes on where it was. Then make the training set by fairseq-kd distill-data."""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "translate",
+        help="decode a binarised set with a teacher, in shards if wanted",
+        description=DESCRIPTION,
+    )
+    parser.add_argument(
+        "--teacher",
+        required=True,
+        metavar="T.pt[:T2.pt]",
+        help="fairseq checkpoint; several are averaged",
+    )
+    parser.add_argument(
+        "--data", required=True, type=Path, help="the folder that fairseq-preprocess wrote"
+    )
+    parser.add_argument("--subset", default="train", help="which split (default: %(default)s)")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the translations")
+    parser.add_argument(
+        "--shard",
+        default="1/1",
+        metavar="I/N",
+        help="decode the I-th of N parts, so that N machines share the work; the last one to end "
+        "merges them (default: all)",
+    )
+    add_search_flags(parser)
+    engine = parser.add_argument_group("engine")
+    engine.add_argument(
+        "--engine",
+        choices=("auto", "ctranslate2", "fairseq"),
+        default="auto",
+        help="fairseq is slower, and serves every model and ensembles (default: auto, CTranslate2 "
+        "where it can)",
+    )
+    engine.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="(default: auto, a GPU if there is one)",
+    )
+    engine.add_argument(
+        "--compute-type",
+        default="auto",
+        help="of CTranslate2: int8, float32, float16, ... (default: auto, int8 on CPUs and float16 "
+        "on GPUs where they have it)",
+    )
+    engine.add_argument(
+        "--workers",
+        type=int,
+        help="batches that CTranslate2 decodes at the same time (default: one a core or GPU)",
+    )
+    engine.add_argument(
+        "--max-tokens",
+        type=int,
+        help="source tokens of a batch, padding included; it can change the last digits of scores "
+        "(default: what suits the engine)",
+    )
+    engine.add_argument(
+        "--cache",
+        type=Path,
+        help="folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
+    )
+    engine.add_argument("--user-dir", help="your own plugin of fairseq, if the teacher needs it")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decodes one shard, and merges if it was the last."""
+    from fairseq_kd.sequence.batches import length_sorted_batches
+    from fairseq_kd.shard import Shard
+
+    search, shard = search_of(args), Shard.parse(args.shard)
+    for flag, value in (("--workers", args.workers), ("--max-tokens", args.max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} must be at least 1, but is {value}.")
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    _import_plugins(args.user_dir)
+
+    from fairseq_kd.hashes import sha256_of
+    from fairseq_kd.sequence.decoding import ShardDecoder, untranslatable
+    from fairseq_kd.sequence.engines import choose_engine
+    from fairseq_kd.sequence.plan import agree_on, plan_id
+    from fairseq_kd.sequence.shards import WHOLE, check_shard, shard_file
+    from fairseq_kd.sequence.teachers import load_teachers, read_their_subset
+
+    teachers = load_teachers(args.teacher)
+    subset = read_their_subset(teachers, args.data, args.subset)
+    max_source = min(int(teacher.model.max_positions()[0]) for teacher in teachers)
+    hashes = [sha256_of([teacher.path]) for teacher in teachers]
+    engine = choose_engine(
+        args.engine,
+        teachers,
+        hashes,
+        subset,
+        search,
+        device=args.device,
+        compute_type=args.compute_type,
+        workers=args.workers,
+        cache=args.cache,
+    )
+    max_tokens = args.max_tokens or engine.batch_tokens
+    plan = {
+        "subset": subset.name,
+        "pair": list(subset.pair),
+        "sentences": len(subset),
+        **subset.hashes,
+        "teacher": hashes,
+        **engine.identity,
+        **dataclasses.asdict(search),
+        "max_tokens": max_tokens,
+    }
+    agree_on(plan, args.out)
+    for path in (args.out / WHOLE, args.out / shard_file(shard)):
+        if path.is_file():
+            check_shard(path, plan_id(plan))
+            print(f"{path} is there already", file=sys.stderr)
+            break
+    else:
+        batches = length_sorted_batches(subset.source_lengths, max_tokens)
+        decoder = ShardDecoder(subset, batches, max_source, args.out, shard, plan_id(plan))
+        print(f"{engine.summary}, {len(decoder.own):,} batches", file=sys.stderr)
+        progress = decoder.run(engine)
+        print(
+            f"{progress.done_sentences:,} sentences are in {decoder.path}; this run decoded "
+            f"{progress.sentences_per_s:.1f} a second for {progress.seconds:.0f} s",
+            file=sys.stderr,
+        )
+    left = untranslatable(subset, max_source)
+    if left:
+        print(
+            f"{len(left):,} of {len(subset):,} sentences are empty or have more than {max_source} "
+            f"tokens, and were not translated: {', '.join(map(str, left[:5]))}, ...",
+            file=sys.stderr,
+        )
+    _merge_if_last(args.out)
+    return 0
+
+
+def _import_plugins(user_dir: "str | None") -> None:
+    from fairseq.utils import import_user_module
+
+    import fairseq_kd.plugin  # noqa: F401  (architectures that a teacher may have)
+
+    if user_dir is not None:
+        import_user_module(argparse.Namespace(user_dir=user_dir))
+
+
+def _merge_if_last(folder: Path) -> None:
+    """Merges the shards if all are finished."""
+    from fairseq_kd.sequence.shards import missing_shards, shard_files
+    from fairseq_kd.verbs.merge import merge_shards
+
+    if shard_files(folder) and not missing_shards(folder):
+        merge_shards(folder)

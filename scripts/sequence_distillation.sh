@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Sequence-level distillation in plain fairseq: the teacher translates the training set, and what it
+# says becomes the target.
+#
+#   usage: scripts/sequence_distillation.sh TEACHER.pt DATA_BIN OUT_DIR [fairseq-generate flags...]
+#   then   fairseq-train OUT_DIR/bin --user-dir user_dir --arch transformer_kd_6_3 ...
+#
+# This is what fairseq-kd translate and fairseq-kd distill-data do, without their speed, filters and
+# restart within the set. DATA_BIN is what fairseq-preprocess wrote; BPE is kept as it is there.
+# OUT_DIR gets  generate.txt  what fairseq-generate printed    text/  the pairs, one sentence a line
+#               bin/          what fairseq-train reads, with the dictionaries of DATA_BIN
+#
+# Env: BEAM=5  MAX_TOKENS=4000  WORKERS=2 (processes of fairseq-preprocess)
+# Killed? Run the same line again: each of the three appears whole or not at all.
+set -euo pipefail
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+[[ $# -ge 3 ]] || { usage >&2; exit 2; }
+teacher=$1 data=$2 out=$3
+shift 3
+root=$(cd "$(dirname "$0")/.." && pwd)
+if [[ -x $root/.venv/bin/python ]]; then export PATH="$root/.venv/bin:$PATH"; fi
+die() { printf '%s\n' "$*" >&2; exit 1; }
+
+shopt -s nullglob
+found=("$data"/train.*-*.*.idx)
+[[ ${#found[@]} -eq 2 ]] || die "$data holds no train split of one language pair. Give what fairseq-preprocess wrote."
+pair=${found[0]##*/train.}
+pair=${pair%.*.idx}
+src=${pair%-*} tgt=${pair#*-}
+mkdir -p "$out"
+
+if [[ ! -f $out/generate.txt ]]; then
+  # Without a batch-size multiple of 1, fairseq-generate drops the last sentences.
+  fairseq-generate "$data" --user-dir "$root/user_dir" --path "$teacher" --gen-subset train \
+    --source-lang "$src" --target-lang "$tgt" --beam "${BEAM:-5}" --max-tokens "${MAX_TOKENS:-4000}" \
+    --max-len-a 2 --max-len-b 20 --skip-invalid-size-inputs-valid-test \
+    --required-batch-size-multiple 1 "$@" > "$out/generate.partial" 2> "$out/generate.log" ||
+    { tail -n 15 "$out/generate.log" >&2; die "fairseq-generate failed."; }
+  mv "$out/generate.partial" "$out/generate.txt"
+fi
+
+column() { # column LETTER FIELD: S- or H- lines in the set's order
+  grep "^$1-" "$out/generate.txt" | sed "s/^$1-//" | LC_ALL=C sort --numeric-sort --stable | cut -f "$2"
+}
+
+if [[ ! -d $out/text ]]; then
+  rm -rf "$out/text.partial"
+  mkdir "$out/text.partial"
+  cmp <(column S 1) <(column H 1) || die "$out/generate.txt has sources without translation. Remove it and run this again."
+  column S 2 > "$out/text.partial/train.$src"
+  column H 3 > "$out/text.partial/train.$tgt"
+  mv "$out/text.partial" "$out/text"
+fi
+
+if [[ ! -d $out/bin ]]; then
+  rm -rf "$out/bin.partial"
+  fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --workers "${WORKERS:-2}" \
+    --srcdict "$data/dict.$src.txt" --tgtdict "$data/dict.$tgt.txt" \
+    --trainpref "$out/text/train" --destdir "$out/bin.partial" > "$out/preprocess.log" 2>&1 ||
+    { tail -n 15 "$out/preprocess.log" >&2; die "fairseq-preprocess failed."; }
+  others=("$data"/{valid,test}*."$src-$tgt".*)
+  if [[ ${#others[@]} -gt 0 ]]; then cp "${others[@]}" "$out/bin.partial/"; fi
+  mv "$out/bin.partial" "$out/bin"
+fi
+echo "$out/bin is ready for fairseq-train: $(wc -l < "$out/text/train.$tgt") pairs"

@@ -1,0 +1,321 @@
+"""The verb distill-data: what fairseq-train reads is what was decoded, selected and kept."""
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from harness import PAIR, Setup, run
+from translations import binarised, hypotheses
+
+from fairseq_kd import cli
+from fairseq_kd.hashes import sha256_of
+from fairseq_kd.sequence import distilled_set
+from fairseq_kd.sequence.filters import FILTERS
+
+OFF = ["--max-length-ratio", "inf", "--max-copied", "inf", "--max-repeated", "inf"]
+
+
+@pytest.fixture
+def distill(decoded, data):
+    """Runs the verb distill-data in this process, on one worker."""
+
+    def run_verb(out, *flags, translations=decoded, folder=data):
+        words = ["distill-data", "--translations", translations, "--data", folder, "--out", out]
+        return cli.main([str(word) for word in (*words, "--workers", "1", *flags)])
+
+    return run_verb
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def table(folder):
+    with (folder / "scores.tsv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def text(folder, language):
+    return (folder / "text" / f"train.{language}").read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def test_the_best_hypotheses_become_the_targets_of_their_sources(
+    distill, decoded, data, prepared, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert distill(out, *OFF) == 0
+    assert binarised(out, "train", "es") == binarised(data, "train", "es")
+    assert text(out, "es") == (prepared / "bpe" / "train.es").read_text().split("\n")[:-1]
+    assert text(out, "en") == [each[0].tokens for each in hypotheses(decoded).values()]
+    shown = capsys.readouterr().out
+    assert f"{len(text(out, 'en'))} are kept" in shown
+    assert "unknown words in the target: 0.00% of tokens" in shown
+    assert len(re.findall(r"^\[\d+\] ", shown, re.M)) == 5
+    assert f"    distilled  {text(out, 'en')[0]}\n" in shown
+
+
+def test_it_is_what_fairseq_preprocess_makes_of_the_text(distill, data, tmp_path):
+    out = tmp_path / "out"
+    distill(out, *OFF)
+    dictionaries = ["--srcdict", f"{data}/dict.es.txt", "--tgtdict", f"{data}/dict.en.txt"]
+    text_files = ["--trainpref", out / "text" / "train", "--destdir", tmp_path / "plain"]
+    run("fairseq-preprocess", *PAIR, *dictionaries, *text_files)
+    for path in (tmp_path / "plain").glob("*"):
+        if path.name != "preprocess.log":
+            assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+
+
+def test_other_splits_and_dictionaries_are_copied(distill, data, tmp_path):
+    distill(tmp_path / "out")
+    for name in ("dict.es.txt", "dict.en.txt", "valid.es-en.en.bin", "test.es-en.es.idx"):
+        assert (tmp_path / "out" / name).read_bytes() == Path(data, name).read_bytes()
+
+
+@pytest.mark.parametrize("criterion", ["label_smoothed_cross_entropy", "word_kd"])
+def test_a_student_learns_from_it_with_and_without_the_teachers_distributions(
+    distill, ending_teacher, tmp_path, criterion
+):
+    distill(tmp_path / "out")
+    flags = ["--criterion", criterion]
+    flags += ["--kd-teacher", ending_teacher] if criterion == "word_kd" else []
+    setup = Setup(str(tmp_path / "out"), *flags)
+    setup.task.load_dataset("train")
+    setup.dataset = setup.task.dataset("train")
+    assert len(setup.dataset) == manifest(tmp_path / "out")["counts"]["kept"]
+    loss, _, log = setup.criterion(setup.model, setup.batch(0, 1, 2))
+    assert loss.isfinite()
+    assert criterion != "word_kd" or log["kd_loss"] > 0
+
+
+def test_nbest_gives_copies_of_the_source(distill, decoded, data, tmp_path):
+    distill(tmp_path / "out", "--select", "nbest", "--copies", "3", *OFF)
+    gold = binarised(data, "train", "es")
+    assert binarised(tmp_path / "out", "train", "es") == [each for each in gold for _ in range(3)]
+    three = [each.tokens for found in hypotheses(decoded).values() for each in found[:3]]
+    assert text(tmp_path / "out", "en") == three
+
+
+def words(tokens):
+    return tokens.replace("@@ ", "")
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_interpolation_takes_the_nearest_to_the_reference(
+    distill, decoded, prepared, tmp_path, metric
+):
+    from sacrebleu import sentence_bleu, sentence_chrf
+
+    distill(tmp_path / "out", "--select", "interpolation", "--metric", metric, *OFF)
+    references = (prepared / "bpe" / "train.en").read_text().split("\n")
+    taken = text(tmp_path / "out", "en")
+
+    def score(tokens, reference):
+        pair = words(tokens), [words(reference)]
+        if metric == "chrf":
+            return sentence_chrf(*pair).score
+        return sentence_bleu(*pair, tokenize="none").score
+
+    for number, found in hypotheses(decoded).items():
+        gains = [score(each.tokens, references[number]) for each in found]
+        assert score(taken[number], references[number]) == max(gains)
+    assert taken != [found[0].tokens for found in hypotheses(decoded).values()]
+
+
+def test_selection_does_not_depend_on_the_number_of_workers(distill, tmp_path):
+    for workers in ("1", "2"):
+        distill(tmp_path / workers, "--select", "mbr", "--workers", workers)
+    assert manifest(tmp_path / "1") == manifest(tmp_path / "2")
+
+
+def test_filters_take_what_their_scores_say(distill, decoded, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ["--min-score", "-2.3", "--max-repeated", "0.2", "--min-similarity", "2"]
+    distill(out, "--select", "nbest", *flags)
+    shown = capsys.readouterr().out
+    rows, counts = table(out), manifest(out)["counts"]
+    assert len(rows) == counts["selected"] == 4 * counts["sentences"]
+    kept = [row for row in rows if row["taken_by"] == "-"]
+    assert len(kept) == counts["kept"] == len(text(out, "en"))
+    for name, limit, below in (("teacher_score", -2.3, True), ("repeated", 0.2, False)):
+        values = [float(row[name]) for row in kept]
+        assert min(values) >= limit if below else max(values) <= limit
+        assert counts["taken_by"][name] == sum(row["taken_by"] == name for row in rows) > 0
+        flag = next(each.flag for each in FILTERS if each.name == name)
+        assert f"{flag} {limit:g} took {counts['taken_by'][name]:,} (alone " in shown
+    numbers = [int(row["sentence"]) for row in kept]
+    found = hypotheses(decoded)
+    expected = [found[int(row["sentence"])][int(row["hypothesis"])].tokens for row in kept]
+    assert text(out, "en") == expected
+    assert numbers == sorted(numbers)
+
+
+def test_duplicates_are_counted_over_the_whole_set(distill, data, translate, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    from fairseq_kd.sequence.subset import read_subset
+    from fairseq_kd.sequence.training_set import PairWriter
+
+    writer = PairWriter(folder, "twice", read_subset(folder, "valid", ("es", "en")))
+    for _ in range(2):
+        for i in range(3):
+            writer.add(binarised(data, "valid", "es")[i], [6, 2])
+    writer.close()
+    translate(tmp_path / "hyp", "--subset", "twice", "--max-tokens", "1", folder=folder)
+    flags = [*OFF, "--max-duplicates", "0"]
+    distill(tmp_path / "out", *flags, translations=tmp_path / "hyp", folder=folder)
+    assert manifest(tmp_path / "out")["counts"]["taken_by"]["duplicates"] == 3
+    assert binarised(tmp_path / "out", "train", "es") == binarised(data, "valid", "es")[:3]
+
+
+def test_gold_pairs_are_upsampled_and_sources_tagged(distill, data, tmp_path):
+    out, tag = tmp_path / "out", "madeupword0000"
+    dictionary = Path(data, "dict.es.txt").read_text(encoding="utf-8").splitlines()
+    tag_id = 4 + next(i for i, line in enumerate(dictionary) if line.startswith(tag))
+    flags = ["--mix", "gold", "--upsample-gold", "2", "--tag-distilled", tag]
+    assert distill(out, *flags, *OFF) == 0
+    source, target = (binarised(out, "train", side) for side in ("es", "en"))
+    gold = [binarised(data, "train", side) for side in ("es", "en")]
+    assert source[: 2 * len(gold[0])] == 2 * gold[0]
+    assert target[: 2 * len(gold[1])] == 2 * gold[1]
+    assert source[2 * len(gold[0]) :] == [[tag_id, *each] for each in gold[0]]
+    assert manifest(out)["gold_pairs"] == 2 * len(gold[0])
+    assert text(out, "es")[0].split()[0] != tag
+
+
+def test_an_extra_split_is_read_with_the_gold_one(distill, data, tmp_path):
+    out = tmp_path / "out"
+    assert distill(out, "--mix", "extra", *OFF) == 0
+    assert binarised(out, "train", "en") == binarised(data, "train", "en")
+    flags = ["--criterion", "cross_entropy", "--upsample-primary", "2"]
+    setup = Setup(str(out), *flags)
+    setup.task.load_dataset("train", combine=True)
+    assert len(setup.task.dataset("train")) == 3 * len(binarised(data, "train", "en"))
+
+
+def test_the_manifest_hashes_every_file_and_input(distill, decoded, data, tmp_path):
+    distill(tmp_path / "out")
+    told = manifest(tmp_path / "out")
+    files = {
+        str(path.relative_to(tmp_path / "out")): sha256_of([path])
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+    assert told["files"] == files
+    assert told["made_of"]["hypotheses"] == sha256_of([decoded / "hypotheses.txt"])
+    assert told["made_of"]["decoding"] == json.loads((decoded / "decoding.json").read_text())
+    assert told["made_of"]["thresholds"]["length_ratio"] == "3.0"
+
+
+def test_run_again_it_is_there_and_with_other_options_it_is_refused(distill, tmp_path, capsys):
+    out = tmp_path / "out"
+    distill(out)
+    before = manifest(out)
+    assert distill(out) == 0
+    assert f"{out} is there already" in capsys.readouterr().err
+    assert distill(out, "--min-words", "2") == 2
+    told = f"--out {out} exists and is something else. Remove it, or choose another one."
+    assert told in capsys.readouterr().err
+    assert manifest(out) == before
+
+
+def test_killed_at_any_file_it_appears_whole_or_not_at_all(distill, tmp_path, monkeypatch):
+    distill(tmp_path / "whole")
+    out = tmp_path / "out"
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    for step in ("copy_the_rest", "PairWriter", "_score_line", "_hashes"):
+        with monkeypatch.context() as patch:
+            patch.setattr(distilled_set, step, die)
+            with pytest.raises(KeyboardInterrupt):
+                distill(out)
+        assert not out.exists()
+    (tmp_path / "out.partial").mkdir()  # what SIGKILL would leave
+    (tmp_path / "out.partial" / "train.es-en.es.bin").write_bytes(b"half")
+    assert distill(out) == 0
+    assert manifest(out) == manifest(tmp_path / "whole")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_full_disk_is_told_and_the_translations_are_kept(distill, decoded, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = run("mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", disk, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a small file system")
+    try:
+        before = (decoded / "hypotheses.txt").read_bytes()
+        assert distill(disk / "out") == 2
+        told = f"The disk of {disk} is full; the translations are kept. Free some space and run"
+        assert told in capsys.readouterr().err
+        assert os.listdir(disk) == []
+        assert (decoded / "hypotheses.txt").read_bytes() == before
+    finally:
+        run("umount", "--lazy", disk)
+
+
+def refused(distill, tmp_path, capsys, told, *flags, **other):
+    assert distill(tmp_path / "refused", *flags, **other) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_changed_dictionary_is_refused(distill, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    with (folder / "dict.en.txt").open("a") as file:
+        file.write("another 1\n")
+    told = f"The target dictionary of train in {folder} is not the one that "
+    refused(distill, tmp_path, capsys, told, folder=folder)
+
+
+def test_another_source_is_refused(distill, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    for language in ("es", "en"):
+        for suffix in ("bin", "idx"):
+            name = f"{{}}.es-en.{language}.{suffix}"
+            shutil.copy(folder / name.format("valid"), folder / name.format("train"))
+    told = f"The source of train in {folder} is not the one that "
+    refused(distill, tmp_path, capsys, told, folder=folder)
+
+
+def test_a_missing_line_is_refused(distill, decoded_copy, tmp_path, capsys):
+    path = decoded_copy / "hypotheses.txt"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_text("\n".join(lines[:8] + lines[12:]), encoding="utf-8")
+    told = f"{path} was changed after it was written: its hash is another."
+    refused(distill, tmp_path, capsys, told, translations=decoded_copy)
+
+
+def test_a_cut_off_decoding_is_refused(distill, decoded_copy, tmp_path, capsys):
+    path = decoded_copy / "hypotheses.txt"
+    path.write_bytes(path.read_bytes()[:-90])
+    refused(distill, tmp_path, capsys, f"{path} is cut off", translations=decoded_copy)
+    path.unlink()
+    told = f"{path} is missing. Finish fairseq-kd translate, all its shards."
+    refused(distill, tmp_path, capsys, told, translations=decoded_copy)
+
+
+def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
+    told = f"{tmp_path} holds no decoding.json. Give the folder that fairseq-kd translate --out"
+    refused(distill, tmp_path, capsys, told, translations=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--copies", "2"], "--copies has no effect without --select nbest."),
+        (["--metric", "chrf"], "--metric has no effect without --select interpolation or mbr, or"),
+        (["--upsample-gold", "2"], "--upsample-gold has no effect without --mix gold."),
+        (["--mix", "extra", "--tag-gold", "x"], "--tag-gold has no effect without --mix gold."),
+        (["--gold-subset", "valid"], "--gold-subset has no effect without --mix gold or extra."),
+        (["--min-words", "0"], "--min-words must be at least 1, but is 0."),
+        (["--mix", "gold", "--tag-gold", "<gold>"], "--tag-gold <gold> is not in "),
+        (["--min-words", "1000"], "The filters left no pair. Loosen the thresholds."),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(distill, tmp_path, flags, told, capsys):
+    refused(distill, tmp_path, capsys, told, *flags)

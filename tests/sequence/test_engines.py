@@ -1,0 +1,109 @@
+"""Which engine decodes, and that all of them give fairseq's text."""
+
+import re
+import shutil
+import sys
+from importlib.util import find_spec
+
+import pytest
+from harness import PAIR, run
+from translations import binarised, content, hypotheses
+
+from fairseq_kd.sequence.subset import read_subset
+from fairseq_kd.sequence.training_set import PairWriter
+
+pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
+SAME = ["--compute-type", "float32", "--max-len-a", "2", "--max-len-b", "20"]
+
+
+def test_ctranslate2_and_both_ways_of_fairseq_give_the_same_text(
+    translate, ending_teacher, data, tmp_path
+):
+    translate(tmp_path / "fast", "--subset", "valid", *SAME)
+    translate(tmp_path / "slow", "--subset", "valid", "--engine", "fairseq")
+    command = ["fairseq-generate", data, "--user-dir", "user_dir", "--path", ending_teacher, *PAIR]
+    command += ["--gen-subset", "valid", "--beam", "5", "--cpu", *SAME[2:]]
+    command += ["--max-tokens", "200", "--required-batch-size-multiple", "1"]
+    printed = run(*command).stdout
+    plain = {
+        int(number): (text, float(score))
+        for number, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", printed, re.M)
+    }
+    fast, slow = hypotheses(tmp_path / "fast"), hypotheses(tmp_path / "slow")
+    assert list(fast) == list(slow) == sorted(plain)
+    ended = [number for number, (text, _) in plain.items() if text.endswith(" .")]
+    assert len(ended) > 12
+    for number in ended:  # where the longest length ends a translation, the engines differ
+        text, score = plain[number]
+        (ours,), (theirs,) = fast[number], slow[number]
+        assert ours.tokens == theirs.tokens == text
+        assert theirs.score == pytest.approx(score, abs=1e-3)
+        assert ours.score == pytest.approx(score, abs=0.01)  # it leaves out an end that comes first
+
+
+def test_a_teacher_is_converted_once(translate, tmp_path, monkeypatch):
+    from fairseq_kd.sequence import conversion
+
+    monkeypatch.setattr(conversion, "FairseqConverter", None)
+    assert translate(tmp_path / "out", "--subset", "valid") == 0
+
+
+def test_a_conversion_that_scores_otherwise_is_not_used(translate, tmp_path, monkeypatch, capsys):
+    from fairseq_kd.sequence import conversion
+
+    probability = conversion._log_probability
+    monkeypatch.setattr(conversion, "_log_probability", lambda *words: probability(*words) * 1.1)
+    flags = ["--subset", "valid", "--cache", tmp_path / "cache", "--engine", "ctranslate2"]
+    assert translate(tmp_path / "out", *flags) == 2
+    shown = capsys.readouterr().err
+    assert "CTranslate2 would translate otherwise than fairseq: it scores a translation -" in shown
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_ctranslate2_cannot_convert_is_decoded_by_fairseq(
+    translate, setup, data, tmp_path, capsys
+):
+    flags = ["--criterion", "cross_entropy", "--no-save-optimizer-state"]
+    flags += ["--encoder-attention-heads", "4"]
+    teacher = setup(*flags).save(tmp_path / "teacher.pt")
+    flags = ["--subset", "valid", "--max-len-a", "0.5", "--beam", "2"]
+    assert translate(tmp_path / "out", *flags, teacher=teacher) == 0
+    shown = capsys.readouterr().err
+    assert "CTranslate2 cannot convert it: " in shown
+    assert "Options --encoder-attention-heads and --decoder-attention-heads must have" in shown
+    assert "; so fairseq decodes" in shown
+    assert translate(tmp_path / "no", *flags, "--engine", "ctranslate2", teacher=teacher) == 2
+    assert "Leave --engine ctranslate2 out, and fairseq decodes." in capsys.readouterr().err
+
+
+def test_an_ensemble_is_decoded_by_fairseq(translate, ending_teacher, teacher, tmp_path, capsys):
+    flags = ["--subset", "valid", "--max-len-a", "0.5", "--beam", "2"]
+    assert translate(tmp_path / "out", *flags, teacher=f"{ending_teacher}:{teacher}") == 0
+    assert "CTranslate2 decodes no ensembles; so fairseq decodes" in capsys.readouterr().err
+    assert translate(tmp_path / "one", *flags, "--engine", "fairseq") == 0
+    assert content(tmp_path / "out") != content(tmp_path / "one")
+
+
+def test_without_ctranslate2_one_line_tells_how_to_get_it(translate, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    flags = ["--subset", "valid", "--engine", "ctranslate2"]
+    assert translate(tmp_path / "out", *flags) == 2
+    told = "CTranslate2 is not installed (pip install 'ctranslate2>=4.8')"
+    assert told in capsys.readouterr().err
+
+
+def test_an_unknown_source_word_is_the_same_to_both_engines(translate, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    writer = PairWriter(folder, "unknown", read_subset(folder, "valid", ("es", "en")))
+    for sentence in binarised(data, "valid", "es"):
+        writer.add([3, *sentence[1:5], 3, *sentence[6:]], [6, 2])
+    writer.close()
+    for engine, flags in (("ctranslate2", SAME[:2]), ("fairseq", [])):
+        flags = ["--subset", "unknown", "--engine", engine, *flags]
+        assert translate(tmp_path / engine, *flags, folder=folder) == 0
+    fast, slow = hypotheses(tmp_path / "ctranslate2"), hypotheses(tmp_path / "fairseq")
+    ended = [number for number, (each,) in slow.items() if each.tokens.endswith(" .")]
+    assert len(ended) > 12
+    for number in ended:
+        assert fast[number][0].tokens == slow[number][0].tokens
+        assert fast[number][0].score == pytest.approx(slow[number][0].score, abs=0.01)

@@ -1,0 +1,137 @@
+"""Cut into shards, killed and out of disk, a decoding ends with the same bits."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+from harness import ENVIRONMENT, ROOT, run
+from translations import content, hypotheses
+
+from fairseq_kd import cli
+from fairseq_kd.sequence.shards import WHOLE
+
+pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
+
+
+def test_eight_shards_merge_to_the_undivided_file(translate, decoded, tmp_path, capsys):
+    out = tmp_path / "out"
+    for index in random.Random(1).sample(range(1, 9), 8):
+        assert not (out / WHOLE).exists()
+        assert translate(out, "--nbest", "4", "--shard", f"{index}/8", "--workers", "1") == 0
+    assert content(out) == content(decoded)
+    assert "sentences are in" in capsys.readouterr().err
+    assert not list(out.glob("*-of-*"))
+    assert translate(out, "--nbest", "4", "--shard", "3/8") == 0
+    assert f"{out / WHOLE} is there already" in capsys.readouterr().err
+
+
+def test_more_shards_than_batches_are_merged_too(translate, tmp_path):
+    flags = ["--subset", "valid", "--max-tokens", "2000"]
+    translate(tmp_path / "one", *flags)
+    for index in range(1, 6):
+        assert translate(tmp_path / "five", *flags, "--shard", f"{index}/5") == 0
+    assert content(tmp_path / "five") == content(tmp_path / "one")
+
+
+def test_shards_that_were_copied_together_are_merged_by_the_verb(
+    translate, decoded, tmp_path, capsys
+):
+    for index in (1, 2):
+        translate(tmp_path / str(index), "--nbest", "4", "--shard", f"{index}/2")
+    shutil.copy(tmp_path / "2" / "hypotheses-2-of-2.txt", tmp_path / "1")
+    assert cli.main(["merge", str(tmp_path / "1")]) == 0
+    assert content(tmp_path / "1") == content(decoded)
+    assert cli.main(["merge", str(tmp_path / "2")]) == 2
+    assert "lacks 1 of 2 shards: 1/2. Run translate with --shard" in capsys.readouterr().err
+
+
+def kill_at_random_moments(words, out, times, seed):
+    """Starts the command again and again, and kills it when its journal has grown by some bytes."""
+    chance, killed = random.Random(seed), 0
+    while killed < times:
+        before = sum(path.stat().st_size for path in out.glob("*.journal"))
+        goal = before + chance.randrange(1, 6000)
+        command = [sys.executable, "-m", "fairseq_kd.cli", *words]
+        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            if sum(path.stat().st_size for path in out.glob("*.journal")) >= goal:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.0005)
+        if process.wait() != -signal.SIGKILL:
+            break
+        killed += 1
+    return killed
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    translate, translate_words, decoded, tmp_path, times
+):
+    out = tmp_path / "out"
+    flags = ["--nbest", "4", "--max-tokens", "60", "--workers", "2"]
+    assert kill_at_random_moments(translate_words(out, *flags), out, times, times) == times
+    assert not (out / WHOLE).exists()
+    assert translate(out, *flags) == 0
+    assert translate(tmp_path / "whole", *flags) == 0
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_sampling_is_the_same_in_any_cut_and_another_with_another_seed(translate, tmp_path):
+    flags = ["--subset", "valid", "--sampling", "--nbest", "3", "--max-tokens", "150"]
+    translate(tmp_path / "one", *flags, "--workers", "1")
+    for index in (2, 1):  # two workers are two processes, one is this one
+        translate(tmp_path / "two", *flags, "--shard", f"{index}/2", "--workers", str(index))
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    translate(tmp_path / "other", *flags, "--seed", "2", "--workers", "1")
+    assert content(tmp_path / "one") != content(tmp_path / "other")
+    assert all(len(each) == 3 for each in hypotheses(tmp_path / "one").values())
+
+
+def test_fairseqs_sampling_is_the_same_in_any_cut(translate, tmp_path):
+    flags = ["--subset", "valid", "--sampling", "--sampling-topk", "5", "--nbest", "2"]
+    flags += ["--engine", "fairseq"]
+    translate(tmp_path / "one", *flags)
+    for index in (2, 1):
+        translate(tmp_path / "two", *flags, "--shard", f"{index}/2")
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_a_full_disk_is_told_and_what_was_decoded_is_kept(
+    translate, translate_words, decoded, tmp_path
+):
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "fairseq_kd.cli", *translate_words(out, "--nbest", "4")]
+    limited = run("bash", "-c", 'ulimit -f 30; exec "$@"', "bash", *words, check=False)
+    assert limited.returncode == 2
+    told = f"The disk of {out} is full; what was decoded before is kept. Free some space and run"
+    assert told in limited.stderr
+    kept = (out / "hypotheses.journal").stat().st_size
+    assert 20_000 < kept <= 30_720
+    assert translate(out, "--nbest", "4") == 0
+    assert content(out) == content(decoded)
+
+
+def test_a_full_file_system_is_told_and_what_was_decoded_is_kept(
+    translate, decoded, tmp_path, capsys
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = run("mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", disk, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a small file system")
+    try:
+        assert translate(disk / "out", "--nbest", "4") == 2
+        assert f"The disk of {disk / 'out'} is full; what was" in capsys.readouterr().err
+        kept = shutil.copytree(disk / "out", tmp_path / "out")
+    finally:
+        run("umount", "--lazy", disk)
+    assert (kept / "hypotheses.journal").stat().st_size > 20_000
+    assert translate(kept, "--nbest", "4") == 0
+    assert "going on after" in capsys.readouterr().err
+    assert content(kept) == content(decoded)

@@ -1,0 +1,124 @@
+"""Shards that are cut off, changed, swapped, missing or too many, and their merging."""
+
+import re
+
+import pytest
+
+from fairseq_kd.sequence.shards import (
+    WHOLE,
+    check_shard,
+    merge,
+    missing_shards,
+    shard_file,
+    write_shard,
+)
+from fairseq_kd.shard import Shard
+
+PLAN = "0123456789abcdef"
+COUNT, SENTENCES = 3, 20
+
+
+def lines_of_shard(index):
+    return [
+        b"H-%d\t-%d\tword %d\n" % (i, rank, i)
+        for i in range(index - 1, SENTENCES, COUNT)
+        for rank in (1, 2)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(1, COUNT + 1):
+        shard = Shard(index, COUNT)
+        write_shard(tmp_path / shard_file(shard), shard, PLAN, lines_of_shard(index))
+    return tmp_path
+
+
+def first(folder):
+    return folder / shard_file(Shard(1, COUNT))
+
+
+def test_a_shard_tells_what_it_is(folder):
+    assert check_shard(first(folder), PLAN) == (Shard(1, 3), 7)
+
+
+def test_merged_shards_are_the_undivided_file(folder, tmp_path_factory):
+    undivided = tmp_path_factory.mktemp("undivided") / WHOLE
+    lines = sorted(
+        (line for index in (1, 2, 3) for line in lines_of_shard(index)),
+        key=lambda line: int(re.match(rb"H-(\d+)", line)[1]),
+    )
+    write_shard(undivided, Shard(), PLAN, lines)
+    merge(folder, PLAN, SENTENCES)
+    assert (folder / WHOLE).read_bytes() == undivided.read_bytes()
+    assert [path.name for path in folder.iterdir()] == [WHOLE]
+
+
+def refused(folder, message, error=ValueError):
+    """Merging fails with a message, makes no file, and leaves all shards as they are."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(error, match=message):
+        merge(folder, PLAN, SENTENCES)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_shard_cut_off_at_any_line_is_refused(folder):
+    lines = first(folder).read_bytes().splitlines(keepends=True)
+    for kept in range(len(lines)):
+        first(folder).write_bytes(b"".join(lines[:kept]))
+        refused(folder, f"{first(folder)} is cut off: its last line does not tell what it holds.")
+    first(folder).write_bytes(b"".join(lines)[:-1])
+    refused(folder, "is cut off")
+
+
+def test_swapped_shards_are_refused(folder):
+    second = folder / shard_file(Shard(2, COUNT))
+    content = first(folder).read_bytes(), second.read_bytes()
+    first(folder).write_bytes(content[1])
+    second.write_bytes(content[0])
+    refused(folder, f"{first(folder)} holds shard 2/3: files were renamed or swapped. Give it its")
+
+
+def test_a_changed_line_is_refused(folder):
+    first(folder).write_bytes(first(folder).read_bytes().replace(b"word 3\n", b"word 4\n", 1))
+    refused(folder, f"{first(folder)} was changed after it was written: its hash is another.")
+
+
+def test_a_shard_that_lacks_a_line_is_refused(folder):
+    first(folder).write_bytes(first(folder).read_bytes().replace(b"H-3\t-1\tword 3\n", b"", 1))
+    refused(folder, "was changed after it was written")
+
+
+def test_a_shard_of_another_decoding_is_refused(folder):
+    write_shard(first(folder), Shard(1, 3), "f" * 16, lines_of_shard(1))
+    refused(folder, "belongs to another decoding")
+
+
+def test_a_gap_is_refused_by_the_missing_shards(folder):
+    first(folder).unlink()
+    assert missing_shards(folder) == [Shard(1, 3)]
+    refused(folder, "lacks 1 of 3 shards: 1/3. Run translate with --shard", FileNotFoundError)
+
+
+def test_a_gap_within_whole_shards_is_refused(folder):
+    write_shard(first(folder), Shard(1, 3), PLAN, lines_of_shard(1)[:-2])
+    refused(folder, "Sentence 18 of 20 is in no shard")
+
+
+def test_a_gap_at_the_end_is_refused(folder):
+    write_shard(folder / shard_file(Shard(2, 3)), Shard(2, 3), PLAN, lines_of_shard(2)[:-2])
+    refused(folder, "Sentence 19 of 20 is in no shard")
+
+
+def test_an_overlap_is_refused(folder):
+    write_shard(first(folder), Shard(1, 3), PLAN, [*lines_of_shard(1)[:2], b"H-1\t-1\tx\n"])
+    refused(folder, f"Sentence 1 is in both {first(folder).name} and hypotheses-2-of-3.txt")
+
+
+def test_shards_of_two_cuts_are_refused(folder):
+    write_shard(folder / shard_file(Shard(1, 2)), Shard(1, 2), PLAN, [])
+    refused(folder, "holds files of 2 and 3 shards, which overlap. Remove those of one cut.")
+
+
+def test_nothing_to_merge_is_told(tmp_path):
+    refused(tmp_path, "holds no finished shard. Run translate --shard first.", FileNotFoundError)

@@ -1,0 +1,80 @@
+"""The verb translate: every sentence in its place, with the teacher's own scores."""
+
+import math
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from translations import binarised, hypotheses
+
+from fairseq_kd.teachers.loading import load_teacher
+
+pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
+
+
+@pytest.mark.parametrize("lenpen", ["1", "0.3"])
+@pytest.mark.parametrize("engine", ["ctranslate2", "fairseq"])
+def test_scores_are_the_teachers_log2_probability_per_token(
+    translate, ending_teacher, data, tmp_path, engine, lenpen
+):
+    flags = ["--subset", "valid", "--nbest", "2", "--lenpen", lenpen, "--engine", engine]
+    flags += ["--compute-type", "float32"] if engine == "ctranslate2" else []
+    translate(tmp_path / "out", *flags)
+    model, task = load_teacher(ending_teacher)
+    source, words = binarised(data, "valid", "es"), task.target_dictionary
+    checked = 0
+    for number, found in hypotheses(tmp_path / "out").items():
+        for hypothesis in found:
+            if not hypothesis.tokens.endswith(" .") or checked == 6:
+                continue  # it may have been cut, so that no end is scored
+            checked += 1
+            target = [words.index(token) for token in hypothesis.tokens.split()] + [words.eos()]
+            bits = 0.0
+            for i, word in enumerate(target):  # one step at a time, without a cache
+                before = torch.tensor([[words.eos(), *target[:i]]])
+                sentence = torch.tensor([source[number]])
+                logits = model.eval()(sentence, torch.tensor([sentence.size(1)]), before)[0]
+                bits += logits[0, -1].double().log_softmax(0)[word].item() / math.log(2)
+            assert hypothesis.score == pytest.approx(bits / len(target), abs=0.01)
+    assert checked == 6
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "fairseq"])
+def test_no_translation_is_longer_than_asked_for(translate, tmp_path, engine):
+    flags = ["--subset", "valid", "--max-len-a", "0", "--max-len-b", "5", "--engine", engine]
+    translate(tmp_path / "out", *flags)
+    lengths = [len(each.tokens.split()) for (each,) in hypotheses(tmp_path / "out").values()]
+    assert max(lengths) == 5
+
+
+def test_every_sentence_has_its_hypotheses_best_first(decoded, data):
+    found = hypotheses(decoded)
+    assert list(found) == list(range(len(binarised(data, "train", "es"))))
+    for each in found.values():
+        scores = [hypothesis.score for hypothesis in each]
+        assert len(scores) == 4
+        assert scores == sorted(scores, reverse=True)
+    lines = Path(data, "dict.en.txt").read_text(encoding="utf-8").splitlines()
+    known = {"<unk>", *(line.split()[0] for line in lines)}
+    assert {word for each in found.values() for word in each[0].tokens.split()} <= known
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "fairseq"])
+def test_what_cannot_be_translated_is_told_and_keeps_its_line(
+    translate, odd_data, tmp_path, engine, capsys
+):
+    assert translate(tmp_path / "out", "--engine", engine, folder=odd_data) == 0
+    found = hypotheses(tmp_path / "out")
+    assert [bool(found[i][0].tokens) for i in range(4)] == [True, False, False, True]
+    told = "2 of 4 sentences are empty or have more than 1024 tokens, and were not translated: 1, 2"
+    assert told in capsys.readouterr().err
+
+
+def test_a_source_alone_can_be_decoded(translate, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "mono")
+    for suffix in ("bin", "idx"):
+        (folder / f"valid.es-en.es.{suffix}").rename(folder / f"mono.es-None.es.{suffix}")
+    assert translate(tmp_path / "out", "--subset", "mono", folder=folder) == 0
+    assert len(hypotheses(tmp_path / "out")) == len(binarised(data, "valid", "en"))

@@ -1,0 +1,97 @@
+"""What translate refuses, and that nothing is lost by it."""
+
+import re
+import shutil
+from importlib.util import find_spec
+
+import pytest
+from translations import binarised, content
+
+pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
+
+
+def test_a_teacher_of_another_dictionary_is_refused(translate, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "other")
+    lines = (folder / "dict.en.txt").read_text().splitlines()
+    lines[3], lines[4] = lines[4], lines[3]
+    (folder / "dict.en.txt").write_text("\n".join(lines) + "\n")
+    assert translate(tmp_path / "out", folder=folder) == 2
+    shown = capsys.readouterr().err
+    assert re.search(r"The target dictionaries of --teacher \S+ and \S+ differ at index 7: ", shown)
+    assert "Binarise the data with --tgtdict and the teacher's dict.en.txt." in shown
+
+
+@pytest.mark.parametrize("line", ["the 3", "the 3\nthe 3 #fairseq:overwrite"])
+def test_a_dictionary_with_a_word_twice_is_refused(translate, data, tmp_path, line, capsys):
+    folder = shutil.copytree(data, tmp_path / "twice")
+    with (folder / "dict.en.txt").open("a", encoding="utf-8") as file:
+        file.write(f"the 3\n{line}\n")
+    assert translate(tmp_path / "out", folder=folder) == 2
+    assert f"{folder}/dict.en.txt " in capsys.readouterr().err
+
+
+def test_a_line_that_lacks_its_pair_is_refused(translate, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "uneven")
+    for suffix in ("bin", "idx"):
+        shutil.copy(folder / f"valid.es-en.en.{suffix}", folder / f"train.es-en.en.{suffix}")
+    assert translate(tmp_path / "out", folder=folder) == 2
+    shown = capsys.readouterr().err
+    counts = [len(binarised(data, *side)) for side in (("train", "es"), ("valid", "en"))]
+    assert f"has {counts[0]} sentences, but en has {counts[1]}: a line lacks its pair." in shown
+
+
+def test_a_binary_file_that_is_cut_off_is_refused(translate, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "cut")
+    path = folder / "train.es-en.es.bin"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert translate(tmp_path / "out", folder=folder) == 2
+    assert f"{path} is cut off. Binarise the data again." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--beam", "4"], "was begun with beam 5, but now it is 4. Choose another --out, or"),
+        (["--subset", "valid"], "was begun with subset train, but now it is valid."),
+        (["--sampling"], "was begun with beam 5, but now it is 1."),
+    ],
+)
+def test_another_decoding_in_the_same_folder_is_refused(translate, decoded, flags, told, capsys):
+    before = content(decoded)
+    assert translate(decoded, "--nbest", "4", *flags) == 2
+    assert told in capsys.readouterr().err
+    assert content(decoded) == before
+
+
+def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teacher, capsys):
+    assert translate(decoded, "--nbest", "4", teacher=teacher) == 2
+    assert "was begun with teacher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--nbest", "6"], "--nbest must be at most --beam, which is 5, but is 6. Raise --beam."),
+        (["--sampling", "--beam", "5"], "--beam has no effect with --sampling. Leave one"),
+        (["--seed", "5"], "--seed has no effect without --sampling. Leave one"),
+        (["--temperature", "2"], "--temperature has no effect without --sampling."),
+        (["--beam", "0"], "--beam must be at least 1, but is 0."),
+        (["--workers", "0"], "--workers must be at least 1, but is 0."),
+        (["--sampling", "--temperature", "0"], "--temperature must be greater than 0, but is 0.0"),
+        (["--sampling", "--sampling-topp", "1.5"], "--sampling-topp must be between 0 and 1"),
+        (["--engine", "fairseq", "--workers", "2"], "--workers has no effect where fairseq"),
+        (["--compute-type", "float7"], "--compute-type must be one of float32, int8"),
+        (["--shard", "9/8"], "--shard must be I/N with I from 1 to N, such as 3/64, but is 9/8."),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(translate, tmp_path, flags, told, capsys):
+    assert translate(tmp_path / "out", *flags) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_files_are_named_as_they_were_typed(translate, data, tmp_path, capsys):
+    assert translate(tmp_path / "out", teacher="no.pt") == 2
+    assert "--teacher no.pt does not exist." in capsys.readouterr().err
+    assert translate(tmp_path / "out", "--subset", "no") == 2
+    assert f"{data} holds no no.es-en.es. Give to --data the folder" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""The documentation of the verbs against the verbs."""
+
+import re
+import shlex
+
+import pytest
+from harness import ROOT
+
+from fairseq_kd import cli
+from fairseq_kd.sequence.filters import FILTERS
+from fairseq_kd.sequence.selection import SELECTIONS
+from fairseq_kd.sequence.similarity import SCORERS
+
+PAGE = (ROOT / "docs" / "sequence_level.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_documented_commands_are_understood():
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
+    commands = re.findall(r"fairseq-kd ([^'\n\\]*(?:\\\n[^'\n\\]*)*)", "\n".join(blocks))
+    commands += re.findall(r"`fairseq-kd (merge [^`]*)`", PAGE)
+    verbs = set()
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", " "))
+        verbs.add(cli.parser().parse_args(words).verb)
+    assert verbs == {"translate", "distill-data", "merge"}
+
+
+def test_the_tables_list_all_selections_and_filters():
+    rows = re.findall(r"^\| `(--m[\w-]+)` \| .* \| (\S+) \|$", PAGE, re.M)
+    told = {flag: None if default == "none" else float(default) for flag, default in rows}
+    assert told == {each.flag: each.default for each in FILTERS}
+    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.M)[: len(SELECTIONS)] == list(SELECTIONS)
+
+
+def test_every_choice_that_is_offered_can_be_dispatched():
+    for action in subparser("distill-data")._actions:
+        if action.dest == "select":
+            assert tuple(action.choices) == tuple(SELECTIONS)
+        if action.dest == "metric":
+            assert tuple(action.choices) == tuple(SCORERS)
+
+
+@pytest.mark.parametrize("verb", ["translate", "merge", "distill-data"])
+def test_help_explains_every_flag(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: fairseq-kd {verb}" in capsys.readouterr().out
+    for action in subparser(verb)._actions:
+        assert action.help, action.dest
+    assert f"| `fairseq-kd {verb}" in README
+
+
+def subparser(verb):
+    verbs = next(action for action in cli.parser()._actions if action.dest == "verb")
+    return verbs.choices[verb]

@@ -1,0 +1,24 @@
+"""Reads what was decoded, and what was binarised."""
+
+from fairseq.data import Dictionary, data_utils
+
+from fairseq_kd.sequence.hypotheses import by_sentence
+from fairseq_kd.sequence.shards import WHOLE
+
+
+def content(folder):
+    """The bytes of all that was decoded into a folder."""
+    return (folder / WHOLE).read_bytes()
+
+
+def hypotheses(folder):
+    """By sentence, what was decoded into a folder."""
+    with (folder / WHOLE).open(encoding="utf-8") as file:
+        return dict(by_sentence(line for line in file if not line.startswith("#")))
+
+
+def binarised(folder, split, language):
+    """The sentences of one side of a split, as lists of ids."""
+    words = Dictionary.load(f"{folder}/dict.{language}.txt")
+    dataset = data_utils.load_indexed_dataset(f"{folder}/{split}.es-en.{language}", words)
+    return [sentence.tolist() for sentence in dataset]
