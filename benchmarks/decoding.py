@@ -1,0 +1,134 @@
+"""Sentences per second of fairseq-generate and of fairseq-kd translate, and that BLEU stays.
+
+    python benchmarks/decoding.py --teacher T.pt --data BIN --what "6+6 layers of 512"
+
+Every round decodes the same sentences with fairseq-generate, with CTranslate2 in float32 and in
+int8, one after the other: what else the machine does meets all three alike, and a ratio is taken
+within a round. Speeds are those that both print of the decoding itself, without loading and
+conversion. BLEU is on words as they are tokenised, against the set's own references.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+
+import numpy as np
+from measuring import record
+from sacrebleu.metrics import BLEU
+
+from fairseq_kd.sequence.distillation import words_of
+from fairseq_kd.sequence.engines import cores
+from fairseq_kd.sequence.subset import Subset, read_subset
+from fairseq_kd.sequence.training_set import PairWriter
+
+FAIRSEQ, CONVERTED = "fairseq-generate", ("float32", "int8")
+SYSTEMS = (FAIRSEQ, *CONVERTED)
+LENGTHS = ["--max-len-a", "2", "--max-len-b", "20"]
+
+
+class Decoded(NamedTuple):
+    """What a system decoded, and how many sentences it did in a second."""
+
+    speed: float
+    texts: List[str]
+
+
+def main() -> None:
+    """Measures, prints and records."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--teacher", required=True, help="a checkpoint of fairseq")
+    parser.add_argument("--what", required=True, help="its size, for the table")
+    parser.add_argument("--data", required=True, type=Path, help="its binarised data")
+    parser.add_argument("--pair", default="es-en")
+    parser.add_argument("--subset", default="valid")
+    parser.add_argument("--sentences", type=int, default=400, help="spread evenly over the subset")
+    parser.add_argument("--beam", default="5")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=cores(), help="of every system")
+    parser.add_argument("--fairseq-batch", default="64", help="--batch-size of fairseq-generate")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sample = sample_of(args, Path(folder))
+        rounds = [one_round(args, Path(folder), number) for number in range(args.rounds)]
+    case = f"{args.what}, {len(sample)} sentences, beam {args.beam}, {args.threads} threads"
+    for name in SYSTEMS:
+        speeds = [found[name].speed for found in rounds]
+        record("decoding", f"{name}, {case}", "sentences/s", speeds)
+    for name in CONVERTED:
+        gains = [found[name].speed / found[FAIRSEQ].speed for found in rounds]
+        record("decoding", f"{name} over {FAIRSEQ}, {case}", "times", gains)
+    for name in SYSTEMS:
+        record("decoding", f"{name}, {case}", "BLEU", [bleu(rounds[0][name].texts, sample)])
+
+
+def sample_of(args: argparse.Namespace, folder: Path) -> Subset:
+    """Makes a data folder of the sentences to decode."""
+    whole = read_subset(args.data, args.subset, tuple(args.pair.split("-")))
+    for language in whole.pair:
+        name = f"dict.{language}.txt"
+        (folder / name).write_bytes((args.data / name).read_bytes())
+    writer = PairWriter(folder, "test", whole)
+    count = min(args.sentences, len(whole))
+    for i in np.linspace(0, len(whole) - 1, count).astype(int):
+        writer.add(whole.source[int(i)], whole.target[int(i)])
+    writer.close()
+    return read_subset(folder, "test", whole.pair)
+
+
+def one_round(args: argparse.Namespace, folder: Path, number: int) -> Dict[str, Decoded]:
+    """Decodes with every system; each round begins with another one."""
+    source, target = args.pair.split("-")
+    found = {}
+    for name in np.roll(SYSTEMS, number).tolist():
+        if name == FAIRSEQ:
+            command = [name, str(folder), "--user-dir", "user_dir", "--path", args.teacher]
+            command += ["--gen-subset", "test", "--source-lang", source, "--target-lang", target]
+            command += ["--batch-size", args.fairseq_batch, "--required-batch-size-multiple", "1"]
+            printed = run([*command, "--beam", args.beam, *LENGTHS], args.threads)
+            speed = re.search(r"Translated .*\(([\d.,]+) sentences/s", printed)[1]
+        else:
+            out = folder / f"{name}-{number}"
+            command = [sys.executable, "-m", "fairseq_kd.cli", "translate", "--data", str(folder)]
+            command += ["--subset", "test", "--teacher", args.teacher, "--out", str(out)]
+            command += ["--engine", "ctranslate2", "--compute-type", name, "--beam", args.beam]
+            command += ["--workers", str(args.threads)]
+            printed = run([*command, *LENGTHS], args.threads)
+            speed = re.search(r"decoded ([\d.]+) a second", printed)[1]
+            printed = (out / "hypotheses.txt").read_text(encoding="utf-8")
+        lines = re.findall(r"^H-(\d+)\t\S+\t(.*)$", printed, re.M)
+        texts = [tokens for _, tokens in sorted(lines, key=lambda line: int(line[0]))]
+        found[name] = Decoded(float(speed.replace(",", "")), texts)
+        print(f"round {number + 1}, {name}: {speed} sentences/s", file=sys.stderr)
+    return found
+
+
+def run(command: Sequence[str], threads: int) -> str:
+    """What a command prints, on both streams."""
+    done = subprocess.run(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+    return done.stdout
+
+
+def bleu(hypotheses: List[str], sample: Subset) -> float:
+    """Of the words, as they are tokenised."""
+    references = [sample.target_words.string(each, "subword_nmt") for each in sample.target]
+    texts = [words_of(each, "subword_nmt") for each in hypotheses]
+    return BLEU(tokenize="none", force=True).corpus_score(texts, [references]).score
+
+
+if __name__ == "__main__":
+    main()

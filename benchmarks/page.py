@@ -1,0 +1,75 @@
+"""Makes docs/benchmarks.md and its plot from benchmarks/results.csv.
+
+usage: python benchmarks/page.py
+"""
+
+import csv
+from pathlib import Path
+from typing import Dict, List
+
+from matplotlib.figure import Figure
+from measuring import RESULTS
+
+from fairseq_kd.evaluation.report import markdown_table
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+HEAD = """\
+# Benchmarks
+
+What distillation costs. Made by `python benchmarks/page.py` from
+[benchmarks/results.csv](../benchmarks/results.csv), which has every figure with its machine, date
+and versions; here is the newest of each. Absolute times are those of one machine and noisy; ratios
+are of runs in turns, in one process. The spread is the middle half.
+
+![time and memory of the loss](benchmarks.png)
+"""
+SECTIONS = {
+    "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL "
+    "for a batch of states. *plain* holds the logits of all tokens, as a direct reading of the "
+    "formula does; *tokens x words, student's width <- teacher's*. `python benchmarks/loss.py`",
+    "training": "## A whole update\n\nA student of 6+6 layers, 256 wide, plain and distilled from "
+    "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`",
+    "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
+    "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
+    "sequence": "## Students of translations\n\nSpread: of the seeds. "
+    "`benchmarks/sequence_level.sh`",
+    "topk": "## What a store of K words loses\n\nThe mean over the tokens of the validation set. "
+    "`python benchmarks/topk.py`",
+}
+
+
+def newest() -> List[Dict[str, str]]:
+    """The last row of each case and unit."""
+    with RESULTS.open(encoding="utf-8", newline="") as file:
+        rows = {(row["benchmark"], row["case"], row["unit"]): row for row in csv.DictReader(file)}
+    return list(rows.values())
+
+
+def draw(rows: List[Dict[str, str]], path: Path) -> None:
+    """Time and memory of the loss, plain against chunked."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, unit in zip(figure.subplots(1, 2), ("ms", "peak MiB"), strict=True):
+        kept = [r for r in rows if (r["benchmark"], r["unit"]) == ("loss", unit)]
+        names = [row["case"].partition(":")[0] for row in kept]
+        axes.barh(names[::-1], [float(row["median"]) for row in kept][::-1], color="#3b6ea5")
+        axes.set(xlabel=unit)
+        axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Writes the page and the plot."""
+    rows, page = newest(), [HEAD]
+    for benchmark, text in SECTIONS.items():
+        kept = [row for row in rows if row["benchmark"] == benchmark]
+        if kept:
+            columns = ("case", "median", "unit", "spread", "n", "date")
+            table = markdown_table(columns, [[row[column] for column in columns] for row in kept])
+            machines = ", ".join(sorted({f"{row['machine']} ({row['version']})" for row in kept}))
+            page += [text, "", table, "", f"On {machines}.", ""]
+    draw(rows, DOCS / "benchmarks.png")
+    (DOCS / "benchmarks.md").write_text("\n".join(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What K costs in accuracy: the KL divergence from a teacher to what a store keeps of it.
+
+usage: python benchmarks/topk.py --teacher CHECKPOINT --data DATA [--subset valid]
+
+For every target token: KL(p || p_K) in bits, p the teacher's distribution at T, p_K the one that a
+record gives back, its tail spread evenly. Appends the mean over the tokens to
+benchmarks/results.csv; the spread is the middle half of the tokens.
+"""
+
+import argparse
+import logging
+import math
+
+import torch
+from measuring import record
+
+from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
+from fairseq_kd.losses import TopK
+from fairseq_kd.teachers import LiveTeacher
+from fairseq_kd.teachers.loading import load_teacher
+from fairseq_kd.teachers.store import pack, unpack
+from fairseq_kd.teachers.store_building import task_on
+
+SENTENCES_AT_ONCE = 16
+
+
+def kl_bits(z: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+    """KL(p || p_K) of each row of logits."""
+    kept = unpack(pack(TopK.of_logits(z, k)), z.size(-1), z.device).at(temperature)
+    log_p = (z / temperature).log_softmax(-1)
+    log_share = kept.log_p[:, -1:] - math.log(z.size(-1) - k)
+    log_p_k = log_share.expand_as(log_p).scatter(-1, kept.ids, kept.log_p[:, :-1])
+    return (log_p.exp() * (log_p - log_p_k)).sum(-1) / math.log(2)
+
+
+def main() -> None:
+    """Measures and records."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--subset", default="valid")
+    args = parser.parse_args()
+    logging.disable(logging.INFO)
+    model, task = load_teacher(args.teacher, "--teacher")
+    teacher, task = LiveTeacher(model), task_on(task, args.data)
+    task.load_dataset(args.subset)
+    dataset, pad = task.dataset(args.subset), task.target_dictionary.pad()
+    cases = [(k, t) for t in (1.0, 2.0, 4.0) for k in (8, 16, 32, 64, 128)]
+    found = {case: [] for case in cases}
+    for start in range(0, len(dataset), SENTENCES_AT_ONCE):
+        numbers = range(start, min(start + SENTENCES_AT_ONCE, len(dataset)))
+        sample = dataset.collater([dataset[number] for number in numbers])
+        z = teacher.soft_targets(sample, sample["target"].ne(pad))[:].hidden
+        for case in cases:
+            found[case].append(kl_bits(z, *case))
+    for (k, temperature), rows in found.items():
+        bits = torch.cat(rows).double()
+        name = f"KL(p || p_K), K={k}, T={temperature:g}, V={len(task.target_dictionary)}"
+        record("topk", name, "bits a token", bits.tolist(), middle=bits.mean().item())
+
+
+if __name__ == "__main__":
+    main()
