@@ -5,12 +5,25 @@ import logging
 import sys
 from typing import List, Optional
 
-from fairseq_kd.verbs import flags, report, stage, store
+from fairseq_kd.verbs import (
+    distill_data,
+    flags,
+    inherit,
+    merge,
+    report,
+    stage,
+    store,
+    store_merge,
+    translate,
+)
 
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
-VERBS = (store, stage, report, flags)  # in the order of --help
+VERBS = (  # in the order of --help
+    *(inherit, store, store_merge, translate, merge, distill_data),
+    *(stage, report, flags),
+)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -19,7 +32,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     logging.getLogger("fairseq").setLevel(logging.WARNING)  # it advises on its own extras
     try:
         return args.run(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (OSError, ValueError) as error:
         print(f"fairseq-kd {args.verb}: {error}", file=sys.stderr)
         return 2
 

@@ -9,6 +9,7 @@ from harness import ROOT, Setup, run
 from fairseq_kd import cli, models
 from fairseq_kd.criterions.flags import criterion_classes, flags_of, flags_page, flags_text
 
+INTERMEDIATE = ("feature", "attention", "hybrid")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -26,7 +27,10 @@ def test_the_flags_verb_prints_a_criterions_flags(capsys):
 
 def test_the_flags_verb_names_the_criterions_it_knows(capsys):
     assert cli.main(["flags", "word"]) == 2
-    assert "The criterion must be one of word_kd, but is word." in capsys.readouterr().err
+    known = ", ".join(criterion_classes())
+    message = f"The criterion must be one of {known}, but is word."
+    assert message in capsys.readouterr().err
+    assert "word_kd" in known
 
 
 def test_every_flag_of_ours_is_prefixed_and_explained():
@@ -54,7 +58,9 @@ def test_named_scripts_flags_and_architectures_exist(page):
     assert named <= set(models.ARCHITECTURES)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/word_kd.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/word_kd.md", *(f"docs/{name}_kd.md" for name in INTERMEDIATE)]
+)
 def test_the_training_command_builds_what_it_names(page, data, teacher):
     text = (ROOT / page).read_text(encoding="utf-8")
     command = re.search(r"```bash\nfairseq-train DATA (.*?)```", text, re.S)[1]
@@ -76,5 +82,5 @@ def test_the_table_of_architectures_is_current():
 
 
 def test_help_is_there_for_the_command_and_every_verb():
-    for verb in ([], ["flags"], ["stage"], ["report"]):
+    for verb in ([], ["flags"], ["stage"], ["report"], ["inherit"]):
         assert "usage: fairseq-kd" in run("python", "-m", "fairseq_kd.cli", *verb, "--help").stdout

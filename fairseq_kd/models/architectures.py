@@ -63,12 +63,12 @@ ARCHITECTURES: Dict[str, Architecture] = {
     "transformer_kd_6_2": Architecture(6, 2, 256, 4, 1024, "deep encoder, shallow decoder"),
     "transformer_kd_6_3": Architecture(6, 3, 256, 4, 1024, "deep encoder, shallow decoder"),
     "transformer_kd_small_teacher": Architecture(
-        3, 2, 128, 4, 512, "a teacher that two CPU cores train in minutes"
+        3, 2, 160, 4, 640, "a teacher that two CPU cores train in minutes"
     ),
     "transformer_kd_small_intermediate": Architecture(
-        3, 1, 112, 4, 448, "between the small teacher and student"
+        3, 1, 136, 4, 544, "between the small teacher and student"
     ),
-    "transformer_kd_small_student": Architecture(2, 1, 88, 4, 352, "student of the small teacher"),
+    "transformer_kd_small_student": Architecture(2, 1, 112, 4, 448, "student of the small teacher"),
 }
 
 for _name, _architecture in ARCHITECTURES.items():
