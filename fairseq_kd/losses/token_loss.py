@@ -162,6 +162,4 @@ def _over_classes(
     rest = pull[:, -1:] / q_rest
     dz = student.p * (scale * (rest - pull.sum(-1, keepdim=True)))
     named = (pull[:, :-1] - q * rest).mul_(scale)
-    if taught.repeated is not None:
-        named = named.masked_fill(taught.repeated, 0.0)
     return divergence.value(taught.log_p, log_q), dz.scatter_add_(-1, taught.ids, named)

@@ -178,17 +178,17 @@ def test_half_precision_is_summed_in_float32(student, teachers, dtype):
 
 
 def test_float16_keeps_gradients_that_float16_cannot_hold():
-    """A probability of 1e-9 is 0 in float16; scaled by fairseq's loss scale it is not."""
-    words = 64
-    z = torch.zeros(1, words, dtype=torch.float16)
-    z[0, 0] = 16.0
-    z.requires_grad_()
+    """A probability of 1e-8 is 0 in float16; scaled by fairseq's loss scale it is not."""
+    words, loss_scale = 64, 2.0**16
+    hidden, weight = torch.ones(1, 1).half(), torch.zeros(words, 1).half()
+    weight[0] = 18.0
+    weight.requires_grad_()
     options = LossOptions(0.0, 1.0, 0.0, 1.0)
     taught = [TeacherLogits(torch.zeros(1, words))]
-    loss = chunked_loss(z, None, None, torch.zeros(1, dtype=torch.long), taught, options).loss
-    (grad,) = torch.autograd.grad(1024 * loss, z)
-    want = 1024 * math.exp(-16) / (1 + (words - 1) * math.exp(-16))
-    assert grad[0, 1].item() == pytest.approx(want, rel=1e-2)
+    loss = chunked_loss(hidden, weight, None, torch.zeros(1).long(), taught, options).loss
+    (grad,) = torch.autograd.grad(loss_scale * loss, weight)
+    want = loss_scale * math.exp(-18) / (1 + (words - 1) * math.exp(-18))
+    assert grad[1].item() == pytest.approx(want, rel=1e-2)
 
 
 def test_autocast_trains_float32_weights(student, teachers):
