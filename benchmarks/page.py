@@ -46,10 +46,13 @@ def newest() -> List[Dict[str, str]]:
 
 
 def draw(rows: List[Dict[str, str]], path: Path) -> None:
-    """Time and memory of the loss, plain against chunked."""
+    """Time and memory of the loss, plain against chunked, at the first shape in the file."""
     figure = Figure(figsize=(8, 3), layout="constrained")
+    losses = [row for row in rows if row["benchmark"] == "loss"]
+    shape = losses[0]["case"].partition(": ")[2]
+    figure.suptitle(f"tokens x words, widths: {shape}", fontsize="medium")
     for axes, unit in zip(figure.subplots(1, 2), ("ms", "peak MiB"), strict=True):
-        kept = [r for r in rows if (r["benchmark"], r["unit"]) == ("loss", unit)]
+        kept = [r for r in losses if r["unit"] == unit and r["case"].endswith(shape)]
         names = [row["case"].partition(":")[0] for row in kept]
         axes.barh(names[::-1], [float(row["median"]) for row in kept][::-1], color="#3b6ea5")
         axes.set(xlabel=unit)

@@ -97,7 +97,7 @@ def score_rows(
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table that reads well as plain text too: numbers stand to the right."""
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    widths = [max(2, *(len(row[i]) for row in (columns, *rows))) for i in range(len(columns))]
 
     def line(cells: Sequence[str]) -> str:
         padded = [cells[0].ljust(widths[0])]

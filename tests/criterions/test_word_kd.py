@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from fairseq.logging import metrics
-from harness import widened
+from harness import TRAINING, Setup, widened
 
 from fairseq_kd.criterions import WordKDCriterion
 
@@ -228,3 +228,22 @@ def test_a_teacher_in_bfloat16_teaches_a_float32_student(setup, teacher):
     assert {p.dtype for p in rounded.criterion.teachers[0].model.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("sharing", [["--share-all-embeddings"], []], ids=["tied", "untied"])
+def test_the_projection_outside_of_torchs_ddp_gets_its_gradient(data, teacher, tmp_path, sharing):
+    """On GPUs fairseq wraps the model in torch's DistributedDataParallel by default."""
+    flags = [flag for flag in TRAINING if flag != "--share-all-embeddings"]
+    setup = Setup(data, *DISTIL, teacher, *sharing, "--dropout", "0", training=flags)
+    sample = setup.batch(0, 1)
+    want = setup.gradients(sample)
+    group = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=group, rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(setup.model)
+        setup.model.zero_grad()
+        setup.criterion(wrapped, sample)[0].backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    got = torch.cat([each.grad.flatten() for each in setup.model.parameters()])
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
