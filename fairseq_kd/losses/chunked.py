@@ -59,6 +59,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden, weight, bias, gold, teachers, options, wanted
     ) -> Tuple[Tensor, ...]:
+        """The sums of ``LossTerms``; what ``backward`` needs is kept."""
         words = hidden.size(-1) if weight is None else weight.size(0)
         step = options.chunk_tokens
         if step is None:
@@ -82,6 +83,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> Tuple[Optional[Tensor], ...]:
+        """The kept gradients times that of the loss, such as fairseq's loss scale."""
         scaled = (None if grad is None else grad * d_loss for grad in ctx.saved_tensors)
         return (*scaled, None, None, None, None)
 
