@@ -48,7 +48,7 @@ train() { # train NAME UPDATES fairseq-train flags...
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
     --lr-scheduler polynomial_decay --warmup-updates 300 --total-num-update "$updates" \
     --max-update "$updates" --max-tokens 1250 --seed "$seed" \
-    --save-interval-updates 250 --keep-interval-updates 1 --no-epoch-checkpoints \
+    --save-interval-updates 200 --keep-interval-updates 1 --no-epoch-checkpoints \
     --validate-interval 1000 --best-checkpoint-metric nll_loss \
     --no-progress-bar --log-format json --log-interval 10
 }
