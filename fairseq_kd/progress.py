@@ -37,12 +37,12 @@ class ProgressLine:
         self.done = done
         now = time.monotonic()
         pause = TERMINAL_SECONDS if self.on_terminal else LOG_SECONDS
-        if now - self.shown_at < pause and done < self.total:
+        if not self.total or (now - self.shown_at < pause and done < self.total):
             return
         self.shown_at = now
         line = tqdm.format_meter(
             n=done,
-            total=max(1, self.total),
+            total=self.total,
             elapsed=now - self.start,
             initial=self.initial,
             prefix=self.name,

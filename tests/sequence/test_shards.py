@@ -122,3 +122,8 @@ def test_shards_of_two_cuts_are_refused(folder):
 
 def test_nothing_to_merge_is_told(tmp_path):
     refused(tmp_path, "holds no finished shard. Run translate --shard first.", FileNotFoundError)
+
+
+def test_the_files_of_shards_sort_in_their_order():
+    assert shard_file(Shard(3, 64)) == "hypotheses-03-of-64.txt"
+    assert shard_file(Shard()) == WHOLE

@@ -1,0 +1,25 @@
+"""Shards: everything is somebody's, nothing is two's."""
+
+import pytest
+
+from fairseq_kd.shard import Shard
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64])
+def test_the_shards_share_out_all_of_the_work(count):
+    shards = [Shard(i + 1, count) for i in range(count)]
+    taken = [number for shard in shards for number in shard.share(50)]
+    assert sorted(taken) == list(range(50))
+    sizes = [len(shard.share(50)) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_shard_is_typed_as_index_and_count():
+    assert Shard.parse("3/64") == Shard(3, 64)
+    assert str(Shard(3, 64)) == "3/64"
+
+
+@pytest.mark.parametrize("typed", ["0/3", "4/3", "3", "a/b", "-1/3", "1/3/5", ""])
+def test_what_is_no_shard_is_refused(typed):
+    with pytest.raises(ValueError, match=f"--shard must be I/N .*such as 3/64, but is {typed}."):
+        Shard.parse(typed)
