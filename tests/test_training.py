@@ -102,6 +102,18 @@ def test_a_resumed_training_ends_with_the_same_parameters(data, teacher, tmp_pat
     assert torch.equal(got, want)
 
 
+def test_a_resumed_training_ends_alike_in_a_later_epoch_too(data, teacher, tmp_path):
+    """Left alone, fairseq cuts other batches after a restart in any epoch but the first."""
+    flags = [*DISTIL, teacher, "--max-update", "24", "--update-epoch-batch-itr", "True"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(data, whole, *flags, "--save-interval-updates", "20")
+    resumed.mkdir()
+    shutil.copy(whole / "checkpoint_2_20.pt", resumed / "checkpoint_last.pt")
+    train(data, resumed, *flags)
+    got, want = (weights(folder / "checkpoint_last.pt") for folder in (resumed, whole))
+    assert torch.equal(got, want)
+
+
 def test_two_workers_equal_one_with_two_batches_an_update(data, teacher, tmp_path):
     flags = [*DISTIL, teacher, "--max-update", "20", "--dropout", "0"]
     flags += ["--kd-temperature-schedule", "loss"]  # what it follows is summed over the workers
