@@ -39,6 +39,7 @@ started=$SECONDS
 stages=9 stage=0
 heading() { stage=$((stage + 1)); say "[$stage/$stages] $*"; }
 
+# Without --update-epoch-batch-itr, fairseq cuts other batches after a restart than it would have had.
 train() { # train NAME UPDATES fairseq-train flags...
   local name=$1 updates=$2
   shift 2
@@ -49,7 +50,7 @@ train() { # train NAME UPDATES fairseq-train flags...
     --lr-scheduler polynomial_decay --warmup-updates 300 --total-num-update "$updates" \
     --max-update "$updates" --max-tokens 1250 --seed "$seed" \
     --save-interval-updates 200 --keep-interval-updates 1 --no-epoch-checkpoints \
-    --validate-interval 1000 --best-checkpoint-metric nll_loss \
+    --validate-interval 1000 --best-checkpoint-metric nll_loss --update-epoch-batch-itr True \
     --no-progress-bar --log-format json --log-interval 10
 }
 
