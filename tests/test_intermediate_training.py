@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from ctranslate2.converters import FairseqConverter
-from harness import PAIR, TRAINING, USER_DIR, Setup, run
+from harness import PAIR, TRAINING, USER_DIR, Setup, run, train_on_two_workers
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
@@ -91,15 +91,6 @@ def test_two_workers_equal_one_with_two_batches_an_update(data, large, tmp_path)
     flags = [*HYBRID, large, "--max-update", "6", "--dropout", "0", "--finetune-from-model", start]
     log = train(data, tmp_path / "one", *flags, "--update-freq", "2")
     assert "loading pretrained model" in log
-    worker = (  # without GPUs fairseq does not take its rank from torchrun: it must be told
-        'exec fairseq-train "$@" --distributed-world-size 2 --distributed-rank "$RANK" '
-        "--distributed-init-method env:// --distributed-no-spawn"
-    )
-    distributed = ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
-    run(
-        *["torchrun", "--nproc_per_node", "2", "--master_port", "29617", "--no-python"],
-        *["bash", "-c", worker, "bash", data, *TRAINING, "--user-dir", "user_dir"],
-        *["--save-dir", tmp_path / "two", *flags, *distributed],
-    )
+    train_on_two_workers(data, tmp_path / "two", *flags, port=29617)
     one, two = (parameters(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)  # float32, sums in another order

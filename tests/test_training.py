@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from harness import PAIR, ROOT, TRAINING, USER_DIR, run
+from harness import PAIR, ROOT, TRAINING, USER_DIR, run, train_on_two_workers
 
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.evaluation.system import read_translations
@@ -118,16 +118,7 @@ def test_two_workers_equal_one_with_two_batches_an_update(data, teacher, tmp_pat
     flags = [*DISTIL, teacher, "--max-update", "20", "--dropout", "0"]
     flags += ["--kd-temperature-schedule", "loss"]  # what it follows is summed over the workers
     train(data, tmp_path / "one", *flags, "--update-freq", "2")
-    worker = (  # without GPUs fairseq does not take its rank from torchrun: it must be told
-        'exec fairseq-train "$@" --distributed-world-size 2 --distributed-rank "$RANK" '
-        "--distributed-init-method env:// --distributed-no-spawn"
-    )
-    distributed = ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
-    run(
-        *["torchrun", "--nproc_per_node", "2", "--master_port", "29613", "--no-python"],
-        *["bash", "-c", worker, "bash", data, *TRAINING, "--user-dir", "user_dir"],
-        *["--save-dir", tmp_path / "two", *flags, *distributed],
-    )
+    train_on_two_workers(data, tmp_path / "two", *flags, port=29613)
     one, two = (weights(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)  # float32, sums in another order
 
