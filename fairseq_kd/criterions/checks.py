@@ -12,6 +12,7 @@ from fairseq_kd.teachers.live import DTYPES
 
 DEFAULT_FINAL_TEMPERATURE = 2.0
 TOKEN_TEMPERATURES = ("uniform", "confidence")
+GATES = ("off", "probability")
 
 
 def check_weights(cfg: Any, others: Dict[str, float]) -> None:
@@ -44,8 +45,13 @@ def check_one_teacher_source(cfg: Any, others: Dict[str, float]) -> None:
     if cfg.kd_teacher and cfg.kd_store:
         raise ValueError(
             f"--kd-teacher is {cfg.kd_teacher} and --kd-store is {cfg.kd_store}, but only one of "
-            "them can teach. Leave one out."
+            "them can teach. Leave one out, or mix both by --criterion multi_teacher_kd."
         )
+    check_some_teacher(cfg, others)
+
+
+def check_some_teacher(cfg: Any, others: Dict[str, float]) -> None:
+    """Refuses a distillation without a teacher, and flags of a teacher that does not run."""
     if not cfg.kd_teacher and not cfg.kd_store:
         weights = {"--kd-alpha": cfg.kd_alpha or cfg.kd_alpha_final, **others}
         distilling = [name for name, weight in weights.items() if weight]
@@ -54,7 +60,7 @@ def check_one_teacher_source(cfg: Any, others: Dict[str, float]) -> None:
             "checkpoint by --kd-teacher or its store by --kd-store, or set "
             f"{' 0 '.join(distilling)} 0 --kd-beta 1 to train without distillation."
         )
-    if cfg.kd_store and cfg.kd_teacher_dtype != "student":
+    if not cfg.kd_teacher and cfg.kd_teacher_dtype != "student":
         raise ValueError(
             f"--kd-teacher-dtype is {cfg.kd_teacher_dtype}, but has no effect with --kd-store. "
             "Leave it out, or give the teacher by --kd-teacher."
@@ -64,6 +70,7 @@ def check_one_teacher_source(cfg: Any, others: Dict[str, float]) -> None:
 def check_choices(cfg: Any) -> None:
     """Refuses unknown choices and sizes out of range."""
     for name, choices in (
+        ("kd_gate", GATES),
         ("kd_divergence", DIVERGENCES),
         ("kd_temperature_schedule", SHAPES),
         ("kd_weight_schedule", SHAPES),

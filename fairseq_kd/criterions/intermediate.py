@@ -1,9 +1,8 @@
 """word_kd with terms on what lies between the layers: ``L = L_word + sum_k weight_k * L_k``."""
 
-import logging
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Sequence, Tuple, Type
 
 import torch
 from fairseq.logging import metrics
@@ -15,8 +14,6 @@ from fairseq_kd.layer_map import LayerPair, parse_layer_map
 from fairseq_kd.models.structure import Structure, student_structure
 from fairseq_kd.taps import Reading, Taps
 from fairseq_kd.teachers import LiveTeacher
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -246,13 +243,6 @@ class IntermediateCriterion(WordKDCriterion):
             history=inputs["prev_output_tokens"].ne(self.padding_idx),
             tokens=target.sum(dim=1),
         )
-
-    def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
-        """Restores what the terms train; starts it afresh if another criterion wrote the file."""
-        if not state_dict:
-            logger.warning("the checkpoint holds no weights of this criterion: they start afresh")
-            return None
-        return super().load_state_dict(state_dict, strict=strict)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:

@@ -1,8 +1,9 @@
 """Word-level distillation: ``L = alpha * T^2 * KL(p_teacher(T) || p_student(T)) + beta * CE``."""
 
+import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
@@ -26,10 +27,12 @@ from fairseq_kd.criterions.checks import (
 )
 from fairseq_kd.criterions.observers import TeacherGap, UpdateClock
 from fairseq_kd.criterions.shared_encoder import SharedEncoder
-from fairseq_kd.losses import LossOptions, LossTerms, chunked_loss
+from fairseq_kd.losses import LossOptions, LossTerms, Mixture, chunked_loss
 from fairseq_kd.projection import real_hidden
 from fairseq_kd.schedules import FOLLOWS_GAP
 from fairseq_kd.teachers import teacher_sources
+
+logger = logging.getLogger(__name__)
 
 PER_TOKEN = {  # what is logged of every token: the key of its sum, its name in the log, its unit
     "kd_loss": ("kd_loss", 1 / math.log(2)),
@@ -38,6 +41,7 @@ PER_TOKEN = {  # what is logged of every token: the key of its sum, its name in 
     "kd_teacher_entropy": ("teacher_entropy", 1 / math.log(2)),
     "kd_alpha": ("alpha", 1),
     "kd_beta": ("beta", 1),
+    "kd_gate": ("gate", 1),
 }
 
 
@@ -73,6 +77,14 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         metadata={
             "help": "weight of the label-smoothed cross-entropy with the reference, >= 0; 0.1 to "
             "0.3 is usual, mostly with alpha + beta = 1 (default: %(default)s)"
+        },
+    )
+    kd_gate: str = field(
+        default="off",
+        metadata={
+            "help": "probability: weigh the distillation of each token by 2 (1 - g) and its "
+            "cross-entropy by 2 g, g the teacher's probability of the target word; meant for "
+            "targets that the teacher wrote itself (default: %(default)s)"
         },
     )
     kd_divergence: str = field(
@@ -189,7 +201,8 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
     Log: ``loss``, ``nll_loss`` and ``ppl`` as fairseq's, the last two the student's own at T = 1;
     ``kd_loss``, bits a token, T^2 included; ``temperature``; ``agreement``, percent of tokens whose
     likeliest word is the (first) teacher's; ``teacher_entropy``, bits a token, of p_teacher(T);
-    ``alpha`` and ``beta`` if they are scheduled; ``teacher_gap`` if a schedule follows it.
+    ``alpha`` and ``beta`` if they are scheduled; ``teacher_gap`` if a schedule follows it; the mean
+    of g as ``gate`` with ``--kd-gate``.
 
     Args:
         cfg: the flags; every value is checked here, before the first update.
@@ -203,6 +216,8 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
     Source: Kim and Rush 2016, arXiv:1606.07947, section 3.1; T^2: Hinton et al. 2015,
     arXiv:1503.02531, section 2.
     """
+
+    config: type = WordKDConfig
 
     def __init__(self, cfg: WordKDConfig, task: FairseqTask):
         super().__init__(
@@ -220,9 +235,9 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
         taught_otherwise = any(others.values())
         if not self.distils:
             used = ["kd_teacher", "kd_teacher_dtype"] if taught_otherwise else []
-            check_nothing_distilled(cfg, WordKDConfig, used)
+            check_nothing_distilled(cfg, self.config, used)
         if self.distils or taught_otherwise:
-            check_one_teacher_source(cfg, others)
+            self.check_teacher_sources(cfg, others)
             self.teachers = teacher_sources(cfg, task)
         if self.distils:
             self.temperature = temperature_schedule(cfg)
@@ -237,6 +252,11 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
     def other_weights(cls, cfg: WordKDConfig) -> Dict[str, float]:
         """The weights of terms that a criterion adds and that need the teacher too, by flag."""
         return {}
+
+    @staticmethod
+    def check_teacher_sources(cfg: WordKDConfig, others: Dict[str, float]) -> None:
+        """Refuses sources of teacher knowledge that this criterion cannot use together."""
+        check_one_teacher_source(cfg, others)
 
     def forward(
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
@@ -267,7 +287,15 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
             "sample_size": sample_size,
             **self.distillation_log(terms, options, real.sum()),
         }
-        return terms.loss, sample_size, log
+        return self.total(terms), sample_size, log
+
+    def total(self, terms: LossTerms) -> Tensor:
+        """The loss that is trained on."""
+        return terms.loss
+
+    def mixture(self) -> Mixture:
+        """How several teachers become one."""
+        return Mixture()
 
     def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
         """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""
@@ -286,6 +314,8 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
             divergence=self.cfg.kd_divergence,
             by_confidence=self.cfg.kd_token_temperature == "confidence",
             chunk_tokens=self.cfg.kd_chunk_tokens,
+            gated=self.cfg.kd_gate == "probability",
+            mixture=self.mixture(),
         )
 
     def distillation_log(
@@ -302,9 +332,18 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
         }
         if self.cfg.kd_weight_schedule != "constant":
             log |= {"kd_alpha": options.alpha * n_real, "kd_beta": options.beta * n_real}
+        if options.gated:
+            log["kd_gate"] = terms.gate
         if self.report_accuracy:
             log |= {"n_correct": terms.correct, "total": n_real}
         return log
+
+    def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
+        """Restores what the criterion trains; starts it afresh if another one wrote the file."""
+        if not state_dict:
+            logger.warning("the checkpoint holds no weights of this criterion: they start afresh")
+            return None
+        return super().load_state_dict(state_dict, strict=strict)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

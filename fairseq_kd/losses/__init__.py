@@ -8,14 +8,18 @@ from fairseq_kd.losses.divergence import (
     reverse_kl,
     total_variation,
 )
+from fairseq_kd.losses.mixture import MEANS, TOKEN_WEIGHTS, Mixture
 from fairseq_kd.losses.soft_targets import TAIL_POWERS, SoftTargets, TeacherLogits, TopK
 from fairseq_kd.losses.token_loss import LossOptions, LossTerms
 
 __all__ = [
     "DIVERGENCES",
+    "MEANS",
     "TAIL_POWERS",
+    "TOKEN_WEIGHTS",
     "LossOptions",
     "LossTerms",
+    "Mixture",
     "SoftTargets",
     "TeacherLogits",
     "TopK",

@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fairseq_kd.losses.soft_targets import SoftTargets, logits
-from fairseq_kd.losses.token_loss import LossOptions, LossTerms, loss_and_logit_gradient
+from fairseq_kd.losses.token_loss import (
+    N_SCALARS,
+    LossOptions,
+    LossTerms,
+    loss_and_logit_gradient,
+)
 
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}  # logits in a chunk: few enough for the caches
 
@@ -66,7 +71,7 @@ class _ChunkedLoss(torch.autograd.Function):
             step = default_chunk(words, hidden.device)
         step = step or max(len(hidden), 1)
         grads = _Gradients(hidden, weight, bias, wanted)
-        sums = torch.zeros(len(LossTerms._fields), dtype=grads.dtype, device=hidden.device)
+        sums = hidden.new_zeros(N_SCALARS + 2 * len(teachers), dtype=grads.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), step):
                 rows = slice(start, start + step)
@@ -76,7 +81,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 sums += terms
                 grads.add(rows, dz)
         ctx.save_for_backward(grads.d_hidden, grads.d_weight, grads.d_bias)
-        results = tuple(term.clone() for term in sums)  # fairseq scales a loss in place
+        scalars, weights, credit = sums.split([N_SCALARS, len(teachers), len(teachers)])
+        terms = (*scalars.unbind(), weights, credit)
+        results = tuple(term.clone() for term in terms)  # fairseq scales a loss in place
         ctx.mark_non_differentiable(*results[1:])
         return results
 

@@ -9,7 +9,7 @@ answers with the likeliest word, the teacher's confidence, and its distribution 
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import List, Optional, Sequence, Union
+from typing import Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -55,6 +55,11 @@ class Dense:
         """``-sum_v p_v log p_v``, (n,) nats."""
         return self.cross_entropy(self)
 
+    @property
+    def top1(self) -> Tensor:
+        """The likeliest word, (n,)."""
+        return self.p.argmax(-1)
+
     def cross_entropy(self, other: "Dense") -> Tensor:
         """``-sum_v p_v log other_v``, (n,) nats, without a logarithm."""
         return other.log_z - torch.linalg.vecdot(self.p, other.logits)
@@ -76,6 +81,11 @@ class Sparse:
     log_p: Tensor
     entropy: Tensor
     repeated: Optional[Tensor] = None
+
+    @property
+    def top1(self) -> Tensor:
+        """The likeliest of the words, (n,)."""
+        return self.ids.gather(-1, self.log_p[:, :-1].argmax(-1, keepdim=True)).squeeze(-1)
 
 
 @dataclass
@@ -104,6 +114,11 @@ class TeacherLogits:
     def confidence(self) -> Tensor:
         """The probability of the likeliest word at T = 1, (n,)."""
         return (self.hidden.amax(-1) - self.hidden.logsumexp(-1)).exp()
+
+    def log_p_of(self, words: Tensor) -> Tensor:
+        """The log-probabilities of some words (n, J) at T = 1, no lower than ``LOG_SMALLEST``."""
+        log_p = self.hidden.gather(-1, words) - self.hidden.logsumexp(-1, keepdim=True)
+        return log_p.clamp_(min=LOG_SMALLEST)
 
     def at(self, temperature: Temperature) -> Dense:
         """The distribution ``softmax(z / T)`` of a cut, whose logits it uses up."""
@@ -150,6 +165,13 @@ class TopK:
         """The probability of the likeliest word at T = 1, (n,)."""
         return self.log_p[:, 0].exp()
 
+    def log_p_of(self, words: Tensor) -> Tensor:
+        """The log-probabilities of some words (n, J) at T = 1; in the tail, an even share of it."""
+        share = self.log_tail[:, -1:] - math.log(self.words - self.k)  # (n, 1)
+        match = words.unsqueeze(-1) == self.ids.unsqueeze(-2)  # (n, J, K)
+        named = self.log_p.unsqueeze(-2).where(match, 0.0).sum(-1)
+        return named.where(match.any(-1), share).clamp(min=LOG_SMALLEST)
+
     def at(self, temperature: Temperature) -> Sparse:
         """The distribution at any temperature; exact but for the interpolated mass of the tail."""
         power = 1.0 / temperature
@@ -186,43 +208,6 @@ class TopK:
 
 
 SoftTargets = Union[TeacherLogits, TopK]
-
-
-def mixture(parts: List[Union[Dense, Sparse]], words: int) -> Union[Dense, Sparse]:
-    """``P = mean_i P_i`` of several teachers' distributions, all dense or all sparse.
-
-    A word that one sparse teacher names and another does not gets from the other an equal share of
-    its tail.
-
-    Args:
-        parts: the distributions, of the same n tokens.
-        words: V.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    if all(isinstance(part, Dense) for part in parts):
-        p = sum(part.p for part in parts) / len(parts)
-        return Dense(p.log().clamp_(min=LOG_SMALLEST), p, torch.zeros_like(p[:, 0]))
-    ids = torch.cat([part.ids for part in parts], -1)  # (n, M)
-    same = ids.unsqueeze(-1) == ids.unsqueeze(-2)  # (n, M, M)
-    repeated = same.tril(-1).any(-1)  # named by a teacher before
-    p = sum(_spread_over(ids, part, words) for part in parts) / len(parts)  # (n, M)
-    p = p.masked_fill(repeated, 0.0)
-    rest = (1 - p.sum(-1, keepdim=True)).clamp(min=0.0)
-    p = torch.cat([p, rest], -1)  # (n, M + 1)
-    log_p = p.log().clamp(min=LOG_SMALLEST)
-    others = (words - (~repeated).sum(-1)).clamp(min=1)
-    entropy = rest.squeeze(-1) * others.log() - (p * log_p).sum(-1)
-    return Sparse(ids, log_p, entropy, repeated)
-
-
-def _spread_over(ids: Tensor, part: Sparse, words: int) -> Tensor:
-    """The probabilities that a sparse distribution gives to any words, (n, M)."""
-    p = part.log_p.exp()
-    share = p[:, -1:] / (words - part.ids.size(-1))  # (n, 1)
-    match = ids.unsqueeze(-1) == part.ids.unsqueeze(-2)  # (n, M, K)
-    named = (match * p[:, None, :-1]).sum(-1)
-    return torch.where(match.any(-1), named, share)
 
 
 def logits(hidden: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:

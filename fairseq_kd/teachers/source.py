@@ -1,7 +1,7 @@
 """What every source of teacher knowledge can do, and which ones the flags ask for."""
 
 import os
-from typing import Any, Dict, List, Protocol
+from typing import Any, Dict, List, Optional, Protocol
 
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
@@ -22,11 +22,15 @@ class TeacherSource(Protocol):
 
 
 def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
-    """The teachers of ``--kd-teacher`` or ``--kd-store``, each checked against the task."""
-    if cfg.kd_store:
-        subsets = [cfg.train_subset]
-        if not cfg.disable_validation:
-            subsets += cfg.valid_subset.split(",")
-        return [StoredTeacher(path, task, subsets) for path in cfg.kd_store.split(os.pathsep)]
-    paths = cfg.kd_teacher.split(os.pathsep)
-    return [LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in paths]
+    """The teachers of ``--kd-teacher``, then those of ``--kd-store``, checked against the task."""
+    subsets = [cfg.train_subset]
+    if not cfg.disable_validation:
+        subsets += cfg.valid_subset.split(",")
+    running = [
+        LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in _paths(cfg.kd_teacher)
+    ]
+    return [*running, *(StoredTeacher(path, task, subsets) for path in _paths(cfg.kd_store))]
+
+
+def _paths(flag: Optional[str]) -> List[str]:
+    return flag.split(os.pathsep) if flag else []

@@ -1,0 +1,225 @@
+"""word_kd from several teachers: ``P = sum_i w_i softmax(z_i / T_i)`` in the teacher's place."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from fairseq_kd.criterions.checks import check_some_teacher
+from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
+from fairseq_kd.losses import MEANS, TOKEN_WEIGHTS, LossOptions, LossTerms, Mixture
+from fairseq_kd.losses.entropy_floor import even_share
+
+UNIFORM, LEARNED = "uniform", "learned"
+DEFAULT_ENTROPY = 0.5
+
+
+@dataclass
+class MultiTeacherKDConfig(WordKDConfig):
+    """The flags of ``multi_teacher_kd``, beside those of ``word_kd``."""
+
+    kd_teacher_weights: str = field(
+        default=UNIFORM,
+        metadata={
+            "help": "weights w of the teachers, those of --kd-teacher first, then those of "
+            "--kd-store: uniform; numbers that sum to 1, such as 0.7,0.3; learned: softmax(a), a "
+            "trained so that the mixture predicts the reference; or for each token: gold, by the "
+            "teacher's probability of the reference word, confidence, by that of its likeliest "
+            "word, agreement, by what all teachers think of its likeliest word "
+            "(default: %(default)s)"
+        },
+    )
+    kd_teacher_entropy: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "how even learned weights stay: their entropy as a share of its greatest value "
+            "never falls below this, 0 to 1; only with --kd-teacher-weights learned "
+            f"(default: {DEFAULT_ENTROPY})"
+        },
+    )
+    kd_teacher_temperatures: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "temperature of each teacher, > 0, such as 4,2; --kd-temperature is then the "
+            "student's, and a schedule changes all in proportion (default: --kd-temperature)"
+        },
+    )
+    kd_teacher_mean: str = field(
+        default="probabilities",
+        metadata={
+            "help": "what is averaged: probabilities, or log_probabilities, which leaves only what "
+            "no teacher rules out (default: %(default)s)"
+        },
+    )
+
+
+@register_criterion("multi_teacher_kd", dataclass=MultiTeacherKDConfig)
+class MultiTeacherKDCriterion(WordKDCriterion):
+    """word_kd from a weighted mixture of teachers that run, stores, or both.
+
+    Learned weights are ``w = (1 - m) softmax(a) + m / I``, the a's in the criterion, and m what
+    keeps the entropy of w above ``--kd-teacher-entropy * log I`` wherever the a's go. They are
+    trained by the mixture's likelihood of the reference, ``-log sum_i w_i p_i(y)`` at T = 1, and by
+    nothing else: by the distillation loss they would drift to the teacher that is easiest to
+    imitate. The student gets no gradient from it, and ``loss`` does not count it.
+
+    Log: as word_kd's, with ``agreement`` and ``teacher_entropy`` those of the mixture;
+    ``teacher_weight_1``, ...: mean weight of each teacher; ``teacher_nll``: bits a token of the
+    mixture on the reference at T = 1 (with ``--kd-teacher-mean probabilities``).
+
+    Args:
+        cfg: the flags.
+        task: the student's translation task.
+
+    Raises:
+        FileNotFoundError: as ``WordKDCriterion``.
+        ValueError: as ``WordKDCriterion``; there are not two teachers, or weights or temperatures
+            that do not fit them.
+
+    Source: the mean of the distributions of several teachers, Hinton et al. 2015, arXiv:1503.02531;
+    weights by the reference, Zhang et al. 2022, arXiv:2201.00007.
+    """
+
+    config = MultiTeacherKDConfig
+
+    def __init__(self, cfg: MultiTeacherKDConfig, task: FairseqTask):
+        super().__init__(cfg, task)
+        self.scores: Optional[nn.Parameter] = None
+        if not self.distils:
+            return
+        count = len(self.teachers)
+        if count < 2:
+            raise ValueError(
+                "--criterion multi_teacher_kd needs two or more teachers, but there is one. Name "
+                "more by --kd-teacher A.pt:B.pt or --kd-store, or use --criterion word_kd."
+            )
+        check_mean(cfg)
+        self.fixed = fixed_weights(cfg.kd_teacher_weights, count)
+        self.factors = temperature_factors(cfg, count)
+        if cfg.kd_teacher_weights == LEARNED:
+            asked = cfg.kd_teacher_entropy
+            self.even = even_share(count, DEFAULT_ENTROPY if asked is None else asked)
+            self.scores = nn.Parameter(torch.zeros(count))
+
+    @staticmethod
+    def check_teacher_sources(cfg: MultiTeacherKDConfig, others: Dict[str, float]) -> None:
+        """Refuses a distillation without teachers; running and stored ones may be mixed."""
+        check_some_teacher(cfg, others)
+
+    def learned_weights(self) -> Tensor:
+        """``(1 - m) softmax(a) + m / I``, (I,) float32."""
+        return (1 - self.even) * self.scores.float().softmax(-1) + self.even / len(self.scores)
+
+    def mixture(self) -> Mixture:
+        """The weights, temperatures and mean that the flags ask for."""
+        weights = self.cfg.kd_teacher_weights
+        if self.scores is not None:
+            weights = self.learned_weights().detach()
+        elif weights not in TOKEN_WEIGHTS:
+            weights = self.fixed
+        return Mixture(weights, self.factors, self.cfg.kd_teacher_mean)
+
+    def total(self, terms: LossTerms) -> Tensor:
+        """The loss, with the gradient, but not the value, of teacher_nll in the a's."""
+        if self.scores is None:
+            return terms.loss
+        to_scores = -(terms.credit * self.learned_weights()).sum()
+        return terms.loss + (to_scores - to_scores.detach())
+
+    def distillation_log(
+        self, terms: LossTerms, options: LossOptions, n_real: Tensor
+    ) -> Dict[str, Any]:
+        """The sums that the log of the distillation is made of."""
+        log = super().distillation_log(terms, options, n_real)
+        log |= {f"kd_teacher_weight_{i + 1}": each for i, each in enumerate(terms.weights)}
+        if self.cfg.kd_teacher_mean == "probabilities":
+            log["kd_teacher_nll"] = terms.teacher_nll
+        return log
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        """Turns the sums of all workers into means a token."""
+        super().reduce_metrics(logging_outputs)
+        n_real = sum(log.get("kd_ntokens", 0) for log in logging_outputs)
+        if n_real == 0:
+            return
+        units = {key: 1.0 for log in logging_outputs for key in log if "teacher_weight_" in key}
+        if any("kd_teacher_nll" in log for log in logging_outputs):
+            units["kd_teacher_nll"] = 1 / math.log(2)
+        for key, unit in units.items():
+            total = sum(log.get(key, 0) for log in logging_outputs)
+            metrics.log_scalar(key.removeprefix("kd_"), unit * total / n_real, n_real, round=3)
+
+
+def check_mean(cfg: MultiTeacherKDConfig) -> None:
+    """Refuses an unknown mean, flags without effect and values out of range."""
+    mean, entropy = cfg.kd_teacher_mean, cfg.kd_teacher_entropy
+    if mean not in MEANS:
+        raise ValueError(f"--kd-teacher-mean must be one of {', '.join(MEANS)}, but is {mean}.")
+    learned = cfg.kd_teacher_weights == LEARNED
+    if learned and mean != "probabilities":
+        raise ValueError(
+            "--kd-teacher-weights learned needs --kd-teacher-mean probabilities, but that is "
+            f"{mean}. Leave one of them out."
+        )
+    if entropy is not None and not learned:
+        raise ValueError(
+            f"--kd-teacher-entropy is {entropy}, but has no effect with --kd-teacher-weights "
+            f"{cfg.kd_teacher_weights}. Leave it out, or set --kd-teacher-weights learned."
+        )
+    if entropy is not None and not 0 <= entropy <= 1:
+        raise ValueError(f"--kd-teacher-entropy must be between 0 and 1, but is {entropy}.")
+
+
+def fixed_weights(text: str, count: int) -> Optional[List[float]]:
+    """The weights in ``--kd-teacher-weights``; None if it names none.
+
+    Raises:
+        ValueError: it is neither a choice nor as many weights as there are teachers, each at least
+            0, that sum to 1.
+    """
+    if text in (UNIFORM, LEARNED, *TOKEN_WEIGHTS):
+        return None
+    choices = f"{UNIFORM}, {LEARNED}, {', '.join(TOKEN_WEIGHTS)} or weights such as 0.7,0.3"
+    weights = _numbers("--kd-teacher-weights", text, count, choices)
+    if min(weights) < 0:
+        raise ValueError(f"--kd-teacher-weights must not be negative, but is {text}.")
+    total = sum(weights)
+    if not math.isclose(total, 1.0, abs_tol=1e-3):
+        raise ValueError(
+            f"--kd-teacher-weights must sum to 1, but {text} sums to {total:g}."
+            + (f" Give {','.join(f'{w / total:.3g}' for w in weights)}." if total > 0 else "")
+        )
+    return [weight / total for weight in weights]
+
+
+def temperature_factors(cfg: MultiTeacherKDConfig, count: int) -> Optional[List[float]]:
+    """What T is multiplied with for each teacher; None if they have no T of their own."""
+    text = cfg.kd_teacher_temperatures
+    if text is None:
+        return None
+    own = _numbers("--kd-teacher-temperatures", text, count, "temperatures such as 4,2")
+    if min(own) <= 0:
+        raise ValueError(f"--kd-teacher-temperatures must be greater than 0, but is {text}.")
+    return [each / cfg.kd_temperature for each in own]
+
+
+def _numbers(flag: str, text: str, count: int, choices: str) -> List[float]:
+    """The numbers, one a teacher, in a flag."""
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{flag} must be {choices}, but is {text}.") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{flag} must be finite numbers, but is {text}.")
+    if len(numbers) != count:
+        raise ValueError(
+            f"{flag} {text} has {len(numbers)} numbers for {count} teachers. Give one a teacher: "
+            "those of --kd-teacher first, then those of --kd-store."
+        )
+    return numbers
