@@ -7,6 +7,7 @@ from typing import List, Optional
 
 from fairseq_kd.verbs import (
     distill_data,
+    extract_peer,
     flags,
     inherit,
     merge,
@@ -22,7 +23,7 @@ DESCRIPTION = (
 )
 VERBS = (  # in the order of --help
     *(inherit, store, store_merge, translate, merge, distill_data),
-    *(stage, report, flags),
+    *(extract_peer, stage, report, flags),
 )
 
 

@@ -4,6 +4,7 @@ from fairseq_kd.criterions.attention_kd import AttentionKDCriterion
 from fairseq_kd.criterions.feature_kd import FeatureKDCriterion
 from fairseq_kd.criterions.hybrid_kd import HybridKDCriterion
 from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
+from fairseq_kd.criterions.mutual_learning import MutualLearningCriterion
 from fairseq_kd.criterions.word_kd import WordKDCriterion
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "FeatureKDCriterion",
     "HybridKDCriterion",
     "MultiTeacherKDCriterion",
+    "MutualLearningCriterion",
     "WordKDCriterion",
 ]

@@ -5,15 +5,17 @@ told both, so an instance of it gets one of its own methods wrapped; its class s
 """
 
 from functools import wraps
+from typing import Callable, Optional
 
 from fairseq.criterions import FairseqCriterion
 from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter
 from fairseq.tasks import FairseqTask
 
-GAP = "teacher_gap"
-GAP_PRIORITY = 10  # its place in the log
-GAP_DECAY = 0.99  # of the running mean: it looks back about a hundred updates
+PRIORITY = 10  # of a running mean: its place in the log
+DECAY = 0.99  # of a running mean: it looks back about a hundred updates
+
+Total = Callable[[str], float]  # the sum of a key over the logs of an update
 
 
 class UpdateClock:
@@ -38,20 +40,32 @@ class UpdateClock:
         task.train_step = train_step
 
 
-class TeacherGap:
-    """The running mean of the share of tokens whose likeliest word is not the teacher's.
+class RunningMean:
+    """A running mean, over about a hundred updates, of something that the criterion logs.
 
-    It is 1 at first, and after every update ``0.99 * gap + 0.01 * share``, the share over the whole
-    update: the batches of ``--update-freq`` and of all workers. It is logged as ``teacher_gap``,
-    and read back from fairseq's meters, which are in every checkpoint: a resumed training goes on
-    with it unless it is told to ``--reset-meters``.
+    After every update ``0.99 * mean + 0.01 * value``, the value over the whole update: the batches
+    of ``--update-freq`` and of all workers. It is logged, and read back from fairseq's meters,
+    which are in every checkpoint: a resumed training goes on with it unless it is told to
+    ``--reset-meters``.
 
     Args:
         task: the task of the training.
-        criterion: whose logs hold ``kd_agreed`` and ``kd_ntokens``.
+        criterion: whose logs are read.
+        name: how it is logged.
+        value: of one update, from a function that sums a key over its logs; asked only if there
+            were real tokens.
+        start: the mean before the first update; None: the first value.
     """
 
-    def __init__(self, task: FairseqTask, criterion: FairseqCriterion):
+    def __init__(
+        self,
+        task: FairseqTask,
+        criterion: FairseqCriterion,
+        name: str,
+        value: Callable[[Total], float],
+        start: Optional[float] = None,
+    ):
+        self.name, self._value, self.start = name, value, start
         inner = task.reduce_metrics
 
         @wraps(inner)
@@ -63,25 +77,41 @@ class TeacherGap:
         task.reduce_metrics = reduce_metrics
 
     @property
-    def value(self) -> float:
-        """The gap, in [0, 1]."""
-        meter = metrics.get_meter("default", GAP)
-        return 1.0 if meter is None else meter.val
+    def value(self) -> Optional[float]:
+        """The mean; None before the first update if nothing was given for it."""
+        meter = metrics.get_meter("default", self.name)
+        return self.start if meter is None else meter.val
 
     def observe(self, logging_outputs) -> None:
         """Takes in the logs of one update."""
-        tokens = float(sum(log.get("kd_ntokens", 0) for log in logging_outputs))
-        if tokens > 0:
-            agreed = float(sum(log["kd_agreed"] for log in logging_outputs))
-            gap = GAP_DECAY * self.value + (1 - GAP_DECAY) * (1 - agreed / tokens)
-            metrics.log_scalar(GAP, gap, round=3)
-            self._save(gap)
 
-    @staticmethod
-    def _save(gap: float) -> None:
-        """Puts the gap among the meters that are saved; after a restart fairseq logs to others."""
+        def total(key: str) -> float:
+            return float(sum(log.get(key, 0) for log in logging_outputs))
+
+        if total("kd_ntokens") > 0:
+            before, value = self.value, self._value(total)
+            mean = value if before is None else DECAY * before + (1 - DECAY) * value
+            metrics.log_scalar(self.name, mean, round=3)
+            self._save(mean)
+
+    def _save(self, mean: float) -> None:
+        """Puts the mean among the meters that are saved; after a restart fairseq logs to others."""
         saved = metrics.get_meters("default")
-        if GAP not in saved:
-            saved.add_meter(GAP, AverageMeter(round=3), GAP_PRIORITY)
-        if saved[GAP].val != gap:
-            saved[GAP].update(gap)
+        if self.name not in saved:
+            saved.add_meter(self.name, AverageMeter(round=3), PRIORITY)
+        if saved[self.name].val != mean:
+            saved[self.name].update(mean)
+
+
+def teacher_gap(task: FairseqTask, criterion: FairseqCriterion) -> RunningMean:
+    """The share of tokens whose likeliest word is not the teacher's, 1 at first: ``teacher_gap``.
+
+    Args:
+        task: the task of the training.
+        criterion: whose logs hold ``kd_agreed`` and ``kd_ntokens``.
+    """
+
+    def gap(total: Total) -> float:
+        return 1 - total("kd_agreed") / total("kd_ntokens")
+
+    return RunningMean(task, criterion, "teacher_gap", gap, start=1.0)

@@ -1,9 +1,8 @@
 """Word-level distillation: ``L = alpha * T^2 * KL(p_teacher(T) || p_student(T)) + beta * CE``."""
 
-import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
@@ -25,14 +24,13 @@ from fairseq_kd.criterions.checks import (
     temperature_schedule,
     weight_schedule,
 )
-from fairseq_kd.criterions.observers import TeacherGap, UpdateClock
+from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
+from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.criterions.shared_encoder import SharedEncoder
 from fairseq_kd.losses import LossOptions, LossTerms, Mixture, chunked_loss
 from fairseq_kd.projection import real_hidden
 from fairseq_kd.schedules import FOLLOWS_GAP
 from fairseq_kd.teachers import teacher_sources
-
-logger = logging.getLogger(__name__)
 
 PER_TOKEN = {  # what is logged of every token: the key of its sum, its name in the log, its unit
     "kd_loss": ("kd_loss", 1 / math.log(2)),
@@ -91,7 +89,7 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default="forward_kl",
         metadata={
             "help": "distance between the teacher's and the student's distributions: forward_kl, "
-            "reverse_kl, js or tvd (default: %(default)s; arXiv:2307.15190)"
+            "reverse_kl, jeffreys, js or tvd (default: %(default)s; arXiv:2307.15190)"
         },
     )
     kd_temperature: float = field(
@@ -191,7 +189,7 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 
 @register_criterion("word_kd", dataclass=WordKDConfig)
-class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
+class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     """fairseq's label-smoothed cross-entropy with a distillation term from one or more teachers.
 
     With alpha 0 and beta 1 it is ``label_smoothed_cross_entropy`` itself. Validation distils too,
@@ -244,7 +242,7 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
             self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
             self.clock = UpdateClock(task)
             followed = FOLLOWS_GAP in (cfg.kd_temperature_schedule, cfg.kd_weight_schedule)
-            self.gap = TeacherGap(task, self) if followed else None
+            self.gap = teacher_gap(task, self) if followed else None
             shares = cfg.kd_share_encoder
             self.shared_encoder = SharedEncoder(cfg, self.teachers) if shares else None
 
@@ -337,13 +335,6 @@ class WordKDCriterion(LabelSmoothedCrossEntropyCriterion):
         if self.report_accuracy:
             log |= {"n_correct": terms.correct, "total": n_real}
         return log
-
-    def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
-        """Restores what the criterion trains; starts it afresh if another one wrote the file."""
-        if not state_dict:
-            logger.warning("the checkpoint holds no weights of this criterion: they start afresh")
-            return None
-        return super().load_state_dict(state_dict, strict=strict)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

@@ -4,6 +4,7 @@ from fairseq_kd.losses.chunked import chunked_loss, default_chunk
 from fairseq_kd.losses.divergence import (
     DIVERGENCES,
     forward_kl,
+    jeffreys,
     jensen_shannon,
     reverse_kl,
     total_variation,
@@ -26,6 +27,7 @@ __all__ = [
     "chunked_loss",
     "default_chunk",
     "forward_kl",
+    "jeffreys",
     "jensen_shannon",
     "reverse_kl",
     "total_variation",

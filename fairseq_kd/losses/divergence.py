@@ -96,6 +96,22 @@ def total_variation(
     return _summed("tvd", student, teacher, real, temperature, weights)
 
 
+def jeffreys(
+    student: Tensor,
+    teacher: Tensor,
+    real: Tensor,
+    temperature: float,
+    weights: Optional[Tensor] = None,
+) -> Tensor:
+    """Sum over real tokens of ``T^2 * (KL(p || q) + KL(q || p))``.
+
+    Arguments and result as for ``forward_kl``.
+
+    Source: Jeffreys 1946, doi:10.1098/rspa.1946.0056.
+    """
+    return _summed("jeffreys", student, teacher, real, temperature, weights)
+
+
 @dataclass(frozen=True)
 class Divergence:
     """A distance D(p, q) between two distributions over K classes, and its slope.
@@ -132,6 +148,11 @@ DIVERGENCES: Dict[str, Divergence] = {
     "reverse_kl": Divergence(
         value=lambda log_p, log_q: (log_q.exp() * (log_q - log_p)).sum(-1),
         pull=lambda log_p, log_q: log_q.exp() * (log_q - log_p),
+        order=2,
+    ),
+    "jeffreys": Divergence(
+        value=lambda log_p, log_q: ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1),
+        pull=lambda log_p, log_q: log_q.exp() * (log_q - log_p) - log_p.exp(),
         order=2,
     ),
     "js": Divergence(value=_js_halves, pull=_js_pull, order=2),

@@ -34,18 +34,22 @@ class Architecture:
     feed_forward: int
     purpose: str
 
+    def sizes(self) -> Dict[str, int]:
+        """The options of fairseq that give a transformer this size."""
+        layers = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
+        common = {"embed_dim": self.width, "attention_heads": self.heads}
+        common["ffn_embed_dim"] = self.feed_forward
+        return {
+            f"{side}_{option}": value
+            for side, count in layers.items()
+            for option, value in {"layers": count, **common}.items()
+        }
+
     def apply(self, args: Namespace) -> None:
         """Fills in what the command line left open, and calls the result plain ``transformer``."""
-        for side, layers in (("encoder", self.encoder_layers), ("decoder", self.decoder_layers)):
-            for option, value in {
-                "layers": layers,
-                "embed_dim": self.width,
-                "attention_heads": self.heads,
-                "ffn_embed_dim": self.feed_forward,
-                "normalize_before": True,
-            }.items():
-                name = f"{side}_{option}"
-                setattr(args, name, getattr(args, name, value))
+        norms = {f"{side}_normalize_before": True for side in ("encoder", "decoder")}
+        for name, value in {**self.sizes(), **norms}.items():
+            setattr(args, name, getattr(args, name, value))
         base_architecture(args)
         args.arch = "transformer"
         if hasattr(args, "_name"):  # how fairseq-hydra-train calls it

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from fairseq.logging import metrics
 
-from fairseq_kd.criterions.observers import GAP_DECAY, TeacherGap, UpdateClock
+from fairseq_kd.criterions.observers import DECAY, RunningMean, UpdateClock, teacher_gap
 
 
 class Task:
@@ -40,21 +40,21 @@ def test_the_clock_tells_the_update_and_passes_the_call_on(task):
 
 def test_the_gap_is_a_running_mean_over_updates_of_all_workers(task):
     criterion = SimpleNamespace(training=True)
-    gap = TeacherGap(task, criterion)
+    gap = teacher_gap(task, criterion)
     assert gap.value == 1.0
     want = 1.0
     for agreed, tokens in ((3, 10), (9, 12), (8, 8)):
         halves = [{"kd_agreed": agreed - 1, "kd_ntokens": tokens - 4}]
         halves += [{"kd_agreed": 1, "kd_ntokens": 4}]
         task.reduce_metrics(halves, criterion)
-        want = GAP_DECAY * want + (1 - GAP_DECAY) * (1 - agreed / tokens)
+        want = DECAY * want + (1 - DECAY) * (1 - agreed / tokens)
         assert gap.value == pytest.approx(want)
     assert len(task.calls) == 3
 
 
 def test_validation_and_empty_updates_leave_the_gap_as_it_is(task):
     criterion = SimpleNamespace(training=False)
-    gap = TeacherGap(task, criterion)
+    gap = teacher_gap(task, criterion)
     task.reduce_metrics([{"kd_agreed": 1, "kd_ntokens": 1}], criterion)
     criterion.training = True
     task.reduce_metrics([{"kd_agreed": 0, "kd_ntokens": 0}, {}], criterion)
@@ -62,7 +62,7 @@ def test_validation_and_empty_updates_leave_the_gap_as_it_is(task):
 
 
 def test_the_gap_is_restored_with_the_meters_of_a_checkpoint(task):
-    gap = TeacherGap(task, SimpleNamespace(training=True))
+    gap = teacher_gap(task, SimpleNamespace(training=True))
     for agreed in (5, 7):
         gap.observe([{"kd_agreed": agreed, "kd_ntokens": 10}])
     value, saved = gap.value, metrics.state_dict()
@@ -75,3 +75,13 @@ def test_the_gap_is_restored_with_the_meters_of_a_checkpoint(task):
     assert again != value
     metrics.load_state_dict(saved)  # a second restart finds what the first run after it left
     assert gap.value == again
+
+
+def test_a_mean_without_a_start_begins_with_the_first_value(task):
+    criterion = SimpleNamespace(training=True)
+    mean = RunningMean(task, criterion, "x", lambda total: total("sum") / total("kd_ntokens"))
+    assert mean.value is None
+    mean.observe([{"sum": 6.0, "kd_ntokens": 3}])
+    assert mean.value == 2.0
+    mean.observe([{"sum": 4.0, "kd_ntokens": 1}])
+    assert mean.value == pytest.approx(DECAY * 2.0 + (1 - DECAY) * 4.0)

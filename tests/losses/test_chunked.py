@@ -13,13 +13,18 @@ from fairseq_kd.losses import (
     chunked_loss,
     default_chunk,
     forward_kl,
+    jeffreys,
     jensen_shannon,
     reverse_kl,
     total_variation,
 )
 
 PLAIN = dict(
-    zip(DIVERGENCES, (forward_kl, reverse_kl, jensen_shannon, total_variation), strict=True)
+    zip(
+        DIVERGENCES,
+        (forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation),
+        strict=True,
+    )
 )
 N, C, V, K = 11, 5, 23, 6
 

@@ -8,6 +8,7 @@ import torch
 from fairseq_kd.losses import (
     DIVERGENCES,
     forward_kl,
+    jeffreys,
     jensen_shannon,
     reverse_kl,
     total_variation,
@@ -26,6 +27,7 @@ def js(p, q):
 DEFINITIONS = {
     forward_kl: lambda p, q, t: t * t * kl(p, q),
     reverse_kl: lambda p, q, t: t * t * kl(q, p),
+    jeffreys: lambda p, q, t: t * t * (kl(p, q) + kl(q, p)),
     jensen_shannon: lambda p, q, t: t * t * js(p, q),
     total_variation: lambda p, q, t: (
         t
@@ -116,7 +118,8 @@ def test_it_passes_gradcheck_and_gives_the_teacher_nothing(batch, divergence):
 
 
 @pytest.mark.parametrize(
-    ("divergence", "share"), [(forward_kl, 1 / 2), (reverse_kl, 1 / 2), (jensen_shannon, 1 / 8)]
+    ("divergence", "share"),
+    [(forward_kl, 1 / 2), (reverse_kl, 1 / 2), (jeffreys, 1), (jensen_shannon, 1 / 8)],
 )
 def test_a_hot_softmax_leaves_a_share_of_the_variance_of_the_logit_gap(batch, divergence, share):
     student, teacher, real = batch

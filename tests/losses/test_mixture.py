@@ -14,13 +14,18 @@ from fairseq_kd.losses import (
     TopK,
     chunked_loss,
     forward_kl,
+    jeffreys,
     jensen_shannon,
     reverse_kl,
     total_variation,
 )
 
 PLAIN = dict(
-    zip(DIVERGENCES, (forward_kl, reverse_kl, jensen_shannon, total_variation), strict=True)
+    zip(
+        DIVERGENCES,
+        (forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation),
+        strict=True,
+    )
 )
 N, C, V, K = 9, 5, 19, 6
 WEIGHTS = {

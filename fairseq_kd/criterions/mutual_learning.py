@@ -1,0 +1,291 @@
+"""Mutual learning, with no teacher: ``L = sum_i CE(P_i, y) + lambda * mean_ij KL(P_i || P_j)``."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+)
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from omegaconf import II
+from torch import Tensor, nn
+
+from fairseq_kd.criterions.checks import refuse_adaptive_softmax
+from fairseq_kd.criterions.observers import RunningMean
+from fairseq_kd.criterions.restoring import StartsAfresh
+from fairseq_kd.losses import LossOptions, LossTerms, TeacherLogits, chunked_loss
+from fairseq_kd.models.peers import build_peer, peer_configurations
+from fairseq_kd.projection import real_hidden
+
+GRADIENTS = {  # how a peer's KL terms reach it: as those of which divergence from another peer
+    "detached": "forward_kl",
+    "symmetric": "jeffreys",
+}
+
+
+@dataclass
+class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    """The flags of ``mutual_learning``, beside those of ``label_smoothed_cross_entropy``."""
+
+    kd_peers: int = field(
+        default=2,
+        metadata={
+            "help": "number of models that learn together, 2 or more; the model of the run is one "
+            "of them (default: %(default)s)"
+        },
+    )
+    kd_peer_overrides: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "what the other peers have unlike the model of the run, as KEY=VALUE,... such "
+            "as encoder_layers=2,decoder_layers=1 or arch=transformer_kd_small_student; for each "
+            "its own if separated by colons (default: all peers are alike)"
+        },
+    )
+    kd_mutual_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "weight lambda of the mean KL divergence over ordered pairs of peers, >= 0; 0 "
+            "trains them side by side (default: %(default)s; arXiv:1706.00384)"
+        },
+    )
+    kd_mutual_gradient: str = field(
+        default="detached",
+        metadata={
+            "help": "detached: in KL(P_i || P_j) only j learns; symmetric: both do "
+            "(default: %(default)s)"
+        },
+    )
+    kd_detach_ratio: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "a peer learns nothing from one whose running nll_loss is this many times its "
+            "own, >= 1 (default: it learns from all; after AIO-KD, EMNLP 2023)"
+        },
+    )
+    kd_chunk_tokens: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "target tokens that are projected to the vocabulary at once; 0: the whole "
+            "batch; changes memory and speed, not the result (default: by the vocabulary's size)"
+        },
+    )
+    seed: int = II("common.seed")
+
+
+@register_criterion("mutual_learning", dataclass=MutualLearningConfig)
+class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
+    """Two or more models that learn from the references and from each other, in one training.
+
+    The model of the run is an ordinary one. The others, the peers 1, 2, ..., are parts of this
+    criterion: they share optimiser, learning rate and checkpoints with it, and are resumed with it.
+    ``fairseq-kd extract-peer`` writes one as a checkpoint of its own. With lambda 0 the model of
+    the run is trained exactly as by ``label_smoothed_cross_entropy``, unless ``--clip-norm`` looks
+    at all gradients together.
+
+    Log: ``loss``, the whole of all peers, bits a token; ``nll_loss`` and ``ppl``, those of the
+    model of the run; ``nll_loss_1``, ...: each peer's; ``mutual_loss``: the mean KL over ordered
+    pairs, bits a token; ``agreement``: percent of tokens whose likeliest word is a peer's, the mean
+    over pairs.
+
+    Args:
+        cfg: the flags; every value is checked here, before the first update.
+        task: the translation task.
+
+    Raises:
+        ValueError: a flag is out of range or without effect, or a peer cannot be built.
+
+    Source: deep mutual learning, Zhang et al. 2018, arXiv:1706.00384, section 2; cutting
+    gradients: Miao et al. 2023 (AIO-KD, EMNLP), dynamic gradient detaching.
+    """
+
+    def __init__(self, cfg: MutualLearningConfig, task: FairseqTask):
+        super().__init__(
+            task,
+            cfg.sentence_avg,
+            cfg.label_smoothing,
+            cfg.ignore_prefix_size,
+            cfg.report_accuracy,
+        )
+        check_flags(cfg)
+        self.cfg = cfg
+        others = cfg.kd_peers - 1
+        configurations = peer_configurations(cfg._get_root().model, cfg.kd_peer_overrides, others)
+        self.peers = nn.ModuleList(
+            build_peer(each, number, task, cfg.seed)
+            for number, each in enumerate(configurations, start=1)
+        )
+        for peer in self.peers:
+            refuse_adaptive_softmax(peer)
+        self.progress: Optional[List[RunningMean]] = None
+        if cfg.kd_detach_ratio is not None:
+            self.progress = [
+                RunningMean(task, self, f"running_nll{_suffix(i)}", _mean_nll(_nll_key(i)))
+                for i in range(cfg.kd_peers)
+            ]
+
+    def forward(
+        self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
+    ) -> Tuple[Tensor, int, Dict[str, Any]]:
+        """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
+        refuse_adaptive_softmax(model)
+        if self.cfg.kd_mutual_weight == 0:
+            return self._side_by_side(model, sample, reduce)
+        real = sample["target"].ne(self.padding_idx)
+        real[:, : self.ignore_prefix_size] = False
+        outputs = [real_hidden(model, sample["net_input"], real)]
+        with own_randomness(real.device):
+            outputs += [real_hidden(peer, sample["net_input"], real) for peer in self.peers]
+        pairs = self._pairs(outputs, sample["target"][real])
+        loss, mutual = self._sum(pairs)
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        first = {i: pairs[i, j] for i, j in reversed(pairs)}  # any pair tells a peer's own figures
+        log = {
+            "loss": loss.data,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["target"].size(0),
+            "sample_size": sample_size,
+            "kd_ntokens": real.sum(),
+            "kd_mutual": mutual,
+            "kd_agreed": sum(terms.agreed for terms in pairs.values()) / len(pairs),
+            **{_nll_key(i): terms.nll for i, terms in first.items()},
+        }
+        if self.report_accuracy:
+            log |= {"n_correct": first[0].correct, "total": log["kd_ntokens"]}
+        return loss, sample_size, log
+
+    def _side_by_side(
+        self, model: nn.Module, sample: Dict[str, Any], reduce: bool
+    ) -> Tuple[Tensor, int, Dict[str, Any]]:
+        """Every model's own label-smoothed cross-entropy, as fairseq computes it."""
+        loss, sample_size, log = super().forward(model, sample, reduce)
+        with own_randomness(sample["target"].device):
+            for number, peer in enumerate(self.peers, start=1):
+                peer_loss, _, peer_log = super().forward(peer, sample, reduce)
+                loss = loss + peer_loss
+                log[_nll_key(number)] = peer_log["nll_loss"]
+        log |= {"loss": loss.data, "kd_ntokens": sample["target"].ne(self.padding_idx).sum()}
+        return loss, sample_size, log
+
+    def _pairs(
+        self, outputs: List[Tuple[Tensor, Optional[Tensor], Optional[Tensor]]], gold: Tensor
+    ) -> Dict[Tuple[int, int], LossTerms]:
+        """The terms of every learner i with every other peer j in the teacher's place."""
+        count = len(outputs)
+        taught = [
+            TeacherLogits(*(None if part is None else part.detach() for part in output))
+            for output in outputs
+        ]
+        weight = self.cfg.kd_mutual_weight / (count * (count - 1))
+        return {
+            (i, j): chunked_loss(
+                *outputs[i],
+                gold,
+                [taught[j]],
+                LossOptions(
+                    alpha=0.0 if self._is_far_ahead(i, j) else weight,
+                    beta=1 / (count - 1),
+                    smoothing=self.eps,
+                    temperature=1.0,
+                    divergence=GRADIENTS[self.cfg.kd_mutual_gradient],
+                    chunk_tokens=self.cfg.kd_chunk_tokens,
+                ),
+            )
+            for i in range(count)
+            for j in range(count)
+            if i != j
+        }
+
+    def _sum(self, pairs: Dict[Tuple[int, int], LossTerms]) -> Tuple[Tensor, Tensor]:
+        """The loss and the mean KL over ordered pairs.
+
+        With symmetric gradients a KL stands in the sums of both peers, so that each gets its
+        gradient. Its value counts once, whoever learns from it.
+        """
+        share = 0.5 if self.cfg.kd_mutual_gradient == "symmetric" else 1.0
+        mutual = share * sum(terms.kd for terms in pairs.values()) / len(pairs)
+        learned = sum(terms.loss for terms in pairs.values())
+        hard = sum(terms.ce for terms in pairs.values()) / (self.cfg.kd_peers - 1)
+        value = hard + self.cfg.kd_mutual_weight * mutual
+        return learned + (value - learned.detach()), mutual
+
+    def _is_far_ahead(self, learner: int, other: int) -> bool:
+        if self.progress is None:
+            return False
+        own, others = (self.progress[each].value for each in (learner, other))
+        return own is not None and others >= self.cfg.kd_detach_ratio * own
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs) -> None:
+        """Turns the sums of all workers into means a token, in bits."""
+        if sum(log.get("sample_size", 0) for log in logging_outputs) == 0:
+            return  # nothing real was seen, so there is no mean to log
+        super().reduce_metrics(logging_outputs)
+        n_real = sum(log.get("kd_ntokens", 0) for log in logging_outputs)
+        if n_real == 0:
+            return
+        n_tokens = sum(log.get("ntokens", 0) for log in logging_outputs)  # as of fairseq's nll_loss
+        bits, percent = 1 / math.log(2), 100
+        figures = {  # the key of a sum: its name in the log, its unit, the number it is a mean over
+            "kd_mutual": ("mutual_loss", bits, n_real),
+            "kd_agreed": ("agreement", percent, n_real),
+        }
+        peers = {key for log in logging_outputs for key in log if key.startswith("nll_loss_")}
+        figures.update({key: (key, bits, n_tokens) for key in sorted(peers)})
+        for key, (name, unit, count) in figures.items():
+            if any(key in log for log in logging_outputs):
+                total = sum(log.get(key, 0) for log in logging_outputs)
+                metrics.log_scalar(name, unit * total / count, count, round=3)
+
+
+def check_flags(cfg: MutualLearningConfig) -> None:
+    """Refuses values out of range and flags without effect."""
+    if cfg.kd_peers < 2:
+        raise ValueError(f"--kd-peers must be 2 or greater, but is {cfg.kd_peers}.")
+    weight = cfg.kd_mutual_weight
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise ValueError(f"--kd-mutual-weight must be 0 or greater, but is {weight}.")
+    if cfg.kd_mutual_gradient not in GRADIENTS:
+        raise ValueError(
+            f"--kd-mutual-gradient must be one of {', '.join(GRADIENTS)}, but is "
+            f"{cfg.kd_mutual_gradient}."
+        )
+    ratio, chunk = cfg.kd_detach_ratio, cfg.kd_chunk_tokens
+    if ratio is not None and not ratio >= 1:
+        raise ValueError(f"--kd-detach-ratio must be 1 or greater, but is {ratio}.")
+    if chunk is not None and chunk < 0:
+        raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {chunk}.")
+    unused = {
+        "--kd-mutual-gradient": None if cfg.kd_mutual_gradient == "detached" else "symmetric",
+        "--kd-detach-ratio": ratio,
+        "--kd-chunk-tokens": chunk,
+    }
+    for name, value in unused.items():
+        if weight == 0 and value is not None:
+            raise ValueError(
+                f"{name} is {value}, but has no effect while --kd-mutual-weight is 0. Leave it "
+                "out, or set the weight above 0."
+            )
+
+
+def own_randomness(device: torch.device) -> Any:
+    """A context in which peers may draw random numbers that the model of the run does not miss."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _suffix(number: int) -> str:
+    return f"_{number}" if number else ""
+
+
+def _nll_key(number: int) -> str:
+    """Of the model of the run, 0, or of a peer."""
+    return f"nll_loss{_suffix(number)}"
+
+
+def _mean_nll(key: str):
+    return lambda total: total(key) / total("kd_ntokens")

@@ -1,0 +1,206 @@
+"""The models that learn beside the one of a run: their configurations, weights and files."""
+
+import copy
+from argparse import Namespace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from fairseq.models import build_model
+from fairseq.tasks import FairseqTask
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from fairseq_kd.checkpoints import count_parameters, read_checkpoint
+from fairseq_kd.models.architectures import ARCHITECTURES
+
+SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_target")
+FOLLOWING = {  # widths that fairseq derives from another one
+    "decoder_embed_dim": ("decoder_input_dim", "decoder_output_dim"),
+}
+WEIGHTS = "peers"  # the name of the list of peers in the criterion, and so of their weights
+
+
+def peer_configurations(model_cfg: Any, text: Optional[str], count: int) -> List[Namespace]:
+    """The configurations of the peers.
+
+    Args:
+        model_cfg: the configuration of the run's own model.
+        text: ``--kd-peer-overrides``: KEY=VALUE,... for all peers, or for each, separated by
+            colons; None for peers like the run's own model.
+        count: the number of peers beside it.
+
+    Raises:
+        ValueError: the text is malformed, names an unknown option or one that peers cannot differ
+            in, or does not fit the number of peers.
+    """
+    groups = (text or "").split(":")
+    if len(groups) not in (1, count):
+        raise ValueError(
+            f"--kd-peer-overrides {text} describes {len(groups)} peers, but there are {count} "
+            f"beside the model itself. Describe one, for all of them, or {count}, separated by "
+            "colons."
+        )
+    groups = groups * count if len(groups) == 1 else groups
+    return [_configuration(model_cfg, group) for group in groups]
+
+
+def _configuration(model_cfg: Any, group: str) -> Namespace:
+    options = _as_dict(model_cfg)
+    asked = dict(_overrides(group))
+    sizes: Dict[str, Any] = {}
+    if "arch" in asked:
+        name = asked.pop("arch")
+        if name not in ARCHITECTURES:
+            raise ValueError(
+                f"--kd-peer-overrides names the arch {name}, but it must be one of "
+                f"{', '.join(ARCHITECTURES)}."
+            )
+        sizes.update(ARCHITECTURES[name].sizes())
+    for key, value in asked.items():
+        if key in SHARED or key.endswith("_dict"):
+            raise ValueError(
+                f"--kd-peer-overrides names {key}, but peers read the batches of the run and so "
+                "share its languages and its vocabularies. Leave it out."
+            )
+        if key not in options:
+            near = get_close_matches(key, options, n=1)
+            raise ValueError(
+                f"--kd-peer-overrides names {key}, which is no option of the model."
+                + (f" Did you mean {near[0]}?" if near else "")
+            )
+        sizes[key] = _like(options[key], key, value)
+    for key, followers in FOLLOWING.items():
+        if key in sizes:
+            sizes.update({each: sizes[key] for each in followers if each not in asked})
+    return Namespace(**{**options, **sizes})
+
+
+def _as_dict(model_cfg: Any) -> Dict[str, Any]:
+    if OmegaConf.is_config(model_cfg):
+        return OmegaConf.to_container(model_cfg, resolve=True, enum_to_str=True)
+    return copy.deepcopy(model_cfg if isinstance(model_cfg, dict) else vars(model_cfg))
+
+
+def _overrides(group: str) -> List[Tuple[str, str]]:
+    pairs = []
+    for item in filter(None, group.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise ValueError(
+                "--kd-peer-overrides must be KEY=VALUE,... such as encoder_layers=2,"
+                f"decoder_layers=1, but holds {item}."
+            )
+        pairs.append((key.strip().replace("-", "_"), value.strip()))
+    return pairs
+
+
+def _like(present: Any, key: str, value: str) -> Any:
+    """A value of the type that the option has now."""
+    try:
+        if isinstance(present, bool):
+            return {"true": True, "false": False}[value.lower()]
+        return type(present)(value) if isinstance(present, (int, float)) else value
+    except (KeyError, ValueError):
+        kind = "true or false" if isinstance(present, bool) else "a number"
+        raise ValueError(f"--kd-peer-overrides {key} must be {kind}, but is {value}.") from None
+
+
+def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.Module:
+    """A peer with random weights of its own.
+
+    It is not built by the task, which would take it for the model that ``--eval-bleu`` measures.
+
+    Args:
+        cfg: its configuration.
+        number: counted from 1.
+        task: the task of the run.
+        seed: that of the run.
+
+    Raises:
+        ValueError: fairseq cannot build it, or not with the vocabulary of the task.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1_000_003 * seed + number)
+        try:
+            peer = build_model(copy.deepcopy(cfg), task)
+        except (AssertionError, ValueError) as error:
+            raise ValueError(
+                f"--kd-peer-overrides gives sizes of which no model can be made for peer {number}"
+                f"{f' ({error})' if str(error) else ''}. Heads must divide the width, and shared "
+                "embeddings need one width."
+            ) from error
+    words = peer.decoder.embed_tokens.num_embeddings
+    if words != len(task.target_dictionary):
+        raise ValueError(
+            f"Peer {number} has a vocabulary of {words} words, but the run's has "
+            f"{len(task.target_dictionary)}. Leave out of --kd-peer-overrides what changes it."
+        )
+    return peer
+
+
+def write_peer(checkpoint: str, number: int, out: Path) -> int:
+    """Writes a peer as a checkpoint of its own, and returns the number of its parameters.
+
+    Args:
+        checkpoint: one that a training with ``mutual_learning`` wrote.
+        number: of the peer, counted from 1; the run's own model is in the checkpoint as usual.
+        out: the file to write; it appears whole or not at all.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it holds no such peer.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"{checkpoint} does not exist. Give a checkpoint of fairseq-train.")
+    state = read_checkpoint(checkpoint)
+    trained = (state.get("cfg") or {}).get("criterion")
+    criterion = _as_dict(trained) if trained is not None else {}
+    if criterion.get("_name") != "mutual_learning":
+        raise ValueError(
+            f"{checkpoint} was trained with --criterion {criterion.get('_name')}, which has no "
+            "peers. Give a checkpoint of --criterion mutual_learning."
+        )
+    count = criterion["kd_peers"] - 1
+    if not 1 <= number <= count:
+        raise ValueError(
+            f"--peer must be from 1 to {count} for {checkpoint}, but is {number}. The model of the "
+            "run itself is the checkpoint as it is."
+        )
+    configurations = peer_configurations(
+        state["cfg"]["model"], criterion["kd_peer_overrides"], count
+    )
+    weights = peer_weights(state["criterion"], number)
+    ordinary = {"_name": "label_smoothed_cross_entropy"}
+    for key in ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg"):
+        ordinary[key] = criterion[key]
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
+    updates = state["optimizer_history"][-1]["num_updates"]
+    partial = out.with_name(f"{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {
+            "args": None,
+            "cfg": {**state["cfg"], "model": configurations[number - 1], "criterion": ordinary},
+            "model": weights,
+            "criterion": None,
+            "optimizer_history": [{**history, "num_updates": updates}],
+            "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+            "last_optimizer_state": None,
+            "task_state": state.get("task_state", {}),
+        },
+        partial,
+    )
+    partial.replace(out)
+    return count_parameters(weights)
+
+
+def peer_weights(criterion: Dict[str, Tensor], number: int) -> Dict[str, Tensor]:
+    """The weights of a peer, counted from 1, among those of its criterion."""
+    prefix = f"{WEIGHTS}.{number - 1}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in criterion.items()
+        if name.startswith(prefix)
+    }

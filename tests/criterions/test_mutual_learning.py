@@ -1,0 +1,288 @@
+"""mutual_learning on real batches, against the formulas written out, and what it refuses."""
+
+import math
+import re
+
+import pytest
+import torch
+from fairseq.logging import metrics
+from harness import widened
+
+from fairseq_kd.criterions import MutualLearningCriterion
+
+MUTUAL = ["--criterion", "mutual_learning", "--label-smoothing", "0.1", "--dropout", "0"]
+SMALLER = ["--kd-peer-overrides", "encoder_layers=2,decoder_embed_dim=16,encoder_ffn_embed_dim=24"]
+
+
+def logged(*logs):
+    with metrics.aggregate() as figures:
+        MutualLearningCriterion.reduce_metrics(list(logs))
+    return figures.get_smoothed_values()
+
+
+@pytest.fixture
+def mutual(setup):
+    return lambda *flags: setup(*MUTUAL, *flags)
+
+
+def models(setup):
+    return [setup.model, *setup.criterion.peers]
+
+
+def formula(setup, sample, weight, symmetric=False):
+    """(loss, nll of each, mean KL) by autograd over all logits; gradients as they should flow."""
+    z = [model(**sample["net_input"])[0].double() for model in models(setup)]
+    pad, count = setup.task.target_dictionary.pad(), len(z)
+    ce, nll, mutual = 0.0, [0.0] * count, 0.0
+    for b, t in sample["target"].ne(pad).nonzero().tolist():
+        gold = sample["target"][b, t]
+        log_p = [each[b, t].log_softmax(-1) for each in z]
+        for i in range(count):
+            others = (log_p[i].sum() - log_p[i][gold]) / (len(log_p[i]) - 1)
+            ce = ce - 0.9 * log_p[i][gold] - 0.1 * others
+            nll[i] -= log_p[i][gold].item()
+            for j in range(count):
+                if i != j:  # KL(P_i || P_j): j learns, and i too if it is symmetric
+                    target = log_p[i] if symmetric else log_p[i].detach()
+                    kl = (target.exp() * (target - log_p[j])).sum()
+                    mutual = mutual + kl / (count * (count - 1))
+    return ce + weight * mutual, nll, mutual.item()
+
+
+def gradients(setup, loss):
+    parameters = [p for model in models(setup) for p in model.parameters()]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+
+@pytest.mark.parametrize("flow", ["detached", "symmetric"])
+@pytest.mark.parametrize("peers", ["2", "3"])
+def test_loss_and_gradients_are_those_of_the_formula(mutual, flow, peers):
+    flags = ["--kd-peers", peers, "--kd-mutual-weight", "0.7", "--kd-mutual-gradient", flow]
+    setup = mutual(*flags, *SMALLER)
+    sample = setup.batch(0, 1, 2)
+    want, nll, kl = formula(setup, sample, 0.7, flow == "symmetric")
+    loss, sample_size, log = setup.criterion(setup.model, sample)
+    assert sample_size == sample["ntokens"]
+    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
+    torch.testing.assert_close(gradients(setup, loss), gradients(setup, want), rtol=1e-3, atol=2e-5)
+    figures = logged(log)
+    bits = 1 / math.log(2) / sample["ntokens"]
+    assert figures["mutual_loss"] == pytest.approx(kl * bits, abs=1e-3)
+    assert figures["nll_loss"] == pytest.approx(nll[0] * bits, abs=1e-3)
+    for i in range(1, int(peers)):
+        assert figures[f"nll_loss_{i}"] == pytest.approx(nll[i] * bits, abs=1e-3)
+
+
+def test_equal_peers_have_nothing_to_teach(mutual):
+    setup = mutual()
+    setup.criterion.peers[0].load_state_dict(setup.model.state_dict())
+    log = setup.criterion(setup.model.eval(), setup.batch(0, 1, 2))[2]
+    assert logged(log)["mutual_loss"] == 0
+    assert logged(log)["agreement"] == 100
+
+
+def test_peers_start_from_other_weights_than_the_model_and_than_each_other(mutual):
+    setup = mutual("--kd-peers", "3")
+    weights = [next(model.parameters()).flatten()[:50] for model in models(setup)]
+    assert not any(torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    again = mutual("--kd-peers", "3")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            setup.criterion.peers.parameters(), again.criterion.peers.parameters(), strict=True
+        )
+    )
+
+
+def test_lambda_0_gives_the_model_the_gradients_of_label_smoothed_cross_entropy(setup):
+    """With dropout, over two batches of an update: peers draw no number that the model misses."""
+    flags = ["--label-smoothing", "0.1", "--dropout", "0.3"]
+    plain = setup("--criterion", "label_smoothed_cross_entropy", *flags)
+    ours = setup("--criterion", "mutual_learning", *flags, "--kd-mutual-weight", "0", *SMALLER)
+    batches = [plain.batch(0, 1), plain.batch(2, 3)]
+    found = []
+    for each in (plain, ours):
+        torch.manual_seed(7)
+        found.append(each.gradients(*batches, train=True))
+    assert torch.equal(*found)
+    want, got = (each.criterion(each.model.eval(), batches[0])[2] for each in (plain, ours))
+    assert got["nll_loss"] == want["nll_loss"]
+    assert got["loss"] > want["loss"]
+    assert logged(got)["ppl"] == logged(want)["ppl"]
+
+
+def test_with_lambda_above_0_the_models_dropout_is_still_its_own(setup):
+    flags = [*MUTUAL[:-1], "0.3", "--kd-mutual-weight", "1e-12"]
+    plain = setup("--criterion", "label_smoothed_cross_entropy", *flags[2:-2])
+    ours = setup(*flags)
+    batches = [plain.batch(0, 1), plain.batch(2, 3)]
+    found = []
+    for each in (plain, ours):
+        torch.manual_seed(7)
+        found.append(each.gradients(*batches, train=True))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_and_a_split_batch_change_nothing(mutual):
+    setup = mutual(*SMALLER, "--kd-peers", "3")
+    sample = setup.batch(0, 1, 2, 3)
+    wide = widened(sample, setup.task.target_dictionary.pad(), 5)
+    want = gradients(setup, setup.criterion(setup.model, sample)[0])
+    padded = gradients(setup, setup.criterion(setup.model, wide)[0])
+    halves = [setup.batch(0, 3), setup.batch(1, 2)]
+    split = gradients(setup, sum(setup.criterion(setup.model, half)[0] for half in halves))
+    torch.testing.assert_close(padded, want, rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(split, want, rtol=1e-3, atol=2e-5)
+    logs = [setup.criterion(setup.model, each)[2] for each in (sample, *halves)]
+    assert logged(*logs[1:]) == pytest.approx(logged(logs[0]), abs=1e-3)
+    assert logs[0].keys() == logs[1].keys()
+
+
+def test_chunks_change_nothing(mutual):
+    whole, chunked = mutual("--kd-chunk-tokens", "0"), mutual("--kd-chunk-tokens", "5")
+    sample = whole.batch(0, 1, 2)
+    want, got = (
+        gradients(each, each.criterion(each.model, sample)[0]) for each in (whole, chunked)
+    )
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", ["0", "1"])
+def test_a_batch_without_a_real_token_gives_zero_and_no_nan(mutual, weight):
+    setup = mutual("--kd-mutual-weight", weight)
+    sample = setup.batch(0, 1)
+    sample["target"].fill_(setup.task.target_dictionary.pad())
+    sample["ntokens"] = 0
+    loss, sample_size, log = setup.criterion(setup.model, sample)
+    assert (loss.item(), sample_size) == (0.0, 0)
+    assert (gradients(setup, loss) == 0).all()
+    assert logged(log) == {}
+
+
+@pytest.mark.parametrize("flow", ["detached", "symmetric"])
+def test_a_peer_that_is_far_ahead_learns_nothing_from_one_behind(mutual, flow):
+    """Its gradient is that of its own cross-entropy, while the other's stays as it was."""
+    cut = mutual("--kd-detach-ratio", "1.5", "--kd-mutual-gradient", flow)
+    free = mutual("--kd-mutual-gradient", flow)
+    alone = mutual("--kd-mutual-weight", "0")
+    sample = cut.batch(0, 1, 2)
+    metrics.reset()
+    before = gradients(cut, cut.criterion(cut.model, sample)[0])
+    want = [gradients(each, each.criterion(each.model, sample)[0]) for each in (free, alone)]
+    torch.testing.assert_close(before, want[0])  # nothing is known before the first update
+    for own, other in ((2.0, 3.1), (3.1, 2.0)):
+        metrics.reset()
+        logs = [{"nll_loss": own * 10, "nll_loss_1": other * 10, "kd_ntokens": 10}]
+        for each in cut.criterion.progress:
+            each.observe(logs)
+        loss, _, log = cut.criterion(cut.model, sample)
+        got = gradients(cut, loss)
+        size = len(got) // 2
+        first, second = (alone, free) if own < other else (free, alone)
+        expected = torch.cat(
+            [
+                gradients(first, first.criterion(first.model, sample)[0])[:size],
+                gradients(second, second.criterion(second.model, sample)[0])[size:],
+            ]
+        )
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=2e-5)
+        assert log["kd_mutual"].item() == pytest.approx(
+            free.criterion(free.model, sample)[2]["kd_mutual"].item(), rel=1e-5
+        )
+    metrics.reset()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(mutual, dtype):
+    setup = mutual()
+    sample = setup.batch(0, 1)
+    want = setup.criterion(setup.model.eval(), sample)[0].item()
+    setup.model.to(dtype)
+    setup.criterion.to(dtype)
+    loss = setup.criterion(setup.model, sample)[0]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(want, rel=2e-2)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for m in models(setup) for p in m.parameters())
+
+
+def test_peers_may_have_the_size_of_an_architecture(mutual):
+    setup = mutual("--kd-peer-overrides", "arch=transformer_kd_small_student")
+    (peer,) = setup.criterion.peers
+    assert (len(peer.encoder.layers), len(peer.decoder.layers)) == (2, 1)
+    assert peer.encoder.embed_tokens.embedding_dim == 112
+    assert peer.decoder.output_projection.in_features == 112
+
+
+def test_each_peer_may_have_its_own_size(mutual):
+    setup = mutual("--kd-peers", "3", "--kd-peer-overrides", "encoder_layers=3:decoder_layers=2")
+    sizes = [(len(p.encoder.layers), len(p.decoder.layers)) for p in setup.criterion.peers]
+    assert sizes == [(3, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("message", "flags"),
+    [
+        ("--kd-peers must be 2 or greater, but is 1.", ["--kd-peers", "1"]),
+        (
+            "--kd-mutual-weight must be 0 or greater, but is -1.0.",
+            ["--kd-mutual-weight", "-1"],
+        ),
+        (
+            "--kd-mutual-gradient must be one of detached, symmetric, but is both.",
+            ["--kd-mutual-gradient", "both"],
+        ),
+        ("--kd-detach-ratio must be 1 or greater, but is 0.5.", ["--kd-detach-ratio", "0.5"]),
+        ("--kd-chunk-tokens must be 0 or greater, but is -1.", ["--kd-chunk-tokens", "-1"]),
+        (
+            "--kd-detach-ratio is 2.0, but has no effect while --kd-mutual-weight is 0.",
+            ["--kd-mutual-weight", "0", "--kd-detach-ratio", "2"],
+        ),
+        (
+            "--kd-mutual-gradient is symmetric, but has no effect while --kd-mutual-weight is 0.",
+            ["--kd-mutual-weight", "0", "--kd-mutual-gradient", "symmetric"],
+        ),
+        (
+            "--kd-peer-overrides a=1:b=2 describes 2 peers, but there are 1 beside the model",
+            ["--kd-peer-overrides", "a=1:b=2"],
+        ),
+        (
+            "--kd-peer-overrides names encoder_layer, which is no option of the model. Did you "
+            "mean encoder_layers?",
+            ["--kd-peer-overrides", "encoder_layer=2"],
+        ),
+        (
+            "--kd-peer-overrides names source_lang, but peers read the batches of the run and so "
+            "share its languages and its vocabularies. Leave it out.",
+            ["--kd-peer-overrides", "source_lang=de"],
+        ),
+        (
+            "--kd-peer-overrides must be KEY=VALUE,... such as encoder_layers=2,decoder_layers=1, "
+            "but holds small.",
+            ["--kd-peer-overrides", "small"],
+        ),
+        (
+            "--kd-peer-overrides encoder_layers must be a number, but is two.",
+            ["--kd-peer-overrides", "encoder_layers=two"],
+        ),
+        (
+            "--kd-peer-overrides encoder_normalize_before must be true or false, but is 1.",
+            ["--kd-peer-overrides", "encoder_normalize_before=1"],
+        ),
+        (
+            "--kd-peer-overrides names the arch small, but it must be one of transformer_kd_",
+            ["--kd-peer-overrides", "arch=small"],
+        ),
+        (
+            "--kd-peer-overrides gives sizes of which no model can be made for peer 1",
+            ["--kd-peer-overrides", "encoder_attention_heads=3"],
+        ),
+        (
+            "--kd-peer-overrides gives sizes of which no model can be made for peer 1",
+            ["--kd-peer-overrides", "encoder_embed_dim=12"],
+        ),
+    ],
+)
+def test_refusals(mutual, message, flags):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        mutual(*flags)
