@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Two teachers for one student: multi_teacher_kd against word_kd from the better one, and no teacher.
+#
+#   usage: scripts/multi_teacher.sh
+#
+# Verses from data/bible.es-en, Spanish to English: two teachers that differ in size and seed, and
+# students of each kind that get the same updates. About an hour on two CPU cores. Ends with a table
+# of sacreBLEU on the test set.
+#
+# Env: RUN=runs/multi_teacher  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=800 (of a student)
+#      TEACHER_UPDATES=2000
+#      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
+# Killed? Run it again: it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+[[ $# -eq 0 ]] || { usage >&2; exit 2; }
+scripts/setup.sh
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+# shellcheck source=scripts/students.sh
+source scripts/students.sh
+
+run=${RUN:-runs/multi_teacher} src=es tgt=en
+prepared=${DATA:-$run/data}
+data=$prepared/bin text=$prepared/text
+teacher_updates=${TEACHER_UPDATES:-2000}
+MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "${TEXT:-data/bible.es-en}" "$prepared"
+
+first=${TEACHER:-$run/teacher-1/checkpoint_last.pt} second=$run/teacher-2/checkpoint_last.pt
+if [[ -z ${TEACHER:-} ]]; then
+  train "teacher 1" "$run/teacher-1" "$teacher_updates" 1 --arch transformer_kd_small_teacher --lr 4e-3 \
+    --dropout 0.1 --criterion label_smoothed_cross_entropy
+fi
+train "teacher 2" "$run/teacher-2" "$teacher_updates" 2 --arch transformer_kd_small_teacher --lr 4e-3 \
+  --encoder-layers 2 --dropout 0.1 --criterion label_smoothed_cross_entropy
+score "$run/teacher-2"
+
+for seed in "${seeds[@]}"; do
+  student plain "$seed" --criterion label_smoothed_cross_entropy
+  student word_kd "$seed" --criterion word_kd --kd-teacher "$first" --kd-temperature 1
+  for weights in uniform gold learned; do
+    student "multi_teacher_kd, $weights" "$seed" --criterion multi_teacher_kd --kd-teacher "$first:$second" \
+      --kd-teacher-weights "$weights" --kd-temperature 1
+  done
+done
+say "teacher 2: $(< "$run/teacher-2/bleu") BLEU"
+table plain word_kd "multi_teacher_kd, uniform" "multi_teacher_kd, gold" "multi_teacher_kd, learned"

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Two models that teach each other, without a teacher: mutual_learning against each alone.
+#
+#   usage: scripts/mutual_learning.sh
+#
+# Verses from data/bible.es-en, Spanish to English: students that get the same updates, alone, beside
+# a peer of their own size, and beside a larger one. About half an hour on two CPU cores. Ends with a
+# table of sacreBLEU on the test set. TEACHER adds word_kd from that teacher.
+#
+# Env: RUN=runs/mutual_learning  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=800
+#      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
+# Killed? Run it again: it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+[[ $# -eq 0 ]] || { usage >&2; exit 2; }
+scripts/setup.sh
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+# shellcheck source=scripts/students.sh
+source scripts/students.sh
+
+run=${RUN:-runs/mutual_learning} src=es tgt=en
+prepared=${DATA:-$run/data}
+data=$prepared/bin text=$prepared/text
+MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "${TEXT:-data/bible.es-en}" "$prepared"
+
+names=(plain "mutual_learning, equal peer" "mutual_learning, larger peer")
+for seed in "${seeds[@]}"; do
+  student plain "$seed" --criterion label_smoothed_cross_entropy
+  student "mutual_learning, equal peer" "$seed" --criterion mutual_learning
+  student "mutual_learning, larger peer" "$seed" --criterion mutual_learning \
+    --kd-peer-overrides arch=transformer_kd_small_teacher
+  if [[ -n ${TEACHER:-} ]]; then
+    student word_kd "$seed" --criterion word_kd --kd-teacher "$TEACHER" --kd-temperature 1
+  fi
+done
+if [[ -n ${TEACHER:-} ]]; then names+=(word_kd); fi
+table "${names[@]}"
+
+# The larger peer of the last student as a checkpoint of its own:
+larger="$run/students/mutual_learning, larger peer/${seeds[-1]}"
+fairseq-kd extract-peer "$larger/checkpoint_last.pt" --peer 1 --out "$larger/peer/peer.pt"
+score "$larger/peer" "$larger/peer/peer.pt"
+say "the larger peer itself, seed ${seeds[-1]}: $(< "$larger/peer/bleu") BLEU"

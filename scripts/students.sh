@@ -1,0 +1,53 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Sourced by the worked examples beside it: trains students by seeds, scores them, and shows a table.
+#
+# They set run (a folder), data (what fairseq-train reads), text (the references), src and tgt.
+
+updates=${UPDATES:-800}
+read -ra seeds <<< "${SEEDS:-1 2 3}"
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
+
+train() { # train NAME DIR UPDATES SEED fairseq-train flags...: to its last update, however often it is killed
+  local name=$1 dir=$2 updates=$3 seed=$4
+  shift 4
+  fairseq-kd stage "$name" -- fairseq-train "$data" --user-dir user_dir --save-dir "$dir" \
+    --source-lang "$src" --target-lang "$tgt" --share-all-embeddings --label-smoothing 0.1 "$@" \
+    --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
+    --lr-scheduler polynomial_decay --warmup-updates 300 --total-num-update "$updates" \
+    --max-update "$updates" --max-tokens 1250 --seed "$seed" --update-epoch-batch-itr True \
+    --save-interval-updates 200 --keep-interval-updates 1 --no-epoch-checkpoints --disable-validation \
+    --no-progress-bar --log-format json --log-interval 10
+}
+
+score() { # score DIR [CHECKPOINT]: BLEU of its translations of the test set, kept in DIR/bleu
+  local dir=$1 checkpoint=${2:-$1/checkpoint_last.pt}
+  [[ -s $dir/bleu ]] && return
+  fairseq-generate "$data" --user-dir user_dir --path "$checkpoint" --gen-subset test \
+    --source-lang "$src" --target-lang "$tgt" --beam 5 --remove-bpe --tokenizer moses --batch-size 64 \
+    --required-batch-size-multiple 1 > "$dir/generate-test.txt" 2> "$dir/generate.log" ||
+    { tail -n 15 "$dir/generate.log" >&2; die "fairseq-generate failed."; }
+  grep '^D-' "$dir/generate-test.txt" | sed 's/^D-//' | sort --numeric-sort | cut -f 3 > "$dir/test.$tgt"
+  sacrebleu "$text/test.$tgt" --input "$dir/test.$tgt" --score-only --width 2 > "$dir/bleu.partial"
+  mv "$dir/bleu.partial" "$dir/bleu"
+}
+
+student() { # student NAME SEED fairseq-train flags...: a small student, trained and scored
+  local name=$1 seed=$2
+  shift 2
+  train "$name, seed $seed" "$run/students/$name/$seed" "$updates" "$seed" \
+    --arch transformer_kd_small_student --lr 6e-3 --dropout 0 "$@"
+  score "$run/students/$name/$seed"
+}
+
+table() { # table NAME...: BLEU of every student so far, each seed, their mean, and the gain over the first
+  printf '| %-34s | %-20s | %5s | %5s |\n' student "BLEU of each seed" mean gain
+  printf '| :--- | :--- | ---: | ---: |\n'
+  local name first=""
+  for name in "$@"; do
+    cat "$run/students/$name"/*/bleu | awk -v name="$name" -v first="$first" \
+      '{ all = all (NR > 1 ? ", " : "") $1; sum += $1 }
+       END { gain = first == "" ? "" : sprintf("%+.2f", sum / NR - first)
+             printf "| %-34s | %-20s | %5.2f | %5s |\n", name, all, sum / NR, gain }'
+    [[ -n $first ]] || first=$(cat "$run/students/$name"/*/bleu | awk '{ sum += $1 } END { print sum / NR }')
+  done
+}

@@ -1,0 +1,174 @@
+"""multi_teacher_kd and mutual_learning in real fairseq processes: resumed, on two workers, used."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from harness import PAIR, TRAINING, Setup, run, train_on_two_workers
+
+from fairseq_kd import cli
+from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.training_log import figures
+
+SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
+MUTUAL = ["--criterion", "mutual_learning", "--label-smoothing", "0.1", "--kd-detach-ratio", "1.05"]
+MUTUAL += ["--kd-peers", "3", "--kd-peer-overrides", "encoder_layers=2:decoder_layers=2"]
+# fairseq drops the last batch of a set if it does not hold a multiple of eight sentences
+WHOLE_BATCHES = ["--required-batch-size-multiple", "1"]
+MULTI = ["--criterion", "multi_teacher_kd", "--label-smoothing", "0.1"]
+MULTI += ["--kd-teacher-weights", "learned", "--kd-teacher"]
+
+
+def train(data, save_dir, *flags):
+    command = ["fairseq-train", data, *TRAINING, "--user-dir", "user_dir", "--save-dir", save_dir]
+    return run(*command, *flags).stdout.splitlines()
+
+
+def of_kind(lines, kind):
+    return [found for line in lines if (found := figures(line, of=kind)) is not None]
+
+
+def parameters(path):
+    """The model's, and those of the criterion."""
+    state = read_checkpoint(path)
+    both = (*state["model"].values(), *state["criterion"].values())
+    return torch.cat([each.flatten() for each in both])
+
+
+@pytest.fixture(scope="module")
+def large_teacher(data, tmp_path_factory):
+    """A larger teacher, not trained."""
+    setup = Setup(
+        data,
+        "--criterion",
+        "label_smoothed_cross_entropy",
+        "--encoder-layers",
+        "2",
+        "--no-save-optimizer-state",
+    )
+    return str(setup.save(tmp_path_factory.mktemp("large") / "teacher.pt"))
+
+
+@pytest.fixture(scope="module", params=["mutual_learning", "multi_teacher_kd"])
+def flags(request, teacher):
+    several = {"mutual_learning": MUTUAL, "multi_teacher_kd": [*MULTI, f"{teacher}:{teacher}"]}
+    return several[request.param]
+
+
+def test_killed_and_resumed_it_ends_with_the_same_parameters(data, flags, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(data, whole, *flags, "--max-update", "8", "--save-interval-updates", "4")
+    resumed.mkdir()
+    shutil.copy(whole / "checkpoint_1_4.pt", resumed / "checkpoint_last.pt")
+    train(data, resumed, *flags, "--max-update", "8")
+    got, want, half = (
+        parameters(path)
+        for path in (
+            resumed / "checkpoint_last.pt",
+            whole / "checkpoint_last.pt",
+            whole / "checkpoint_1_4.pt",
+        )
+    )
+    assert torch.equal(got, want)
+    own = sum(p.numel() for p in read_checkpoint(whole / "checkpoint_last.pt")["model"].values())
+    if flags is MUTUAL:
+        assert (half[own:] != want[own:]).any()  # what the criterion holds is trained
+
+
+def test_two_workers_equal_one_with_two_batches_an_update(data, flags, tmp_path):
+    port = 29631 if flags is MUTUAL else 29633
+    flags = [*flags, "--max-update", "6", "--dropout", "0"]
+    train(data, tmp_path / "one", *flags, "--update-freq", "2")
+    train_on_two_workers(data, tmp_path / "two", *flags, port=port)
+    one, two = (parameters(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)  # float32, sums in another order
+
+
+def test_with_lambda_0_the_model_is_trained_as_by_label_smoothed_cross_entropy(data, tmp_path):
+    """With dropout and two batches an update, to the last bit, whatever the peers are."""
+    common = ["--max-update", "6", "--update-freq", "2", "--dropout", "0.2"]
+    train(data, tmp_path / "plain", *SMOOTHED, *common)
+    alone = ["--criterion", "mutual_learning", "--label-smoothing", "0.1"]
+    alone += ["--kd-mutual-weight", "0", "--kd-peer-overrides", "encoder_layers=3"]
+    train(data, tmp_path / "ours", *alone, *common)
+    want, got = (
+        read_checkpoint(tmp_path / name / "checkpoint_last.pt")["model"]
+        for name in ("plain", "ours")
+    )
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    assert got.keys() == want.keys()
+
+
+@pytest.fixture(scope="module")
+def peers(data, tmp_path_factory):
+    """A checkpoint with two peers, and what the last validation said of them."""
+    folder = tmp_path_factory.mktemp("peers")
+    lines = train(data, folder, *MUTUAL, "--max-update", "12", *WHOLE_BATCHES)
+    return folder / "checkpoint_last.pt", of_kind(lines, "valid")[-1]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_extracted_peer_scores_what_the_log_said(peers, data, tmp_path, capsys, number):
+    checkpoint, validated = peers
+    out = tmp_path / "peer.pt"
+    words = ["extract-peer", str(checkpoint), "--peer", str(number), "--out", str(out)]
+    assert cli.main(words) == 0
+    assert f"peer {number}: " in capsys.readouterr().out
+    told = float(validated[f"valid_nll_loss_{number}"])
+    assert told != float(validated["valid_nll_loss"])
+    batches = ["--batch-size", "8", *WHOLE_BATCHES, "--cpu"]
+    allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # as torch was before 2.6: no plugin
+    command = ["fairseq-generate", data, "--path", out, *PAIR, "--gen-subset", "valid", *batches]
+    scored = run(*command, "--score-reference", env=allowed).stdout
+    scores = [
+        float(each) for line in re.findall(r"^P-\d+\t(.*)$", scored, re.M) for each in line.split()
+    ]
+    assert -sum(scores) / len(scores) == pytest.approx(told, abs=2e-3)
+    validation = ["fairseq-validate", data, "--user-dir", "user_dir", "--path", out, *batches]
+    text = run(*validation, "--task", "translation", "--valid-subset", "valid").stdout
+    assert float(re.search(r"nll_loss (\S+)", text)[1]) == pytest.approx(told, abs=2e-3)
+
+
+def test_an_extracted_peer_is_an_ordinary_model_of_its_own_size(peers, tmp_path):
+    cli.main(["extract-peer", str(peers[0]), "--peer", "2", "--out", str(tmp_path / "peer.pt")])
+    state = read_checkpoint(tmp_path / "peer.pt")
+    assert {key.split(".")[0] for key in state["model"]} == {"encoder", "decoder"}
+    assert "decoder.layers.1.fc1.weight" in state["model"]
+    assert state["criterion"] is None
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("message", "flags"),
+    [
+        ("--peer must be from 1 to 2 for {}, but is 3. The model of the", ["--peer", "3"]),
+        ("--peer must be from 1 to 2 for {}, but is 0. The model of the", ["--peer", "0"]),
+    ],
+)
+def test_a_peer_that_is_not_there_is_refused(peers, tmp_path, capsys, message, flags):
+    words = ["extract-peer", str(peers[0]), *flags, "--out", str(tmp_path / "peer.pt")]
+    assert cli.main(words) == 2
+    assert message.format(peers[0]) in capsys.readouterr().err
+    assert not (tmp_path / "peer.pt").exists()
+
+
+def test_a_checkpoint_without_peers_is_refused(teacher, tmp_path, capsys):
+    assert cli.main(["extract-peer", teacher, "--out", str(tmp_path / "peer.pt")]) == 2
+    told = "was trained with --criterion label_smoothed_cross_entropy, which has no peers."
+    assert told in capsys.readouterr().err
+    missing = tmp_path / "nowhere.pt"
+    assert cli.main(["extract-peer", str(missing), "--out", str(tmp_path / "peer.pt")]) == 2
+    assert f"{missing} does not exist." in capsys.readouterr().err
+
+
+def test_every_figure_is_in_the_log(data, teacher, large_teacher, tmp_path):
+    pair = f"{teacher}:{large_teacher}"
+    lines = train(data, tmp_path / "multi", *MULTI, pair, "--max-update", "3")
+    names = ["kd_loss", "agreement", "teacher_weight_1", "teacher_weight_2", "teacher_nll"]
+    for kind, prefix in (("train_inner", ""), ("valid", "valid_")):
+        for each in of_kind(lines, kind):
+            assert all(f"{prefix}{name}" in each for name in names), json.dumps(each)
+    weights = [float(each["teacher_weight_1"]) for each in of_kind(lines, "train_inner")]
+    assert weights[0] == 0.5 < weights[-1]  # the trained teacher gains on the untrained one
