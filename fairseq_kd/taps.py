@@ -8,13 +8,14 @@ outputs of the model stay the same, and no hook is left when the run is over.
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Dict, FrozenSet, Iterator, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Tuple
 
 import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 from fairseq_kd.models.structure import ATTENTION, SIDES, Structure
+from fairseq_kd.projection import unwrapped
 
 Place = Tuple[str, int]  # (side or kind of attention, layer)
 
@@ -99,6 +100,21 @@ class Taps:
                 hook = block.register_forward_pre_hook(_save_inputs(seen, place), with_kwargs=True)
                 undo.callback(hook.remove)
             yield seen
+
+
+@contextmanager
+def encoder_outputs(model: nn.Module) -> Iterator[List[Tensor]]:
+    """The final states (B, S, C) of a model's encoder, one for each run inside of the ``with``."""
+    states: List[Tensor] = []
+
+    def keep(module, inputs, output):
+        states.append(output["encoder_out"][0].transpose(0, 1))  # of (S, B, C)
+
+    hook = unwrapped(model).encoder.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        hook.remove()
 
 
 def _save_state(seen: Reading, place: Place):

@@ -5,3 +5,11 @@ if [[ -x $root/.venv/bin/python ]]; then export PATH="$root/.venv/bin:$PATH"; fi
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
+
+read_text() { # read_text FILE: FILE, FILE.xz or FILE.gz, decompressed
+  if [[ -f $1 ]]; then cat "$1"
+  elif [[ -f $1.xz ]]; then python -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)' "$1.xz"
+  elif [[ -f $1.gz ]]; then gzip -dc "$1.gz"
+  else die "$1 is missing (nor is there $1.xz or $1.gz)."
+  fi
+}

@@ -25,14 +25,6 @@ merges=${MERGES:-8000} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
 [[ -d $out/bin ]] && { say "$out is there already"; exit 0; }
 [[ ! -e $out ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
 
-read_text() { # read_text FILE: FILE, FILE.xz or FILE.gz, decompressed
-  if [[ -f $1 ]]; then cat "$1"
-  elif [[ -f $1.xz ]]; then python -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)' "$1.xz"
-  elif [[ -f $1.gz ]]; then gzip -dc "$1.gz"
-  else die "$1 is missing (nor is there $1.xz or $1.gz)."
-  fi
-}
-
 keep_pairs() { # both sides have words, and no more than MAX_WORDS; stdin and stdout: source TAB target
   awk -F '\t' -v max="$max_words" \
     '{ s = split($1, a, " "); t = split($2, b, " "); if (s && t && (!max || (s <= max && t <= max))) print }'

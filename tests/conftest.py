@@ -2,6 +2,7 @@
 
 import pytest
 from harness import ROOT, TRAINING, Setup, run, write_text
+from three_languages import binarise_three_ways
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,10 @@ def teacher(data, tmp_path_factory):
 def setup(data):
     """Builds a Setup from the flags of a criterion."""
     return lambda *flags: Setup(data, *flags)
+
+
+@pytest.fixture(scope="session")
+def three_way(prepared, tmp_path_factory):
+    """The data also in a third language, xx: Spanish backwards, with its alignment to Spanish."""
+    folder = tmp_path_factory.mktemp("three") / "bin"
+    return str(binarise_three_ways(prepared, folder))

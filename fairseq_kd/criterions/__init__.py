@@ -1,6 +1,7 @@
 """The criterions: one file each, registered by being imported."""
 
 from fairseq_kd.criterions.attention_kd import AttentionKDCriterion
+from fairseq_kd.criterions.cross_lingual_kd import CrossLingualKDCriterion
 from fairseq_kd.criterions.feature_kd import FeatureKDCriterion
 from fairseq_kd.criterions.hybrid_kd import HybridKDCriterion
 from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
@@ -9,6 +10,7 @@ from fairseq_kd.criterions.word_kd import WordKDCriterion
 
 __all__ = [
     "AttentionKDCriterion",
+    "CrossLingualKDCriterion",
     "FeatureKDCriterion",
     "HybridKDCriterion",
     "MultiTeacherKDCriterion",

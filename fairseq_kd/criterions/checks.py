@@ -1,6 +1,7 @@
 """What a criterion refuses before the first update: values out of range, flags without effect."""
 
 import math
+import os
 from dataclasses import fields
 from typing import Any, Dict, Optional, Sequence
 
@@ -64,6 +65,21 @@ def check_some_teacher(cfg: Any, others: Dict[str, float]) -> None:
         raise ValueError(
             f"--kd-teacher-dtype is {cfg.kd_teacher_dtype}, but has no effect with --kd-store. "
             "Leave it out, or give the teacher by --kd-teacher."
+        )
+
+
+def check_one_live_teacher(cfg: Any) -> None:
+    """Refuses sources of teacher knowledge that have no layers, or those of several models."""
+    if cfg.kd_store:
+        raise ValueError(
+            f"--kd-store holds a teacher's words, but --criterion {cfg._name} also needs its "
+            "layers. Give the teacher itself, by --kd-teacher."
+        )
+    path = cfg.kd_teacher or ""
+    if os.pathsep in path and not os.path.exists(path):
+        raise ValueError(
+            f"--kd-teacher {path} names several teachers, but --criterion {cfg._name} reads the "
+            "layers of one. Name one."
         )
 
 

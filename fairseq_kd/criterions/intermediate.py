@@ -1,6 +1,5 @@
 """word_kd with terms on what lies between the layers: ``L = L_word + sum_k weight_k * L_k``."""
 
-import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Sequence, Tuple, Type
 
@@ -9,6 +8,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from fairseq_kd.criterions.checks import check_one_live_teacher
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.layer_map import LayerPair, parse_layer_map
 from fairseq_kd.models.structure import Structure, student_structure
@@ -173,7 +173,7 @@ class IntermediateCriterion(WordKDCriterion):
     def __init__(self, cfg: IntermediateKDConfig, task: FairseqTask):
         used = [each for each in self.term_types if each.weight_of(cfg) > 0]
         if used:
-            _check_one_live_teacher(cfg)
+            check_one_live_teacher(cfg)
         super().__init__(cfg, task)
         for each in self.term_types:
             if each not in used:
@@ -266,21 +266,6 @@ class IntermediateCriterion(WordKDCriterion):
             if any(f"kd_{name}_gradient" in log for log in logging_outputs):
                 share = 100 * norm / whole if whole > 0 else 0.0
                 metrics.log_scalar(f"gradient_{name}", share, n_real, round=1)
-
-
-def _check_one_live_teacher(cfg: IntermediateKDConfig) -> None:
-    """Refuses sources of teacher knowledge that have no layers, or those of several models."""
-    if cfg.kd_store:
-        raise ValueError(
-            f"--kd-store holds a teacher's words, but --criterion {cfg._name} also needs its "
-            "layers. Give the teacher itself, by --kd-teacher."
-        )
-    path = cfg.kd_teacher or ""
-    if os.pathsep in path and not os.path.exists(path):
-        raise ValueError(
-            f"--kd-teacher {path} names several teachers, but --criterion {cfg._name} reads the "
-            "layers of one. Name one."
-        )
 
 
 def gradient_norms(losses: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:

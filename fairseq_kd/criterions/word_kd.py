@@ -236,7 +236,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             check_nothing_distilled(cfg, self.config, used)
         if self.distils or taught_otherwise:
             self.check_teacher_sources(cfg, others)
-            self.teachers = teacher_sources(cfg, task)
+            self.teachers = teacher_sources(cfg, self.taught_task(task))
         if self.distils:
             self.temperature = temperature_schedule(cfg)
             self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
@@ -265,16 +265,16 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             log["loss"] = self.cfg.kd_beta * log["loss"]
             return self.cfg.kd_beta * loss, sample_size, log
         refuse_adaptive_softmax(model)
-        real = self.real_tokens(sample)
+        real, taught_sample = self.real_tokens(sample), self.taught_sample(sample)
         for teacher in self.teachers:
             teacher.follow(model)
         if self.shared_encoder:
             with self.shared_encoder.encoding(model) as encoded:
                 hidden, weight, bias = real_hidden(model, sample["net_input"], real)
-            taught = [self.teachers[0].soft_targets(sample, real, *encoded)]
+            taught = [self.teachers[0].soft_targets(taught_sample, real, *encoded)]
         else:
             hidden, weight, bias = real_hidden(model, sample["net_input"], real)
-            taught = [teacher.soft_targets(sample, real) for teacher in self.teachers]
+            taught = [teacher.soft_targets(taught_sample, real) for teacher in self.teachers]
         options = self.loss_options()
         terms = chunked_loss(hidden, weight, bias, sample["target"][real], taught, options)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
@@ -286,6 +286,14 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             **self.distillation_log(terms, options, real.sum()),
         }
         return self.total(terms), sample_size, log
+
+    def taught_task(self, task: FairseqTask) -> Any:
+        """The languages, dictionaries and data that a teacher must share."""
+        return task
+
+    def taught_sample(self, sample: Dict[str, Any]) -> Dict[str, Any]:
+        """The batch as the teachers read it."""
+        return sample
 
     def total(self, terms: LossTerms) -> Tensor:
         """The loss that is trained on."""

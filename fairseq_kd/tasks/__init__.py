@@ -1,0 +1,5 @@
+"""The tasks, registered by being imported."""
+
+from fairseq_kd.tasks.pivot_translation import PivotTranslationTask
+
+__all__ = ["PivotTranslationTask"]

@@ -1,0 +1,151 @@
+"""Translation with a third side: every sentence also in a language that a teacher reads.
+
+The data folder holds ``train.LOW-TGT.{LOW,TGT}``, as ``translation`` reads them, and the same
+sentences as ``train.PIVOT-TGT.{PIVOT,TGT}``. That the targets of both are the same, line for line,
+is what shows that the three languages are in step.
+"""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Optional
+
+from fairseq import utils
+from fairseq.data import Dictionary, LanguagePairDataset, data_utils, indexed_dataset
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_langpair_dataset
+from torch.utils.data import Dataset
+
+from fairseq_kd.tasks.in_step import check_in_step
+from fairseq_kd.tasks.pivot_dataset import PivotDataset
+
+
+@dataclass
+class PivotTranslationConfig(TranslationConfig):
+    """The flags of the task ``pivot_translation``, beside those of ``translation``."""
+
+    kd_pivot_lang: Optional[str] = field(
+        default=None,
+        metadata={"help": "the language that the teacher reads the same sentences in"},
+    )
+
+
+@register_task("pivot_translation", dataclass=PivotTranslationConfig)
+class PivotTranslationTask(TranslationTask):
+    """fairseq's ``translation``, whose batches also hold the pivot's sentences.
+
+    The model reads and translates as in ``translation``, and in the same batches; only a criterion
+    sees ``sample["pivot"]``, what ``net_input`` would be in the pivot language but for the target,
+    and, if the data hold alignments of positions, ``sample["pivot_links"]``, (n, 3) rows of
+    sentence, position in the source and position in the pivot. What was trained is used with
+    ``--task translation``; nothing of the pivot is needed then.
+
+    Raises:
+        FileNotFoundError: the pivot's dictionary or a subset in it is missing.
+        ValueError: no pivot language is given, or the three sides are not in step.
+    """
+
+    cfg: PivotTranslationConfig
+
+    @property
+    def pivot_lang(self) -> str:
+        """The language that the teacher reads."""
+        pivot = self.cfg.kd_pivot_lang
+        if pivot is None:
+            raise ValueError(
+                "--task pivot_translation needs --kd-pivot-lang, the language that the teacher "
+                "reads. Give it, or train with --task translation."
+            )
+        if pivot in (self.cfg.source_lang, self.cfg.target_lang):
+            raise ValueError(
+                f"--kd-pivot-lang is {pivot}, which is the student's own source or target. Give "
+                "the language that the teacher reads."
+            )
+        return pivot
+
+    @cached_property
+    def pivot_dictionary(self) -> Dictionary:
+        """The words that the teacher reads."""
+        path = os.path.join(utils.split_paths(self.cfg.data)[0], f"dict.{self.pivot_lang}.txt")
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{path} is missing. {self._how_to_make('train')}")
+        return self.load_dictionary(path)
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs) -> None:
+        """Loads a subset in all three languages, and refuses one whose lines are not in step."""
+        paths = utils.split_paths(self.cfg.data)
+        if split != self.cfg.train_subset:
+            paths = paths[:1]
+        folder = paths[(epoch - 1) % len(paths)]
+        self._check_files(folder, split)
+        super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
+        dataset, pivot = self.datasets[split], self._load_pivot(folder, split, combine)
+        check_in_step(f"{split} set in {folder}", self, dataset, pivot)
+        self.datasets[split] = PivotDataset(
+            dataset,
+            pivot,
+            self.pivot_dictionary,
+            self._load_alignments(folder, split, len(dataset)),
+        )
+
+    def _check_files(self, folder: str, split: str) -> None:
+        """Refuses a subset without the pivot's side, or with sides of different lengths."""
+        low, target, pivot = self.cfg.source_lang, self.cfg.target_lang, self.pivot_lang
+        sides = {low: f"{low}-{target}.{low}", target: f"{low}-{target}.{target}"}
+        sides[pivot] = f"{pivot}-{target}.{pivot}"
+        prefixes = {side: os.path.join(folder, f"{split}.{name}") for side, name in sides.items()}
+        impl = self.cfg.dataset_impl
+        if not indexed_dataset.dataset_exists(prefixes[pivot], impl=impl):
+            raise FileNotFoundError(f"{prefixes[pivot]}.idx is missing. {self._how_to_make(split)}")
+        counts = {
+            side: len(data_utils.load_indexed_dataset(prefix, None, impl))
+            for side, prefix in prefixes.items()
+            if indexed_dataset.dataset_exists(prefix, impl=impl)
+        }
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{side} {count}" for side, count in counts.items())
+            raise ValueError(
+                f"The {split} set in {folder} has different numbers of lines: {told}. Line N of "
+                "all three must be the same sentence; binarise them again from files that are in "
+                "step."
+            )
+
+    def _load_pivot(self, folder: str, split: str, combine: bool) -> LanguagePairDataset:
+        """The teacher's pair of a subset, put together as the student's is."""
+        return load_langpair_dataset(
+            folder,
+            split,
+            self.pivot_lang,
+            self.pivot_dictionary,
+            self.cfg.target_lang,
+            self.tgt_dict,
+            combine=combine,
+            dataset_impl=self.cfg.dataset_impl,
+            upsample_primary=self.cfg.upsample_primary,
+            left_pad_source=self.cfg.left_pad_source,
+            left_pad_target=self.cfg.left_pad_target,
+            max_source_positions=self.cfg.max_source_positions,
+            max_target_positions=self.cfg.max_target_positions,
+            truncate_source=self.cfg.truncate_source,
+        )
+
+    def _load_alignments(self, folder: str, split: str, sentences: int) -> Optional[Dataset]:
+        """The linked positions of source and pivot, if the data hold them."""
+        prefix = os.path.join(folder, f"{split}.align.{self.cfg.source_lang}-{self.pivot_lang}")
+        if not indexed_dataset.dataset_exists(prefix, impl=self.cfg.dataset_impl):
+            return None
+        alignments = data_utils.load_indexed_dataset(prefix, None, self.cfg.dataset_impl)
+        if len(alignments) != sentences:
+            raise ValueError(
+                f"{prefix} aligns {len(alignments)} sentences, but the {split} set has "
+                f"{sentences}. Align the same files that were binarised."
+            )
+        return alignments
+
+    def _how_to_make(self, split: str) -> str:
+        source, target = self.pivot_lang, self.cfg.target_lang
+        return (
+            f"Binarise the {split} sentences in {source} too: fairseq-preprocess --source-lang "
+            f"{source} --target-lang {target}, with --srcdict and --tgtdict of the teacher and the "
+            "same --destdir."
+        )

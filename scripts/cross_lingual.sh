@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# A teacher of a rich language pair for a student of a poor one: cross_lingual_kd.
+#
+#   usage: scripts/cross_lingual.sh TEXT_DIR
+#
+# TEXT_DIR holds train, valid and test of three languages, the same sentence in line N of each
+# (train.fr, train.en, train.it; .xz and .gz are read too). A teacher learns en-it from all lines;
+# students of fr-it get LOW_LINES of them, for which the teacher reads the English. Beside them, at
+# equal updates: students without a teacher, and students by word_kd of a teacher that has the same
+# few lines of fr-it. Ends with a table of sacreBLEU on valid and test together; nothing is chosen by
+# either. About an hour on two CPU cores.
+#
+# Env: RUN=runs/cross_lingual  SEEDS="1 2 3"  UPDATES=800 (of a student)  TEACHER_UPDATES=2000
+#      LOW=fr HIGH=en TARGET=it  LOW_LINES=10000  MERGES=6000  MAX_WORDS=30
+# Killed? Run the same line again: it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+[[ $# -eq 1 ]] || { usage >&2; exit 2; }
+scripts/setup.sh
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+# shellcheck source=scripts/students.sh
+source scripts/students.sh
+
+in=$1 run=${RUN:-runs/cross_lingual}
+low=${LOW:-fr} high=${HIGH:-en} tgt=${TARGET:-it}
+low_lines=${LOW_LINES:-10000} merges=${MERGES:-6000} max_words=${MAX_WORDS:-30}
+teacher_updates=${TEACHER_UPDATES:-2000}
+
+binarise() { # binarise SOURCE TEXT OUT: one dictionary for all languages
+  fairseq-preprocess --source-lang "$1" --target-lang "$tgt" --srcdict "$work/dict/dict.all.txt" \
+    --tgtdict "$work/dict/dict.all.txt" --trainpref "$2/train" --validpref "$work/bpe/valid" \
+    --testpref "$work/bpe/test" --destdir "$3" --workers 2 >> "$work/log" 2>&1 ||
+    { tail -n 20 "$work/log" >&2; die "fairseq-preprocess failed."; }
+}
+
+prepare() { # everything below $work, which becomes $run/data when it is whole
+  rm -rf "$work"
+  mkdir -p "$work"/{text,bpe,few,dict}
+  for set in train valid test; do
+    for lang in "$low" "$high" "$tgt"; do read_text "$in/$set.$lang" | tr '\t' ' ' | tr -d '\r' > "$work/all.$lang"; done
+    [[ $(cat "$work"/all.* | wc -l) -eq $((3 * $(wc -l < "$work/all.$tgt"))) ]] ||
+      die "$in/$set has not as many lines in all three languages; line N of each must be the same sentence."
+    paste "$work/all.$low" "$work/all.$high" "$work/all.$tgt" | awk -F '\t' -v max="$max_words" '
+      { keep = 1; for (i = 1; i <= 3; i++) { n = split($i, words, " "); if (!n || n > max) keep = 0 } } keep' > "$work/kept"
+    column=0
+    for lang in "$low" "$high" "$tgt"; do
+      column=$((column + 1))
+      cut -f "$column" "$work/kept" > "$work/text/$set.$lang"
+    done
+    say "$set: $(wc -l < "$work/kept") of $(wc -l < "$work/all.$tgt") lines kept"
+  done
+  for lang in "$low" "$high" "$tgt"; do
+    cat "$work/text/valid.$lang" >> "$work/text/test.$lang" # scored together
+    for set in train valid test; do
+      sacremoses -q -l "$lang" -j 2 tokenize < "$work/text/$set.$lang" > "$work/$set.$lang"
+    done
+  done
+  cat "$work"/train.* | subword-nmt learn-bpe -s "$merges" -o "$work/codes" 2> "$work/log"
+  for lang in "$low" "$high" "$tgt"; do
+    for set in train valid test; do
+      subword-nmt apply-bpe -c "$work/codes" < "$work/$set.$lang" > "$work/bpe/$set.$lang"
+      rm "$work/$set.$lang"
+    done
+    # the few lines of the poor pair, evenly from the whole
+    awk -v total="$(wc -l < "$work/bpe/train.$lang")" -v few="$low_lines" \
+      'int(NR * few / total) > int((NR - 1) * few / total)' "$work/bpe/train.$lang" > "$work/few/train.$lang"
+  done
+  cat "$work"/bpe/train.* > "$work/dict/train.all"
+  fairseq-preprocess --dict-only --only-source --source-lang all --trainpref "$work/dict/train" \
+    --destdir "$work/dict" >> "$work/log" 2>&1
+  binarise "$high" "$work/bpe" "$work/rich" # the teacher's data
+  binarise "$low" "$work/few" "$work/poor"  # the student's data,
+  binarise "$high" "$work/few" "$work/poor" # and the same sentences as the teacher reads them
+  rm -r "$work"/all.* "$work/kept" "$work/dict"
+  mv "$work" "$run/data"
+}
+
+work=$run/data.partial text=$run/data/text
+mkdir -p "$run"
+[[ -d $run/data ]] || prepare
+
+teacher() { # teacher NAME SOURCE DATA: trained on the references
+  src=$2 data=$run/data/$3
+  train "teacher $2-$tgt" "$run/$1" "$teacher_updates" 1 --arch transformer_kd_small_teacher --lr 4e-3 \
+    --dropout 0.1 --criterion label_smoothed_cross_entropy
+  score "$run/$1"
+}
+teacher rich "$high" rich
+teacher poor "$low" poor
+
+src=$low data=$run/data/poor
+pivot=(--task pivot_translation --kd-pivot-lang "$high")
+for seed in "${seeds[@]}"; do
+  student plain "$seed" --dropout 0.1 --criterion label_smoothed_cross_entropy
+  student "word_kd, teacher $low-$tgt" "$seed" --dropout 0.1 --criterion word_kd --kd-temperature 1 \
+    --kd-teacher "$run/poor/checkpoint_last.pt"
+  student "cross_lingual_kd, words alone" "$seed" --dropout 0.1 --criterion cross_lingual_kd "${pivot[@]}" \
+    --kd-temperature 1 --kd-teacher "$run/rich/checkpoint_last.pt" --kd-align-weight 0
+  student cross_lingual_kd "$seed" --dropout 0.1 --criterion cross_lingual_kd "${pivot[@]}" \
+    --kd-temperature 1 --kd-teacher "$run/rich/checkpoint_last.pt"
+done
+say "teacher $high-$tgt: $(< "$run/rich/bleu") BLEU, teacher $low-$tgt: $(< "$run/poor/bleu") BLEU"
+table plain "word_kd, teacher $low-$tgt" "cross_lingual_kd, words alone" cross_lingual_kd

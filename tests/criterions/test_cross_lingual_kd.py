@@ -1,0 +1,191 @@
+"""cross_lingual_kd on real three-way batches: the teacher reads Spanish, the student xx."""
+
+import re
+
+import pytest
+import torch
+from fairseq.logging import metrics
+from harness import Setup, widened
+from three_languages import PIVOT
+
+from fairseq_kd.criterions import CrossLingualKDCriterion
+
+CROSS = ["--criterion", "cross_lingual_kd", "--label-smoothing", "0.1", "--dropout", "0", *PIVOT]
+WIDER = ["--encoder-embed-dim", "12", "--decoder-embed-dim", "12"]
+
+
+def logged(*logs):
+    with metrics.aggregate() as figures:
+        CrossLingualKDCriterion.reduce_metrics(list(logs))
+    return figures.get_smoothed_values()
+
+
+@pytest.fixture
+def cross(three_way, teacher):
+    """A student of another width than the teacher."""
+    return lambda *flags: Setup(three_way, *CROSS, "--kd-teacher", teacher, *WIDER, *flags)
+
+
+def encoded(model, inputs):
+    out = model.encoder(inputs["src_tokens"], src_lengths=inputs["src_lengths"])
+    return out["encoder_out"][0].transpose(0, 1).double()  # (B, S, C)
+
+
+def test_the_word_term_is_that_of_a_teacher_that_reads_the_pivot(cross):
+    setup = cross("--kd-align-weight", "0", "--kd-temperature", "2")
+    sample = setup.batch(0, 1, 2)
+    loss, _, log = setup.criterion(setup.model.eval(), sample)
+    student = setup.model(**sample["net_input"])[0].double()
+    previous = sample["net_input"]["prev_output_tokens"]
+    teacher = setup.criterion.teachers[0].model
+    taught = teacher(**sample["pivot"], prev_output_tokens=previous)[0].double()
+    kd = ce = 0.0
+    for b, t in sample["target"].ne(setup.task.target_dictionary.pad()).nonzero().tolist():
+        p, q = ((z[b, t] / 2).softmax(-1) for z in (taught, student))
+        kd += 4 * (p * (p / q).log()).sum().item()
+        log_q, gold = student[b, t].log_softmax(-1), sample["target"][b, t]
+        ce -= (0.9 * log_q[gold] + 0.1 * (log_q.sum() - log_q[gold]) / (len(log_q) - 1)).item()
+    assert loss.item() == pytest.approx(0.8 * kd + 0.2 * ce, rel=1e-5)
+    assert "align_loss" not in logged(log)
+
+
+@pytest.mark.parametrize("level", ["sentence", "token"])
+def test_the_align_term_is_its_definition(cross, level):
+    setup = cross("--kd-align-weight", "3", "--kd-align-level", level)
+    without = cross("--kd-align-weight", "0")
+    sample = setup.batch(0, 1, 2)
+    loss, _, log = setup.criterion(setup.model.eval(), sample)
+    word = without.criterion(without.model.eval(), sample)[0]
+    ours = encoded(setup.model, sample["net_input"])
+    theirs = encoded(setup.criterion.teachers[0].model, sample["pivot"])
+    w, pad = setup.criterion.projection.weight.double(), setup.task.source_dictionary.pad()
+    want = 0.0
+    for b in range(3):
+        own = sample["net_input"]["src_tokens"][b].ne(pad)
+        pivot = sample["pivot"]["src_tokens"][b].ne(pad)
+        if level == "sentence":
+            pairs = [(ours[b][own].mean(0), theirs[b][pivot].mean(0))]
+        else:  # xx is es backwards; both end with the end symbol, which nothing links
+            rows = ours[b][own][:-1], theirs[b][pivot][:-1].flip(0)
+            pairs = list(zip(*rows, strict=True))
+        mean = sum((w @ a - c).square().mean() for a, c in pairs) / len(pairs)
+        want += sample["target"][b].ne(pad).sum() * mean
+    assert loss.item() == pytest.approx(word.item() + 3 * want.item(), rel=1e-5)
+    assert logged(log)["align_loss"] == pytest.approx(want.item() / sample["ntokens"], abs=1e-4)
+
+
+def test_identical_encoders_are_aligned(three_way, teacher, monkeypatch):
+    """The teacher as its own student, both reading Spanish."""
+    setup = Setup(three_way, *CROSS, "--kd-teacher", teacher)
+    setup.model.load_state_dict(setup.criterion.teachers[0].model.state_dict())
+    sample = setup.batch(0, 1, 2)
+    assert logged(setup.criterion(setup.model.eval(), sample)[2])["align_loss"] > 0
+    sample["net_input"].update(sample["pivot"])
+    figures = logged(setup.criterion(setup.model.eval(), sample)[2])
+    assert figures["align_loss"] == 0
+    assert figures["kd_loss"] == 0
+
+
+def test_alpha_0_and_no_alignment_is_label_smoothed_cross_entropy(three_way):
+    flags = ["--label-smoothing", "0.1", "--dropout", "0", *PIVOT]
+    smoothed = Setup(three_way, "--criterion", "label_smoothed_cross_entropy", *flags)
+    ours = Setup(three_way, *CROSS, "--kd-alpha", "0", "--kd-beta", "1", "--kd-align-weight", "0")
+    sample = ours.batch(0, 1, 2, 3)
+    assert torch.equal(ours.gradients(sample), smoothed.gradients(sample))
+    want, got = (each.criterion(each.model, sample)[2] for each in (smoothed, ours))
+    assert logged(got) == logged(want)
+
+
+def test_alignment_alone_needs_no_words_of_the_teacher(cross):
+    setup = cross("--kd-alpha", "0", "--kd-beta", "1")
+    figures = logged(setup.criterion(setup.model.eval(), setup.batch(0, 1))[2])
+    assert figures["align_loss"] > 0
+    assert "kd_loss" not in figures
+
+
+@pytest.mark.parametrize("level", ["sentence", "token"])
+def test_a_split_batch_and_more_padding_change_nothing(cross, level):
+    setup = cross("--kd-align-level", level)
+    sample = setup.batch(0, 1, 2, 3)
+
+    def gradients(*samples):
+        setup.criterion.zero_grad()
+        model = setup.gradients(*samples)
+        return torch.cat([model, *(p.grad.flatten() for p in setup.criterion.parameters())])
+
+    want = gradients(sample)
+    split = gradients(setup.batch(0, 3), setup.batch(1, 2))
+    torch.testing.assert_close(split, want, rtol=1e-3, atol=2e-5)
+    wide = widened(sample, setup.task.target_dictionary.pad(), 4)
+    wide["pivot_links"][:, 1] += 4
+    torch.testing.assert_close(gradients(wide), want, rtol=1e-3, atol=2e-5)
+
+
+def test_a_batch_without_a_real_token_gives_zero_and_no_nan(cross):
+    setup = cross()
+    sample = setup.batch(0, 1)
+    sample["target"].fill_(setup.task.target_dictionary.pad())
+    sample["ntokens"] = 0
+    assert (setup.gradients(sample) == 0).all()
+    assert logged(setup.criterion(setup.model, sample)[2]) == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(cross, dtype):
+    setup = cross()
+    sample = setup.batch(0, 1)
+    want = setup.criterion(setup.model.eval(), sample)[0].item()
+    setup.model.to(dtype)
+    setup.criterion.to(dtype)
+    loss = setup.criterion(setup.model, sample)[0]
+    assert loss.item() == pytest.approx(want, rel=3e-2)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in setup.model.parameters())
+
+
+def test_refusals(setup, three_way, teacher, cross, tmp_path):
+    def refuses(message, build, *flags):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            build(*flags)
+
+    refuses(
+        "--criterion cross_lingual_kd needs the teacher's sentences beside the student's. Train "
+        "with --task pivot_translation and --kd-pivot-lang.",
+        setup,
+        *["--criterion", "cross_lingual_kd", "--kd-teacher", teacher],
+    )
+    refuses(
+        "--kd-align-weight must be 0 or greater, but is -1.0.", cross, "--kd-align-weight", "-1"
+    )
+    refuses(
+        "--kd-align-level must be one of sentence, token, but is word.",
+        cross,
+        *["--kd-align-level", "word"],
+    )
+    refuses(
+        "--kd-align-distance is cosine, but has no effect while --kd-align-weight is 0.",
+        cross,
+        *["--kd-align-distance", "cosine", "--kd-align-weight", "0"],
+    )
+    refuses(
+        "--kd-share-encoder cannot be used with --criterion cross_l", cross, "--kd-share-encoder"
+    )
+    backwards = ["--source-lang", "xx", "--target-lang", "es", "--kd-pivot-lang", "en"]
+    refuses(
+        f"--kd-teacher {teacher} translates es-en, but the pivot sentences and their targets are "
+        "en-es (the pair is swapped).",
+        cross,
+        *backwards,
+    )
+    refuses(
+        "--kd-teacher a:b names several teachers, but --criterion cross_lingual_kd reads the",
+        lambda: Setup(three_way, *CROSS, "--kd-teacher", "a:b"),
+    )
+
+
+def test_without_alignments_the_token_level_is_refused(cross):
+    setup = cross("--kd-align-level", "token")
+    sample = setup.batch(0, 1)
+    del sample["pivot_links"]
+    with pytest.raises(ValueError, match=r"^--kd-align-level token needs"):
+        setup.criterion(setup.model, sample)

@@ -1,0 +1,127 @@
+"""Three-way data: what a batch holds, and lines that are out of step."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from harness import Setup
+from three_languages import PIVOT, preprocess, write_backwards
+
+PLAIN = ["--criterion", "label_smoothed_cross_entropy"]
+
+
+@pytest.fixture
+def pivoting(three_way):
+    return Setup(three_way, *PLAIN, *PIVOT)
+
+
+@pytest.fixture
+def broken(three_way, prepared, tmp_path):
+    """A copy of the data whose es-en validation set is made anew of changed lines."""
+    out, text = tmp_path / "bin", write_backwards(prepared, tmp_path / "text")
+    shutil.copytree(three_way, out)
+    dictionary = prepared / "bin" / "dict.en.txt"
+
+    def break_(change):
+        for language in ("es", "en"):
+            path = text / f"valid.{language}"
+            lines = change(language, path.read_text().splitlines())
+            path.write_text("".join(f"{line}\n" for line in lines))
+        for old in out.glob("valid.es-en.*"):
+            old.unlink()
+        preprocess(text, out, "es", "en", dictionary, sets=("valid",))
+        return str(out)
+
+    return break_
+
+
+def test_a_batch_holds_the_pivots_sentences_in_its_own_order(pivoting):
+    sample = pivoting.batch(0, 5, 2, 9)
+    pad = pivoting.task.source_dictionary.pad()
+    own, pivot = sample["net_input"]["src_tokens"], sample["pivot"]["src_tokens"]
+    assert sample["pivot"]["src_lengths"].tolist() == sample["net_input"]["src_lengths"].tolist()
+    for row in range(4):
+        ours, theirs = (tokens[row][tokens[row].ne(pad)].tolist() for tokens in (own, pivot))
+        assert theirs[:-1] == ours[:-1][::-1]  # but for the end symbol
+        assert pivot[row][-1] != pad  # padded on the left, as the teacher was trained
+
+
+def test_links_are_positions_of_the_padded_batch(pivoting):
+    sample = pivoting.batch(0, 5, 2)
+    own, pivot = sample["net_input"]["src_tokens"], sample["pivot"]["src_tokens"]
+    rows, i, j = sample["pivot_links"].unbind(-1)
+    assert torch.equal(own[rows, i], pivot[rows, j])
+    assert len(rows) == sum(sample["net_input"]["src_lengths"]) - 3  # all but the end symbols
+
+
+def test_the_student_sees_the_batches_of_translation(pivoting, three_way):
+    plain = Setup(three_way, *PLAIN, "--source-lang", "xx", "--target-lang", "en")
+    indices = [each.dataset.ordered_indices() for each in (plain, pivoting)]
+    assert indices[0].tolist() == indices[1].tolist()
+    want, got = plain.batch(1, 2, 3), pivoting.batch(1, 2, 3)
+    assert all(torch.equal(got["net_input"][k], v) for k, v in want["net_input"].items())
+    assert torch.equal(got["target"], want["target"])
+
+
+def test_a_pivot_sentence_that_is_too_long_is_left_out(pivoting):
+    indices = pivoting.dataset.ordered_indices()
+    pivoting.dataset.pivot.src_sizes[indices[3]] = 2000
+    kept, ignored = pivoting.dataset.filter_indices_by_size(indices, (1024, 1024))
+    assert ignored == [indices[3]]
+    assert len(kept) == len(indices) - 1
+
+
+def refuses(data, message, *flags, error=ValueError):
+    with pytest.raises(error, match=f"{re.escape(message)}"):
+        Setup(data, *PLAIN, *(flags or PIVOT))
+
+
+def test_lines_out_of_step_are_refused_by_the_first_of_them(broken):
+    def swap(language, lines):
+        return [*lines[:3], lines[4], lines[3], *lines[5:]]
+
+    refuses(broken(swap), "is out of step in line 4: the target of xx is ")
+
+
+def test_another_number_of_lines_is_refused(broken, pivoting):
+    count = len(pivoting.dataset)
+    told = f"has different numbers of lines: xx {count}, en {count}, es {count - 1}. Line N of all"
+    refuses(broken(lambda language, lines: lines[:-1]), told)
+
+
+def test_a_missing_line_is_refused(broken):
+    def empty(language, lines):
+        return [*lines[:6], "" if language == "es" else lines[6], *lines[7:]]
+
+    refuses(broken(empty), "lacks the es sentence of line 7. Leave the line out of all three")
+
+
+def test_a_missing_pivot_file_is_refused(three_way, tmp_path):
+    out = shutil.copytree(three_way, tmp_path / "bin")
+    for old in out.glob("valid.es-en.*"):
+        old.unlink()
+    told = f"{out}/valid.es-en.es.idx is missing. Binarise the valid sentences in es too:"
+    refuses(str(out), told, error=FileNotFoundError)
+
+
+def test_alignments_of_other_files_are_refused(three_way, prepared, tmp_path):
+    out = shutil.copytree(three_way, tmp_path / "bin")
+    text = write_backwards(prepared, tmp_path / "text")
+    for name in ("valid.xx", "valid.es", "valid.links"):
+        path = text / name
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    dictionary = prepared / "bin" / "dict.en.txt"
+    preprocess(text, out, "xx", "es", dictionary, "--align-suffix", "links", sets=("valid",))
+    refuses(str(out), "/valid.align.xx-es aligns ")
+
+
+@pytest.mark.parametrize(
+    ("message", "flags"),
+    [
+        ("--task pivot_translation needs --kd-pivot-lang", [PIVOT[0], PIVOT[1], *PIVOT[4:]]),
+        ("--kd-pivot-lang is xx, which is the student's own", [*PIVOT, "--kd-pivot-lang", "xx"]),
+    ],
+)
+def test_a_pivot_language_must_be_given_and_be_another(three_way, message, flags):
+    refuses(three_way, message, *flags)
