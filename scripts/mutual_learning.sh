@@ -32,7 +32,7 @@ for seed in "${seeds[@]}"; do
   student plain "$seed" --criterion label_smoothed_cross_entropy
   student "mutual_learning, equal peer" "$seed" --criterion mutual_learning
   student "mutual_learning, larger peer" "$seed" --criterion mutual_learning \
-    --kd-peer-overrides arch=transformer_kd_small_teacher
+    --kd-peer-overrides arch=transformer_kd_small_intermediate
   if [[ -n ${TEACHER:-} ]]; then
     student word_kd "$seed" --criterion word_kd --kd-teacher "$TEACHER" --kd-temperature 1
   fi

@@ -7,9 +7,16 @@ import pytest
 from harness import ROOT, Setup, run
 
 from fairseq_kd import cli, models
-from fairseq_kd.criterions.flags import criterion_classes, flags_of, flags_page, flags_text
+from fairseq_kd.criterions.flags import (
+    criterion_classes,
+    flags_of,
+    flags_page,
+    flags_text,
+    task_classes,
+)
 
-INTERMEDIATE = ("feature", "attention", "hybrid")
+CRITERIONS = ("word_kd", "feature_kd", "attention_kd", "hybrid_kd", "multi_teacher_kd")
+CRITERIONS += ("mutual_learning", "cross_lingual_kd")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -34,7 +41,7 @@ def test_the_flags_verb_names_the_criterions_it_knows(capsys):
 
 
 def test_every_flag_of_ours_is_prefixed_and_explained():
-    for cls in criterion_classes().values():
+    for cls in (*criterion_classes().values(), *task_classes().values()):
         for flag, text in flags_of(cls):
             ours = flag not in ("--label-smoothing", "--report-accuracy", "--ignore-prefix-size")
             assert flag.startswith("--kd-") == ours
@@ -52,23 +59,27 @@ def test_named_scripts_flags_and_architectures_exist(page):
     text = page.read_text(encoding="utf-8")
     for script in re.findall(r"\bscripts/\w+\.sh", text):
         assert (ROOT / script).is_file(), script
-    known = {flag for cls in criterion_classes().values() for flag, _ in flags_of(cls)}
+    ours = [*criterion_classes().values(), *task_classes().values()]
+    known = {flag for cls in ours for flag, _ in flags_of(cls)}
     assert set(re.findall(r"--kd-[\w-]+", text)) <= known
     named = set(re.findall(r"\btransformer_kd_\w+", text)) - {"transformer_kd_"}
     assert named <= set(models.ARCHITECTURES)
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/word_kd.md", *(f"docs/{name}_kd.md" for name in INTERMEDIATE)]
-)
-def test_the_training_command_builds_what_it_names(page, data, teacher):
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in CRITERIONS)])
+def test_the_training_command_builds_what_it_names(page, data, teacher, three_way):
+    """Of cross_lingual_kd on other data, whose languages stand in for those of the page."""
     text = (ROOT / page).read_text(encoding="utf-8")
     command = re.search(r"```bash\nfairseq-train DATA (.*?)```", text, re.S)[1]
-    flags = shlex.split(command.replace("\\\n", " ").replace("teacher.pt", teacher))
-    setup = Setup(data, *flags, "--encoder-layers", "1", training=[])
+    flags = re.sub(r"\b(?:teacher|a|b)\.pt", teacher, command.replace("\\\n", " "))
+    if "pivot_translation" in flags:
+        for ours, theirs in (("fr", "xx"), ("it", "TARGET"), ("en", "es"), ("TARGET", "en")):
+            flags = flags.replace(f"lang {ours} ", f"lang {theirs} ")
+        data = three_way
+    setup = Setup(data, *shlex.split(flags), "--encoder-layers", "1", training=[])
     loss, _, log = setup.criterion(setup.model, setup.batch(0, 1))
     assert loss.isfinite()
-    assert log["kd_loss"] > 0
+    assert log.get("kd_loss", log.get("kd_mutual")) > 0
 
 
 def test_the_table_of_architectures_is_current():
@@ -82,5 +93,5 @@ def test_the_table_of_architectures_is_current():
 
 
 def test_help_is_there_for_the_command_and_every_verb():
-    for verb in ([], ["flags"], ["stage"], ["report"], ["inherit"]):
+    for verb in ([], ["flags"], ["stage"], ["report"], ["inherit"], ["extract-peer"]):
         assert "usage: fairseq-kd" in run("python", "-m", "fairseq_kd.cli", *verb, "--help").stdout

@@ -5,15 +5,18 @@ from argparse import ArgumentParser, HelpFormatter
 from typing import Dict, Iterator, Optional, Tuple, Type
 
 from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_REGISTRY
 
-import fairseq_kd.criterions  # noqa: F401  (registers them)
+import fairseq_kd.criterions
+import fairseq_kd.tasks  # noqa: F401  (registers them, as the line above)
 
 INTRODUCTION = """\
 # Flags
 
-`fairseq-train --help` lists no flag of a criterion, so here they are; `fairseq-kd flags word_kd`
-prints them too. This page is made by `fairseq-kd flags --markdown > docs/flags.md`. In a YAML of
-`fairseq-hydra-train` the same names stand under `criterion:`, with underscores.
+`fairseq-train --help` lists no flag of a criterion or a task, so here are ours;
+`fairseq-kd flags word_kd` prints them too. This page is made by
+`fairseq-kd flags --markdown > docs/flags.md`. In a YAML of `fairseq-hydra-train` the same names
+stand under `criterion:` or `task:`, with underscores.
 """
 
 
@@ -25,13 +28,21 @@ def criterion_classes() -> Dict[str, Type]:
     }
 
 
+def task_classes() -> Dict[str, Type]:
+    """Our tasks by the name that ``--task`` takes."""
+    return {n: cls for n, cls in TASK_REGISTRY.items() if cls.__module__.startswith("fairseq_kd.")}
+
+
 def flags_of(cls: Type) -> Iterator[Tuple[str, str]]:
-    """(flag, help) of every flag that a criterion reads, fairseq's own among them."""
+    """(flag, help) of every flag that a criterion reads, or that a task of ours adds."""
     parser = ArgumentParser(add_help=False)
     cls.add_args(parser)
     expand = HelpFormatter(prog="")._expand_help
+    alone = "--kd-" if cls in task_classes().values() else "--"  # of a task, what it adds
     for action in parser._actions:
-        yield action.option_strings[0], expand(action)
+        names = action.option_strings
+        if names and names[0].startswith(alone):
+            yield names[0], expand(action)
 
 
 def flags_text(criterion: Optional[str] = None) -> str:
@@ -43,11 +54,12 @@ def flags_text(criterion: Optional[str] = None) -> str:
     classes = criterion_classes()
     if criterion is not None and criterion not in classes:
         raise ValueError(f"The criterion must be one of {', '.join(classes)}, but is {criterion}.")
+    shown = [(f"--criterion {n}", cls) for n, cls in classes.items() if criterion in (None, n)]
+    if criterion is None:
+        shown += [(f"--task {n}", cls) for n, cls in task_classes().items()]
     lines = []
-    for name, cls in classes.items():
-        if criterion not in (None, name):
-            continue
-        lines += [f"--criterion {name}: {cls.__doc__.splitlines()[0]}", ""]
+    for name, cls in shown:
+        lines += [f"{name}: {cls.__doc__.splitlines()[0]}", ""]
         for flag, text in flags_of(cls):
             lines += [
                 f"  {flag}",
@@ -60,7 +72,7 @@ def flags_text(criterion: Optional[str] = None) -> str:
 def flags_page() -> str:
     """The page ``docs/flags.md``."""
     parts = [INTRODUCTION]
-    for name, cls in criterion_classes().items():
+    for name, cls in {**criterion_classes(), **task_classes()}.items():
         parts += [
             f"## {name}\n",
             f"{cls.__doc__.splitlines()[0]}\n",

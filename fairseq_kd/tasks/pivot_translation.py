@@ -26,7 +26,10 @@ class PivotTranslationConfig(TranslationConfig):
 
     kd_pivot_lang: Optional[str] = field(
         default=None,
-        metadata={"help": "the language that the teacher reads the same sentences in"},
+        metadata={
+            "help": "the language that the teacher reads the same sentences in (default: none; one "
+            "must be given)"
+        },
     )
 
 

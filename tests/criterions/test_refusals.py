@@ -380,3 +380,17 @@ def test_a_refusal_stops_fairseq_train_before_it_writes_anything(data, tmp_path)
     assert result.returncode != 0
     assert "FileNotFoundError: --kd-teacher nowhere.pt does not exist." in result.stderr
     assert not list((tmp_path / "student").glob("*.pt"))
+
+
+def test_an_unknown_gate_and_one_without_effect(setup, teacher):
+    refuses(
+        setup,
+        "--kd-gate must be one of off, probability, but is sigmoid.",
+        *["--kd-teacher", teacher, "--kd-gate", "sigmoid"],
+    )
+    refuses(
+        setup,
+        "--kd-gate is probability, but has no effect while --kd-alpha is 0. Leave it out, or set "
+        "--kd-alpha above 0.",
+        *["--kd-alpha", "0", "--kd-beta", "1", "--kd-gate", "probability"],
+    )

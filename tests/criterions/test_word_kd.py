@@ -247,3 +247,24 @@ def test_the_projection_outside_of_torchs_ddp_gets_its_gradient(data, teacher, t
         torch.distributed.destroy_process_group()
     got = torch.cat([each.grad.flatten() for each in setup.model.parameters()])
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gate_weighs_the_two_terms_of_each_token(setup, teacher):
+    gated = setup(*DISTIL, teacher, "--kd-gate", "probability", "--kd-temperature", "2")
+    sample = gated.batch(0, 1, 2)
+    loss, _, log = gated.criterion(gated.model.eval(), sample)
+    student = gated.model(**sample["net_input"])[0].double()
+    taught = gated.criterion.teachers[0].model(**sample["net_input"])[0].double()
+    want = gates = 0.0
+    for b, t in sample["target"].ne(gated.task.target_dictionary.pad()).nonzero().tolist():
+        gold = sample["target"][b, t]
+        gate = taught[b, t].softmax(-1)[gold].item()
+        p, q = ((z[b, t] / 2).softmax(-1) for z in (taught, student))
+        log_q = student[b, t].log_softmax(-1)
+        ce = -0.9 * log_q[gold] - 0.1 * (log_q.sum() - log_q[gold]) / (len(log_q) - 1)
+        kd = 4 * (p * (p / q).log()).sum()
+        want += (0.8 * 2 * (1 - gate) * kd + 0.2 * 2 * gate * ce).item()
+        gates += gate
+    assert loss.item() == pytest.approx(want, rel=1e-5)
+    assert logged(log)["gate"] == pytest.approx(gates / sample["ntokens"], abs=1e-3)
+    assert "gate" not in logged(setup(*DISTIL, teacher).criterion(gated.model, sample)[2])
