@@ -73,3 +73,15 @@ def test_each_token_may_have_its_own_temperature(logits):
         alone = TopK.of_logits(logits[row : row + 1], K).at(temperature)
         torch.testing.assert_close(together.log_p[row], alone.log_p[0])
         torch.testing.assert_close(together.entropy[row], alone.entropy[0])
+
+
+def test_words_have_their_probability_and_those_of_the_tail_an_even_share_of_it(logits):
+    kept, exact = TopK.of_logits(logits, K), logits.softmax(-1)
+    order = exact.argsort(-1, descending=True)
+    words = order[:, [3, K - 1, K, V - 1]]  # two that are kept, two of the tail
+    got, live = kept.log_p_of(words).exp(), TeacherLogits(logits).log_p_of(words).exp()
+    torch.testing.assert_close(live, exact.gather(-1, words))
+    torch.testing.assert_close(got[:, :2], exact.gather(-1, words[:, :2]))
+    for row in range(len(logits)):
+        tail = sum(exact[row, v].item() for v in order[row, K:].tolist())
+        assert got[row, 2:].tolist() == pytest.approx([tail / (V - K)] * 2)
