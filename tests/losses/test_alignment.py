@@ -4,15 +4,11 @@ import math
 
 import pytest
 import torch
+from plain_losses import made
 
 from fairseq_kd.losses.alignment import linked_distance, pooled_distance
 
 B, S, P, CS, CT = 3, 5, 4, 6, 7
-
-
-def made(*shape, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from plain_losses import PLAIN, made
 
 from fairseq_kd.losses import (
     DIVERGENCES,
@@ -12,26 +13,9 @@ from fairseq_kd.losses import (
     TopK,
     chunked_loss,
     default_chunk,
-    forward_kl,
-    jeffreys,
-    jensen_shannon,
-    reverse_kl,
-    total_variation,
 )
 
-PLAIN = dict(
-    zip(
-        DIVERGENCES,
-        (forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation),
-        strict=True,
-    )
-)
 N, C, V, K = 11, 5, 23, 6
-
-
-def made(*shape, seed, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture

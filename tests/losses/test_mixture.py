@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from plain_losses import PLAIN, made
 
 from fairseq_kd.losses import (
     DIVERGENCES,
@@ -13,20 +14,8 @@ from fairseq_kd.losses import (
     TeacherLogits,
     TopK,
     chunked_loss,
-    forward_kl,
-    jeffreys,
-    jensen_shannon,
-    reverse_kl,
-    total_variation,
 )
 
-PLAIN = dict(
-    zip(
-        DIVERGENCES,
-        (forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation),
-        strict=True,
-    )
-)
 N, C, V, K = 9, 5, 19, 6
 WEIGHTS = {
     "fixed": (0.5, 0.2, 0.3),
@@ -34,11 +23,6 @@ WEIGHTS = {
     "confidence": "confidence",
     "agreement": "agreement",
 }
-
-
-def made(*shape, seed, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.fixture

@@ -1,0 +1,21 @@
+"""The plain divergences by their key, and numbers to feed them with."""
+
+import torch
+
+from fairseq_kd.losses import (
+    DIVERGENCES,
+    forward_kl,
+    jeffreys,
+    jensen_shannon,
+    reverse_kl,
+    total_variation,
+)
+
+FUNCTIONS = (forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation)
+PLAIN = dict(zip(DIVERGENCES, FUNCTIONS, strict=True))
+
+
+def made(*shape, seed, scale=1.0):
+    """Normal numbers in float64, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
