@@ -8,7 +8,7 @@
 # of sacreBLEU on the test set.
 #
 # Env: RUN=runs/multi_teacher  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=800 (of a student)
-#      TEACHER_UPDATES=2000
+#      TEACHER_UPDATES=2000  WEIGHTS="uniform gold"   kinds of --kd-teacher-weights
 #      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
@@ -38,13 +38,14 @@ train "teacher 2" "$run/teacher-2" "$teacher_updates" 2 --arch transformer_kd_sm
   --encoder-layers 2 --dropout 0.1 --criterion label_smoothed_cross_entropy
 score "$run/teacher-2"
 
+read -ra kinds <<< "${WEIGHTS:-uniform gold}"
 for seed in "${seeds[@]}"; do
   student plain "$seed" --criterion label_smoothed_cross_entropy
   student word_kd "$seed" --criterion word_kd --kd-teacher "$first" --kd-temperature 1
-  for weights in uniform gold; do
+  for weights in "${kinds[@]}"; do
     student "multi_teacher_kd, $weights" "$seed" --criterion multi_teacher_kd --kd-teacher "$first:$second" \
       --kd-teacher-weights "$weights" --kd-temperature 1
   done
 done
 say "teacher 2: $(< "$run/teacher-2/bleu") BLEU"
-table plain word_kd "multi_teacher_kd, uniform" "multi_teacher_kd, gold"
+table plain word_kd "${kinds[@]/#/multi_teacher_kd, }"

@@ -8,6 +8,7 @@
 # table of sacreBLEU on the test set. TEACHER adds word_kd from that teacher.
 #
 # Env: RUN=runs/mutual_learning  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=800
+#      PEERS="equal larger"   their size
 #      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
@@ -27,12 +28,15 @@ prepared=${DATA:-$run/data}
 data=$prepared/bin text=$prepared/text
 MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "${TEXT:-data/bible.es-en}" "$prepared"
 
-names=(plain "mutual_learning, equal peer" "mutual_learning, larger peer")
+read -ra kinds <<< "${PEERS:-equal larger}"
+names=(plain "${kinds[@]/#/mutual_learning, peer }")
 for seed in "${seeds[@]}"; do
   student plain "$seed" --criterion label_smoothed_cross_entropy
-  student "mutual_learning, equal peer" "$seed" --criterion mutual_learning
-  student "mutual_learning, larger peer" "$seed" --criterion mutual_learning \
-    --kd-peer-overrides arch=transformer_kd_small_intermediate
+  for kind in "${kinds[@]}"; do
+    size=()
+    if [[ $kind == larger ]]; then size=(--kd-peer-overrides arch=transformer_kd_small_intermediate); fi
+    student "mutual_learning, peer $kind" "$seed" --criterion mutual_learning "${size[@]}"
+  done
   if [[ -n ${TEACHER:-} ]]; then
     student word_kd "$seed" --criterion word_kd --kd-teacher "$TEACHER" --kd-temperature 1
   fi
@@ -40,8 +44,8 @@ done
 if [[ -n ${TEACHER:-} ]]; then names+=(word_kd); fi
 table "${names[@]}"
 
-# The larger peer of the last student as a checkpoint of its own:
-larger="$run/students/mutual_learning, larger peer/${seeds[-1]}"
-fairseq-kd extract-peer "$larger/checkpoint_last.pt" --peer 1 --out "$larger/peer/peer.pt"
-score "$larger/peer" "$larger/peer/peer.pt"
-say "the larger peer itself, seed ${seeds[-1]}: $(< "$larger/peer/bleu") BLEU"
+# A peer as a checkpoint of its own: that of the last student.
+last="$run/students/${names[${#kinds[@]}]}/${seeds[-1]}"
+fairseq-kd extract-peer "$last/checkpoint_last.pt" --peer 1 --out "$last/peer/peer.pt"
+score "$last/peer" "$last/peer/peer.pt"
+say "its peer as a model of its own: $(< "$last/peer/bleu") BLEU"
