@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Two teachers for one student: multi_teacher_kd against word_kd from the better one, and no teacher.
+# Two teachers for one student: multi_teacher_kd against word_kd from the first, and no teacher.
 #
 #   usage: scripts/multi_teacher.sh
 #

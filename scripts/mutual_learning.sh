@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Two models that teach each other, without a teacher: mutual_learning against each alone.
+# Two models that teach each other, without a teacher: mutual_learning against a student alone.
 #
 #   usage: scripts/mutual_learning.sh
 #
 # Verses from data/bible.es-en, Spanish to English: students that get the same updates, alone, beside
 # a peer of their own size, and beside a larger one. About half an hour on two CPU cores. Ends with a
-# table of sacreBLEU on the test set. TEACHER adds word_kd from that teacher.
+# table of sacreBLEU on the test set. With TEACHER the table has word_kd from that teacher, too.
 #
 # Env: RUN=runs/mutual_learning  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=800
 #      PEERS="equal larger"   their size

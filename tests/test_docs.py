@@ -34,7 +34,7 @@ def test_the_flags_verb_prints_a_criterions_flags(capsys):
 
 def test_the_flags_verb_names_the_criterions_it_knows(capsys):
     assert cli.main(["flags", "word"]) == 2
-    known = ", ".join(criterion_classes())
+    known = ", ".join([*criterion_classes(), *task_classes()])
     message = f"The criterion must be one of {known}, but is word."
     assert message in capsys.readouterr().err
     assert "word_kd" in known
@@ -52,6 +52,11 @@ def test_every_flag_of_ours_is_prefixed_and_explained():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_figure_is_left_open(page):
+    assert "MEASURED" not in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

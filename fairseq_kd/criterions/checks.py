@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import fields
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Collection, Dict, Optional, Sequence
 
 from torch import nn
 
@@ -93,11 +93,20 @@ def check_choices(cfg: Any) -> None:
         ("kd_token_temperature", TOKEN_TEMPERATURES),
         ("kd_teacher_dtype", DTYPES),
     ):
-        value = getattr(cfg, name)
-        if value not in choices:
-            raise ValueError(f"{flag(name)} must be one of {', '.join(choices)}, but is {value}.")
-    if cfg.kd_chunk_tokens is not None and cfg.kd_chunk_tokens < 0:
-        raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {cfg.kd_chunk_tokens}.")
+        check_choice(flag(name), getattr(cfg, name), choices)
+    check_chunk(cfg.kd_chunk_tokens)
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a value that is none of the choices of a flag."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {value}.")
+
+
+def check_chunk(tokens: Optional[int]) -> None:
+    """Refuses a negative size of chunks."""
+    if tokens is not None and tokens < 0:
+        raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {tokens}.")
 
 
 def check_nothing_distilled(cfg: Any, defaults: type, used: Sequence[str] = ()) -> None:
@@ -168,12 +177,12 @@ def _schedule(cfg: Any, name: str, kind: str, default_final: float) -> Schedule:
     return Schedule(shape, start, final, total)
 
 
-def refuse_adaptive_softmax(model: nn.Module) -> None:
-    """Refuses a student without logits over the whole vocabulary."""
+def refuse_adaptive_softmax(model: nn.Module, called: str = "The student") -> None:
+    """Refuses a model without logits over the whole vocabulary."""
     if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
         raise ValueError(
-            "The student has an adaptive softmax, which gives no logits to compare with the "
-            "teacher's. Train without --adaptive-softmax-cutoff."
+            f"{called} has an adaptive softmax, which gives no logits to compare with another "
+            "model's. Train without --adaptive-softmax-cutoff."
         )
 
 

@@ -1,8 +1,9 @@
 """A teacher of a rich pair for a student of a poor one: ``L = L_word(P_S, P_T) + g * L_align``."""
 
+import os
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from fairseq.criterions import register_criterion
@@ -10,7 +11,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import check_one_live_teacher
+from fairseq_kd.criterions.checks import check_choice, check_one_live_teacher
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.losses.alignment import linked_distance, pooled_distance
 from fairseq_kd.losses.hidden import DISTANCES
@@ -18,13 +19,28 @@ from fairseq_kd.models.structure import Structure, student_structure
 from fairseq_kd.taps import encoder_outputs
 from fairseq_kd.tasks import PivotTranslationTask
 
-LEVELS = ("sentence", "token")
+LEVELS = ("sentence", "token", "both")
 
 
 @dataclass
 class CrossLingualKDConfig(WordKDConfig):
     """The flags of ``cross_lingual_kd``, beside those of ``word_kd``."""
 
+    kd_teacher: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq that "
+            "translates the pivot language into the student's target, with its dictionary; a "
+            "transformer unless --kd-align-weight is 0 (default: none, with --kd-store)"
+        },
+    )
+    kd_share_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "not with this criterion: the two encoders read different languages "
+            "(default: off)"
+        },
+    )
     kd_align_weight: float = field(
         default=0.1,
         metadata={
@@ -35,8 +51,9 @@ class CrossLingualKDConfig(WordKDConfig):
     kd_align_level: str = field(
         default="sentence",
         metadata={
-            "help": "what is compared: sentence, the means over all positions, or token, the "
-            "positions that train.align.SOURCE-PIVOT in the data links (default: %(default)s)"
+            "help": "what is compared: sentence, the means over all positions; token, the "
+            "positions that SUBSET.align.SOURCE-PIVOT in the data links; or both, their sum "
+            "(default: %(default)s)"
         },
     )
     kd_align_distance: str = field(
@@ -75,6 +92,8 @@ class CrossLingualKDCriterion(WordKDCriterion):
                 "Train with --task pivot_translation and --kd-pivot-lang."
             )
         check_align(cfg)
+        if cfg.kd_align_weight > 0 and cfg.kd_align_level != "sentence":
+            check_links(cfg, task)
         super().__init__(cfg, task)
         self.source_pad, self.pivot_pad = task.source_dictionary.pad(), task.pivot_dictionary.pad()
         self.projection = nn.Identity()
@@ -103,6 +122,7 @@ class CrossLingualKDCriterion(WordKDCriterion):
             source_dictionary=task.pivot_dictionary,
             target_dictionary=task.target_dictionary,
             described="the pivot sentences and their targets are",
+            advice="change --kd-pivot-lang and --target-lang",
         )
 
     def taught_sample(self, sample: Dict[str, Any]) -> Dict[str, Any]:
@@ -132,17 +152,14 @@ class CrossLingualKDCriterion(WordKDCriterion):
         """``L_align`` of encoder states (B, S, C) and (B, P, C), as a sum over target tokens."""
         tokens = self.real_tokens(sample).sum(1)
         how = (tokens, self.cfg.kd_align_distance, self.projection)
-        if self.cfg.kd_align_level == "token":
-            if "pivot_links" not in sample:
-                raise ValueError(
-                    "--kd-align-level token needs alignments of positions, but the data hold none "
-                    "of this set. Binarise them by fairseq-preprocess --align-suffix, or choose "
-                    "--kd-align-level sentence."
-                )
-            return linked_distance(ours, theirs, sample["pivot_links"], *how)
-        source = sample["net_input"]["src_tokens"].ne(self.source_pad)
-        pivot = sample["pivot"]["src_tokens"].ne(self.pivot_pad)
-        return pooled_distance(ours, source, theirs, pivot, *how)
+        total = ours.new_zeros((), dtype=torch.float32)
+        if self.cfg.kd_align_level != "token":
+            source = sample["net_input"]["src_tokens"].ne(self.source_pad)
+            pivot = sample["pivot"]["src_tokens"].ne(self.pivot_pad)
+            total = total + pooled_distance(ours, source, theirs, pivot, *how)
+        if self.cfg.kd_align_level != "sentence":
+            total = total + linked_distance(ours, theirs, sample["pivot_links"], *how)
+        return total
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:
@@ -160,8 +177,7 @@ def check_align(cfg: CrossLingualKDConfig) -> None:
         ("--kd-align-level", cfg.kd_align_level, LEVELS),
         ("--kd-align-distance", cfg.kd_align_distance, DISTANCES),
     ):
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {value}.")
+        check_choice(name, value, choices)
         if cfg.kd_align_weight == 0 and value != next(iter(choices)):
             raise ValueError(
                 f"{name} is {value}, but has no effect while --kd-align-weight is 0. Leave it out, "
@@ -174,3 +190,18 @@ def check_align(cfg: CrossLingualKDConfig) -> None:
         )
     if cfg.kd_align_weight > 0:
         check_one_live_teacher(cfg)
+
+
+def check_links(cfg: CrossLingualKDConfig, task: PivotTranslationTask) -> None:
+    """Refuses data without alignments of positions for every subset that is read."""
+    subsets = [cfg.train_subset]
+    if not cfg.disable_validation:
+        subsets += cfg.valid_subset.split(",")
+    for subset in subsets:
+        prefix = task.links_prefix(subset)
+        if not os.path.isfile(f"{prefix}.idx"):
+            raise ValueError(
+                f"--kd-align-level {cfg.kd_align_level} needs alignments of positions, but "
+                f"{prefix}.idx is missing. Binarise them by fairseq-preprocess --align-suffix, or "
+                "choose --kd-align-level sentence."
+            )

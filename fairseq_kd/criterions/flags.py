@@ -46,20 +46,20 @@ def flags_of(cls: Type) -> Iterator[Tuple[str, str]]:
 
 
 def flags_text(criterion: Optional[str] = None) -> str:
-    """The flags of one criterion, or of all, for a terminal.
+    """The flags of one criterion or task, or of all, for a terminal.
 
     Raises:
-        ValueError: no criterion of ours has that name.
+        ValueError: nothing of ours has that name.
     """
-    classes = criterion_classes()
+    classes = {**criterion_classes(), **task_classes()}
     if criterion is not None and criterion not in classes:
         raise ValueError(f"The criterion must be one of {', '.join(classes)}, but is {criterion}.")
-    shown = [(f"--criterion {n}", cls) for n, cls in classes.items() if criterion in (None, n)]
-    if criterion is None:
-        shown += [(f"--task {n}", cls) for n, cls in task_classes().items()]
     lines = []
-    for name, cls in shown:
-        lines += [f"{name}: {cls.__doc__.splitlines()[0]}", ""]
+    for name, cls in classes.items():
+        if criterion not in (None, name):
+            continue
+        kind = "--task" if name in task_classes() else "--criterion"
+        lines += [f"{kind} {name}: {cls.__doc__.splitlines()[0]}", ""]
         for flag, text in flags_of(cls):
             lines += [
                 f"  {flag}",

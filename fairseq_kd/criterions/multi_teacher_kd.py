@@ -10,7 +10,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import check_some_teacher
+from fairseq_kd.criterions.checks import check_choice, check_some_teacher
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.losses import MEANS, TOKEN_WEIGHTS, LossOptions, LossTerms, Mixture
 from fairseq_kd.losses.entropy_floor import even_share
@@ -23,6 +23,21 @@ DEFAULT_ENTROPY = 0.5
 class MultiTeacherKDConfig(WordKDConfig):
     """The flags of ``multi_teacher_kd``, beside those of ``word_kd``."""
 
+    kd_teacher: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoints of teachers that run, A.pt:B.pt: any autoregressive "
+            "encoder-decoders of fairseq with the student's language pair and dictionaries "
+            "(default: none, with --kd-store or --kd-alpha 0)"
+        },
+    )
+    kd_store: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folders that fairseq-kd store wrote, A:B, of teachers that need not run, "
+            "alone or beside --kd-teacher (default: none)"
+        },
+    )
     kd_teacher_weights: str = field(
         default=UNIFORM,
         metadata={
@@ -38,7 +53,7 @@ class MultiTeacherKDConfig(WordKDConfig):
         default=None,
         metadata={
             "help": "how even learned weights stay: their entropy as a share of its greatest value "
-            "never falls below this, 0 to 1; only with --kd-teacher-weights learned "
+            "never falls below this, from 0 to below 1; only with --kd-teacher-weights learned "
             f"(default: {DEFAULT_ENTROPY})"
         },
     )
@@ -101,10 +116,20 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         check_mean(cfg)
         self.fixed = fixed_weights(cfg.kd_teacher_weights, count)
         self.factors = temperature_factors(cfg, count)
+        if self.fixed:
+            self._leave_out_weights_of_0()
         if cfg.kd_teacher_weights == LEARNED:
             asked = cfg.kd_teacher_entropy
             self.even = even_share(count, DEFAULT_ENTROPY if asked is None else asked)
             self.scores = nn.Parameter(torch.zeros(count))
+
+    def _leave_out_weights_of_0(self) -> None:
+        """A teacher without weight has no say, so it is not asked either."""
+        used = [i for i, weight in enumerate(self.fixed) if weight > 0]
+        self.teachers = [self.teachers[i] for i in used]
+        self.fixed = [self.fixed[i] for i in used]
+        if self.factors:
+            self.factors = [self.factors[i] for i in used]
 
     @staticmethod
     def check_teacher_sources(cfg: MultiTeacherKDConfig, others: Dict[str, float]) -> None:
@@ -137,7 +162,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         """The sums that the log of the distillation is made of."""
         log = super().distillation_log(terms, options, n_real)
         log |= {f"kd_teacher_weight_{i + 1}": each for i, each in enumerate(terms.weights)}
-        if self.cfg.kd_teacher_mean == "probabilities":
+        if self.cfg.kd_teacher_mean == "probabilities" and len(self.teachers) > 1:
             log["kd_teacher_nll"] = terms.teacher_nll
         return log
 
@@ -159,8 +184,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
 def check_mean(cfg: MultiTeacherKDConfig) -> None:
     """Refuses an unknown mean, flags without effect and values out of range."""
     mean, entropy = cfg.kd_teacher_mean, cfg.kd_teacher_entropy
-    if mean not in MEANS:
-        raise ValueError(f"--kd-teacher-mean must be one of {', '.join(MEANS)}, but is {mean}.")
+    check_choice("--kd-teacher-mean", mean, MEANS)
     learned = cfg.kd_teacher_weights == LEARNED
     if learned and mean != "probabilities":
         raise ValueError(
@@ -172,8 +196,11 @@ def check_mean(cfg: MultiTeacherKDConfig) -> None:
             f"--kd-teacher-entropy is {entropy}, but has no effect with --kd-teacher-weights "
             f"{cfg.kd_teacher_weights}. Leave it out, or set --kd-teacher-weights learned."
         )
-    if entropy is not None and not 0 <= entropy <= 1:
-        raise ValueError(f"--kd-teacher-entropy must be between 0 and 1, but is {entropy}.")
+    if entropy is not None and not 0 <= entropy < 1:
+        raise ValueError(
+            f"--kd-teacher-entropy must be at least 0 and below 1, but is {entropy}. At 1 all "
+            "weights are equal: use --kd-teacher-weights uniform for that."
+        )
 
 
 def fixed_weights(text: str, count: int) -> Optional[List[float]]:
@@ -203,6 +230,11 @@ def temperature_factors(cfg: MultiTeacherKDConfig, count: int) -> Optional[List[
     text = cfg.kd_teacher_temperatures
     if text is None:
         return None
+    if cfg.kd_token_temperature != "uniform":
+        raise ValueError(
+            f"--kd-teacher-temperatures is {text}, but --kd-token-temperature "
+            f"{cfg.kd_token_temperature} gives each token one T for all teachers. Leave one out."
+        )
     own = _numbers("--kd-teacher-temperatures", text, count, "temperatures such as 4,2")
     if min(own) <= 0:
         raise ValueError(f"--kd-teacher-temperatures must be greater than 0, but is {text}.")

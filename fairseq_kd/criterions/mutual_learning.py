@@ -15,7 +15,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import refuse_adaptive_softmax
+from fairseq_kd.criterions.checks import check_choice, check_chunk, refuse_adaptive_softmax
 from fairseq_kd.criterions.observers import RunningMean
 from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.losses import LossOptions, LossTerms, TeacherLogits, chunked_loss
@@ -120,8 +120,8 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             build_peer(each, number, task, cfg.seed)
             for number, each in enumerate(configurations, start=1)
         )
-        for peer in self.peers:
-            refuse_adaptive_softmax(peer)
+        for number, peer in enumerate(self.peers, start=1):
+            refuse_adaptive_softmax(peer, f"Peer {number}")
         self.progress: Optional[List[RunningMean]] = None
         if cfg.kd_detach_ratio is not None:
             self.progress = [
@@ -250,16 +250,11 @@ def check_flags(cfg: MutualLearningConfig) -> None:
     weight = cfg.kd_mutual_weight
     if not (weight >= 0 and math.isfinite(weight)):
         raise ValueError(f"--kd-mutual-weight must be 0 or greater, but is {weight}.")
-    if cfg.kd_mutual_gradient not in GRADIENTS:
-        raise ValueError(
-            f"--kd-mutual-gradient must be one of {', '.join(GRADIENTS)}, but is "
-            f"{cfg.kd_mutual_gradient}."
-        )
+    check_choice("--kd-mutual-gradient", cfg.kd_mutual_gradient, GRADIENTS)
+    check_chunk(cfg.kd_chunk_tokens)
     ratio, chunk = cfg.kd_detach_ratio, cfg.kd_chunk_tokens
     if ratio is not None and not ratio >= 1:
         raise ValueError(f"--kd-detach-ratio must be 1 or greater, but is {ratio}.")
-    if chunk is not None and chunk < 0:
-        raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {chunk}.")
     unused = {
         "--kd-mutual-gradient": None if cfg.kd_mutual_gradient == "detached" else "symmetric",
         "--kd-detach-ratio": ratio,
@@ -288,4 +283,5 @@ def _nll_key(number: int) -> str:
 
 
 def _mean_nll(key: str):
-    return lambda total: total(key) / total("kd_ntokens")
+    """Bits a token, from sums over an update."""
+    return lambda total: total(key) / total("kd_ntokens") / math.log(2)

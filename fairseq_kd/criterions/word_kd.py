@@ -198,9 +198,9 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
 
     Log: ``loss``, ``nll_loss`` and ``ppl`` as fairseq's, the last two the student's own at T = 1;
     ``kd_loss``, bits a token, T^2 included; ``temperature``; ``agreement``, percent of tokens whose
-    likeliest word is the (first) teacher's; ``teacher_entropy``, bits a token, of p_teacher(T);
-    ``alpha`` and ``beta`` if they are scheduled; ``teacher_gap`` if a schedule follows it; the mean
-    of g as ``gate`` with ``--kd-gate``.
+    likeliest word is that of the teacher, or of several teachers' mean; ``teacher_entropy``, bits a
+    token, of p_teacher(T); ``alpha`` and ``beta`` if they are scheduled; ``teacher_gap`` if a
+    schedule follows it; the mean of g as ``gate`` with ``--kd-gate``.
 
     Args:
         cfg: the flags; every value is checked here, before the first update.

@@ -1,13 +1,14 @@
 """The models that learn beside the one of a run: their configurations, weights and files."""
 
 import copy
-from argparse import Namespace
+import math
+from argparse import Action, ArgumentParser, Namespace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from fairseq.models import build_model
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, build_model
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -58,19 +59,20 @@ def _configuration(model_cfg: Any, group: str) -> Namespace:
                 f"{', '.join(ARCHITECTURES)}."
             )
         sizes.update(ARCHITECTURES[name].sizes())
+    known = _model_options(options)
     for key, value in asked.items():
-        if key in SHARED or key.endswith("_dict"):
+        if key in SHARED:
             raise ValueError(
                 f"--kd-peer-overrides names {key}, but peers read the batches of the run and so "
                 "share its languages and its vocabularies. Leave it out."
             )
-        if key not in options:
-            near = get_close_matches(key, options, n=1)
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
             raise ValueError(
                 f"--kd-peer-overrides names {key}, which is no option of the model."
                 + (f" Did you mean {near[0]}?" if near else "")
             )
-        sizes[key] = _like(options[key], key, value)
+        sizes[key] = _parsed(known[key], key, value)
     for key, followers in FOLLOWING.items():
         if key in sizes:
             sizes.update({each: sizes[key] for each in followers if each not in asked})
@@ -81,6 +83,15 @@ def _as_dict(model_cfg: Any) -> Dict[str, Any]:
     if OmegaConf.is_config(model_cfg):
         return OmegaConf.to_container(model_cfg, resolve=True, enum_to_str=True)
     return copy.deepcopy(model_cfg if isinstance(model_cfg, dict) else vars(model_cfg))
+
+
+def _model_options(options: Dict[str, Any]) -> Dict[str, Action]:
+    """The options of the model's family, by name."""
+    name = options.get("_name") or options["arch"]
+    family = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY[name]
+    parser = ArgumentParser(add_help=False)
+    family.add_args(parser)
+    return {action.dest: action for action in parser._actions}
 
 
 def _overrides(group: str) -> List[Tuple[str, str]]:
@@ -96,15 +107,34 @@ def _overrides(group: str) -> List[Tuple[str, str]]:
     return pairs
 
 
-def _like(present: Any, key: str, value: str) -> Any:
-    """A value of the type that the option has now."""
+def _parsed(action: Action, key: str, value: str) -> Any:
+    """The value of an option as fairseq-train would read it; refuses one out of range."""
+    if action.nargs == 0:  # a switch
+        wanted = "true or false"
+        parsed = {"true": True, "false": False}.get(value.lower())
+    elif key.endswith(("_layers", "_dim", "_heads")):
+        wanted = "a whole number above 0"
+        parsed = int(value) if value.isdecimal() and int(value) > 0 else None
+    elif action.type is float or key.endswith("dropout"):
+        wanted = "a number from 0 to below 1" if "drop" in key else "a number"
+        parsed = _number(value)
+        if parsed is not None and "drop" in key and not 0 <= parsed < 1:
+            parsed = None
+    else:
+        wanted = "a whole number" if action.type is int else "what fairseq-train takes"
+        parsed = value if action.type is not int or value.lstrip("-").isdecimal() else None
+        parsed = int(parsed) if parsed is not None and action.type is int else parsed
+    if parsed is None:
+        raise ValueError(f"--kd-peer-overrides {key} must be {wanted}, but is {value}.")
+    return parsed
+
+
+def _number(text: str) -> Optional[float]:
     try:
-        if isinstance(present, bool):
-            return {"true": True, "false": False}[value.lower()]
-        return type(present)(value) if isinstance(present, (int, float)) else value
-    except (KeyError, ValueError):
-        kind = "true or false" if isinstance(present, bool) else "a number"
-        raise ValueError(f"--kd-peer-overrides {key} must be {kind}, but is {value}.") from None
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.Module:
@@ -125,7 +155,7 @@ def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.
         torch.manual_seed(1_000_003 * seed + number)
         try:
             peer = build_model(copy.deepcopy(cfg), task)
-        except (AssertionError, ValueError) as error:
+        except (ArithmeticError, AssertionError, OSError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"--kd-peer-overrides gives sizes of which no model can be made for peer {number}"
                 f"{f' ({error})' if str(error) else ''}. Heads must divide the width, and shared "
@@ -152,6 +182,11 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
         FileNotFoundError: there is no such checkpoint.
         ValueError: it holds no such peer.
     """
+    if out.is_dir() or out.resolve() == Path(checkpoint).resolve():
+        raise ValueError(
+            f"--out {out} is {'a folder' if out.is_dir() else 'the checkpoint itself'}. Name "
+            "another file for the peer."
+        )
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"{checkpoint} does not exist. Give a checkpoint of fairseq-train.")
     state = read_checkpoint(checkpoint)

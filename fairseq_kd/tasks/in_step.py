@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from fairseq.data import Dictionary, LanguagePairDataset
 from torch import Tensor
+from torch.utils.data import Dataset
 
 
 def check_in_step(
@@ -22,6 +23,11 @@ def check_in_step(
         ValueError: naming the first such line.
     """
     low, high = task.cfg.source_lang, task.pivot_lang
+    if dataset.supports_prefetch:
+        raise ValueError(
+            f"The {name} is not stored so that any sentence can be read at any time. Binarise it "
+            "with fairseq-preprocess --dataset-impl mmap, the default."
+        )
     if len(dataset) != len(pivot):
         raise ValueError(
             f"The {name} has {len(dataset)} pairs of {low} but {len(pivot)} of {high}. Line N of "
@@ -45,6 +51,30 @@ def check_in_step(
             f"The {name} lacks the {side} sentence of line {line + 1}. Leave the line out of all "
             "three files, and binarise them again."
         )
+
+
+def check_links_fit(
+    name: str, alignments: Dataset, dataset: LanguagePairDataset, pivot: LanguagePairDataset
+) -> None:
+    """Refuses links beyond the end of a sentence, as of files that are not those that were aligned.
+
+    Args:
+        name: how errors call the alignments.
+        alignments: for each sentence (source, pivot) positions in one row.
+        dataset: the student's pairs.
+        pivot: the teacher's pairs.
+
+    Raises:
+        ValueError: naming the first such line.
+    """
+    sizes = zip(dataset.src_sizes.tolist(), pivot.src_sizes.tolist(), strict=True)
+    for line, own in enumerate(sizes):
+        links = alignments[line].view(-1, 2)
+        if (links >= links.new_tensor(own)).any():
+            raise ValueError(
+                f"{name} links positions in line {line + 1} that its sentences do not have. Align "
+                "the files that were binarised, after BPE, source to pivot."
+            )
 
 
 def _first_difference(dataset: LanguagePairDataset, pivot: LanguagePairDataset) -> int:

@@ -16,7 +16,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_langpair_dataset
 from torch.utils.data import Dataset
 
-from fairseq_kd.tasks.in_step import check_in_step
+from fairseq_kd.tasks.in_step import check_in_step, check_links_fit
 from fairseq_kd.tasks.pivot_dataset import PivotDataset
 
 
@@ -84,12 +84,13 @@ class PivotTranslationTask(TranslationTask):
         super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
         dataset, pivot = self.datasets[split], self._load_pivot(folder, split, combine)
         check_in_step(f"{split} set in {folder}", self, dataset, pivot)
-        self.datasets[split] = PivotDataset(
-            dataset,
-            pivot,
-            self.pivot_dictionary,
-            self._load_alignments(folder, split, len(dataset)),
-        )
+        alignments = self._load_alignments(folder, split, dataset, pivot)
+        self.datasets[split] = PivotDataset(dataset, pivot, self.pivot_dictionary, alignments)
+
+    def links_prefix(self, split: str, folder: Optional[str] = None) -> str:
+        """The path, but for its ending, of the linked positions of source and pivot."""
+        folder = folder or utils.split_paths(self.cfg.data)[0]
+        return os.path.join(folder, f"{split}.align.{self.cfg.source_lang}-{self.pivot_lang}")
 
     def _check_files(self, folder: str, split: str) -> None:
         """Refuses a subset without the pivot's side, or with sides of different lengths."""
@@ -132,17 +133,21 @@ class PivotTranslationTask(TranslationTask):
             truncate_source=self.cfg.truncate_source,
         )
 
-    def _load_alignments(self, folder: str, split: str, sentences: int) -> Optional[Dataset]:
+    def _load_alignments(
+        self, folder: str, split: str, dataset: LanguagePairDataset, pivot: LanguagePairDataset
+    ) -> Optional[Dataset]:
         """The linked positions of source and pivot, if the data hold them."""
-        prefix = os.path.join(folder, f"{split}.align.{self.cfg.source_lang}-{self.pivot_lang}")
+        prefix = self.links_prefix(split, folder)
         if not indexed_dataset.dataset_exists(prefix, impl=self.cfg.dataset_impl):
             return None
         alignments = data_utils.load_indexed_dataset(prefix, None, self.cfg.dataset_impl)
-        if len(alignments) != sentences:
+        if len(alignments) != len(dataset):
             raise ValueError(
                 f"{prefix} aligns {len(alignments)} sentences, but the {split} set has "
-                f"{sentences}. Align the same files that were binarised."
+                f"{len(dataset)}. Align the same files that were binarised."
             )
+        if not self.cfg.truncate_source:
+            check_links_fit(prefix, alignments, dataset, pivot)
         return alignments
 
     def _how_to_make(self, split: str) -> str:

@@ -14,8 +14,8 @@ def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> N
         teacher_name: the flag and the file that name the teacher, as the user typed them.
         teacher: the task that the teacher was trained on, or what has its language pair and its
             two dictionaries.
-        student: the task of the training; or what has its language pair, its dictionaries and, as
-            ``described``, how errors speak of them.
+        student: the task of the training; or what has its language pair, its dictionaries and how
+            errors speak of them: ``described`` and ``advice``.
 
     Raises:
         ValueError: naming the two pairs, or the first index at which the dictionaries differ and
@@ -24,11 +24,12 @@ def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> N
     theirs, ours = language_pair(teacher), language_pair(student)
     if theirs != ours:
         described = getattr(student, "described", "the student learns")
+        advice = getattr(student, "advice", "change --source-lang and --target-lang")
         swapped = " (the pair is swapped)" if theirs == ours[::-1] else ""
         raise ValueError(
             f"{teacher_name} translates {'-'.join(theirs)}, but {described} "
-            f"{'-'.join(ours)}{swapped}. Give a teacher of the same direction, or change "
-            "--source-lang and --target-lang."
+            f"{'-'.join(ours)}{swapped}. Give a teacher of the same direction, or "
+            f"{advice}."
         )
     data = student.cfg.data
     dictionaries = (

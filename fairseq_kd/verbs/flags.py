@@ -8,7 +8,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     flags = verbs.add_parser(
         "flags", help="list the flags of our criterions, which fairseq-train --help omits"
     )
-    flags.add_argument("criterion", nargs="?", help="one criterion, such as word_kd (default: all)")
+    flags.add_argument(
+        "criterion", nargs="?", help="one criterion or task, such as word_kd (default: all)"
+    )
     flags.add_argument("--markdown", action="store_true", help="as the page docs/flags.md")
     flags.set_defaults(run=run)
 

@@ -1,6 +1,7 @@
 """cross_lingual_kd on real three-way batches: the teacher reads Spanish, the student xx."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_the_word_term_is_that_of_a_teacher_that_reads_the_pivot(cross):
     assert "align_loss" not in logged(log)
 
 
-@pytest.mark.parametrize("level", ["sentence", "token"])
+@pytest.mark.parametrize("level", ["sentence", "token", "both"])
 def test_the_align_term_is_its_definition(cross, level):
     setup = cross("--kd-align-weight", "3", "--kd-align-level", level)
     without = cross("--kd-align-weight", "0")
@@ -63,13 +64,13 @@ def test_the_align_term_is_its_definition(cross, level):
     for b in range(3):
         own = sample["net_input"]["src_tokens"][b].ne(pad)
         pivot = sample["pivot"]["src_tokens"][b].ne(pad)
-        if level == "sentence":
-            pairs = [(ours[b][own].mean(0), theirs[b][pivot].mean(0))]
-        else:  # xx is es backwards; both end with the end symbol, which nothing links
-            rows = ours[b][own][:-1], theirs[b][pivot][:-1].flip(0)
-            pairs = list(zip(*rows, strict=True))
-        mean = sum((w @ a - c).square().mean() for a, c in pairs) / len(pairs)
-        want += sample["target"][b].ne(pad).sum() * mean
+        terms = {"sentence": [(ours[b][own].mean(0), theirs[b][pivot].mean(0))]}
+        # xx is es backwards; both end with the end symbol, which nothing links
+        rows = ours[b][own][:-1], theirs[b][pivot][:-1].flip(0)
+        terms["token"] = list(zip(*rows, strict=True))
+        for pairs in [terms[level]] if level in terms else terms.values():
+            mean = sum((w @ a - c).square().mean() for a, c in pairs) / len(pairs)
+            want += sample["target"][b].ne(pad).sum() * mean
     assert loss.item() == pytest.approx(word.item() + 3 * want.item(), rel=1e-5)
     assert logged(log)["align_loss"] == pytest.approx(want.item() / sample["ntokens"], abs=1e-4)
 
@@ -158,7 +159,7 @@ def test_refusals(setup, three_way, teacher, cross, tmp_path):
         "--kd-align-weight must be 0 or greater, but is -1.0.", cross, "--kd-align-weight", "-1"
     )
     refuses(
-        "--kd-align-level must be one of sentence, token, but is word.",
+        "--kd-align-level must be one of sentence, token, both, but is word.",
         cross,
         *["--kd-align-level", "word"],
     )
@@ -183,9 +184,15 @@ def test_refusals(setup, three_way, teacher, cross, tmp_path):
     )
 
 
-def test_without_alignments_the_token_level_is_refused(cross):
-    setup = cross("--kd-align-level", "token")
-    sample = setup.batch(0, 1)
-    del sample["pivot_links"]
-    with pytest.raises(ValueError, match=r"^--kd-align-level token needs"):
-        setup.criterion(setup.model, sample)
+@pytest.mark.parametrize("level", ["token", "both"])
+def test_without_alignments_of_every_set_linked_positions_are_refused(
+    three_way, teacher, tmp_path, level
+):
+    data = shutil.copytree(three_way, tmp_path / "bin")
+    for path in data.glob("valid.align.*"):
+        path.unlink()
+    told = f"--kd-align-level {level} needs alignments of positions, but {data}/valid.align.xx-es"
+    flags = ["--kd-teacher", teacher, "--kd-align-level", level]
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        Setup(str(data), *CROSS, *flags)
+    Setup(str(data), *CROSS, *flags, "--disable-validation")

@@ -118,6 +118,19 @@ def test_the_order_does_not_matter(setup, teacher, large, both, kind):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_store_of_weight_1_beside_a_teacher_of_weight_0_is_that_store_alone(
+    setup, teacher, large, data, tmp_path
+):
+    few = build(tmp_path / "few", teacher, data, left_out=280)
+    alone = setup(*WORD, *STORED, "--kd-store", few)
+    flags = [*STORED, "--kd-store", few, "--kd-teacher", large, "--kd-teacher-weights", "0,1"]
+    mixed = setup(*MULTI, *flags)
+    sample = alone.batch(0, 3)
+    assert len(mixed.criterion.teachers) == 1
+    assert torch.equal(mixed.gradients(sample), alone.gradients(sample))
+    assert loss_and_log(mixed, sample)[0] == loss_and_log(alone, sample)[0]
+
+
 @pytest.mark.parametrize("temperature", ["1", "3"])
 def test_a_store_mixes_with_a_live_teacher_as_its_own_teacher_does(
     setup, store, teacher, large, temperature
@@ -273,6 +286,10 @@ def test_refusals(setup, teacher, data):
             [*two, "--kd-teacher-temperatures", "4"],
         ),
         (
+            "--kd-teacher-temperatures is 4,2, but --kd-token-temperature confidence gives each",
+            [*two, "--kd-teacher-temperatures", "4,2", "--kd-token-temperature", "confidence"],
+        ),
+        (
             "--kd-teacher-mean must be one of probabilities, log_probabilities, but is median.",
             [*two, "--kd-teacher-mean", "median"],
         ),
@@ -281,8 +298,8 @@ def test_refusals(setup, teacher, data):
             [*two, "--kd-teacher-entropy", "0.3"],
         ),
         (
-            "--kd-teacher-entropy must be between 0 and 1, but is 1.5.",
-            [*two, *LEARNED, "--kd-teacher-entropy", "1.5"],
+            "--kd-teacher-entropy must be at least 0 and below 1, but is 1.0. At 1 all weights are",
+            [*two, *LEARNED, "--kd-teacher-entropy", "1"],
         ),
         (
             "--kd-teacher-weights learned needs --kd-teacher-mean probabilities, but that is",

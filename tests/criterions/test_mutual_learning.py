@@ -215,7 +215,8 @@ def test_peers_may_have_the_size_of_an_architecture(mutual):
 
 
 def test_each_peer_may_have_its_own_size(mutual):
-    setup = mutual("--kd-peers", "3", "--kd-peer-overrides", "encoder_layers=3:decoder_layers=2")
+    overrides = "encoder_layers=3,encoder_layerdrop=0.1:decoder_layers=2"
+    setup = mutual("--kd-peers", "3", "--kd-peer-overrides", overrides)
     sizes = [(len(p.encoder.layers), len(p.decoder.layers)) for p in setup.criterion.peers]
     assert sizes == [(3, 1), (1, 2)]
 
@@ -262,12 +263,28 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-peer-overrides", "small"],
         ),
         (
-            "--kd-peer-overrides encoder_layers must be a number, but is two.",
+            "--kd-peer-overrides encoder_layers must be a whole number above 0, but is two.",
             ["--kd-peer-overrides", "encoder_layers=two"],
         ),
         (
             "--kd-peer-overrides encoder_normalize_before must be true or false, but is 1.",
             ["--kd-peer-overrides", "encoder_normalize_before=1"],
+        ),
+        (
+            "--kd-peer-overrides names lr, which is no option of the model.",
+            ["--kd-peer-overrides", "lr=0.1"],
+        ),
+        (
+            "--kd-peer-overrides decoder_layers must be a whole number above 0, but is 0.",
+            ["--kd-peer-overrides", "decoder_layers=0"],
+        ),
+        (
+            "--kd-peer-overrides dropout must be a number from 0 to below 1, but is 7.",
+            ["--kd-peer-overrides", "dropout=7"],
+        ),
+        (
+            "--kd-peer-overrides gives sizes of which no model can be made for peer 1",
+            ["--kd-peer-overrides", "activation_fn=foo"],
         ),
         (
             "--kd-peer-overrides names the arch small, but it must be one of transformer_kd_",

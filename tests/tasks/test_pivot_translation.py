@@ -116,6 +116,20 @@ def test_alignments_of_other_files_are_refused(three_way, prepared, tmp_path):
     refuses(str(out), "/valid.align.xx-es aligns ")
 
 
+def test_links_beyond_a_sentence_are_refused(three_way, prepared, tmp_path):
+    out = shutil.copytree(three_way, tmp_path / "bin")
+    text = write_backwards(prepared, tmp_path / "text")
+    lines = (text / "valid.links").read_text().splitlines()
+    (text / "valid.links").write_text(
+        "".join(f"{each}\n" for each in [*lines[:4], "0-99", *lines[5:]])
+    )
+    dictionary = prepared / "bin" / "dict.en.txt"
+    preprocess(text, out, "xx", "es", dictionary, "--align-suffix", "links", sets=("valid",))
+    refuses(
+        str(out), "/valid.align.xx-es links positions in line 5 that its sentences do not have."
+    )
+
+
 @pytest.mark.parametrize(
     ("message", "flags"),
     [
