@@ -7,10 +7,10 @@ from typing import List, Optional
 
 from fairseq_kd.verbs import (
     distill_data,
+    evaluate,
     flags,
     inherit,
     merge,
-    report,
     stage,
     store,
     store_merge,
@@ -22,7 +22,7 @@ DESCRIPTION = (
 )
 VERBS = (  # in the order of --help
     *(inherit, store, store_merge, translate, merge, distill_data),
-    *(stage, report, flags),
+    *(stage, evaluate, flags),
 )
 
 
