@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List
 
-from fairseq_kd.evaluation import deployment, tables
-from fairseq_kd.evaluation.document import Code, Section, markdown_page, markdown_table
+from fairseq_kd.evaluation import deployment, plots, tables
+from fairseq_kd.evaluation.document import Code, Plot, Section, markdown_page, markdown_table
+from fairseq_kd.evaluation.page import html_page
 from fairseq_kd.evaluation.tables import Figures
 from fairseq_kd.whole_files import written_whole
 
@@ -14,7 +15,7 @@ PLOTS = "plots"
 
 
 def write_report(out: Path, measured: Figures) -> str:
-    """Writes ``evaluation.json`` and ``report.md``.
+    """Writes ``evaluation.json``, ``report.html``, ``report.md`` and the drawings of the latter.
 
     Args:
         out: the folder.
@@ -26,8 +27,15 @@ def write_report(out: Path, measured: Figures) -> str:
     out.mkdir(parents=True, exist_ok=True)
     with written_whole(out / "evaluation.json") as file:
         json.dump(measured, file, indent=1)
+    page = sections(measured)
+    (out / PLOTS).mkdir(exist_ok=True)
+    for plot in (block for each in page for block in each.blocks if isinstance(block, Plot)):
+        with written_whole(out / PLOTS / f"{plot.name}.png", "wb") as file:
+            file.write(plot.png)
     with written_whole(out / "report.md") as file:
-        file.write(markdown_page(TITLE, sections(measured), PLOTS))
+        file.write(markdown_page(TITLE, page, PLOTS))
+    with written_whole(out / "report.html") as file:
+        file.write(html_page(TITLE, cards(measured), page))
     table = tables.overview(measured)
     return markdown_table(table.columns, table.rows)
 
@@ -36,7 +44,25 @@ def sections(measured: Figures) -> List[Section]:
     """The sections of the report."""
     found = [_summary(measured), _quality(measured), _bins(measured), _behaviour(measured)]
     found += [_size(measured), _speed(measured), _memory(measured), _deployment(measured)]
-    return [*found, _commands(measured)]
+    return [*found, _training(measured), _commands(measured)]
+
+
+def cards(measured: Figures) -> List["tuple[str, str]"]:
+    """The last student's gains in a few figures, each with what it is."""
+    student = deployment.students(measured)[-1]
+    name, teacher = student["name"], measured["systems"][0]
+    scores = measured["quality"]["scores"]
+    found = [(tables.kept(measured, name, "BLEU"), f"of the teacher's BLEU kept by {name}")]
+    control = next((s for s in measured["systems"] if s["role"] == "control"), None)
+    if control is not None:
+        more = scores[name]["BLEU"]["score"] - scores[control["name"]]["BLEU"]["score"]
+        found.append((f"{more:+.1f}", "BLEU over the control, the same without a teacher"))
+    fewer = sum(student["parameters"].values()) / sum(teacher["parameters"].values())
+    found.append((f"{fewer:.0%}", "of the teacher's parameters"))
+    faster = deployment.fastest_int8(measured, student)
+    if faster is not None:
+        found.append((f"{faster:.1f}x", "the teacher's speed: int8 against fairseq, batches of 32"))
+    return found
 
 
 def _summary(measured: Figures) -> Section:
@@ -47,8 +73,10 @@ def _summary(measured: Figures) -> Section:
         "system translates than the teacher in fairseq, in batches of 32: int8 in CTranslate2, all "
         f"others in fairseq, on {_threads(made)}."
     )
+    fronts = (plots.front(measured, each) for each in ("speed", "size"))
     where = f"{made['machine']}; {made['date']}, fairseq_kd {made['version']}, {made['versions']}."
-    return Section("", [text, tables.overview(measured), where])
+    drawn = [plot for plot in fronts if plot is not None]
+    return Section("", [text, tables.overview(measured), *drawn, where])
 
 
 def _quality(measured: Figures) -> Section:
@@ -78,6 +106,8 @@ def _bins(measured: Figures) -> Section:
             "BPE, or unknown. In brackets, sentences.",
             tables.by_bins(measured, "by_length", "source"),
             tables.by_bins(measured, "by_rare", "source"),
+            plots.by_bins(measured, "by_length", "words of the source"),
+            plots.by_bins(measured, "by_rare", "share of rare words"),
         ],
     )
 
@@ -150,6 +180,19 @@ def _deployment(measured: Figures) -> Section:
             "against the teacher.",
         )
     return Section("In use", blocks)
+
+
+def _training(measured: Figures) -> Section:
+    trained: Dict[str, Any] = measured["training"]
+    drawn = [plots.training(name, each) for name, each in trained.items() if each]
+    kept = [plot for plot in drawn if plot is not None]
+    if not kept:
+        return Section("Training")
+    told = (
+        "Lines: the running training; dots: validation. Losses in bits a token, each term as its "
+        "log has it; nll_loss is the student's own."
+    )
+    return Section("Training", [told, *kept])
 
 
 def _commands(measured: Figures) -> Section:

@@ -83,11 +83,20 @@ def load_systems(named: Sequence[Named]) -> List[System]:
                 f"--{before.role} {before.path} and --{each.role} {each.path} are both called "
                 f"{each.name}. Tell them apart as --{each.role} NAME={each.path}."
             )
-    return [_load(each) for each in named]
+    return [load_named(each, f"--{each.role}") for each in named]
 
 
-def _load(named: Named) -> System:
-    model = load_system(named.path, f"--{named.role}")
+def load_named(named: Named, flag: str) -> System:
+    """Loads one system, as ``fairseq-generate`` would.
+
+    Args:
+        named: its name and checkpoint.
+        flag: how the user named it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_teacher``.
+    """
+    model = load_system(named.path, flag)
     model.model.make_generation_fast_(need_attn=False)  # what fairseq-generate does to it
     path = Path(named.path)
     return System(named.name, named.role, model, sha256_of([path]), updates_done(path))

@@ -67,6 +67,6 @@ def read_their_subset(teachers: List[Teacher], folder: Path, name: str) -> Subse
                 raise ValueError(
                     f"The {side} dictionaries of {teacher.flag} {teacher.path} and {folder} differ "
                     f"at index {difference}. Binarise the data with --{option} and the "
-                    f"{teacher.flag[2:]}'s dict.{subset.pair[language]}.txt."
+                    f"{teacher.flag.lstrip('-')}'s dict.{subset.pair[language]}.txt."
                 )
     return subset

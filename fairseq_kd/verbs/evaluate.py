@@ -7,9 +7,9 @@ from typing import Any
 DESCRIPTION = """\
 Measures a student against its teacher, and against the same student trained without a teacher (the
 control): quality by sacreBLEU with paired bootstrap, how translations go wrong, size, memory, and
-speed in fairseq and in CTranslate2, all systems in turns. OUT gets the report, every translation as
-plain text, and evaluation.json with all figures. Killed? Run the same command again: what was
-translated is kept."""
+speed in fairseq and in CTranslate2, all systems in turns. OUT gets report.html, report.md, every
+translation as plain text, and evaluation.json with all figures. Killed? Run the same command again:
+what was translated is kept."""
 BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 
 
@@ -124,8 +124,10 @@ def run(args: argparse.Namespace) -> int:
     options = options_of(args)
     from fairseq_kd import plugin  # noqa: F401  (architectures that a system may have)
     from fairseq_kd.evaluation.evaluation import Evaluation
+    from fairseq_kd.evaluation.plots import check_matplotlib
     from fairseq_kd.evaluation.report import write_report
 
+    check_matplotlib()
     print(write_report(options.out, Evaluation(options).run()))
     return 0
 
