@@ -8,6 +8,7 @@ from typing import List, Optional
 from fairseq_kd.verbs import (
     distill_data,
     evaluate,
+    export,
     flags,
     inherit,
     merge,
@@ -22,7 +23,7 @@ DESCRIPTION = (
 )
 VERBS = (  # in the order of --help
     *(inherit, store, store_merge, translate, merge, distill_data),
-    *(stage, evaluate, flags),
+    *(stage, evaluate, export, flags),
 )
 
 
