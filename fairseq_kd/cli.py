@@ -6,6 +6,7 @@ import sys
 from typing import List, Optional
 
 from fairseq_kd.verbs import (
+    diagnose,
     distill_data,
     evaluate,
     export,
@@ -23,7 +24,7 @@ DESCRIPTION = (
 )
 VERBS = (  # in the order of --help
     *(inherit, store, store_merge, translate, merge, distill_data),
-    *(stage, evaluate, export, flags),
+    *(stage, diagnose, evaluate, export, flags),
 )
 
 

@@ -1,6 +1,7 @@
 """The figures in what ``fairseq-train --log-format json`` prints."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -25,7 +26,7 @@ class TrainingLog(NamedTuple):
     Args:
         command: the command line that started it last; "" if the log does not begin so.
         training: the running figures by their names, ``update`` among them, in order of updates.
-        validation: those of every validation, without their prefix ``valid_``.
+        validation: those of every validation, without the name of their subset.
     """
 
     command: str
@@ -35,18 +36,29 @@ class TrainingLog(NamedTuple):
 
 def read_training_log(path: Path) -> TrainingLog:
     """Reads a log; what a restart repeated counts once, as it was the last time."""
-    command, training, validation = "", {}, {}
+    command, validated = "", ""
+    training: Dict[int, Record] = {}
+    validation: Dict[int, Record] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("$ "):
             command = line[2:]
-        for kind, prefix, kept in (("train_inner", "", training), ("valid", "valid_", validation)):
-            told = figures(line, of=kind)
-            if told is not None:
-                record = _as_numbers(told, prefix)
-                kept[record["update"]] = record
-    return TrainingLog(
-        command, *([kept[at] for at in sorted(kept)] for kept in (training, validation))
-    )
+        kind = _kind(line)
+        if kind == "train_inner":
+            record = _as_numbers(figures(line, of=kind), "")
+            training[record["update"]] = record
+        elif kind and kind != "train":  # a validation is called as its subset
+            validated = validated or kind
+            if kind == validated:  # of several subsets, the first chooses the best checkpoint
+                record = _as_numbers(figures(line, of=kind), f"{kind}_")
+                validation[record["update"]] = record
+    in_order = ([kept[at] for at in sorted(kept)] for kept in (training, validation))
+    return TrainingLog(command, *in_order)
+
+
+def _kind(line: str) -> str:
+    """What a line of figures is of, or ""."""
+    found = re.search(r"\| (\w+) \| \{\"", line)
+    return found[1] if found else ""
 
 
 def _as_numbers(told: Dict[str, Any], prefix: str) -> Record:
