@@ -143,11 +143,15 @@ class Evaluation:
     def _scores(self, texts: Mapping[str, Sequence[str]]) -> Figures:
         references, options = self.plain.references, self.options
         teacher, control = teacher_of(self.systems), control_of(self.systems)
-        found = scores.paired_scores(texts, references, teacher.name, options.samples)
+        measures = scores.metrics()
+
+        def compared(base: System) -> Figures:
+            return scores.paired_scores(texts, references, base.name, options.samples, measures)
+
+        found = compared(teacher)
         against: Dict[str, Any] = {"teacher": _p_values(found)}
         if control is not None:
-            paired = scores.paired_scores(texts, references, control.name, options.samples)
-            against["control"] = _p_values(paired)
+            against["control"] = _p_values(compared(control))
         comet: Optional[Dict[str, float]] = None
         if options.comet is not None:
             comet = comet_scores(options.comet, self.plain.sources, texts, references)

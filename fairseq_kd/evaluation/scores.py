@@ -26,12 +26,34 @@ class Bin(NamedTuple):
 
 
 def metrics() -> Dict[str, Metric]:
-    """SacreBLEU's metrics with its defaults, by their names in the report."""
-    return {"BLEU": BLEU(), "chrF2": CHRF(), "TER": TER()}
+    """The metrics of sacreBLEU with its defaults, by their names in the report.
+
+    Each counts a text's n-grams or edits once, however often it is compared: for one set of
+    references only.
+    """
+    measures = {"BLEU": BLEU(), "chrF2": CHRF(), "TER": TER()}
+    return {name: _counting_once(metric) for name, metric in measures.items()}
+
+
+def _counting_once(metric: Metric) -> Metric:
+    count, counted = metric._extract_corpus_statistics, {}
+
+    def remembered(hypotheses: Sequence[str], references: Any) -> Any:
+        key = tuple(hypotheses)
+        if key not in counted:
+            counted[key] = count(hypotheses, references)
+        return counted[key]
+
+    metric._extract_corpus_statistics = remembered
+    return metric
 
 
 def paired_scores(
-    texts: Mapping[str, Sequence[str]], references: Sequence[str], baseline: str, samples: int
+    texts: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    baseline: str,
+    samples: int,
+    measures: Mapping[str, Metric],
 ) -> Dict[str, Any]:
     """The scores of all systems, and how sure it is that they differ from one of them.
 
@@ -40,6 +62,7 @@ def paired_scores(
         references: plain references.
         baseline: the system that the others are compared with.
         samples: bootstrap resamples.
+        measures: ``metrics()``, the same for all comparisons with these references.
 
     Returns:
         ``signatures`` by metric, and ``systems``: by name and metric the ``score``, ``mean`` and
@@ -51,7 +74,7 @@ def paired_scores(
     logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     named = [(baseline, texts[baseline])]
     named += [(name, each) for name, each in texts.items() if name != baseline]
-    test = PairedTest(named, metrics(), [references], test_type="bs", n_samples=samples)
+    test = PairedTest(named, measures, [references], test_type="bs", n_samples=samples)
     signatures, results = test()
     systems: Dict[str, Any] = {name: {} for name in texts}
     for metric in METRICS:

@@ -7,7 +7,7 @@ to sleep, which otherwise spin for a while and take its processor from the next.
 
 import statistics
 import time
-from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence, TypeVar
+from typing import Dict, List, Mapping, NamedTuple, Sequence, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -57,7 +57,9 @@ def latencies(
             for key, engine in in_turns(engines, turn):
                 time.sleep(PAUSE_S)
                 for i in block.tolist():
-                    times[key][turn, i] = seconds(lambda: _translate(engine, [[sentences[i]]]))  # noqa: B023
+                    start = time.perf_counter()
+                    _translate(engine, [[sentences[i]]])
+                    times[key][turn, i] = time.perf_counter() - start
         progress.add(len(engines))
     middles = {key: 1000 * np.median(each, axis=0) for key, each in times.items()}
     return {
@@ -84,12 +86,16 @@ def throughputs(
     """
     ordered = sorted(sentences, key=len, reverse=True)
     batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    tokens = {key: _translate(engine, batches) for key, engine in engines.items()}  # warms up, too
+    for engine in engines.values():
+        _translate(engine, batches[:1])
+    tokens: Dict[Key, int] = {}
     times: Dict[Key, List[float]] = {key: [] for key in engines}
     for turn in range(rounds):
         for key, engine in in_turns(engines, turn):
             time.sleep(PAUSE_S)
-            times[key].append(seconds(lambda: _translate(engine, batches)))  # noqa: B023
+            start = time.perf_counter()
+            tokens[key] = _translate(engine, batches)
+            times[key].append(time.perf_counter() - start)
             progress.add(1)
     middles = {key: statistics.median(each) for key, each in times.items()}
     return {
@@ -103,13 +109,6 @@ def in_turns(engines: Mapping[Key, Engine], turn: int) -> "list[tuple[Key, Engin
     items = list(engines.items())
     first = turn % len(items)
     return items[first:] + items[:first]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """That a call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _translate(engine: Engine, batches: Sequence[Sequence[Tensor]]) -> int:

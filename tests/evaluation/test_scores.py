@@ -5,7 +5,7 @@ import re
 import pytest
 from harness import run
 
-from fairseq_kd.evaluation.scores import Bin, bleu_of_bins, equal_bins, paired_scores
+from fairseq_kd.evaluation.scores import Bin, bleu_of_bins, equal_bins, metrics, paired_scores
 
 REFERENCES = [
     "The LORD is my shepherd: I shall lack nothing.",
@@ -32,7 +32,7 @@ def files(tmp_path):
 
 
 def test_scores_are_those_of_the_sacrebleu_command(files):
-    found = paired_scores(TEXTS, REFERENCES, "teacher", 100)["systems"]
+    found = paired_scores(TEXTS, REFERENCES, "teacher", 100, metrics())["systems"]
     for name in TEXTS:
         for metric, option in NAMES.items():
             command = ["sacrebleu", files / "reference", "-i", files / name, "-m", option]
@@ -45,7 +45,7 @@ def test_the_bootstrap_is_that_of_the_sacrebleu_command(files):
     command = ["sacrebleu", files / "reference", "-i", *(files / name for name in names)]
     command += ["-m", *NAMES.values(), "--paired-bs", "--paired-bs-n", "200", "-f", "text"]
     rows = run(*command, "-w", "6").stdout.splitlines()
-    ours = paired_scores(TEXTS, REFERENCES, "teacher", 200)["systems"]
+    ours = paired_scores(TEXTS, REFERENCES, "teacher", 200, metrics())["systems"]
     for name in names:
         at = next(
             i for i, row in enumerate(rows) if name in row.partition("│")[2].partition("│")[0]
@@ -65,8 +65,18 @@ def test_the_bootstrap_is_that_of_the_sacrebleu_command(files):
 
 def test_a_system_against_itself_differs_by_chance_alone():
     same = {"teacher": TEXTS["student"], "student": TEXTS["student"]}
-    found = paired_scores(same, REFERENCES, "teacher", 100)["systems"]["student"]["BLEU"]
+    found = paired_scores(same, REFERENCES, "teacher", 100, metrics())["systems"]["student"]["BLEU"]
     assert found["p"] == pytest.approx(1 / 101) or found["p"] > 0.05  # no difference in any sample
+
+
+def test_a_second_comparison_counts_nothing_again_and_says_the_same(monkeypatch):
+    measures = metrics()
+    first = paired_scores(TEXTS, REFERENCES, "teacher", 100, measures)
+    expected = paired_scores(TEXTS, REFERENCES, "control", 100, metrics())
+    for metric in measures.values():
+        monkeypatch.setattr(metric, "_compute_segment_statistics", None)
+    assert paired_scores(TEXTS, REFERENCES, "teacher", 100, measures) == first
+    assert paired_scores(TEXTS, REFERENCES, "control", 100, measures) == expected
 
 
 def test_a_bin_is_scored_as_a_test_set_of_its_own(files):
