@@ -6,12 +6,14 @@ import sys
 from typing import List, Optional
 
 from fairseq_kd.verbs import (
+    diagnose,
     distill_data,
+    evaluate,
+    export,
     extract_peer,
     flags,
     inherit,
     merge,
-    report,
     stage,
     store,
     store_merge,
@@ -23,7 +25,7 @@ DESCRIPTION = (
 )
 VERBS = (  # in the order of --help
     *(inherit, store, store_merge, translate, merge, distill_data),
-    *(extract_peer, stage, report, flags),
+    *(extract_peer, stage, diagnose, evaluate, export, flags),
 )
 
 

@@ -1,7 +1,12 @@
 """The figures in what ``fairseq-train --log-format json`` prints."""
 
 import json
-from typing import Any, Dict, Optional
+import re
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writes it
+Record = Dict[str, float]
 
 
 def figures(line: str, of: str) -> Optional[Dict[str, Any]]:
@@ -13,3 +18,56 @@ def figures(line: str, of: str) -> Optional[Dict[str, Any]]:
     """
     _, separator, record = line.partition(f"| {of} | ")
     return json.loads(record) if separator and record.startswith("{") else None
+
+
+class TrainingLog(NamedTuple):
+    """A training as its log tells it.
+
+    Args:
+        command: the command line that started it last; "" if the log does not begin so.
+        training: the running figures by their names, ``update`` among them, in order of updates.
+        validation: those of every validation, without the name of their subset.
+    """
+
+    command: str
+    training: List[Record]
+    validation: List[Record]
+
+
+def read_training_log(path: Path) -> TrainingLog:
+    """Reads a log; what a restart repeated counts once, as it was the last time."""
+    command, validated = "", ""
+    training: Dict[int, Record] = {}
+    validation: Dict[int, Record] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("$ "):
+            command = line[2:]
+        kind = _kind(line)
+        if kind == "train_inner":
+            record = _as_numbers(figures(line, of=kind), "")
+            training[record["update"]] = record
+        elif kind and kind != "train":  # a validation is called as its subset
+            validated = validated or kind
+            if kind == validated:  # of several subsets, the first chooses the best checkpoint
+                record = _as_numbers(figures(line, of=kind), f"{kind}_")
+                validation[record["update"]] = record
+    in_order = ([kept[at] for at in sorted(kept)] for kept in (training, validation))
+    return TrainingLog(command, *in_order)
+
+
+def _kind(line: str) -> str:
+    """What a line of figures is of, or ""."""
+    found = re.search(r"\| (\w+) \| \{\"", line)
+    return found[1] if found else ""
+
+
+def _as_numbers(told: Dict[str, Any], prefix: str) -> Record:
+    """The figures as numbers, and the number of updates as ``update``, whole."""
+    record: Record = {}
+    for name, value in told.items():
+        try:
+            record[name.removeprefix(prefix)] = float(value)
+        except (TypeError, ValueError):
+            continue
+    record["update"] = int(record.pop("num_updates"))
+    return record

@@ -36,7 +36,7 @@ flock --nonblock 9 || { say "waiting for the demo that is still running in $run"
 
 data=$run/data/bin
 started=$SECONDS
-stages=9 stage=0
+stages=6 stage=0
 heading() { stage=$((stage + 1)); say "[$stage/$stages] $*"; }
 
 # Without --update-epoch-batch-itr, fairseq cuts other batches after a restart than it would have had.
@@ -54,17 +54,6 @@ train() { # train NAME UPDATES fairseq-train flags...
     --no-progress-bar --log-format json --log-interval 10
 }
 
-translate() { # translate NAME: its translations of the test set, all at once or not at all
-  local name=$1 out=$run/$1/generate-test
-  heading "translate the test set with the $name"
-  [[ $out.txt -nt $run/$name/checkpoint_best.pt ]] && return
-  fairseq-generate "$data" --user-dir user_dir --path "$run/$name/checkpoint_best.pt" \
-    --gen-subset test --source-lang es --target-lang en --beam 5 --remove-bpe --tokenizer moses \
-    --batch-size 64 --required-batch-size-multiple 1 \
-    > "$out.partial" 2> "$out.log" || { tail -n 15 "$out.log" >&2; die "fairseq-generate failed."; }
-  mv "$out.partial" "$out.txt"
-}
-
 heading "prepare the text"
 MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "${TEXT:-data/bible.es-en}" "$run/data"
 
@@ -77,8 +66,9 @@ train student "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr
 train control "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr 6e-3 --dropout 0 \
   --criterion label_smoothed_cross_entropy
 
-for name in teacher intermediate student control; do translate "$name"; done
-fairseq-kd report --reference "$run/data/text/test.en" --out "$run/report.md" "teacher=$run/teacher" \
-  "intermediate=$run/intermediate" "student=$run/student" "student, not distilled=$run/control"
-say "$run/report.md has the signature, the curves and the commands." \
+heading "measure what was gained"
+fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/teacher/checkpoint_best.pt" \
+  --student "intermediate=$run/intermediate/checkpoint_best.pt" --student "$run/student/checkpoint_best.pt" \
+  --control "student, not distilled=$run/control/checkpoint_best.pt"
+say "$run/report.md has every figure, the signatures, the curves and the commands." \
   "This took $(((SECONDS - started + 30) / 60)) minutes."

@@ -13,5 +13,5 @@ scripts/setup.sh
 source scripts/common.sh
 
 ruff check .
-shellcheck --external-sources scripts/*.sh benchmarks/*.sh .ci/run
+shellcheck --external-sources scripts/*.sh benchmarks/*.sh tests/diagnosis/*.sh .ci/run
 exec python -m pytest "$@"

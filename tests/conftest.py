@@ -30,6 +30,22 @@ def teacher(data, tmp_path_factory):
     return str(folder / "checkpoint_best.pt")
 
 
+@pytest.fixture(scope="session")
+def ending_teacher(data, tmp_path_factory):
+    """A teacher of a few hundred updates: its translations are poor, but end."""
+    folder = tmp_path_factory.mktemp("ending")
+    flags = ["--criterion", "label_smoothed_cross_entropy", "--max-update", "300", "--lr", "0.01"]
+    flags += ["--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--disable-validation"]
+    run("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
+    return str(folder / "checkpoint_last.pt")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where converted teachers are kept."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def setup(data):
     """Builds a Setup from the flags of a criterion."""

@@ -9,7 +9,7 @@ import torch
 from harness import PAIR, ROOT, TRAINING, USER_DIR, run, train_on_two_workers
 
 from fairseq_kd.checkpoints import read_checkpoint
-from fairseq_kd.evaluation.system import read_translations
+from fairseq_kd.evaluation.generated import read_translations
 from fairseq_kd.training_log import figures
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]

@@ -1,161 +1,208 @@
-"""The table that says what was gained, as a Markdown page with the training curves."""
+"""The report of an evaluation: what was gained, how it was measured, and how to repeat it."""
 
-import datetime
-import os
-import platform
-import shlex
-from importlib import metadata
+import json
 from pathlib import Path
-from typing import List, Sequence
+from typing import Any, Dict, List
 
-from sacrebleu.metrics import BLEU, CHRF
-
-from fairseq_kd import __version__
-from fairseq_kd.evaluation.system import System
+from fairseq_kd.evaluation import deployment, plots, tables
+from fairseq_kd.evaluation.document import Code, Plot, Section, markdown_page, markdown_table
+from fairseq_kd.evaluation.page import html_page
+from fairseq_kd.evaluation.tables import Figures
 from fairseq_kd.whole_files import written_whole
 
-COLUMNS = (
-    "system",
-    "parameters",
-    "of the teacher's",
-    "updates",
-    "BLEU",
-    "kept",
-    "chrF",
-    "sentences/s",
-    "speed",
-)
+TITLE = "What the distillation gained"
+PLOTS = "plots"
 
 
-def write_report(out: Path, systems: Sequence[System], references: List[str]) -> str:
-    """Writes the page, and ``curves.png`` beside it.
+def write_report(out: Path, measured: Figures) -> str:
+    """Writes ``evaluation.json``, ``report.html``, ``report.md`` and the drawings of the latter.
 
     Args:
-        out: the Markdown file.
-        systems: first the teacher, which the others are held to.
-        references: the test set's reference translations, as they were written.
+        out: the folder.
+        measured: what ``Evaluation.run`` returned.
 
     Returns:
-        The table alone, for a terminal.
-
-    Raises:
-        ValueError: a system has another number of translations than there are references.
+        The first table, for a terminal.
     """
-    for system in systems:
-        if len(system.hypotheses) != len(references):
-            raise ValueError(
-                f"{system.name} has {len(system.hypotheses)} translations, but the reference has "
-                f"{len(references)} lines. Translate the set that the reference belongs to."
-            )
-    bleu, chrf = BLEU(), CHRF()
-    rows = score_rows(systems, references, bleu, chrf)
-    table = markdown_table(COLUMNS, rows)
-    page = [
-        "# What the distillation gained",
-        "",
-        f"{len(references)} test sentences. *kept* is the share of the teacher's BLEU; *speed* is "
-        "the teacher's time to translate them, divided by the system's.",
-        "",
-        table,
-        "",
-        f"BLEU `{bleu.get_signature()}`, chrF `{chrf.get_signature()}`.",
-        f"Speed by `fairseq-generate`, one run each, on {machine()}.",
-        f"{datetime.date.today()}, fairseq_kd {__version__}, {versions()}.",
-        "",
+    out.mkdir(parents=True, exist_ok=True)
+    with written_whole(out / "evaluation.json") as file:
+        json.dump(measured, file, indent=1)
+    page = sections(measured)
+    (out / PLOTS).mkdir(exist_ok=True)
+    for plot in (block for each in page for block in each.blocks if isinstance(block, Plot)):
+        with written_whole(out / PLOTS / f"{plot.name}.png", "wb") as file:
+            file.write(plot.png)
+    with written_whole(out / "report.md") as file:
+        file.write(markdown_page(TITLE, page, PLOTS))
+    with written_whole(out / "report.html") as file:
+        file.write(html_page(TITLE, cards(measured), page))
+    table = tables.overview(measured)
+    return markdown_table(table.columns, table.rows)
+
+
+def sections(measured: Figures) -> List[Section]:
+    """The sections of the report."""
+    found = [_summary(measured), _quality(measured), _bins(measured), _behaviour(measured)]
+    found += [_size(measured), _speed(measured), _memory(measured), _deployment(measured)]
+    return [*found, _training(measured), _commands(measured)]
+
+
+def cards(measured: Figures) -> List["tuple[str, str]"]:
+    """The last student's gains in a few figures, each with what it is."""
+    student = deployment.students(measured)[-1]
+    name, teacher = student["name"], measured["systems"][0]
+    scores = measured["quality"]["scores"]
+    found = [(tables.kept(measured, name, "BLEU"), f"of the teacher's BLEU kept by {name}")]
+    control = next((s for s in measured["systems"] if s["role"] == "control"), None)
+    if control is not None:
+        more = scores[name]["BLEU"]["score"] - scores[control["name"]]["BLEU"]["score"]
+        found.append((f"{more:+.1f}", "BLEU over the control, the same without a teacher"))
+    fewer = sum(student["parameters"].values()) / sum(teacher["parameters"].values())
+    found.append((f"{fewer:.0%}", "of the teacher's parameters"))
+    faster = deployment.fastest_int8(measured, student)
+    if faster is not None:
+        found.append((f"{faster:.1f}x", "the teacher's speed: int8 against fairseq, batches of 32"))
+    return found
+
+
+def _summary(measured: Figures) -> Section:
+    made = measured["made"]
+    text = (
+        f"{made['sentences']:,} sentences of {made['subset']}, {'-'.join(made['pair'])}. *kept* is "
+        "the share of the teacher's BLEU; *speed* is how many times more sentences a second a "
+        "system translates than the teacher in fairseq, in batches of 32: int8 in CTranslate2, all "
+        f"others in fairseq, on {_threads(made)}."
+    )
+    fronts = (plots.front(measured, each) for each in ("speed", "size"))
+    where = f"{made['machine']}; {made['date']}, fairseq_kd {made['version']}, {made['versions']}."
+    drawn = [plot for plot in fronts if plot is not None]
+    return Section("", [text, tables.overview(measured), *drawn, where])
+
+
+def _quality(measured: Figures) -> Section:
+    quality, made = measured["quality"], measured["made"]
+    signatures = "; ".join(f"{name} `{each}`" for name, each in quality["signatures"].items())
+    blocks = [
+        f"By sacreBLEU on detokenised text, beam {made['beam']}, with half the 95 % interval. "
+        f"References: {made['references']}. Of TER, less is better.",
+        tables.quality(measured),
     ]
-    if draw_curves(out.parent / "curves.png", systems):
-        page += ["## Training", "", "![validation loss over updates](curves.png)", ""]
-    page += ["## Commands", ""]
-    for system in systems:
-        page += [f"{system.name}:", "", "```bash", wrapped(system.command), "```", ""]
-    with written_whole(out) as file:
-        file.write("\n".join(page))
-    return table
+    for role in ("teacher", "control"):
+        table = tables.significance(measured, role)
+        if table is not None:
+            blocks += [
+                f"Difference to the {role}, and its p-value by paired bootstrap "
+                f"({made['samples']:,} resamples); * where p < 0.05.",
+                table,
+            ]
+    return Section("Quality", [*blocks, signatures])
 
 
-def score_rows(
-    systems: Sequence[System], references: List[str], bleu: BLEU, chrf: CHRF
-) -> List[List[str]]:
-    """One row of the table for each system."""
-    scores = [bleu.corpus_score(system.hypotheses, [references]).score for system in systems]
-    teacher, teacher_bleu = systems[0], scores[0]
-    return [
+def _bins(measured: Figures) -> Section:
+    return Section(
+        "Where quality is lost",
         [
-            system.name,
-            f"{system.parameters:,}",
-            f"{system.parameters / teacher.parameters:.0%}",
-            f"{system.updates:,}",
-            f"{score:.1f}",
-            f"{score / teacher_bleu:.0%}" if teacher_bleu > 0 else "-",
-            f"{chrf.corpus_score(system.hypotheses, [references]).score:.1f}",
-            f"{system.sentences_per_s:.1f}",
-            f"{system.sentences_per_s / teacher.sentences_per_s:.1f}x",
-        ]
-        for system, score in zip(systems, scores, strict=True)
+            "BLEU by words of the source, and by the share of its words that are rare: split by "
+            "BPE, or unknown. In brackets, sentences.",
+            tables.by_bins(measured, "by_length", "source"),
+            tables.by_bins(measured, "by_rare", "source"),
+            plots.by_bins(measured, "by_length", "words of the source"),
+            plots.by_bins(measured, "by_rare", "share of rare words"),
+        ],
+    )
+
+
+def _behaviour(measured: Figures) -> Section:
+    return Section(
+        "How translations go wrong",
+        [
+            "*copied*: translations that are their source; *repeating*: those in which four words "
+            "come again; *length ratio*: words for one of the reference; *agreement*: tokens of "
+            "the reference for which the likeliest word is the teacher's.",
+            tables.behaviour(measured),
+        ],
+    )
+
+
+def _size(measured: Figures) -> Section:
+    blocks: List[Any] = [
+        "Parameters; what is shared counts once. A checkpoint also holds the optimiser's state.",
+        tables.size(measured),
     ]
+    for system in measured["systems"]:
+        if system["refusal"]:
+            blocks.append(f"{system['name']}: {system['refusal']}.")
+    return Section("Size", blocks)
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads well as plain text too: numbers stand to the right."""
-    widths = [max(2, *(len(row[i]) for row in (columns, *rows))) for i in range(len(columns))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0])]
-        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
-    return "\n".join([line(columns), line(rule), *map(line, rows)])
-
-
-def draw_curves(path: Path, systems: Sequence[System]) -> bool:
-    """Draws the validation losses over the updates; False where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for system in systems:
-        updates = [update for update, _ in system.validation]
-        nll_losses = [nll_loss for _, nll_loss in system.validation]
-        axes.plot(updates, nll_losses, marker="o", markersize=3, label=system.name)
-    axes.set(xlabel="updates", ylabel="validation nll_loss (bits per token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    return True
+def _speed(measured: Figures) -> Section:
+    if measured["speed"] is None:
+        return Section("Speed")
+    made, speed = measured["made"], measured["speed"]
+    return Section(
+        "Speed",
+        [
+            f"Latency: {speed['alone']} sentences, one by one; median and 95th percentile. "
+            f"Throughput: {speed['together']} sentences in batches of 32 and of 128. Warmed up, "
+            f"all systems in turns, the median of the rounds, on {_threads(made)}.",
+            tables.speed(measured),
+        ],
+    )
 
 
-def machine() -> str:
-    """The processor and the number of cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {processor()}"
+def _memory(measured: Figures) -> Section:
+    if measured["memory"] is None:
+        return Section("Memory")
+    inference, training = tables.memory(measured)
+    return Section(
+        "Memory",
+        [
+            "Translating a batch of 32, and one update of a batch of 1,000 tokens with Adam: "
+            "what is loaded (the weights; of CTranslate2, what its process holds then), "
+            "and with it what the work adds at its peak, each in a process of its own.",
+            inference,
+            training,
+        ],
+    )
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells it, else its kind."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+def _deployment(measured: Figures) -> Section:
+    blocks: List[Any] = []
+    for student in deployment.students(measured):
+        blocks.append(deployment.goals(measured, student))
+        uses = deployment.uses(measured, student)
+        if uses is not None:
+            blocks.append(uses)
+    if blocks:
+        blocks.insert(
+            0,
+            "Latency is that of this machine; a phone is slower. *smaller* is in parameters, "
+            "against the teacher.",
+        )
+    return Section("In use", blocks)
 
 
-def versions() -> str:
-    """The versions that can change a number."""
-    names = ("torch", "fairseq", "fairseq-fixed", "sacrebleu")
-    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
-    return ", ".join(f"{name} {installed[name]}" for name in names if name in installed)
+def _training(measured: Figures) -> Section:
+    trained: Dict[str, Any] = measured["training"]
+    drawn = [plots.training(name, each) for name, each in trained.items() if each]
+    kept = [plot for plot in drawn if plot is not None]
+    if not kept:
+        return Section("Training")
+    told = (
+        "Lines: the running training; dots: validation. Losses in bits a token, each term as its "
+        "log has it; nll_loss is the student's own."
+    )
+    return Section("Training", [told, *kept])
 
 
-def wrapped(command: str) -> str:
-    """A command line with one option a line, ready to be copied."""
-    lines: List[str] = []
-    for word in shlex.split(command):
-        if word.startswith("--") or not lines:
-            lines.append(shlex.quote(word))
-        else:
-            lines[-1] += f" {shlex.quote(word)}"
-    return " \\\n    ".join(lines)
+def _commands(measured: Figures) -> Section:
+    blocks: List[Any] = []
+    trained: Dict[str, Any] = measured["training"]
+    for name, training in trained.items():
+        if training and training["command"]:
+            blocks += [f"{name}:", Code(tables.wrapped(training["command"]))]
+    return Section("Commands", blocks)
+
+
+def _threads(made: Figures) -> str:
+    return "one thread" if made["threads"] == 1 else f"{made['threads']} threads"

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 import ctranslate2
 import torch
@@ -46,18 +46,7 @@ def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Pat
     cache.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
     try:
-        try:
-            FairseqConverter(
-                str(teacher.path),
-                str(subset.folder),
-                source_lang=subset.pair[0],
-                target_lang=subset.pair[1],
-            ).convert(str(work), force=True)
-        except OSError:
-            raise
-        except Exception as error:  # its refusals have no common class
-            reason = " ".join(str(error).split())[:400] or type(error).__name__
-            raise CannotConvertError(f"CTranslate2 cannot convert it: {reason}") from error
+        write_converted(teacher, subset, work)
         _prove(work, teacher, subset)
         work.chmod(0o755)
         try:
@@ -68,6 +57,34 @@ def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Pat
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def write_converted(
+    teacher: Teacher, subset: Subset, folder: Path, quantization: Optional[str] = None
+) -> None:
+    """Writes a model as CTranslate2 reads it.
+
+    Args:
+        teacher: with the subset's dictionaries.
+        subset: whose folder has the dictionaries.
+        folder: to write into.
+        quantization: of the weights, one of CTranslate2's; None keeps them as they are.
+
+    Raises:
+        CannotConvertError: CTranslate2 refuses the model.
+    """
+    try:
+        FairseqConverter(
+            str(teacher.path),
+            str(subset.folder),
+            source_lang=subset.pair[0],
+            target_lang=subset.pair[1],
+        ).convert(str(folder), quantization=quantization, force=True)
+    except OSError:
+        raise
+    except Exception as error:  # its refusals have no common class
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise CannotConvertError(f"CTranslate2 cannot convert it: {reason}") from error
 
 
 def _prove(folder: Path, teacher: Teacher, subset: Subset) -> None:

@@ -1,7 +1,7 @@
 """Decodes with CTranslate2: the same search as fairseq's, several times faster."""
 
 import math
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Sequence
 
@@ -38,6 +38,7 @@ class CTranslate2Engine:
         device: cpu or cuda.
         compute_type: of the weights, one of CTranslate2's; "auto" for what suits the device.
         workers: batches decoded at the same time.
+        threads: that work on one batch together.
 
     Raises:
         ValueError: the device does not support the compute type.
@@ -52,6 +53,7 @@ class CTranslate2Engine:
         device: str,
         compute_type: str,
         workers: int,
+        threads: int = 1,
     ):
         supported = ctranslate2.get_supported_compute_types(device)
         if compute_type == "auto":
@@ -63,7 +65,7 @@ class CTranslate2Engine:
             )
         self.model, self.positions, self.search, self.workers = model, positions, search, workers
         self.symbols = ctranslate2_symbols(source_words)
-        self.load = {"device": device, "compute_type": compute_type, "intra_threads": 1}
+        self.load = {"device": device, "compute_type": compute_type, "intra_threads": threads}
         tokens = CPU_BATCH_TOKENS if device == "cpu" else CUDA_BATCH_TOKENS
         self.batch_tokens = tokens * (SAMPLED_BATCHES if search.sampling else 1)
         self.part_tokens = tokens
@@ -75,24 +77,29 @@ class CTranslate2Engine:
         """As ``Engine.translate``."""
         return self._sample(batches) if self.search.sampling else self._search(batches)
 
-    def _search(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
-        devices: Dict[str, Any] = {}
-        if self.load["device"] == "cuda":
-            devices["device_index"] = list(range(ctranslate2.get_cuda_device_count()))
-        translator = ctranslate2.Translator(
+    @cached_property
+    def _translator(self) -> ctranslate2.Translator:
+        """The model, loaded when it is first used, on every GPU where GPUs decode."""
+        devices = {"device_index": self._devices} if self.load["device"] == "cuda" else {}
+        return ctranslate2.Translator(
             str(self.model), inter_threads=self.workers, **self.load, **devices
         )
 
+    @cached_property
+    def _devices(self) -> List[int]:
+        on_gpus = self.load["device"] == "cuda"
+        return list(range(ctranslate2.get_cuda_device_count())) if on_gpus else [0]
+
+    def _search(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
         def start(batch: Batch) -> List[Any]:
-            return translator.translate_batch(
+            return self._translator.translate_batch(
                 self._tokens(batch), asynchronous=True, **self._options(batch)
             )
 
         def finish(results: List[Any]) -> List[List[Hypothesis]]:
             return hypotheses_of([result.result() for result in results], self.search.lenpen)
 
-        ahead = 2 * self.workers * len(devices.get("device_index", [0]))
-        return in_order(batches, start, finish, ahead)
+        return in_order(batches, start, finish, 2 * self.workers * len(self._devices))
 
     def _sample(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
         return in_processes((self._sampler(batch) for batch in batches), self.workers)

@@ -13,11 +13,12 @@ from fairseq_kd.teachers.loading import load_teacher
 
 
 class Teacher(NamedTuple):
-    """A checkpoint, its model in eval mode, and the task it was trained on."""
+    """A checkpoint, its model in eval mode, the task it was trained on, and the flag it came by."""
 
     path: Path
     model: FairseqEncoderDecoderModel
     task: FairseqTask
+    flag: str = "--teacher"
 
 
 def load_teachers(typed: str) -> List[Teacher]:
@@ -27,15 +28,26 @@ def load_teachers(typed: str) -> List[Teacher]:
         FileNotFoundError: a checkpoint or its dictionaries are missing.
         ValueError: one is no translation model, or they translate different pairs.
     """
-    teachers = []
-    for path in typed.split(os.pathsep):
-        model, task = load_teacher(path, "--teacher")
-        teachers.append(Teacher(Path(path), model.eval().requires_grad_(False), task))
+    teachers = [load_system(path, "--teacher") for path in typed.split(os.pathsep)]
     pairs = {language_pair(teacher.task) for teacher in teachers}
     if len(pairs) > 1:
         told = " and ".join("-".join(pair) for pair in sorted(pairs))
         raise ValueError(f"--teacher names models that translate {told}. Give models of one pair.")
     return teachers
+
+
+def load_system(path: str, flag: str) -> Teacher:
+    """One checkpoint, as it translates.
+
+    Args:
+        path: as the user typed it.
+        flag: how the user named it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_teacher``.
+    """
+    model, task = load_teacher(path, flag)
+    return Teacher(Path(path), model.eval().requires_grad_(False), task, flag)
 
 
 def read_their_subset(teachers: List[Teacher], folder: Path, name: str) -> Subset:
@@ -53,8 +65,8 @@ def read_their_subset(teachers: List[Teacher], folder: Path, name: str) -> Subse
             difference = first_difference(theirs, ours)
             if difference is not None:
                 raise ValueError(
-                    f"The {side} dictionaries of --teacher {teacher.path} and {folder} differ at "
-                    f"index {difference}. Binarise the data with --{option} and the teacher's "
-                    f"dict.{subset.pair[language]}.txt."
+                    f"The {side} dictionaries of {teacher.flag} {teacher.path} and {folder} differ "
+                    f"at index {difference}. Binarise the data with --{option} and the "
+                    f"{teacher.flag.lstrip('-')}'s dict.{subset.pair[language]}.txt."
                 )
     return subset

@@ -1,30 +1,13 @@
-"""A teacher whose translations end, and the verbs as functions."""
+"""The verbs of sequence-level distillation as functions."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-from harness import TRAINING, run
 
 from fairseq_kd import cli
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
-
-
-@pytest.fixture(scope="session")
-def ending_teacher(data, tmp_path_factory):
-    """A teacher of a few hundred updates: its translations are poor, but end."""
-    folder = tmp_path_factory.mktemp("ending")
-    flags = ["--criterion", "label_smoothed_cross_entropy", "--max-update", "300", "--lr", "0.01"]
-    flags += ["--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--disable-validation"]
-    run("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
-    return str(folder / "checkpoint_last.pt")
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Where converted teachers are kept."""
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""What went wrong in a training, with the evidence, and what to try."""

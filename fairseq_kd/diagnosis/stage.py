@@ -1,0 +1,148 @@
+"""One training as a diagnosis reads it: its log, its flags, its teacher's log, its translations."""
+
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from fairseq_kd.evaluation.generated import read_translations
+from fairseq_kd.training_log import FILE, Record, TrainingLog, read_training_log
+
+Flags = Dict[str, str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training, finished or not.
+
+    Args:
+        name: of its folder.
+        log: what fairseq-train printed.
+        flags: of its command line, by name; a flag without a value has "".
+        words: number of words of the target dictionary; None if the log does not tell.
+        teacher: the log of its teacher's training, if it lies where the flag says, or beside.
+        outputs: by file, translations that were made with it.
+    """
+
+    name: str
+    log: TrainingLog
+    flags: Flags
+    words: Optional[int]
+    teacher: Optional[TrainingLog]
+    outputs: Dict[str, List[str]]
+
+    @property
+    def training(self) -> List[Record]:
+        """The running figures."""
+        return self.log.training
+
+    @property
+    def validation(self) -> List[Record]:
+        """Those of the validations."""
+        return self.log.validation
+
+    @property
+    def distils(self) -> bool:
+        """Whether it has a teacher."""
+        return any("kd_loss" in record for record in self.training)
+
+    @property
+    def uniform_bits(self) -> float:
+        """The loss of one who knows nothing: log2 of the number of words."""
+        return math.log2(self.words) if self.words else math.inf
+
+    def number(self, flag: str, default: float) -> float:
+        """A flag that is a number."""
+        try:
+            return float(self.flags.get(flag, default))
+        except ValueError:
+            return default
+
+    def share_done(self) -> float:
+        """Of all updates, 0 to 1; 1 if the command does not say how many there are."""
+        last = self.number("--max-update", 0)
+        return min(1.0, self.training[-1]["update"] / last) if last else 1.0
+
+
+def find_stages(run: Path) -> List[Stage]:
+    """The trainings in a folder: its own, or those of the folders in it.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no log in it.
+        ValueError: no log has a figure.
+    """
+    if not run.exists():
+        raise FileNotFoundError(f"{run} does not exist. Give the folder of a training.")
+    logs = [run] if run.is_file() else [run / FILE] if (run / FILE).is_file() else []
+    logs = logs or sorted(run.glob(f"*/{FILE}"))
+    if not logs:
+        raise FileNotFoundError(
+            f"{run} holds no {FILE}, nor does a folder in it. Give the --save-dir of fairseq-kd "
+            f"stage, or a file of what fairseq-train --log-format json printed."
+        )
+    stages = [_read(path) for path in logs]
+    found = [stage for stage in stages if stage.training]
+    if not found:
+        raise ValueError(
+            f"{logs[0]} holds no figures of a training. Train with --log-format json and a smaller "
+            "--log-interval."
+        )
+    return found
+
+
+def _read(path: Path) -> Stage:
+    log = read_training_log(path)
+    flags = flags_of(log.command)
+    return Stage(
+        name=path.parent.name,
+        log=log,
+        flags=flags,
+        words=_words(path),
+        teacher=_teacher(path, flags),
+        outputs=_outputs(path.parent),
+    )
+
+
+def flags_of(command: str) -> Flags:
+    """The flags of a command line with their values; the last one of a name counts."""
+    flags: Flags = {}
+    name = ""
+    for word in shlex.split(command):
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            flags[name] = value
+        elif name and not flags[name]:
+            flags[name] = word
+    return flags
+
+
+def _words(path: Path) -> Optional[int]:
+    """The size of the last dictionary that the log names, which is the target's."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = re.findall(r"\] dictionary: (\d+) types", text)
+    return int(found[-1]) if found else None
+
+
+def _teacher(path: Path, flags: Flags) -> Optional[TrainingLog]:
+    """The log of the first teacher; of runs that were moved, the folder of its name beside."""
+    named = flags.get("--kd-teacher", "").split(":")[0]
+    if not named:
+        return None
+    folder = Path(named).parent
+    for candidate in (folder / FILE, path.parent.parent / folder.name / FILE):
+        if candidate.is_file():
+            return read_training_log(candidate)
+    return None
+
+
+def _outputs(folder: Path) -> Dict[str, List[str]]:
+    """What fairseq-generate printed into the folder, and what evaluate translated."""
+    found: Dict[str, List[str]] = {}
+    for path in sorted(folder.glob("generate-*.txt")):
+        found[path.name] = read_translations(path)
+    for path in sorted((folder.parent / "translations").glob("*.txt")):
+        if path.name.partition(".")[0] == folder.name:
+            found[path.name] = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return found

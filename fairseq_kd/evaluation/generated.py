@@ -1,0 +1,22 @@
+"""What ``fairseq-generate`` printed, as translations."""
+
+import re
+from pathlib import Path
+from typing import List
+
+
+def read_translations(path: Path) -> List[str]:
+    """The detokenised hypotheses that ``fairseq-generate`` printed, in the test set's order.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    text = path.read_text(encoding="utf-8")
+    lines = re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.M)
+    found = {int(number): hypothesis for number, hypothesis in lines}
+    if not found or sorted(found) != list(range(len(found))):
+        raise ValueError(
+            f"{path} does not hold a translation of every sentence. Remove it and translate again, "
+            "with --required-batch-size-multiple 1."
+        )
+    return [found[number] for number in range(len(found))]

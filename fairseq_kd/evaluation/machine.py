@@ -1,0 +1,30 @@
+"""What was measured on: the processor, and the versions that can change a number."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "fairseq", "fairseq-fixed", "ctranslate2", "sacrebleu", "sacremoses")
+
+
+def machine() -> str:
+    """The processor and the number of cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {processor()}"
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it, else its kind."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def versions() -> str:
+    """The versions that can change a number."""
+    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)

@@ -1,0 +1,119 @@
+"""A page of sections as one HTML file that needs nothing else."""
+
+import html
+import re
+from typing import Sequence
+
+from fairseq_kd.evaluation.document import Block, Code, Plot, Section, Table
+
+STYLE = """\
+:root { color-scheme: light dark; --ground: #fff; --ink: #1c2126; --faint: #5d6772;
+  --line: #d9dee3; --band: #f4f6f8; --accent: #2f6db5; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14181c; --ink: #e3e8ec;
+  --faint: #97a3ae; --line: #323a42; --band: #1d2329; --accent: #7db2ee; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0 1rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 0.6rem; padding-top: 0.7rem;
+  border-top: 1px solid var(--line); }
+p { max-width: 46rem; margin: 0.6rem 0; overflow-wrap: anywhere; }
+.cards { display: flex; flex-wrap: wrap; gap: 0.8rem; margin: 1.2rem 0; }
+.card { flex: 1 1 9rem; background: var(--band); border-radius: 8px; padding: 0.7rem 0.9rem; }
+.card b { display: block; font-size: 1.6rem; line-height: 1.2; color: var(--accent);
+  font-variant-numeric: tabular-nums; }
+.card span { color: var(--faint); font-size: 0.85rem; }
+.scroll { overflow-x: auto; margin: 0.9rem 0 1.3rem; }
+table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.32rem 0.7rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+th { color: var(--faint); font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
+  background: var(--ground); }
+tbody tr:hover td { background: var(--band); }
+.plots { display: grid; gap: 1.2rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+figure { margin: 0; max-width: 40rem; }
+figure svg { width: 100%; height: auto; display: block; }
+figcaption { color: var(--faint); font-size: 0.85rem; }
+code { font-size: 0.86em; }
+pre { background: var(--band); border-radius: 8px; padding: 0.8rem 1rem; overflow-x: auto;
+  font-size: 0.82rem; }
+@media (max-width: 600px) { main { padding: 0.8rem 0.8rem 3rem; }
+  td:first-child { max-width: 9rem; white-space: normal; } }
+@media print { :root { color-scheme: light; --ground: #fff; --ink: #000; --faint: #444;
+    --line: #bbb; --band: #fff; --accent: #000; }
+  body { font-size: 10pt; } main { max-width: none; padding: 0; }
+  table { font-size: 7.5pt; } th, td { padding: 0.15rem 0.35rem; white-space: normal; }
+  .scroll { overflow: visible; } figure, tr, .card { break-inside: avoid; }
+  h2 { break-after: avoid; } pre { white-space: pre-wrap; } }
+"""
+
+
+def html_page(title: str, cards: Sequence["tuple[str, str]"], sections: Sequence[Section]) -> str:
+    """The page.
+
+    Args:
+        title: its heading.
+        cards: figures that stand out at its head, each with what it is.
+        sections: what it holds; an empty one is left out.
+    """
+    shown = "".join(
+        f'<div class="card"><b>{html.escape(figure)}</b><span>{html.escape(what)}</span></div>'
+        for figure, what in cards
+    )
+    body = [f"<h1>{html.escape(title)}</h1>", f'<div class="cards">{shown}</div>']
+    for section in sections:
+        if section.blocks:
+            body += [f"<h2>{html.escape(section.title)}</h2>"] if section.title else []
+            body += _blocks(section.blocks)
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<link rel="icon" href="data:,">',
+            f"<title>{html.escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>",
+            f"<body>\n<main>\n{chr(10).join(body)}\n</main>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _blocks(blocks: Sequence[Block]) -> Sequence[str]:
+    """The blocks, with plots that follow each other side by side."""
+    lines, open_plots = [], False
+    for block in blocks:
+        is_plot = isinstance(block, Plot)
+        if is_plot != open_plots:
+            lines.append('<div class="plots">' if is_plot else "</div>")
+            open_plots = is_plot
+        lines.append(_html(block))
+    return [*lines, "</div>"] if open_plots else lines
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, Table):
+        return _table(block)
+    if isinstance(block, Plot):
+        says = html.escape(block.says)
+        svg = block.svg.replace("<svg ", f'<svg role="img" aria-label="{says}" ', 1)
+        return f"<figure>{svg}<figcaption>{says}</figcaption></figure>"
+    if isinstance(block, Code):
+        return f"<pre>{html.escape(block.text)}</pre>"
+    return f"<p>{_inline(block)}</p>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.columns)
+    rows = "\n".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
+    )
+    inner = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return f'<div class="scroll" tabindex="0">{inner}</div>'
+
+
+def _inline(text: str) -> str:
+    """A paragraph: *emphasis* and `code` of Markdown, all else as it is."""
+    escaped = html.escape(text)
+    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
+    return re.sub(r"\*([\w ]+)\*", r"<em>\1</em>", escaped)

@@ -1,0 +1,137 @@
+"""How fast systems translate: in turns, after a warm-up, by the median.
+
+One system runs for a few sentences, then the next, and so on round by round: what else the machine
+does meets all of them alike. A short pause before each turn lets the threads of the one before go
+to sleep, which otherwise spin for a while and take its processor from the next.
+"""
+
+import statistics
+import time
+from typing import Dict, List, Mapping, NamedTuple, Sequence, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from fairseq_kd.progress import ProgressLine
+from fairseq_kd.sequence.engine import Batch, Engine
+
+BLOCK = 8  # sentences of a turn in the measurement of latency
+PAUSE_S = 0.01
+Key = TypeVar("Key")
+
+
+class Latency(NamedTuple):
+    """Milliseconds to translate one sentence alone."""
+
+    median_ms: float
+    p95_ms: float
+
+
+class Throughput(NamedTuple):
+    """Sentences and their target tokens, the ends of sentence not counted, in a second."""
+
+    sentences_per_s: float
+    tokens_per_s: float
+
+
+def latencies(
+    engines: Mapping[Key, Engine], sentences: Sequence[Tensor], rounds: int, progress: ProgressLine
+) -> Dict[Key, Latency]:
+    """The latency of each engine over some sentences, each of which is translated alone.
+
+    Args:
+        engines: by any key.
+        sentences: token ids of each, its end included.
+        rounds: how often each sentence is measured; the median of them counts.
+        progress: counts every engine's rounds.
+
+    Returns:
+        Median and 95th percentile over the sentences.
+    """
+    for engine in engines.values():
+        _translate(engine, [sentences[:1], sentences[-1:]])
+    times: Dict[Key, np.ndarray] = {key: np.zeros((rounds, len(sentences))) for key in engines}
+    blocks = np.array_split(np.arange(len(sentences)), max(1, len(sentences) // BLOCK))
+    for turn in range(rounds):
+        for block in blocks:
+            for key, engine in in_turns(engines, turn):
+                time.sleep(PAUSE_S)
+                for i in block.tolist():
+                    start = time.perf_counter()
+                    _translate(engine, [[sentences[i]]])
+                    times[key][turn, i] = time.perf_counter() - start
+        progress.add(len(engines))
+    middles = {key: 1000 * np.median(each, axis=0) for key, each in times.items()}
+    return {
+        key: Latency(float(np.median(each)), float(np.percentile(each, 95)))
+        for key, each in middles.items()
+    }
+
+
+def throughputs(
+    engines: Mapping[Key, Engine],
+    sentences: Sequence[Tensor],
+    batch_size: int,
+    rounds: int,
+    progress: ProgressLine,
+) -> Dict[Key, Throughput]:
+    """What each engine translates in a second, in batches of sentences of like length.
+
+    Args:
+        engines: by any key.
+        sentences: token ids of each, its end included.
+        batch_size: sentences of a batch.
+        rounds: how often all of them are translated; the median of the times counts.
+        progress: counts every engine's rounds.
+    """
+    ordered = sorted(sentences, key=len, reverse=True)
+    batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    for engine in engines.values():
+        _translate(engine, batches[:1])
+    tokens: Dict[Key, int] = {}
+    times: Dict[Key, List[float]] = {key: [] for key in engines}
+    for turn in range(rounds):
+        for key, engine in in_turns(engines, turn):
+            time.sleep(PAUSE_S)
+            start = time.perf_counter()
+            tokens[key] = _translate(engine, batches)
+            times[key].append(time.perf_counter() - start)
+            progress.add(1)
+    middles = {key: statistics.median(each) for key, each in times.items()}
+    return {
+        key: Throughput(len(sentences) / middle, tokens[key] / middle)
+        for key, middle in middles.items()
+    }
+
+
+def in_turns(engines: Mapping[Key, Engine], turn: int) -> "list[tuple[Key, Engine]]":
+    """The engines in an order that begins with another one every turn."""
+    items = list(engines.items())
+    first = turn % len(items)
+    return items[first:] + items[:first]
+
+
+def _translate(engine: Engine, batches: Sequence[Sequence[Tensor]]) -> int:
+    """Translates batches, and returns the target tokens."""
+    numbered = [Batch(number, batch) for number, batch in enumerate(batches)]
+    return sum(
+        len(hypotheses[0].tokens.split())
+        for batch in engine.translate(iter(numbered))
+        for hypotheses in batch
+        if hypotheses
+    )
+
+
+def spread_over_lengths(sentences: Sequence[Tensor], longest: int, count: int) -> List[Tensor]:
+    """Sentences of all lengths in the proportions of the set, in its order.
+
+    Args:
+        sentences: token ids of each, its end included.
+        longest: tokens that every system reads.
+        count: how many at most.
+    """
+    usable = [i for i in range(len(sentences)) if 1 < len(sentences[i]) <= longest]
+    by_length = sorted(usable, key=lambda i: len(sentences[i]))
+    places = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).round().astype(int)
+    chosen = sorted({by_length[place] for place in places})
+    return [sentences[i].long() for i in chosen]

@@ -1,0 +1,136 @@
+"""The systems that are compared: a teacher, its students, and students that had no teacher."""
+
+import re
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+from fairseq_kd.checkpoints import updates_done
+from fairseq_kd.hashes import sha256_of
+from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.teachers import Teacher, load_system, read_their_subset
+from fairseq_kd.teachers.compatibility import language_pair
+
+ROLES = ("teacher", "student", "control")
+
+
+class System(NamedTuple):
+    """One checkpoint of the comparison.
+
+    Args:
+        name: as it stands in the report.
+        role: one of ROLES.
+        model: the checkpoint, loaded and ready to translate.
+        sha256: of its file.
+        updates: of its training.
+    """
+
+    name: str
+    role: str
+    model: Teacher
+    sha256: str
+    updates: int
+
+    @property
+    def path(self) -> Path:
+        """Of the checkpoint."""
+        return self.model.path
+
+    @property
+    def slug(self) -> str:
+        """The name as a file's."""
+        return slug(self.name)
+
+
+class Named(NamedTuple):
+    """A system as the user gave it: ``--student [NAME=]S.pt``."""
+
+    role: str
+    name: str
+    path: str
+
+    @classmethod
+    def parse(cls, role: str, text: str) -> "Named":
+        """Reads ``NAME=S.pt`` or ``S.pt``, whose name is its role."""
+        name, separator, path = text.partition("=")
+        if not separator or "/" in name:
+            name, path = role, text
+        if not slug(name) or not path:
+            raise ValueError(f"--{role} is given as S.pt or NAME=S.pt, but is {text}.")
+        return cls(role, name, path)
+
+
+def slug(name: str) -> str:
+    """A name as a part of file names: letters, digits, - and _."""
+    return re.sub(r"[^\w]+", "-", name).strip("-")
+
+
+def load_systems(named: Sequence[Named]) -> List[System]:
+    """Loads every system, as ``fairseq-generate`` would.
+
+    Args:
+        named: the teacher first.
+
+    Raises:
+        FileNotFoundError: a checkpoint or its dictionaries are missing.
+        ValueError: two systems have one name, one is no translation model, or they translate
+            different pairs.
+    """
+    taken: Dict[str, Named] = {}
+    for each in named:
+        before = taken.setdefault(slug(each.name), each)
+        if before is not each:
+            raise ValueError(
+                f"--{before.role} {before.path} and --{each.role} {each.path} are both called "
+                f"{each.name}. Tell them apart as --{each.role} NAME={each.path}."
+            )
+    return [load_named(each, f"--{each.role}") for each in named]
+
+
+def load_named(named: Named, flag: str) -> System:
+    """Loads one system, as ``fairseq-generate`` would.
+
+    Args:
+        named: its name and checkpoint.
+        flag: how the user named it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_teacher``.
+    """
+    model = load_system(named.path, flag)
+    model.model.make_generation_fast_(need_attn=False)  # what fairseq-generate does to it
+    path = Path(named.path)
+    return System(named.name, named.role, model, sha256_of([path]), updates_done(path))
+
+
+def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
+    """The set to be translated, which every system reads.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_their_subset``; or the systems translate different
+            pairs, or the set has no references.
+    """
+    pairs = {language_pair(system.model.task): system for system in systems}
+    if len(pairs) > 1:
+        told = " but ".join(
+            f"{system.model.flag} {system.path} translates {'-'.join(pair)}"
+            for pair, system in pairs.items()
+        )
+        raise ValueError(f"{told}. Compare systems of one direction.")
+    subset = read_their_subset([system.model for system in systems], folder, name)
+    if subset.target is None:
+        raise ValueError(
+            f"{folder} holds no references of {name}. Binarise it with both languages."
+        )
+    if not len(subset):
+        raise ValueError(f"{name} in {folder} holds no sentence. Give another --subset.")
+    return subset
+
+
+def teacher_of(systems: Sequence[System]) -> System:
+    """The teacher, which stands first."""
+    return systems[0]
+
+
+def control_of(systems: Sequence[System]) -> Optional[System]:
+    """The student that had no teacher, if there is one."""
+    return next((system for system in systems if system.role == "control"), None)

@@ -1,0 +1,218 @@
+"""The figures of an evaluation as tables."""
+
+import shlex
+from typing import Any, Dict, List, Optional
+
+from fairseq_kd.evaluation.document import Table
+from fairseq_kd.evaluation.scores import METRICS, SIGNIFICANT_P
+from fairseq_kd.evaluation.size import PARTS
+from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
+
+Figures = Dict[str, Any]
+NOT_KNOWN = "-"
+MIB = 2**20
+
+
+def overview(measured: Figures) -> Table:
+    """What it comes to: one row a system, by the figures that a reader asks for first."""
+    speeds = (measured["speed"] or {}).get("systems", {})
+    scores = measured["quality"]["scores"]
+    teacher = measured["systems"][0]
+    rows = []
+    for system in measured["systems"]:
+        name, score = system["name"], scores[system["name"]]
+        speed, its = (_batch_32(speeds, each["name"], FAIRSEQ) for each in (system, teacher))
+        rows.append(
+            [
+                name,
+                f"{_total(system):,}",
+                f"{_total(system) / _total(teacher):.0%}",
+                f"{system['updates']:,}",
+                f"{score['BLEU']['score']:.1f}",
+                kept(measured, name, "BLEU"),
+                f"{score['chrF2']['score']:.1f}",
+                *_speed_cells(speed, its),
+            ]
+        )
+    rows += [_int8_row(measured, system, speeds) for system in _with_int8(measured)]
+    columns = ("system", "parameters", "of the teacher's", "updates", "BLEU", "kept", "chrF")
+    return Table((*columns, "sentences/s", "speed"), rows)
+
+
+def _int8_row(measured: Figures, system: Figures, speeds: Figures) -> List[str]:
+    name = f"{system['name']}, int8"
+    score = measured["quality"]["scores"][name]
+    teacher = measured["systems"][0]
+    return [
+        name,
+        f"{_total(system):,}",
+        f"{_total(system) / _total(teacher):.0%}",
+        f"{system['updates']:,}",
+        f"{score['BLEU']['score']:.1f}",
+        kept(measured, name, "BLEU"),
+        f"{score['chrF2']['score']:.1f}",
+        *_speed_cells(
+            _batch_32(speeds, system["name"], INT8), _batch_32(speeds, teacher["name"], FAIRSEQ)
+        ),
+    ]
+
+
+def _speed_cells(speed: Optional[float], teacher: Optional[float]) -> List[str]:
+    if speed is None:
+        return [NOT_KNOWN, NOT_KNOWN]
+    return [f"{speed:.1f}", f"{speed / teacher:.1f}x"]
+
+
+def _batch_32(speeds: Figures, name: str, engine: str) -> Optional[float]:
+    found = speeds.get(name, {}).get(engine)
+    return None if found is None else found["batch_32"]["sentences_per_s"]
+
+
+def _with_int8(measured: Figures) -> List[Figures]:
+    names = measured["quality"]["scores"]
+    return [each for each in measured["systems"] if f"{each['name']}, int8" in names]
+
+
+def _total(system: Figures) -> int:
+    return sum(system["parameters"].values())
+
+
+def kept(measured: Figures, name: str, metric: str) -> str:
+    """A system's score as a share of the teacher's."""
+    scores = measured["quality"]["scores"]
+    teacher = scores[measured["systems"][0]["name"]][metric]["score"]
+    return f"{scores[name][metric]['score'] / teacher:.0%}" if teacher > 0 else NOT_KNOWN
+
+
+def quality(measured: Figures) -> Table:
+    """Scores with half their 95 % interval, and the share kept."""
+    quality = measured["quality"]
+    comet = quality["comet"]
+    rows = [
+        [
+            name,
+            *(f"{by[metric]['score']:.1f} ± {by[metric]['ci']:.1f}" for metric in METRICS),
+            kept(measured, name, "BLEU"),
+            kept(measured, name, "chrF2"),
+            *([f"{comet[name]:.4f}"] if comet else []),
+        ]
+        for name, by in quality["scores"].items()
+    ]
+    columns = ("system", "BLEU", "chrF", "TER", "BLEU kept", "chrF kept")
+    return Table((*columns, "COMET") if comet else columns, rows)
+
+
+def significance(measured: Figures, role: str) -> Optional[Table]:
+    """The differences to the teacher or the control, each with its p-value."""
+    quality = measured["quality"]
+    p_values = quality["p"].get(role)
+    if p_values is None:
+        return None
+    (base,) = (name for name, by in p_values.items() if not by)
+    rows = [
+        [name, *(_difference(quality, name, base, metric, by[metric]) for metric in METRICS)]
+        for name, by in p_values.items()
+        if by
+    ]
+    return Table((f"against {base}", "BLEU", "chrF", "TER"), rows) if rows else None
+
+
+def _difference(quality: Figures, name: str, base: str, metric: str, p: float) -> str:
+    scores = quality["scores"]
+    more = scores[name][metric]["score"] - scores[base][metric]["score"]
+    star = "*" if p < SIGNIFICANT_P else ""
+    return f"{more:+.1f}{star} (p = {p:.3f})"
+
+
+def by_bins(measured: Figures, which: str, heading: str) -> Table:
+    """BLEU of every system on each bin."""
+    bins = measured["quality"][which]
+    names = list(measured["quality"]["scores"])
+    rows = [
+        [f"{each['label']} ({each['sentences']})", *(f"{each['bleu'][name]:.1f}" for name in names)]
+        for each in bins
+    ]
+    return Table((heading, *names), rows)
+
+
+def behaviour(measured: Figures) -> Table:
+    """How translations go wrong, and the agreement with the teacher."""
+    quality = measured["quality"]
+    rows = [
+        [
+            name,
+            *(f"{by[key]:.1%}" for key in ("empty", "copied", "repeating")),
+            f"{by['length_ratio']:.2f}",
+            f"{quality['agreement'][name]:.1%}" if name in quality["agreement"] else NOT_KNOWN,
+        ]
+        for name, by in quality["behaviour"].items()
+    ]
+    columns = ("system", "empty", "copied", "repeating", "length ratio", "agreement")
+    return Table(columns, rows)
+
+
+def size(measured: Figures) -> Table:
+    """Parameters by part, and bytes on disk."""
+    teacher = _total(measured["systems"][0])
+    rows = [
+        [
+            system["name"],
+            *(f"{system['parameters'][part]:,}" for part in PARTS),
+            f"{_total(system):,}",
+            f"{teacher / _total(system):.2f}x",
+            mib(system["checkpoint_bytes"]),
+            mib(system["converted_bytes"]),
+        ]
+        for system in measured["systems"]
+    ]
+    columns = ("system", *PARTS, "parameters", "compression", "checkpoint", "CTranslate2 float32")
+    return Table(columns, rows)
+
+
+def memory(measured: Figures) -> List[Table]:
+    """Peaks in inference by engine, and in training."""
+    figures = measured["memory"]
+    inference = [
+        [f"{name}, {engine}", *(mib(found and found[key]) for key in ("weights", "peak"))]
+        for name, by in figures["inference"].items()
+        for engine, found in by.items()
+    ]
+    training = [
+        [name, mib(by["alone"]), mib(by.get("distilled"))]
+        for name, by in figures["training"].items()
+    ]
+    return [
+        Table(("translating", "loaded", "peak"), inference),
+        Table(("training", "alone, peak", "distilled from the teacher, peak"), training),
+    ]
+
+
+def mib(size_bytes: Optional[int]) -> str:
+    """Bytes for reading."""
+    return NOT_KNOWN if size_bytes is None else f"{size_bytes / MIB:,.1f} MiB"
+
+
+def speed(measured: Figures) -> Table:
+    """Latency and throughput of every system in every engine."""
+    speeds = measured["speed"]["systems"]
+    base = speeds[measured["systems"][0]["name"]][FAIRSEQ]["batch_32"]["sentences_per_s"]
+    rows = []
+    for name, by_engine in speeds.items():
+        for engine, found in by_engine.items():
+            row = [f"{name}, {engine}", f"{found['median_ms']:.1f}", f"{found['p95_ms']:.1f}"]
+            for batch in ("batch_32", "batch_128"):
+                row += [f"{found[batch][key]:,.0f}" for key in ("sentences_per_s", "tokens_per_s")]
+            rows.append([*row, f"{found['batch_32']['sentences_per_s'] / base:.1f}x"])
+    columns = ("translating", "median ms", "p95 ms", "sentences/s, 32", "tokens/s, 32")
+    return Table((*columns, "sentences/s, 128", "tokens/s, 128", "speed"), rows)
+
+
+def wrapped(command: str) -> str:
+    """A command line with one option a line, ready to be copied."""
+    lines: List[str] = []
+    for word in shlex.split(command):
+        if word.startswith("--") or not lines:
+            lines.append(shlex.quote(word))
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n    ".join(lines)

@@ -1,0 +1,73 @@
+"""Translates the test set with every system, and keeps what was translated for the next run."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import List
+
+from fairseq_kd.evaluation.plain_text import Detokeniser
+from fairseq_kd.evaluation.variants import INT8, Variant
+from fairseq_kd.sequence.batches import length_sorted_batches
+from fairseq_kd.sequence.decoding import ShardDecoder
+from fairseq_kd.sequence.engine import Engine
+from fairseq_kd.sequence.hypotheses import by_sentence
+from fairseq_kd.sequence.plan import plan_id
+from fairseq_kd.sequence.search import Search
+from fairseq_kd.sequence.shards import WHOLE, check_shard
+from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.shard import Shard
+from fairseq_kd.whole_files import written_whole
+
+
+def translated(
+    variant: Variant, engine: Engine, subset: Subset, search: Search, out: Path
+) -> List[str]:
+    """The tokens of a system's best translation of every sentence, in the set's order.
+
+    What was decoded is kept in ``out/decoded``, under a name that changes with the checkpoint, the
+    data, the engine and the search, so that a run that was killed goes on where it was.
+
+    Args:
+        variant: what translates.
+        engine: by which it does.
+        subset: what is translated.
+        search: how.
+        out: the evaluation's folder.
+    """
+    plan = {
+        **subset.hashes,
+        "system": variant.system.sha256,
+        **engine.identity,
+        **dataclasses.asdict(search),
+        "max_tokens": engine.batch_tokens,
+    }
+    folder = out / "decoded" / f"{file_stem(variant)}-{plan_id(plan)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = folder / WHOLE
+    if whole.is_file():
+        check_shard(whole, plan_id(plan))
+    else:
+        print(f"{variant.system.name}: {engine.summary}", file=sys.stderr)
+        batches = length_sorted_batches(subset.source_lengths, engine.batch_tokens)
+        max_source = int(variant.system.model.model.max_positions()[0])
+        ShardDecoder(subset, batches, max_source, folder, Shard(), plan_id(plan)).run(engine)
+    with whole.open(encoding="utf-8") as file:
+        lines = (line for line in file if not line.startswith("#"))
+        return [hypotheses[0].tokens for _, hypotheses in by_sentence(lines)]
+
+
+def file_stem(variant: Variant) -> str:
+    """How the files of a variant's translations are called."""
+    return variant.system.slug + (".int8" if variant.engine == INT8 else "")
+
+
+def write_translations(
+    variant: Variant, tokens: List[str], detokenise: Detokeniser, out: Path
+) -> List[str]:
+    """Writes ``out/translations/NAME.txt``, plain text for sacrebleu and for eyes; returns it."""
+    texts = [detokenise(each) for each in tokens]
+    path = out / "translations" / f"{file_stem(variant)}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as file:
+        file.writelines(f"{text}\n" for text in texts)
+    return texts

@@ -1,0 +1,272 @@
+"""Exports a student: a directory that appears when it was measured and has translated."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import torch
+from sacrebleu.metrics import BLEU
+from torch import Tensor
+
+from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text
+from fairseq_kd.evaluation.size import folder_bytes
+from fairseq_kd.evaluation.speed import latencies, spread_over_lengths, throughputs
+from fairseq_kd.evaluation.systems import System, common_subset
+from fairseq_kd.evaluation.translations import translated
+from fairseq_kd.evaluation.variants import FAIRSEQ, Variant
+from fairseq_kd.export.card import Licences, Measured, card
+from fairseq_kd.export.example import translate_py
+from fairseq_kd.export.lineage import lineage
+from fairseq_kd.progress import ProgressLine
+from fairseq_kd.sequence.conversion import (
+    CannotConvertError,
+    converted,
+    default_cache,
+    write_converted,
+)
+from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
+from fairseq_kd.sequence.engine import Engine
+from fairseq_kd.sequence.fairseq_engine import FairseqEngine
+from fairseq_kd.sequence.search import Search
+from fairseq_kd.sequence.subset import Subset
+
+EXPORT = "export"
+ROUNDS, ALONE, TOGETHER = 3, 48, 256  # of the measurement of speed
+SMOKE_SENTENCES = 8
+RUNS_AS = {"float16": "float32"}  # what a CPU does with weights that it cannot multiply
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of ``fairseq-kd export``.
+
+    Args:
+        data: the folder that fairseq-preprocess wrote.
+        subset: the split to measure with.
+        out: the directory to write.
+        quantization: of the weights, one of CTranslate2's.
+        codes: the merges of BPE, or None to look beside the data.
+        bpe, tokenizer: how the text was prepared.
+        beam: of the measurement and of translate.py.
+        threads: of the measurement.
+        licences: for the card.
+        cache: folder for converted models; None for the usual one.
+    """
+
+    data: Path
+    subset: str
+    out: Path
+    quantization: str
+    codes: Optional[Path]
+    bpe: str
+    tokenizer: str
+    beam: int
+    threads: int
+    licences: Licences
+    cache: Optional[Path]
+
+
+class Export:
+    """One export.
+
+    Args:
+        system: the student.
+        options: what to do.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or does not fit, in one sentence.
+    """
+
+    def __init__(self, system: System, options: Options):
+        if options.out.exists():
+            raise ValueError(f"--out {options.out} is there already. Remove it or choose another.")
+        self.system, self.options = system, options
+        self.search = Search(beam=options.beam)
+        self.subset: Subset = common_subset([system], options.data, options.subset)
+        self.codes = find_codes(options) if options.bpe != "none" else None
+        split = options.bpe, options.tokenizer
+        self.detokenisers = tuple(
+            detokeniser(split[1], split[0], language) for language in self.subset.pair
+        )
+        self.plain: PlainText = plain_text(self.subset, None, self.detokenisers)
+
+    def write(self) -> str:
+        """Writes the directory, and returns what it is worth in a sentence.
+
+        Raises:
+            ValueError: CTranslate2 cannot convert the model, or the smoke check failed.
+        """
+        torch.set_num_threads(self.options.threads)
+        out = self.options.out
+        work = out.with_name(f"{out.name}.partial")
+        shutil.rmtree(work, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._convert(work)
+            self._add_example(work)
+            with torch.no_grad():
+                forms, texts = self._measure(work)
+            self._smoke_check(work, texts)
+            made = self._made()
+            told = card(
+                self.subset.pair,
+                self.options.quantization,
+                forms,
+                made,
+                lineage(self.system.path),
+                self.options.licences,
+            )
+            (work / "README.md").write_text(told, encoding="utf-8")
+            work.replace(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(decoded_beside(out), ignore_errors=True)
+        before, after = forms
+        return (
+            f"{out}: {after.size_bytes / 2**20:.1f} MiB, BLEU {after.bleu:.1f} (checkpoint "
+            f"{before.bleu:.1f}), {after.sentences_per_s:.0f} sentences/s (fairseq "
+            f"{before.sentences_per_s:.0f}); {out / 'README.md'} has the rest"
+        )
+
+    def _convert(self, work: Path) -> None:
+        """Proves in float32 that the conversion scores as fairseq does, then writes the weights."""
+        cache = self.options.cache or default_cache()
+        try:
+            converted(self.system.model, self.system.sha256, self.subset, cache)
+            write_converted(self.system.model, self.subset, work, self.options.quantization)
+        except CannotConvertError as error:
+            raise ValueError(f"{self.system.path} cannot be exported: {error}.") from error
+
+    def _add_example(self, work: Path) -> None:
+        if self.codes is not None:
+            shutil.copyfile(self.codes, work / "codes")
+        options = self.options
+        program = translate_py(*self.subset.pair, options.tokenizer, options.bpe, options.beam)
+        (work / "translate.py").write_text(program, encoding="utf-8")
+
+    def _measure(self, work: Path) -> "tuple[List[Measured], List[str]]":
+        """The checkpoint and the export side by side, and what the export translated."""
+        sentences = spread_over_lengths(self.subset.source, self._longest(), TOGETHER)
+        alone = spread_over_lengths(sentences, self._longest(), ALONE)
+        with ProgressLine("speed", 4 * ROUNDS, "rounds") as progress:
+            waits = latencies(
+                self._engines(work, threads=self.options.threads), alone, ROUNDS, progress
+            )
+            engines = self._engines(work, workers=self.options.threads)
+            speeds = throughputs(engines, sentences, 32, ROUNDS, progress)
+        texts = {name: self._translate(name, engine) for name, engine in engines.items()}
+        sizes = {FAIRSEQ: self.system.path.stat().st_size, EXPORT: folder_bytes(work)}
+        names = {FAIRSEQ: "checkpoint, fairseq", EXPORT: f"this, {self.options.quantization}"}
+        forms = [
+            Measured(
+                names[key],
+                sizes[key],
+                BLEU().corpus_score(texts[key], [self.plain.references]).score,
+                *waits[key],
+                speeds[key].sentences_per_s,
+            )
+            for key in (FAIRSEQ, EXPORT)
+        ]
+        return forms, texts[EXPORT]
+
+    def _engines(self, work: Path, workers: int = 1, threads: int = 1) -> Mapping[str, Engine]:
+        quantization = self.options.quantization
+        model = self.system.model
+        return {
+            FAIRSEQ: FairseqEngine([model], self.search, "cpu"),
+            EXPORT: CTranslate2Engine(
+                work,
+                self.subset.source_words,
+                model.model.max_decoder_positions(),
+                self.search,
+                device="cpu",
+                compute_type=RUNS_AS.get(quantization, quantization),
+                workers=workers,
+                threads=threads,
+            ),
+        }
+
+    def _translate(self, name: str, engine: Engine) -> List[str]:
+        variant = Variant(self.system._replace(name=name), FAIRSEQ)
+        beside = decoded_beside(self.options.out)
+        tokens = translated(variant, engine, self.subset, self.search, beside)
+        return [self.detokenisers[1](each) for each in tokens]
+
+    def _smoke_check(self, work: Path, texts: Sequence[str]) -> None:
+        """Runs translate.py on a few sentences, as a user would."""
+        numbers = _of_middling_length(self.subset.source, self._longest())[:SMOKE_SENTENCES]
+        sources = "".join(f"{self.plain.sources[i]}\n" for i in numbers)
+        done = subprocess.run(
+            [sys.executable, str(work / "translate.py")],
+            input=sources,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"The exported translate.py failed: {last}. Nothing was exported.")
+        printed = done.stdout.splitlines()
+        same = [each == texts[i] for each, i in zip(printed, numbers, strict=False)]
+        if len(printed) != len(numbers) or 2 * sum(same) < len(numbers):
+            shown = printed[0] if printed else ""
+            raise ValueError(
+                f"The exported translate.py translates {sum(same)} of {len(numbers)} sentences as "
+                f'the model does; the first one as "{shown}", not "{texts[numbers[0]]}". Nothing '
+                "was exported. Give the --codes, --bpe and --tokenizer of the data."
+            )
+
+    def _longest(self) -> int:
+        return int(self.system.model.model.max_positions()[0])
+
+    def _made(self) -> Dict[str, Any]:
+        return {
+            "subset": self.options.subset,
+            "sentences": len(self.subset),
+            "signature": str(_signature(self.plain.references)),
+            "beam": self.options.beam,
+            "threads": self.options.threads,
+        }
+
+
+def decoded_beside(out: Path) -> Path:
+    """Where translations lie while an export is made."""
+    return out.with_name(f"{out.name}.decoded")
+
+
+def find_codes(options: Options) -> Path:
+    """The file of BPE merges: the user's, or that of scripts/prepare.sh.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if options.codes is not None:
+        if not options.codes.is_file():
+            raise FileNotFoundError(
+                f"--codes {options.codes} does not exist. Give the merges that subword-nmt learned."
+            )
+        return options.codes
+    beside = options.data.resolve().parent / "codes"
+    if not beside.is_file():
+        raise FileNotFoundError(
+            f"No BPE codes lie beside {options.data}. Give them by --codes, or --bpe none if the "
+            "data are not split."
+        )
+    return beside
+
+
+def _of_middling_length(sentences: Sequence[Tensor], longest: int) -> List[int]:
+    """The numbers of the sentences that can be read, those of the median length first."""
+    lengths = [len(sentence) for sentence in sentences]
+    usable = [i for i, length in enumerate(lengths) if 1 < length <= longest]
+    middle = sorted(lengths)[len(lengths) // 2]
+    return sorted(usable, key=lambda i: (abs(lengths[i] - middle), i))
+
+
+def _signature(references: Sequence[str]) -> Any:
+    bleu = BLEU()
+    bleu.corpus_score(list(references), [list(references)])
+    return bleu.get_signature()

@@ -1,0 +1,65 @@
+"""The program beside an exported model that shows how to translate with it."""
+
+HEAD = '''\
+"""Translates standard input, a sentence a line: python translate.py < FILE
+
+It needs: pip install {packages}
+"""
+
+import pathlib
+import sys
+
+import ctranslate2
+{imports}
+here = pathlib.Path(__file__).resolve().parent
+'''
+MOSES_IMPORT, BPE_IMPORT = "import sacremoses\n", "import subword_nmt.apply_bpe\n"
+MODEL = "model = ctranslate2.Translator(str(here))\n"
+MOSES = """\
+tokeniser = sacremoses.MosesTokenizer("{source}")
+detokeniser = sacremoses.MosesDetokenizer("{target}")
+"""
+BPE = """\
+codes = open(here / "codes", encoding="utf-8")
+bpe = subword_nmt.apply_bpe.BPE(codes)
+"""
+TRANSLATE = """\
+for line in sys.stdin:
+    tokens = {tokens}
+    best = model.translate_batch([tokens], beam_size={beam})[0].hypotheses[0]
+    words = {words}
+    print({text}, flush=True)
+"""
+
+
+def translate_py(source: str, target: str, tokenizer: str, bpe: str, beam: int) -> str:
+    """The program.
+
+    Args:
+        source: the language that it reads.
+        target: the language that it writes.
+        tokenizer: ``moses`` or ``none``.
+        bpe: ``subword_nmt`` (with a file ``codes`` beside the program) or ``none``.
+        beam: width of the beam.
+    """
+    moses, split = tokenizer == "moses", bpe == "subword_nmt"
+    packages = ["ctranslate2"] + ["sacremoses"] * moses + ["subword-nmt"] * split
+    line = "tokeniser.tokenize(line.strip(), return_str=True)" if moses else "line.strip()"
+    joined = '" ".join(best)'
+    return "".join(
+        [
+            HEAD.format(
+                packages=" ".join(packages),
+                imports=MOSES_IMPORT * moses + BPE_IMPORT * split,
+            ),
+            MODEL,
+            MOSES.format(source=source, target=target) if moses else "",
+            BPE if split else "",
+            TRANSLATE.format(
+                tokens=f"bpe.process_line({line}).split()" if split else f"{line}.split()",
+                beam=beam,
+                words=f'{joined}.replace("@@ ", "")' if split else joined,
+                text="detokeniser.detokenize(words.split())" if moses else "words",
+            ),
+        ]
+    )

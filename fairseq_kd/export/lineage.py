@@ -1,0 +1,88 @@
+"""Where a checkpoint comes from: how it was trained, and which teachers stand behind it."""
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from fairseq_kd.checkpoints import count_parameters, read_checkpoint
+from fairseq_kd.hashes import sha256_of
+from fairseq_kd.training_log import FILE, read_training_log
+
+SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "label_smoothing")
+
+
+class Ancestor(NamedTuple):
+    """A checkpoint in the line of teachers.
+
+    Args:
+        path: as its student's training named it.
+        role: ``student``, ``its teacher``, and so on; of several teachers, numbered.
+        facts: what is known of it, each with its name; empty if the file is not there any more.
+        command: the command that trained it, if its log is there.
+    """
+
+    path: str
+    role: str
+    facts: Dict[str, str]
+    command: Optional[str]
+
+
+def lineage(path: Path) -> List[Ancestor]:
+    """A checkpoint, its teacher, the teacher's teacher, and so on, as far as the files are there.
+
+    Several teachers of one student all stand in the line, each with its own.
+    """
+    found: List[Ancestor] = []
+    waiting = [(str(path), "student")]
+    seen = set()
+    while waiting:
+        name, role = waiting.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        if not Path(name).is_file():
+            found.append(Ancestor(name, role, {}, None))
+            continue
+        state = read_checkpoint(name)
+        options = _options(state)
+        found.append(Ancestor(name, role, _facts(Path(name), state, options), _command(name)))
+        teachers = (options.get("kd_teacher") or options.get("kd_store") or "").split(os.pathsep)
+        for teacher in filter(None, teachers):
+            waiting.append((teacher, f"teacher of {Path(name).parent.name or role}"))
+    return found
+
+
+def _options(state: Dict[str, Any]) -> Dict[str, Any]:
+    """The flags of the criterion, and those of the training that tell most, by their names."""
+    if state.get("args") is not None:
+        return vars(state["args"])
+    cfg = state["cfg"]
+    criterion = dict(cfg["criterion"])
+    criterion["criterion"] = criterion.get("_name")
+    model = cfg["model"] if isinstance(cfg["model"], dict) else vars(cfg["model"])
+    task = dict(cfg["task"])
+    shared = {name: task.get(name) for name in ("data", "source_lang", "target_lang")}
+    return {**model, **criterion, **shared}
+
+
+def _facts(path: Path, state: Dict[str, Any], options: Dict[str, Any]) -> Dict[str, str]:
+    layers = [options.get(f"{side}_layers", "?") for side in ("encoder", "decoder")]
+    width, heads = options.get("encoder_embed_dim"), options.get("encoder_attention_heads")
+    size = f"{layers[0]}+{layers[1]} layers of {width}, {heads} heads"
+    told = [
+        f"{name.removeprefix('kd_').replace('_', ' ')} {options[name]}"
+        for name in SHOWN
+        if options.get(name) is not None
+    ]
+    return {
+        "model": f"{size}, {count_parameters(state['model']):,} parameters",
+        "trained by": f"{options.get('criterion')} ({', '.join(told)})",
+        "updates": f"{state['optimizer_history'][-1]['num_updates']:,}",
+        "data": str(options.get("data")),
+        "SHA-256": sha256_of([path]),
+    }
+
+
+def _command(path: str) -> Optional[str]:
+    log = Path(path).parent / FILE
+    return read_training_log(log).command or None if log.is_file() else None

@@ -1,0 +1,174 @@
+"""The verb ``fairseq-kd evaluate``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """\
+Measures a student against its teacher, and against the same student trained without a teacher (the
+control): quality by sacreBLEU with paired bootstrap, how translations go wrong, size, memory, and
+speed in fairseq and in CTranslate2, all systems in turns. OUT gets report.html, report.md, every
+translation as plain text, and evaluation.json with all figures. Killed? Run the same command again:
+what was translated is kept."""
+BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "evaluate",
+        help="measure students against their teacher: quality, size, memory, speed; the report",
+        description=DESCRIPTION,
+    )
+    parser.add_argument(
+        "--teacher", required=True, metavar="T.pt", help="the checkpoint of the teacher"
+    )
+    parser.add_argument(
+        "--student",
+        required=True,
+        action="append",
+        metavar="[NAME=]S.pt",
+        help="the checkpoint of a student, and what to call it (default: student); may be repeated",
+    )
+    parser.add_argument(
+        "--control",
+        metavar="[NAME=]C.pt",
+        help="the checkpoint of a student of the same size that had no teacher (default: none)",
+    )
+    parser.add_argument(
+        "--data", required=True, type=Path, help="the folder that fairseq-preprocess wrote"
+    )
+    parser.add_argument("--subset", default="test", help="which split (default: %(default)s)")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the report")
+    _add_text(parser.add_argument_group("text and search"))
+    _add_measuring(parser.add_argument_group("measuring"))
+    parser.set_defaults(run=run)
+
+
+def _add_text(flags: Any) -> None:
+    flags.add_argument(
+        "--reference",
+        type=Path,
+        help="the references as plain text (default: text/SUBSET.LANG beside DATA, where "
+        "scripts/prepare.sh puts it, else the binarised references, detokenised)",
+    )
+    flags.add_argument(
+        "--remove-bpe",
+        choices=BPE,
+        default="subword_nmt",
+        help="how words were split (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--tokenizer",
+        choices=("moses", "none"),
+        default="moses",
+        help="what undoes the tokenisation, as in fairseq-generate (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--beam", type=int, default=5, help="beam width of every system (default: %(default)s)"
+    )
+    flags.add_argument(
+        "--lenpen",
+        type=float,
+        default=1.0,
+        help="length penalty: < 1 favours shorter translations (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamples of the paired bootstrap (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--comet", type=Path, metavar="MODEL.ckpt", help="score by this COMET model, too"
+    )
+
+
+def _add_measuring(flags: Any) -> None:
+    flags.add_argument(
+        "--threads", type=int, help="threads of every measurement (default: one a core)"
+    )
+    flags.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="rounds of which the median speed counts; 0: speed is not measured "
+        "(default: %(default)s)",
+    )
+    flags.add_argument(
+        "--latency-sentences",
+        type=int,
+        default=48,
+        metavar="N",
+        help="sentences that are translated one by one, of all lengths (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--batch-sentences",
+        type=int,
+        default=256,
+        metavar="N",
+        help="sentences that are translated in batches of 32 and of 128 (default: %(default)s)",
+    )
+    flags.add_argument("--no-memory", action="store_true", help="memory is not measured")
+    flags.add_argument(
+        "--cache",
+        type=Path,
+        help="folder for models converted for CTranslate2 (default: fairseq_kd in "
+        "$XDG_CACHE_HOME or ~/.cache)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, writes the report and prints its first table."""
+    options = options_of(args)
+    from fairseq_kd import plugin  # noqa: F401  (architectures that a system may have)
+    from fairseq_kd.evaluation.evaluation import Evaluation
+    from fairseq_kd.evaluation.plots import check_matplotlib
+    from fairseq_kd.evaluation.report import write_report
+
+    check_matplotlib()
+    print(write_report(options.out, Evaluation(options).run()))
+    return 0
+
+
+def options_of(args: argparse.Namespace) -> Any:
+    """What the flags ask for.
+
+    Raises:
+        ValueError: a flag is out of its range.
+    """
+    from fairseq_kd.evaluation.options import Options
+    from fairseq_kd.evaluation.systems import Named
+    from fairseq_kd.sequence.engines import cores
+    from fairseq_kd.sequence.search import Search
+
+    for name, least in (
+        *(("beam", 1), ("bootstrap", 100), ("threads", 1), ("rounds", 0)),
+        *(("latency_sentences", 1), ("batch_sentences", 1)),
+    ):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} must be at least {least}, but is {value}.")
+    systems = [Named.parse("teacher", args.teacher)]
+    systems += [Named.parse("student", each) for each in args.student]
+    systems += [Named.parse("control", args.control)] if args.control else []
+    return Options(
+        systems=systems,
+        data=args.data,
+        subset=args.subset,
+        out=args.out,
+        reference=args.reference,
+        remove_bpe=args.remove_bpe,
+        tokenizer=args.tokenizer,
+        search=Search(beam=args.beam, lenpen=args.lenpen),
+        samples=args.bootstrap,
+        comet=args.comet,
+        threads=args.threads or cores(),
+        rounds=args.rounds,
+        alone=args.latency_sentences,
+        together=args.batch_sentences,
+        memory=not args.no_memory,
+        cache=args.cache,
+    )

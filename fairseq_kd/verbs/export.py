@@ -1,0 +1,110 @@
+"""The verb ``fairseq-kd export``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """\
+Converts a student for CTranslate2 and writes a directory with all that translating takes: weights,
+vocabularies, BPE codes, an example program translate.py, and a model card README.md with its BLEU
+and speed against the checkpoint, its lineage and the licences. The directory appears only when
+translate.py has translated a few sentences as the model does."""
+QUANTIZATIONS = ("int8", "int8_float32", "int16", "float16", "float32")
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "export",
+        help="write a student as a CTranslate2 directory with codes, example and model card",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("student", metavar="S.pt", help="the checkpoint")
+    parser.add_argument("--out", required=True, type=Path, help="the directory to write")
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        default="int8",
+        help="of the weights (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="the folder that fairseq-preprocess wrote (default: the one that it was trained on)",
+    )
+    parser.add_argument(
+        "--subset", default="test", help="the split to measure with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--codes", type=Path, help="the BPE merges (default: the file codes beside DATA)"
+    )
+    parser.add_argument(
+        "--bpe",
+        choices=("subword_nmt", "none"),
+        default="subword_nmt",
+        help="how words were split (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        choices=("moses", "none"),
+        default="moses",
+        help="how text was tokenised (default: %(default)s)",
+    )
+    parser.add_argument("--beam", type=int, default=5, help="beam width (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, help="threads of the measurement (default: one a core)"
+    )
+    parser.add_argument(
+        "--license", default="not stated", help="of the model, for its card (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data-license",
+        default="not stated",
+        help="name, origin and licence of the training data, for the card (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder for models converted in float32, which prove the conversion (default: "
+        "fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports, and prints what it is worth."""
+    from fairseq_kd import plugin  # noqa: F401  (architectures that the student may have)
+    from fairseq_kd.evaluation.systems import Named, load_named
+    from fairseq_kd.sequence.engines import INSTALL, cores
+
+    for name in ("beam", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, but is {value}.")
+    if args.bpe == "none" and args.codes is not None:
+        raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")
+    try:
+        import ctranslate2  # noqa: F401
+    except ImportError:
+        told = f"The export needs CTranslate2, which is not installed ({INSTALL})."
+        raise ValueError(told) from None
+
+    from fairseq_kd.export.card import Licences
+    from fairseq_kd.export.directory import Export, Options
+
+    system = load_named(Named("student", "student", args.student), "checkpoint")
+    options = Options(
+        data=args.data or Path(system.model.task.cfg.data),
+        subset=args.subset,
+        out=args.out,
+        quantization=args.quantization,
+        codes=args.codes,
+        bpe=args.bpe,
+        tokenizer=args.tokenizer,
+        beam=args.beam,
+        threads=args.threads or cores(),
+        licences=Licences(args.license, args.data_license),
+        cache=args.cache,
+    )
+    print(Export(system, options).write())
+    return 0

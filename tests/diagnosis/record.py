@@ -1,0 +1,51 @@
+"""Makes tests/diagnosis/logs of real runs: the figures that a diagnosis reads, and no more.
+
+    python tests/diagnosis/record.py DEMO RUNS
+
+DEMO is the folder of a finished scripts/demo.sh, RUNS what tests/diagnosis/runs.sh DEMO RUNS wrote.
+Of the running figures every fourth line is kept, and the last.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+LOGS = Path(__file__).with_name("logs")
+EVERY = 4
+
+
+def shortened(text: str, source: str, folders: "dict[str, str]") -> str:
+    """The lines of a log that tell something, with general names for the folders."""
+    for folder, name in folders.items():
+        text = text.replace(folder, name)
+    lines = text.splitlines()
+    inner = [line for line in lines if "| train_inner | {" in line]
+    kept = {*inner[::EVERY], *inner[-1:]}
+    told = re.compile(r"^\$ |\] dictionary: |\| (?!train_inner|train\b)\w+ \| \{\"")
+    chosen = [line for line in lines if line in kept or told.search(line)]
+    return "\n".join([f"# {source}; of train_inner every {EVERY}th line is kept.", *chosen, ""])
+
+
+def main() -> None:
+    """Writes one folder a run."""
+    demo, runs = sys.argv[1:]
+    folders = {demo: "runs/demo", runs: "runs/failed"}
+    made = Path(demo).glob("*/train.log")
+    sources = {path.parent.name: (path, "scripts/demo.sh") for path in made}
+    for path in Path(runs).glob("*/train.log"):
+        name = path.parent.name
+        sources[name] = (path, f"tests/diagnosis/runs.sh runs/demo runs/failed {name}")
+    shutil.rmtree(LOGS, ignore_errors=True)
+    for name, (path, source) in sources.items():
+        if name != "random":
+            (LOGS / name).mkdir(parents=True)
+            text = shortened(path.read_text(encoding="utf-8"), f"made by {source}", folders)
+            (LOGS / name / "train.log").write_text(text, encoding="utf-8")
+            output = path.parent / "generate-valid.txt"
+            if output.is_file():
+                shutil.copy(output, LOGS / name)
+
+
+if __name__ == "__main__":
+    main()

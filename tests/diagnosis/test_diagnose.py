@@ -1,0 +1,147 @@
+"""Real trainings that failed in known ways are named, and healthy ones are not.
+
+The logs were made by runs.sh and recorded by record.py, both beside this file.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from harness import ROOT, run
+
+from fairseq_kd import cli
+from fairseq_kd.diagnosis.findings import findings
+from fairseq_kd.diagnosis.stage import find_stages, flags_of
+
+HERE = Path(__file__).parent
+LOGS = HERE / "logs"
+FAILED = {  # how each run failed, all of it
+    "rate_too_high": {"blow-up", "learning rate", "collapse to one token"},
+    "temperature_50": {"temperature"},
+    "random_teacher": {"teacher that knows nothing", "collapse to one token"},
+    "tiny_student": {"capacity gap"},
+    "rate_too_low": {"slow progress", "collapse to one token"},
+    "over_fitted": {"over-fitting"},
+    "dominated": {"term that dominates"},
+}
+HEALTHY = ("teacher", "intermediate", "student", "control", "healthy_t4")
+
+
+def named(folder):
+    (stage,) = find_stages(folder)
+    return {finding.name: finding for finding in findings(stage)}
+
+
+def test_every_recorded_run_is_judged():
+    assert {path.name for path in LOGS.iterdir()} == {*FAILED, *HEALTHY}
+    for path in LOGS.glob("*/train.log"):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        script = re.search(r"made by ([^\s;]+)", first)[1]
+        assert (ROOT / script).is_file()
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_a_failed_run_is_named(name):
+    found = named(LOGS / name)
+    assert set(found) == FAILED[name]
+    for finding in found.values():
+        assert re.search(r"\d", finding.evidence)
+        assert finding.advice.endswith(".")
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_is_passed_over_at_every_moment(name, tmp_path):
+    lines = (LOGS / name / "train.log").read_text(encoding="utf-8").splitlines()
+    told = [i for i, line in enumerate(lines) if "| train_inner | {" in line]
+    shutil.copytree(LOGS / "teacher", tmp_path / "teacher")
+    (tmp_path / name).mkdir(exist_ok=True)
+    for end in told:
+        (tmp_path / name / "train.log").write_text("\n".join(lines[: end + 1]), encoding="utf-8")
+        assert named(tmp_path / name) == {}, lines[end]
+
+
+def test_the_evidence_has_the_figures_of_the_log():
+    log = (LOGS / "tiny_student" / "train.log").read_text(encoding="utf-8")
+    last = json.loads(re.findall(r"\| train_inner \| (\{.*\})", log)[-1])
+    gap = named(LOGS / "tiny_student")["capacity gap"]
+    assert re.search(r"is 3[0-2] % in the last third of the updates, and was 2\d %", gap.evidence)
+    assert 29 < float(last["agreement"]) < 34
+    assert "The teacher's nll_loss is 2.5 bits lower." in gap.evidence
+    fitted = named(LOGS / "over_fitted")["over-fitting"]
+    validated = re.findall(
+        r'"test_nll_loss": "([\d.]+)"', (LOGS / "over_fitted/train.log").read_text()
+    )
+    assert f"to {float(validated[-1]):.2f} at" in fitted.evidence
+    assert f"from {min(map(float, validated)):.2f} at" in fitted.evidence
+    hot = named(LOGS / "temperature_50")["temperature"]
+    assert hot.evidence.startswith(
+        "at temperature 50 the teacher's entropy is 11.99 of at most 11.99"
+    )
+
+
+def test_the_weight_that_is_advised_balances_the_terms():
+    advice = named(LOGS / "dominated")["term that dominates"].advice
+    weight = float(re.match(r"--kd-feature-weight (\S+),", advice)[1])
+    assert 0.1 <= weight <= 2  # the run's term of 7.5 against a rest of about 5 bits
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_no_number_is_a_blow_up(value, tmp_path):
+    record = {"num_updates": "40", "loss": value, "nll_loss": "3"}
+    (tmp_path / "train.log").write_text(f"INFO | train_inner | {json.dumps(record)}\n")
+    assert "at update 40, the loss" in named(tmp_path)["blow-up"].evidence
+
+
+def test_the_verb_prints_evidence_and_advice_and_tells_by_its_status(capsys):
+    assert cli.main(["diagnose", str(LOGS)]) == 1
+    shown = capsys.readouterr().out
+    assert re.findall(r"^(\w+): ", shown, re.M) == sorted(
+        name for name, found in FAILED.items() for _ in found
+    )
+    assert shown.count("  seen: ") == shown.count("  try:  ") == sum(map(len, FAILED.values()))
+    assert cli.main(["diagnose", str(LOGS / "student" / "train.log")]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_what_evaluate_translated_is_looked_at(tmp_path, capsys):
+    shutil.copytree(LOGS / "student", tmp_path / "student")
+    (tmp_path / "translations").mkdir()
+    (tmp_path / "translations" / "student.txt").write_text("the the the the\n" * 30)
+    (tmp_path / "translations" / "control.txt").write_text("and and\n" * 30)
+    assert cli.main(["diagnose", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert 'in student.txt, 30 of 30 translations are "the the the the"' in shown
+    assert "control.txt" not in shown
+
+
+def test_a_folder_without_logs_is_refused(tmp_path, capsys):
+    assert cli.main(["diagnose", str(tmp_path / "none")]) == 2
+    assert "none does not exist. Give the folder of a training." in capsys.readouterr().err
+    assert cli.main(["diagnose", str(tmp_path)]) == 2
+    assert "holds no train.log, nor does a folder in it." in capsys.readouterr().err
+    (tmp_path / "train.log").write_text("$ fairseq-train data\n")
+    assert cli.main(["diagnose", str(tmp_path)]) == 2
+    assert "holds no figures of a training. Train with --log-format json" in capsys.readouterr().err
+
+
+def test_flags_are_read_as_argparse_does():
+    command = "fairseq-train data --lr 1 --cpu --betas '(0.9, 0.98)' --lr=2 --kd-alpha 1"
+    assert flags_of(command) == {
+        "--lr": "2",
+        "--cpu": "",
+        "--betas": "(0.9, 0.98)",
+        "--kd-alpha": "1",
+    }
+
+
+@pytest.mark.slow
+def test_runs_that_fail_now_are_named_too(tmp_path):
+    demo = tmp_path / "demo"
+    sizes = {"TEACHER_UPDATES": "2000", "INTERMEDIATE_UPDATES": "10", "STUDENT_UPDATES": "10"}
+    run(ROOT / "scripts/demo.sh", env={**sizes, "RUN": str(demo)})
+    run(HERE / "runs.sh", demo, tmp_path / "failed")
+    for name, expected in FAILED.items():
+        assert set(named(tmp_path / "failed" / name)) == expected - {"collapse to one token"}
+    assert named(tmp_path / "failed" / "healthy_t4") == {}

@@ -1,0 +1,42 @@
+"""Shares of translations that go wrong, on sentences where one can count them."""
+
+import pytest
+
+from fairseq_kd.evaluation.behaviour import behaviour, rare_share
+
+
+def test_empty_copied_and_repeating_translations_are_counted():
+    sources = ["uno dos tres", "Jerusalén", "el perro come", "la casa es azul hoy"]
+    references = ["one two three", "Jerusalem", "the dog eats", "a b c d a b c d"]
+    hypotheses = ["Uno dos TRES", "Jerusalén", "", "a b c d a b c d"]
+    assert behaviour(sources, hypotheses, references) == {
+        "empty": 0.25,
+        "copied": 0.25,  # one word alone is no copy
+        "repeating": 0.0,  # the reference says it twice, too
+        "length_ratio": 12 / 15,
+    }
+
+
+def test_four_words_that_come_again_are_a_repetition():
+    looping = "and he said to him and he said to them"
+    assert behaviour(["x"], [looping], ["and he said to him"])["repeating"] == 1.0
+
+
+def test_nothing_to_measure_gives_zeros():
+    assert set(behaviour([], [], []).values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("bpe", "sentence", "share"),
+    [
+        ("subword_nmt", "the lo@@ rd is kind", 1 / 4),
+        ("subword_nmt", "Ne@@ bu@@ chad@@ nezzar", 1.0),
+        ("subword_nmt", "the <unk> is kind", 1 / 4),
+        ("subword_nmt", "", 0.0),
+        ("sentencepiece", "\u2581the \u2581lo rd \u2581is", 1 / 3),
+        ("_EOW", "the_EOW lo rd_EOW", 1 / 2),
+        ("none", "the lord", 0.0),
+    ],
+)
+def test_a_word_is_rare_if_it_is_split_or_unknown(bpe, sentence, share):
+    assert rare_share(sentence.split(), bpe, "<unk>") == pytest.approx(share)

@@ -1,0 +1,144 @@
+"""The verb evaluate on trained systems: what its figures are, what it refuses, its restart."""
+
+import json
+import re
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from fairseq.data import data_utils
+from harness import run
+
+from fairseq_kd import cli
+from fairseq_kd.evaluation import translations
+from fairseq_kd.evaluation.agreement import agreement
+from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
+from fairseq_kd.evaluation.systems import Named, common_subset, load_systems
+
+FAST = find_spec("ctranslate2") is not None
+
+
+def test_every_score_is_that_of_the_sacrebleu_command_on_the_written_text(
+    evaluated, measured, data
+):
+    reference = Path(data).parent / "text" / "test.en"
+    for name in ("teacher", "small"):
+        for metric, option in (("BLEU", "bleu"), ("chrF2", "chrf"), ("TER", "ter")):
+            command = ["sacrebleu", reference, "-i", evaluated / "translations" / f"{name}.txt"]
+            printed = run(*command, "-m", option, "-b", "-w", "9").stdout
+            score = measured["quality"]["scores"][name][metric]["score"]
+            assert score == pytest.approx(float(printed), abs=1e-8)
+    assert "nrefs:1|bs:1000|seed:12345|case:mixed" in measured["quality"]["signatures"]["BLEU"]
+    assert measured["made"]["references"] == "text/test.en beside the data, as written"
+
+
+@pytest.mark.skipif(not FAST, reason="needs CTranslate2")
+def test_every_system_stands_in_every_table(evaluated, measured):
+    names = ["teacher", "small", "left alone"]
+    assert [system["name"] for system in measured["systems"]] == names
+    assert list(measured["quality"]["scores"]) == [*names, "small, int8"]
+    assert measured["quality"]["p"]["control"]["left alone"] == {}
+    engines = {"fairseq", "CTranslate2 float32", "CTranslate2 int8"}
+    for part in (measured["speed"]["systems"], measured["memory"]["inference"]):
+        assert {name: set(by) for name, by in part.items()} == dict.fromkeys(names, engines)
+    for by in measured["speed"]["systems"].values():
+        for found in by.values():
+            assert 0 < found["median_ms"] <= found["p95_ms"]
+            assert found["batch_32"]["sentences_per_s"] > 0
+    page = (evaluated / "report.md").read_text(encoding="utf-8")
+    for name in (*names, "small, int8"):
+        assert page.count(f"| {name}") > 3
+
+
+def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):
+    assert measured["systems"][1]["updates"] == 20
+    assert measured["training"]["small"] is None  # fairseq-train ran without fairseq-kd stage
+
+
+def test_agreement_is_the_share_of_equal_likeliest_words(ending_teacher, teacher, data):
+    named = [Named("teacher", "teacher", ending_teacher), Named("student", "student", teacher)]
+    systems = load_systems(named)
+    subset = common_subset(systems, Path(data), "test")
+    same = tokens = 0
+    for i in range(len(subset)):  # one sentence at a time: no padding can have an influence
+        source, target = subset.source[i].long()[None], subset.target[i].long()
+        previous = data_utils.collate_tokens([target], 1, 2, move_eos_to_beginning=True)
+        lengths = torch.tensor([source.shape[1]])
+        words = [each.model.model(source, lengths, previous)[0][0].argmax(-1) for each in systems]
+        same += sum(a == b for a, b in zip(words[0].tolist(), words[1].tolist(), strict=True))
+        tokens += len(target)
+    found = agreement(systems, subset)
+    assert found["teacher"] == 1.0
+    assert found["student"] == pytest.approx(same / tokens, abs=2 / tokens)  # ties by rounding
+
+
+def test_what_was_translated_is_kept_for_the_next_run(
+    evaluate_words, evaluated, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(translations.ShardDecoder, "run", None)
+    again = shutil.copytree(evaluated, tmp_path / "again")
+    (again / "report.md").unlink()
+    assert cli.main(evaluate_words(again, "--rounds", "0", "--no-memory")) == 0
+    found = json.loads((again / "evaluation.json").read_text(encoding="utf-8"))
+    assert found["quality"]["scores"].keys() >= {"teacher", "small"}
+    page = (again / "report.md").read_text(encoding="utf-8")
+    assert "## Speed" not in page
+    assert "## Memory" not in page
+
+
+def test_references_are_the_binarised_ones_where_no_text_lies_beside(
+    evaluate_words, data, tmp_path, capsys
+):
+    folder = shutil.copytree(data, tmp_path / "bin")
+    flags = ["--data", folder, "--rounds", "0", "--no-memory"]
+    assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert found["made"]["references"] == "the binarised set, detokenised"
+    assert re.search(r"\| teacher +\|", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--student", "small=other.pt"], "are both called small. Tell them apart as --student"),
+        (["--student", "="], "--student is given as S.pt or NAME=S.pt, but is =."),
+        (["--student", "x=none.pt"], "--student none.pt does not exist. Give the path"),
+        (["--subset", "dev"], "holds no dev.es-en.es. Give to --data the folder"),
+        (["--beam", "0"], "--beam must be at least 1, but is 0."),
+        (["--bootstrap", "10"], "--bootstrap must be at least 100, but is 10."),
+        (["--rounds", "-1"], "--rounds must be at least 0, but is -1."),
+        (["--threads", "0"], "--threads must be at least 1, but is 0."),
+        (["--reference", "none"], "--reference none does not exist. Give the plain text"),
+        (["--reference", "README.md"], "lines, but test in "),
+        (["--comet", "none.ckpt"], "--comet none.ckpt does not exist. Give a checkpoint of COMET."),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_measured(
+    evaluate_words, flags, told, tmp_path, capsys
+):
+    assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_comet_scores_every_system(tmp_path, monkeypatch):
+    model = tmp_path / "model.ckpt"
+    model.touch()
+    monkeypatch.setitem(sys.modules, "comet", None)
+    with pytest.raises(ValueError, match=r"not installed \(pip install unbabel-comet\)"):
+        check_comet(model)
+    comet = ModuleType("comet")  # the two calls of COMET's interface, and a score that one can tell
+
+    def predict(samples, gpus):
+        right = sum(each["mt"] == each["ref"] for each in samples)
+        return SimpleNamespace(system_score=right / len(samples))
+
+    comet.load_from_checkpoint = lambda path: SimpleNamespace(predict=predict)
+    monkeypatch.setitem(sys.modules, "comet", comet)
+    check_comet(model)
+    texts = {"teacher": ["a", "b"], "student": ["a", "c"]}
+    assert comet_scores(model, ["x", "y"], texts, ["a", "b"]) == {"teacher": 1.0, "student": 0.5}

@@ -1,0 +1,46 @@
+"""Peaks of work whose memory is known."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairseq_kd.evaluation.memory import measured, training_peak
+from fairseq_kd.sequence.subset import read_subset
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+MIB = 2**20
+
+
+def holding(kept_mib, added_mib):
+    kept = torch.ones(kept_mib * MIB // 4)
+
+    def work():
+        torch.ones(added_mib * MIB // 4)
+        return kept.numel()
+
+    return work
+
+
+def failing():
+    raise MemoryError
+
+
+def test_what_is_held_and_what_work_adds_are_told_apart():
+    found = measured(partial(holding, 32, 64))
+    assert found.held / MIB == pytest.approx(32, abs=6)  # the first tensor brings some of torch
+    assert found.added / MIB == pytest.approx(64, abs=4)
+
+
+def test_a_process_that_fails_is_not_passed_over(capfd):
+    with pytest.raises(RuntimeError, match="the process that measured memory ended with 1"):
+        measured(failing)
+    capfd.readouterr()
+
+
+def test_distilling_takes_more_memory_than_training_alone(teacher, data):
+    subset = read_subset(Path(data), "test", ("es", "en"))
+    alone, distilled = (training_peak(teacher, taught, subset) for taught in (None, teacher))
+    assert 0 < alone < distilled < 400 * MIB

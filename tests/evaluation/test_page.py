@@ -1,0 +1,118 @@
+"""The report as a reader opens it: in a browser, on a telephone and on a desk, and as Markdown."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from fairseq_kd import cli
+from fairseq_kd.evaluation.document import Code, Section, Table, markdown_page
+from fairseq_kd.evaluation.page import html_page
+from fairseq_kd.evaluation.plots import pareto
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+WIDTHS = (400, 1400)  # pixels: a telephone, and a desk
+LOOK = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+  wide: document.documentElement.scrollWidth, tables: document.querySelectorAll("table").length,
+  drawn: [...document.querySelectorAll("svg")].filter(svg => svg.getBBox().width > 0).length,
+  missing: [...document.images].filter(image => !image.naturalWidth).length,
+  smallest: Math.min(...[...document.querySelectorAll("p, td")]
+    .map(each => parseFloat(getComputedStyle(each).fontSize))),
+  ground: getComputedStyle(document.body).backgroundColor}), "*"))</script>"""
+FRAME = """<body><pre id="told"></pre>
+<script>addEventListener("message", each => told.textContent = each.data)</script>
+<iframe src="page.html" style="width: {width}px; height: 900px; border: 0"></iframe></body>"""
+
+
+def opened(page, folder, width, *flags):
+    """What the page tells of itself in a frame of this width, and what the console says."""
+    (folder / "page.html").write_text(page.replace("</body>", LOOK + "</body>"), encoding="utf-8")
+    (folder / "frame.html").write_text(FRAME.replace("{width}", str(width)), encoding="utf-8")
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", *flags]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom"]
+    command += [f"--user-data-dir={folder / 'profile'}", (folder / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    told = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.S)
+    assert told, done.stderr
+    return json.loads(html.unescape(told[1])), re.findall(r".*CONSOLE.*", done.stderr)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_is_whole_in_a_browser(evaluated, width, tmp_path):
+    page = (evaluated / "report.html").read_text(encoding="utf-8")
+    told, console = opened(page, tmp_path, width)
+    assert console == []
+    assert told["wide"] <= width  # wide tables scroll by themselves
+    assert told["missing"] == 0
+    assert told["drawn"] == page.count("<svg ") > 2
+    assert told["tables"] > 8
+    assert told["smallest"] >= 13
+    assert told["ground"] == "rgb(255, 255, 255)"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_dark_browser_gets_a_dark_page(evaluated, tmp_path):
+    page = (evaluated / "report.html").read_text(encoding="utf-8")
+    told, _ = opened(page, tmp_path, 1400, "--blink-settings=preferredColorScheme=0")
+    assert told["ground"] == "rgb(20, 24, 28)"
+
+
+def test_the_page_needs_nothing_else(evaluated):
+    page = (evaluated / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r"url\(#([^)]+)\)", page)) | set(re.findall(r'href="#([^"]+)"', page))
+    assert used <= set(ids)
+    assert "#010203" not in page
+
+
+def test_the_markdown_page_names_drawings_that_are_there(evaluated):
+    page = (evaluated / "report.md").read_text(encoding="utf-8")
+    drawings = re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)
+    assert len(drawings) > 2
+    for drawing in drawings:
+        assert (evaluated / drawing).read_bytes().startswith(b"\x89PNG")
+
+
+def test_deployment_and_gains_are_told(evaluated):
+    page = (evaluated / "report.md").read_text(encoding="utf-8")
+    section = page.partition("## In use")[2].partition("\n## ")[0]
+    for use in ("phone", "edge", "cloud", "offline", "parameters saved", "BLEU kept"):
+        assert f"| {use}" in section
+    assert re.search(r"\d ms [✓✗]", section)
+
+
+def test_what_a_page_holds_is_shown_as_it_is():
+    table = Table(("a", "b"), [["x<y", "1"]])
+    sections = [Section("T & U", ["say *so* `a|b` <i>", table, Code("a && b")]), Section("empty")]
+    page = html_page("title", [("9 %", "of <all>")], sections)
+    for shown in ("T &amp; U", "<em>so</em>", "<code>a|b</code>", "&lt;i&gt;", "<td>x&lt;y</td>"):
+        assert shown in page
+    assert "<pre>a &amp;&amp; b</pre>" in page
+    assert "of &lt;all&gt;" in page
+    assert "empty" not in page
+    text = markdown_page("title", sections, "plots")
+    assert "| x<y |  1 |" in text
+    assert "empty" not in text
+
+
+def test_the_front_is_what_nothing_beats_in_both():
+    points = [(1, 16), (2, 14), (3, 15), (4, 12), (4, 13), (0.5, 16)]
+    beaten = {p for p in points for q in points if q != p and q[0] >= p[0] and q[1] >= p[1]}
+    assert pareto(points, more=True) == sorted(set(points) - beaten) == [(1, 16), (3, 15), (4, 13)]
+    assert pareto(points, more=False) == [(0.5, 16)]
+
+
+def test_without_matplotlib_one_line_tells_how_to_get_it(
+    evaluate_words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(evaluate_words(tmp_path / "out")) == 2
+    assert "matplotlib, which is not installed (pip install matplotlib)" in capsys.readouterr().err

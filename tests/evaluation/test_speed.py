@@ -1,0 +1,86 @@
+"""Speed of engines whose speed is known: they turn the clock themselves."""
+
+import pytest
+import torch
+
+from fairseq_kd.evaluation import speed
+from fairseq_kd.evaluation.speed import in_turns, latencies, spread_over_lengths, throughputs
+from fairseq_kd.progress import ProgressLine
+from fairseq_kd.sequence.hypotheses import Hypothesis
+
+
+class Clock:
+    """What time.perf_counter tells here, and which engine translated when."""
+
+    def __init__(self):
+        self.now, self.order = 0.0, []
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        pass
+
+
+class Engine:
+    """Takes so many seconds a source token and a batch, and a hundred more the first time."""
+
+    def __init__(self, clock, name, per_token, per_batch=0.0):
+        self.clock, self.name, self.cost, self.cold = clock, name, (per_token, per_batch), True
+
+    def translate(self, batches):
+        for batch in batches:
+            self.clock.order.append(self.name)
+            tokens = sum(len(source) for source in batch.sources)
+            self.clock.now += self.cost[0] * tokens + self.cost[1] + (100 if self.cold else 0)
+            self.cold = False
+            yield [[Hypothesis("a b c", 0.0)] for _ in batch.sources]
+
+
+class Silent(ProgressLine):
+    """Shows nothing, and asks for no time."""
+
+    def __init__(self):
+        pass
+
+    def add(self, units, more=""):
+        pass
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(speed, "time", Clock())
+    return speed.time
+
+
+def sentences(*lengths):
+    return [torch.zeros(length, dtype=torch.int64) for length in lengths]
+
+
+def test_latency_is_the_median_and_the_95th_percentile_without_the_warm_up(clock):
+    engines = {"slow": Engine(clock, "slow", 0.010), "fast": Engine(clock, "fast", 0.001)}
+    lengths = range(2, 23)  # 21 lengths: the median is 12, the 95th percentile 21
+    found = latencies(engines, sentences(*lengths), 2, Silent())
+    assert found["slow"] == pytest.approx((120.0, 210.0))
+    assert found["fast"] == pytest.approx((12.0, 21.0))
+
+
+def test_throughput_counts_sentences_and_target_tokens(clock):
+    engines = {"one": Engine(clock, "one", 0.0, per_batch=0.5)}
+    found = throughputs(engines, sentences(*[4] * 8), 4, 3, Silent())
+    assert found["one"] == pytest.approx((8 / 1.0, 24 / 1.0))  # two batches, three words each
+
+
+def test_systems_run_in_turns_and_each_begins_once(clock):
+    engines = {name: Engine(clock, name, 0.001) for name in "abc"}
+    latencies(engines, sentences(*[3] * 16), 3, Silent())
+    measured = clock.order[6:]  # after the warm-up of two sentences each
+    assert "".join(measured[::8]) == "abcabc" + "bcabca" + "cabcab"  # eight sentences a turn
+    assert [key for key, _ in in_turns(engines, 4)] == ["b", "c", "a"]
+
+
+def test_the_sample_has_all_lengths_and_nothing_that_cannot_be_read():
+    chosen = spread_over_lengths(sentences(1, 9, 3, 50, 5, 7, 2, 8), longest=9, count=3)
+    assert sorted(map(len, chosen)) in ([2, 5, 9], [2, 7, 9])
+    assert len(spread_over_lengths(sentences(1, 9, 3), longest=9, count=30)) == 2
+    assert spread_over_lengths(sentences(1, 20), longest=9, count=3) == []

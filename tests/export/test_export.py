@@ -1,0 +1,150 @@
+"""An exported student, used as those use it who get the directory and nothing else."""
+
+import re
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from harness import run
+from sacrebleu.metrics import BLEU
+
+from fairseq_kd import cli
+from fairseq_kd.export.example import translate_py
+from fairseq_kd.export.lineage import lineage
+
+pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
+
+
+@pytest.fixture(scope="session")
+def export(ending_teacher, cache):
+    """Runs the verb export in this process."""
+
+    def exported(out, *flags):
+        words = ["export", ending_teacher, "--out", out, "--threads", "1", "--cache", cache]
+        return cli.main([str(word) for word in (*words, "--beam", "2", *flags)])
+
+    return exported
+
+
+@pytest.fixture(scope="session")
+def exported(export, tmp_path_factory):
+    """A directory that was exported."""
+    out = tmp_path_factory.mktemp("export") / "student"
+    assert export(out, "--license", "MIT", "--data-license", "the Bible, public domain") == 0
+    return out
+
+
+def translated(folder, text):
+    """What the directory's own program makes of a text, away from where it was exported."""
+    done = run("bash", "-c", f"{sys.executable} {folder}/translate.py < {text}", cwd="/")
+    return done.stdout.splitlines()
+
+
+def test_the_directory_translates_by_itself_and_as_well_as_its_card_says(exported, data, tmp_path):
+    moved = shutil.copytree(exported, tmp_path / "moved")
+    text = Path(data).parent / "text"
+    hypotheses = translated(moved, text / "test.es")
+    references = (text / "test.en").read_text(encoding="utf-8").splitlines()
+    assert len(hypotheses) == len(references)
+    told = re.search(r"\| this, int8 +\| +\S+ MiB \| +([\d.]+) \|", card(exported))
+    bleu = BLEU().corpus_score(hypotheses, [references]).score
+    assert bleu == pytest.approx(float(told[1]), abs=0.3)  # where the length ends, they may differ
+
+
+def card(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_directory_holds_weights_vocabulary_codes_program_and_card(exported):
+    names = {path.name for path in exported.iterdir()}
+    assert {"model.bin", "config.json", "codes", "translate.py", "README.md"} <= names
+    assert any(name.endswith("vocabulary.json") for name in names)
+    assert list(exported.parent.iterdir()) == [exported]  # nothing is left beside it
+
+
+def test_the_card_tells_worth_lineage_and_licences(exported, ending_teacher):
+    text = card(exported)
+    assert text.startswith('---\nlanguage: [es, en]\nlicense: "MIT"\n')
+    assert "| checkpoint, fairseq |" in text
+    assert "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in text
+    assert "- training data: the Bible, public domain" in text
+    assert "- updates: 300" in text
+    assert "label_smoothed_cross_entropy (label smoothing 0.0)" in text
+    assert ending_teacher in text
+
+
+def test_float32_keeps_every_weight(export, tmp_path, capsys):
+    assert export(tmp_path / "whole", "--quantization", "float32") == 0
+    before, after = re.search(
+        r"BLEU ([\d.]+) \(checkpoint ([\d.]+)\)", capsys.readouterr().out
+    ).groups()
+    assert float(before) == pytest.approx(float(after), abs=0.2)
+    whole = (tmp_path / "whole" / "model.bin").stat().st_size
+    assert "| this, float32" in card(tmp_path / "whole")
+    assert whole > 10_000
+
+
+def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, tmp_path):
+    (tmp_path / "middle").mkdir()
+    flags = ["--criterion", "word_kd", "--no-save-optimizer-state", "--kd-teacher"]
+    middle = setup(*flags, teacher).save(tmp_path / "middle" / "m.pt")
+    student = setup(*flags, f"{middle}:{teacher}").save(tmp_path / "s.pt")
+    found = lineage(student)
+    assert [ancestor.path for ancestor in found] == [str(student), str(middle), teacher]
+    assert found[1].role == f"teacher of {tmp_path.name}"
+    assert found[0].facts["trained by"].startswith("word_kd (alpha 0.8, beta 0.2, temperature 4.0")
+    assert found[2].facts["updates"] == "20"
+    middle.unlink()
+    assert lineage(student)[1].facts == {}
+
+
+def test_codes_that_are_not_the_datas_are_found_out(export, tmp_path, capsys):
+    codes = tmp_path / "codes"
+    codes.write_text("#version: 0.2\nzz zz</w>\n", encoding="utf-8")  # words become letters
+    assert export(tmp_path / "out", "--codes", codes) == 2
+    shown = capsys.readouterr().err
+    assert re.search(r"translate.py translates \d of 8 sentences as the model does", shown)
+    assert "Nothing was exported. Give the --codes, --bpe and --tokenizer" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["codes"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--beam", "0"], "--beam must be at least 1, but is 0."),
+        (["--threads", "0"], "--threads must be at least 1, but is 0."),
+        (["--codes", "none"], "--codes none does not exist. Give the merges"),
+        (["--codes", "x", "--bpe", "none"], "--codes has no effect with --bpe none."),
+        (["--subset", "dev"], "holds no dev.es-en.es."),
+        (["--data", "none"], "none holds no test.es-en.es."),
+    ],
+)
+def test_mistakes_are_refused(export, flags, told, tmp_path, capsys):
+    assert export(tmp_path / "out", *flags) == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_there_is_left_alone(export, exported, capsys):
+    before = card(exported)
+    assert export(exported) == 2
+    assert f"--out {exported} is there already. Remove it" in capsys.readouterr().err
+    assert card(exported) == before
+
+
+def test_no_codes_beside_the_data_are_asked_for(export, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "bin")
+    assert export(tmp_path / "out", "--data", folder) == 2
+    assert f"No BPE codes lie beside {folder}. Give them by --codes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokenizer", ["moses", "none"])
+@pytest.mark.parametrize("bpe", ["subword_nmt", "none"])
+def test_the_example_is_a_program_that_imports_what_it_names(tokenizer, bpe):
+    program = translate_py("es", "en", tokenizer, bpe, 5)
+    compile(program, "translate.py", "exec")
+    assert ("sacremoses" in program) == (tokenizer == "moses")
+    assert ("subword_nmt" in program) == (bpe == "subword_nmt")
+    assert "\n\n\n\n" not in program

@@ -1,0 +1,31 @@
+"""What is read from a log that a restart went on writing."""
+
+import json
+
+from fairseq_kd.training_log import figures, read_training_log
+
+
+def line(kind, **told):
+    return f"2026-11-23 | INFO | {kind} | {json.dumps(told)}"
+
+
+def test_what_a_restart_repeated_counts_once_as_it_was_the_last_time(tmp_path):
+    path = tmp_path / "train.log"
+    lines = ["$ fairseq-train data --lr 1", line("train_inner", num_updates="10", loss="5.5")]
+    lines += [line("valid", valid_num_updates="10", valid_nll_loss="7.5", valid_best_loss="1")]
+    lines += ["$ fairseq-train data --lr 2", "no figures", line("train_inner", num_updates="8")]
+    lines += [line("train_inner", num_updates="10", loss="5.25", wall="inf", clip="n/a")]
+    lines += [line("valid", valid_num_updates="10", valid_nll_loss="7.25")]
+    path.write_text("\n".join(lines) + "\n")
+    log = read_training_log(path)
+    assert log.command == "fairseq-train data --lr 2"
+    assert log.training == [
+        {"update": 8},
+        {"update": 10, "loss": 5.25, "wall": float("inf")},
+    ]
+    assert log.validation == [{"update": 10, "nll_loss": 7.25}]
+
+
+def test_a_line_of_another_kind_has_no_figures():
+    assert figures(line("valid", valid_loss="1"), of="train_inner") is None
+    assert figures("2026-11-23 | INFO | valid | begin", of="valid") is None
