@@ -42,8 +42,10 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
   mkdir -p "$work"/{text,bpe,few,dict}
   for set in train valid test; do
     for lang in "$low" "$high" "$tgt"; do read_text "$in/$set.$lang" | tr '\t' ' ' | tr -d '\r' > "$work/all.$lang"; done
-    [[ $(cat "$work"/all.* | wc -l) -eq $((3 * $(wc -l < "$work/all.$tgt"))) ]] ||
-      die "$in/$set has not as many lines in all three languages; line N of each must be the same sentence."
+    for lang in "$low" "$high"; do
+      [[ $(wc -l < "$work/all.$lang") -eq $(wc -l < "$work/all.$tgt") ]] ||
+        die "$in/$set.$lang has not as many lines as $in/$set.$tgt; line N of all three must be the same sentence."
+    done
     paste "$work/all.$low" "$work/all.$high" "$work/all.$tgt" | awk -F '\t' -v max="$max_words" '
       { keep = 1; for (i = 1; i <= 3; i++) { n = split($i, words, " "); if (!n || n > max) keep = 0 } } keep' > "$work/kept"
     column=0
