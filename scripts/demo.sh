@@ -3,13 +3,13 @@
 #
 #   usage: scripts/demo.sh
 #
-# About 11 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
+# About 14 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
 # English:
 #   teacher       2.4 M parameters, trained on the references
 #   intermediate  word_kd from the teacher
 #   student       word_kd from the intermediate
 #   control       the student's size and updates without distillation
-# Then runs/demo/report.md says what each is worth. Every training is one fairseq-train line, which
+# Then runs/demo/report.html (and report.md) says what each is worth. Every training is one fairseq-train line, which
 # the report repeats.
 #
 # Env: RUN=runs/demo                where everything goes
@@ -70,5 +70,5 @@ heading "measure what was gained"
 fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/teacher/checkpoint_best.pt" \
   --student "intermediate=$run/intermediate/checkpoint_best.pt" --student "$run/student/checkpoint_best.pt" \
   --control "student, not distilled=$run/control/checkpoint_best.pt"
-say "$run/report.md has every figure, the signatures, the curves and the commands." \
+say "$run/report.html has every figure, the signatures, the curves and the commands." \
   "This took $(((SECONDS - started + 30) / 60)) minutes."

@@ -76,7 +76,11 @@ def _measure(prepare: Callable[[], Work], threads: int, sender: Connection) -> N
     die_with_parent()
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     torch.set_num_threads(threads)
-    start = trimmed_bytes()
+    try:
+        start = trimmed_bytes()
+    except OSError:  # a container may forbid it
+        sender.send(None)
+        return
     work = prepare()
     before = trimmed_bytes()
     work()

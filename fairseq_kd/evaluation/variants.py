@@ -48,6 +48,8 @@ def convert_all(systems: Sequence[System], subset: Subset, cache: "Path | None")
         cache: folder for converted models; None for the usual one.
     """
     try:
+        import ctranslate2  # noqa: F401
+
         from fairseq_kd.sequence.conversion import CannotConvertError, converted, default_cache
     except ImportError:
         told = f"CTranslate2 is not installed ({INSTALL})"

@@ -101,6 +101,19 @@ def test_references_are_the_binarised_ones_where_no_text_lies_beside(
     assert re.search(r"\| teacher +\|", capsys.readouterr().out)
 
 
+def test_without_ctranslate2_fairseq_alone_is_measured(
+    evaluate_words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    out = tmp_path / "out"
+    assert cli.main(evaluate_words(out, "--no-memory", "--subset", "valid")) == 0
+    assert "CTranslate2 is not installed (pip install" in capsys.readouterr().err
+    found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert list(found["quality"]["scores"]) == ["teacher", "small", "left alone"]
+    assert {engine for by in found["speed"]["systems"].values() for engine in by} == {"fairseq"}
+    assert "| 0.0 MiB" not in (out / "report.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
