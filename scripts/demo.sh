@@ -3,7 +3,7 @@
 #
 #   usage: scripts/demo.sh
 #
-# About 11 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
+# About 14 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
 # English:
 #   teacher       2.4 M parameters, trained on the references
 #   intermediate  word_kd from the teacher
@@ -71,5 +71,5 @@ fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/te
   --student "intermediate=$run/intermediate/checkpoint_best.pt" --student "$run/student/checkpoint_best.pt" \
   --control "student, not distilled=$run/control/checkpoint_best.pt" \
   --rounds 1 --latency-sentences 16 --batch-sentences 128 --no-memory # quick: leave these out for firmer figures
-say "$run/report.md has every figure, the signatures, the curves and the commands." \
+say "$run/report.html has every figure, the signatures, the curves and the commands." \
   "This took $(((SECONDS - started + 30) / 60)) minutes."
