@@ -15,34 +15,17 @@ MIB = 2**20
 
 def overview(measured: Figures) -> Table:
     """What it comes to: one row a system, by the figures that a reader asks for first."""
-    speeds = (measured["speed"] or {}).get("systems", {})
-    scores = measured["quality"]["scores"]
-    teacher = measured["systems"][0]
-    rows = []
-    for system in measured["systems"]:
-        name, score = system["name"], scores[system["name"]]
-        speed, its = (_batch_32(speeds, each["name"], FAIRSEQ) for each in (system, teacher))
-        rows.append(
-            [
-                name,
-                f"{_total(system):,}",
-                f"{_total(system) / _total(teacher):.0%}",
-                f"{system['updates']:,}",
-                f"{score['BLEU']['score']:.1f}",
-                kept(measured, name, "BLEU"),
-                f"{score['chrF2']['score']:.1f}",
-                *_speed_cells(speed, its),
-            ]
-        )
-    rows += [_int8_row(measured, system, speeds) for system in _with_int8(measured)]
+    rows = [_overview_row(measured, each, each["name"], FAIRSEQ) for each in measured["systems"]]
+    for each in _with_int8(measured):
+        rows.append(_overview_row(measured, each, f"{each['name']}, int8", INT8))
     columns = ("system", "parameters", "of the teacher's", "updates", "BLEU", "kept", "chrF")
     return Table((*columns, "sentences/s", "speed"), rows)
 
 
-def _int8_row(measured: Figures, system: Figures, speeds: Figures) -> List[str]:
-    name = f"{system['name']}, int8"
-    score = measured["quality"]["scores"][name]
-    teacher = measured["systems"][0]
+def _overview_row(measured: Figures, system: Figures, name: str, engine: str) -> List[str]:
+    """Of a system under a name of its scores, as fast as an engine is."""
+    speeds = (measured["speed"] or {}).get("systems", {})
+    score, teacher = measured["quality"]["scores"][name], measured["systems"][0]
     return [
         name,
         f"{_total(system):,}",
@@ -52,7 +35,7 @@ def _int8_row(measured: Figures, system: Figures, speeds: Figures) -> List[str]:
         kept(measured, name, "BLEU"),
         f"{score['chrF2']['score']:.1f}",
         *_speed_cells(
-            _batch_32(speeds, system["name"], INT8), _batch_32(speeds, teacher["name"], FAIRSEQ)
+            _batch_32(speeds, system["name"], engine), _batch_32(speeds, teacher["name"], FAIRSEQ)
         ),
     ]
 
