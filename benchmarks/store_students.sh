@@ -11,7 +11,7 @@
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
 teacher=$1 data=$2 text=$3 out=$4

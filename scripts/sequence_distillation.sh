@@ -14,7 +14,7 @@
 # Killed? Run the same line again: each of the three appears whole or not at all.
 set -euo pipefail
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -ge 3 ]] || { usage >&2; exit 2; }
 teacher=$1 data=$2 out=$3

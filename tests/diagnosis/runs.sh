@@ -10,7 +10,7 @@
 # Env: UPDATES=800
 set -euo pipefail
 
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -ge 2 ]] || { usage >&2; exit 2; }
 demo=$1 out=$2 updates=${UPDATES:-800}
