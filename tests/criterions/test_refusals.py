@@ -145,8 +145,8 @@ def test_a_teacher_with_an_adaptive_softmax(setup, data, tmp_path):
 def test_a_student_with_an_adaptive_softmax(setup, teacher):
     student = setup(*WORD_KD, "--adaptive-softmax-cutoff", "50,100", "--kd-teacher", teacher)
     message = (
-        "The student has an adaptive softmax, which gives no logits to compare with the "
-        "teacher's. Train without --adaptive-softmax-cutoff."
+        "The student has an adaptive softmax, which gives no logits to compare with another "
+        "model's. Train without --adaptive-softmax-cutoff."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         student.criterion(student.model, student.batch(0))
@@ -313,7 +313,7 @@ def test_a_schedule_without_an_end(setup, teacher):
 @pytest.mark.parametrize(
     ("flag", "choices"),
     [
-        ("--kd-divergence", "forward_kl, reverse_kl, js, tvd"),
+        ("--kd-divergence", "forward_kl, reverse_kl, jeffreys, js, tvd"),
         ("--kd-weight-schedule", "constant, exponential, linear, cosine, loss"),
         ("--kd-token-temperature", "uniform, confidence"),
         ("--kd-teacher-dtype", "student, float32, bfloat16, float16"),
