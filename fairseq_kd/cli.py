@@ -32,7 +32,8 @@ VERBS = (  # in the order of --help
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs a verb; a mistake of the user's ends in one sentence and status 2."""
     args = parser().parse_args(argv)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)  # it advises on its own extras
+    for library in ("fairseq", "matplotlib"):  # they tell of themselves
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         return args.run(args)
     except (OSError, ValueError) as error:

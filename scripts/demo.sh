@@ -3,7 +3,7 @@
 #
 #   usage: scripts/demo.sh
 #
-# About 14 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
+# About 12 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
 # English:
 #   teacher       2.4 M parameters, trained on the references
 #   intermediate  word_kd from the teacher

@@ -27,7 +27,7 @@ def table_without_timings(folder):
 
 
 def test_the_header_is_the_help():
-    assert "About 14 minutes on two CPU cores" in run(DEMO, "--help").stdout
+    assert "About 12 minutes on two CPU cores" in run(DEMO, "--help").stdout
     assert run(DEMO, "quickly", check=False).returncode == 2
 
 
