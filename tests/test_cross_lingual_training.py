@@ -51,6 +51,7 @@ def test_killed_and_resumed_it_ends_with_the_same_parameters(student, three_way,
     assert torch.equal(got, want)
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_two_batches_an_update(three_way, teacher, tmp_path):
     flags = [*CROSS, *WIDER, "--kd-teacher", teacher, "--dropout", "0"]
     train(three_way, tmp_path / "one", *flags, "--update-freq", "2")

@@ -77,6 +77,7 @@ def test_killed_and_resumed_it_ends_with_the_same_parameters(data, flags, tmp_pa
         assert (half[own:] != want[own:]).any()  # what the criterion holds is trained
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_two_batches_an_update(data, flags, tmp_path):
     port = 29631 if flags is MUTUAL else 29633
     flags = [*flags, "--max-update", "6", "--dropout", "0"]
