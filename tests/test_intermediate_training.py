@@ -81,6 +81,7 @@ def test_the_student_is_an_ordinary_checkpoint(whole, data, tmp_path):
     FairseqConverter(str(path), data, user_dir=USER_DIR).convert(str(tmp_path / "converted"))
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_two_batches_an_update(data, large, tmp_path):
     """Both from an inherited start, without the criterion's parameters in it."""
     start = str(tmp_path / "start.pt")

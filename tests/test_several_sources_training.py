@@ -57,6 +57,7 @@ def flags(request, teacher):
     return several[request.param]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_parameters(data, flags, tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train(data, whole, *flags, "--max-update", "8", "--save-interval-updates", "4")
