@@ -75,6 +75,7 @@ def front(measured: Figures, against: str) -> Optional[Plot]:
         return None
 
     def draw(figure: Any) -> None:
+        """Draws the points and the line."""
         axes = figure.subplots()
         better = max if against == "speed" else min
         best = pareto([(x, y) for _, _, x, y in points], better is max)
@@ -198,6 +199,7 @@ def training(name: str, trained: Figures) -> Optional[Plot]:
     steering = [key for key in ("temperature", "agreement", "teacher_entropy") if key in running]
 
     def draw(figure: Any) -> None:
+        """Draws the losses in the first panel, and a panel for each figure that steers."""
         panels = figure.subplots(1 + len(steering), 1, sharex=True, squeeze=False)[:, 0]
         for i, key in enumerate(losses):
             colour = COLOURS[i % len(COLOURS)]
