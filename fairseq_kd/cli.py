@@ -14,7 +14,10 @@ from fairseq_kd.verbs import (
     flags,
     inherit,
     merge,
+    plan,
+    progressive,
     stage,
+    step,
     store,
     store_merge,
     translate,
@@ -24,8 +27,8 @@ DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
 VERBS = (  # in the order of --help
-    *(inherit, store, store_merge, translate, merge, distill_data),
-    *(extract_peer, stage, diagnose, evaluate, export, flags),
+    *(plan, inherit, store, store_merge, translate, merge, distill_data),
+    *(extract_peer, progressive, stage, step, diagnose, evaluate, export, flags),
 )
 
 

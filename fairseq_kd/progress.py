@@ -1,14 +1,17 @@
 """The line that shows how far a long work is, how fast, and when it ends.
 
-On a terminal it is rewritten in place; in a log there is a new one now and then.
+On a terminal it is rewritten in place; in a log there is a new one every 15 seconds, or as many as
+``FAIRSEQ_KD_LOG_SECONDS`` says.
 """
 
+import os
 import sys
 import time
 
 from tqdm import tqdm
 
-LOG_SECONDS, TERMINAL_SECONDS = 15.0, 0.2
+PAUSE = "FAIRSEQ_KD_LOG_SECONDS"
+LOG_SECONDS, TERMINAL_SECONDS = float(os.environ.get(PAUSE, 15)), 0.2
 BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n:,}/{total:,} UNIT, {remaining} left{postfix}"
 
 
@@ -33,7 +36,7 @@ class ProgressLine:
         self.show(self.done + units, more)
 
     def show(self, done: int, more: str = "") -> None:
-        """Shows the units done so far; in a log file, every 15 seconds at most."""
+        """Shows the units done so far; in a log file, every LOG_SECONDS at most."""
         self.done = done
         now = time.monotonic()
         pause = TERMINAL_SECONDS if self.on_terminal else LOG_SECONDS

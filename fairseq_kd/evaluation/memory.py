@@ -20,10 +20,10 @@ from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
 
 import fairseq_kd.plugin  # noqa: F401  (the architectures and criterions that a checkpoint may name)
+from fairseq_kd.child_process import die_with_parent
 from fairseq_kd.criterions.word_kd import WordKDConfig
 from fairseq_kd.evaluation.size import weight_bytes
 from fairseq_kd.evaluation.variants import FAIRSEQ, Converted, Variant, build_engine
-from fairseq_kd.progressive.stage import die_with_parent
 from fairseq_kd.sequence.engine import Batch, Engine
 from fairseq_kd.sequence.fairseq_engine import FairseqEngine
 from fairseq_kd.sequence.search import Search

@@ -1,39 +1,19 @@
 """Writes a student checkpoint that starts from a teacher, for ``--finetune-from-model``."""
 
-import argparse
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, build_model
-from fairseq.models.transformer import TransformerModel
+from fairseq.models import build_model
 from omegaconf import OmegaConf
 
-from fairseq_kd.models.architectures import ARCHITECTURES
+from fairseq_kd.models.form import model_args
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.teachers.loading import load_teacher
-
-# What makes weights mean the same, beside the sizes: taken from the teacher unless asked otherwise.
-FORM = (
-    "share_all_embeddings",
-    "share_decoder_input_output_embed",
-    "encoder_normalize_before",
-    "decoder_normalize_before",
-    "encoder_learned_pos",
-    "decoder_learned_pos",
-    "no_token_positional_embeddings",
-    "no_scale_embedding",
-    "layernorm_embedding",
-    "no_cross_attention",
-    "cross_self_attention",
-    "activation_fn",
-    "max_source_positions",
-    "max_target_positions",
-)
 
 
 def write_student(
@@ -61,7 +41,7 @@ def write_student(
     """
     model, task = load_teacher(teacher, "--teacher")
     source = Structure(model, f"--teacher {teacher}")
-    args, flags = _student_args(arch, model, model_flags)
+    args, flags = model_args(arch, model.args, model_flags)
     student = build_model(args, task)
     lines = inherit(Structure(student, f"--arch {arch}"), source, layers)
     _save(out, student, args, teacher)
@@ -73,40 +53,6 @@ def write_student(
             f"  --arch {' '.join([arch, *flags])} --finetune-from-model {out}",
         ]
     )
-
-
-def _student_args(arch: str, teacher: Any, flags: List[str]) -> Tuple[Namespace, List[str]]:
-    """The student's configuration, and the flags that give it to fairseq-train beside --arch."""
-    family = ARCH_MODEL_REGISTRY.get(arch)
-    if family is None or not issubclass(family, TransformerModel):
-        raise ValueError(
-            f"--arch must be a transformer of fairseq or one of {', '.join(ARCHITECTURES)}, but is "
-            f"{arch}."
-        )
-    parser = _ModelFlags(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
-    family.add_args(parser)
-    asked = vars(parser.parse_args(flags))
-    usual = Namespace(arch=arch, max_source_positions=1024, max_target_positions=1024)
-    ARCH_CONFIG_REGISTRY[arch](usual)
-    form = {key: getattr(teacher.args, key, None) for key in FORM if key not in asked}
-    form = {key: value for key, value in form.items() if value and value != vars(usual).get(key)}
-    if form.get("share_all_embeddings"):
-        form.pop("share_decoder_input_output_embed", None)  # implied
-    args = Namespace(arch=arch, _name=arch, **form, **asked)
-    ARCH_CONFIG_REGISTRY[arch](args)
-    return args, [*_as_flags(form), *flags]
-
-
-class _ModelFlags(argparse.ArgumentParser):
-    """Reads what follows --, and says what is wrong with it in one sentence."""
-
-    def error(self, message: str) -> None:
-        raise ValueError(f"The flags after -- are not those of a fairseq transformer: {message}.")
-
-
-def _as_flags(form: Dict[str, Any]) -> Iterator[str]:
-    for key, value in form.items():
-        yield f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
 
 
 def _save(out: Path, student: Any, args: Namespace, teacher: str) -> None:

@@ -8,10 +8,8 @@ a trainer whose parent was killed runs on unseen.
 
 import argparse
 import collections
-import ctypes
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import zipfile
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Deque, List, Tuple
 
 from fairseq_kd.checkpoints import updates_done
+from fairseq_kd.child_process import die_with_parent
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import figures
 
@@ -130,10 +129,3 @@ def _run_logged(command: List[str], log: Path, progress: ProgressLine) -> Tuple[
         finally:
             status = process.wait()
     return status, list(tail)
-
-
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent dies: no trainer outlives a killed script."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Callable, Deque, Iterable, Iterator, TypeVar
 
-from fairseq_kd.progressive.stage import die_with_parent
+from fairseq_kd.child_process import die_with_parent
 
 Given, Pending, Done = TypeVar("Given"), TypeVar("Pending"), TypeVar("Done")
 

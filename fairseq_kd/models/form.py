@@ -1,0 +1,78 @@
+"""The form of a transformer: what makes weights mean the same, beside the sizes."""
+
+import argparse
+from argparse import Namespace
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.nat import FairseqNATModel
+from fairseq.models.transformer import TransformerModel
+
+from fairseq_kd.models.architectures import ARCHITECTURES
+
+FORM = (
+    "share_all_embeddings",
+    "share_decoder_input_output_embed",
+    "encoder_normalize_before",
+    "decoder_normalize_before",
+    "encoder_learned_pos",
+    "decoder_learned_pos",
+    "no_token_positional_embeddings",
+    "no_scale_embedding",
+    "layernorm_embedding",
+    "no_cross_attention",
+    "cross_self_attention",
+    "activation_fn",
+    "max_source_positions",
+    "max_target_positions",
+)
+POSITIONS = {"max_source_positions": 1024, "max_target_positions": 1024}  # of the translation task
+
+
+def is_transformer(arch: Optional[str]) -> bool:
+    """Whether an architecture is a transformer that produces one word after the other."""
+    family = ARCH_MODEL_REGISTRY.get(arch, object)
+    return issubclass(family, TransformerModel) and not issubclass(family, FairseqNATModel)
+
+
+def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Namespace, List[str]]:
+    """The configuration of a model, and the flags that give it to fairseq-train beside --arch.
+
+    Args:
+        arch: of the model: its sizes.
+        form_of: the arguments of a model whose form it takes over, where no flag says otherwise;
+            empty for the architecture's own.
+        flags: of fairseq-train, for the model.
+
+    Raises:
+        ValueError: the architecture is no transformer, or a flag is not one of its.
+    """
+    if not is_transformer(arch):
+        raise ValueError(
+            f"--arch must be a transformer of fairseq or one of {', '.join(ARCHITECTURES)}, but is "
+            f"{arch}."
+        )
+    parser = _ModelFlags(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
+    ARCH_MODEL_REGISTRY[arch].add_args(parser)
+    asked = vars(parser.parse_args(list(flags)))
+    usual = Namespace(arch=arch, **POSITIONS)
+    ARCH_CONFIG_REGISTRY[arch](usual)
+    form = {key: getattr(form_of, key, None) for key in FORM if key not in asked}
+    form = {key: value for key, value in form.items() if value and value != vars(usual).get(key)}
+    if form.get("share_all_embeddings"):
+        form.pop("share_decoder_input_output_embed", None)  # implied
+    args = Namespace(arch=arch, _name=arch, **form, **asked)
+    ARCH_CONFIG_REGISTRY[arch](args)
+    return args, [*_as_flags(form), *flags]
+
+
+class _ModelFlags(argparse.ArgumentParser):
+    """Reads what follows --, and says what is wrong with it in one sentence."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(f"The flags after -- are not those of a fairseq transformer: {message}.")
+
+
+def _as_flags(form: Dict[str, Any]) -> Iterator[str]:
+    for key, value in form.items():
+        yield f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")

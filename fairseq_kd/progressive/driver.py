@@ -1,0 +1,144 @@
+"""Brings a run to its end: builds what is missing or stale, and only that, by Snakemake."""
+
+import os
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from fairseq_kd.child_process import die_with_parent
+from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
+from fairseq_kd.progressive.follower import Follower
+from fairseq_kd.progressive.history import write_history
+from fairseq_kd.progressive.run_lock import run_lock
+from fairseq_kd.progressive.state import DONE, Verdict, judge, make_way, manifest_path
+from fairseq_kd.progressive.steps import FILE, Plan
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+LOGS, ENGINE_LOG = "logs", "snakemake.log"
+TAIL_LINES = 12
+
+
+def check_snakemake() -> None:
+    """Refuses to begin without the engine.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if find_spec("snakemake") is None:
+        raise ValueError(
+            "fairseq-kd progressive needs Snakemake: pip install 'fairseq-kd[pipeline]', or "
+            "scripts/setup.sh in the clone. Without it, --shell writes the run as a script."
+        )
+
+
+def wanted(plan: Plan, until: Optional[str]) -> List[str]:
+    """The steps to build: all, or one and those that it needs, in the plan's order."""
+    if until is None:
+        return [step.name for step in plan.steps]
+    needed, waiting = set(), [plan.step(until).name]
+    while waiting:
+        name = waiting.pop()
+        needed.add(name)
+        waiting += [each for each in plan.step(name).after if each not in needed]
+    return [step.name for step in plan.steps if step.name in needed]
+
+
+def overview(verdicts: Sequence[Verdict]) -> str:
+    """A line for each step: how it stands, and why."""
+    width = max(len(verdict.step.name) for verdict in verdicts)
+    lines = [
+        f"  {verdict.state:<8} {verdict.step.name:<{width}}  {verdict.why}".rstrip()
+        for verdict in verdicts
+    ]
+    return "\n".join(lines)
+
+
+def commands(verdicts: Sequence[Verdict]) -> str:
+    """The command lines of every step that is not done."""
+    lines: List[str] = []
+    for verdict in verdicts:
+        if verdict.state != DONE:
+            lines.append(f"# {verdict.step.name}")
+            lines += [shlex.join(command) for command in verdict.step.commands]
+    return "\n".join(lines)
+
+
+def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
+    """Builds what is not done.
+
+    Args:
+        plan: the run.
+        until: the last step to build; None for all.
+        engine: flags for Snakemake, such as a profile; none to work on this machine.
+
+    Returns:
+        0, or the status of Snakemake.
+
+    Raises:
+        ValueError: another driver works on the run.
+    """
+    folder = Path(plan.folder)
+    with run_lock(folder) as lock:
+        names = wanted(plan, until)
+        verdicts = [verdict for verdict in judge(plan) if verdict.step.name in names]
+        print(f"{plan.folder}: {len(verdicts)} steps\n{overview(verdicts)}", file=sys.stderr)
+        open_steps = [verdict for verdict in verdicts if verdict.state != DONE]
+        if open_steps:
+            for moved in make_way(plan, open_steps):
+                print(moved, file=sys.stderr)
+            (folder / LOGS).mkdir(exist_ok=True)
+            status = _snakemake(plan, [v.step.name for v in open_steps], engine, lock)
+            left = [v for v in open_steps if not manifest_path(plan, v.step).is_file()]
+            if status != 0 or left:
+                _tell_failure(plan, names)
+                return status or 1
+        page = write_history(plan)
+    print(f"{page} tells how everything was made.", file=sys.stderr)
+    return 0
+
+
+def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], lock: int) -> int:
+    folder = Path(plan.folder).resolve()
+    own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
+    own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
+    own += ["--rerun-triggers", "mtime"]
+    config = [f"plan={folder / FILE}", f"start={Path.cwd()}", f"python={sys.executable}"]
+    config += [f"targets={' '.join(targets)}", f"flags={'' if engine else '--alone'}"]
+    config.append(f"threads={1 if engine else os.cpu_count()}")
+    words = [sys.executable, "-m", "snakemake", *own, *(engine or ["--cores", "all"])]
+    words += ["--config", *config]
+    environment = {PROGRESS_PAUSE: "3", **os.environ}
+    with (folder / LOGS / ENGINE_LOG).open("ab") as log, Follower(folder / LOGS):
+        process = subprocess.Popen(
+            words,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            pass_fds=[lock],
+            preexec_fn=die_with_parent,
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+def _tell_failure(plan: Plan, names: Sequence[str]) -> None:
+    """Says which step failed and where its story is; of the engine's own failures, its words."""
+    logs = Path(plan.folder) / LOGS
+    failed = [
+        verdict.step.name
+        for verdict in judge(plan)
+        if verdict.step.name in names and verdict.state == "begun"
+    ]
+    if failed:
+        told = ", ".join(f"{name} (log: {logs / name}.log)" for name in failed)
+        print(f"Not finished: {told}. Run the same command again to go on.", file=sys.stderr)
+        return
+    lines = (logs / ENGINE_LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [*lines[-TAIL_LINES:], f"Snakemake failed; see {logs / ENGINE_LOG}."]
+    print(*lines, sep="\n", file=sys.stderr)

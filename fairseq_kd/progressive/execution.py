@@ -1,0 +1,143 @@
+"""Runs one step of a run, and leaves its manifest: what was done, with what, what came of it."""
+
+import datetime
+import fcntl
+import json
+import shlex
+import subprocess
+import sys
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional
+
+from fairseq_kd import __version__
+from fairseq_kd.child_process import die_with_parent
+from fairseq_kd.evaluation.machine import machine, versions
+from fairseq_kd.hashes import sha256_of
+from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path
+from fairseq_kd.progressive.steps import Plan, Step
+from fairseq_kd.training_log import FILE as LOG
+from fairseq_kd.training_log import read_training_log
+from fairseq_kd.whole_files import written_whole
+
+SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")
+
+
+def run_step(plan: Plan, name: str, alone: bool = False) -> int:
+    """Runs the commands of a step, or goes on with them, and writes its manifest.
+
+    Args:
+        plan: the run.
+        name: of the step.
+        alone: waits until no other step works here. Each uses the whole machine, and Snakemake
+            starts two at once after one that was the only one ready (seen in 9.11 and 9.15).
+
+    Returns:
+        0, or the exit status of the command that failed.
+
+    Raises:
+        FileNotFoundError: a command ended well but did not make what it should have.
+    """
+    step = plan.step(name)
+    locks = Path(plan.folder) / STEPS
+    others = _only_process(locks / "alone.lock") if alone else nullcontext()
+    with _only_process(locks / f"{name}.lock"), others:
+        if manifest_path(plan, step).is_file():
+            return 0
+        attempts = _begin(attempts_path(plan, step))
+        number = plan.steps.index(step) + 1
+        print(f"[{number}/{len(plan.steps)}] {step.name}", file=sys.stderr, flush=True)
+        for command in step.commands:
+            status = _run(command, attempts_path(plan, step))
+            if status != 0:
+                print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
+                return status
+        manifest = _manifest(plan, step, attempts)
+        with written_whole(manifest_path(plan, step)) as file:
+            json.dump(manifest, file, indent=1)
+    return 0
+
+
+@contextmanager
+def _only_process(lock: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock, such as one on a node thought dead."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _begin(path: Path) -> List[Dict[str, str]]:
+    """Notes that the step is begun, and returns all its beginnings with their known ends."""
+    attempts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    attempts.append({"start": _now(), "seen": _now()})
+    _note(path, attempts)
+    return attempts
+
+
+def _note(path: Path, attempts: List[Dict[str, str]]) -> None:
+    with written_whole(path) as file:
+        json.dump(attempts, file)
+
+
+def _run(command: List[str], attempts: Path, pause_s: float = 10.0) -> int:
+    """Runs a command, and notes now and then that it is alive, so that a kill loses no time."""
+    process = subprocess.Popen(command, preexec_fn=die_with_parent)
+    while True:
+        try:
+            return process.wait(timeout=pause_s)
+        except subprocess.TimeoutExpired:
+            noted = json.loads(attempts.read_text(encoding="utf-8"))
+            noted[-1]["seen"] = _now()
+            _note(attempts, noted)
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+def _manifest(plan: Plan, step: Step, attempts: List[Dict[str, str]]) -> Dict[str, Any]:
+    attempts = [*attempts[:-1], {**attempts[-1], "seen": _now()}]
+    recipe = json.loads(recipe_path(plan, step).read_text(encoding="utf-8"))
+    return {
+        "step": step.name,
+        "kind": step.kind,
+        "parents": step.after,
+        "recipe": recipe,
+        "outputs": {path: _output(step, Path(path)) for path in step.makes},
+        "seed": plan.seed,
+        "begun": attempts[0]["start"],
+        "finished": attempts[-1]["seen"],
+        "attempts": len(attempts),
+        "seconds": round(sum(_seconds(each) for each in attempts)),
+        "machine": machine(),
+        "version": __version__,
+        "versions": versions(),
+        **_training(step),
+    }
+
+
+def _output(step: Step, path: Path) -> Dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{step.name} ended without {path}, which it should have made. See its log."
+        )
+    return {"bytes": path.stat().st_size, "sha256": sha256_of([path])}
+
+
+def _training(step: Step) -> Dict[str, Any]:
+    """Of a training, how far it went and how well."""
+    log = Path(step.folder or "") / LOG
+    if step.kind != "train" or not log.is_file():
+        return {}
+    read = read_training_log(log)
+    last: Optional[Dict[str, float]] = read.validation[-1] if read.validation else None
+    scores = {name: last[name] for name in SCORES if name in last} if last else {}
+    return {"updates": int(read.training[-1]["update"]) if read.training else 0, "scores": scores}
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _seconds(attempt: Dict[str, str]) -> float:
+    start, seen = (datetime.datetime.fromisoformat(attempt[key]) for key in ("start", "seen"))
+    return (seen - start).total_seconds()

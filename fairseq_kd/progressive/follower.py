@@ -1,0 +1,84 @@
+"""Shows what the running steps write into their logs: the latest progress, and all else once."""
+
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Dict, Optional
+
+PROGRESS = re.compile(r"^.{1,60}?: +\d+% \|")
+POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
+
+
+class Follower:
+    """Follows the logs of a folder while it is open, in a thread of its own.
+
+    On a terminal the latest progress is one line that is rewritten; elsewhere it is a new line now
+    and then for each step.
+
+    Args:
+        folder: of the logs; what they held before is not shown.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.seen: Dict[Path, int] = {path: path.stat().st_size for path in folder.glob("*.log")}
+        self.shown_at: Dict[Path, float] = {}
+        self.on_terminal = sys.stderr.isatty()
+        self.open_line = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "Follower":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._look()
+        if self.open_line:
+            print(file=sys.stderr)
+
+    def _follow(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for path in sorted(self.folder.glob("*.log")):
+            begin, size = self.seen.get(path, 0), path.stat().st_size
+            if size < begin:  # Snakemake begins a log anew with each attempt
+                begin = self.seen[path] = 0
+            if path.name == "snakemake.log" or size == begin:
+                continue
+            with path.open("rb") as file:
+                file.seek(begin)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            if newline:
+                self.seen[path] = begin + len(whole) + 1
+                self._show(path, whole.decode("utf-8", errors="replace"))
+
+    def _show(self, path: Path, text: str) -> None:
+        progress: Optional[str] = None
+        for line in text.splitlines():
+            if PROGRESS.match(line):
+                progress = line
+            else:
+                progress = None
+                self._print(line)
+        if progress is None:
+            return
+        now = time.monotonic()
+        if self.on_terminal:
+            print(f"\r\033[K{progress}", end="", file=sys.stderr, flush=True)
+            self.open_line = True
+        elif now - self.shown_at.get(path, 0.0) >= QUIET_SECONDS or "| 100%" in progress:
+            self.shown_at[path] = now
+            self._print(progress)
+
+    def _print(self, line: str) -> None:
+        if self.open_line:
+            print(file=sys.stderr)
+            self.open_line = False
+        print(line, file=sys.stderr, flush=True)

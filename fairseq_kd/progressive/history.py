@@ -1,0 +1,135 @@
+"""One page that tells how the models of a run were made, from the manifests of its steps."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from fairseq_kd.evaluation.document import Block, Code, Section, Table, markdown_page
+from fairseq_kd.evaluation.page import html_page
+from fairseq_kd.progressive.state import manifest_path
+from fairseq_kd.progressive.steps import Plan
+from fairseq_kd.whole_files import written_whole
+
+Manifest = Dict[str, Any]
+PAGE = "history"
+
+
+def write_history(plan: Plan) -> Path:
+    """Writes ``history.html`` and ``history.md`` of what is finished.
+
+    Returns:
+        The HTML page.
+    """
+    manifests = read_manifests(plan)
+    page = [_models(plan, manifests), _steps(manifests), *_details(manifests)]
+    title = f"How the models of {plan.folder} were made"
+    folder = Path(plan.folder)
+    with written_whole(folder / f"{PAGE}.md") as file:
+        file.write(markdown_page(title, page, "plots"))
+    with written_whole(folder / f"{PAGE}.html") as file:
+        file.write(html_page(title, _cards(manifests), page))
+    return folder / f"{PAGE}.html"
+
+
+def read_manifests(plan: Plan) -> List[Manifest]:
+    """The manifests of the finished steps, in the plan's order."""
+    paths = [manifest_path(plan, step) for step in plan.steps]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
+    """The models that a model learned from, and those that they learned from; the oldest first."""
+    by_name = {each["step"]: each for each in manifests}
+    found: List[str] = []
+    waiting = [name]
+    while waiting:
+        parents = by_name.get(waiting.pop(0), {"parents": []})["parents"]
+        waiting += parents
+        found += [each for each in parents if each in by_name and by_name[each]["kind"] == "train"]
+    return list(dict.fromkeys(reversed(found)))
+
+
+def _cards(manifests: List[Manifest]) -> List["tuple[str, str]"]:
+    trained = [each for each in manifests if each["kind"] == "train"]
+    seconds = sum(each["seconds"] for each in manifests)
+    again = sum(each["attempts"] - 1 for each in manifests)
+    return [
+        (str(len(trained)), "models trained"),
+        (_duration(seconds), "of work in all"),
+        (str(again), "interruptions that were gone on after"),
+    ]
+
+
+def _models(plan: Plan, manifests: List[Manifest]) -> Section:
+    """The trainings, each with what it learned from and what came of it."""
+    bleu = _bleu(plan)
+    rows = []
+    for each in manifests:
+        if each["kind"] != "train":
+            continue
+        line = ancestors(each["step"], manifests)
+        scores = each.get("scores", {})
+        rows.append(
+            [
+                each["step"],
+                " → ".join(line) or "the references, or a teacher that was given",
+                f"{each.get('updates', 0):,}",
+                f"{scores['nll_loss']:.2f}" if "nll_loss" in scores else "-",
+                f"{bleu[each['step']]:.1f}" if each["step"] in bleu else "-",
+                _duration(each["seconds"]),
+                str(each["attempts"]),
+                str(each["seed"]),
+            ]
+        )
+    columns = ["model", "stands on", "updates", "nll, valid", "BLEU, test"]
+    columns += ["time", "starts", "seed"]
+    return Section("Models", [Table(columns, rows)])
+
+
+def _bleu(plan: Plan) -> Dict[str, float]:
+    """BLEU by model, if the run was evaluated."""
+    path = Path(plan.folder) / "evaluation.json"
+    measured: Optional[Dict[str, Any]] = None
+    if path.is_file():
+        measured = json.loads(path.read_text(encoding="utf-8"))
+    scores = measured["quality"]["scores"] if measured else {}
+    return {name: found["BLEU"]["score"] for name, found in scores.items()}
+
+
+def _steps(manifests: List[Manifest]) -> Section:
+    rows = [
+        [
+            each["step"],
+            each["kind"],
+            each["begun"].replace("T", " "),
+            each["finished"].replace("T", " "),
+            _duration(each["seconds"]),
+            str(each["attempts"]),
+        ]
+        for each in manifests
+    ]
+    columns = ["step", "what", "begun", "finished", "time", "starts"]
+    return Section("Steps", [Table(columns, rows)])
+
+
+def _details(manifests: List[Manifest]) -> List[Section]:
+    """For each step its commands, and the hashes of what it read and made."""
+    sections = []
+    for each in manifests:
+        blocks: List[Block] = [
+            f"On {each['machine']}, fairseq_kd {each['version']}; {each['versions']}."
+        ]
+        blocks.append(Code("\n".join(shlex.join(words) for words in each["recipe"]["commands"])))
+        rows = [[path, "read", digest] for path, digest in each["recipe"]["reads"].items()]
+        rows += [[path, "made", made["sha256"]] for path, made in each["outputs"].items()]
+        if rows:
+            blocks.append(Table(["file", "", "SHA-256"], rows))
+        sections.append(Section(each["step"], blocks))
+    return sections
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

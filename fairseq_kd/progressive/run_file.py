@@ -1,0 +1,172 @@
+"""The YAML file that describes a run: read, checked key by key, its defaults filled in.
+
+``run.schema.yaml`` says what it may hold, and docs/progressive.md what each key means.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Union
+
+import jsonschema
+import yaml
+
+SCHEMA = Path(__file__).with_name("run.schema.yaml")
+ENDS = ("target", "ladder", "parameters")  # exactly one of them says how small the student gets
+COLD, INHERIT = "cold", "inherit"
+STAGE_DEFAULTS = {"criterion": "word_kd", "knowledge": "live", "start": COLD, "data": "gold"}
+Flags = Dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One entry of the ladder.
+
+    Args:
+        name: of its folder; "" until the ladder is laid out.
+        ratio: of its size by the formulas of the strategy; None if it has an arch.
+        arch: a named architecture instead.
+        settings: what the entry says of its training, over what ``each`` says.
+    """
+
+    name: str
+    ratio: Optional[float]
+    arch: Optional[str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A run as it is described, with absolute defaults but nothing looked up yet.
+
+    Args:
+        path: of the file.
+        folder: of the run.
+        data: a folder of fairseq-preprocess, or how one is made of text.
+        teacher: checkpoints, or how one is trained.
+        ladder: its rungs, or None if ``target`` or ``parameters`` asks for one.
+        each: settings of every rung's training.
+        train: flags of every training.
+        other: the remaining keys, as they are.
+    """
+
+    path: Path
+    folder: Path
+    data: Union[str, Mapping[str, Any]]
+    teacher: Union[List[str], Mapping[str, Any]]
+    ladder: Optional[List[Rung]]
+    each: Mapping[str, Any]
+    train: Flags
+    other: Mapping[str, Any]
+
+    def get(self, key: str, default: Any) -> Any:
+        """One of the remaining keys."""
+        return self.other.get(key, default)
+
+
+def read_run(path: Path) -> RunFile:
+    """Reads and checks a run file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no YAML, or a key is unknown, missing or has the wrong value.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. Give the YAML file of a run.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as YAML: {told}") from None
+    check(path, content)
+    known = ("run", "data", "teacher", "ladder", "each", "train")
+    teacher = content["teacher"]
+    return RunFile(
+        path=path,
+        folder=Path(content.get("run", Path("runs") / path.stem)),
+        data=content["data"],
+        teacher=[teacher] if isinstance(teacher, str) else teacher,
+        ladder=[_rung(entry) for entry in content["ladder"]] if "ladder" in content else None,
+        each={**STAGE_DEFAULTS, **content.get("each", {})},
+        train=content.get("train", {}),
+        other={key: value for key, value in content.items() if key not in known},
+    )
+
+
+def check(path: Path, content: Any) -> None:
+    """Refuses what the schema does not allow.
+
+    Raises:
+        ValueError: naming the key, and the nearest known one.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold keys and values, such as data: DATA_BIN.")
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(content))
+    if errors:
+        wrong = min(errors, key=lambda error: (error.validator == "oneOf", list(error.path)))
+        raise ValueError(f"{path}: {_sentence(_innermost(wrong))}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} stands twice {node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def _rung(entry: Any) -> Rung:
+    entry = dict(entry) if isinstance(entry, dict) else {"ratio": entry}
+    name, ratio, arch = (entry.pop(key, None) for key in ("name", "ratio", "arch"))
+    return Rung(name or "", ratio, arch, entry)
+
+
+def _innermost(error: Any) -> Any:
+    """Of alternatives that all failed, what is wrong with the one that was meant."""
+    while error.validator == "oneOf" and error.context:
+        branches: Dict[int, List[Any]] = {}
+        for each in error.context:
+            branches.setdefault(each.schema_path[0], []).append(each)
+        root = error.absolute_path
+        meant = [
+            found
+            for found in branches.values()
+            if not any(each.validator == "type" and each.absolute_path == root for each in found)
+        ]
+        if len(meant) != 1:
+            return error
+        error = meant[0][0]
+    return error
+
+
+def _sentence(error: Any) -> str:
+    """What is wrong, in the words of the file."""
+    where = "".join(
+        f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.absolute_path
+    )
+    where = where.lstrip(".")
+    value = error.instance
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        unknown = next(str(key) for key in value if key not in known)
+        near = get_close_matches(unknown, known, n=1)
+        advice = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+        return f"{where + ' has' if where else 'it has'} an unknown key {unknown}. {advice}"
+    if error.validator == "required":
+        lacks = next(key for key in error.validator_value if key not in value)
+        return f"{where + ' lacks' if where else 'it lacks'} the key {lacks}."
+    if error.validator == "oneOf" and isinstance(value, dict):
+        choices = [branch["required"][0] for branch in error.validator_value]
+        given = [key for key in choices if key in value]
+        has = f"has {' and '.join(given)}" if given else "has none"
+        return f"{where or 'it'} must have exactly one of {', '.join(choices)}, but {has}."
+    if error.validator == "enum":
+        choices = ", ".join(map(str, error.validator_value))
+        return f"{where} must be one of {choices}, but is {value}."
+    if error.validator in ("type", "oneOf"):
+        return f"{where} cannot be {value!r}. docs/progressive.md shows what it may be."
+    return f"{where} cannot be {value!r}: {error.message}."

@@ -1,0 +1,227 @@
+"""What of a run is done, and why the rest is not.
+
+A finished step leaves ``steps/NAME.json``, its manifest. In it is its recipe: the commands, the
+hashes of the files from outside that it read, and the recipes of the steps before it. A step is
+done while its recipe is still the one of the plan and what it made is still what it made. So a
+changed option makes that step anew and those that stand on it, and no other.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from fairseq_kd.hashes import sha256_of
+from fairseq_kd.progressive.steps import Plan, Step
+from fairseq_kd.whole_files import written_whole
+
+STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
+DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"
+
+
+class Verdict(NamedTuple):
+    """How a step stands.
+
+    Args:
+        step: the step.
+        recipe: what it is made by now.
+        state: one of the words above.
+        why: it is not done; "" if it is.
+    """
+
+    step: Step
+    recipe: Dict[str, Any]
+    state: str
+    why: str
+
+
+def manifest_path(plan: Plan, step: Step) -> Path:
+    """Where a finished step says so."""
+    return Path(plan.folder) / STEPS / f"{step.name}.json"
+
+
+def recipe_path(plan: Plan, step: Step) -> Path:
+    """Where a step that was begun keeps what it is made by."""
+    return Path(plan.folder) / STEPS / f"{step.name}.recipe.json"
+
+
+def attempts_path(plan: Plan, step: Step) -> Path:
+    """Where a step that was begun keeps when, each time."""
+    return Path(plan.folder) / STEPS / f"{step.name}.attempts"
+
+
+def judge(plan: Plan) -> List[Verdict]:
+    """How every step stands, in the plan's order.
+
+    Raises:
+        FileNotFoundError: a file from outside the run is missing.
+    """
+    hashes = FileHashes(Path(plan.folder) / HASHES)
+    verdicts: Dict[str, Verdict] = {}
+    for step in plan.steps:
+        before = {name: verdicts[name] for name in step.after}
+        recipe = _recipe(step, {name: each.recipe["id"] for name, each in before.items()}, hashes)
+        verdicts[step.name] = Verdict(step, recipe, *_state(plan, step, recipe, before, hashes))
+    hashes.save()
+    return _together(list(verdicts.values()))
+
+
+def _recipe(step: Step, before: Dict[str, str], hashes: "FileHashes") -> Dict[str, Any]:
+    reads = {path: hashes.of(path) for path in step.reads}
+    content = {"commands": step.commands, "reads": reads, "after": before}
+    text = json.dumps(content, sort_keys=True)
+    return {"id": hashlib.sha256(text.encode()).hexdigest(), **content}
+
+
+def _state(
+    plan: Plan, step: Step, recipe: Dict[str, Any], before: Dict[str, Verdict], hashes: "FileHashes"
+) -> "tuple[str, str]":
+    manifest = _read(manifest_path(plan, step))
+    if manifest is None and not attempts_path(plan, step).is_file():
+        return MISSING, "it has not been made yet"
+    begun = manifest["recipe"] if manifest else _read(recipe_path(plan, step))
+    if begun["id"] != recipe["id"]:
+        return CHANGED, _difference(begun, recipe)
+    again = [name for name, verdict in before.items() if verdict.state != DONE]
+    if again:
+        return CHANGED, f"{' and '.join(again)} must be made again"
+    if manifest is None:
+        return BEGUN, "it was interrupted"
+    for path, made in manifest["outputs"].items():
+        wrong = _damage(path, made, hashes)
+        if wrong:
+            return DAMAGED, wrong
+    return DONE, ""
+
+
+def _read(path: Path) -> Optional[Dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _damage(path: str, made: Dict[str, Any], hashes: "FileHashes") -> str:
+    """What is wrong with a file that a step made, or ""."""
+    if not Path(path).is_file():
+        return f"{path} is missing"
+    size = Path(path).stat().st_size
+    if size != made["bytes"]:
+        return f"{path} has {size:,} bytes, but was made with {made['bytes']:,}"
+    if hashes.of(path) != made["sha256"]:
+        return f"{path} is not what was made: its SHA-256 has changed"
+    return ""
+
+
+def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
+    """The first difference of two recipes, as it is told."""
+    if old["commands"] != new["commands"]:
+        words = ([word for line in each["commands"] for word in line] for each in (old, new))
+        return _differing_words(*words)
+    for path, digest in new["reads"].items():
+        if old["reads"].get(path) != digest:
+            return f"{path} is another file than it was"
+    again = [name for name, digest in new["after"].items() if old["after"].get(name) != digest]
+    return f"{' and '.join(again)} must be made again" if again else "its inputs are others"
+
+
+def _differing_words(old: List[str], new: List[str]) -> str:
+    """How two command lines differ: by flags, where they can be told."""
+    ours, theirs = _flags(new), _flags(old)
+    told = []
+    for flag in dict.fromkeys([*theirs, *ours]):
+        before, now = theirs.get(flag), ours.get(flag)
+        if before != now:
+            was = "was not given" if before is None else f"was {before or 'given'}"
+            told.append(f"{flag} {was}, is {'not given' if now is None else now or 'given'}")
+    return "; ".join(told) or "its command is another"
+
+
+def _flags(words: List[str]) -> Dict[str, str]:
+    """By flag, the words that follow it; what stands before any flag is its command."""
+    found: Dict[str, str] = {}
+    flag = "command"
+    for word in words:
+        if word.startswith("--") and word != "--":
+            flag = word
+            found[flag] = ""
+        else:
+            found[flag] = f"{found.get(flag, '')} {word}".strip()
+    return found
+
+
+def _together(verdicts: List[Verdict]) -> List[Verdict]:
+    """Steps that fill one folder are made anew together."""
+    stale = {
+        verdict.step.folder: verdict
+        for verdict in verdicts
+        if verdict.state in (CHANGED, DAMAGED) and verdict.step.folder is not None
+    }
+    joined = []
+    for verdict in verdicts:
+        first = stale.get(verdict.step.folder)
+        if first is not None and verdict.state in (DONE, BEGUN):
+            verdict = verdict._replace(state=first.state, why=f"{first.step.name}: {first.why}")
+        joined.append(verdict)
+    return joined
+
+
+def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
+    """Prepares the steps that are not done: what they replace is moved aside, recipes are written.
+
+    Returns:
+        The folders that were moved, with where they are now.
+    """
+    moved: Dict[str, str] = {}
+    (Path(plan.folder) / STEPS).mkdir(parents=True, exist_ok=True)
+    for verdict in verdicts:
+        if verdict.state == DONE:
+            continue
+        step = verdict.step
+        manifest_path(plan, step).unlink(missing_ok=True)
+        if verdict.state in (CHANGED, DAMAGED):
+            attempts_path(plan, step).unlink(missing_ok=True)
+        folder = Path(step.folder) if step.folder else None
+        if verdict.state in (CHANGED, DAMAGED) and folder is not None and folder.exists():
+            moved[str(folder)] = str(_move_aside(folder, Path(plan.folder) / REPLACED))
+        with written_whole(recipe_path(plan, step)) as file:
+            json.dump(verdict.recipe, file, indent=1)
+    return [f"{old} is now {new}" for old, new in moved.items()]
+
+
+def _move_aside(folder: Path, into: Path) -> Path:
+    into.mkdir(exist_ok=True)
+    number = 1
+    while (into / f"{folder.name}.{number}").exists():
+        number += 1
+    return folder.rename(into / f"{folder.name}.{number}")
+
+
+class FileHashes:
+    """SHA-256 of files, computed once for each size and time of change.
+
+    Args:
+        path: where they are kept.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.known: Dict[str, Any] = _read(path) or {}
+
+    def of(self, path: str) -> str:
+        """The hash of a file.
+
+        Raises:
+            FileNotFoundError: it is missing.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} is missing, which the run reads.")
+        stat = Path(path).stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        kept = self.known.get(path)
+        if kept is None or kept["stamp"] != stamp:
+            self.known[path] = {"stamp": stamp, "sha256": sha256_of([Path(path)])}
+        return self.known[path]["sha256"]
+
+    def save(self) -> None:
+        """Keeps them for the next time."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.path) as file:
+            json.dump(self.known, file)

@@ -1,0 +1,77 @@
+"""A run as steps: commands that can be copied, what they need, and what they make."""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from fairseq_kd.whole_files import written_whole
+
+FILE = "plan.json"  # in the folder of the run
+
+
+class Step(NamedTuple):
+    """One step of a run.
+
+    Args:
+        name: of the step, and of the folder that it fills.
+        kind: what it does, a rule of the Snakefile.
+        commands: its command lines, word by word.
+        after: steps whose results it needs.
+        reads: files from outside the run that it needs.
+        makes: files that are there when it is done.
+        folder: what is begun anew if the step changes; None if the commands overwrite.
+        gpus: that it uses, if the machine has any.
+    """
+
+    name: str
+    kind: str
+    commands: List[List[str]]
+    after: List[str]
+    reads: List[str]
+    makes: List[str]
+    folder: Optional[str] = None
+    gpus: int = 0
+
+
+class Plan(NamedTuple):
+    """A run that was looked up and laid out.
+
+    Args:
+        folder: of the run.
+        made_from: what it was laid out from, to know when it must be again.
+        seed: of its trainings.
+        steps: in an order that works.
+    """
+
+    folder: str
+    made_from: Dict[str, Any]
+    seed: int
+    steps: List[Step]
+
+    def step(self, name: str) -> Step:
+        """The step of a name.
+
+        Raises:
+            ValueError: there is none; all names are told.
+        """
+        for step in self.steps:
+            if step.name == name:
+                return step
+        names = ", ".join(step.name for step in self.steps)
+        raise ValueError(f"The run has no step {name}. Its steps are {names}.")
+
+
+def write_plan(plan: Plan) -> Path:
+    """Writes it into the folder of the run, and says where."""
+    path = Path(plan.folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as file:
+        steps = [step._asdict() for step in plan.steps]
+        json.dump({**plan._asdict(), "steps": steps}, file, indent=1)
+    return path
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from its file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Plan(**{**content, "steps": [Step(**step) for step in content["steps"]]})

@@ -1,0 +1,198 @@
+"""The verb ``fairseq-kd plan``."""
+
+import argparse
+from pathlib import Path
+from typing import Any, List
+
+DESCRIPTION = """\
+Plans the ladder of a progressive distillation, from a teacher down to a student of the size that
+you ask for: a table with the true parameters of every rung, notes where a step is too steep, and
+what to copy into a run file or after fairseq-train. Nothing is trained. Flags of fairseq-train for
+an untrained teacher may follow after --, such as -- --share-all-embeddings."""
+STRATEGIES = {
+    "balanced": "layers by the ratio, width and heads by its root",
+    "depth": "layers only",
+    "width": "width and heads only",
+    "deep-shallow": "as balanced, but the decoder loses most layers",
+}
+FACTOR = 0.7
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "plan",
+        help="plan the rungs from a teacher down to a small student",
+        description=DESCRIPTION,
+        usage="fairseq-kd plan (--teacher T.pt | --arch A (--words N | --data BIN)) TARGET [flags] "
+        "[-- model flags]",
+    )
+    teacher = parser.add_argument_group("the teacher").add_mutually_exclusive_group(required=True)
+    teacher.add_argument("--teacher", metavar="T.pt", help="its checkpoint")
+    teacher.add_argument("--arch", metavar="A", help="its architecture, if it is not trained yet")
+    words = parser.add_argument_group("the vocabulary of --arch").add_mutually_exclusive_group()
+    words.add_argument(
+        "--words", metavar="N[,M]", help="words of both dictionaries, or of source and target"
+    )
+    words.add_argument("--data", type=Path, metavar="BIN", help="a folder with dict.LANGUAGE.txt")
+    _add_targets(parser.add_argument_group("TARGET: how small the student gets, one of"))
+    _add_shape(parser.add_argument_group("the way down"))
+    parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+
+
+def _add_targets(group: Any) -> None:
+    targets = group.add_mutually_exclusive_group(required=True)
+    targets.add_argument(
+        "--target", type=float, metavar="0.25", help="its ratio r in the strategy's formulas"
+    )
+    targets.add_argument(
+        "--ladder", metavar="1.0,0.75,0.5,0.25", help="the ratios of all rungs, the student's last"
+    )
+    targets.add_argument("--parameters", metavar="10M", help="at most so many parameters")
+    targets.add_argument(
+        "--size-mb",
+        type=float,
+        metavar="20",
+        help="at most so many megabytes on disk, converted for CTranslate2 in int8",
+    )
+    targets.add_argument(
+        "--latency-ms",
+        type=float,
+        metavar="15",
+        help="at most so many milliseconds for a sentence of 20 tokens on this machine, translated "
+        "alone and greedily by CTranslate2 in int8",
+    )
+
+
+def _add_shape(group: Any) -> None:
+    listed = "; ".join(f"{name}: {meaning}" for name, meaning in STRATEGIES.items())
+    group.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="balanced",
+        help=f"what shrinks. {listed} (default: %(default)s)",
+    )
+    group.add_argument(
+        "--factor",
+        type=float,
+        help=f"from the ratio of a rung to that of the next, in (0, 1) (default: {FACTOR})",
+    )
+    group.add_argument(
+        "--threads", type=int, help="threads that --latency-ms measures (default: one a core)"
+    )
+    group.add_argument(
+        "--chart", type=Path, metavar="FILE.svg", help="draw the ladder, as .svg or .png"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plans, and prints the ladder."""
+    _refuse_without_effect(args)
+    from fairseq_kd.progressive.ladder_report import FORMATS, LadderReport
+
+    if args.chart is not None:
+        from fairseq_kd.evaluation.plots import check_matplotlib
+
+        if args.chart.suffix not in FORMATS:
+            raise ValueError(f"--chart must end with {' or '.join(FORMATS)}, but is {args.chart}.")
+        check_matplotlib()
+    blueprint = _blueprint(args)
+    report = LadderReport(blueprint, _ratios(args, blueprint), args.strategy)
+    print(report)
+    if args.chart is not None:
+        report.write_chart(args.chart)
+    return 0
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    given = [name for name in ("words", "data") if getattr(args, name) is not None]
+    for useless, flag, where in (
+        (args.teacher and given, f"--{''.join(given)}", "with --teacher, which has its own"),
+        (args.teacher and args.model_flags, "What follows --", "with --teacher, which is built"),
+        (args.ladder and args.factor, "--factor", "with --ladder, which names every rung"),
+        (args.latency_ms is None and args.threads, "--threads", "without --latency-ms"),
+    ):
+        if useless:
+            raise ValueError(f"{flag} has no effect {where}. Leave it out.")
+    if args.arch and not given:
+        raise ValueError(
+            "--arch needs --words N or --data BIN, since embeddings are a part of every rung."
+        )
+    for name in ("size_mb", "latency_ms", "threads"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} must be greater than 0, but is {value}.")
+
+
+def _blueprint(args: argparse.Namespace) -> Any:
+    from fairseq_kd import models  # noqa: F401  (our architectures)
+    from fairseq_kd.progressive.blueprint import Blueprint
+
+    if args.teacher is not None:
+        return Blueprint.of_checkpoint(args.teacher)
+    words = _words(args.words) if args.words is not None else _dictionary_sizes(args.data)
+    return Blueprint.of_arch(args.arch, *words, args.model_flags)
+
+
+def _words(text: str) -> List[int]:
+    numbers = [part.replace("_", "") for part in text.split(",")]
+    if len(numbers) > 2 or not all(part.isdigit() and int(part) > 4 for part in numbers):
+        raise ValueError(f"--words must be a number such as 40000, or two, but is {text}.")
+    return [int(numbers[0]), int(numbers[-1])]
+
+
+def _dictionary_sizes(data: Path) -> List[int]:
+    from fairseq.data import Dictionary
+    from fairseq.data.data_utils import infer_language_pair
+
+    pair = infer_language_pair(str(data)) if data.is_dir() else (None, None)
+    files = [data / f"dict.{language}.txt" for language in pair]
+    if not all(file.is_file() for file in files):
+        raise FileNotFoundError(
+            f"--data {data} is not what fairseq-preprocess wrote: it needs a set such as "
+            "train.de-en.de.bin and both dictionaries. Give that folder, or --words N."
+        )
+    return [len(Dictionary.load(str(file))) for file in files]
+
+
+def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
+    """The ratios of the ladder that was asked for."""
+    from fairseq_kd.progressive.budget import count_of, ladder_within, parameter_budget
+    from fairseq_kd.progressive.ladder import checked_ladder, ratios_to
+
+    factor = FACTOR if args.factor is None else args.factor
+    if args.ladder is not None:
+        return checked_ladder(_numbers(args.ladder))
+    if args.target is not None:
+        return ratios_to(args.target, factor)
+    if args.parameters is not None:
+        budget = parameter_budget(blueprint, count_of(args.parameters))
+    else:
+        budget = _measured_budget(args, blueprint)
+    return ladder_within(blueprint, budget, args.strategy, factor)
+
+
+def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:
+    from fairseq_kd.sequence.engines import INSTALL, cores
+
+    flag = "--latency-ms" if args.size_mb is None else "--size-mb"
+    try:
+        import ctranslate2  # noqa: F401
+    except ImportError:
+        told = f"{flag} needs CTranslate2, which is not installed ({INSTALL})."
+        raise ValueError(told) from None
+    from fairseq_kd.progressive.measuring import latency_budget, size_budget
+
+    if args.size_mb is not None:
+        return size_budget(blueprint, args.size_mb)
+    return latency_budget(blueprint, args.latency_ms, args.threads or cores())
+
+
+def _numbers(text: str) -> List[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        message = f"--ladder must be ratios such as 1.0,0.75,0.5,0.25, but is {text}."
+        raise ValueError(message) from None

@@ -1,0 +1,90 @@
+"""The verb ``fairseq-kd progressive``."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any, List
+
+DESCRIPTION = """\
+Brings a run to its end: text, teacher, store or translations, each rung of the ladder, controls and
+the evaluation, as RUN.yaml describes them (docs/progressive.md). Only what is missing, or no longer
+what the file says, is built, and the reason is told. Killed? Run the same command again."""
+EPILOG = """\
+example of a run file:
+  data: data-bin
+  teacher: teacher.pt
+  target: 0.25
+  train:
+    max-update: 100000
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "progressive",
+        help="distil a teacher step by step to a small student, as a run file describes it",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="RUN.yaml", type=Path, help="the description of the run")
+    parser.add_argument("--until", metavar="STEP", help="build this step and what it needs")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--dry-run", action="store_true", help="show what would be built and why, with its commands"
+    )
+    shown.add_argument(
+        "--shell", metavar="OUT.sh", type=Path, help="write the run as a bash script; run nothing"
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="DIR",
+        help="a Snakemake profile, whose executor runs the steps (Slurm, Kubernetes, ...)",
+    )
+    parser.add_argument(
+        "snakemake_flags",
+        nargs="*",
+        metavar="-- FLAG",
+        help="after --: further flags for Snakemake, such as -- --executor slurm --jobs 8",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Shows, writes or runs the plan."""
+    from fairseq_kd.progressive import driver
+    from fairseq_kd.progressive.planning import plan_run
+    from fairseq_kd.progressive.shell_script import write_script
+    from fairseq_kd.progressive.state import judge
+
+    engine = _engine(args)
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    if args.shell is None and not args.dry_run:
+        driver.check_snakemake()
+    plan = plan_run(args.file)
+    names = driver.wanted(plan, args.until)
+    if args.shell is not None:
+        write_script(plan._replace(steps=[plan.step(name) for name in names]), args.shell)
+        print(f"{args.shell} is written: {len(names)} steps", file=sys.stderr)
+        return 0
+    if args.dry_run:
+        verdicts = [verdict for verdict in judge(plan) if verdict.step.name in names]
+        print(driver.overview(verdicts), driver.commands(verdicts), sep="\n\n")
+        return 0
+    return driver.run_plan(plan, args.until, engine)
+
+
+def _engine(args: argparse.Namespace) -> List[str]:
+    """The flags for Snakemake.
+
+    Raises:
+        ValueError: they have no effect, for nothing is run.
+    """
+    profile = ["--profile", str(Path(args.profile).resolve())] if args.profile else []
+    engine = [*profile, *args.snakemake_flags]
+    if engine and (args.dry_run or args.shell):
+        given = " ".join(engine)
+        raise ValueError(f"{given} has no effect with --dry-run or --shell. Leave it out.")
+    return engine

@@ -1,0 +1,31 @@
+"""The verb ``fairseq-kd step``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb to the command line."""
+    parser = verbs.add_parser(
+        "step",
+        help="run one step of a run, as Snakemake does for fairseq-kd progressive",
+        description="Runs the commands of one step of a run that fairseq-kd progressive laid out, "
+        "or goes on with them, and writes its manifest. Steps before it must be done.",
+    )
+    parser.add_argument("plan", metavar="RUN/plan.json", type=Path, help="the plan of the run")
+    parser.add_argument("name", metavar="STEP", help="the step")
+    parser.add_argument(
+        "--alone", action="store_true", help="wait until no other step of the run works here"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the step, and ends with its status."""
+    from fairseq_kd.child_process import die_with_parent
+    from fairseq_kd.progressive.execution import run_step
+    from fairseq_kd.progressive.steps import read_plan
+
+    die_with_parent()
+    return run_step(read_plan(args.plan), args.name, args.alone)

@@ -1,0 +1,88 @@
+"""Runs whose steps are small shell commands, for tests of what drives them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from harness import ENVIRONMENT, ROOT
+
+from fairseq_kd.progressive.steps import Plan, Step, read_plan, write_plan
+
+# Appends what its input held to its output, a line at a time; killed, it goes on where it was.
+SLOWLY = """\
+set -eu
+mkdir -p "$(dirname "$2")"
+while [ "$(cat "$2" 2> /dev/null | wc -l)" -lt "$1" ]; do sleep 0.02; echo "line" >> "$2"; done
+cat "$2" "${@:3}" > "$2.partial"
+mv "$2.partial" "$2.made"
+"""
+
+
+def slow_step(folder, name, lines, *after, reads=()):
+    """A step of some lines that stands on others."""
+    made = [f"{folder}/{each}/text.made" for each in after]
+    command = ["bash", "-c", SLOWLY, "slowly", str(lines), f"{folder}/{name}/text", *made, *reads]
+    makes = [f"{folder}/{name}/text.made"]
+    kind = {"data": "prepare", "evaluation": "evaluate"}.get(name, "train")
+    return Step(name, kind, [command], list(after), list(reads), makes, f"{folder}/{name}")
+
+
+def small_plan(folder, student_lines=4, reads=()):
+    """The shape of a run: text, a teacher, two rungs, a control, an evaluation of all."""
+    steps = [
+        slow_step(folder, "data", 2, reads=reads),
+        slow_step(folder, "teacher", 5, "data"),
+        slow_step(folder, "middle", 4, "data", "teacher"),
+        slow_step(folder, "student", student_lines, "data", "middle"),
+        slow_step(folder, "undistilled", 3, "data"),
+        slow_step(folder, "evaluation", 1, "teacher", "middle", "student", "undistilled"),
+    ]
+    made_from = {"file": "run.yaml", "started in": str(ROOT)}
+    plan = Plan(str(folder), made_from, 1, steps)
+    write_plan(plan)
+    return plan
+
+
+def made(plan):
+    """What every step made, by its name."""
+    return {step.name: [Path(path).read_text() for path in step.makes] for step in plan.steps}
+
+
+def manifest(plan, name):
+    """A step's manifest; None if it has none."""
+    path = Path(plan.folder) / "steps" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+DRIVER = """\
+import sys
+from pathlib import Path
+from fairseq_kd.progressive.driver import run_plan
+from fairseq_kd.progressive.steps import read_plan
+try:
+    sys.exit(run_plan(read_plan(Path(sys.argv[1])), None, sys.argv[2:]))
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
+
+def drive(plan, *engine, **options):
+    """Starts a driver of a plan, as a process of its own."""
+    command = [sys.executable, "-c", DRIVER, str(Path(plan.folder) / "plan.json"), *engine]
+    env = {**os.environ, **ENVIRONMENT, **options.pop("env", {})}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def finish(plan, *engine, **options):
+    """Drives a plan to its end, and returns what was told."""
+    driver = drive(plan, *engine, **options)
+    told = driver.communicate()[1]
+    assert driver.returncode == 0, told
+    return told
+
+
+__all__ = ["drive", "finish", "made", "manifest", "read_plan", "small_plan"]

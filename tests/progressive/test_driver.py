@@ -1,0 +1,190 @@
+"""The driver with a real Snakemake, whose steps are small shell commands."""
+
+import random
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+from plans import drive, finish, made, manifest, small_plan
+
+from fairseq_kd.progressive import driver
+
+pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
+NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed, and what was told of it."""
+    plan = small_plan(tmp_path_factory.mktemp("whole") / "run")
+    return plan, finish(plan)
+
+
+def begun(told):
+    return re.findall(r"^\[\d/6\] (\w+)$", told, re.M)
+
+
+def test_every_step_is_made_once_and_in_order(whole):
+    plan, told = whole
+    assert sorted(begun(told)) == sorted(NAMES)
+    order = begun(told)
+    for step in plan.steps:
+        assert all(order.index(name) < order.index(step.name) for name in step.after)
+    assert all(manifest(plan, name)["attempts"] == 1 for name in NAMES)
+    assert "history.html tells how everything was made" in told
+
+
+def test_one_step_at_a_time_has_the_machine(whole):
+    plan, _ = whole
+    times = sorted((manifest(plan, n)["begun"], manifest(plan, n)["finished"]) for n in NAMES)
+    for (_, finished), (started, _) in zip(times, times[1:], strict=False):
+        assert finished <= started
+
+
+def test_a_second_time_there_is_nothing_to_do(whole):
+    plan, _ = whole
+    told = finish(plan)
+    assert begun(told) == []
+    assert len(re.findall(r"^  done ", told, re.M)) == 6
+
+
+def test_a_changed_option_is_told_and_only_what_depends_on_it_is_made(whole, tmp_path):
+    plan = small_plan(tmp_path / "run")
+    finish(plan)
+    told = finish(small_plan(tmp_path / "run", student_lines=6))
+    assert begun(told) == ["student", "evaluation"]
+    assert re.search(r"^  changed  student +command was .* is bash -c", told, re.M | re.S)
+    assert f"{plan.folder}/student is now {plan.folder}/replaced/student.1" in told
+
+
+def test_until_a_step_only_what_it_needs_is_made(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    assert driver.wanted(plan, "middle") == ["data", "teacher", "middle"]
+    with pytest.raises(ValueError, match="has no step none"):
+        driver.wanted(plan, "none")
+
+
+def test_a_second_driver_is_told_who_works(tmp_path):
+    plan = small_plan(tmp_path / "run", student_lines=200)
+    first = drive(plan)
+    lock = tmp_path / "run" / ".lock"
+    while not (lock.is_file() and lock.read_text()):
+        time.sleep(0.05)
+    second = drive(plan)
+    told = second.communicate()[1]
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert second.returncode == 1
+    assert re.search(rf"run is being worked on since .* by process {first.pid} on ", told)
+
+
+def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    blocked = Path(plan.step("middle").folder)
+    blocked.write_text("a file where a folder should be")
+    failing = drive(plan)
+    told = failing.communicate()[1]
+    assert failing.returncode == 1
+    assert f"Not finished: middle (log: {plan.folder}/logs/middle.log). Run the same" in told
+    assert "middle failed: bash -c" in told
+    blocked.unlink()
+    assert "teacher" not in begun(finish(plan))
+
+
+def kill_at_random_moments(plan, times, seed):
+    """Starts the driver again and again and kills it; what it started must go with it."""
+    chance, killed = random.Random(seed), 0
+    while killed < times:
+        process = drive(plan)
+        time.sleep(chance.uniform(0.3, 3.5))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        killed += 1
+    return killed
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_with_the_same(whole, tmp_path, times):
+    plan = small_plan(tmp_path / "run", student_lines=4)
+    kill_at_random_moments(plan, times, seed=times)
+    finish(plan)
+    assert made(plan) == made(whole[0])
+    assert not list(Path(plan.folder).glob("replaced/*"))
+
+
+SBATCH = """\
+#!{python}
+# Stands in for a cluster's submission: runs the job script in the background, each on its own
+# "node", and dies on the node of the first job of the teacher as if it lost power.
+import os, re, subprocess, sys
+state = {state!r}
+script = open(sys.argv[-1]).read()
+number = len(os.listdir(state)) + 1
+job = os.path.join(state, str(number))
+open(job, "w").write("running")
+lost = "teacher" if "steps/teacher.json" in script and not os.path.exists(state + "-lost") else ""
+if lost:
+    open(state + "-lost", "w").close()
+watch = '''
+setsid bash "$1" & pid=$!
+if [ -n "$3" ]; then sleep 6; kill -9 -- -$pid; fi
+if wait $pid; then echo success > "$2"; else echo failed > "$2"; fi
+'''
+subprocess.Popen(["bash", "-c", watch, "node", sys.argv[-1], job, lost], start_new_session=True,
+                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(number)
+"""
+
+
+@pytest.mark.skipif(
+    find_spec("snakemake_executor_plugin_cluster_generic") is None, reason="needs the executor"
+)
+def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, tmp_path):
+    state = tmp_path / "jobs"
+    state.mkdir()
+    sbatch, sacct = tmp_path / "sbatch", tmp_path / "sacct"
+    sbatch.write_text(SBATCH.format(python=sys.executable, state=str(state)))
+    sacct.write_text(f'#!/bin/sh\ncat "{state}/$1"\n')
+    for script in (sbatch, sacct):
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    plan = small_plan(tmp_path / "run")
+    teacher = plan.step("teacher")
+    slow = [[*teacher.commands[0][:4], "200", *teacher.commands[0][5:]]]
+    plan = plan._replace(
+        steps=[s._replace(commands=slow) if s.name == "teacher" else s for s in plan.steps]
+    )
+    from fairseq_kd.progressive.steps import write_plan
+
+    write_plan(plan)
+    engine = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(sbatch)]
+    engine += ["--cluster-generic-status-cmd", str(sacct), "--jobs", "4", "--retries", "2"]
+    engine += ["--seconds-between-status-checks", "1", "--latency-wait", "10"]
+    told = finish(plan, *engine)
+    assert (tmp_path / "jobs-lost").exists()
+    assert manifest(plan, "teacher")["attempts"] == 2
+    assert sorted(set(begun(told))) == sorted(NAMES)
+    assert made(plan)["teacher"] == ["line\n" * 200 + made(whole[0])["data"][0]]
+    together = [(manifest(plan, n)["begun"], manifest(plan, n)["finished"]) for n in NAMES[1:5]]
+    teacher_time, undistilled_time = together[0], together[3]
+    assert undistilled_time[0] < teacher_time[1]  # they ran at the same time
+
+
+def test_without_snakemake_the_line_that_installs_it_is_told(monkeypatch):
+    monkeypatch.setattr(driver, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs Snakemake: pip install 'fairseq-kd\[pipeline\]'"):
+        driver.check_snakemake()
+
+
+def test_the_snakefile_is_formatted():
+    formatter = [sys.executable, "-m", "snakefmt", "--check", str(driver.SNAKEFILE)]
+    found = subprocess.run(formatter, capture_output=True, text=True, cwd=ROOT)
+    assert found.returncode == 0, found.stderr

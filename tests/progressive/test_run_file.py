@@ -1,0 +1,99 @@
+"""A run file: what it may hold, and how a mistake in it is told."""
+
+import pytest
+
+from fairseq_kd.progressive.run_file import read_run
+
+SHORTEST = "data: data-bin\nteacher: teacher.pt\ntarget: 0.25\ntrain:\n  max-update: 100000\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_text(text):
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return read_run(path)
+
+    return read_text
+
+
+def test_five_lines_are_enough(read):
+    run = read(SHORTEST)
+    assert len(SHORTEST.splitlines()) == 5
+    assert run.folder.parts == ("runs", "run")
+    assert run.teacher == ["teacher.pt"]
+    assert run.ladder is None
+    assert run.other["target"] == 0.25
+    assert run.each["criterion"] == "word_kd"
+
+
+def test_a_rung_is_a_ratio_or_says_more(read):
+    ladder = "ladder: [0.7, {ratio: 0.5, name: half, temperature: 2}, {arch: transformer}]"
+    rungs = read(SHORTEST.replace("target: 0.25", ladder)).ladder
+    assert [(rung.name, rung.ratio, rung.arch) for rung in rungs] == [
+        ("", 0.7, None),
+        ("half", 0.5, None),
+        ("", None, "transformer"),
+    ]
+    assert rungs[1].settings == {"temperature": 2}
+
+
+REFUSALS = {
+    "an unknown key": ("tain: {}", "it has an unknown key tain. Did you mean train?"),
+    "one far from all": ("zzz: 1", "it has an unknown key zzz. Known are run, seed, "),
+    "one of a stage": ("each: {temprature: 2}", "each has an unknown key temprature. Did you mean"),
+    "one of the text": (
+        "data: {text: t, source: es, target: en, merge: 5}",
+        "data has an unknown key merge. Did you mean merges?",
+    ),
+    "text without a language": ("data: {text: t, source: es}", "data lacks the key target."),
+    "a wrong choice": (
+        "controls: [undistiled]",
+        "controls[0] must be one of undistilled, one-step, but is undistiled.",
+    ),
+    "a wrong start of a ladder": (
+        "strategy: wide",
+        "strategy must be one of balanced, depth, width, deep-shallow, but is wide.",
+    ),
+    "a word for a number": ("seed: many", "seed cannot be 'many'. docs/progressive.md shows"),
+    "a negative temperature": ("each: {temperature: -1}", "each.temperature cannot be -1: "),
+    "both ends": (
+        "ladder: [0.5]",
+        "it must have exactly one of target, ladder, parameters, but has target and ladder.",
+    ),
+    "a key that stands twice": ("seed: 1\nseed: 2", "cannot be read as YAML: seed stands twice"),
+    "no YAML": ("each: [", "cannot be read as YAML: "),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSALS)
+def test_a_mistake_is_told_by_its_key(read, wrong):
+    line, told = REFUSALS[wrong]
+    key = line.partition(":")[0]
+    kept = [each for each in SHORTEST.splitlines() if not each.startswith(key)]
+    with pytest.raises(ValueError, match="run.yaml") as refused:
+        read("\n".join([*kept, line]))
+    assert told in str(refused.value)
+
+
+def test_an_unknown_key_of_a_rung_is_told_with_its_place(read):
+    ladder = "ladder:\n  - 0.7\n  - {ratio: 0.5, critrion: word_kd}"
+    with pytest.raises(ValueError, match=r"ladder\[1\] has an unknown key critrion. Did you mean"):
+        read(SHORTEST.replace("target: 0.25", ladder))
+
+
+def test_a_rung_needs_one_size(read):
+    told = r"ladder\[0\] must have exactly one of ratio, arch, but has "
+    for rung, has in (("{name: a}", "none"), ("{ratio: 0.5, arch: a}", "ratio and arch")):
+        with pytest.raises(ValueError, match=told + has):
+            read(SHORTEST.replace("target: 0.25", f"ladder: [{rung}]"))
+
+
+def test_a_run_without_an_end_says_which_there_are(read):
+    with pytest.raises(ValueError, match="one of target, ladder, parameters, but has none"):
+        read(SHORTEST.replace("target: 0.25\n", ""))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.yaml does not exist. Give the YAML file"):
+        read_run(tmp_path / "none.yaml")

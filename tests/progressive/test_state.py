@@ -1,0 +1,157 @@
+"""What of a run is done, and why the rest is not."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from plans import made, manifest, small_plan
+
+from fairseq_kd.progressive import state
+from fairseq_kd.progressive.execution import run_step
+
+NAMES = ("data", "teacher", "middle", "student", "undistilled", "evaluation")
+
+
+def build(plan):
+    """Runs all that is not done, in order, and returns the names."""
+    verdicts = [verdict for verdict in state.judge(plan) if verdict.state != state.DONE]
+    state.make_way(plan, verdicts)
+    for verdict in verdicts:
+        assert run_step(plan, verdict.step.name) == 0
+    return [verdict.step.name for verdict in verdicts]
+
+
+def verdicts(plan):
+    return {each.step.name: (each.state, each.why) for each in state.judge(plan)}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    build(plan)
+    return plan
+
+
+def test_all_is_missing_and_then_all_is_done(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    assert set(verdicts(plan).values()) == {(state.MISSING, "it has not been made yet")}
+    assert build(plan) == list(NAMES)
+    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    assert build(plan) == []
+
+
+def test_a_changed_option_makes_its_step_and_those_after_it_anew(plan):
+    before = made(plan)
+    changed = small_plan(plan.folder, student_lines=6)
+    found = verdicts(changed)
+    assert [name for name in NAMES if found[name][0] == state.CHANGED] == ["student", "evaluation"]
+    assert found["evaluation"][1] == "student must be made again"
+    assert build(changed) == ["student", "evaluation"]
+    assert len(made(changed)["student"][0]) > len(before["student"][0])
+    assert (Path(plan.folder) / "replaced" / "student.1" / "text.made").is_file()
+
+
+def test_a_changed_flag_is_told_by_its_values(plan):
+    step = plan.step("student")
+    words = [["fairseq-train", "data", "--kd-temperature", value, "--fp16"] for value in "42"]
+    recipes = [{"commands": [each], "reads": {}, "after": {}} for each in words]
+    assert state._difference(*recipes) == "--kd-temperature was 4, is 2"
+    recipes[1]["commands"][0][-1] = "--bf16"
+    told = state._difference(*recipes)
+    assert "--fp16 was given, is not given; --bf16 was not given, is given" in told
+    assert step.name == "student"
+
+
+def test_a_changed_input_makes_everything_anew(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("one\n")
+    plan = small_plan(tmp_path / "run", reads=[str(text)])
+    build(plan)
+    text.write_text("two\n")
+    found = verdicts(plan)
+    assert found["data"] == (state.CHANGED, f"{text} is another file than it was")
+    assert {name for name in NAMES if found[name][0] == state.CHANGED} == set(NAMES)
+    text.unlink()
+    with pytest.raises(FileNotFoundError, match="text is missing, which the run reads"):
+        state.judge(plan)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.unlink(), "middle/text.made is missing"),
+        (lambda path: path.write_text("li"), r"has 2 bytes, but was made with [\d,]+"),
+        (
+            lambda path: path.write_text(path.read_text().replace("line", "lime")),
+            "is not what was made: its SHA-256 has changed",
+        ),
+    ],
+)
+def test_a_damaged_file_is_noticed_and_made_anew(plan, damage, told):
+    before = made(plan)
+    path = Path(plan.step("middle").makes[0])
+    damage(path)
+    found = verdicts(plan)
+    assert found["middle"][0] == state.DAMAGED
+    assert re.search(told, found["middle"][1])
+    assert found["teacher"][0] == found["undistilled"][0] == state.DONE
+    assert build(plan) == ["middle", "student", "evaluation"]
+    assert made(plan) == before
+
+
+def test_an_interrupted_step_goes_on_and_a_changed_one_begins_anew(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    state.make_way(plan, state.judge(plan))
+    run_step(plan, "data")
+    attempts = state.attempts_path(plan, plan.step("teacher"))
+    hour = "2026-01-01T00"
+    attempts.write_text(
+        json.dumps([{"start": f"{hour}:00:00+00:00", "seen": f"{hour}:01:00+00:00"}])
+    )
+    folder = Path(plan.step("teacher").folder)
+    folder.mkdir()
+    (folder / "text").write_text("line\nline\nline\n")
+    assert verdicts(plan)["teacher"] == (state.BEGUN, "it was interrupted")
+    build(plan)
+    told = manifest(plan, "teacher")
+    assert (told["attempts"], told["seconds"] >= 60) == (2, True)
+    assert (folder / "text").read_text() == "line\n" * 5
+
+
+def test_a_manifest_tells_what_was_done(plan):
+    told = manifest(plan, "student")
+    path = plan.step("student").makes[0]
+    digest = subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
+    assert told["outputs"] == {path: {"bytes": Path(path).stat().st_size, "sha256": digest}}
+    assert told["recipe"]["commands"] == plan.step("student").commands
+    assert told["parents"] == ["data", "middle"]
+    assert told["seed"] == 1
+    assert "torch" in told["versions"]
+
+
+def test_steps_of_one_folder_are_made_anew_together(plan):
+    steps = [
+        step._replace(folder=plan.step("middle").folder) if step.name == "undistilled" else step
+        for step in plan.steps
+    ]
+    joined = plan._replace(steps=steps)
+    Path(plan.step("middle").makes[0]).unlink()
+    found = verdicts(joined)
+    assert found["undistilled"][0] == state.DAMAGED
+    assert found["undistilled"][1].startswith("middle: ")
+    assert found["teacher"][0] == state.DONE
+
+
+def test_a_step_that_makes_nothing_is_no_success(plan):
+    broken = plan.step("student")._replace(name="broken", commands=[["true"]], makes=["no/file"])
+    broken = plan._replace(steps=[*plan.steps, broken])
+    state.make_way(broken, [each for each in state.judge(broken) if each.step.name == "broken"])
+    with pytest.raises(FileNotFoundError, match="broken ended without no/file, which it should"):
+        run_step(broken, "broken")
+
+
+def test_a_step_that_is_none_is_refused_with_all_names(plan):
+    with pytest.raises(ValueError, match="has no step stdent. Its steps are data, teacher, middle"):
+        plan.step("stdent")
