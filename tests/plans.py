@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import ENVIRONMENT, ROOT
 
-from fairseq_kd.progressive.steps import Plan, Step, read_plan, write_plan
+from fairseq_kd.progressive.steps import Plan, Step, write_plan
 
 # Appends what its input held to its output, a line at a time; killed, it goes on where it was.
 SLOWLY = """\
@@ -68,21 +68,16 @@ except ValueError as error:
 """
 
 
-def drive(plan, *engine, **options):
+def drive(plan, *engine):
     """Starts a driver of a plan, as a process of its own."""
     command = [sys.executable, "-c", DRIVER, str(Path(plan.folder) / "plan.json"), *engine]
-    env = {**os.environ, **ENVIRONMENT, **options.pop("env", {})}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, **options
-    )
+    env = {**os.environ, **ENVIRONMENT}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def finish(plan, *engine, **options):
+def finish(plan, *engine):
     """Drives a plan to its end, and returns what was told."""
-    driver = drive(plan, *engine, **options)
+    driver = drive(plan, *engine)
     told = driver.communicate()[1]
     assert driver.returncode == 0, told
     return told
-
-
-__all__ = ["drive", "finish", "made", "manifest", "read_plan", "small_plan"]

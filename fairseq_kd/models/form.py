@@ -75,4 +75,6 @@ class _ModelFlags(argparse.ArgumentParser):
 
 def _as_flags(form: Dict[str, Any]) -> Iterator[str]:
     for key, value in form.items():
-        yield f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
+        yield f"--{key.replace('_', '-')}"
+        if value is not True:
+            yield str(value)

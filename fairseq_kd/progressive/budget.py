@@ -32,8 +32,9 @@ class Budget(NamedTuple):
 
     def shown(self, cost: float) -> str:
         """A cost with its unit."""
-        number = f"{cost:,}" if isinstance(cost, int) else f"{cost:,.1f}"
-        return f"{number} {self.unit}"
+        if isinstance(cost, int):
+            return f"{cost:,} {self.unit}"
+        return f"{cost:,.1f} {self.unit}" if cost >= 1 else f"{cost:.2g} {self.unit}"
 
 
 def parameter_budget(blueprint: Blueprint, limit: int, flag: str = "--parameters") -> Budget:

@@ -106,8 +106,9 @@ def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], lock: int)
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
     config = [f"plan={folder / FILE}", f"start={Path.cwd()}", f"python={sys.executable}"]
-    config += [f"targets={' '.join(targets)}", f"flags={'' if engine else '--alone'}"]
-    config.append(f"threads={1 if engine else os.cpu_count()}")
+    config += [f"targets={' '.join(targets)}", f"one_machine={0 if engine else 1}"]
+    threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())  # Snakemake sets it to this
+    config.append(f"threads={1 if engine else threads}")
     words = [sys.executable, "-m", "snakemake", *own, *(engine or ["--cores", "all"])]
     words += ["--config", *config]
     environment = {PROGRESS_PAUSE: "3", **os.environ}

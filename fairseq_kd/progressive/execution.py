@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -23,14 +23,12 @@ from fairseq_kd.whole_files import written_whole
 SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")
 
 
-def run_step(plan: Plan, name: str, alone: bool = False) -> int:
+def run_step(plan: Plan, name: str) -> int:
     """Runs the commands of a step, or goes on with them, and writes its manifest.
 
     Args:
         plan: the run.
         name: of the step.
-        alone: waits until no other step works here. Each uses the whole machine, and Snakemake
-            starts two at once after one that was the only one ready (seen in 9.11 and 9.15).
 
     Returns:
         0, or the exit status of the command that failed.
@@ -39,9 +37,7 @@ def run_step(plan: Plan, name: str, alone: bool = False) -> int:
         FileNotFoundError: a command ended well but did not make what it should have.
     """
     step = plan.step(name)
-    locks = Path(plan.folder) / STEPS
-    others = _only_process(locks / "alone.lock") if alone else nullcontext()
-    with _only_process(locks / f"{name}.lock"), others:
+    with _only_process(Path(plan.folder) / STEPS / f"{name}.lock"):
         if manifest_path(plan, step).is_file():
             return 0
         attempts = _begin(attempts_path(plan, step))

@@ -47,10 +47,8 @@ class Follower:
 
     def _look(self) -> None:
         for path in sorted(self.folder.glob("*.log")):
-            begin, size = self.seen.get(path, 0), path.stat().st_size
-            if size < begin:  # Snakemake begins a log anew with each attempt
-                begin = self.seen[path] = 0
-            if path.name == "snakemake.log" or size == begin:
+            begin = self.seen.get(path, 0)
+            if path.name == "snakemake.log" or path.stat().st_size == begin:
                 continue
             with path.open("rb") as file:
                 file.seek(begin)

@@ -3,7 +3,7 @@
 import functools
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
@@ -17,14 +17,18 @@ STRATEGY, FACTOR = "balanced", 0.7
 RESERVED = (TEACHER, UNDISTILLED, ONE_STEP, "data", "evaluation", "logs", "steps", "replaced")
 
 
-def plan_run(path: Path) -> Plan:
+def plan_run(path: Path, changes: Sequence[str] = ()) -> Plan:
     """The plan of a run file; it is laid out anew if the file, its teacher or its data changed.
+
+    Args:
+        path: of the file.
+        changes: ``KEY=VALUE`` over what it says.
 
     Raises:
         FileNotFoundError, ValueError: the file is wrong, or describes what cannot be built.
     """
-    run = read_run(path)
-    made_from = _made_from(run)
+    run = read_run(path, changes)
+    made_from = {**_made_from(run), "changes": list(changes)}
     kept = run.folder / FILE
     if kept.is_file():
         plan = read_plan(kept)

@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import jsonschema
 import yaml
@@ -64,8 +64,13 @@ class RunFile:
         return self.other.get(key, default)
 
 
-def read_run(path: Path) -> RunFile:
+def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
     """Reads and checks a run file.
+
+    Args:
+        path: of the file.
+        changes: ``KEY=VALUE`` over what it says, as ``train.lr=1e-3`` or ``ladder.0.ratio=0.6``;
+            the value is YAML.
 
     Raises:
         FileNotFoundError: there is none.
@@ -78,6 +83,8 @@ def read_run(path: Path) -> RunFile:
     except yaml.YAMLError as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as YAML: {told}") from None
+    for change in changes:
+        _change(content, change)
     check(path, content)
     known = ("run", "data", "teacher", "ladder", "each", "train")
     teacher = content["teacher"]
@@ -91,6 +98,27 @@ def read_run(path: Path) -> RunFile:
         train=content.get("train", {}),
         other={key: value for key, value in content.items() if key not in known},
     )
+
+
+def _change(content: Any, change: str) -> None:
+    """Sets a key, and those that lead to it.
+
+    Raises:
+        ValueError: it is not KEY=VALUE.
+    """
+    key, separator, value = change.partition("=")
+    *way, last = (int(part) if part.isdecimal() else part for part in key.split("."))
+    if not separator or last == "":
+        raise ValueError(f"--set must be KEY=VALUE, such as train.lr=1e-3, but is {change}.")
+    try:
+        for name in way:
+            if isinstance(content, dict):
+                content = content.setdefault(name, {})
+            else:
+                content = content[name]
+        content[last] = yaml.safe_load(value)
+    except (IndexError, TypeError):
+        raise ValueError(f"--set {change}: the run file has no place {key}.") from None
 
 
 def check(path: Path, content: Any) -> None:
@@ -145,10 +173,8 @@ def _innermost(error: Any) -> Any:
 
 def _sentence(error: Any) -> str:
     """What is wrong, in the words of the file."""
-    where = "".join(
-        f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.absolute_path
-    )
-    where = where.lstrip(".")
+    path = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.absolute_path]
+    where = "".join(path).lstrip(".")
     value = error.instance
     if error.validator == "additionalProperties":
         known = error.schema["properties"]

@@ -78,6 +78,8 @@ def _state(
 ) -> "tuple[str, str]":
     manifest = _read(manifest_path(plan, step))
     if manifest is None and not attempts_path(plan, step).is_file():
+        if step.folder and Path(step.folder).exists() and not _is_ours(plan, step.folder):
+            return CHANGED, f"{step.folder} was there before, and this run did not make it"
         return MISSING, "it has not been made yet"
     begun = manifest["recipe"] if manifest else _read(recipe_path(plan, step))
     if begun["id"] != recipe["id"]:
@@ -92,6 +94,15 @@ def _state(
         if wrong:
             return DAMAGED, wrong
     return DONE, ""
+
+
+def _is_ours(plan: Plan, folder: str) -> bool:
+    """Whether a step of the run was begun in the folder."""
+    own = (step for step in plan.steps if step.folder == folder)
+    paths = [
+        path for step in own for path in (manifest_path(plan, step), attempts_path(plan, step))
+    ]
+    return any(path.is_file() for path in paths)
 
 
 def _read(path: Path) -> Optional[Dict[str, Any]]:

@@ -31,6 +31,14 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("file", metavar="RUN.yaml", type=Path, help="the description of the run")
     parser.add_argument("--until", metavar="STEP", help="build this step and what it needs")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="over what the file says, such as --set seed=2 --set train.lr=1e-3; may be repeated",
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--dry-run", action="store_true", help="show what would be built and why, with its commands"
@@ -63,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     if args.shell is None and not args.dry_run:
         driver.check_snakemake()
-    plan = plan_run(args.file)
+    plan = plan_run(args.file, args.changes)
     names = driver.wanted(plan, args.until)
     if args.shell is not None:
         write_script(plan._replace(steps=[plan.step(name) for name in names]), args.shell)

@@ -15,9 +15,6 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("plan", metavar="RUN/plan.json", type=Path, help="the plan of the run")
     parser.add_argument("name", metavar="STEP", help="the step")
-    parser.add_argument(
-        "--alone", action="store_true", help="wait until no other step of the run works here"
-    )
     parser.set_defaults(run=run)
 
 
@@ -28,4 +25,4 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.progressive.steps import read_plan
 
     die_with_parent()
-    return run_step(read_plan(args.plan), args.name, args.alone)
+    return run_step(read_plan(args.plan), args.name)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from harness import ROOT
 from plans import drive, finish, made, manifest, small_plan
 
 from fairseq_kd.progressive import driver
+from fairseq_kd.progressive.steps import write_plan
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
@@ -44,7 +46,7 @@ def test_every_step_is_made_once_and_in_order(whole):
 def test_one_step_at_a_time_has_the_machine(whole):
     plan, _ = whole
     times = sorted((manifest(plan, n)["begun"], manifest(plan, n)["finished"]) for n in NAMES)
-    for (_, finished), (started, _) in zip(times, times[1:], strict=False):
+    for (_, finished), (started, _) in pairwise(times):
         assert finished <= started
 
 
@@ -162,8 +164,6 @@ def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, 
     plan = plan._replace(
         steps=[s._replace(commands=slow) if s.name == "teacher" else s for s in plan.steps]
     )
-    from fairseq_kd.progressive.steps import write_plan
-
     write_plan(plan)
     engine = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(sbatch)]
     engine += ["--cluster-generic-status-cmd", str(sacct), "--jobs", "4", "--retries", "2"]

@@ -71,7 +71,7 @@ def test_a_mistake_is_told_by_its_key(read, wrong):
     line, told = REFUSALS[wrong]
     key = line.partition(":")[0]
     kept = [each for each in SHORTEST.splitlines() if not each.startswith(key)]
-    with pytest.raises(ValueError, match="run.yaml") as refused:
+    with pytest.raises(ValueError, match=r"run\.yaml") as refused:
         read("\n".join([*kept, line]))
     assert told in str(refused.value)
 
@@ -95,5 +95,5 @@ def test_a_run_without_an_end_says_which_there_are(read):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.yaml does not exist. Give the YAML file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist\. Give the YAML"):
         read_run(tmp_path / "none.yaml")

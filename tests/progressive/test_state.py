@@ -106,10 +106,9 @@ def test_an_interrupted_step_goes_on_and_a_changed_one_begins_anew(tmp_path):
     state.make_way(plan, state.judge(plan))
     run_step(plan, "data")
     attempts = state.attempts_path(plan, plan.step("teacher"))
-    hour = "2026-01-01T00"
-    attempts.write_text(
-        json.dumps([{"start": f"{hour}:00:00+00:00", "seen": f"{hour}:01:00+00:00"}])
-    )
+    hour = "2026-01-01T00"  # a minute of work before the kill
+    attempt = {"start": f"{hour}:00:00+00:00", "seen": f"{hour}:01:00+00:00"}
+    attempts.write_text(json.dumps([attempt]))
     folder = Path(plan.step("teacher").folder)
     folder.mkdir()
     (folder / "text").write_text("line\nline\nline\n")
@@ -153,5 +152,5 @@ def test_a_step_that_makes_nothing_is_no_success(plan):
 
 
 def test_a_step_that_is_none_is_refused_with_all_names(plan):
-    with pytest.raises(ValueError, match="has no step stdent. Its steps are data, teacher, middle"):
+    with pytest.raises(ValueError, match=r"has no step stdent\. Its steps are data, teacher"):
         plan.step("stdent")
