@@ -35,7 +35,7 @@ class Blueprint:
     """A teacher's form and size, from which rungs are built.
 
     Args:
-        args: the arguments that build the teacher, as fairseq-train completes them.
+        args: the arguments that build the teacher; what they lack, its architecture says.
         words: of the source's and of the target's dictionary, special ones included; None where
             they are not known yet.
         called: how errors name the teacher.
@@ -46,7 +46,13 @@ class Blueprint:
     """
 
     def __init__(self, args: Namespace, words: Words, called: str):
-        self.args, self.words, self.called = args, words, called
+        if not is_transformer(args.arch):
+            raise ValueError(
+                f"{called} has the architecture '{args.arch}', but must be a transformer of "
+                "fairseq, whose layers, width and heads a ladder shrinks."
+            )
+        self.args, self.words, self.called = _completed(args), words, called
+        args = self.args
         for side in ("encoder", "decoder"):
             _refuse_broken_heads(called, side, *(getattr(args, f"{side}_{x}") for x in _HEADS))
         if args.share_all_embeddings and words[0] != words[1]:
@@ -73,17 +79,12 @@ class Blueprint:
         args = state.get("args") or state["cfg"]["model"]
         args = Namespace(**(args if isinstance(args, Mapping) else vars(args)))
         args.arch = getattr(args, "arch", None) or getattr(args, "_name", None)
-        if not is_transformer(args.arch):
-            raise ValueError(
-                f"{called} has the architecture '{args.arch}', but must be a transformer of "
-                "fairseq, whose layers, width and heads a ladder shrinks."
-            )
         embeddings = [f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
         missing = [name for name in embeddings if name not in state["model"]]
         if missing:
             raise ValueError(f"{called} has no plain word embeddings: {missing[0]} is missing.")
         source, target = (len(state["model"][name]) for name in embeddings)
-        return cls(_completed(args), (source, target), called)
+        return cls(args, (source, target), called)
 
     @classmethod
     def of_arch(
@@ -105,7 +106,7 @@ class Blueprint:
             ValueError: this is no transformer that fairseq could build.
         """
         args, _ = model_args(arch, Namespace(), model_flags)
-        return cls(_completed(args), (source_words, target_words), f"--arch {arch}")
+        return cls(args, (source_words, target_words), f"--arch {arch}")
 
     @cached_property
     def size(self) -> Size:
@@ -264,7 +265,8 @@ def _has_arguments(state: Dict[str, Any]) -> bool:
 
 
 def _completed(args: Namespace) -> Namespace:
-    """Arguments with all defaults of their architecture, those that are newer than it too."""
+    """Arguments with all defaults of their architecture, those that are newer than they too."""
+    args = Namespace(**vars(args))
     for key, value in POSITIONS.items():
         setattr(args, key, getattr(args, key, None) or value)
     ARCH_CONFIG_REGISTRY[args.arch](args)

@@ -1,7 +1,7 @@
 """The largest student within a budget: parameters, bytes on disk, or time for a sentence."""
 
 import re
-from typing import Callable, List, NamedTuple, Tuple
+from typing import Callable, List, NamedTuple, Tuple, Union
 
 from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.progressive.ladder import (
@@ -42,7 +42,7 @@ def parameter_budget(blueprint: Blueprint, limit: int, flag: str = "--parameters
     return Budget(flag, limit, blueprint.parameters, "parameters")
 
 
-def count_of(text: "str | int", flag: str = "--parameters") -> int:
+def count_of(text: Union[int, str], flag: str = "--parameters") -> int:
     """A number of parameters as it is written: 600000, 600K, 10M, 1.5B.
 
     Raises:
@@ -55,8 +55,29 @@ def count_of(text: "str | int", flag: str = "--parameters") -> int:
 
 
 def ladder_within(
-    blueprint: Blueprint, budget: Budget, strategy: str, factor: float
+    blueprint: Blueprint,
+    parameters: Union[int, str],
+    strategy: str,
+    factor: float,
+    flag: str = "parameters",
 ) -> List[float]:
+    """The ratios of a ladder to the largest rung with at most so many parameters.
+
+    Args:
+        blueprint: of the teacher.
+        parameters: as ``count_of`` reads them.
+        strategy: how rungs shrink.
+        factor: from one rung to the next.
+        flag: how the user named the number.
+
+    Raises:
+        ValueError: it is no number, too small for every rung, or large enough for the teacher.
+    """
+    limit = count_of(parameters, flag)
+    return ladder_to(blueprint, parameter_budget(blueprint, limit, flag), strategy, factor)
+
+
+def ladder_to(blueprint: Blueprint, budget: Budget, strategy: str, factor: float) -> List[float]:
     """The ratios of a ladder that ends with the largest rung within a budget.
 
     Args:
@@ -68,9 +89,8 @@ def ladder_within(
     Raises:
         ValueError: the budget is too small for every rung, or large enough for the teacher.
     """
-    teacher = blueprint.size
     ratio, _ = largest_within(blueprint, budget, strategy)
-    return buildable(teacher, ratios_to(ratio, factor), strategy)
+    return buildable(blueprint.size, ratios_to(ratio, factor), strategy)
 
 
 def largest_within(blueprint: Blueprint, budget: Budget, strategy: str) -> Tuple[float, float]:

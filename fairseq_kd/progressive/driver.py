@@ -14,11 +14,12 @@ from fairseq_kd.progressive.follower import Follower
 from fairseq_kd.progressive.history import write_history
 from fairseq_kd.progressive.run_lock import run_lock
 from fairseq_kd.progressive.state import DONE, Verdict, judge, make_way, manifest_path
-from fairseq_kd.progressive.steps import FILE, Plan
+from fairseq_kd.progressive.steps import FILE, Plan, write_plan
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOGS, ENGINE_LOG = "logs", "snakemake.log"
 TAIL_LINES = 12
+ELSEWHERE = {"--profile", "--executor", "-e"}  # flags of Snakemake by which other machines work
 
 
 def check_snakemake() -> None:
@@ -72,7 +73,7 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
     Args:
         plan: the run.
         until: the last step to build; None for all.
-        engine: flags for Snakemake, such as a profile; none to work on this machine.
+        engine: flags for Snakemake, such as a profile; without an executor it works here.
 
     Returns:
         0, or the status of Snakemake.
@@ -82,6 +83,7 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
     """
     folder = Path(plan.folder)
     with run_lock(folder) as lock:
+        write_plan(plan)
         names = wanted(plan, until)
         verdicts = [verdict for verdict in judge(plan) if verdict.step.name in names]
         print(f"{plan.folder}: {len(verdicts)} steps\n{overview(verdicts)}", file=sys.stderr)
@@ -102,14 +104,17 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
 
 def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], lock: int) -> int:
     folder = Path(plan.folder).resolve()
+    here = not ELSEWHERE & set(engine)
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
     config = [f"plan={folder / FILE}", f"start={Path.cwd()}", f"python={sys.executable}"]
-    config += [f"targets={' '.join(targets)}", f"one_machine={0 if engine else 1}"]
+    config += [f"targets={' '.join(targets)}", f"one_machine={int(here)}"]
     threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())  # Snakemake sets it to this
-    config.append(f"threads={1 if engine else threads}")
-    words = [sys.executable, "-m", "snakemake", *own, *(engine or ["--cores", "all"])]
+    config.append(f"threads={threads if here else 1}")
+    words = [sys.executable, "-m", "snakemake", *own, *engine]
+    if here and not {"--cores", "-c"} & set(engine):
+        words += ["--cores", "all"]
     words += ["--config", *config]
     environment = {PROGRESS_PAUSE: "3", **os.environ}
     with (folder / LOGS / ENGINE_LOG).open("ab") as log, Follower(folder / LOGS):

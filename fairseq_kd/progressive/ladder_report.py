@@ -32,7 +32,7 @@ class LadderReport:
     def __init__(self, blueprint: Blueprint, ratios: Sequence[float], strategy: str):
         self.blueprint, self.ratios, self.strategy = blueprint, ratios, strategy
         self.sizes = rungs(blueprint.size, ratios, strategy)
-        between = [f"intermediate-{i}" for i in range(1, len(self.sizes) - 1)]
+        between = [f"rung-{ratio * 100:.0f}" for ratio in ratios[1:-1]]
         self.names = ["teacher", *between, "student"]
 
     @cached_property

@@ -159,7 +159,7 @@ def _dictionary_sizes(data: Path) -> List[int]:
 
 def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
     """The ratios of the ladder that was asked for."""
-    from fairseq_kd.progressive.budget import count_of, ladder_within, parameter_budget
+    from fairseq_kd.progressive.budget import ladder_to, ladder_within
     from fairseq_kd.progressive.ladder import checked_ladder, ratios_to
 
     factor = FACTOR if args.factor is None else args.factor
@@ -168,10 +168,8 @@ def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
     if args.target is not None:
         return ratios_to(args.target, factor)
     if args.parameters is not None:
-        budget = parameter_budget(blueprint, count_of(args.parameters))
-    else:
-        budget = _measured_budget(args, blueprint)
-    return ladder_within(blueprint, budget, args.strategy, factor)
+        return ladder_within(blueprint, args.parameters, args.strategy, factor, "--parameters")
+    return ladder_to(blueprint, _measured_budget(args, blueprint), args.strategy, factor)
 
 
 def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:

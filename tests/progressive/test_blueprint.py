@@ -12,6 +12,7 @@ from harness import PAIR, USER_DIR, Setup, run
 
 from fairseq_kd import models  # noqa: F401  (our architectures)
 from fairseq_kd.checkpoints import count_parameters, read_checkpoint
+from fairseq_kd.models.form import FORM
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.progressive.blueprint import Blueprint
@@ -49,13 +50,15 @@ def test_counts_are_those_of_the_models_that_fairseq_builds(data, words, form):
     assert blueprint.size == TINY
     teacher = ["--arch", "transformer", *sized(TINY), *form]
     size = Size(2, 1, 16, 2, 32)
-    for flags, counted in (
-        (teacher, sum(blueprint.teacher_parts.values())),
-        (blueprint.flags(TINY), blueprint.parameters(TINY)),
-        (blueprint.flags(size), blueprint.parameters(size)),
-    ):
-        model = Setup(data, *flags, *SMOOTHED, training=REST).model
-        assert counted == sum(parameter.numel() for parameter in model.parameters())
+    whole, twin, model = (
+        Setup(data, *flags, *SMOOTHED, training=REST).model
+        for flags in (teacher, blueprint.flags(TINY), blueprint.flags(size))
+    )
+    counts = [sum(each.numel() for each in built.parameters()) for built in (whole, twin, model)]
+    assert counts[0] == counts[1] == sum(blueprint.teacher_parts.values())
+    assert counts[1:] == [blueprint.parameters(TINY), blueprint.parameters(size)]
+    for key in FORM:
+        assert getattr(model.args, key) == getattr(whole.args, key)
     tables = [model.encoder.embed_tokens, model.decoder.embed_tokens]
     tables = [*tables, model.decoder.output_projection]
     learned = [side.embed_positions for side in (model.encoder, model.decoder)]
@@ -99,6 +102,17 @@ def test_a_checkpoint_that_keeps_its_arguments_in_the_old_place(teacher, tmp_pat
     del args.activation_fn, args.no_cross_attention  # younger than some checkpoints
     torch.save({"args": args, "model": state["model"]}, old)
     assert Blueprint.of_checkpoint(str(old)).size == Blueprint.of_checkpoint(teacher).size
+
+
+def test_a_checkpoint_of_hydra_keeps_its_arguments_in_a_dictionary(teacher, tmp_path):
+    state = read_checkpoint(teacher)
+    args = vars(state["cfg"]["model"]) | {"_name": "transformer"}
+    args.pop("arch")
+    state["cfg"]["model"] = args
+    path = tmp_path / "hydra.pt"
+    torch.save(state, path)
+    ours, theirs = (Blueprint.of_checkpoint(str(each)) for each in (path, teacher))
+    assert ours.flags(ours.size) == theirs.flags(theirs.size)
 
 
 def test_a_rung_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_path):
