@@ -6,9 +6,9 @@
 # About 12 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
 # English:
 #   teacher       2.4 M parameters, trained on the references
-#   intermediate  word_kd from the teacher
-#   student       word_kd from the intermediate
-#   control       the student's size and updates without distillation
+#   intermediate  starts from the teacher's layers, word_kd from the teacher
+#   student       starts from the intermediate's layers, word_kd from the intermediate
+#   undistilled   the student's size and updates without distillation
 # Then report.html and report.md in the run's folder say what each is worth.
 #
 # Env: RUN=runs/progressive                where everything goes
@@ -53,22 +53,27 @@ train() { # train NAME UPDATES fairseq-train flags...
     --no-progress-bar --log-format json --log-interval 10
 }
 
+distil() { # distil NAME UPDATES ARCH TEACHER.pt: a student that starts from its teacher's layers
+  local name=$1 updates=$2 arch=$3 teacher=$4 start=$run/$1-start/start.pt
+  [[ -e $start ]] || fairseq-kd inherit --teacher "$teacher" --arch "$arch" --out "$start"
+  train "$name" "$updates" --arch "$arch" --lr 6e-3 --dropout 0 --finetune-from-model "$start" \
+    --criterion word_kd --kd-teacher "$teacher" --kd-temperature 1
+}
+
 heading "prepare the text"
 MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "${TEXT:-data/bible.es-en}" "$run/data"
 
 train teacher "${TEACHER_UPDATES:-2000}" --arch transformer_kd_small_teacher --lr 4e-3 --dropout 0.1 \
   --criterion label_smoothed_cross_entropy
-train intermediate "${INTERMEDIATE_UPDATES:-1300}" --arch transformer_kd_small_intermediate --lr 6e-3 --dropout 0 \
-  --criterion word_kd --kd-teacher "$run/teacher/checkpoint_best.pt" --kd-temperature 1
-train student "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr 6e-3 --dropout 0 \
-  --criterion word_kd --kd-teacher "$run/intermediate/checkpoint_best.pt" --kd-temperature 1
-train control "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr 6e-3 --dropout 0 \
+distil intermediate "${INTERMEDIATE_UPDATES:-1300}" transformer_kd_small_intermediate "$run/teacher/checkpoint_best.pt"
+distil student "${STUDENT_UPDATES:-800}" transformer_kd_small_student "$run/intermediate/checkpoint_best.pt"
+train undistilled "${STUDENT_UPDATES:-800}" --arch transformer_kd_small_student --lr 6e-3 --dropout 0 \
   --criterion label_smoothed_cross_entropy
 
 heading "measure what was gained"
 fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/teacher/checkpoint_best.pt" \
   --student "intermediate=$run/intermediate/checkpoint_best.pt" --student "$run/student/checkpoint_best.pt" \
-  --control "student, not distilled=$run/control/checkpoint_best.pt" \
+  --control "undistilled=$run/undistilled/checkpoint_best.pt" \
   --rounds 1 --latency-sentences 16 --batch-sentences 128 --no-memory # quick: leave these out for firmer figures
 say "$run/report.html has every figure, the signatures, the curves and the commands." \
   "This took $(((SECONDS - started + 30) / 60)) minutes."

@@ -29,14 +29,17 @@ def slow_step(folder, name, lines, *after, reads=()):
     return Step(name, kind, [command], list(after), list(reads), makes, f"{folder}/{name}")
 
 
-def small_plan(folder, student_lines=4, reads=()):
-    """The shape of a run: text, a teacher, two rungs, a control, an evaluation of all."""
+def small_plan(folder, student_lines=4, reads=(), times=1):
+    """The shape of a run: text, a teacher, two rungs, a control, an evaluation of all.
+
+    Its steps take so many times as long.
+    """
     steps = [
-        slow_step(folder, "data", 2, reads=reads),
-        slow_step(folder, "teacher", 5, "data"),
-        slow_step(folder, "middle", 4, "data", "teacher"),
-        slow_step(folder, "student", student_lines, "data", "middle"),
-        slow_step(folder, "undistilled", 3, "data"),
+        slow_step(folder, "data", 2 * times, reads=reads),
+        slow_step(folder, "teacher", 5 * times, "data"),
+        slow_step(folder, "middle", 4 * times, "data", "teacher"),
+        slow_step(folder, "student", student_lines * times, "data", "middle"),
+        slow_step(folder, "undistilled", 3 * times, "data"),
         slow_step(folder, "evaluation", 1, "teacher", "middle", "student", "undistilled"),
     ]
     made_from = {"file": "run.yaml", "started in": str(ROOT)}

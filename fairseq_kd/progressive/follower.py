@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 PROGRESS = re.compile(r"^.{1,60}?: +\d+% \|")
+FULL = ": 100% |"
 POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
 
 
@@ -71,7 +72,7 @@ class Follower:
         if self.on_terminal:
             print(f"\r\033[K{progress}", end="", file=sys.stderr, flush=True)
             self.open_line = True
-        elif now - self.shown_at.get(path, 0.0) >= QUIET_SECONDS or "| 100%" in progress:
+        elif now - self.shown_at.get(path, -QUIET_SECONDS) >= QUIET_SECONDS or FULL in progress:
             self.shown_at[path] = now
             self._print(progress)
 

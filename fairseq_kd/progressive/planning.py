@@ -1,20 +1,29 @@
-"""From a run file to its plan: sizes looked up, steps laid out, every training command tried."""
+"""From a run file to its plan: sizes looked up, steps laid out, every command tried."""
 
+import contextlib
 import functools
+import io
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.progressive.effects import check_effects
 from fairseq_kd.progressive.layout import ONE_STEP, STUDENT, TEACHER, UNDISTILLED, Layout
-from fairseq_kd.progressive.run_file import INHERIT, RunFile, Rung, read_run
-from fairseq_kd.progressive.state import HASHES, FileHashes
-from fairseq_kd.progressive.steps import FILE, Plan, read_plan, write_plan
+from fairseq_kd.progressive.run_file import RunFile, Rung, read_run
+from fairseq_kd.progressive.run_lock import run_lock
+from fairseq_kd.progressive.starts import check_starts
+from fairseq_kd.progressive.state import HASHES, REPLACED, STEPS, FileHashes
+from fairseq_kd.progressive.steps import FILE, Plan, Step, read_plan, write_plan
 from fairseq_kd.progressive.training_command import check_training_command
 
 STRATEGY, FACTOR = "balanced", 0.7
-RESERVED = (TEACHER, UNDISTILLED, ONE_STEP, "data", "evaluation", "logs", "steps", "replaced")
+RESERVED = (  # folders of a run that are no rung's
+    *(TEACHER, UNDISTILLED, ONE_STEP, STEPS, REPLACED, "data", "logs", "evaluation"),
+    *("decoded", "translations", "plots"),  # of the evaluation
+)
 
 
 def plan_run(path: Path, changes: Sequence[str] = ()) -> Plan:
@@ -25,7 +34,9 @@ def plan_run(path: Path, changes: Sequence[str] = ()) -> Plan:
         changes: ``KEY=VALUE`` over what it says.
 
     Raises:
-        FileNotFoundError, ValueError: the file is wrong, or describes what cannot be built.
+        FileNotFoundError: something that the file names is missing.
+        ValueError: the file is wrong, or describes what cannot be built; or it has changed while a
+            driver works by the plan that there is.
     """
     run = read_run(path, changes)
     made_from = {**_made_from(run), "changes": list(changes)}
@@ -34,55 +45,88 @@ def plan_run(path: Path, changes: Sequence[str] = ()) -> Plan:
         plan = read_plan(kept)
         if plan.made_from == made_from:
             return plan
+    plan = Plan(str(run.folder), made_from, run.get("seed", 1), lay_out(run))
+    with run_lock(run.folder):
+        write_plan(plan)
+    return plan
+
+
+def lay_out(run: RunFile) -> List[Step]:
+    """The steps of a run.
+
+    Raises:
+        FileNotFoundError: something that the run needs is missing.
+        ValueError: a name is taken, a setting is without effect, or fairseq or one of our verbs
+            would refuse a command when its turn comes.
+    """
     layout = Layout(run)
     blueprint = functools.cache(lambda: _blueprint(run, layout))
-    rungs = _rungs(run, blueprint)
+    rungs = _rungs(run, layout, blueprint)
+    check_effects(run, rungs, layout.teachers)
     layout.add_ladder(rungs, _sizes(run, layout, rungs, blueprint))
-    _try_trainings(run, layout, rungs)
-    plan = Plan(str(run.folder), made_from, run.get("seed", 1), layout.steps)
-    write_plan(plan)
-    return plan
+    trainings: Dict[str, Dict[str, Any]] = {}
+    for step in layout.steps:
+        if step.kind == "train":
+            trainings[step.name] = check_training_command(step.commands[0])
+        elif step.kind != "prepare":
+            _check_verb(run, step)
+    check_starts(run.path, layout.steps, trainings)
+    return layout.steps
 
 
 def _made_from(run: RunFile) -> Dict[str, Any]:
     hashes = FileHashes(run.folder / HASHES)
     given = run.teacher if isinstance(run.teacher, list) else []
     data = Path(run.data) if isinstance(run.data, str) else None
+    files = sorted(data.iterdir()) if data and data.is_dir() else []
+    words = [path for path in files if path.name.startswith("dict.")]
     return {
         "file": str(run.path),
         "sha256": sha256_of([run.path]),
         "version": __version__,
         "started in": str(Path.cwd()),
         "teachers": {path: hashes.of(path) for path in given if Path(path).is_file()},
-        "data": sorted(path.name for path in data.iterdir()) if data and data.is_dir() else [],
+        "data": [path.name for path in files],
+        "dictionaries": [sha256_of([path]) for path in words],
     }
 
 
-def _rungs(run: RunFile, blueprint: Callable[[], Any]) -> List[Rung]:
+def _rungs(run: RunFile, layout: Layout, blueprint: Callable[[], Any]) -> List[Rung]:
     """The rungs below the teacher, with their names.
 
     Args:
         run: the run file.
+        layout: of its text and its teachers.
         blueprint: looks up what the teacher is made of.
     """
     rungs = run.ladder
     if rungs is None:
-        from fairseq_kd.progressive.budget import ladder_within
-        from fairseq_kd.progressive.ladder import ratios_to
-
-        strategy, factor = run.get("strategy", STRATEGY), run.get("factor", FACTOR)
-        if "target" in run.other:
-            ratios = ratios_to(run.other["target"], factor)
-        else:
-            ratios = ladder_within(blueprint(), run.other["parameters"], strategy, factor)
-        rungs = [Rung("", ratio, None, {}) for ratio in ratios]
+        rungs = [Rung("", ratio, None, {}) for ratio in _ratios(run, layout, blueprint)]
     if rungs[0].ratio == 1:  # the teacher itself
         rungs = rungs[1:]
     if not rungs:
         raise ValueError(f"{run.path}: the ladder has no rung below the teacher. Add one, as 0.5.")
     named = [_named(rung, i == len(rungs) - 1) for i, rung in enumerate(rungs)]
-    _check_names(run, named)
+    _check_names(run, [*layout.models, *(rung.name for rung in named)])
     return named
+
+
+def _ratios(run: RunFile, layout: Layout, blueprint: Callable[[], Any]) -> List[float]:
+    """The ladder that ``target`` or ``parameters`` asks for."""
+    from fairseq_kd.progressive.budget import ladder_within
+    from fairseq_kd.progressive.ladder import buildable, ratios_to
+
+    strategy, factor = run.get("strategy", STRATEGY), run.get("factor", FACTOR)
+    if "target" in run.other:
+        return buildable(blueprint().size, ratios_to(run.other["target"], factor), strategy)
+    if None in blueprint().words:
+        prepare = shlex.join(layout.corpus.step.commands[0]) if layout.corpus.step else ""
+        raise ValueError(
+            f"{run.path}: parameters cannot be counted before the text is prepared. Run {prepare} "
+            "first, or say target instead."
+        )
+    limit = run.other["parameters"]
+    return ladder_within(blueprint(), limit, strategy, factor, f"{run.path}: parameters")
 
 
 def _sizes(
@@ -108,10 +152,9 @@ def _named(rung: Rung, last: bool) -> Rung:
     return Rung(name, rung.ratio, rung.arch, rung.settings)
 
 
-def _check_names(run: RunFile, rungs: List[Rung]) -> None:
-    names = [rung.name for rung in rungs]
+def _check_names(run: RunFile, names: List[str]) -> None:
     for name in names:
-        if name in RESERVED or names.count(name) > 1:
+        if names.count(name) > 1 or (name in RESERVED and name != TEACHER):
             raise ValueError(
                 f"{run.path}: a rung is called {name}, as is another part of the run. Give it "
                 "another name."
@@ -123,7 +166,7 @@ def _blueprint(run: RunFile, layout: Layout) -> Any:
     from fairseq_kd.progressive.blueprint import Blueprint
 
     if isinstance(run.teacher, list):
-        return Blueprint.of_checkpoint(run.teacher[0])
+        return Blueprint.of_checkpoint(run.teacher[0], f"{run.path}: the teacher")
     command = next(step.commands[0] for step in layout.steps if step.name == TEACHER)
     args = Namespace(**check_training_command(command))
     return Blueprint(args, _words(layout), f"{run.path}: the teacher {run.teacher['arch']}")
@@ -133,37 +176,29 @@ def _words(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
     """The sizes of the dictionaries; None while the text is not prepared."""
     from fairseq.data import Dictionary
 
-    files = [Path(layout.data) / f"dict.{language}.txt" for language in layout.pair]
+    files = layout.corpus.dictionaries()
     if not all(path.is_file() for path in files):
         return None, None
     source, target = (len(Dictionary.load(str(path))) for path in files)
     return source, target
 
 
-def _try_trainings(run: RunFile, layout: Layout, rungs: List[Rung]) -> None:
-    """Refuses now what fairseq-train or ``inherit`` would refuse when its turn comes."""
-    sizes: Dict[str, Dict[str, Any]] = {}
-    for step in layout.steps:
-        if step.kind == "train":
-            sizes[step.name] = check_training_command(step.commands[0])
-    for rung in rungs:
-        settings = {**run.each, **rung.settings}
-        if settings["start"] == INHERIT:
-            _check_start(run, rung.name, sizes)
+def _check_verb(run: RunFile, step: Step) -> None:
+    """Refuses a command of ours whose flags are none.
 
+    Raises:
+        ValueError: naming the step.
+    """
+    from fairseq_kd.cli import parser
 
-def _check_start(run: RunFile, name: str, sizes: Dict[str, Dict[str, Any]]) -> None:
-    """A student starts from a teacher that is at least as large in every way but depth."""
-    names = list(sizes)
-    before = names[names.index(name) - 1] if names.index(name) else None
-    if before is None:  # a teacher that was given: rungs by ratio always fit
-        return
-    for side in ("encoder", "decoder"):
-        for what in ("embed_dim", "attention_heads", "ffn_embed_dim"):
-            ours, theirs = (sizes[each][f"{side}_{what}"] for each in (name, before))
-            if ours > theirs:
-                raise ValueError(
-                    f"{run.path}: {name} cannot start from the layers of {before}: its {side} has "
-                    f"{what.replace('_', ' ')} {ours}, and that of {before} {theirs}. Say start: "
-                    "cold, or choose smaller sizes."
-                )
+    told = io.StringIO()
+    for command in step.commands:
+        try:
+            with contextlib.redirect_stderr(told):
+                parser().parse_args(command[1:])
+        except SystemExit:
+            wrong = told.getvalue().rpartition("error: ")[2].strip()
+            raise ValueError(
+                f"{run.path}: fairseq-kd {command[1]} does not understand the step {step.name}: "
+                f"{wrong}. Its command would be: {shlex.join(command)}"
+            ) from None

@@ -112,13 +112,13 @@ def _change(content: Any, change: str) -> None:
         raise ValueError(f"--set must be KEY=VALUE, such as train.lr=1e-3, but is {change}.")
     try:
         for name in way:
-            if isinstance(content, dict):
-                content = content.setdefault(name, {})
-            else:
-                content = content[name]
+            within = isinstance(content, dict)
+            content = content.setdefault(name, {}) if within else content[name]
         content[last] = yaml.safe_load(value)
     except (IndexError, TypeError):
         raise ValueError(f"--set {change}: the run file has no place {key}.") from None
+    except yaml.YAMLError:
+        raise ValueError(f"--set {change}: {value} cannot be read as YAML.") from None
 
 
 def check(path: Path, content: Any) -> None:

@@ -31,7 +31,6 @@ def run_lock(folder: Path) -> Iterator[int]:
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
         file.flush()
-        os.set_inheritable(file.fileno(), True)
         yield file.fileno()
 
 

@@ -51,10 +51,9 @@ def write_script(plan: Plan, out: Path) -> None:
 
 def _step(plan: Plan, number: int, step: Step) -> str:
     lines = [f"step {number} {step.name}"]
-    # A training knows by itself how far it is; everything else is done when its files are there.
-    made = [] if step.kind == "train" else step.makes[:1]
-    if step.kind == "evaluate":
-        made = []
+    # A training knows by itself how far it is, and an evaluation what it has translated; everything
+    # else is done when the last of its files is there.
+    made = [] if step.kind in ("train", "evaluate") else step.makes[-1:]
     for command in step.commands:
         text = " \\\n  ".join(_lines(command, plan.folder))
         if made:

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import shlex
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from argparse import Namespace
+from typing import Any, Dict, List, Mapping, Sequence
 
 from fairseq_kd.progressive.run_file import Flags
 
@@ -27,6 +29,7 @@ DEFAULTS: Flags = {
     "log-interval": 50,
 }
 WARMUP = 4000  # updates, or a tenth of a shorter training
+WARMING = ("inverse_sqrt", "polynomial_decay", "cosine", "reduce_lr_on_plateau", "step")
 SETTINGS = {  # of a stage, and the flags that they are
     "criterion": "criterion",
     "alpha": "kd-alpha",
@@ -44,18 +47,28 @@ def stage_flags(settings: Mapping[str, Any], knowledge: Flags, *layers: Flags) -
         settings: of the stage: criterion, weights, temperature and so on.
         knowledge: the flags that name its teacher and its start; nothing wins over them.
         layers: flags that win over defaults and settings, the later ones over the earlier.
+
+    Raises:
+        ValueError: max-update is no number of updates.
     """
     flags = {flag: settings[key] for key, flag in SETTINGS.items() if key in settings}
     flags = {**flags, **knowledge, **_temperature(settings.get("temperature")), **DEFAULTS}
     for layer in (*layers, knowledge):
         flags.update(layer)
-    if "total-num-update" not in flags and flags.get("lr-scheduler") == "polynomial_decay":
+    if "total-num-update" not in flags and flags["lr-scheduler"] == "polynomial_decay":
         flags["total-num-update"] = flags["max-update"]
-    if "warmup-updates" not in flags and flags.get("lr-scheduler") != "fixed":
-        flags["warmup-updates"] = min(WARMUP, int(flags["max-update"]) // 10)
+    if "warmup-updates" not in flags and flags["lr-scheduler"] in WARMING:
+        flags["warmup-updates"] = min(WARMUP, _updates(flags) // 10)
     if flags["criterion"] == PLAIN:
         flags = {flag: value for flag, value in flags.items() if not flag.startswith("kd-")}
     return flags
+
+
+def _updates(flags: Flags) -> int:
+    asked = str(flags["max-update"])
+    if not asked.isdecimal() or int(asked) == 0:
+        raise ValueError(f"max-update must be a whole number above 0, but is {asked}.")
+    return int(asked)
 
 
 def _temperature(asked: Any) -> Flags:
@@ -93,7 +106,7 @@ def check_training_command(command: List[str]) -> Dict[str, Any]:
     """What fairseq makes of a training command, read as it will be read when its turn comes.
 
     Raises:
-        ValueError: fairseq does not understand it.
+        ValueError: fairseq does not understand it, or its criterion would refuse its flags.
     """
     from fairseq import options
 
@@ -103,10 +116,51 @@ def check_training_command(command: List[str]) -> Dict[str, Any]:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            return vars(options.parse_args_and_arch(options.get_training_parser(), words))
+            args = options.parse_args_and_arch(options.get_training_parser(), words)
     except SystemExit:
-        wrong: Optional[str] = told.getvalue().rpartition("error: ")[2].strip()
+        wrong = told.getvalue().rpartition("error: ")[2].strip()
         raise ValueError(
             f"fairseq-train does not understand the training of {command[2]}: {wrong}. "
             f"Its command would be: {shlex.join(command[4:])}"
         ) from None
+    try:
+        _check_distillation(args)
+    except ValueError as error:
+        raise ValueError(f"The training of {command[2]} would be refused: {error}") from None
+    return vars(args)
+
+
+def _check_distillation(args: Namespace) -> None:
+    """What our criterions refuse before they load a teacher, which may not be trained yet.
+
+    Raises:
+        ValueError: a flag is out of range, has no effect, or names too few or too many teachers.
+    """
+    from fairseq.criterions import CRITERION_REGISTRY
+
+    from fairseq_kd.criterions import checks
+    from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
+    from fairseq_kd.criterions.word_kd import WordKDCriterion
+
+    criterion = CRITERION_REGISTRY[args.criterion]
+    if not issubclass(criterion, WordKDCriterion):
+        return
+    args = Namespace(**vars(args), _name=args.criterion)
+    others = criterion.other_weights(args)  # of terms that read the teacher's layers
+    distils, reads_layers = bool(args.kd_alpha or args.kd_alpha_final), any(others.values())
+    checks.check_weights(args, others)
+    checks.check_choices(args)
+    if reads_layers:
+        checks.check_one_live_teacher(args)
+    if distils or reads_layers:
+        criterion.check_teacher_sources(args, others)
+    if distils:
+        checks.temperature_schedule(args)
+        for weight in ("kd_alpha", "kd_beta"):
+            checks.weight_schedule(args, weight)
+    named = os.pathsep.join(filter(None, (args.kd_teacher, args.kd_store)))
+    if issubclass(criterion, MultiTeacherKDCriterion) and distils and os.pathsep not in named:
+        raise ValueError(
+            f"--criterion {args.criterion} needs two or more teachers, but has only {named}. Name "
+            "more by learns-from, or choose the criterion word_kd."
+        )

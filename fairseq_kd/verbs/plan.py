@@ -160,13 +160,13 @@ def _dictionary_sizes(data: Path) -> List[int]:
 def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
     """The ratios of the ladder that was asked for."""
     from fairseq_kd.progressive.budget import ladder_to, ladder_within
-    from fairseq_kd.progressive.ladder import checked_ladder, ratios_to
+    from fairseq_kd.progressive.ladder import buildable, checked_ladder, ratios_to
 
     factor = FACTOR if args.factor is None else args.factor
     if args.ladder is not None:
         return checked_ladder(_numbers(args.ladder))
     if args.target is not None:
-        return ratios_to(args.target, factor)
+        return buildable(blueprint.size, ratios_to(args.target, factor), args.strategy)
     if args.parameters is not None:
         return ladder_within(blueprint, args.parameters, args.strategy, factor, "--parameters")
     return ladder_to(blueprint, _measured_budget(args, blueprint), args.strategy, factor)

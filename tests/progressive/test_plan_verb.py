@@ -128,12 +128,17 @@ def test_a_large_teacher_is_planned_in_seconds_and_little_memory():
     assert rows_of(result.stdout)[-1][2:6] == ["6+6", "512", "8", "2048"]
 
 
+def test_a_target_leaves_out_rungs_that_would_be_the_same(capsys):
+    assert cli.main(["plan", *TEACHER, "--target", "0.25", *SHARED]) == 0
+    assert "ladder: [1.0, 0.7, 0.49, 0.25]" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([*TEACHER, "--target", "0.05", *SHARED], "The rungs at 0.343 and 0.2401 would be the same "
-         "by the strategy balanced: 1+1 layers of width 80 with 2 heads. The nearest ladder that "
-         "can be built is 1.0,0.7,0.49,0.343,0.1176,0.05."),
+        ([*TEACHER, "--ladder", "0.7,0.343,0.2401", *SHARED], "The rungs at 0.343 and 0.2401 would "
+         "be the same by the strategy balanced: 1+1 layers of width 80 with 2 heads. The nearest "
+         "ladder that can be built is 1.0,0.7,0.2401."),
         ([*TEACHER, "--parameters", "100", *SHARED], "--parameters allows 100 parameters, but the "
          "smallest rung that the strategy balanced builds at a ratio of at least 0.01 has "),
         ([*TEACHER, "--ladder", "0.5,half"], "--ladder must be ratios such as 1.0,0.75,0.5,0.25, "

@@ -1,4 +1,7 @@
-"""scripts/demo.sh, killed in every stage, ends with the table of an undisturbed run."""
+"""scripts/demo.sh, killed in every stage, ends with the table of an undisturbed run.
+
+So does its plain form, scripts/progressive.sh.
+"""
 
 import os
 import re
@@ -9,9 +12,9 @@ import time
 import pytest
 from harness import ENVIRONMENT, ROOT, run, write_text
 
-DEMO = ROOT / "scripts" / "demo.sh"
+DEMO, PLAIN = (ROOT / "scripts" / f"{name}.sh" for name in ("demo", "progressive"))
 SMALL = {"TEACHER_UPDATES": "210", "INTERMEDIATE_UPDATES": "210", "STUDENT_UPDATES": "210"}
-STAGES = 6
+STAGES = 8
 
 
 def start(env, log):
@@ -29,6 +32,8 @@ def table_without_timings(folder):
 def test_the_header_is_the_help():
     assert "About 12 minutes on two CPU cores" in run(DEMO, "--help").stdout
     assert run(DEMO, "--quickly", check=False).returncode == 2
+    assert "as plain shell: a ladder of fairseq-train lines" in run(PLAIN, "--help").stdout
+    assert run(PLAIN, "quickly", check=False).returncode == 2
 
 
 @pytest.mark.slow
@@ -52,16 +57,18 @@ def test_killed_in_every_stage_it_ends_with_the_same_table(tmp_path):
     assert killed == set(range(1, STAGES + 1))
     assert table_without_timings(tmp_path / "killed") == table_without_timings(tmp_path / "whole")
     assert not os.path.exists(tmp_path / "killed" / "data.partial")
+    run(PLAIN, env={**env, "RUN": str(tmp_path / "plain")})
+    assert table_without_timings(tmp_path / "plain") == table_without_timings(tmp_path / "whole")
 
 
 def in_the_middle(log, folder, stage):
     """Whether the last run in the log is past the first checkpoint of a training, or well into
     another stage."""
     latest = log.read_text().rpartition(f": {STAGES} steps\n")[2]
-    reached = re.search(rf"^\[{stage}/{STAGES}\] (\w+)$", latest, re.M)
+    reached = re.search(rf"^\[{stage}/{STAGES}\] ([\w-]+)$", latest, re.M)
     if reached is None:
         return False
-    if reached[1] not in ("data", "evaluation"):
+    if reached[1] in ("teacher", "intermediate", "student", "undistilled"):
         return any((folder / reached[1]).glob("checkpoint_*_*.pt"))
-    time.sleep(2)
+    time.sleep(1)
     return True

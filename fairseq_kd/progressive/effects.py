@@ -1,0 +1,144 @@
+"""Refuses what a run file asks for in vain: a setting without effect hides a mistake."""
+
+from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
+
+from fairseq_kd.progressive.run_file import COLD, STAGE_DEFAULTS, RunFile, Rung
+from fairseq_kd.progressive.training_command import PLAIN
+
+DISTILLING = ("alpha", "beta", "temperature", "knowledge", "learns-from")
+SIZES = tuple(
+    f"{side}-{size}"
+    for side in ("encoder", "decoder")
+    for size in ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
+)
+OWN_KEYS = {  # flags that the run sets, and what sets them
+    "arch": "arch or ratio",
+    "save-dir": "run",
+    "user-dir": "user-dir",
+    "seed": "seed",
+}
+STAGE_KEYS = {  # those of a rung only
+    "criterion": "criterion",
+    "finetune-from-model": "start",
+    "kd-teacher": "learns-from",
+}
+
+
+def check_effects(run: RunFile, rungs: Sequence[Rung], teachers: Sequence[str]) -> None:
+    """Refuses settings that no step of the run heeds.
+
+    Args:
+        run: the run file.
+        rungs: with their names.
+        teachers: the names of those that the first rung learns from.
+
+    Raises:
+        ValueError: naming the key, and what would give it an effect.
+    """
+    for where, flags, keys in _trainings(run, rungs):
+        for flag in flags:
+            if flag in keys:
+                raise ValueError(
+                    f"{run.path}: {where} has {flag}, which the key {keys[flag]} sets. Leave it "
+                    "out there."
+                )
+    stages = {rung.name: {**run.each, **rung.settings} for rung in rungs}
+    _check_sizes(run, rungs)
+    _check_distillation(run, rungs, stages)
+    _check_sections(run, rungs, stages)
+    _check_one_step(run, rungs, stages, teachers)
+
+
+def _trainings(
+    run: RunFile, rungs: Sequence[Rung]
+) -> Iterator[Tuple[str, Mapping[str, Any], Dict[str, str]]]:
+    """Every section of flags for fairseq-train, with the flags that it may not hold."""
+    of_stages = {**OWN_KEYS, **STAGE_KEYS}
+    stores = any({**run.each, **rung.settings}["knowledge"] == "store" for rung in rungs)
+    if stores:
+        of_stages["kd-store"] = "knowledge"
+    if isinstance(run.teacher, Mapping):
+        yield "teacher.train", run.teacher.get("train", {}), OWN_KEYS
+    yield "train", run.train, of_stages
+    yield "each.train", run.each.get("train", {}), of_stages
+    for rung in rungs:
+        yield f"{rung.name}: train", rung.settings.get("train", {}), of_stages
+
+
+def _check_sizes(run: RunFile, rungs: Sequence[Rung]) -> None:
+    """A rung with a ratio has the size of its ratio."""
+    for rung in rungs:
+        if rung.ratio is None:
+            continue
+        flags = {**run.train, **{**run.each, **rung.settings}.get("train", {})}
+        for flag in SIZES:
+            if flag in flags:
+                raise ValueError(
+                    f"{run.path}: {flag} is {flags[flag]} in the training of {rung.name}, whose "
+                    f"ratio of {rung.ratio} says how large it is. Leave it out, or give the rung "
+                    "an arch instead."
+                )
+
+
+def _check_distillation(
+    run: RunFile, rungs: Sequence[Rung], stages: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """A training without a teacher has nothing to weigh."""
+    for rung in rungs:
+        if stages[rung.name]["criterion"] == PLAIN:
+            _refuse_distilling(run, rung.name, rung.settings, stages[rung.name])
+    if all(stage["criterion"] == PLAIN for stage in stages.values()):
+        common = {key: value for key, value in run.each.items() if key != "learns-from"}
+        _refuse_distilling(run, "each", common, run.each)
+        _refuse_distilling(run, "it", {"train": run.train}, run.each)
+    if isinstance(run.teacher, Mapping) and "criterion" not in run.teacher.get("train", {}):
+        _refuse_distilling(run, "the teacher", run.teacher, run.each)
+
+
+def _refuse_distilling(
+    run: RunFile, where: str, settings: Mapping[str, Any], stage: Mapping[str, Any]
+) -> None:
+    given = [key for key in DISTILLING if settings.get(key) not in (None, STAGE_DEFAULTS.get(key))]
+    if stage["start"] != COLD and "learns-from" in given:  # it starts from there
+        given.remove("learns-from")
+    given += [f"train.{flag}" for flag in settings.get("train", {}) if flag.startswith("kd-")]
+    if given:
+        raise ValueError(
+            f"{run.path}: {where} has {given[0]}, which has no effect with the criterion {PLAIN}: "
+            "it has no teacher. Leave it out, or choose a criterion such as word_kd."
+        )
+
+
+def _check_sections(
+    run: RunFile, rungs: Sequence[Rung], stages: Mapping[str, Mapping[str, Any]]
+) -> None:
+    every = stages.values()
+    stored = any(each["knowledge"] == "store" and each["criterion"] != PLAIN for each in every)
+    by_ratio = any(rung.ratio is not None for rung in rungs)
+    for key, has_effect, needs in (
+        ("store", stored, "knowledge: store in a rung"),
+        ("distilled", any(each["data"] != "gold" for each in every), "data: distilled or mixed"),
+        ("strategy", by_ratio, "a rung with a ratio"),
+        ("factor", run.ladder is None, "target or parameters instead of a ladder"),
+    ):
+        if key in run.other and not has_effect:
+            raise ValueError(
+                f"{run.path}: {key} has no effect without {needs}. Add that, or leave {key} out."
+            )
+
+
+def _check_one_step(
+    run: RunFile,
+    rungs: Sequence[Rung],
+    stages: Mapping[str, Mapping[str, Any]],
+    teachers: Sequence[str],
+) -> None:
+    """The control in one step differs from the last rung by the ladder, so it needs one."""
+    last, before = rungs[-1].name, [rung.name for rung in rungs[-2:-1]]
+    learns = stages[last].get("learns-from", before or list(teachers))
+    learns = [learns] if isinstance(learns, str) else list(learns)
+    if "one-step" in run.get("controls", []) and learns == list(teachers):
+        raise ValueError(
+            f"{run.path}: the control one-step would be the training of {last} again, which "
+            "learns from the teacher itself. Leave it out, or add a rung between."
+        )

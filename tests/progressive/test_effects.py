@@ -1,0 +1,88 @@
+"""Settings of a run file that no step would heed are refused, and no others."""
+
+import pytest
+
+SMALL = "transformer_kd_small_student"
+PLAIN = "criterion: label_smoothed_cross_entropy"
+WITHOUT_EFFECT = {
+    "a weight": (f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, alpha: 0.5}}]", "student has alpha, which"),
+    "a temperature": (
+        f"ladder: [0.5]\neach: {{{PLAIN}, temperature: 2}}",
+        r"each has temperature, which has no effect with the criterion label_smoothed_cross_entropy"
+        r": it has no teacher\. Leave it out, or choose a criterion such as word_kd\.",
+    ),
+    "knowledge": (f"ladder: [{{ratio: 0.5, {PLAIN}, knowledge: store}}]", "student has knowledge"),
+    "a teacher": (f"ladder: [{{ratio: 0.5, {PLAIN}, learns-from: teacher}}]", "has learns-from"),
+    "a flag of it": (
+        f"ladder: [{{ratio: 0.5, {PLAIN}, train: {{kd-alpha: 1}}}}]",
+        "student has train.kd-alpha, which",
+    ),
+    "one of all": (
+        f"ladder: [0.5]\neach: {{{PLAIN}}}\ntrain: {{kd-alpha: 1}}",
+        "it has train.kd-alpha, which has no effect",
+    ),
+    "one of the teacher": (
+        "ladder: [0.5]\nteacher: {arch: transformer, train: {kd-alpha: 1}}",
+        "the teacher has train.kd-alpha, which has no effect",
+    ),
+    "a store": (
+        "ladder: [0.5]\nstore: {topk: 8}",
+        r"store has no effect without knowledge: store in a rung\. Add that, or leave store out\.",
+    ),
+    "translations": (
+        "ladder: [0.5]\ndistilled: {shards: 2}",
+        "distilled has no effect without dat",
+    ),
+    "a strategy": (
+        f"ladder: [{{arch: {SMALL}}}]\nstrategy: depth",
+        "strategy has no effect without a rung with a ratio",
+    ),
+    "a factor": ("ladder: [0.5]\nfactor: 0.5", "factor has no effect without target or parameters"),
+    "one step again": (
+        "ladder: [0.5]\ncontrols: [one-step]",
+        "the control one-step would be the training of student again, which learns from the teach",
+    ),
+    "a folder": (
+        "ladder: [0.5]\ntrain: {save-dir: here}",
+        "train has save-dir, which the key run s",
+    ),
+    "a seed": (
+        "ladder: [0.5]\neach: {train: {seed: 2}}",
+        r"each\.train has seed, which the key seed sets\. Leave it out there\.",
+    ),
+    "another teacher": (
+        "ladder: [{ratio: 0.5, train: {kd-teacher: t.pt}}]",
+        "student: train has kd-teacher, which the key learns-from sets",
+    ),
+    "another store": (
+        "ladder: [{ratio: 0.5, knowledge: store, train: {kd-store: s}}]",
+        "student: train has kd-store, which the key knowledge sets",
+    ),
+    "another size": (
+        "ladder: [0.5]\ntrain: {encoder-layers: 3}",
+        r"encoder-layers is 3 in the training of student, whose ratio of 0\.5 says how large it is",
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", WITHOUT_EFFECT)
+def test_a_setting_without_effect_is_refused(plan_of, setting):
+    text, told = WITHOUT_EFFECT[setting]
+    with pytest.raises(ValueError, match=told):
+        plan_of(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"ladder: [0.7, {{ratio: 0.4, {PLAIN}}}]\neach: {{temperature: 2}}",  # of the others
+        f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, start: inherit, learns-from: teacher}}]",
+        f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, data: distilled}}]\ndistilled: {{shards: 2}}",
+        "ladder: [{ratio: 0.5, knowledge: store}]\nstore: {topk: 8}\nstrategy: width",
+        "target: 0.5\nfactor: 0.5\nstrategy: width",
+        "ladder: [0.7, 0.4]\ncontrols: [one-step]",
+        "ladder: [0.5]\nteacher: {arch: transformer, train: {encoder-layers: 3}}",
+    ],
+)
+def test_a_setting_with_an_effect_is_taken(plan_of, text):
+    assert plan_of(text).steps[-1].name == "evaluation"

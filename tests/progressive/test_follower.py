@@ -1,0 +1,113 @@
+"""What is shown of the logs of running steps."""
+
+import re
+import sys
+
+import pytest
+
+from fairseq_kd.progressive import follower
+from fairseq_kd.progressive.follower import Follower
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(follower, "POLL_SECONDS", 0.01)
+    return tmp_path
+
+
+@pytest.fixture
+def written(folder):
+    """Adds to a log of the folder."""
+
+    def write(text, name="student"):
+        with (folder / f"{name}.log").open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    return write
+
+
+def test_lines_are_shown_once_and_what_was_there_before_is_not(folder, written, capsys):
+    written("from an earlier attempt\n")
+    with Follower(folder) as following:
+        written("[1/2] student\n")
+        following._look()
+        following._look()
+        written("two\nthree\n", "other")
+    assert capsys.readouterr().err == "[1/2] student\ntwo\nthree\n"
+
+
+def test_a_line_is_shown_when_it_is_whole(folder, written, capsys):
+    with Follower(folder) as following:
+        written("half of ")
+        following._look()
+        assert capsys.readouterr().err == ""
+        written("a line\n")
+    assert capsys.readouterr().err == "half of a line\n"
+
+
+def test_the_engines_own_log_is_not_shown(folder, written, capsys):
+    with Follower(folder):
+        written("Building DAG of jobs...\n", "snakemake")
+    assert capsys.readouterr().err == ""
+
+
+def progress(percent, name="student"):
+    return f"{name}: {percent:3}% |{'#' * (percent // 5):20}| {percent}/100 updates, 00:23 left"
+
+
+def test_the_progress_line_of_the_steps_is_known():
+    from fairseq_kd.progress import BAR
+
+    bar = BAR.replace("{percentage:3.0f}", " 42").replace("{desc}", "student")
+    assert follower.PROGRESS.match(bar)
+    assert follower.FULL in BAR.replace("{percentage:3.0f}", "100")
+
+
+def test_in_a_log_progress_is_shown_now_and_then_and_at_its_end(folder, written, capsys):
+    with Follower(folder) as following:
+        for percent in (1, 2, 3):
+            written(f"{progress(percent)}\n")
+            following._look()
+        written(f"{progress(1, 'other')}\n", "other")
+        following._look()
+        written(f"{progress(99)}\n{progress(100)}\n")
+    assert capsys.readouterr().err.splitlines() == [
+        progress(1),
+        progress(1, "other"),
+        progress(100),
+    ]
+
+
+def test_after_a_while_there_is_another_progress_line(folder, written, capsys, monkeypatch):
+    monkeypatch.setattr(follower, "QUIET_SECONDS", 0.0)
+    with Follower(folder) as following:
+        for percent in (1, 2):
+            written(f"{progress(percent)}\n")
+            following._look()
+    assert capsys.readouterr().err.splitlines() == [progress(1), progress(2)]
+
+
+def test_of_progress_that_was_written_at_once_the_latest_counts(folder, written, capsys):
+    with Follower(folder):
+        written(f"{progress(1)}\nwarning\n{progress(2)}\n{progress(3)}\n")
+    assert capsys.readouterr().err.splitlines() == ["warning", progress(3)]
+
+
+def test_on_a_terminal_progress_is_one_line(folder, written, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Follower(folder) as following:
+        for percent in (1, 2):
+            written(f"{progress(percent)}\n")
+            following._look()
+        written("[2/2] evaluation\n")
+        following._look()
+        written(f"{progress(3)}\n")
+    told = capsys.readouterr().err
+    rewritten = [f"\r\033[K{progress(percent)}" for percent in (1, 2, 3)]
+    assert told == f"{rewritten[0]}{rewritten[1]}\n[2/2] evaluation\n{rewritten[2]}\n"
+
+
+def test_a_log_that_is_no_text_does_not_end_it(folder, capsys):
+    with Follower(folder):
+        (folder / "student.log").write_bytes(b"\xff\xfe broken\nwhole\n")
+    assert re.search(r"broken\nwhole\n$", capsys.readouterr().err)
