@@ -1,6 +1,6 @@
 """Prints BLEU of every model of some runs of ``fairseq-kd progressive``, seed by seed.
 
-    python benchmarks/ladder.py runs/ladder/1 runs/ladder/2 runs/ladder/3
+python benchmarks/ladder.py runs/ladder/1 runs/ladder/2 runs/ladder/3
 """
 
 import json

@@ -31,12 +31,12 @@ class Corpus(NamedTuple):
         """The step to wait for."""
         return [self.step.name] if self.step else []
 
-    def reads(self) -> List[str]:
-        """Its files, as far as no step of the run makes them."""
+    def reads(self, splits: Tuple[str, ...] = ("train", "valid")) -> List[str]:
+        """Its dictionaries and the files of some sets, as far as no step of the run makes them."""
         if self.step:
             return []
         names = sorted(path.name for path in Path(self.folder).iterdir() if path.is_file())
-        return [f"{self.folder}/{name}" for name in names if name.startswith(("dict.", *SPLITS))]
+        return [f"{self.folder}/{name}" for name in names if name.startswith(("dict.", *splits))]
 
     def dictionaries(self) -> List[Path]:
         """Of the source and of the target."""

@@ -42,7 +42,7 @@ def check_effects(run: RunFile, rungs: Sequence[Rung], teachers: Sequence[str]) 
                     f"{run.path}: {where} has {flag}, which the key {keys[flag]} sets. Leave it "
                     "out there."
                 )
-    stages = {rung.name: {**run.each, **rung.settings} for rung in rungs}
+    stages = {rung.name: run.stage(rung) for rung in rungs}
     _check_sizes(run, rungs)
     _check_distillation(run, rungs, stages)
     _check_sections(run, rungs, stages)
@@ -54,7 +54,7 @@ def _trainings(
 ) -> Iterator[Tuple[str, Mapping[str, Any], Dict[str, str]]]:
     """Every section of flags for fairseq-train, with the flags that it may not hold."""
     of_stages = {**OWN_KEYS, **STAGE_KEYS}
-    stores = any({**run.each, **rung.settings}["knowledge"] == "store" for rung in rungs)
+    stores = any(run.stage(rung)["knowledge"] == "store" for rung in rungs)
     if stores:
         of_stages["kd-store"] = "knowledge"
     if isinstance(run.teacher, Mapping):
@@ -70,7 +70,7 @@ def _check_sizes(run: RunFile, rungs: Sequence[Rung]) -> None:
     for rung in rungs:
         if rung.ratio is None:
             continue
-        flags = {**run.train, **{**run.each, **rung.settings}.get("train", {})}
+        flags = {**run.train, **run.stage(rung)["train"]}
         for flag in SIZES:
             if flag in flags:
                 raise ValueError(

@@ -62,7 +62,7 @@ class Layout:
         ladder = list(zip(rungs, size_flags, strict=True))
         before = self.teachers
         for rung, flags in ladder:
-            settings = {"learns-from": before, **self.run.each, **rung.settings}
+            settings = {"learns-from": before, **self.run.stage(rung)}
             self.models[rung.name] = self._stage(rung.name, flags, settings)
             before = [rung.name]
         self._controls(*ladder[-1])
@@ -207,7 +207,7 @@ class Layout:
 
     def _controls(self, rung: Rung, size: List[str]) -> None:
         """The last rung's size and updates, without a teacher, or without the ladder."""
-        settings = {**self.run.each, **rung.settings}
+        settings = self.run.stage(rung)
         for control in self.run.get("controls", [UNDISTILLED]):
             own = {**settings, "learns-from": self.teachers}
             if control == UNDISTILLED:
@@ -228,6 +228,7 @@ class Layout:
         command += as_words(asked)
         after = [step for _, model in systems for step in model.after]
         reads = [path for _, model in systems for path in model.reads()]
+        reads += self.corpus.reads((str(asked["subset"]),))
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
         self._add(Step("evaluation", "evaluate", [command], after, reads, makes))
 

@@ -59,6 +59,11 @@ class RunFile:
     train: Flags
     other: Mapping[str, Any]
 
+    def stage(self, rung: Rung) -> Dict[str, Any]:
+        """The settings of a rung's training: its own over those of ``each``, flag by flag."""
+        train = {**self.each.get("train", {}), **rung.settings.get("train", {})}
+        return {**self.each, **rung.settings, "train": train}
+
     def get(self, key: str, default: Any) -> Any:
         """One of the remaining keys."""
         return self.other.get(key, default)
