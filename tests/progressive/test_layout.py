@@ -58,6 +58,19 @@ def test_every_training_reads_the_data_that_were_given(plan_of, data):
             assert f"{data}/{split}" in plan.step(name).reads
 
 
+def test_only_the_evaluation_reads_the_test_set(plan_of, data):
+    plan = plan_of("ladder: [0.5]")
+    reading = [step.name for step in plan.steps if f"{data}/test.es-en.es.bin" in step.reads]
+    assert reading == ["evaluation"]
+
+
+def test_flags_of_a_rung_are_merged_with_those_of_each(plan_of):
+    each = "each: {train: {dropout: 0.2, lr: 0.004}}"
+    plan = plan_of(f"ladder: [{{ratio: 0.5, train: {{lr: 0.002}}}}]\n{each}")
+    student = args(plan, "student")
+    assert (student["dropout"], student["lr"]) == (0.2, [0.002])
+
+
 def test_text_is_prepared_first_as_the_file_says(plan_of, prepared):
     text = f"data: {{text: {prepared / 'text'}, source: es, target: en, merges: 300, max-words: 9}}"
     plan = plan_of(f"{text}\nladder: [{{arch: {SMALL}}}]")
