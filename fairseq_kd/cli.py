@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_parser(verbs)
+    top.set_defaults(parser=top)  # for the verb that tries the command lines of others
     return top
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import io
 import shlex
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -26,11 +26,12 @@ RESERVED = (  # folders of a run that are no rung's
 )
 
 
-def plan_run(path: Path, changes: Sequence[str] = ()) -> Plan:
+def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> Plan:
     """The plan of a run file; it is laid out anew if the file, its teacher or its data changed.
 
     Args:
         path: of the file.
+        verbs: the command line of fairseq-kd, by which the commands of the run are tried.
         changes: ``KEY=VALUE`` over what it says.
 
     Raises:
@@ -45,14 +46,18 @@ def plan_run(path: Path, changes: Sequence[str] = ()) -> Plan:
         plan = read_plan(kept)
         if plan.made_from == made_from:
             return plan
-    plan = Plan(str(run.folder), made_from, run.get("seed", 1), lay_out(run))
+    plan = Plan(str(run.folder), made_from, run.get("seed", 1), lay_out(run, verbs))
     with run_lock(run.folder):
         write_plan(plan)
     return plan
 
 
-def lay_out(run: RunFile) -> List[Step]:
+def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:
     """The steps of a run.
+
+    Args:
+        run: the run file.
+        verbs: the command line of fairseq-kd.
 
     Raises:
         FileNotFoundError: something that the run needs is missing.
@@ -69,7 +74,7 @@ def lay_out(run: RunFile) -> List[Step]:
         if step.kind == "train":
             trainings[step.name] = check_training_command(step.commands[0])
         elif step.kind != "prepare":
-            _check_verb(run, step)
+            _check_verb(run, step, verbs)
     check_starts(run.path, layout.steps, trainings)
     return layout.steps
 
@@ -183,19 +188,17 @@ def _words(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
     return source, target
 
 
-def _check_verb(run: RunFile, step: Step) -> None:
+def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:
     """Refuses a command of ours whose flags are none.
 
     Raises:
         ValueError: naming the step.
     """
-    from fairseq_kd.cli import parser
-
     told = io.StringIO()
     for command in step.commands:
         try:
             with contextlib.redirect_stderr(told):
-                parser().parse_args(command[1:])
+                verbs.parse_args(command[1:])
         except SystemExit:
             wrong = told.getvalue().rpartition("error: ")[2].strip()
             raise ValueError(

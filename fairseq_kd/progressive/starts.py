@@ -56,20 +56,20 @@ def _inherited(
     Raises:
         ValueError: it is larger than what it is taken from, or of another form.
     """
-    from fairseq_kd.cli import parser
     from fairseq_kd.models.form import is_transformer, model_args
 
-    asked = parser().parse_args(step.commands[0][1:])
+    command = step.commands[0]
+    named = {flag: command[command.index(flag) + 1] for flag in ("--teacher", "--arch")}
     if step.after:
         called, teacher = step.after[0], Namespace(**trainings[step.after[0]])
     else:
-        called, teacher = asked.teacher, _of_checkpoint(path, asked.teacher)
+        called, teacher = named["--teacher"], _of_checkpoint(path, named["--teacher"])
     if not is_transformer(teacher.arch):
         raise ValueError(
             f"{path}: {name} cannot start from the layers of {called}, which is no transformer. "
             "Say start: cold."
         )
-    begun, _ = model_args(asked.arch, teacher, asked.model_flags)
+    begun, _ = model_args(named["--arch"], teacher, command[command.index("--") + 1 :])
     for what, ours, theirs in _measures(begun, teacher):
         if ours > theirs:
             raise ValueError(

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     if args.shell is None and not args.dry_run:
         driver.check_snakemake()
-    plan = plan_run(args.file, args.changes)
+    plan = plan_run(args.file, args.parser, args.changes)
     names = driver.wanted(plan, args.until)
     if args.shell is not None:
         write_script(plan._replace(steps=[plan.step(name) for name in names]), args.shell)

@@ -3,6 +3,7 @@
 import pytest
 from harness import Setup
 
+from fairseq_kd import cli
 from fairseq_kd.progressive.planning import plan_run
 
 
@@ -27,6 +28,6 @@ def plan_of(data, large_teacher, tmp_path, monkeypatch):
         lines = [f"{key}: {value}" for key, value in usual.items() if key not in said]
         path = tmp_path / "run.yaml"
         path.write_text("\n".join([text, *lines]), encoding="utf-8")
-        return plan_run(path, changes)
+        return plan_run(path, cli.parser(), changes)
 
     return plan

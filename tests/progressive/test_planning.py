@@ -130,7 +130,7 @@ def _before(plan, name):
 def laid_out(monkeypatch):
     """How often a run was laid out."""
     runs, lay_out = [], planning.lay_out
-    monkeypatch.setattr(planning, "lay_out", lambda run: runs.append(run) or lay_out(run))
+    monkeypatch.setattr(planning, "lay_out", lambda *given: runs.append(given) or lay_out(*given))
     return runs
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from harness import ROOT
 
+from fairseq_kd import cli
 from fairseq_kd.progressive.planning import plan_run
 from fairseq_kd.progressive.run_file import ENDS, SCHEMA, read_run
 from fairseq_kd.progressive.training_command import DEFAULTS
@@ -90,7 +91,7 @@ def test_fairseq_takes_every_training_of_the_example(file_of, tmp_path, monkeypa
             (text / f"{split}.{language}").touch()
     monkeypatch.chdir(tmp_path)
     ours = f"user-dir: {ROOT / 'user_dir'}"  # fairseq imports one plugin of a name
-    plan = plan_run(file_of(EVERY_KEY.replace("user-dir: user_dir", ours)))
+    plan = plan_run(file_of(EVERY_KEY.replace("user-dir: user_dir", ours)), cli.parser())
     trained = [step.name for step in plan.steps if step.kind == "train"]
     assert trained == ["teacher", "rung-70", "half", "student", "undistilled", "one-step"]
     assert plan.folder == "runs/de-en"
