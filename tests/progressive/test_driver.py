@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness import ROOT
-from plans import drive, finish, made, manifest, small_plan
+from plans import drive, finish, made, manifest, slow_step, small_plan
 
 from fairseq_kd.progressive import driver
 from fairseq_kd.progressive.steps import write_plan
@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
 
 
 def begun(told):
-    return re.findall(r"^\[\d/6\] (\w+)$", told, re.M)
+    return re.findall(r"^\[\d+/\d+\] ([\w-]+)$", told, re.M)
 
 
 def test_every_step_is_made_once_and_in_order(whole):
@@ -88,15 +88,18 @@ def test_a_second_driver_is_told_who_works(tmp_path):
 
 
 def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
-    plan = small_plan(tmp_path / "run")
-    blocked = Path(plan.step("middle").folder)
-    blocked.write_text("a file where a folder should be")
+    plan, broken = small_plan(tmp_path / "run"), tmp_path / "broken"
+    broken.touch()
+    middle = plan.step("middle")
+    middle = middle._replace(commands=[["test", "!", "-e", str(broken)], *middle.commands])
+    steps = [middle if step.name == "middle" else step for step in plan.steps]
+    write_plan(plan._replace(steps=steps))
     failing = drive(plan)
     told = failing.communicate()[1]
     assert failing.returncode == 1
     assert f"Not finished: middle (log: {plan.folder}/logs/middle.log). Run the same" in told
-    assert "middle failed: bash -c" in told
-    blocked.unlink()
+    assert "middle failed: test '!' -e" in told
+    broken.unlink()
     assert "teacher" not in begun(finish(plan))
 
 
@@ -158,24 +161,27 @@ def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, 
     sacct.write_text(f'#!/bin/sh\ncat "{state}/$1"\n')
     for script in (sbatch, sacct):
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    plan = small_plan(tmp_path / "run")
-    teacher = plan.step("teacher")
-    slow = [[*teacher.commands[0][:4], "200", *teacher.commands[0][5:]]]
-    plan = plan._replace(
-        steps=[s._replace(commands=slow) if s.name == "teacher" else s for s in plan.steps]
-    )
+    folder = tmp_path / "run"
+    plan = small_plan(folder)
+    shards = [f"translations-{index}-of-3" for index in (1, 2, 3)]
+    parts = [slow_step(folder, name, 100, "data")._replace(kind="translate") for name in shards]
+    merged = slow_step(folder, "translations", 1, *shards)._replace(kind="merge")
+    teacher = slow_step(folder, "teacher", 200, "data")
+    steps = [teacher if step.name == "teacher" else step for step in plan.steps]
+    plan = plan._replace(steps=[*steps, *parts, merged])
     write_plan(plan)
     engine = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(sbatch)]
-    engine += ["--cluster-generic-status-cmd", str(sacct), "--jobs", "4", "--retries", "2"]
+    engine += ["--cluster-generic-status-cmd", str(sacct), "--jobs", "6", "--retries", "2"]
     engine += ["--seconds-between-status-checks", "1", "--latency-wait", "10"]
     told = finish(plan, *engine)
     assert (tmp_path / "jobs-lost").exists()
     assert manifest(plan, "teacher")["attempts"] == 2
-    assert sorted(set(begun(told))) == sorted(NAMES)
+    assert sorted(set(begun(told))) == sorted([*NAMES, *shards, "translations"])
     assert made(plan)["teacher"] == ["line\n" * 200 + made(whole[0])["data"][0]]
-    together = [(manifest(plan, n)["begun"], manifest(plan, n)["finished"]) for n in NAMES[1:5]]
-    teacher_time, undistilled_time = together[0], together[3]
-    assert undistilled_time[0] < teacher_time[1]  # they ran at the same time
+    ends = {name: manifest(plan, name) for name in (*shards, "translations")}
+    last_begun = max(ends[name]["begun"] for name in shards)
+    assert all(last_begun < ends[name]["finished"] for name in shards)  # all at the same time
+    assert ends["translations"]["begun"] >= max(ends[name]["finished"] for name in shards)
 
 
 def test_without_snakemake_the_line_that_installs_it_is_told(monkeypatch):

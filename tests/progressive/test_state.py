@@ -119,6 +119,19 @@ def test_an_interrupted_step_goes_on_and_a_changed_one_begins_anew(tmp_path):
     assert (folder / "text").read_text() == "line\n" * 5
 
 
+def test_a_folder_that_the_run_did_not_make_is_moved_aside(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    folder = Path(plan.step("teacher").folder)
+    folder.mkdir(parents=True)
+    (folder / "text").write_text("of another run\n")
+    told = f"{folder} was there before, and this run did not make it"
+    assert verdicts(plan)["teacher"] == (state.CHANGED, told)
+    build(plan)
+    kept = Path(plan.folder) / "replaced" / "teacher.1" / "text"
+    assert kept.read_text() == "of another run\n"
+    assert (folder / "text").read_text() == "line\n" * 5
+
+
 def test_a_manifest_tells_what_was_done(plan):
     told = manifest(plan, "student")
     path = plan.step("student").makes[0]
