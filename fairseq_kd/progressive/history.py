@@ -50,6 +50,14 @@ def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
     return list(dict.fromkeys(reversed(found)))
 
 
+def stands_on(model: Manifest, manifests: List[Manifest]) -> str:
+    """The line that a model learned from, with the teacher that was given at its beginning."""
+    line = ancestors(model["step"], manifests)
+    oldest = next((each for each in manifests if each["step"] in line[:1]), model)
+    given = [path for path in oldest["recipe"]["reads"] if path.endswith(".pt")]
+    return " → ".join([*given, *line]) or "the references"
+
+
 def _cards(manifests: List[Manifest]) -> List["tuple[str, str]"]:
     trained = [each for each in manifests if each["kind"] == "train"]
     seconds = sum(each["seconds"] for each in manifests)
@@ -68,12 +76,11 @@ def _models(plan: Plan, manifests: List[Manifest]) -> Section:
     for each in manifests:
         if each["kind"] != "train":
             continue
-        line = ancestors(each["step"], manifests)
         scores = each.get("scores", {})
         rows.append(
             [
                 each["step"],
-                " → ".join(line) or "the references, or a teacher that was given",
+                stands_on(each, manifests),
                 f"{each.get('updates', 0):,}",
                 f"{scores['nll_loss']:.2f}" if "nll_loss" in scores else "-",
                 f"{bleu[each['step']]:.1f}" if each["step"] in bleu else "-",

@@ -7,7 +7,7 @@ import pytest
 from plans import manifest, small_plan
 
 from fairseq_kd.progressive.execution import run_step
-from fairseq_kd.progressive.history import ancestors, read_manifests, write_history
+from fairseq_kd.progressive.history import ancestors, read_manifests, stands_on, write_history
 from fairseq_kd.progressive.state import judge, make_way
 
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
@@ -46,6 +46,15 @@ def test_ancestors_are_told_from_the_oldest(whole):
     assert ancestors("student", manifests) == ["teacher", "middle"]
     assert ancestors("middle", manifests) == ["teacher"]
     assert ancestors("undistilled", manifests) == ancestors("data", manifests) == []
+
+
+def test_a_teacher_that_was_given_stands_at_the_beginning_of_the_line():
+    manifests = line({"half": "", "student": ["half"], "undistilled": ""})
+    reads = ({"bin/train.idx": "", "big/teacher.pt": ""}, {"bin/train.idx": ""}, {})
+    for each, files in zip(manifests, reads, strict=True):
+        each["recipe"] = {"reads": files}
+    told = [stands_on(each, manifests) for each in manifests]
+    assert told == ["big/teacher.pt", "big/teacher.pt → half", "the references"]
 
 
 @pytest.mark.parametrize(
