@@ -128,7 +128,7 @@ def test_the_script_gives_the_same_student_as_the_driver(whole, text, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_ends_with_the_same(whole, text, tmp_path):
+def test_killed_at_random_moments_it_ends_with_the_same_models(whole, text, tmp_path):
     path, chance, killed = write_run(tmp_path, text), random.Random(1), 0
     while killed < 20:
         command = [sys.executable, "-m", "fairseq_kd.cli", "progressive", str(path)]
