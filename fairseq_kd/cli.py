@@ -42,6 +42,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     except (OSError, ValueError) as error:
         print(f"fairseq-kd {args.verb}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\nfairseq-kd {args.verb}: interrupted; the same command goes on", file=sys.stderr)
+        return 130
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from fairseq_kd.progressive.steps import Step
 
 ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
 PREPARING = {"merges": "MERGES", "max-words": "MAX_WORDS"}  # how scripts/prepare.sh is told
+BINARISED = (".bin", ".idx")
 SPLITS = ("train", "valid", "test")
 
 
@@ -36,7 +37,9 @@ class Corpus(NamedTuple):
         if self.step:
             return []
         names = sorted(path.name for path in Path(self.folder).iterdir() if path.is_file())
-        return [f"{self.folder}/{name}" for name in names if name.startswith(("dict.", *splits))]
+        read = [name for name in names if name.startswith(splits) and name.endswith(BINARISED)]
+        read += [name for name in names if name.startswith("dict.")]
+        return [f"{self.folder}/{name}" for name in read]
 
     def dictionaries(self) -> List[Path]:
         """Of the source and of the target."""

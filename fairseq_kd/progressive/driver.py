@@ -1,9 +1,11 @@
 """Brings a run to its end: builds what is missing or stale, and only that, by Snakemake."""
 
+import json
 import os
 import shlex
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -13,8 +15,17 @@ from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progressive.follower import Follower
 from fairseq_kd.progressive.history import write_history
 from fairseq_kd.progressive.run_lock import run_lock
-from fairseq_kd.progressive.state import DONE, Verdict, judge, make_way, manifest_path
-from fairseq_kd.progressive.steps import FILE, Plan, write_plan
+from fairseq_kd.progressive.state import (
+    DONE,
+    STEPS,
+    Verdict,
+    attempts_path,
+    judge,
+    make_way,
+    manifest_path,
+)
+from fairseq_kd.progressive.steps import FILE, Plan, Step, write_plan
+from fairseq_kd.whole_files import written_whole
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOGS, ENGINE_LOG = "logs", "snakemake.log"
@@ -92,10 +103,11 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
             for moved in make_way(plan, open_steps):
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
+            started = time.time()
             status = _snakemake(plan, [v.step.name for v in open_steps], engine, lock)
             left = [v for v in open_steps if not manifest_path(plan, v.step).is_file()]
             if status != 0 or left:
-                _tell_failure(plan, names)
+                _tell_failure(plan, [v.step for v in left], started)
                 return status or 1
         page = write_history(plan)
     print(f"{page} tells how everything was made.", file=sys.stderr)
@@ -104,18 +116,19 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
 
 def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], lock: int) -> int:
     folder = Path(plan.folder).resolve()
-    here = not ELSEWHERE & set(engine)
+    given = {word.partition("=")[0] for word in engine}
+    here = not (ELSEWHERE & given or os.environ.get("SNAKEMAKE_PROFILE"))
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))  # Snakemake sets it to this
+    told = {"plan": str(folder / FILE), "start": str(Path.cwd()), "python": sys.executable}
+    told |= {"targets": targets, "one_machine": here, "threads": threads if here else 1}
+    with written_whole(folder / STEPS / "driver.json") as file:
+        json.dump(told, file)
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
-    config = [f"plan={folder / FILE}", f"start={Path.cwd()}", f"python={sys.executable}"]
-    config += [f"targets={' '.join(targets)}", f"one_machine={int(here)}"]
-    threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())  # Snakemake sets it to this
-    config.append(f"threads={threads if here else 1}")
     words = [sys.executable, "-m", "snakemake", *own, *engine]
-    if here and not {"--cores", "-c"} & set(engine):
+    if here and not {"--cores", "-c"} & given:
         words += ["--cores", "all"]
-    words += ["--config", *config]
     environment = {PROGRESS_PAUSE: "3", **os.environ}
     with (folder / LOGS / ENGINE_LOG).open("ab") as log, Follower(folder / LOGS):
         process = subprocess.Popen(
@@ -133,17 +146,19 @@ def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], lock: int)
             raise
 
 
-def _tell_failure(plan: Plan, names: Sequence[str]) -> None:
+def _tell_failure(plan: Plan, left: Sequence[Step], started: float) -> None:
     """Says which step failed and where its story is; of the engine's own failures, its words."""
     logs = Path(plan.folder) / LOGS
+    attempts = {step.name: attempts_path(plan, step) for step in left}
     failed = [
-        verdict.step.name
-        for verdict in judge(plan)
-        if verdict.step.name in names and verdict.state == "begun"
+        name
+        for name, path in attempts.items()
+        if path.is_file() and path.stat().st_mtime >= started
     ]
     if failed:
         told = ", ".join(f"{name} (log: {logs / name}.log)" for name in failed)
-        print(f"Not finished: {told}. Run the same command again to go on.", file=sys.stderr)
+        advice = "The log says why; when that is mended, the same command goes on."
+        print(f"Not finished: {told}. {advice}", file=sys.stderr)
         return
     lines = (logs / ENGINE_LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     lines = [*lines[-TAIL_LINES:], f"Snakemake failed; see {logs / ENGINE_LOG}."]

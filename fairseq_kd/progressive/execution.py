@@ -3,6 +3,7 @@
 import datetime
 import fcntl
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from fairseq_kd import __version__
 from fairseq_kd.child_process import die_with_parent
 from fairseq_kd.evaluation.machine import machine, versions
 from fairseq_kd.hashes import sha256_of
-from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path
+from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path, stood_on
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import read_training_log
@@ -43,12 +44,15 @@ def run_step(plan: Plan, name: str) -> int:
         attempts = _begin(attempts_path(plan, step))
         number = plan.steps.index(step) + 1
         print(f"[{number}/{len(plan.steps)}] {step.name}", file=sys.stderr, flush=True)
+        recipe = _recipe(plan, step)
         for command in step.commands:
             status = _run(command, attempts_path(plan, step))
             if status != 0:
                 print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
                 return status
-        manifest = _manifest(plan, step, attempts)
+        if _recipe(plan, step) != recipe:
+            raise ValueError(f"{name} was changed while it ran. Its result does not count.")
+        manifest = _manifest(plan, step, recipe, attempts)
         with written_whole(manifest_path(plan, step)) as file:
             json.dump(manifest, file, indent=1)
     return 0
@@ -58,7 +62,11 @@ def run_step(plan: Plan, name: str) -> int:
 def _only_process(lock: Path) -> Iterator[None]:
     """Waits until no other process holds the lock, such as one on a node thought dead."""
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for a process that still holds {lock}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -76,8 +84,13 @@ def _note(path: Path, attempts: List[Dict[str, str]]) -> None:
 
 
 def _run(command: List[str], attempts: Path, pause_s: float = 10.0) -> int:
-    """Runs a command, and notes now and then that it is alive, so that a kill loses no time."""
-    process = subprocess.Popen(command, preexec_fn=die_with_parent)
+    """Runs a command, and notes now and then that it is alive, so that a kill loses no time.
+
+    The commands of this environment come first, whatever PATH says.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment = {**os.environ, "PATH": path}
+    process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
     while True:
         try:
             return process.wait(timeout=pause_s)
@@ -90,14 +103,21 @@ def _run(command: List[str], attempts: Path, pause_s: float = 10.0) -> int:
             raise
 
 
-def _manifest(plan: Plan, step: Step, attempts: List[Dict[str, str]]) -> Dict[str, Any]:
+def _recipe(plan: Plan, step: Step) -> Dict[str, Any]:
+    """What the step is made by, as the driver wrote it."""
+    return json.loads(recipe_path(plan, step).read_text(encoding="utf-8"))
+
+
+def _manifest(
+    plan: Plan, step: Step, recipe: Dict[str, Any], attempts: List[Dict[str, str]]
+) -> Dict[str, Any]:
     attempts = [*attempts[:-1], {**attempts[-1], "seen": _now()}]
-    recipe = json.loads(recipe_path(plan, step).read_text(encoding="utf-8"))
     return {
         "step": step.name,
         "kind": step.kind,
         "parents": step.after,
         "recipe": recipe,
+        "stood_on": stood_on(plan, step),
         "outputs": {path: _output(step, Path(path)) for path in step.makes},
         "seed": plan.seed,
         "begun": attempts[0]["start"],
@@ -125,8 +145,10 @@ def _training(step: Step) -> Dict[str, Any]:
     if step.kind != "train" or not log.is_file():
         return {}
     read = read_training_log(log)
-    last: Optional[Dict[str, float]] = read.validation[-1] if read.validation else None
-    scores = {name: last[name] for name in SCORES if name in last} if last else {}
+    counts: Optional[Dict[str, float]] = read.validation[-1] if read.validation else None
+    if counts and step.makes[0].endswith("_best.pt"):  # of the checkpoint that counts
+        counts = min(read.validation, key=lambda each: each.get("nll_loss", 0.0))
+    scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
     return {"updates": int(read.training[-1]["update"]) if read.training else 0, "scores": scores}
 
 

@@ -98,7 +98,7 @@ def _bleu(plan: Plan) -> Dict[str, float]:
     """BLEU by model, if the run was evaluated."""
     path = Path(plan.folder) / "evaluation.json"
     measured: Optional[Dict[str, Any]] = None
-    if path.is_file():
+    if path.is_file() and manifest_path(plan, plan.step("evaluation")).is_file():
         measured = json.loads(path.read_text(encoding="utf-8"))
     scores = measured["quality"]["scores"] if measured else {}
     return {name: found["BLEU"]["score"] for name, found in scores.items()}

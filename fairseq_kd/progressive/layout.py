@@ -46,6 +46,11 @@ class Layout:
                 f"{run.path}: user-dir: {self.user_dir} is no folder. Give the user_dir of a clone "
                 "of fairseq_kd."
             )
+        if os.pathsep in str(run.folder):
+            raise ValueError(
+                f"{run.path}: run: {run.folder} has a {os.pathsep}, which joins the names of "
+                "several teachers. Choose another folder."
+            )
         self.gpus = run.get("gpus", 1)
         self.corpus = corpus_of(run)
         self._add(*([self.corpus.step] if self.corpus.step else []))

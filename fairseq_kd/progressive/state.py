@@ -6,8 +6,10 @@ done while its recipe is still the one of the plan and what it made is still wha
 changed option makes that step anew and those that stand on it, and no other.
 """
 
+import fcntl
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -16,6 +18,7 @@ from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.whole_files import written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
+PATIENCE_SECONDS = 3.0  # what the steps of a killed driver need to end
 DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"
 
 
@@ -89,11 +92,22 @@ def _state(
         return CHANGED, f"{' and '.join(again)} must be made again"
     if manifest is None:
         return BEGUN, "it was interrupted"
+    for name, made in stood_on(plan, step).items():
+        if manifest["stood_on"].get(name) != made:
+            return CHANGED, f"{name} was made again"
+    if step.folder and not Path(step.folder).exists():
+        return DAMAGED, f"{step.folder} is missing"
     for path, made in manifest["outputs"].items():
         wrong = _damage(path, made, hashes)
         if wrong:
             return DAMAGED, wrong
     return DONE, ""
+
+
+def stood_on(plan: Plan, step: Step) -> Dict[str, Any]:
+    """What the steps before a step have made, by their names."""
+    manifests = {name: _read(manifest_path(plan, plan.step(name))) for name in step.after}
+    return {name: found["outputs"] for name, found in manifests.items() if found}
 
 
 def _is_ours(plan: Plan, folder: str) -> bool:
@@ -178,23 +192,46 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
     """Prepares the steps that are not done: what they replace is moved aside, recipes are written.
 
     Returns:
-        The folders that were moved, with where they are now.
+        What was moved, with where it is now.
+
+    Raises:
+        ValueError: a stale step still runs, as the job of a driver that was killed.
     """
+    steps, replaced = Path(plan.folder) / STEPS, Path(plan.folder) / REPLACED
+    steps.mkdir(parents=True, exist_ok=True)
+    stale = [verdict.step for verdict in verdicts if verdict.state in (CHANGED, DAMAGED)]
+    for step in stale:
+        _refuse_running(steps / f"{step.name}.lock", step)
     moved: Dict[str, str] = {}
-    (Path(plan.folder) / STEPS).mkdir(parents=True, exist_ok=True)
-    for verdict in verdicts:
-        if verdict.state == DONE:
-            continue
-        step = verdict.step
+    for step in stale:
+        for path in [Path(step.folder)] if step.folder else [Path(path) for path in step.makes]:
+            if path.exists():
+                moved[str(path)] = str(_move_aside(path, replaced))
+                for part in steps.glob(f"{path.name}-*-of-*[!k]"):  # of all shards, but their locks
+                    part.unlink()
         manifest_path(plan, step).unlink(missing_ok=True)
-        if verdict.state in (CHANGED, DAMAGED):
-            attempts_path(plan, step).unlink(missing_ok=True)
-        folder = Path(step.folder) if step.folder else None
-        if verdict.state in (CHANGED, DAMAGED) and folder is not None and folder.exists():
-            moved[str(folder)] = str(_move_aside(folder, Path(plan.folder) / REPLACED))
-        with written_whole(recipe_path(plan, step)) as file:
-            json.dump(verdict.recipe, file, indent=1)
+        attempts_path(plan, step).unlink(missing_ok=True)
+    for verdict in verdicts:
+        if verdict.state != DONE:
+            with written_whole(recipe_path(plan, verdict.step)) as file:
+                json.dump(verdict.recipe, file, indent=1)
     return [f"{old} is now {new}" for old, new in moved.items()]
+
+
+def _refuse_running(lock: Path, step: Step) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with lock.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ValueError(
+                        f"{step.name} still runs by its old commands, as the job of a driver that "
+                        "was killed. Cancel that job or wait for it, then run this again."
+                    ) from None
+                time.sleep(0.2)
 
 
 def _move_aside(folder: Path, into: Path) -> Path:

@@ -92,6 +92,11 @@ def _engine(args: argparse.Namespace) -> List[str]:
     """
     profile = ["--profile", str(Path(args.profile).resolve())] if args.profile else []
     engine = [*profile, *args.snakemake_flags]
+    if args.snakemake_flags and not args.snakemake_flags[0].startswith("-"):
+        word = args.snakemake_flags[0]
+        raise ValueError(f"{word} is no flag of Snakemake. Did you mean --until {word}?")
+    if {"-n", "--dry-run", "--dryrun"} & set(engine):
+        raise ValueError("-- -n of Snakemake is --dry-run here, before --. Give that instead.")
     if engine and (args.dry_run or args.shell):
         given = " ".join(engine)
         raise ValueError(f"{given} has no effect with --dry-run or --shell. Leave it out.")

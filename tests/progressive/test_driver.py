@@ -15,6 +15,7 @@ import pytest
 from harness import ROOT
 from plans import drive, finish, made, manifest, slow_step, small_plan
 
+from fairseq_kd import cli
 from fairseq_kd.progressive import driver
 from fairseq_kd.progressive.steps import write_plan
 
@@ -66,6 +67,21 @@ def test_a_changed_option_is_told_and_only_what_depends_on_it_is_made(whole, tmp
     assert f"{plan.folder}/student is now {plan.folder}/replaced/student.1" in told
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    plan = small_plan(tmp_path / "it's #1: a run")
+    finish(plan)
+    assert all(manifest(plan, name) for name in NAMES)
+
+
+def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path, capsys):
+    for flags, told in (
+        (["half"], "half is no flag of Snakemake. Did you mean --until half?"),
+        (["--", "-n"], "-- -n of Snakemake is --dry-run here, before --. Give that instead."),
+    ):
+        assert cli.main(["progressive", str(tmp_path / "run.yaml"), *flags]) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_until_a_step_only_what_it_needs_is_made(tmp_path):
     plan = small_plan(tmp_path / "run")
     assert driver.wanted(plan, "middle") == ["data", "teacher", "middle"]
@@ -97,7 +113,7 @@ def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     failing = drive(plan)
     told = failing.communicate()[1]
     assert failing.returncode == 1
-    assert f"Not finished: middle (log: {plan.folder}/logs/middle.log). Run the same" in told
+    assert f"Not finished: middle (log: {plan.folder}/logs/middle.log). The log says why" in told
     assert "middle failed: test '!' -e" in told
     broken.unlink()
     assert "teacher" not in begun(finish(plan))

@@ -1,8 +1,11 @@
 """What of a run is done, and why the rest is not."""
 
+import fcntl
+import hashlib
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from plans import made, manifest, small_plan
 
 from fairseq_kd.progressive import state
 from fairseq_kd.progressive.execution import run_step
+from fairseq_kd.progressive.steps import Plan, Step
 
 NAMES = ("data", "teacher", "middle", "student", "undistilled", "evaluation")
 
@@ -154,6 +158,79 @@ def test_steps_of_one_folder_are_made_anew_together(plan):
     assert found["undistilled"][0] == state.DAMAGED
     assert found["undistilled"][1].startswith("middle: ")
     assert found["teacher"][0] == state.DONE
+
+
+def test_what_stands_on_a_step_that_gave_something_else_is_stale(plan):
+    path, told = Path(plan.step("middle").makes[0]), state.manifest_path(plan, plan.step("middle"))
+    path.write_text("another model\n")
+    digest = hashlib.sha256(b"another model\n").hexdigest()
+    content = json.loads(told.read_text())
+    content["outputs"] = {str(path): {"bytes": 14, "sha256": digest}}  # as if only it was remade
+    told.write_text(json.dumps(content))
+    found = verdicts(plan)
+    assert found["middle"] == (state.DONE, "")
+    assert found["student"] == (state.CHANGED, "middle was made again")
+
+
+def test_a_report_that_is_made_anew_is_kept(plan):
+    def with_report(plan):
+        last = plan.steps[-1]._replace(folder=None)
+        return plan._replace(steps=[*plan.steps[:-1], last])
+
+    old = Path(plan.steps[-1].makes[0]).read_text()
+    build(with_report(small_plan(plan.folder, student_lines=6)))
+    assert (Path(plan.folder) / "replaced" / "text.made.1").read_text() == old
+
+
+def test_shards_of_another_number_are_no_shards_of_this(tmp_path):
+    folder = tmp_path / "run" / "all"
+
+    def in_shards(count):
+        names = [f"all-{index}-of-{count}" for index in range(1, count + 1)]
+        parts = [
+            Step(name, "translate", [["mkdir", "-p", str(folder)]], [], [], [], str(folder))
+            for name in names
+        ]
+        merge = Step("all", "merge", [["true"]], names, [], [], str(folder))
+        return Plan(str(tmp_path / "run"), {}, 1, [*parts, merge])
+
+    assert len(build(in_shards(4))) == 5
+    two = in_shards(2)
+    state.make_way(two, state.judge(two))
+    assert build(in_shards(4)) == [step.name for step in in_shards(4).steps]
+
+
+def test_a_step_that_was_changed_while_it_ran_does_not_count(plan):
+    step = plan.step("student")
+    change = ["bash", "-c", f"echo '{{}}' > '{state.recipe_path(plan, step)}'"]
+    changed = [each._replace(commands=[change]) if each == step else each for each in plan.steps]
+    plan = plan._replace(steps=changed)
+    state.make_way(plan, [each for each in state.judge(plan) if each.step.name == "student"])
+    with pytest.raises(ValueError, match=r"student was changed while it ran\. Its result does not"):
+        run_step(plan, "student")
+    assert manifest(plan, "student") is None
+
+
+def test_a_stale_step_that_still_runs_is_left_alone(plan, monkeypatch):
+    monkeypatch.setattr(state, "PATIENCE_SECONDS", 0.1)
+    changed = small_plan(plan.folder, student_lines=6)
+    with (Path(plan.folder) / "steps" / "student.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"student still runs by its old commands, as the job"):
+            state.make_way(changed, state.judge(changed))
+    assert Path(plan.step("student").makes[0]).is_file()
+    assert manifest(plan, "student") is not None
+
+
+def test_the_commands_of_this_environment_come_first(plan, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    out = Path(plan.folder) / "prefix"
+    command = ["python", "-c", f"import sys; open({str(out)!r}, 'w').write(sys.prefix)"]
+    which = Step("which", "train", [command], [], [], [str(out)])
+    asked = plan._replace(steps=[*plan.steps, which])
+    state.make_way(asked, [each for each in state.judge(asked) if each.step.name == "which"])
+    assert run_step(asked, "which") == 0
+    assert out.read_text() == sys.prefix
 
 
 def test_a_step_that_makes_nothing_is_no_success(plan):
