@@ -54,7 +54,7 @@ def store_steps(
     command = ["fairseq-kd", "store", "--teacher", teacher.checkpoint, "--data", data]
     command += ["--out", out, *as_words({k: v for k, v in asked.items() if k != "shards"})]
     reads = [*teacher.reads(), *(gold.reads() if data == gold.folder else [])]
-    makes = [f"{out}/{split}/sentences.npy" for split in ("valid", "train")]  # written last
+    makes = [f"{out}/{split}/sentences.npy" for split in ("train", "valid")]  # written last
     step = Step(_last(out), "store", [command], [*made_by, *teacher.after], reads, makes, out, 1)
     merge = ["fairseq-kd", "store-merge", "--out", out, "--subset", "train,valid"]
     return _in_shards(step, asked.get("shards", 1), merge)

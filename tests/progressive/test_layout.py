@@ -131,8 +131,8 @@ def test_a_store_is_made_before_the_rung_that_reads_it(plan_of, large_teacher, d
     step = plan.step("teacher-store")
     assert {large_teacher, f"{data}/train.es-en.es.bin"} <= {*step.reads}
     assert [os.path.relpath(path, said["--out"]) for path in step.makes] == [
-        "train/subset.json",
-        "valid/subset.json",
+        "train/sentences.npy",
+        "valid/sentences.npy",
     ]
     student = args(plan, "student")
     assert (student["kd_store"], student["kd_teacher"]) == ("runs/run/teacher-store", None)

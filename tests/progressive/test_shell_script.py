@@ -125,9 +125,9 @@ def test_the_folder_of_the_run_is_a_variable_wherever_it_stands(tmp_path):
 
 
 def test_a_step_is_done_when_the_last_of_its_files_is_there(tmp_path):
-    makes = ["runs/a/s/train/subset.json", "runs/a/s/valid/subset.json"]
+    makes = ["runs/a/s/train/sentences.npy", "runs/a/s/valid/sentences.npy"]
     lines = commands_of(tmp_path, Step("s", "store", [["fairseq-kd", "store"]], [], [], makes))
-    assert '[[ -e "$run/s/valid/subset.json" ]] || fairseq-kd store' in lines
+    assert '[[ -e "$run/s/valid/sentences.npy" ]] || fairseq-kd store' in lines
     lines = commands_of(tmp_path, Step("s", "train", [["fairseq-kd", "stage"]], [], [], makes))
     assert "[[" not in lines  # it goes on by itself
 
