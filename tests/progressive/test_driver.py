@@ -152,12 +152,13 @@ script = open(sys.argv[-1]).read()
 number = len(os.listdir(state)) + 1
 job = os.path.join(state, str(number))
 open(job, "w").write("running")
-lost = "teacher" if "steps/teacher.json" in script and not os.path.exists(state + "-lost") else ""
+first = "steps/teacher.json" in script and not os.path.exists(state + "-lost")
+lost = {attempts!r} if first else ""
 if lost:
     open(state + "-lost", "w").close()
 watch = '''
 setsid bash "$1" & pid=$!
-if [ -n "$3" ]; then sleep 6; kill -9 -- -$pid; fi
+if [ -n "$3" ]; then until [ -e "$3" ]; do sleep 0.1; done; sleep 0.5; kill -9 -- -$pid; fi
 if wait $pid; then echo success > "$2"; else echo failed > "$2"; fi
 '''
 subprocess.Popen(["bash", "-c", watch, "node", sys.argv[-1], job, lost], start_new_session=True,
@@ -173,7 +174,9 @@ def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, 
     state = tmp_path / "jobs"
     state.mkdir()
     sbatch, sacct = tmp_path / "sbatch", tmp_path / "sacct"
-    sbatch.write_text(SBATCH.format(python=sys.executable, state=str(state)))
+    attempts = str(tmp_path / "run" / "steps" / "teacher.attempts")
+    names = {"python": sys.executable, "state": str(state), "attempts": attempts}
+    sbatch.write_text(SBATCH.format(**names))
     sacct.write_text(f'#!/bin/sh\ncat "{state}/$1"\n')
     for script in (sbatch, sacct):
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
