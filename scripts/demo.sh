@@ -3,7 +3,7 @@
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
-# About 12 minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses
+# 12 to 17 minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses
 # from data/bible.es-en, Spanish to English; a teacher, an intermediate that starts from its layers and
 # learns from it, a student that does so from the intermediate, and the same student without
 # distillation. Then runs/demo/report.html (and report.md) says what each is worth, and runs/demo/history.html how each

@@ -3,7 +3,7 @@
 #
 #   usage: scripts/progressive.sh
 #
-# About 12 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
+# 12 to 17 minutes on two CPU cores, after installation. Verses from data/bible.es-en, Spanish to
 # English:
 #   teacher       2.4 M parameters, trained on the references
 #   intermediate  starts from the teacher's layers, word_kd from the teacher

@@ -105,25 +105,23 @@ class LadderReport:
         """
         from fairseq_kd.evaluation.plots import drawn
 
-        def draw(figure: Any) -> None:
-            axes = figure.subplots()
-            labels = [
-                f"{name}, {ratio}" for name, ratio in zip(self.names, self.ratios, strict=True)
-            ]
-            left = [0.0] * len(labels)
-            for part in reversed(PARTS):
-                millions = [each[part] / 1e6 for each in self.parts]
-                axes.barh(labels, millions, left=left, height=0.6, label=part)
-                left = [start + more for start, more in zip(left, millions, strict=True)]
-            axes.invert_yaxis()
-            axes.grid(visible=False, axis="y")
-            axes.set_xlabel("parameters, millions")
-            figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-
-        plot = drawn("ladder", "parameters of the rungs", (5.6, 1.6 + 0.4 * len(self.sizes)), draw)
+        plot = drawn("ladder", "parameters of the rungs", (5.6, 1.6 + 0.4 * len(self.sizes)), self._draw)
         if path.suffix == ".png":
             with written_whole(path, "wb") as file:
                 file.write(plot.png)
         else:
             with written_whole(path) as file:
                 file.write(plot.svg)
+
+    def _draw(self, figure: Any) -> None:
+        axes = figure.subplots()
+        labels = [f"{name}, {ratio}" for name, ratio in zip(self.names, self.ratios, strict=True)]
+        left = [0.0] * len(labels)
+        for part in reversed(PARTS):
+            millions = [each[part] / 1e6 for each in self.parts]
+            axes.barh(labels, millions, left=left, height=0.6, label=part)
+            left = [start + more for start, more in zip(left, millions, strict=True)]
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("parameters, millions")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)
