@@ -105,7 +105,8 @@ class LadderReport:
         """
         from fairseq_kd.evaluation.plots import drawn
 
-        plot = drawn("ladder", "parameters of the rungs", (5.6, 1.6 + 0.4 * len(self.sizes)), self._draw)
+        inches = (5.6, 1.6 + 0.4 * len(self.sizes))
+        plot = drawn("ladder", "parameters of the rungs", inches, self._draw)
         if path.suffix == ".png":
             with written_whole(path, "wb") as file:
                 file.write(plot.png)
