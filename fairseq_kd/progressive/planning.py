@@ -1,8 +1,6 @@
 """From a run file to its plan: sizes looked up, steps laid out, every command tried."""
 
-import contextlib
 import functools
-import io
 import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -17,7 +15,7 @@ from fairseq_kd.progressive.run_lock import run_lock
 from fairseq_kd.progressive.starts import check_starts
 from fairseq_kd.progressive.state import HASHES, REPLACED, STEPS, FileHashes
 from fairseq_kd.progressive.steps import FILE, Plan, Step, read_plan, write_plan
-from fairseq_kd.progressive.training_command import check_training_command
+from fairseq_kd.progressive.training_command import check_training_command, complaint_told
 
 STRATEGY, FACTOR = "balanced", 0.7
 RESERVED = (  # folders of a run that are no rung's
@@ -194,14 +192,7 @@ def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:
     Raises:
         ValueError: naming the step.
     """
-    told = io.StringIO()
     for command in step.commands:
-        try:
-            with contextlib.redirect_stderr(told):
-                verbs.parse_args(command[1:])
-        except SystemExit:
-            wrong = told.getvalue().rpartition("error: ")[2].strip()
-            raise ValueError(
-                f"{run.path}: fairseq-kd {command[1]} does not understand the step {step.name}: "
-                f"{wrong}. Its command would be: {shlex.join(command)}"
-            ) from None
+        refused = f"{run.path}: fairseq-kd {command[1]} does not understand the step {step.name}"
+        with complaint_told(refused, command):
+            verbs.parse_args(command[1:])

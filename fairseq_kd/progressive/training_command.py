@@ -5,7 +5,7 @@ import io
 import os
 import shlex
 from argparse import Namespace
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from fairseq_kd.progressive.run_file import Flags
 
@@ -102,6 +102,28 @@ def training_command(
     return ["fairseq-kd", "stage", name, "--", *train, *words]
 
 
+@contextlib.contextmanager
+def complaint_told(refused: str, command: List[str]) -> Iterator[None]:
+    """Makes one sentence of what a parser prints before it exits.
+
+    Args:
+        refused: its beginning.
+        command: the command line that is parsed.
+
+    Raises:
+        ValueError: the parser complained.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            yield
+    except SystemExit:
+        wrong = told.getvalue().rpartition("error: ")[2].strip()
+        raise ValueError(
+            f"{refused}: {wrong}. Its command would be: {shlex.join(command)}"
+        ) from None
+
+
 def check_training_command(command: List[str]) -> Dict[str, Any]:
     """What fairseq makes of a training command, read as it will be read when its turn comes.
 
@@ -113,16 +135,9 @@ def check_training_command(command: List[str]) -> Dict[str, Any]:
     import fairseq_kd.plugin  # noqa: F401  (our criterions and architectures)
 
     words = command[command.index("fairseq-train") + 1 :]
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            args = options.parse_args_and_arch(options.get_training_parser(), words)
-    except SystemExit:
-        wrong = told.getvalue().rpartition("error: ")[2].strip()
-        raise ValueError(
-            f"fairseq-train does not understand the training of {command[2]}: {wrong}. "
-            f"Its command would be: {shlex.join(command[4:])}"
-        ) from None
+    refused = f"fairseq-train does not understand the training of {command[2]}"
+    with complaint_told(refused, command[4:]):
+        args = options.parse_args_and_arch(options.get_training_parser(), words)
     try:
         _check_distillation(args)
     except ValueError as error:
