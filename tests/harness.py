@@ -24,6 +24,7 @@ for _side in ("encoder", "decoder"):
 TRAINING = [*PAIR, *SIZE, "--optimizer", "adam", "--lr", "0.003", "--max-tokens", "1000"]
 TRAINING += ["--seed", "3", "--cpu", "--no-epoch-checkpoints", "--log-format", "json"]
 TRAINING += ["--log-interval", "1"]
+TRAINING += ["--data-buffer-size", "0"]  # its thread, cut off at the end, can abort the process
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
