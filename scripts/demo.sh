@@ -3,7 +3,7 @@
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
-# 12 to 17 minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses
+# A quarter of an hour on two CPU cores, after installation. scripts/demo.yaml describes the run: verses
 # from data/bible.es-en, Spanish to English; a teacher, an intermediate that starts from its layers and
 # learns from it, a student that does so from the intermediate, and the same student without
 # distillation. Then runs/demo/report.html (and report.md) says what each is worth, and runs/demo/history.html how each
@@ -13,7 +13,7 @@
 # Env: RUN=runs/demo                where everything goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      SEED=1                       of every training
-#      TEACHER_UPDATES=2000 INTERMEDIATE_UPDATES=1300 STUDENT_UPDATES=800
+#      TEACHER_UPDATES=1500 INTERMEDIATE_UPDATES=300 STUDENT_UPDATES=500
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -73,6 +73,9 @@ ARCHITECTURES: Dict[str, Architecture] = {
         3, 1, 136, 4, 544, "between the small teacher and student"
     ),
     "transformer_kd_small_student": Architecture(2, 1, 112, 4, 448, "student of the small teacher"),
+    "transformer_kd_tiny_student": Architecture(
+        1, 1, 80, 2, 320, "a fifth of the small teacher's parameters with 4,000 words"
+    ),
 }
 
 for _name, _architecture in ARCHITECTURES.items():

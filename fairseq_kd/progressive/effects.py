@@ -1,9 +1,9 @@
 """Refuses what a run file asks for in vain: a setting without effect hides a mistake."""
 
-from typing import Any, Dict, Iterator, Mapping, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 
 from fairseq_kd.progressive.run_file import COLD, STAGE_DEFAULTS, RunFile, Rung
-from fairseq_kd.progressive.training_command import PLAIN
+from fairseq_kd.progressive.training_command import PLAIN, TEACHERLESS
 
 DISTILLING = ("alpha", "beta", "temperature", "knowledge", "learns-from")
 SIZES = tuple(
@@ -85,27 +85,37 @@ def _check_distillation(
 ) -> None:
     """A training without a teacher has nothing to weigh."""
     for rung in rungs:
-        if stages[rung.name]["criterion"] == PLAIN:
-            _refuse_distilling(run, rung.name, rung.settings, stages[rung.name])
-    if all(stage["criterion"] == PLAIN for stage in stages.values()):
+        criterion = stages[rung.name]["criterion"]
+        if criterion in TEACHERLESS:
+            _refuse_distilling(run, rung.name, rung.settings, stages[rung.name], {criterion})
+    criterions = {stage["criterion"] for stage in stages.values()}
+    if criterions <= set(TEACHERLESS):
         common = {key: value for key, value in run.each.items() if key != "learns-from"}
-        _refuse_distilling(run, "each", common, run.each)
-        _refuse_distilling(run, "it", {"train": run.train}, run.each)
+        _refuse_distilling(run, "each", common, run.each, criterions)
+        _refuse_distilling(run, "it", {"train": run.train}, run.each, criterions)
     if isinstance(run.teacher, Mapping) and "criterion" not in run.teacher.get("train", {}):
-        _refuse_distilling(run, "the teacher", run.teacher, run.each)
+        _refuse_distilling(run, "the teacher", run.teacher, run.each, {PLAIN})
 
 
 def _refuse_distilling(
-    run: RunFile, where: str, settings: Mapping[str, Any], stage: Mapping[str, Any]
+    run: RunFile,
+    where: str,
+    settings: Mapping[str, Any],
+    stage: Mapping[str, Any],
+    criterions: Collection[str],
 ) -> None:
+    """Refuses what distils in a section that only trains by criterions without a teacher."""
+    known = {flag for criterion in criterions for flag in TEACHERLESS[criterion]}
     given = [key for key in DISTILLING if settings.get(key) not in (None, STAGE_DEFAULTS.get(key))]
     if stage["start"] != COLD and "learns-from" in given:  # it starts from there
         given.remove("learns-from")
-    given += [f"train.{flag}" for flag in settings.get("train", {}) if flag.startswith("kd-")]
+    flags = [flag for flag in settings.get("train", {}) if flag.startswith("kd-")]
+    given += [f"train.{flag}" for flag in flags if flag not in known]
     if given:
         raise ValueError(
-            f"{run.path}: {where} has {given[0]}, which has no effect with the criterion {PLAIN}: "
-            "it has no teacher. Leave it out, or choose a criterion such as word_kd."
+            f"{run.path}: {where} has {given[0]}, which has no effect with the criterion "
+            f"{' or '.join(sorted(criterions))}: it has no teacher. Leave it out, or choose a "
+            "criterion such as word_kd."
         )
 
 
@@ -113,7 +123,8 @@ def _check_sections(
     run: RunFile, rungs: Sequence[Rung], stages: Mapping[str, Mapping[str, Any]]
 ) -> None:
     every = stages.values()
-    stored = any(each["knowledge"] == "store" and each["criterion"] != PLAIN for each in every)
+    taught = [each for each in every if each["criterion"] not in TEACHERLESS]
+    stored = any(each["knowledge"] == "store" for each in taught)
     by_ratio = any(rung.ratio is not None for rung in rungs)
     for key, has_effect, needs in (
         ("store", stored, "knowledge: store in a rung"),

@@ -20,6 +20,7 @@ from fairseq_kd.progressive.run_file import COLD, INHERIT, Flags, RunFile, Rung
 from fairseq_kd.progressive.steps import Step
 from fairseq_kd.progressive.training_command import (
     PLAIN,
+    TEACHERLESS,
     as_words,
     stage_flags,
     training_command,
@@ -122,7 +123,7 @@ class Layout:
             after = [step]
         flags: Flags = {}
         reads: List[str] = []
-        if settings["criterion"] != PLAIN:
+        if settings["criterion"] not in TEACHERLESS:
             if settings["knowledge"] == "store":
                 stores = [self._store(each, data, after) for each in teachers]
                 flags["kd-store"] = os.pathsep.join(folder for folder, _ in stores)

@@ -38,6 +38,11 @@ SETTINGS = {  # of a stage, and the flags that they are
     "patience": "patience",
 }
 PLAIN = "label_smoothed_cross_entropy"
+PEERS = ("kd-peers", "kd-peer-overrides", "kd-mutual-weight", "kd-mutual-gradient")
+TEACHERLESS = {  # criterions that learn from no teacher, and the flags of ours that they know
+    PLAIN: (),
+    "mutual_learning": (*PEERS, "kd-detach-ratio", "kd-chunk-tokens"),
+}
 
 
 def stage_flags(settings: Mapping[str, Any], knowledge: Flags, *layers: Flags) -> Flags:
@@ -59,8 +64,9 @@ def stage_flags(settings: Mapping[str, Any], knowledge: Flags, *layers: Flags) -
         flags["total-num-update"] = flags["max-update"]
     if "warmup-updates" not in flags and flags["lr-scheduler"] in WARMING:
         flags["warmup-updates"] = min(WARMUP, _updates(flags) // 10)
-    if flags["criterion"] == PLAIN:
-        flags = {flag: value for flag, value in flags.items() if not flag.startswith("kd-")}
+    if flags["criterion"] in TEACHERLESS:
+        known = TEACHERLESS[flags["criterion"]]
+        flags = {k: value for k, value in flags.items() if not k.startswith("kd-") or k in known}
     return flags
 
 

@@ -106,7 +106,7 @@ def _add_measuring(flags: Any) -> None:
     flags.add_argument(
         "--batch-sentences",
         type=int,
-        default=256,
+        default=128,
         metavar="N",
         help="sentences that are translated in batches of 32 and of 128 (default: %(default)s)",
     )

@@ -25,6 +25,14 @@ WITHOUT_EFFECT = {
         "ladder: [0.5]\nteacher: {arch: transformer, train: {kd-alpha: 1}}",
         "the teacher has train.kd-alpha, which has no effect",
     ),
+    "a teacher of peers": (
+        "ladder: [{ratio: 0.5, criterion: mutual_learning, learns-from: teacher}]",
+        r"student has learns-from, which has no effect with the criterion mutual_learning: it has",
+    ),
+    "a flag that peers lack": (
+        "ladder: [{ratio: 0.5, criterion: mutual_learning, train: {kd-alpha: 1}}]",
+        "student has train.kd-alpha, which",
+    ),
     "a store": (
         "ladder: [0.5]\nstore: {topk: 8}",
         r"store has no effect without knowledge: store in a rung\. Add that, or leave store out\.",
@@ -75,6 +83,7 @@ def test_a_setting_without_effect_is_refused(plan_of, setting):
 @pytest.mark.parametrize(
     "text",
     [
+        "ladder: [{ratio: 0.5, criterion: mutual_learning, train: {kd-peers: 3}}]",
         f"ladder: [0.7, {{ratio: 0.4, {PLAIN}}}]\neach: {{temperature: 2}}",  # of the others
         f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, start: inherit, learns-from: teacher}}]",
         f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, data: distilled}}]\ndistilled: {{shards: 2}}",

@@ -46,6 +46,13 @@ def test_a_training_without_a_teacher_has_no_flags_of_one():
     assert flags["patience"] == 3
 
 
+def test_peers_learn_from_no_teacher_but_keep_their_own_flags():
+    settings = {"criterion": "mutual_learning", "alpha": 0.5, "temperature": 2}
+    flags = stage_flags(settings, {}, {"kd-divergence": "js", "kd-peers": 3})
+    assert {flag for flag in flags if flag.startswith("kd-")} == {"kd-peers"}
+    assert checked(settings, {"kd-peers": 3}, knowledge={})["kd_peers"] == 3
+
+
 def test_a_temperature_stays_or_goes_from_one_to_another():
     constant = stage_flags({**DISTILLED, "temperature": 2}, {})
     assert (constant["kd-temperature"], "kd-temperature-schedule" in constant) == (2, False)
