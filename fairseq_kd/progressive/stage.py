@@ -1,15 +1,16 @@
 """One stage: a ``fairseq-train`` command line, brought to its last update.
 
-fairseq resumes from ``checkpoint_last.pt`` by itself, with three gaps that this module closes: it
+fairseq resumes from ``checkpoint_last.pt`` by itself, with four gaps that this module closes: it
 trains one update more if it is started again after its last one; it copies ``checkpoint_last.pt``
-into place byte by byte, so that a kill can leave half a file on which every later start fails; and
-a trainer whose parent was killed runs on unseen.
+into place byte by byte, so that a kill can leave half a file on which every later start fails; it
+can abort when all is done; and a trainer whose parent was killed runs on unseen.
 """
 
 import argparse
 import collections
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -54,6 +55,8 @@ def run_stage(name: str, command: List[str]) -> int:
         print(f"{name}: going on after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
         status, tail = _run_logged(command, save_dir / "train.log", progress)
+    if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
+        return 0  # its reading thread, cut off at the very end, took the process with it
     if status != 0:
         print(
             *tail,

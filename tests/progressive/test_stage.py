@@ -29,7 +29,11 @@ for update in range(1, int(last) + 1):
     print("now | INFO | train_inner |", json.dumps(figures), flush=True)
     time.sleep(0.05 if "--slow" in words else 0)
 state = dict(optimizer_history=[dict(num_updates=int(last))])
+if "--abort-early" in words:
+    os.abort()
 torch.save(state, os.path.join(folder, "checkpoint_last.pt"))
+if "--abort-late" in words:
+    os.abort()
 """
 
 
@@ -84,6 +88,12 @@ def test_a_failure_is_shown_and_returned(command, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "RuntimeError: out of luck" in shown
     assert f"student failed with status 3; the whole log is in {tmp_path}/run/train.log" in shown
+
+
+def test_a_training_that_aborts_after_its_last_checkpoint_is_done(command, tmp_path):
+    assert stage.run_stage("student", [*command, "--abort-late"]) == 0
+    (tmp_path / "run" / "checkpoint_last.pt").unlink()
+    assert stage.run_stage("student", [*command, "--abort-early"]) == -signal.SIGABRT
 
 
 def test_a_half_copied_last_checkpoint_is_replaced_by_its_source(tmp_path, capsys):
