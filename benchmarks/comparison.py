@@ -1,0 +1,153 @@
+"""Scores the models of a run of the comparison, and appends them to benchmarks/comparison.csv.
+
+usage: python benchmarks/comparison.py TABLE RUN_DIR [ROW...]
+
+Called by benchmarks/comparison.sh. Models are scored by ``fairseq-kd evaluate``; the costs are what
+the manifests of the steps say.
+"""
+
+import csv
+import datetime
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Set
+
+from fairseq_kd import __version__
+from fairseq_kd.evaluation.machine import machine
+from fairseq_kd.evaluation.scores import metrics, paired_scores
+from fairseq_kd.progressive.state import manifest_path
+from fairseq_kd.progressive.steps import FILE, Plan, read_plan
+
+RESULTS = Path(__file__).with_name("comparison.csv")
+COLUMNS = ("table", "row", "seed", "pair", "parameters", "updates", "BLEU", "chrF")
+COLUMNS += ("p_undistilled", "p_word", "seconds", "signature", "machine", "date", "version")
+UNDISTILLED, WORD = "undistilled", "word"
+SAMPLES = 1000
+
+
+def main(table: str, folder: Path, rows: Sequence[str]) -> None:
+    """Scores a run, or some rows of it, and appends their figures.
+
+    Args:
+        table: what the figures belong to.
+        folder: of the run.
+        rows: models to score; all if there are none.
+    """
+    plan = read_plan(folder / FILE)
+    measured = evaluated(plan, rows)
+    texts = translations(folder if not rows else folder / "rows", measured)
+    bases = {**(strategies(folder) if not table.startswith("pair") else {}), **texts}
+    references = references_of(plan)
+    p_values = {
+        name: against(texts, bases[name], references)
+        for name in (UNDISTILLED, WORD)
+        if name in bases
+    }
+    new = not RESULTS.exists()
+    with RESULTS.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        for system in measured["systems"]:
+            if rows and system["name"] not in rows:
+                continue
+            writer.writerow(row_of(table, plan, measured, system, p_values))
+            print(f"{table} {system['name']}, seed {plan.seed}: {score(measured, system):.2f} BLEU")
+
+
+def evaluated(plan: Plan, rows: Sequence[str]) -> Dict[str, Any]:
+    """The evaluation of the run, or one of these rows alone, made now."""
+    folder = Path(plan.folder)
+    if not rows:
+        return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    command = plan.step("evaluation").commands[0]
+    systems = ("--teacher", "--student", "--control", "--out")
+    kept: List[str] = []
+    for flag, value in zip(command, [*command[1:], ""], strict=True):
+        if flag in systems and (flag == "--teacher" or value.partition("=")[0] in rows):
+            kept += ["--student" if flag == "--control" else flag, value]
+    others = [word for i, word in enumerate(command) if not {word, command[i - 1]} & set(systems)]
+    out = folder / "rows"
+    subprocess.run([*others, *kept, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def translations(folder: Path, measured: Dict[str, Any]) -> Dict[str, List[str]]:
+    """What each model of an evaluation made of the test set."""
+    names = [system["name"] for system in measured["systems"]]
+    files = {name: folder / "translations" / f"{name}.txt" for name in names}
+    return {name: path.read_text(encoding="utf-8").splitlines() for name, path in files.items()}
+
+
+def strategies(folder: Path) -> Dict[str, List[str]]:
+    """What other tables are compared with: translations of the same seed's students."""
+    kept = folder.parent.parent / "strategies" / folder.name / "translations"
+    files = {name: kept / f"{name}.txt" for name in (UNDISTILLED, WORD)}
+    return {
+        name: path.read_text(encoding="utf-8").splitlines()
+        for name, path in files.items()
+        if path.is_file()
+    }
+
+
+def references_of(plan: Plan) -> List[str]:
+    """The test set's plain references, which scripts/prepare.sh keeps beside the data."""
+    command = plan.step("evaluation").commands[0]
+    data = Path(command[command.index("--data") + 1])
+    target = next(data.glob("test.*.bin")).name.split(".")[1].partition("-")[2]
+    return (data.parent / "text" / f"test.{target}").read_text(encoding="utf-8").splitlines()
+
+
+def against(
+    texts: Dict[str, List[str]], base: List[str], references: List[str]
+) -> Dict[str, float]:
+    """How sure each model differs in BLEU from a base: p of the paired bootstrap."""
+    found = paired_scores({**texts, "base": base}, references, "base", SAMPLES, metrics())
+    return {name: found["systems"][name]["BLEU"]["p"] for name in texts}
+
+
+def score(measured: Dict[str, Any], system: Dict[str, Any], metric: str = "BLEU") -> float:
+    """A model's score of the test set."""
+    return measured["quality"]["scores"][system["name"]][metric]["score"]
+
+
+def row_of(
+    table: str,
+    plan: Plan,
+    measured: Dict[str, Any],
+    system: Dict[str, Any],
+    p_values: Dict[str, Dict[str, float]],
+) -> Dict[str, Any]:
+    """One line of the CSV."""
+    name, made = system["name"], measured["made"]
+    p_of = {f"p_{base}": f"{found[name]:.4f}" for base, found in p_values.items() if name != base}
+    return {
+        **{"table": table, "row": name, "seed": plan.seed, "pair": "-".join(made["pair"])},
+        **{"parameters": sum(system["parameters"].values()), "updates": system["updates"]},
+        **{"BLEU": f"{score(measured, system):.2f}"},
+        **{"chrF": f"{score(measured, system, 'chrF2'):.2f}"},
+        **p_of,
+        "seconds": seconds(plan, name),
+        "signature": measured["quality"]["signatures"]["BLEU"],
+        **{"machine": machine(), "date": datetime.date.today(), "version": __version__},
+    }
+
+
+def seconds(plan: Plan, name: str) -> int:
+    """What a model cost: its training and all that it needed, but for text and teachers."""
+    steps = {step.name: step for step in plan.steps}
+    needed: Set[str] = set()
+    waiting = [name]
+    while waiting:
+        step = waiting.pop()
+        if step in steps and step not in ("data", "teacher", *needed):
+            needed.add(step)
+            waiting += steps[step].after
+    paths = [manifest_path(plan, steps[each]) for each in needed]
+    return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in paths)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

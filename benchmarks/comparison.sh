@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The comparison of docs/results.md: every way to distil, by seeds, from run files.
+#
+#   usage: benchmarks/comparison.sh TABLE [ROW...]
+#   e.g.   benchmarks/comparison.sh strategies              the whole table
+#          benchmarks/comparison.sh strategies feature      one row of it
+#          benchmarks/comparison.sh pair-en-it              another pair of languages
+#
+# TABLE is a run file of benchmarks/comparison, ROW the name of one of its rungs, or undistilled. Text and
+# teacher are those of scripts/demo.sh, trained now if they are not there; a student takes two or three
+# minutes on one CPU core. Other pairs have the text of scripts/debian_descriptions.sh, and a teacher of
+# their own. Scores are appended to benchmarks/comparison.csv, of which python
+# benchmarks/comparison_page.py makes the page.
+#
+# Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)
+#      SEEDS="1 2 3"          of the students
+# Killed? Run the same line again: it goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
+[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+[[ $# -ge 1 ]] || { usage >&2; exit 2; }
+scripts/setup.sh
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+export PYTHONWARNINGS=ignore
+
+table=$1
+shift
+files=benchmarks/comparison run=${RUN:-runs/comparison} text=${TEXT:-text}
+demo=runs/demo second=$run/second_teacher
+read -ra seeds <<< "${SEEDS:-1 2 3}"
+
+file=$files/$table.yaml given=()
+case $table in
+  pair-*-*)
+    IFS=- read -r _ src tgt <<< "$table"
+    file=$files/pair.yaml
+    given=("data.text=$text/descriptions.$src-$tgt" "data.source=$src" "data.target=$tgt")
+    ;;
+  *)
+    [[ -f $file ]] || die "There is no table $table: $file does not exist. $files has the run file of every table."
+    fairseq-kd progressive scripts/demo.yaml --until teacher
+    ;;
+esac
+if [[ $table == several_teachers ]]; then
+  fairseq-kd progressive $files/second_teacher.yaml --set "run=$second" --until second
+  given=("teacher=[$demo/teacher/checkpoint_best.pt, $second/second/checkpoint_best.pt]")
+fi
+
+for seed in "${seeds[@]}"; do
+  changes=()
+  for change in "${given[@]}" "run=$run/$table/$seed" "seed=$seed"; do changes+=(--set "$change"); done
+  if [[ $# -eq 0 ]]; then fairseq-kd progressive "$file" "${changes[@]}"; fi
+  for row in "$@"; do fairseq-kd progressive "$file" "${changes[@]}" --until "$row"; done
+  python benchmarks/comparison.py "$table" "$run/$table/$seed" "$@"
+done
