@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# WMT14 English to French in the published setting: teacher, ladder, controls, scores.
+#
+#   usage: scripts/wmt14_en_fr.sh [--smoke] [--local DIR] [-- flags of fairseq-kd progressive...]
+#   e.g.   scripts/wmt14_en_fr.sh -- --dry-run
+#
+# Europarl v7, Common Crawl, the UN corpus, News Commentary v9 and the 10^9 corpus (40 million pairs) train
+# it, newstest2013 validates it, newstest2014 tests it. Downloads the archives (6.6 GB) and checks them,
+# cleans the text, tokenises and splits it (40,000 joint BPE merges), and goes through
+# scripts/wmt14_en_fr.yaml. RUN/scores.md gets BLEU by sacreBLEU's own test set and, apart from it, the
+# tokenised BLEU of older papers; RUN/report.html everything else. docs/recipes.md tells where each
+# number of the setting comes from.
+#
+#   --smoke      the whole way with few lines and tiny models, in RUN-smoke if RUN is not given: it shows
+#                that everything works, and no more. It takes the same archives, or samples of them:
+#   --local DIR  takes the archives from DIR, under the names that they have in RUN/archives
+#
+# Env: RUN=runs/wmt14_en_fr    where everything goes
+#      TEACHER=base            or big: transformer_vaswani_wmt_en_fr_big, 300,000 updates
+#      WORKERS=2               processes that prepare the text
+#      SMOKE_LINES=2000        training pairs of --smoke
+#      CUDA_VISIBLE_DEVICES=0  GPUs; eight of them: name them, and add -- --set gpus=8 --set train.update-freq=1
+# Killed? Run the same line again: it goes on where it was.
+set -euo pipefail
+# shellcheck source=scripts/recipes.sh
+source "$(dirname "$0")/recipes.sh"
+
+src=en tgt=fr
+archives=( # their checksums are those of TensorFlow Datasets (url_checksums/wmt14_translate.txt and wmt15_translate.txt)
+  "https://www.statmt.org/wmt13/training-parallel-europarl-v7.tgz sha256:0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7"
+  "https://www.statmt.org/wmt13/training-parallel-commoncrawl.tgz sha256:c7a74e2ea01ac6c920123108627e35278d4ccb5701e15428ffa34de86fa3a9e5"
+  "https://www.statmt.org/wmt13/training-parallel-un.tgz sha256:29141b5c1eba149a94f7a59d3b1a834b2e47fe0f8758d68dcd77a3d3f497ee47"
+  "https://www.statmt.org/wmt14/training-parallel-nc-v9.tgz sha256:cb8953f292298e6877ae433c98912b927cb0766b303f4540512ddd286c748485"
+  "https://www.statmt.org/wmt10/training-giga-fren.tar sha256:3ff8319f6919393520559bfbc7ad6a747ec81b3abc7be9993b338d4b017b4d9a"
+)
+corpora=(
+  "training-parallel-europarl-v7.tgz training/europarl-v7.fr-en"
+  "training-parallel-commoncrawl.tgz commoncrawl.fr-en"
+  "training-parallel-un.tgz un/undoc.2000.fr-en"
+  "training-parallel-nc-v9.tgz training/news-commentary-v9.fr-en"
+  "training-giga-fren.tar giga-fren.release2.fixed .gz"
+)
+valid_set=wmt13 test_set=wmt14/full
+merges=40000 max_words=250 compounds=0
+big=(teacher.arch=transformer_vaswani_wmt_en_fr_big teacher.train.max-update=300000)
+recipe "$@"

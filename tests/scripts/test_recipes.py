@@ -1,0 +1,326 @@
+"""The recipes of published settings, whole, on archives of the real layout that hold verses."""
+
+import gzip
+import hashlib
+import io
+import re
+import shlex
+import tarfile
+import zipfile
+
+import pytest
+import sacrebleu
+from harness import ROOT, run, write_text
+from sacremoses import MosesTokenizer
+
+from fairseq_kd import cli
+from fairseq_kd.progressive.planning import plan_run
+from fairseq_kd.progressive.run_file import read_run
+
+WMT = {
+    "wmt14_en_de": {
+        "training-parallel-europarl-v7.tgz": ["training/europarl-v7.de-en"],
+        "training-parallel-commoncrawl.tgz": ["commoncrawl.de-en"],
+        "training-parallel-nc-v9.tgz": ["training/news-commentary-v9.de-en"],
+        "wmt13.test.tgz": ["test/newstest2013-src.{}.sgm", "test/newstest2013-src.{}.sgm"],
+        "wmt14_full.test-full.tgz": [
+            "test-full/newstest2014-deen-src.{}.sgm",
+            "test-full/newstest2014-deen-ref.{}.sgm",
+        ],
+    },
+    "wmt14_en_fr": {
+        "training-parallel-europarl-v7.tgz": ["training/europarl-v7.fr-en"],
+        "training-parallel-commoncrawl.tgz": ["commoncrawl.fr-en"],
+        "training-parallel-un.tgz": ["un/undoc.2000.fr-en"],
+        "training-parallel-nc-v9.tgz": ["training/news-commentary-v9.fr-en"],
+        "training-giga-fren.tar": ["giga-fren.release2.fixed"],
+        "wmt13.test.tgz": ["test/newstest2013-src.{}.sgm", "test/newstest2013-src.{}.sgm"],
+        "wmt14_full.test-full.tgz": [
+            "test-full/newstest2014-fren-src.{}.sgm",
+            "test-full/newstest2014-fren-ref.{}.sgm",
+        ],
+    },
+    "wmt16_en_ro": {
+        "training-parallel-ep-v8.tgz": ["training-parallel-ep-v8/europarl-v8.ro-en"],
+        "en-ro.txt.zip": ["SETIMES.en-ro"],
+        "wmt16_dev.dev.tgz": [
+            "dev/newsdev2016-enro-src.{}.sgm",
+            "dev/newsdev2016-enro-ref.{}.sgm",
+        ],
+        "wmt16.test.tgz": [
+            "test/newstest2016-enro-src.{}.sgm",
+            "test/newstest2016-enro-ref.{}.sgm",
+        ],
+    },
+}
+IWSLT = "iwslt14_de_en"
+RECIPES = (*WMT, IWSLT)
+TRAINED = ("wmt14_en_de", IWSLT)  # trained also by the quick tests; what differs is in the text
+TALKS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+SMALL = {"WORKERS": "1", "SMOKE_LINES": "600"}
+
+
+@pytest.fixture(scope="module")
+def verses(tmp_path_factory):
+    """Lines of both languages by set; the English ones of the test hold what SGML writes apart."""
+    folder = tmp_path_factory.mktemp("verses") / "text"
+    write_text(folder, {"train": 700, "valid": 12, "test": 15})
+    found = {path.name: path.read_text(encoding="utf-8").splitlines() for path in folder.iterdir()}
+    found["test.en"][0] += " (Milk &amp; honey, a well-known pair.)"
+    return found
+
+
+def script(name):
+    return ROOT / "scripts" / f"{name}.sh"
+
+
+def as_sgml(lines, kind, language):
+    """A set as WMT and IWSLT publish it: a document, a segment a line."""
+    segments = "".join(f'<seg id="{i}"> {line} </seg>\n' for i, line in enumerate(lines, 1))
+    begin = f'<{kind} setid="verses" srclang="any" trglang="{language}">\n'
+    return f'{begin}<doc docid="one" genre="news" origlang="en">\n{segments}</doc>\n</{kind}>\n'
+
+
+def write_archive(path, files):
+    """An archive of the kind that its name says, of texts by name; .gz is done to those."""
+    contents = {
+        name: gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
+        for name, text in files.items()
+    }
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in contents.items():
+                archive.writestr(name, content)
+        return
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def write_archives(name, verses, folder):
+    """The archives of a recipe, with Spanish for the language that is not English."""
+    folder.mkdir()
+    if name == IWSLT:
+        write_archive(folder / "de-en.tgz", talks(verses))
+        return folder
+    source, target = name.split("_")[1:]
+    held = {source: "en", target: "es"}
+    corpora = [each for each in WMT[name].values() if len(each) == 1]
+    for archive, stems in WMT[name].items():
+        files = {}
+        if len(stems) == 1:
+            share = slice(corpora.index(stems), None, len(corpora))
+            end = ".gz" if archive.endswith(".tar") else ""
+            for language, ours in held.items():
+                text = "".join(f"{line}\n" for line in verses[f"train.{ours}"][share])
+                files[f"{stems[0]}.{language}{end}"] = text
+        else:
+            split = "test" if "test20" in stems[0] and "2013" not in stems[0] else "valid"
+            for stem, kind, language in zip(stems, ("srcset", "refset"), held, strict=True):
+                lines = verses[f"{split}.{held[language]}"]
+                files[stem.format(language)] = as_sgml(lines, kind, language)
+        write_archive(folder / archive, files)
+    return folder
+
+
+def talks(verses):
+    """The files of IWSLT14: talks with their tags, and five sets of three verses."""
+    files = {}
+    for language, ours in (("de", "es"), ("en", "en")):
+        tags = "<url>http://a.talk/</url>\n<keywords>talks</keywords>\n<talkid>1</talkid>\n"
+        title = "<title>A Talk</title>\n<description>TALK: It is told.</description>\n"
+        lines = "".join(f" {line} \n" for line in verses[f"train.{ours}"])
+        files[f"de-en/train.tags.de-en.{language}"] = tags + title + lines
+        for i, part in enumerate(TALKS):
+            text = as_sgml(verses[f"test.{ours}"][3 * i : 3 * i + 3], "refset", language)
+            files[f"de-en/IWSLT14.{part}.de-en.{language}.xml"] = text
+    return files
+
+
+def published(name, verses):
+    """The references of a test set, as they are scored against."""
+    if name == IWSLT:  # lower-cased, with plain apostrophes
+        return [line.lower().replace("\u2019", "'") for line in verses["test.en"]]
+    return verses["test.es"]
+
+
+def tables(scores):
+    """The rows of scores.md by its headings."""
+    sections = re.split(r"^## (.*)\n", scores, flags=re.M)[1:]
+    rows = r"^\| ([\w. -]+) \| ([\d.]+) \|$"
+    return {
+        heading: dict(re.findall(rows, text, re.M))
+        for heading, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+
+
+WHOLE = [pytest.param(name, marks=[] if name in TRAINED else pytest.mark.slow) for name in RECIPES]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_it_runs_whole_on_samples_and_a_second_time_does_nothing(name, verses, tmp_path):
+    given = write_archives(name, verses, tmp_path / "given")
+    folder = tmp_path / "run"
+    command = [script(name), "--smoke", "--local", given]
+    first = run(*command, env={**SMALL, "RUN": str(folder)}).stdout
+    scores = (folder / "scores.md").read_text()
+    assert scores in first
+    assert f"{folder}/report.html has" in first
+    assert (folder / "report.html").is_file()
+    assert not list(folder.glob("*.partial"))
+    assert "A smoke run" in scores
+    target = name.split("_")[2]
+    references = (folder / "data" / "text" / f"test.{target}").read_text().splitlines()
+    assert references == published(name, verses)
+    (heading, ours), (other_heading, tokenised) = tables(scores).items()
+    assert heading == "sacreBLEU"
+    assert "Tokenised BLEU" in other_heading
+    assert set(ours) == set(tokenised) == {"student", "student.int8", "teacher"}
+    for system, score in ours.items():
+        translations = (folder / "translations" / f"{system}.txt").read_text().splitlines()
+        metric = sacrebleu.BLEU()
+        want = metric.corpus_score(translations, [references]).score
+        assert float(score) == pytest.approx(want, abs=0.006)
+        assert f"BLEU|{metric.get_signature()}" in scores
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
+    made[folder / "scores.md"] = (folder / "scores.md").stat().st_mtime_ns
+    second = run(*command, env={**SMALL, "RUN": str(folder)}).stdout
+    assert scores in second
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in TRAINED])
+def test_it_prepares_its_text_and_shows_what_it_would_train(name, verses, tmp_path):
+    given = write_archives(name, verses, tmp_path / "given")
+    folder = tmp_path / "run"
+    command = [script(name), "--smoke", "--local", given, "--", "--dry-run"]
+    shown = run(*command, env={**SMALL, "RUN": str(folder)}).stdout
+    assert "missing  evaluation" in shown
+    assert "There are no scores: the run is not evaluated yet." in shown
+    target = name.split("_")[2]
+    text = {path.name: path.read_text().splitlines() for path in (folder / "text").iterdir()}
+    assert text[f"test.{target}"] == published(name, verses)
+    assert "(Milk & honey, a well-known pair.)" in text["test.en"][0]
+    assert [len(text[f"valid.{language}"]) for language in ("en", target)] == [12, 12]
+    pairs = list(zip(text["train.en"], text[f"train.{target}"], strict=True))
+    assert 500 < len(pairs) <= 600
+    for pair in pairs:
+        shorter, longer = sorted(len(side.split()) for side in pair)
+        assert 1 <= shorter <= longer <= 1.5 * shorter
+        assert not re.search("[\u2018-\u201d\u00a0]", "".join(pair))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_header_is_the_help(name):
+    shown = run(script(name), "--help").stdout
+    assert f"usage: scripts/{name}.sh [--smoke] [--local DIR]" in shown
+    assert "Killed? Run" in shown
+    assert "set -euo" not in shown
+    assert run(script(name), "--smokes", check=False).returncode == 2
+    assert run(script(name), "--local", check=False).returncode == 2
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_run_file_is_one(name):
+    described = read_run(ROOT / "scripts" / f"{name}.yaml")
+    assert str(described.folder) == f"runs/{name}"
+    assert described.data == f"runs/{name}/data/bin"
+    assert [rung.ratio for rung in described.ladder] == [0.7, 0.49, 0.25]
+    assert described.get("controls", []) == ["undistilled", "one-step"]
+
+
+@pytest.mark.parametrize("teacher", ["base", "big"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_published_setting_can_be_trained(name, teacher, data, tmp_path):
+    """Every command is one that fairseq and our verbs understand; the languages are others."""
+    text = script(name).read_text()
+    big = shlex.split(re.search(r"^big=\((.*)\)$", text, re.M)[1]) if teacher == "big" else []
+    if teacher == "big" and not big:
+        pytest.skip("it has one teacher")
+    changes = [f"run={tmp_path}/run", f"data={data}", *big]
+    plan = plan_run(ROOT / "scripts" / f"{name}.yaml", cli.parser(), changes)
+    trained = {step.name: step.commands[0] for step in plan.steps if step.kind == "train"}
+    assert list(trained) == ["teacher", "rung-70", "rung-49", "student", "undistilled", "one-step"]
+    arch = trained["teacher"][trained["teacher"].index("--arch") + 1]
+    assert arch.endswith("_big") == (teacher == "big")
+    for command in trained.values():
+        assert command[command.index("--adam-betas") + 1] == "(0.9, 0.98)"
+        assert command[command.index("--warmup-init-lr") + 1] == "1e-7"
+        assert "--fp16" in command
+
+
+def test_each_kind_of_score_is_that_of_its_own_definition(verses, tmp_path):
+    """On translations that are nearly the references, hyphens and entities included."""
+    references = [f"{line} Ein Ost-West-Weg, A&amp;B." for line in verses["test.es"]]
+    translations = [f"{line} Ein Ost-Weg, A&B." for line in verses["test.es"]]
+    for folder, lines in (("data/text", references), ("translations", translations)):
+        (tmp_path / folder).mkdir(parents=True)
+        name = "test.de" if folder == "data/text" else "rung-70.int8.txt"
+        (tmp_path / folder / name).write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "evaluation.json").write_text('{"quality": {"scores": {"rung-70, int8": {}}}}')
+    settings = f"run={tmp_path} name=a smoke=0 tgt=de test_set= compounds=1 workers=1"
+    words = f"source scripts/recipes.sh; source scripts/common.sh; {settings}; show_scores"
+    shown = run("bash", "-euo", "pipefail", "-c", words).stdout
+    ours, tokenised = tables(shown).values()
+    want = sacrebleu.corpus_bleu(translations, [references]).score
+    assert float(ours["rung-70.int8"]) == pytest.approx(want, abs=0.006)
+    moses = MosesTokenizer("de")
+    split = [
+        [
+            re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", moses.tokenize(line, return_str=True))
+            for line in (line.replace("&amp;", "&") for line in lines)
+        ]
+        for lines in (translations, references)
+    ]
+    want = sacrebleu.corpus_bleu(split[0], [split[1]], tokenize="none", force=True).score
+    assert float(tokenised["rung-70.int8"]) == pytest.approx(want, abs=0.006)
+    assert ours != tokenised
+
+
+def refused(name, folder, *flags, **env):
+    """What a recipe says that cannot go on."""
+    result = run(script(name), *flags, env={"RUN": str(folder / "run"), **env}, check=False)
+    assert result.returncode == 1, result.stderr
+    assert not (folder / "run" / "text").exists()
+    return result.stderr
+
+
+def test_a_missing_archive_is_named_with_its_address(verses, tmp_path):
+    given = write_archives("wmt16_en_ro", verses, tmp_path / "given")
+    (given / "wmt16.test.tgz").unlink()
+    told = refused("wmt16_en_ro", tmp_path, "--smoke", "--local", given)
+    address = "https://data.statmt.org/wmt16/translation-task/test.tgz"
+    assert told == f"{given}/wmt16.test.tgz is missing: it is what {address} holds.\n"
+
+
+def test_a_damaged_archive_is_refused_and_stays_where_it_is(verses, tmp_path):
+    given = write_archives("wmt16_en_ro", verses, tmp_path / "given")
+    archive = given / "training-parallel-ep-v8.tgz"
+    before = archive.read_bytes()
+    told = refused("wmt16_en_ro", tmp_path, "--local", given)
+    assert told.startswith(f"{archive} has the sha256 {hashlib.sha256(before).hexdigest()}, but ")
+    assert told.endswith(
+        "has 8917bd3bef3bc894c8519ca1f8a4c7c330aad08a1263655a9d99ee13d532e3c7;"
+        " put the right one there.\n"
+    )
+    assert told.count("\n") == 1
+    assert archive.read_bytes() == before
+    assert not list((tmp_path / "run" / "archives").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "env", "message"),
+    [
+        (IWSLT, ["--local", "/nowhere"], {}, "--local must be a folder that holds the archives,"),
+        (IWSLT, [], {"TEACHER": "big"}, "TEACHER=big has no effect here:"),
+        ("wmt14_en_de", ["--smoke"], {"TEACHER": "big"}, "TEACHER=big has no effect with --smoke,"),
+        ("wmt14_en_de", [], {"TEACHER": "huge"}, "TEACHER must be base or big, but is huge."),
+        ("wmt14_en_de", ["--smoke"], {"SMOKE_LINES": "few"}, "SMOKE_LINES must be a number"),
+    ],
+)
+def test_a_mistaken_setting_is_refused_in_a_sentence(name, flags, env, message, tmp_path):
+    told = refused(name, tmp_path, *flags, **env)
+    assert told.startswith(message)
+    assert told.count("\n") == 1
