@@ -133,7 +133,7 @@ def settings(rows: Dict[str, Row], table: str) -> str:
 def label(name: str, table: str) -> str:
     """How a row of a setting is called on the page."""
     if table == "weights":
-        alpha = float(name.partition("-")[2])
+        alpha = float(name.partition("-")[2]) / 100
         return f"{alpha:g} / {1 - alpha:.1g}"
     return name.partition("-")[2] if table == "temperature" else name.replace("-", " ")
 

@@ -29,6 +29,12 @@ FAILED = {  # how each run failed, all of it
 HEALTHY = ("teacher", "intermediate", "student", "control", "healthy_t4")
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder without runs, lest the logs' teachers be looked up in those that are here."""
+    monkeypatch.chdir(tmp_path)
+
+
 def named(folder):
     (stage,) = find_stages(folder)
     return {finding.name: finding for finding in findings(stage)}
