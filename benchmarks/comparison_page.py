@@ -5,6 +5,7 @@ usage: python benchmarks/comparison_page.py
 
 import csv
 import json
+import re
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Dict, List, NamedTuple
@@ -30,6 +31,13 @@ STRATEGIES = {
     "inherit": "word-level, from the teacher's layers",
     "progressive": "progressive, three rungs",
     "together": "all together",
+}
+
+
+SAME = {  # rows of other tables that the word-level student of the strategies is
+    "temperature": "T-1",
+    "weights": "alpha-80",
+    "learning_rate": "warm-up-linear",
 }
 
 
@@ -83,7 +91,7 @@ def main() -> None:
         "machine": f"{teacher.runs[0]['machine']}, {teacher.runs[0]['date']}",
     }
     for name in ("temperature", "weights", "learning_rate"):
-        parts[name] = settings(tables.get(name, {}), name)
+        parts[name] = settings(tables.get(name, {}), name, students[WORD])
     page = TEXT.read_text(encoding="utf-8")
     for name, text in parts.items():
         page = page.replace(f"<!-- {name} -->", text)
@@ -117,11 +125,13 @@ def worst_p(row: Row, column: str) -> str:
     return f"{max(found):.3f}" if found else ""
 
 
-def settings(rows: Dict[str, Row], table: str) -> str:
-    """A table of one setting; its order is that of the CSV."""
+def settings(rows: Dict[str, Row], table: str, word: Row) -> str:
+    """A table of one setting, by its values; one of them is the strategies' word-level student."""
     if not rows:
         return f"Not measured yet; `benchmarks/comparison.sh {table}` does."
-    kept = [row for name, row in rows.items() if not name.startswith("teacher")]
+    kept = [Row(SAME[table], word.runs)]
+    kept += [row for name, row in rows.items() if not name.startswith("teacher")]
+    kept.sort(key=lambda row: [int(part) for part in re.findall(r"\d+", row.name)])
     best = max(mean(row.values("BLEU")) for row in kept)
     cells = []
     for row in kept:
