@@ -127,7 +127,7 @@ def test_pairs_that_differ_by_numbers_only_are_kept_once(tmp_path):
     assert "dropped: 1 duplicates" in result.stdout
 
 
-def test_families_are_what_names_of_one_software_share():
+def test_families_are_what_packages_of_one_software_share():
     for names, name in (
         (("libboost1.74-dev", "boost", "libboost2"), "boost"),
         (("python3-numpy", "python-doc"), "python"),
