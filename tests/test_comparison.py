@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from harness import ROOT
+from harness import ROOT, run
 
 from fairseq_kd.progressive.run_file import read_run
 from fairseq_kd.progressive.steps import Plan, Step
@@ -23,9 +23,9 @@ def page(monkeypatch):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_run_file_can_be_read(path):
-    run = read_run(path)
-    assert run.folder.name == path.stem
-    assert run.ladder
+    described = read_run(path)
+    assert described.folder.name == path.stem
+    assert described.ladder
 
 
 def test_the_strategies_of_the_run_files_stand_on_the_page(page):
@@ -61,3 +61,12 @@ def test_a_model_costs_what_it_needs_but_for_text_and_teacher(page, tmp_path):
     comparison = importlib.import_module("comparison")
     assert comparison.seconds(plan, "student") == 100 + 1000 + 10000
     assert comparison.seconds(plan, "teacher") == 0
+
+
+def test_the_script_shows_its_header_and_names_what_it_does_not_know():
+    script = BENCHMARKS / "comparison.sh"
+    assert "usage: benchmarks/comparison.sh TABLE [ROW...]" in run(script, "--help").stdout
+    assert run(script, check=False).returncode == 2
+    unknown = run(script, "strategy", check=False)
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("There is no table strategy: benchmarks/comparison/strategy.y")
