@@ -83,12 +83,13 @@ def translations(folder: Path, measured: Dict[str, Any]) -> Dict[str, List[str]]
 
 def strategies(folder: Path) -> Dict[str, List[str]]:
     """What other tables are compared with: translations of the same seed's students."""
-    kept = folder.parent.parent / "strategies" / folder.name / "translations"
-    files = {name: kept / f"{name}.txt" for name in (UNDISTILLED, WORD)}
+    run = folder.parent.parent / "strategies" / folder.name
+    kept = (run / "translations", run / "rows" / "translations")  # of the whole, or row by row
+    files = {name: [each / f"{name}.txt" for each in kept] for name in (UNDISTILLED, WORD)}
     return {
         name: path.read_text(encoding="utf-8").splitlines()
-        for name, path in files.items()
-        if path.is_file()
+        for name, paths in files.items()
+        for path in filter(Path.is_file, reversed(paths))
     }
 
 

@@ -31,6 +31,8 @@ SECTIONS = {
     "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`",
     "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
     "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
+    "int8": "## What int8 loses\n\nOf students, against float32, on a processor without VNNI; "
+    "spread: of the students. [export](export.md#int8) says why. `python benchmarks/int8.py`",
     "sequence": "## Students of translations\n\nSpread: of the seeds. "
     "`benchmarks/sequence_level.sh`",
     "topk": "## What a store of K words loses\n\nThe mean over the tokens of the validation set. "

@@ -6,6 +6,10 @@ if [[ -x $root/.venv/bin/python ]]; then export PATH="$root/.venv/bin:$PATH"; fi
 say() { printf '%s\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
+moses() { # moses LANGUAGE PROCESSES COMMAND...: sacremoses, a million lines at a time, for it holds all that it reads
+  split --lines 1000000 --filter "sacremoses --quiet --language $1 --processes $2 ${*:3}"
+}
+
 read_text() { # read_text FILE: FILE, FILE.xz or FILE.gz, decompressed
   if [[ -f $1 ]]; then cat "$1"
   elif [[ -f $1.xz ]]; then python -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)' "$1.xz"

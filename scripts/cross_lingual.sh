@@ -10,7 +10,7 @@
 # few lines of fr-it. Ends with a table of sacreBLEU on valid and test together; nothing is chosen by
 # either. About an hour on two CPU cores.
 #
-# Env: RUN=runs/cross_lingual  SEEDS="1 2 3"  UPDATES=800 (of a student)  TEACHER_UPDATES=1500
+# Env: RUN=runs/cross_lingual  SEEDS="1 2 3"  UPDATES=600 (of a student)  TEACHER_UPDATES=1200
 #      LOW=fr HIGH=en TARGET=it  LOW_LINES=10000  MERGES=6000  MAX_WORDS=30
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
@@ -28,7 +28,7 @@ source scripts/students.sh
 in=$1 run=${RUN:-runs/cross_lingual}
 low=${LOW:-fr} high=${HIGH:-en} tgt=${TARGET:-it}
 low_lines=${LOW_LINES:-10000} merges=${MERGES:-6000} max_words=${MAX_WORDS:-30}
-teacher_updates=${TEACHER_UPDATES:-1500}
+teacher_updates=${TEACHER_UPDATES:-1200}
 
 binarise() { # binarise SOURCE TEXT OUT: one dictionary for all languages
   fairseq-preprocess --source-lang "$1" --target-lang "$tgt" --srcdict "$work/dict/dict.all.txt" \
@@ -58,7 +58,7 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
   for lang in "$low" "$high" "$tgt"; do
     cat "$work/text/valid.$lang" >> "$work/text/test.$lang" # scored together
     for set in train valid test; do
-      sacremoses -q -l "$lang" -j 2 tokenize < "$work/text/$set.$lang" > "$work/$set.$lang"
+      moses "$lang" 2 tokenize < "$work/text/$set.$lang" > "$work/$set.$lang"
     done
   done
   cat "$work"/train.* | subword-nmt learn-bpe -s "$merges" -o "$work/codes" 2> "$work/log"

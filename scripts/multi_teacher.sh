@@ -7,9 +7,9 @@
 # students of each kind that get the same updates. About an hour on two CPU cores. Ends with a table
 # of sacreBLEU on the test set.
 #
-# Env: RUN=runs/multi_teacher  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=800 (of a student)
-#      TEACHER_UPDATES=2000  WEIGHTS="uniform gold"   kinds of --kd-teacher-weights
-#      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
+# Env: RUN=runs/multi_teacher  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=600 (of a student)
+#      TEACHER_UPDATES=1500  WEIGHTS="uniform gold"   kinds of --kd-teacher-weights
+#      TEACHERS=A.pt:B.pt  teachers that you have, with their data: DATA=runs/demo/data
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,17 +26,22 @@ source scripts/students.sh
 run=${RUN:-runs/multi_teacher} src=es tgt=en
 prepared=${DATA:-$run/data}
 data=$prepared/bin text=$prepared/text
-teacher_updates=${TEACHER_UPDATES:-2000}
+teacher_updates=${TEACHER_UPDATES:-1500}
 MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "${TEXT:-data/bible.es-en}" "$prepared"
 
-first=${TEACHER:-$run/teacher-1/checkpoint_last.pt} second=$run/teacher-2/checkpoint_last.pt
-if [[ -z ${TEACHER:-} ]]; then
-  train "teacher 1" "$run/teacher-1" "$teacher_updates" 1 --arch transformer_kd_small_teacher --lr 4e-3 \
-    --dropout 0.1 --criterion label_smoothed_cross_entropy
+teachers=${TEACHERS:-}
+if [[ -z $teachers ]]; then
+  for number in 1 2; do
+    train "teacher $number" "$run/teacher-$number" "$teacher_updates" "$number" --arch transformer_kd_small_teacher \
+      --encoder-layers $((4 - number)) --lr 4e-3 --dropout 0 --criterion label_smoothed_cross_entropy
+  done
+  teachers=$run/teacher-1/checkpoint_last.pt:$run/teacher-2/checkpoint_last.pt
 fi
-train "teacher 2" "$run/teacher-2" "$teacher_updates" 2 --arch transformer_kd_small_teacher --lr 4e-3 \
-  --encoder-layers 2 --dropout 0.1 --criterion label_smoothed_cross_entropy
-score "$run/teacher-2"
+first=${teachers%%:*} second=${teachers##*:}
+[[ $first != "$second" ]] || die "TEACHERS must name two checkpoints, A.pt:B.pt, but is $teachers."
+mkdir -p "$run/teachers/1" "$run/teachers/2"
+score "$run/teachers/1" "$first"
+score "$run/teachers/2" "$second"
 
 read -ra kinds <<< "${WEIGHTS:-uniform gold}"
 for seed in "${seeds[@]}"; do
@@ -44,9 +49,9 @@ for seed in "${seeds[@]}"; do
   student "word_kd, teacher 1" "$seed" --criterion word_kd --kd-teacher "$first" --kd-temperature 1
   student "word_kd, teacher 2" "$seed" --criterion word_kd --kd-teacher "$second" --kd-temperature 1
   for weights in "${kinds[@]}"; do
-    student "multi_teacher_kd, $weights" "$seed" --criterion multi_teacher_kd --kd-teacher "$first:$second" \
+    student "multi_teacher_kd, $weights" "$seed" --criterion multi_teacher_kd --kd-teacher "$teachers" \
       --kd-teacher-weights "$weights" --kd-temperature 1
   done
 done
-say "teacher 2: $(< "$run/teacher-2/bleu") BLEU"
+say "teacher 1: $(< "$run/teachers/1/bleu") BLEU, teacher 2: $(< "$run/teachers/2/bleu") BLEU"
 table plain "word_kd, teacher 1" "word_kd, teacher 2" "${kinds[@]/#/multi_teacher_kd, }"

@@ -7,7 +7,7 @@
 # a peer of their own size, and beside a larger one. About half an hour on two CPU cores. Ends with a
 # table of sacreBLEU on the test set. With TEACHER the table has word_kd from that teacher, too.
 #
-# Env: RUN=runs/mutual_learning  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=800
+# Env: RUN=runs/mutual_learning  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=600
 #      PEERS="equal larger"   their size
 #      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
 # Killed? Run it again: it goes on where it was.

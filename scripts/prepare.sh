@@ -45,7 +45,7 @@ for set in train valid test; do
   cut -f 2 "$work/tok/kept" > "$work/text/$set.$tgt"
   say "$set: $(wc -l < "$work/tok/kept") of ${counts[0]} pairs kept"
   for lang in "$src" "$tgt"; do
-    sacremoses -q -l "$lang" -j "$workers" tokenize < "$work/text/$set.$lang" > "$work/tok/$set.$lang"
+    moses "$lang" "$workers" tokenize < "$work/text/$set.$lang" > "$work/tok/$set.$lang"
   done
 done
 

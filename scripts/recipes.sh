@@ -209,9 +209,8 @@ characters() { # what the entities of SGML stand for
   sed "s/&quot;/\"/g; s/&apos;/'/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g"
 }
 
-clean() { # clean LANGUAGE: normalises punctuation and drops what does not print; a million lines at a time
-  tr '\t' ' ' | tr -d '\r' | split --lines 1000000 --filter \
-    "sacremoses --quiet --language $1 --processes $workers normalize --remove-control-chars"
+clean() { # clean LANGUAGE: normalises punctuation and drops what does not print
+  tr '\t' ' ' | tr -d '\r' | moses "$1" "$workers" normalize --remove-control-chars
 }
 
 keep_pairs() { # of source TAB target, those that have words, not too many, and about as many on both sides
@@ -282,7 +281,7 @@ tokenised_how() {
 }
 
 retokenise() { # plain text as the scorers of older papers read it
-  characters | sacremoses --quiet --language "$tgt" --processes "$workers" tokenize |
+  characters | moses "$tgt" "$workers" tokenize |
     if [[ $compounds == 1 ]]; then sed -E 's/(\S)-(\S)/\1 ##AT##-##AT## \2/g'; else cat; fi
 }
 

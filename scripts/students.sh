@@ -3,7 +3,7 @@
 #
 # They set run (a folder), data (what fairseq-train reads), text (the references), src and tgt.
 
-updates=${UPDATES:-800}
+updates=${UPDATES:-600}
 read -ra seeds <<< "${SEEDS:-1 2 3}"
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
 
@@ -13,7 +13,7 @@ train() { # train NAME DIR UPDATES SEED fairseq-train flags...: to its last upda
   fairseq-kd stage "$name" -- fairseq-train "$data" --user-dir user_dir --save-dir "$dir" \
     --source-lang "$src" --target-lang "$tgt" --share-all-embeddings --label-smoothing 0.1 "$@" \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
-    --lr-scheduler polynomial_decay --warmup-updates 300 --total-num-update "$updates" \
+    --lr-scheduler polynomial_decay --warmup-updates 200 --total-num-update "$updates" \
     --max-update "$updates" --max-tokens 1250 --seed "$seed" --update-epoch-batch-itr True \
     --save-interval-updates 200 --keep-interval-updates 1 --no-epoch-checkpoints --disable-validation \
     --no-progress-bar --log-format json --log-interval 10
@@ -35,7 +35,7 @@ student() { # student NAME SEED fairseq-train flags...: a small student, trained
   local name=$1 seed=$2
   shift 2
   train "$name, seed $seed" "$run/students/$name/$seed" "$updates" "$seed" \
-    --arch transformer_kd_small_student --lr 6e-3 --dropout 0 "$@"
+    --arch transformer_kd_tiny_student --lr 6e-3 --dropout 0 "$@"
   score "$run/students/$name/$seed"
 }
 

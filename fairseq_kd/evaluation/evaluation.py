@@ -4,7 +4,9 @@ What it returns is what ``evaluation.json`` holds; the report is made from nothi
 """
 
 import datetime
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import torch
 
@@ -29,6 +31,7 @@ from fairseq_kd.evaluation.systems import (
 from fairseq_kd.evaluation.training import read_training
 from fairseq_kd.evaluation.translations import translated, write_translations
 from fairseq_kd.evaluation.variants import (
+    COMPUTE_TYPES,
     FAIRSEQ,
     FLOAT32,
     INT8,
@@ -40,6 +43,7 @@ from fairseq_kd.evaluation.variants import (
 from fairseq_kd.progress import ProgressLine
 
 BATCH_SIZES = (32, 128)
+MEASURED_TOGETHER = 4  # processes whose memory is measured at a time; each loads a model or two
 Figures = Dict[str, Any]
 
 
@@ -116,7 +120,7 @@ class Evaluation:
                 "updates": system.updates,
                 "parameters": parameters_by_part(system.model.model),
                 "checkpoint_bytes": system.path.stat().st_size,
-                "converted_bytes": _bytes_of(converted, system),
+                **_converted_bytes(converted, system),
                 "refusal": converted.refusals.get(system.name),
             }
             for system in self.systems
@@ -188,31 +192,31 @@ class Evaluation:
         }
 
     def _memory(self, converted: Converted) -> Figures:
-        """Bytes by variant, and of a training step by system."""
-        variants = [each for system in self.systems for each in converted.variants(system)]
-        students = [system for system in self.systems if system.role != "teacher"]
-        batch = self.spread[: BATCH_SIZES[0]]
-        inference: Dict[str, Any] = {}
-        training: Dict[str, Any] = {}
+        """Bytes by variant, and of a training step by system; several at a time."""
+        search, subset, batch = self.options.search, self.subset, self.spread[: BATCH_SIZES[0]]
         teacher = teacher_of(self.systems)
-        with ProgressLine(
-            "memory", len(variants) + len(self.systems) + len(students), "measurements"
-        ) as progress:
-            for variant in variants:
-                found = inference_memory(
-                    variant, converted, self.subset, self.options.search, batch
+        works: Dict[Sequence[str], Callable[[], Any]] = {}
+        for system in self.systems:
+            for each in converted.variants(system):
+                works["inference", system.name, each.engine] = partial(
+                    inference_memory, each, converted, subset, search, batch
                 )
-                inference.setdefault(variant.system.name, {})[variant.engine] = _as_figures(found)
+            step = partial(training_peak, system.model, subset=subset)
+            works["training", system.name, "alone"] = partial(step, None)
+            if system.role != "teacher":
+                works["training", system.name, "distilled"] = partial(step, teacher.model)
+        found: Figures = {"inference": {}, "training": {}}
+        with (
+            ProgressLine("memory", len(works), "measurements") as progress,
+            ThreadPoolExecutor(min(self.options.threads, MEASURED_TOGETHER)) as pool,
+        ):
+            running = {pool.submit(work): name for name, work in works.items()}
+            for _ in as_completed(running):
                 progress.add(1)
-            for system in self.systems:
-                alone = training_peak(system.path, None, self.subset)
-                training[system.name] = {"alone": alone}
-                progress.add(1)
-            for system in students:
-                distilled = training_peak(system.path, teacher.path, self.subset)
-                training[system.name]["distilled"] = distilled
-                progress.add(1)
-        return {"inference": inference, "training": training}
+            for each, (kind, system_name, how) in running.items():
+                of_system = found[kind].setdefault(system_name, {})
+                of_system[how] = _as_figures(each.result())
+        return found
 
     def _speed(self, converted: Converted) -> Figures:
         """Latency and throughput by variant, all of them measured in turns."""
@@ -232,7 +236,12 @@ class Evaluation:
                 speeds = throughputs(engines, self.spread, size, options.rounds, progress)
                 for variant, speed in speeds.items():
                     found[variant.system.name][variant.engine][f"batch_{size}"] = speed._asdict()
-        return {"systems": found, "alone": len(alone), "together": len(self.spread)}
+        return {
+            "systems": found,
+            "rounds": options.rounds,
+            "alone": len(alone),
+            "together": len(self.spread),
+        }
 
     def _translating(self, system: System, converted: Converted) -> Variant:
         """The form in which a system's quality is measured: the faster of those in float32."""
@@ -255,12 +264,17 @@ def _p_values(found: Figures) -> Dict[str, Dict[str, float]]:
     }
 
 
-def _bytes_of(converted: Converted, system: System) -> Optional[int]:
+def _converted_bytes(converted: Converted, system: System) -> Dict[str, Optional[int]]:
+    """What both forms of a conversion take on the disk."""
     folder = converted.folders.get(system.name)
-    return None if folder is None else folder_bytes(folder)
+    return {
+        f"{form}_bytes": None if folder is None else folder_bytes(folder / form)
+        for form in COMPUTE_TYPES.values()
+    }
 
 
-def _as_figures(memory: Optional[Memory]) -> Optional[Dict[str, int]]:
-    if memory is None:
-        return None
+def _as_figures(memory: "Memory | int | None") -> Any:
+    """What was measured, as JSON holds it."""
+    if not isinstance(memory, Memory):
+        return memory
     return {"weights": memory.held, "peak": memory.held + memory.added}

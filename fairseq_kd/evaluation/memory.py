@@ -28,7 +28,7 @@ from fairseq_kd.sequence.engine import Batch, Engine
 from fairseq_kd.sequence.fairseq_engine import FairseqEngine
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import load_system
+from fairseq_kd.sequence.teachers import Teacher, load_system
 from fairseq_kd.teachers.loading import load_teacher
 
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000
@@ -191,20 +191,19 @@ def _training_batch(subset: Subset, model: nn.Module) -> Any:
     }
 
 
-def training_peak(path: Path, teacher: Optional[Path], subset: Subset) -> Optional[int]:
+def training_peak(student: Teacher, teacher: Optional[Teacher], subset: Subset) -> Optional[int]:
     """Bytes of one update at its peak: the models' weights, and what the update adds to them.
 
     Args:
-        path: the checkpoint that is trained.
-        teacher: the checkpoint that it is distilled from, or None.
+        student: the model that is trained.
+        teacher: the one that it is distilled from, or None.
         subset: as for ``training_step``.
     """
-    taught_by = None if teacher is None else str(teacher)
-    memory = measured(partial(training_step, str(path), taught_by, subset))
+    taught_by = None if teacher is None else str(teacher.path)
+    memory = measured(partial(training_step, str(student.path), taught_by, subset))
     if memory is None:
         return None
-    models = [load_teacher(str(each), "--student")[0] for each in (path, teacher) if each]
-    return memory.added + sum(map(weight_bytes, models))
+    return memory.added + sum(weight_bytes(each.model) for each in (student, teacher) if each)
 
 
 def inference_memory(

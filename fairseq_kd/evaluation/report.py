@@ -12,6 +12,7 @@ from fairseq_kd.whole_files import written_whole
 
 TITLE = "What the distillation gained"
 PLOTS = "plots"
+QUIET = 0.1  # the drift between rounds of a machine that does nothing else
 
 
 def write_report(out: Path, measured: Figures) -> str:
@@ -144,9 +145,24 @@ def _speed(measured: Figures) -> Section:
         [
             f"Latency: {speed['alone']} sentences, one by one; median and 95th percentile. "
             f"Throughput: {speed['together']} sentences in batches of 32 and of 128. Warmed up, "
-            f"all systems in turns, the median of the rounds, on {_threads(made)}.",
+            f"all systems in turns, the median of the rounds, on {_threads(made)}. "
+            f"{_steadiness(speed)}",
             tables.speed(measured),
         ],
+    )
+
+
+def _steadiness(speed: Figures) -> str:
+    """Whether the machine was quiet, as far as the rounds can tell."""
+    if speed["rounds"] < 2:
+        return "One round cannot tell whether the machine was quiet."
+    drift = max(each["drift"] for by in speed["systems"].values() for each in by.values())
+    told = f"The slowest round of a system took {drift:.0%} longer than its fastest"
+    if drift <= QUIET:
+        return f"{told}: the machine was quiet."
+    return (
+        f"{told}: the machine was not quiet. The systems, which took turns, can be compared with "
+        "one another, but not with another report."
     )
 
 

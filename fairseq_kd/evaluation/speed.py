@@ -21,10 +21,16 @@ Key = TypeVar("Key")
 
 
 class Latency(NamedTuple):
-    """Milliseconds to translate one sentence alone."""
+    """Milliseconds to translate one sentence alone, and how far the rounds were apart.
+
+    Args:
+        median_ms, p95_ms: over the sentences.
+        drift: how much longer the slowest round took than the fastest, as a share.
+    """
 
     median_ms: float
     p95_ms: float
+    drift: float
 
 
 class Throughput(NamedTuple):
@@ -46,7 +52,7 @@ def latencies(
         progress: counts every engine's rounds.
 
     Returns:
-        Median and 95th percentile over the sentences.
+        Of each engine, by its key.
     """
     for engine in engines.values():
         _translate(engine, [sentences[:1], sentences[-1:]])
@@ -61,11 +67,18 @@ def latencies(
                     _translate(engine, [[sentences[i]]])
                     times[key][turn, i] = time.perf_counter() - start
         progress.add(len(engines))
-    middles = {key: 1000 * np.median(each, axis=0) for key, each in times.items()}
-    return {
-        key: Latency(float(np.median(each)), float(np.percentile(each, 95)))
-        for key, each in middles.items()
-    }
+    return {key: _latency(each) for key, each in times.items()}
+
+
+def _latency(times: np.ndarray) -> Latency:
+    """Of seconds by round and sentence."""
+    middle_ms = 1000 * np.median(times, axis=0)
+    rounds = times.sum(axis=1)
+    return Latency(
+        float(np.median(middle_ms)),
+        float(np.percentile(middle_ms, 95)),
+        float(rounds.max() / rounds.min() - 1),
+    )
 
 
 def throughputs(

@@ -144,12 +144,13 @@ def size(measured: Figures) -> Table:
             f"{_total(system):,}",
             f"{teacher / _total(system):.2f}x",
             mib(system["checkpoint_bytes"]),
-            mib(system["converted_bytes"]),
+            mib(system["float32_bytes"]),
+            mib(system["int8_bytes"]),
         ]
         for system in measured["systems"]
     ]
-    columns = ("system", *PARTS, "parameters", "compression", "checkpoint", "CTranslate2 float32")
-    return Table(columns, rows)
+    columns = ("system", *PARTS, "parameters", "compression", "checkpoint")
+    return Table((*columns, "CTranslate2 float32", "CTranslate2 int8"), rows)
 
 
 def memory(measured: Figures) -> List[Table]:

@@ -28,7 +28,7 @@ class Variant(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """The folders of converted systems by name, and for the others why there is none."""
+    """The conversions of systems by name, and for the others why there is none."""
 
     folders: Dict[str, Path]
     refusals: Dict[str, str]
@@ -87,15 +87,17 @@ def build_engine(
     """
     if variant.engine == FAIRSEQ:
         return FairseqEngine([variant.system.model], search, "cpu")
+    from fairseq_kd.sequence.conversion import form
     from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
 
+    compute_type = COMPUTE_TYPES[variant.engine]
     return CTranslate2Engine(
-        converted.folders[variant.system.name],
+        form(converted.folders[variant.system.name], compute_type, "cpu"),
         subset.source_words,
         variant.system.model.model.max_decoder_positions(),
         search,
         device="cpu",
-        compute_type=COMPUTE_TYPES[variant.engine],
+        compute_type=compute_type,
         workers=workers,
         threads=threads,
     )

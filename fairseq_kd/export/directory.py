@@ -165,7 +165,8 @@ class Export:
                 names[key],
                 sizes[key],
                 BLEU().corpus_score(texts[key], [self.plain.references]).score,
-                *waits[key],
+                waits[key].median_ms,
+                waits[key].p95_ms,
                 speeds[key].sentences_per_s,
             )
             for key in (FAIRSEQ, EXPORT)

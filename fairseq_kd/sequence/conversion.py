@@ -1,4 +1,7 @@
-"""A teacher converted for CTranslate2: once, cached, and proven to score as fairseq does."""
+"""A model converted for CTranslate2: once, cached, and proven to score as fairseq does.
+
+A conversion is a folder of two forms, in float32 and in int8; the proof is of the first.
+"""
 
 import os
 import shutil
@@ -12,9 +15,11 @@ from ctranslate2.converters import FairseqConverter
 from torch import Tensor
 
 from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
+from fairseq_kd.sequence.int8 import LARGEST, Int8Converter
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher
 
+FLOAT32, INT8 = "float32", "int8"
 PROBES, PROBE_TOKENS = 4, 60
 TOLERANCE_NATS = 0.01  # per token in float32, where rounding gives about 0.0001
 
@@ -29,7 +34,7 @@ def default_cache() -> Path:
 
 
 def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Path:
-    """The folder of a converted teacher, made if the cache has none.
+    """The folder of a converted teacher with both forms of it, made if the cache has none.
 
     Args:
         teacher: with the subset's dictionaries.
@@ -40,14 +45,15 @@ def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Pat
     Raises:
         CannotConvertError: CTranslate2 refuses the model, or scores otherwise than fairseq.
     """
-    folder = cache / f"ctranslate2-{ctranslate2.__version__}-{sha256[:32]}"
+    folder = cache / f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{sha256[:32]}"
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
     try:
-        write_converted(teacher, subset, work)
-        _prove(work, teacher, subset)
+        write_converted(teacher, subset, work / FLOAT32)
+        _prove(work / FLOAT32, teacher, subset)
+        write_converted(teacher, subset, work / INT8, INT8)
         work.chmod(0o755)
         try:
             work.replace(folder)
@@ -59,6 +65,17 @@ def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Pat
     return folder
 
 
+def form(conversion: Path, compute_type: str, device: str) -> Path:
+    """The form of a conversion that serves a computation.
+
+    Args:
+        conversion: as ``converted`` gives it.
+        compute_type: one of CTranslate2's.
+        device: cpu or cuda; a GPU multiplies int8 without overflow, and rounds for itself.
+    """
+    return conversion / (INT8 if device == "cpu" and compute_type.startswith(INT8) else FLOAT32)
+
+
 def write_converted(
     teacher: Teacher, subset: Subset, folder: Path, quantization: Optional[str] = None
 ) -> None:
@@ -68,18 +85,21 @@ def write_converted(
         teacher: with the subset's dictionaries.
         subset: whose folder has the dictionaries.
         folder: to write into.
-        quantization: of the weights, one of CTranslate2's; None keeps them as they are.
+        quantization: of the weights, one of CTranslate2's; None keeps them as they are. int8 is
+            that of ``Int8Converter``.
 
     Raises:
         CannotConvertError: CTranslate2 refuses the model.
     """
+    in_int8 = quantization is not None and quantization.startswith(INT8)
+    converter = Int8Converter if in_int8 else FairseqConverter
     try:
-        FairseqConverter(
+        converter(
             str(teacher.path),
             str(subset.folder),
             source_lang=subset.pair[0],
             target_lang=subset.pair[1],
-        ).convert(str(folder), quantization=quantization, force=True)
+        ).convert(str(folder), quantization=None if in_int8 else quantization, force=True)
     except OSError:
         raise
     except Exception as error:  # its refusals have no common class

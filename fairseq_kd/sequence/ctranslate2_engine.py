@@ -10,6 +10,7 @@ from fairseq.data import Dictionary
 
 from fairseq_kd.sequence.engine import Batch
 from fairseq_kd.sequence.hypotheses import Hypothesis
+from fairseq_kd.sequence.int8 import LARGEST
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.workers import in_order, in_processes
 
@@ -31,17 +32,14 @@ class CTranslate2Engine:
     all threads of a process, several workers are several processes.
 
     Args:
-        model: the converted teacher's folder.
+        model: the folder that CTranslate2 reads.
         source_words: its source dictionary.
         positions: what its decoder can number.
         search: how to search.
         device: cpu or cuda.
-        compute_type: of the weights, one of CTranslate2's; "auto" for what suits the device.
+        compute_type: of the weights, one of CTranslate2's that the device supports.
         workers: batches decoded at the same time.
         threads: that work on one batch together.
-
-    Raises:
-        ValueError: the device does not support the compute type.
     """
 
     def __init__(
@@ -55,14 +53,6 @@ class CTranslate2Engine:
         workers: int,
         threads: int = 1,
     ):
-        supported = ctranslate2.get_supported_compute_types(device)
-        if compute_type == "auto":
-            compute_type = next(each for each in COMPUTE_TYPES[device] if each in supported)
-        elif compute_type not in supported:
-            raise ValueError(
-                f"--compute-type must be one of {', '.join(sorted(supported))} on {device}, but is "
-                f"{compute_type}."
-            )
         self.model, self.positions, self.search, self.workers = model, positions, search, workers
         self.symbols = ctranslate2_symbols(source_words)
         self.load = {"device": device, "compute_type": compute_type, "intra_threads": threads}
@@ -71,6 +61,8 @@ class CTranslate2Engine:
         self.part_tokens = tokens
         name = f"ctranslate2 {ctranslate2.__version__}"
         self.identity = {"engine": name, "compute_type": compute_type, "device": device}
+        if compute_type.startswith("int8") and device == "cpu":
+            self.identity["int8_largest"] = LARGEST
         self.summary = f"{name}, {compute_type}, {device}, {workers} at a time"
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
@@ -137,6 +129,27 @@ class CTranslate2Engine:
             if search.sampling_topp is not None:
                 options["sampling_topp"] = search.sampling_topp
         return options
+
+
+def supported_compute_type(name: str, device: str) -> str:
+    """A compute type of CTranslate2 that a device supports.
+
+    Args:
+        name: one of them, or auto for what suits the device.
+        device: cpu or cuda.
+
+    Raises:
+        ValueError: the device does not support it.
+    """
+    supported = ctranslate2.get_supported_compute_types(device)
+    if name == "auto":
+        return next(each for each in COMPUTE_TYPES[device] if each in supported)
+    if name not in supported:
+        raise ValueError(
+            f"--compute-type must be one of {', '.join(sorted(supported))} on {device}, but is "
+            f"{name}."
+        )
+    return name
 
 
 def sample_seeded(

@@ -76,17 +76,20 @@ def _ctranslate2(
         import ctranslate2
     except ImportError:
         return f"CTranslate2 is not installed ({INSTALL})"
-    from fairseq_kd.sequence.conversion import CannotConvertError, converted, default_cache
-    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
+    from fairseq_kd.sequence.conversion import CannotConvertError, converted, default_cache, form
+    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine, supported_compute_type
 
     (teacher,) = teachers
-    try:
-        model = converted(teacher, hashes[0], subset, cache or default_cache())
-    except CannotConvertError as error:
-        return str(error)
     if options["device"] == "auto":
         options["device"] = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
-    options["workers"] = options["workers"] or (1 if options["device"] == "cuda" else cores())
+    device = options["device"]
+    options["compute_type"] = supported_compute_type(options["compute_type"], device)
+    try:
+        conversion = converted(teacher, hashes[0], subset, cache or default_cache())
+    except CannotConvertError as error:
+        return str(error)
+    model = form(conversion, options["compute_type"], device)
+    options["workers"] = options["workers"] or (1 if device == "cuda" else cores())
     positions = teacher.model.max_decoder_positions()
     return CTranslate2Engine(model, subset.source_words, positions, search, **options)
 

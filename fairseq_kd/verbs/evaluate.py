@@ -99,7 +99,7 @@ def _add_measuring(flags: Any) -> None:
     flags.add_argument(
         "--latency-sentences",
         type=int,
-        default=48,
+        default=32,
         metavar="N",
         help="sentences that are translated one by one, of all lengths (default: %(default)s)",
     )

@@ -1,5 +1,6 @@
 """The verb evaluate on trained systems: what its figures are, what it refuses, its restart."""
 
+import copy
 import json
 import re
 import shutil
@@ -17,6 +18,8 @@ from fairseq_kd import cli
 from fairseq_kd.evaluation import translations
 from fairseq_kd.evaluation.agreement import agreement
 from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
+from fairseq_kd.evaluation.document import markdown_page
+from fairseq_kd.evaluation.report import TITLE, sections
 from fairseq_kd.evaluation.systems import Named, common_subset, load_systems
 
 FAST = find_spec("ctranslate2") is not None
@@ -49,9 +52,29 @@ def test_every_system_stands_in_every_table(evaluated, measured):
         for found in by.values():
             assert 0 < found["median_ms"] <= found["p95_ms"]
             assert found["batch_32"]["sentences_per_s"] > 0
+    for system in measured["systems"]:
+        assert 0 < system["int8_bytes"] < system["float32_bytes"]
     page = (evaluated / "report.md").read_text(encoding="utf-8")
     for name in (*names, "small, int8"):
         assert page.count(f"| {name}") > 3
+
+
+@pytest.mark.parametrize(
+    ("rounds", "drift", "told"),
+    [
+        (1, 0.0, "One round cannot tell whether the machine was quiet."),
+        (3, 0.04, "round of a system took 4% longer than its fastest: the machine was quiet."),
+        (3, 0.25, "25% longer than its fastest: the machine was not quiet. The systems, which"),
+    ],
+)
+def test_the_report_tells_whether_the_machine_was_quiet(measured, rounds, drift, told):
+    speed = copy.deepcopy(measured["speed"])
+    speed["rounds"] = rounds
+    for by in speed["systems"].values():
+        for found in by.values():
+            found["drift"] = drift if found is speed["systems"]["small"]["fairseq"] else 0.0
+    page = markdown_page(TITLE, sections({**measured, "speed": speed}), "plots")
+    assert told in " ".join(page.split())
 
 
 def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):

@@ -61,8 +61,21 @@ def test_latency_is_the_median_and_the_95th_percentile_without_the_warm_up(clock
     engines = {"slow": Engine(clock, "slow", 0.010), "fast": Engine(clock, "fast", 0.001)}
     lengths = range(2, 23)  # 21 lengths: the median is 12, the 95th percentile 21
     found = latencies(engines, sentences(*lengths), 2, Silent())
-    assert found["slow"] == pytest.approx((120.0, 210.0))
-    assert found["fast"] == pytest.approx((12.0, 21.0))
+    assert found["slow"] == pytest.approx((120.0, 210.0, 0.0))
+    assert found["fast"] == pytest.approx((12.0, 21.0, 0.0))
+
+
+def test_the_drift_is_what_the_slowest_round_took_more_than_the_fastest(clock):
+    class Slowing(Engine):
+        def translate(self, batches):
+            yield from super().translate(batches)
+            self.cost = (self.cost[0] * 1.05, 0.0)
+
+    engines = {"steady": Engine(clock, "steady", 0.01), "slowing": Slowing(clock, "slowing", 0.01)}
+    found = latencies(engines, sentences(10), 3, Silent())
+    assert found["steady"].drift == pytest.approx(0.0)
+    assert found["slowing"].drift == pytest.approx(1.05**2 - 1)
+    assert found["slowing"].median_ms == pytest.approx(100 * 1.05**2)  # after the warm-up
 
 
 def test_throughput_counts_sentences_and_target_tokens(clock):

@@ -7,6 +7,9 @@ import re
 import shlex
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, NamedTuple
 
 import pytest
 import sacrebleu
@@ -16,6 +19,7 @@ from sacremoses import MosesTokenizer
 from fairseq_kd import cli
 from fairseq_kd.progressive.planning import plan_run
 from fairseq_kd.progressive.run_file import read_run
+from fairseq_kd.sequence.engines import cores
 
 WMT = {
     "wmt14_en_de": {
@@ -55,9 +59,7 @@ WMT = {
 }
 IWSLT = "iwslt14_de_en"
 RECIPES = (*WMT, IWSLT)
-TRAINED = ("wmt14_en_de", IWSLT)  # trained also by the quick tests; what differs is in the text
 TALKS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
-SMALL = {"WORKERS": "1", "SMOKE_LINES": "600"}
 
 
 @pytest.fixture(scope="module")
@@ -156,24 +158,57 @@ def tables(scores):
     }
 
 
-WHOLE = [pytest.param(name, marks=[] if name in TRAINED else pytest.mark.slow) for name in RECIPES]
+class Recipe(NamedTuple):
+    """A recipe that ran whole on samples, and then a second time."""
+
+    folder: Path
+    printed: str
+    printed_again: str
+    made: Dict[Path, int]  # when each model was, and the scores; after the first time, and
+
+    def made_now(self):
+        """The same after the second."""
+        return {path: path.stat().st_mtime_ns for path in self.made}
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_it_runs_whole_on_samples_and_a_second_time_does_nothing(name, verses, tmp_path):
-    given = write_archives(name, verses, tmp_path / "given")
-    folder = tmp_path / "run"
-    command = [script(name), "--smoke", "--local", given]
-    first = run(*command, env={**SMALL, "RUN": str(folder)}).stdout
-    scores = (folder / "scores.md").read_text()
-    assert scores in first
-    assert f"{folder}/report.html has" in first
-    assert (folder / "report.html").is_file()
-    assert not list(folder.glob("*.partial"))
+@pytest.fixture(scope="module")
+def recipes(verses, tmp_path_factory):
+    """All recipes by name, one on each core at a time."""
+
+    def ran(name):
+        work = tmp_path_factory.mktemp(name)
+        command = [script(name), "--smoke", "--local", write_archives(name, verses, work / "given")]
+        settings = {"WORKERS": "1", "SMOKE_LINES": "600", "OMP_NUM_THREADS": "1"}
+        settings["RUN"] = str(work / "run")
+        printed = run(*command, env=settings).stdout
+        models = [*(work / "run").rglob("*.pt"), work / "run" / "scores.md"]
+        made = {path: path.stat().st_mtime_ns for path in models}
+        return Recipe(work / "run", printed, run(*command, env=settings).stdout, made)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        yield {name: pool.submit(ran, name) for name in RECIPES}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_runs_whole_on_samples_and_a_second_time_does_nothing(name, recipes):
+    done = recipes[name].result()
+    scores = (done.folder / "scores.md").read_text()
     assert "A smoke run" in scores
-    target = name.split("_")[2]
-    references = (folder / "data" / "text" / f"test.{target}").read_text().splitlines()
+    assert scores in done.printed
+    assert f"{done.folder}/report.html has" in done.printed
+    assert (done.folder / "report.html").is_file()
+    assert not list(done.folder.glob("*.partial"))
+    assert scores in done.printed_again
+    assert len(done.made) > 5
+    assert done.made_now() == done.made
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_scores_are_those_of_the_published_references(name, recipes, verses):
+    folder = recipes[name].result().folder
+    references = text_of(folder / "data")[f"test.{name.split('_')[2]}"]
     assert references == published(name, verses)
+    scores = (folder / "scores.md").read_text()
     (heading, ours), (other_heading, tokenised) = tables(scores).items()
     assert heading == "sacreBLEU"
     assert "Tokenised BLEU" in other_heading
@@ -184,24 +219,12 @@ def test_it_runs_whole_on_samples_and_a_second_time_does_nothing(name, verses, t
         want = metric.corpus_score(translations, [references]).score
         assert float(score) == pytest.approx(want, abs=0.006)
         assert f"BLEU|{metric.get_signature()}" in scores
-    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
-    made[folder / "scores.md"] = (folder / "scores.md").stat().st_mtime_ns
-    second = run(*command, env={**SMALL, "RUN": str(folder)}).stdout
-    assert scores in second
-    assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in TRAINED])
-def test_it_prepares_its_text_and_shows_what_it_would_train(name, verses, tmp_path):
-    given = write_archives(name, verses, tmp_path / "given")
-    folder = tmp_path / "run"
-    command = [script(name), "--smoke", "--local", given, "--", "--dry-run"]
-    shown = run(*command, env={**SMALL, "RUN": str(folder)}).stdout
-    assert "missing  evaluation" in shown
-    assert "There are no scores: the run is not evaluated yet." in shown
+@pytest.mark.parametrize("name", WMT)
+def test_its_text_is_clean(name, recipes):
+    text = text_of(recipes[name].result().folder)
     target = name.split("_")[2]
-    text = {path.name: path.read_text().splitlines() for path in (folder / "text").iterdir()}
-    assert text[f"test.{target}"] == published(name, verses)
     assert "(Milk & honey, a well-known pair.)" in text["test.en"][0]
     assert [len(text[f"valid.{language}"]) for language in ("en", target)] == [12, 12]
     pairs = list(zip(text["train.en"], text[f"train.{target}"], strict=True))
@@ -210,6 +233,11 @@ def test_it_prepares_its_text_and_shows_what_it_would_train(name, verses, tmp_pa
         shorter, longer = sorted(len(side.split()) for side in pair)
         assert 1 <= shorter <= longer <= 1.5 * shorter
         assert not re.search("[\u2018-\u201d\u00a0]", "".join(pair))
+
+
+def text_of(folder):
+    """The lines of every file of its text."""
+    return {path.name: path.read_text().splitlines() for path in (folder / "text").iterdir()}
 
 
 @pytest.mark.parametrize("name", RECIPES)
