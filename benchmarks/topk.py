@@ -3,8 +3,8 @@
 usage: python benchmarks/topk.py --teacher CHECKPOINT --data DATA [--subset valid]
 
 For every target token: KL(p || p_K) in bits, p the teacher's distribution at T, p_K the one that a
-record gives back, its tail spread evenly. Appends the mean over the tokens to
-benchmarks/results.csv; the spread is the middle half of the tokens.
+record gives back, its tail spread evenly; and what share of p the 64 likeliest words have. Appends
+the mean over the tokens to benchmarks/results.csv; the spread is the middle half of the tokens.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from fairseq_kd.teachers.store import pack, unpack
 from fairseq_kd.teachers.store_building import task_on
 
 SENTENCES_AT_ONCE = 16
+LIKELIEST = 64
 
 
 def kl_bits(z: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
@@ -31,6 +32,11 @@ def kl_bits(z: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
     log_share = kept.log_p[:, -1:] - math.log(z.size(-1) - k)
     log_p_k = log_share.expand_as(log_p).scatter(-1, kept.ids, kept.log_p[:, :-1])
     return (log_p.exp() * (log_p - log_p_k)).sum(-1) / math.log(2)
+
+
+def share_of_likeliest(z: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Percent of p that the LIKELIEST words of each row of logits have."""
+    return 100 * (z / temperature).softmax(-1).topk(LIKELIEST).values.sum(-1)
 
 
 def main() -> None:
@@ -45,18 +51,26 @@ def main() -> None:
     teacher, task = LiveTeacher(model), task_on(task, args.data)
     task.load_dataset(args.subset)
     dataset, pad = task.dataset(args.subset), task.target_dictionary.pad()
-    cases = [(k, t) for t in (1.0, 2.0, 4.0) for k in (8, 16, 32, 64, 128)]
+    temperatures = (1.0, 2.0, 4.0)
+    cases = [(k, t) for t in temperatures for k in (8, 16, 32, 64, 128)]
     found = {case: [] for case in cases}
+    shares = {t: [] for t in temperatures}
     for start in range(0, len(dataset), SENTENCES_AT_ONCE):
         numbers = range(start, min(start + SENTENCES_AT_ONCE, len(dataset)))
         sample = dataset.collater([dataset[number] for number in numbers])
         z = teacher.soft_targets(sample, sample["target"].ne(pad))[:].hidden
         for case in cases:
             found[case].append(kl_bits(z, *case))
+        for t in temperatures:
+            shares[t].append(share_of_likeliest(z, t))
     for (k, temperature), rows in found.items():
         bits = torch.cat(rows).double()
         name = f"KL(p || p_K), K={k}, T={temperature:g}, V={len(task.target_dictionary)}"
         record("topk", name, "bits a token", bits.tolist(), middle=bits.mean().item())
+    for t, rows in shares.items():
+        share = torch.cat(rows)
+        name = f"share of the {LIKELIEST} likeliest words, T={t:g}, V={len(task.target_dictionary)}"
+        record("topk", name, "percent", share.tolist(), middle=share.mean().item())
 
 
 if __name__ == "__main__":
