@@ -24,6 +24,10 @@ RESULTS = Path(__file__).with_name("comparison.csv")
 COLUMNS = ("table", "row", "seed", "pair", "parameters", "updates", "BLEU", "chrF")
 COLUMNS += ("p_undistilled", "p_word", "seconds", "signature", "machine", "date", "version")
 UNDISTILLED, WORD = "undistilled", "word"
+OTHER_TEXT = (
+    "pair-",
+    "gpu-",
+)  # tables with text and students of their own
 SAMPLES = 1000
 
 
@@ -38,7 +42,7 @@ def main(table: str, folder: Path, rows: Sequence[str]) -> None:
     plan = read_plan(folder / FILE)
     measured = evaluated(plan, rows)
     texts = translations(folder if not rows else folder / "rows", measured)
-    bases = {**(strategies(folder) if not table.startswith("pair") else {}), **texts}
+    bases = {**({} if table.startswith(OTHER_TEXT) else strategies(folder)), **texts}
     references = references_of(plan)
     p_values = {
         name: against(texts, bases[name], references)

@@ -5,11 +5,12 @@
 #   e.g.   benchmarks/comparison.sh strategies              the whole table
 #          benchmarks/comparison.sh strategies feature      one row of it
 #          benchmarks/comparison.sh pair-en-it              another pair of languages
+#          benchmarks/comparison.sh gpu-en-it               the strategies at the size of a GPU
 #
 # TABLE is a run file of benchmarks/comparison, ROW the name of one of its rungs, or undistilled. Text and
 # teacher are those of scripts/demo.sh, trained now if they are not there; a student takes two or three
-# minutes on one CPU core. Other pairs have the text of scripts/debian_descriptions.sh, and a teacher of
-# their own. Scores are appended to benchmarks/comparison.csv, of which python
+# minutes on one CPU core. Tables with a pair in their name have the text of scripts/debian_descriptions.sh,
+# and a teacher of their own. Scores are appended to benchmarks/comparison.csv, of which python
 # benchmarks/comparison_page.py makes the page.
 #
 # Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)
@@ -34,9 +35,9 @@ read -ra seeds <<< "${SEEDS:-1 2 3}"
 
 file=$files/$table.yaml given=()
 case $table in
-  pair-*-*)
-    IFS=- read -r _ src tgt <<< "$table"
-    file=$files/pair.yaml
+  pair-*-* | gpu-*-*)
+    IFS=- read -r kind src tgt <<< "$table"
+    file=$files/$kind.yaml
     given=("data.text=$text/descriptions.$src-$tgt" "data.source=$src" "data.target=$tgt")
     ;;
   *)

@@ -85,6 +85,7 @@ def main() -> None:
     parts = {
         "strategies": strategies(students, teacher),
         "pairs": pairs(tables),
+        "gpu": at_gpu_size(tables),
         "speed": speed(),
         "store": stores(),
         "signature": teacher.runs[0]["signature"],
@@ -162,6 +163,17 @@ def pairs(tables: Dict[str, Dict[str, Row]]) -> str:
         cells.append([name[5:], f"{whole:.1f}", *found, kept, f"{gain:+.1f}", seeds])
     columns = ["pair", "teacher", "alone", "word-level", "progressive", "kept"]
     return markdown_table([*columns, "over alone", "seeds"], cells)
+
+
+def at_gpu_size(tables: Dict[str, Dict[str, Row]]) -> str:
+    """The strategies of every pair that a GPU has trained."""
+    found = {name: rows for name, rows in sorted(tables.items()) if name.startswith("gpu-")}
+    if not found:
+        return "Not measured yet; no GPU was at hand."
+    return "\n\n".join(
+        f"{name.partition('-')[2]}:\n\n{strategies(rows, rows['teacher'])}"
+        for name, rows in found.items()
+    )
 
 
 def speed() -> str:
