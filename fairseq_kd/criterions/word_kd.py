@@ -14,6 +14,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
+from fairseq_kd.criterions.advice import advise_on_temperature
 from fairseq_kd.criterions.checks import (
     DEFAULT_FINAL_TEMPERATURE,
     check_choices,
@@ -230,6 +231,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
         check_choices(cfg)
         self.cfg = cfg
         self.distils = cfg.kd_alpha > 0 or bool(cfg.kd_alpha_final)
+        self.advised = False
         taught_otherwise = any(others.values())
         if not self.distils:
             used = ["kd_teacher", "kd_teacher_dtype"] if taught_otherwise else []
@@ -277,6 +279,12 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             taught = [teacher.soft_targets(taught_sample, real) for teacher in self.teachers]
         options = self.loss_options()
         terms = chunked_loss(hidden, weight, bias, sample["target"][real], taught, options)
+        if not self.advised and len(hidden):
+            self.advised = True
+            entropy, temperature = (
+                each.item() / len(hidden) for each in (terms.entropy, terms.temperature)
+            )
+            advise_on_temperature(entropy / math.log(2), temperature, len(weight))
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         log = {
             "nll_loss": terms.nll,

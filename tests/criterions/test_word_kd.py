@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import sys
 
 import pytest
@@ -14,6 +15,23 @@ from harness import ROOT, TRAINING, run, widened
 from fairseq_kd.criterions import WordKDCriterion
 
 DISTIL = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
+
+
+@pytest.mark.parametrize(("temperature", "warnings"), [("1", 0), ("2.5", 1)])
+def test_a_temperature_that_makes_the_teacher_uniform_is_told_once(
+    setup, teacher, temperature, warnings, caplog
+):
+    training = setup(*DISTIL, teacher, "--kd-temperature", temperature)
+    for _ in range(3):
+        training.criterion(training.model, training.batch(0, 1, 2))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == warnings
+    for message in told:
+        assert re.match(
+            r"at temperature 2.5 the teacher's distribution is nearly uniform: 8\.\d of at most "
+            r"8\.7 bits a token\. Lower --kd-temperature; .* begin with 1$",
+            message,
+        )
 
 
 @pytest.fixture
