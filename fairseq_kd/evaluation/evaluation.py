@@ -20,7 +20,12 @@ from fairseq_kd.evaluation.memory import Memory, inference_memory, training_peak
 from fairseq_kd.evaluation.options import Options
 from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text, tokens_of
 from fairseq_kd.evaluation.size import folder_bytes, parameters_by_part
-from fairseq_kd.evaluation.speed import latencies, spread_over_lengths, throughputs
+from fairseq_kd.evaluation.speed import (
+    latencies,
+    spread_over_lengths,
+    throughputs,
+    torch_threads,
+)
 from fairseq_kd.evaluation.systems import (
     System,
     common_subset,
@@ -100,6 +105,7 @@ class Evaluation:
             "versions": versions(),
             "machine": machine(),
             "threads": options.threads,
+            "latency_threads": options.latency_threads,
             "pair": list(self.subset.pair),
             "subset": options.subset,
             "sentences": len(self.subset),
@@ -227,10 +233,11 @@ class Evaluation:
             found[variant.system.name][variant.engine] = {}
         work = options.rounds * len(variants) * (1 + len(BATCH_SIZES))
         with ProgressLine("speed", work, "rounds") as progress:
-            engines = {each: self._engine(each, converted, threads=threads) for each in variants}
             alone = spread_over_lengths(self.spread, max(map(len, self.spread)), options.alone)
-            for variant, latency in latencies(engines, alone, options.rounds, progress).items():
-                found[variant.system.name][variant.engine].update(latency._asdict())
+            with torch_threads(options.latency_threads) as few:
+                engines = {each: self._engine(each, converted, threads=few) for each in variants}
+                for variant, latency in latencies(engines, alone, options.rounds, progress).items():
+                    found[variant.system.name][variant.engine].update(latency._asdict())
             engines = {each: self._engine(each, converted, workers=threads) for each in variants}
             for size in BATCH_SIZES:
                 speeds = throughputs(engines, self.spread, size, options.rounds, progress)

@@ -149,6 +149,8 @@ def training_step(path: str, teacher: Optional[str], subset: Subset) -> Step:
     word_kd = WordKDConfig(_name="word_kd", label_smoothing=0.1, kd_teacher=teacher)
     if teacher is None:
         word_kd.kd_alpha, word_kd.kd_beta = 0.0, 1.0
+    else:
+        word_kd.kd_temperature = 1.0
     whole = OmegaConf.structured({"criterion": word_kd})
     with open_dict(whole):
         whole.optimization = {"max_update": 1, "sentence_avg": False}

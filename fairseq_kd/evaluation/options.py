@@ -22,7 +22,8 @@ class Options:
         search: of every system.
         samples: bootstrap resamples.
         comet: a checkpoint of COMET, or None.
-        threads: of every measurement.
+        threads: of every measurement but latency.
+        latency_threads: of that.
         rounds: of every measurement of speed; 0 for none.
         alone: sentences of the measurement of latency.
         together: sentences of the measurement of throughput.
@@ -41,6 +42,7 @@ class Options:
     samples: int
     comet: Optional[Path]
     threads: int
+    latency_threads: int
     rounds: int
     alone: int
     together: int

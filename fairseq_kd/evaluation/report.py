@@ -72,7 +72,7 @@ def _summary(measured: Figures) -> Section:
         f"{made['sentences']:,} sentences of {made['subset']}, {'-'.join(made['pair'])}. *kept* is "
         "the share of the teacher's BLEU; *speed* is how many times more sentences a second a "
         "system translates than the teacher in fairseq, in batches of 32: int8 in CTranslate2, all "
-        f"others in fairseq, on {_threads(made)}."
+        f"others in fairseq, on {_threads(made['threads'])}."
     )
     fronts = (plots.front(measured, each) for each in ("speed", "size"))
     where = f"{made['machine']}; {made['date']}, fairseq_kd {made['version']}, {made['versions']}."
@@ -143,10 +143,11 @@ def _speed(measured: Figures) -> Section:
     return Section(
         "Speed",
         [
-            f"Latency: {speed['alone']} sentences, one by one; median and 95th percentile. "
-            f"Throughput: {speed['together']} sentences in batches of 32 and of 128. Warmed up, "
-            f"all systems in turns, the median of the rounds, on {_threads(made)}. "
-            f"{_steadiness(speed)}",
+            f"Latency: {speed['alone']} sentences, one by one, on "
+            f"{_threads(made['latency_threads'])}; median and 95th percentile. Throughput: "
+            f"{speed['together']} sentences in batches of 32 and of 128, on "
+            f"{_threads(made['threads'])}. Warmed up, all systems in turns, the median of the "
+            f"rounds. {_steadiness(speed)}",
             tables.speed(measured),
         ],
     )
@@ -220,5 +221,5 @@ def _commands(measured: Figures) -> Section:
     return Section("Commands", blocks)
 
 
-def _threads(made: Figures) -> str:
-    return "one thread" if made["threads"] == 1 else f"{made['threads']} threads"
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"

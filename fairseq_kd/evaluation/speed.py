@@ -7,9 +7,11 @@ to sleep, which otherwise spin for a while and take its processor from the next.
 
 import statistics
 import time
-from typing import Dict, List, Mapping, NamedTuple, Sequence, TypeVar
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fairseq_kd.progress import ProgressLine
@@ -115,6 +117,17 @@ def throughputs(
         key: Throughput(len(sentences) / middle, tokens[key] / middle)
         for key, middle in middles.items()
     }
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[int]:
+    """Lets torch work on so many threads for a while, and gives their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_turns(engines: Mapping[Key, Engine], turn: int) -> "list[tuple[Key, Engine]]":

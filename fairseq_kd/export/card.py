@@ -124,8 +124,8 @@ def _measured(forms: Sequence[Measured], made: Dict[str, Any]) -> List[str]:
         markdown_table(columns, rows),
         "",
         f"{made['sentences']:,} sentences of {made['subset']}, beam {made['beam']}, BLEU "
-        f"`{made['signature']}`. Latency of a sentence alone and sentences a second in batches of "
-        f"32, warmed up, in turns, on {threads} of {machine()}. {versions()}.",
+        f"`{made['signature']}`. Latency of a sentence alone on one thread, and sentences a "
+        f"second in batches of 32 on {threads}, warmed up, in turns, on {machine()}. {versions()}.",
     ]
 
 

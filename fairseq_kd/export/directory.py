@@ -13,7 +13,12 @@ from torch import Tensor
 
 from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text
 from fairseq_kd.evaluation.size import folder_bytes
-from fairseq_kd.evaluation.speed import latencies, spread_over_lengths, throughputs
+from fairseq_kd.evaluation.speed import (
+    latencies,
+    spread_over_lengths,
+    throughputs,
+    torch_threads,
+)
 from fairseq_kd.evaluation.systems import System, common_subset
 from fairseq_kd.evaluation.translations import translated
 from fairseq_kd.evaluation.variants import FAIRSEQ, Variant
@@ -152,9 +157,8 @@ class Export:
         sentences = spread_over_lengths(self.subset.source, self._longest(), TOGETHER)
         alone = spread_over_lengths(sentences, self._longest(), ALONE)
         with ProgressLine("speed", 4 * ROUNDS, "rounds") as progress:
-            waits = latencies(
-                self._engines(work, threads=self.options.threads), alone, ROUNDS, progress
-            )
+            with torch_threads(1):
+                waits = latencies(self._engines(work), alone, ROUNDS, progress)
             engines = self._engines(work, workers=self.options.threads)
             speeds = throughputs(engines, sentences, 32, ROUNDS, progress)
         texts = {name: self._translate(name, engine) for name, engine in engines.items()}
@@ -173,7 +177,7 @@ class Export:
         ]
         return forms, texts[EXPORT]
 
-    def _engines(self, work: Path, workers: int = 1, threads: int = 1) -> Mapping[str, Engine]:
+    def _engines(self, work: Path, workers: int = 1) -> Mapping[str, Engine]:
         quantization = self.options.quantization
         model = self.system.model
         return {
@@ -186,7 +190,6 @@ class Export:
                 device="cpu",
                 compute_type=RUNS_AS.get(quantization, quantization),
                 workers=workers,
-                threads=threads,
             ),
         }
 

@@ -87,7 +87,15 @@ def _add_text(flags: Any) -> None:
 
 def _add_measuring(flags: Any) -> None:
     flags.add_argument(
-        "--threads", type=int, help="threads of every measurement (default: one a core)"
+        "--threads", type=int, help="threads of every measurement but latency (default: one a core)"
+    )
+    flags.add_argument(
+        "--latency-threads",
+        type=int,
+        default=1,
+        metavar="THREADS",
+        help="threads that work on one sentence alone; small models gain nothing by several "
+        "(default: %(default)s)",
     )
     flags.add_argument(
         "--rounds",
@@ -145,7 +153,7 @@ def options_of(args: argparse.Namespace) -> Any:
 
     for name, least in (
         *(("beam", 1), ("bootstrap", 100), ("threads", 1), ("rounds", 0)),
-        *(("latency_sentences", 1), ("batch_sentences", 1)),
+        *(("latency_threads", 1), ("latency_sentences", 1), ("batch_sentences", 1)),
     ):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -166,6 +174,7 @@ def options_of(args: argparse.Namespace) -> Any:
         samples=args.bootstrap,
         comet=args.comet,
         threads=args.threads or cores(),
+        latency_threads=args.latency_threads,
         rounds=args.rounds,
         alone=args.latency_sentences,
         together=args.batch_sentences,
