@@ -273,10 +273,10 @@ def _p_values(found: Figures) -> Dict[str, Dict[str, float]]:
 
 def _converted_bytes(converted: Converted, system: System) -> Dict[str, Optional[int]]:
     """What both forms of a conversion take on the disk."""
-    folder = converted.folders.get(system.name)
+    there = system.name in converted.folders
     return {
-        f"{form}_bytes": None if folder is None else folder_bytes(folder / form)
-        for form in COMPUTE_TYPES.values()
+        f"{name}_bytes": folder_bytes(converted.folder(Variant(system, engine))) if there else None
+        for engine, name in COMPUTE_TYPES.items()
     }
 
 

@@ -38,6 +38,12 @@ class Converted(NamedTuple):
         converted = [FLOAT32, INT8] if system.name in self.folders else []
         return [Variant(system, engine) for engine in (FAIRSEQ, *converted)]
 
+    def folder(self, variant: Variant) -> Path:
+        """What CTranslate2 reads of a variant."""
+        from fairseq_kd.sequence.conversion import form
+
+        return form(self.folders[variant.system.name], COMPUTE_TYPES[variant.engine], "cpu")
+
 
 def convert_all(systems: Sequence[System], subset: Subset, cache: "Path | None") -> Converted:
     """Converts every system for CTranslate2 that can be, or takes it from the cache.
@@ -87,17 +93,15 @@ def build_engine(
     """
     if variant.engine == FAIRSEQ:
         return FairseqEngine([variant.system.model], search, "cpu")
-    from fairseq_kd.sequence.conversion import form
     from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
 
-    compute_type = COMPUTE_TYPES[variant.engine]
     return CTranslate2Engine(
-        form(converted.folders[variant.system.name], compute_type, "cpu"),
+        converted.folder(variant),
         subset.source_words,
         variant.system.model.model.max_decoder_positions(),
         search,
         device="cpu",
-        compute_type=compute_type,
+        compute_type=COMPUTE_TYPES[variant.engine],
         workers=workers,
         threads=threads,
     )

@@ -15,7 +15,7 @@ from ctranslate2.converters import FairseqConverter
 from torch import Tensor
 
 from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
-from fairseq_kd.sequence.int8 import LARGEST, Int8Converter
+from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher
 
@@ -71,9 +71,9 @@ def form(conversion: Path, compute_type: str, device: str) -> Path:
     Args:
         conversion: as ``converted`` gives it.
         compute_type: one of CTranslate2's.
-        device: cpu or cuda; a GPU multiplies int8 without overflow, and rounds for itself.
+        device: cpu or cuda.
     """
-    return conversion / (INT8 if device == "cpu" and compute_type.startswith(INT8) else FLOAT32)
+    return conversion / (INT8 if overflows(compute_type, device) else FLOAT32)
 
 
 def write_converted(

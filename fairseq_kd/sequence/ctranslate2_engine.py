@@ -10,7 +10,7 @@ from fairseq.data import Dictionary
 
 from fairseq_kd.sequence.engine import Batch
 from fairseq_kd.sequence.hypotheses import Hypothesis
-from fairseq_kd.sequence.int8 import LARGEST
+from fairseq_kd.sequence.int8 import LARGEST, overflows
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.workers import in_order, in_processes
 
@@ -61,7 +61,7 @@ class CTranslate2Engine:
         self.part_tokens = tokens
         name = f"ctranslate2 {ctranslate2.__version__}"
         self.identity = {"engine": name, "compute_type": compute_type, "device": device}
-        if compute_type.startswith("int8") and device == "cpu":
+        if overflows(compute_type, device):
             self.identity["int8_largest"] = LARGEST
         self.summary = f"{name}, {compute_type}, {device}, {workers} at a time"
 

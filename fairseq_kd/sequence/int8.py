@@ -21,6 +21,16 @@ FLOATS = ("float32", "float16", "bfloat16")
 LARGEST = 64  # weight, so that two products with 255 fit into 16 bits
 
 
+def overflows(compute_type: str, device: str) -> bool:
+    """Whether a computation of CTranslate2 may overflow with weights up to 127, and gets ours.
+
+    Args:
+        compute_type: one of CTranslate2's.
+        device: cpu or cuda; a GPU multiplies int8 without overflow.
+    """
+    return device == "cpu" and compute_type.startswith("int8")
+
+
 class Int8Converter(FairseqConverter):
     """Converts a fairseq model for CTranslate2 with weights between -LARGEST and LARGEST."""
 

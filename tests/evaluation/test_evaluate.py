@@ -148,6 +148,7 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
         (["--bootstrap", "10"], "--bootstrap must be at least 100, but is 10."),
         (["--rounds", "-1"], "--rounds must be at least 0, but is -1."),
         (["--threads", "0"], "--threads must be at least 1, but is 0."),
+        (["--latency-threads", "0"], "--latency-threads must be at least 1, but is 0."),
         (["--reference", "none"], "--reference none does not exist. Give the plain text"),
         (["--reference", "README.md"], "lines, but test in "),
         (["--comet", "none.ckpt"], "--comet none.ckpt does not exist. Give a checkpoint of COMET."),

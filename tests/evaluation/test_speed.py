@@ -78,6 +78,19 @@ def test_the_drift_is_what_the_slowest_round_took_more_than_the_fastest(clock):
     assert found["slowing"].median_ms == pytest.approx(100 * 1.05**2)  # after the warm-up
 
 
+def test_torch_gets_its_threads_back_even_after_a_failure():
+    before = torch.get_num_threads()
+
+    def fail():
+        with speed.torch_threads(before + 1) as count:
+            assert torch.get_num_threads() == count == before + 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert torch.get_num_threads() == before
+
+
 def test_throughput_counts_sentences_and_target_tokens(clock):
     engines = {"one": Engine(clock, "one", 0.0, per_batch=0.5)}
     found = throughputs(engines, sentences(*[4] * 8), 4, 3, Silent())
