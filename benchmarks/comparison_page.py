@@ -91,7 +91,7 @@ def main() -> None:
         "signature": teacher.runs[0]["signature"],
         "machine": f"{teacher.runs[0]['machine']}, {teacher.runs[0]['date']}",
     }
-    for name in ("temperature", "weights", "learning_rate"):
+    for name in ("temperature", "unsmoothed_teacher", "weights", "learning_rate"):
         parts[name] = settings(tables.get(name, {}), name, students[WORD])
     page = TEXT.read_text(encoding="utf-8")
     for name, text in parts.items():
@@ -127,18 +127,20 @@ def worst_p(row: Row, column: str) -> str:
 
 
 def settings(rows: Dict[str, Row], table: str, word: Row) -> str:
-    """A table of one setting, by its values; one of them is the strategies' word-level student."""
+    """A table of one setting, by its values; one may be the strategies' word-level student."""
     if not rows:
         return f"Not measured yet; `benchmarks/comparison.sh {table}` does."
-    kept = [Row(SAME[table], word.runs)]
+    kept = [Row(SAME[table], word.runs)] if table in SAME else []
     kept += [row for name, row in rows.items() if not name.startswith("teacher")]
     kept.sort(key=lambda row: [int(part) for part in re.findall(r"\d+", row.name)])
     best = max(mean(row.values("BLEU")) for row in kept)
     cells = []
     for row in kept:
-        behind = f"{mean(row.values('BLEU')) - best:+.1f}"
-        cells.append([label(row.name, table), row.shown("BLEU"), row.each("BLEU"), behind])
-    return markdown_table([table.replace("_", " "), "BLEU", "seeds", "to the best"], cells)
+        behind = round(mean(row.values("BLEU")) - best, 1) or 0.0  # no -0.0
+        figures = [row.shown("BLEU"), row.each("BLEU"), f"{behind:+.1f}"]
+        cells.append([label(row.name, table), *figures])
+    setting = "temperature" if kept[0].name.startswith("T-") else table.replace("_", " ")
+    return markdown_table([setting, "BLEU", "seeds", "to the best"], cells)
 
 
 def label(name: str, table: str) -> str:
@@ -146,7 +148,10 @@ def label(name: str, table: str) -> str:
     if table == "weights":
         alpha = float(name.partition("-")[2]) / 100
         return f"{alpha:g} / {1 - alpha:.1g}"
-    return name.partition("-")[2] if table == "temperature" else name.replace("-", " ")
+    if name.startswith("T-"):
+        return name[2:]
+    words = name.removeprefix("warm-up-").replace("-", " ")
+    return f"warm-up, {words}" if name.startswith("warm-up-") else words
 
 
 def pairs(tables: Dict[str, Dict[str, Row]]) -> str:

@@ -1,6 +1,7 @@
 """A small real corpus, prepared as users prepare theirs, and a small teacher trained on it."""
 
 import pytest
+from forks import run_forked
 from harness import ROOT, TRAINING, Setup, run, write_text
 from three_languages import binarise_three_ways
 
@@ -26,7 +27,7 @@ def teacher(data, tmp_path_factory):
     """A checkpoint that fairseq-train wrote after twenty updates."""
     folder = tmp_path_factory.mktemp("teacher")
     flags = ["--criterion", "label_smoothed_cross_entropy", "--max-update", "20"]
-    run("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
+    run_forked("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
     return str(folder / "checkpoint_best.pt")
 
 
@@ -36,7 +37,7 @@ def ending_teacher(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ending")
     flags = ["--criterion", "label_smoothed_cross_entropy", "--max-update", "300", "--lr", "0.01"]
     flags += ["--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--disable-validation"]
-    run("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
+    run_forked("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
     return str(folder / "checkpoint_last.pt")
 
 

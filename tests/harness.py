@@ -1,6 +1,7 @@
 """Runs fairseq as its users do, and builds in this process what fairseq-train builds."""
 
 import copy
+import functools
 import lzma
 import os
 import subprocess
@@ -73,9 +74,14 @@ def write_text(folder, sizes):
 
 def parsed(data, *flags, training=TRAINING):
     """The configuration that fairseq-train makes of a command line."""
+    return copy.deepcopy(_parsed((data, *training, *map(str, flags))))
+
+
+@functools.cache  # half a second each, and tests ask for the same again and again
+def _parsed(words):
     parser = options.get_training_parser()
-    words = [data, "--user-dir", USER_DIR, *training, *(str(flag) for flag in flags)]
-    return convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, words))
+    args = options.parse_args_and_arch(parser, [*words, "--user-dir", USER_DIR])
+    return convert_namespace_to_omegaconf(args)
 
 
 class Setup:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from ctranslate2.converters import FairseqConverter
+from forks import run_forked
 from harness import TRAINING, USER_DIR, Setup, run, train_on_two_workers
 from three_languages import PIVOT
 
@@ -16,9 +17,9 @@ CROSS = ["--criterion", "cross_lingual_kd", "--label-smoothing", "0.1", *PIVOT]
 WIDER = ["--encoder-embed-dim", "12", "--decoder-embed-dim", "12", "--max-update", "8"]
 
 
-def train(data, save_dir, *flags):
+def train(data, save_dir, *flags, start=run_forked):
     command = ["fairseq-train", data, *TRAINING, "--user-dir", "user_dir", "--save-dir", save_dir]
-    return run(*command, *flags).stdout.splitlines()
+    return start(*command, *flags).stdout.splitlines()
 
 
 def parameters(path):
@@ -33,7 +34,7 @@ def student(three_way, teacher, tmp_path_factory):
     """A training of eight updates with a checkpoint in the middle, and its log."""
     folder = tmp_path_factory.mktemp("student")
     flags = [*CROSS, *WIDER, "--kd-teacher", teacher, "--save-interval-updates", "4"]
-    return folder, train(three_way, folder, *flags)
+    return folder, train(three_way, folder, *flags, start=run)
 
 
 def test_every_figure_is_in_the_log(student):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from ctranslate2.converters import FairseqConverter
+from forks import run_forked
 from harness import PAIR, TRAINING, USER_DIR, Setup, run, train_on_two_workers
 
 from fairseq_kd import cli
@@ -25,9 +26,9 @@ def large(data, tmp_path_factory):
     return str(setup.save(tmp_path_factory.mktemp("large") / "teacher.pt"))
 
 
-def train(data, save_dir, *flags):
+def train(data, save_dir, *flags, start=run_forked):
     command = ["fairseq-train", data, *TRAINING, "--user-dir", "user_dir", "--save-dir", save_dir]
-    return run(*command, *flags).stdout
+    return start(*command, *flags).stdout
 
 
 def parameters(path):
@@ -41,7 +42,8 @@ def parameters(path):
 def whole(data, large, tmp_path_factory):
     """A training of eight updates with a checkpoint in the middle, and its log."""
     folder = tmp_path_factory.mktemp("whole")
-    log = train(data, folder, *HYBRID, large, "--max-update", "8", "--save-interval-updates", "4")
+    flags = [*HYBRID, large, "--max-update", "8", "--save-interval-updates", "4"]
+    log = train(data, folder, *flags, start=run)
     return folder, log
 
 

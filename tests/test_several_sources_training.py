@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from forks import run_forked
 from harness import PAIR, TRAINING, Setup, run, train_on_two_workers
 
 from fairseq_kd import cli
@@ -21,9 +22,9 @@ MULTI = ["--criterion", "multi_teacher_kd", "--label-smoothing", "0.1"]
 MULTI += ["--kd-teacher-weights", "learned", "--kd-teacher"]
 
 
-def train(data, save_dir, *flags):
+def train(data, save_dir, *flags, start=run_forked):
     command = ["fairseq-train", data, *TRAINING, "--user-dir", "user_dir", "--save-dir", save_dir]
-    return run(*command, *flags).stdout.splitlines()
+    return start(*command, *flags).stdout.splitlines()
 
 
 def of_kind(lines, kind):
@@ -107,7 +108,7 @@ def test_with_lambda_0_the_model_is_trained_as_by_label_smoothed_cross_entropy(d
 def peers(data, tmp_path_factory):
     """A checkpoint with two peers, and what the last validation said of them."""
     folder = tmp_path_factory.mktemp("peers")
-    lines = train(data, folder, *MUTUAL, "--max-update", "12", *WHOLE_BATCHES)
+    lines = train(data, folder, *MUTUAL, "--max-update", "12", *WHOLE_BATCHES, start=run)
     return folder / "checkpoint_last.pt", of_kind(lines, "valid")[-1]
 
 

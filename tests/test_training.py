@@ -1,11 +1,13 @@
 """word_kd in real fairseq processes: every command, every way to start it, one and two workers."""
 
+import functools
 import json
 import re
 import shutil
 
 import pytest
 import torch
+from forks import run_forked
 from harness import PAIR, ROOT, TRAINING, USER_DIR, run, train_on_two_workers
 
 from fairseq_kd.checkpoints import read_checkpoint
@@ -21,10 +23,10 @@ GENERATION += ["--remove-bpe", "--tokenizer", "moses"]
 GENERATION += ["--required-batch-size-multiple", "1"]
 
 
-def train(data, save_dir, *flags, user_dir="user_dir", cwd=ROOT, env=None):
+def train(data, save_dir, *flags, user_dir="user_dir", start=run_forked):
     """The lines that fairseq-train prints."""
     command = ["fairseq-train", data, *TRAINING, "--user-dir", user_dir, "--save-dir", save_dir]
-    return run(*command, *flags, cwd=cwd, env=env).stdout.splitlines()
+    return start(*command, *flags).stdout.splitlines()
 
 
 def of_kind(lines, kind):
@@ -45,7 +47,7 @@ def weights(path):
 def student(data, teacher, tmp_path_factory):
     """A distilled checkpoint of twelve updates, and what its training printed."""
     folder = tmp_path_factory.mktemp("student")
-    lines = train(data, folder, *DISTIL, teacher, "--max-update", "12")
+    lines = train(data, folder, *DISTIL, teacher, "--max-update", "12", start=run)
     return folder / "checkpoint_last.pt", lines
 
 
@@ -80,7 +82,8 @@ def test_absolute_user_dir_from_another_folder_without_the_package(data, teacher
     shutil.copytree(ROOT / "fairseq_kd", tmp_path / "clone" / "fairseq_kd")
     flags = [*DISTIL, teacher, "--max-update", "2"]
     user_dir = tmp_path / "clone" / "user_dir"
-    lines = train(data, tmp_path / "student", *flags, user_dir=user_dir, cwd=tmp_path)
+    elsewhere = functools.partial(run, cwd=tmp_path)
+    lines = train(data, tmp_path / "student", *flags, user_dir=user_dir, start=elsewhere)
     assert len(of_kind(lines, "train_inner")) == 2
 
 
@@ -169,7 +172,7 @@ def test_validation_bleu_is_the_students(data, teacher, tmp_path):
     generation = [*PAIR, "--gen-subset", "valid", "--beam", "2", "--batch-size", "8", "--cpu"]
     scoring = ["--remove-bpe", "--scoring", "sacrebleu", "--sacrebleu-tokenizer", "none"]
     measured = [
-        run("fairseq-generate", data, *path, *generation, *scoring).stdout
+        run_forked("fairseq-generate", data, *path, *generation, *scoring).stdout
         for path in (plugin, [*plugin[:3], teacher])
     ]
     students, teachers = (float(re.search(r"BLEU = ([\d.]+)", text)[1]) for text in measured)

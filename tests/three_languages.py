@@ -2,7 +2,7 @@
 
 import shutil
 
-from harness import run
+from forks import run_forked
 
 PIVOT = ["--task", "pivot_translation", "--kd-pivot-lang", "es", "--source-lang", "xx"]
 PIVOT += ["--target-lang", "en"]
@@ -27,7 +27,7 @@ def preprocess(text, out, source, target, dictionary, *flags, sets=("train", "va
     prefixes = [word for name in sets for word in (f"--{name}pref", text / name)]
     dictionaries = ["--srcdict", dictionary, "--tgtdict", dictionary]
     pair = ["--source-lang", source, "--target-lang", target]
-    run("fairseq-preprocess", *pair, *prefixes, *dictionaries, "--destdir", out, *flags)
+    run_forked("fairseq-preprocess", *pair, *prefixes, *dictionaries, "--destdir", out, *flags)
 
 
 def binarise_three_ways(prepared, out):

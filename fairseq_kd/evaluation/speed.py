@@ -18,6 +18,7 @@ from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.engine import Batch, Engine
 
 BLOCK = 8  # sentences of a turn in the measurement of latency
+WARM_UP = 32  # sentences that a batch of the warm-up has at the most
 PAUSE_S = 0.01
 Key = TypeVar("Key")
 
@@ -102,7 +103,7 @@ def throughputs(
     ordered = sorted(sentences, key=len, reverse=True)
     batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     for engine in engines.values():
-        _translate(engine, batches[:1])
+        _translate(engine, [batches[0][:WARM_UP]])
     tokens: Dict[Key, int] = {}
     times: Dict[Key, List[float]] = {key: [] for key in engines}
     for turn in range(rounds):

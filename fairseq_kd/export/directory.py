@@ -33,7 +33,7 @@ from fairseq_kd.sequence.conversion import (
     write_converted,
 )
 from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
-from fairseq_kd.sequence.engine import Engine
+from fairseq_kd.sequence.engine import Batch, Engine
 from fairseq_kd.sequence.fairseq_engine import FairseqEngine
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
@@ -113,8 +113,8 @@ class Export:
             self._convert(work)
             self._add_example(work)
             with torch.no_grad():
-                forms, texts = self._measure(work)
-            self._smoke_check(work, texts)
+                self._smoke_check(work)
+                forms = self._measure(work)
             made = self._made()
             told = card(
                 self.subset.pair,
@@ -152,8 +152,8 @@ class Export:
         program = translate_py(*self.subset.pair, options.tokenizer, options.bpe, options.beam)
         (work / "translate.py").write_text(program, encoding="utf-8")
 
-    def _measure(self, work: Path) -> "tuple[List[Measured], List[str]]":
-        """The checkpoint and the export side by side, and what the export translated."""
+    def _measure(self, work: Path) -> List[Measured]:
+        """The checkpoint and the export side by side."""
         sentences = spread_over_lengths(self.subset.source, self._longest(), TOGETHER)
         alone = spread_over_lengths(sentences, self._longest(), ALONE)
         with ProgressLine("speed", 4 * ROUNDS, "rounds") as progress:
@@ -164,7 +164,7 @@ class Export:
         texts = {name: self._translate(name, engine) for name, engine in engines.items()}
         sizes = {FAIRSEQ: self.system.path.stat().st_size, EXPORT: folder_bytes(work)}
         names = {FAIRSEQ: "checkpoint, fairseq", EXPORT: f"this, {self.options.quantization}"}
-        forms = [
+        return [
             Measured(
                 names[key],
                 sizes[key],
@@ -175,7 +175,6 @@ class Export:
             )
             for key in (FAIRSEQ, EXPORT)
         ]
-        return forms, texts[EXPORT]
 
     def _engines(self, work: Path, workers: int = 1) -> Mapping[str, Engine]:
         quantization = self.options.quantization
@@ -199,9 +198,12 @@ class Export:
         tokens = translated(variant, engine, self.subset, self.search, beside)
         return [self.detokenisers[1](each) for each in tokens]
 
-    def _smoke_check(self, work: Path, texts: Sequence[str]) -> None:
-        """Runs translate.py on a few sentences, as a user would."""
+    def _smoke_check(self, work: Path) -> None:
+        """Runs translate.py on a few sentences, as a user would; the model must say the same."""
         numbers = _of_middling_length(self.subset.source, self._longest())[:SMOKE_SENTENCES]
+        batch = Batch(0, [self.subset.source[i].long() for i in numbers])
+        (found,) = self._engines(work)[EXPORT].translate(iter([batch]))
+        texts = [self.detokenisers[1](best.tokens) for best, *_ in found]
         sources = "".join(f"{self.plain.sources[i]}\n" for i in numbers)
         done = subprocess.run(
             [sys.executable, str(work / "translate.py")],
@@ -214,12 +216,12 @@ class Export:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ValueError(f"The exported translate.py failed: {last}. Nothing was exported.")
         printed = done.stdout.splitlines()
-        same = [each == texts[i] for each, i in zip(printed, numbers, strict=False)]
+        same = [ours == theirs for ours, theirs in zip(printed, texts, strict=False)]
         if len(printed) != len(numbers) or 2 * sum(same) < len(numbers):
             shown = printed[0] if printed else ""
             raise ValueError(
                 f"The exported translate.py translates {sum(same)} of {len(numbers)} sentences as "
-                f'the model does; the first one as "{shown}", not "{texts[numbers[0]]}". Nothing '
+                f'the model does; the first one as "{shown}", not "{texts[0]}". Nothing '
                 "was exported. Give the --codes, --bpe and --tokenizer of the data."
             )
 

@@ -13,7 +13,7 @@ class Clock:
     """What time.perf_counter tells here, and which engine translated when."""
 
     def __init__(self):
-        self.now, self.order = 0.0, []
+        self.now, self.order, self.sizes = 0.0, [], []
 
     def perf_counter(self):
         return self.now
@@ -31,6 +31,7 @@ class Engine:
     def translate(self, batches):
         for batch in batches:
             self.clock.order.append(self.name)
+            self.clock.sizes.append(len(batch.sources))
             tokens = sum(len(source) for source in batch.sources)
             self.clock.now += self.cost[0] * tokens + self.cost[1] + (100 if self.cold else 0)
             self.cold = False
@@ -95,6 +96,13 @@ def test_throughput_counts_sentences_and_target_tokens(clock):
     engines = {"one": Engine(clock, "one", 0.0, per_batch=0.5)}
     found = throughputs(engines, sentences(*[4] * 8), 4, 3, Silent())
     assert found["one"] == pytest.approx((8 / 1.0, 24 / 1.0))  # two batches, three words each
+
+
+def test_the_warm_up_of_a_large_batch_is_a_part_of_it(clock):
+    engines = {"one": Engine(clock, "one", 0.0, per_batch=0.5)}
+    found = throughputs(engines, sentences(*[4] * 128), 128, 1, Silent())
+    assert clock.sizes == [speed.WARM_UP, 128]
+    assert found["one"].sentences_per_s == pytest.approx(128 / 0.5)
 
 
 def test_systems_run_in_turns_and_each_begins_once(clock):

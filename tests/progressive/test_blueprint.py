@@ -8,7 +8,8 @@ import pytest
 import torch
 from ctranslate2.converters import FairseqConverter
 from fairseq.data import Dictionary
-from harness import PAIR, USER_DIR, Setup, run
+from forks import run_forked
+from harness import PAIR, USER_DIR, Setup
 
 from fairseq_kd import models  # noqa: F401  (our architectures)
 from fairseq_kd.checkpoints import count_parameters, read_checkpoint
@@ -121,7 +122,7 @@ def test_a_rung_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_p
     flags = blueprint.flags(size)
     start, student = tmp_path / "start.pt", tmp_path / "student"
     names = ["--teacher", teacher, "--arch", flags[1], "--out", start]
-    run("fairseq-kd", "inherit", *names, "--", *flags[2:])
+    run_forked("fairseq-kd", "inherit", *names, "--", *flags[2:])
     training = [
         *REST,
         *SMOOTHED,
@@ -132,7 +133,7 @@ def test_a_rung_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_p
         "--max-update",
         "2",
     ]
-    run("fairseq-train", data, *training, *flags, "--save-dir", student)
+    run_forked("fairseq-train", data, *training, *flags, "--save-dir", student)
     state = read_checkpoint(student / "checkpoint_last.pt")
     assert state["optimizer_history"][-1]["num_updates"] == 2
     assert count_parameters(state["model"]) == blueprint.parameters(size)

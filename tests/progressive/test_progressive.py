@@ -8,6 +8,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ evaluate: {{rounds: 0, no-memory: true, beam: 1}}
 STEPS = ["data", "teacher", "rung-70", "teacher-translations-1-of-2", "teacher-translations-2-of-2"]
 STEPS += ["teacher-translations", "mixed", "rung-70-store-mixed", "student-start", "student"]
 STEPS += ["undistilled", "evaluation"]
+MODELS = ("teacher", "rung-70", "student", "undistilled")
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +65,33 @@ def weights(folder, name):
     return read_checkpoint(path)["model"]
 
 
+def table(folder):
+    """The first rows of its report."""
+    return re.findall(r"^\|.*\|$", (folder / "report.md").read_text(), re.M)[:6]
+
+
 def same(first, second):
     return first.keys() == second.keys() and all(
         torch.equal(first[key], second[key]) for key in first
     )
 
 
+class Whole(NamedTuple):
+    """A run that nothing disturbed: its file and folder, what was told, and what it gave."""
+
+    path: Path
+    folder: Path
+    told: str
+    models: "dict[str, Any]"
+    table: "list[str]"
+
+
 @pytest.fixture(scope="module")
 def whole(text, tmp_path_factory):
-    """A run that nothing disturbed: its file, its folder, and what was told."""
     path = write_run(tmp_path_factory.mktemp("whole"), text)
-    return path, path.parent / "run", progressive(path)
+    folder, told = path.parent / "run", progressive(path)
+    models = {name: weights(folder, name) for name in MODELS}
+    return Whole(path, folder, told, models, table(folder))
 
 
 def begun(told):
@@ -81,8 +99,8 @@ def begun(told):
 
 
 def test_every_step_is_made_in_the_order_of_work(whole):
-    _, folder, told = whole
-    assert begun(told) == STEPS
+    folder = whole.folder
+    assert begun(whole.told) == STEPS
     manifests = {each["step"]: each for each in read_manifests(read_plan(folder / "plan.json"))}
     assert list(manifests) == STEPS
     assert manifests["student"]["updates"] == manifests["undistilled"]["updates"] == 30
@@ -92,39 +110,35 @@ def test_every_step_is_made_in_the_order_of_work(whole):
 
 
 def test_the_student_is_what_the_ladder_says(whole):
-    _, folder, _ = whole
-    sizes = {
-        name: len(weights(folder, name)["encoder.layers.0.fc1.bias"])
-        for name in ("teacher", "rung-70", "student", "undistilled")
-    }
+    models = whole.models
+    sizes = {name: len(model["encoder.layers.0.fc1.bias"]) for name, model in models.items()}
     assert sizes["teacher"] > sizes["student"] == sizes["undistilled"]
-    student = weights(folder, "student")
+    student = models["student"]
     assert not any("encoder.layers.1" in key or "teacher" in key for key in student)
 
 
+@pytest.mark.slow
 def test_a_changed_option_makes_only_what_depends_on_it(whole):
-    path, folder, _ = whole
-    before = weights(folder, "rung-70")
+    path, folder = whole.path, whole.folder
     changes = ["--set", "ladder.2.temperature=1"]
     shown = run(sys.executable, "-m", "fairseq_kd.cli", "progressive", path, *changes, "--dry-run")
     assert re.search(r"changed +student +--kd-temperature was 2, is 1", shown.stdout)
     told = progressive(path, *changes)
     assert begun(told) == ["student", "evaluation"]
-    assert same(before, weights(folder, "rung-70"))
+    assert same(whole.models["rung-70"], weights(folder, "rung-70"))
+    assert not same(whole.models["student"], weights(folder, "student"))
     assert (folder / "replaced" / "student.1" / "train.log").is_file()
-    assert begun(progressive(path)) == ["student", "evaluation"]  # and back again
-    assert begun(progressive(path)) == []
+    assert begun(progressive(path, *changes)) == []
 
 
 @pytest.mark.slow
 def test_the_script_gives_the_same_student_as_the_driver(whole, text, tmp_path):
-    path, folder, _ = whole
     script = tmp_path / "run.sh"
-    progressive(path, "--shell", script)
+    progressive(whole.path, "--shell", script)
     run("shellcheck", script)
     run("bash", script, env={"RUN": str(tmp_path / "run")})
     (made,) = (tmp_path / "run" / "student").glob("checkpoint_last.pt")
-    assert same(read_checkpoint(made)["model"], weights(folder, "student"))
+    assert same(read_checkpoint(made)["model"], whole.models["student"])
 
 
 @pytest.mark.slow
@@ -142,10 +156,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_models(whole, text, tmp_
     progressive(path)
     assert killed >= 3
     assert not (tmp_path / "run" / "replaced").exists()
-    for name in ("teacher", "rung-70", "student", "undistilled"):
-        assert same(weights(tmp_path / "run", name), weights(whole[1], name)), name
-    tables = [
-        re.findall(r"^\|.*\|$", (each / "report.md").read_text(), re.M)[:6]
-        for each in (tmp_path / "run", whole[1])
-    ]
-    assert tables[0] == tables[1]
+    for name, model in whole.models.items():
+        assert same(weights(tmp_path / "run", name), model), name
+    assert table(tmp_path / "run") == whole.table

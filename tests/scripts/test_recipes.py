@@ -155,7 +155,7 @@ def tables(scores):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_runs_whole_on_samples_and_a_second_time_does_nothing(name, verses, tmp_path):
+def test_it_runs_whole_on_samples(name, verses, tmp_path):
     given, folder = write_archives(name, verses, tmp_path / "given"), tmp_path / "run"
     command = [script(name), "--smoke", "--local", given]
     settings = {"WORKERS": "1", "SMOKE_LINES": "600", "RUN": str(folder)}
@@ -168,6 +168,12 @@ def test_it_runs_whole_on_samples_and_a_second_time_does_nothing(name, verses, t
     assert not list(folder.glob("*.partial"))
     check_text(name, text_of(folder), verses)
     check_scores(scores, folder, published(name, verses))
+    if name == IWSLT:
+        check_that_nothing_is_done_again(command, settings, folder, scores)
+
+
+def check_that_nothing_is_done_again(command, settings, folder, scores):
+    """The same command a second time shows the scores and makes nothing."""
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
     made[folder / "scores.md"] = (folder / "scores.md").stat().st_mtime_ns
     assert len(made) > 5
