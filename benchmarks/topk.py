@@ -1,6 +1,6 @@
 """What K costs in accuracy: the KL divergence from a teacher to what a store keeps of it.
 
-usage: python benchmarks/topk.py --teacher CHECKPOINT --data DATA [--subset valid]
+usage: python benchmarks/topk.py --teacher CHECKPOINT --data DATA [--subset valid] [--what WORDS]
 
 For every target token: KL(p || p_K) in bits, p the teacher's distribution at T, p_K the one that a
 record gives back, its tail spread evenly; and what share of p the 64 likeliest words have. Appends
@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--subset", default="valid")
+    parser.add_argument("--what", default="", help="of the teacher, for the table")
+    parser.add_argument("--k", type=int, nargs="*", default=[8, 16, 32, 64, 128])
     args = parser.parse_args()
     logging.disable(logging.INFO)
     model, task = load_teacher(args.teacher, "--teacher")
@@ -52,7 +54,7 @@ def main() -> None:
     task.load_dataset(args.subset)
     dataset, pad = task.dataset(args.subset), task.target_dictionary.pad()
     temperatures = (1.0, 2.0, 4.0)
-    cases = [(k, t) for t in temperatures for k in (8, 16, 32, 64, 128)]
+    cases = [(k, t) for t in temperatures for k in args.k]
     found = {case: [] for case in cases}
     shares = {t: [] for t in temperatures}
     for start in range(0, len(dataset), SENTENCES_AT_ONCE):
@@ -63,13 +65,15 @@ def main() -> None:
             found[case].append(kl_bits(z, *case))
         for t in temperatures:
             shares[t].append(share_of_likeliest(z, t))
+    size = f"V={len(task.target_dictionary)}"
+    of = f"{size}, {args.what}" if args.what else size
     for (k, temperature), rows in found.items():
         bits = torch.cat(rows).double()
-        name = f"KL(p || p_K), K={k}, T={temperature:g}, V={len(task.target_dictionary)}"
+        name = f"KL(p || p_K), K={k}, T={temperature:g}, {of}"
         record("topk", name, "bits a token", bits.tolist(), middle=bits.mean().item())
     for t, rows in shares.items():
         share = torch.cat(rows)
-        name = f"share of the {LIKELIEST} likeliest words, T={t:g}, V={len(task.target_dictionary)}"
+        name = f"share of the {LIKELIEST} likeliest words, T={t:g}, {of}"
         record("topk", name, "percent", share.tolist(), middle=share.mean().item())
 
 

@@ -19,8 +19,7 @@ def advise_on_temperature(entropy_bits: float, temperature: float, words: int) -
     if temperature > 1 and entropy_bits > NEARLY * highest:
         logger.warning(
             "at temperature %.3g the teacher's distribution is nearly uniform: %.1f of at most "
-            "%.1f bits a token. Lower --kd-temperature; for teachers that were trained with "
-            "--label-smoothing, begin with 1",
+            "%.1f bits a token. Lower --kd-temperature; begin with 1",
             temperature,
             entropy_bits,
             highest,
