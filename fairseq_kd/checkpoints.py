@@ -1,6 +1,7 @@
 """Reads fairseq checkpoints as data: weights and plain options, never code."""
 
 import argparse
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, Union
 
@@ -30,7 +31,8 @@ def read_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
     Raises:
         pickle.UnpicklingError: it holds anything but tensors, plain containers and Namespaces.
     """
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
+    return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
 
 
 def updates_done(path: Union[str, Path]) -> int:

@@ -10,14 +10,19 @@ Record = Dict[str, float]
 
 
 def figures(line: str, of: str) -> Optional[Dict[str, Any]]:
-    """The figures of a log line, or None if it holds none of that kind.
+    """The figures of a log line, or None if it holds none of that kind, or was cut off.
 
     Args:
         line: one line of the log.
         of: ``train_inner`` for the running training, ``valid`` for a validation.
     """
     _, separator, record = line.partition(f"| {of} | ")
-    return json.loads(record) if separator and record.startswith("{") else None
+    if not separator or not record.startswith("{"):
+        return None
+    try:
+        return json.loads(record)
+    except json.JSONDecodeError:  # cut off by a full disk, or a loss of power
+        return None
 
 
 class TrainingLog(NamedTuple):
@@ -43,13 +48,16 @@ def read_training_log(path: Path) -> TrainingLog:
         if line.startswith("$ "):
             command = line[2:]
         kind = _kind(line)
+        told = figures(line, of=kind) if kind else None
+        if told is None:
+            continue
         if kind == "train_inner":
-            record = _as_numbers(figures(line, of=kind), "")
+            record = _as_numbers(told, "")
             training[record["update"]] = record
-        elif kind and kind != "train":  # a validation is called as its subset
+        elif kind != "train":  # a validation is called as its subset
             validated = validated or kind
             if kind == validated:  # of several subsets, the first chooses the best checkpoint
-                record = _as_numbers(figures(line, of=kind), f"{kind}_")
+                record = _as_numbers(told, f"{kind}_")
                 validation[record["update"]] = record
     in_order = ([kept[at] for at in sorted(kept)] for kept in (training, validation))
     return TrainingLog(command, *in_order)

@@ -20,7 +20,7 @@ source "$(dirname "$0")/common.sh"
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
-src=$1 tgt=$2 in=$3 out=$4
+src=$1 tgt=$2 in=$3 out=${4%/}
 merges=${MERGES:-8000} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
 [[ -d $out/bin ]] && { say "$out is there already"; exit 0; }
 [[ ! -e $out ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."

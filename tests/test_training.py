@@ -10,6 +10,7 @@ import torch
 from forks import run_forked
 from harness import PAIR, ROOT, TRAINING, USER_DIR, run, train_on_two_workers
 
+from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.evaluation.generated import read_translations
 from fairseq_kd.training_log import figures
@@ -180,7 +181,7 @@ def test_validation_bleu_is_the_students(data, teacher, tmp_path):
     assert float(told) != pytest.approx(teachers, abs=0.01)
 
 
-def test_hydra_train_distils(data, teacher, tmp_path):
+def test_hydra_train_distils_and_its_student_converts(data, teacher, tmp_path):
     config = {
         "common": {"user_dir": USER_DIR, "cpu": True, "log_format": "json", "log_interval": 1},
         "task": {"_name": "translation", "data": data, "source_lang": "es", "target_lang": "en"},
@@ -196,5 +197,8 @@ def test_hydra_train_distils(data, teacher, tmp_path):
     named = ["--config-dir", tmp_path, "--config-name", "distil"]
     output = run("fairseq-hydra-train", *named, f"hydra.run.dir={tmp_path}").stdout
     assert "kd_loss" in output
-    state = read_checkpoint(tmp_path / "student" / "checkpoint_last.pt")
-    assert state["optimizer_history"][-1]["num_updates"] == 2
+    student = tmp_path / "student" / "checkpoint_last.pt"
+    assert read_checkpoint(student)["optimizer_history"][-1]["num_updates"] == 2
+    words = ["translate", "--teacher", student, "--data", data, "--subset", "valid", "--beam", "1"]
+    words += ["--engine", "ctranslate2", "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    assert cli.main([str(word) for word in words]) == 0

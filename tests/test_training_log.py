@@ -29,3 +29,11 @@ def test_what_a_restart_repeated_counts_once_as_it_was_the_last_time(tmp_path):
 def test_a_line_of_another_kind_has_no_figures():
     assert figures(line("valid", valid_loss="1"), of="train_inner") is None
     assert figures("2026-11-23 | INFO | valid | begin", of="valid") is None
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
+    path = tmp_path / "train.log"
+    cut = line("train_inner", num_updates="20", loss="5.0")[:-9]
+    whole = [line("train_inner", num_updates=number, loss="6.0") for number in ("10", "30")]
+    path.write_text(f"{whole[0]}\n{cut}$ fairseq-train data --lr 2\n{whole[1]}\n")
+    assert [each["update"] for each in read_training_log(path).training] == [10, 30]

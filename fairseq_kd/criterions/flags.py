@@ -71,12 +71,17 @@ def flags_text(criterion: Optional[str] = None) -> str:
 
 def flags_page() -> str:
     """The page ``docs/flags.md``."""
-    parts = [INTRODUCTION]
+    parts, pipe, escaped = [INTRODUCTION], "|", "\\|"  # it would end a cell
     for name, cls in {**criterion_classes(), **task_classes()}.items():
         parts += [
             f"## {name}\n",
             f"{cls.__doc__.splitlines()[0]}\n",
             "| flag | meaning |\n|---|---|",
         ]
-        parts[-1] += "".join(f"\n| `{flag}` | {text} |" for flag, text in flags_of(cls)) + "\n"
+        parts[-1] += (
+            "".join(
+                f"\n| `{flag}` | {text.replace(pipe, escaped)} |" for flag, text in flags_of(cls)
+            )
+            + "\n"
+        )
     return "\n".join(parts)

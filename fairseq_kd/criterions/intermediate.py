@@ -165,7 +165,7 @@ class IntermediateCriterion(WordKDCriterion):
     Raises:
         FileNotFoundError: as ``WordKDCriterion``.
         ValueError: as ``WordKDCriterion``; the models have no layers to compare, or the flags of a
-            term ask for what they do not have.
+            term ask for what they do not have, or for layers of an encoder that is shared.
     """
 
     term_types: Tuple[Type[Term], ...] = ()
@@ -194,6 +194,13 @@ class IntermediateCriterion(WordKDCriterion):
         for term in self.terms:
             self.student_taps |= term.student_taps
             self.teacher_taps |= term.teacher_taps
+        read = self.teacher_taps.states | self.teacher_taps.attention
+        if cfg.kd_share_encoder and any(place[0] == "encoder" for place in read):
+            raise ValueError(
+                "--kd-share-encoder leaves the teacher's encoder out, so that its layers cannot be "
+                "compared. Compare the decoders: --kd-feature-layers none "
+                "--kd-feature-decoder-layers uniform, --kd-attention-kinds decoder,cross."
+            )
 
     def live_teacher(self) -> LiveTeacher:
         """The teacher whose layers are read."""

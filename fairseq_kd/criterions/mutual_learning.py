@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.criterions.checks import check_choice, check_chunk, refuse_adaptive_softmax
 from fairseq_kd.criterions.observers import RunningMean
+from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.losses import LossOptions, LossTerms, TeacherLogits, chunked_loss
 from fairseq_kd.models.peers import build_peer, peer_configurations
@@ -134,6 +135,7 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
         refuse_adaptive_softmax(model)
+        follow(self, model)
         if self.cfg.kd_mutual_weight == 0:
             return self._side_by_side(model, sample, reduce)
         real = sample["target"].ne(self.padding_idx)

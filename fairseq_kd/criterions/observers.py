@@ -46,7 +46,8 @@ class RunningMean:
     After every update ``0.99 * mean + 0.01 * value``, the value over the whole update: the batches
     of ``--update-freq`` and of all workers. It is logged, and read back from fairseq's meters,
     which are in every checkpoint: a resumed training goes on with it unless it is told to
-    ``--reset-meters``.
+    ``--reset-meters``. From a checkpoint of the end of an epoch fairseq reads no meters: then the
+    mean begins anew with the first value.
 
     Args:
         task: the task of the training.
@@ -55,6 +56,7 @@ class RunningMean:
         value: of one update, from a function that sums a key over its logs; asked only if there
             were real tokens.
         start: the mean before the first update; None: the first value.
+        clock: tells the first update; needed for a start.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class RunningMean:
         name: str,
         value: Callable[[Total], float],
         start: Optional[float] = None,
+        clock: Optional[UpdateClock] = None,
     ):
-        self.name, self._value, self.start = name, value, start
+        self.name, self._value, self.start, self._clock = name, value, start, clock
         inner = task.reduce_metrics
 
         @wraps(inner)
@@ -89,7 +92,9 @@ class RunningMean:
             return float(sum(log.get(key, 0) for log in logging_outputs))
 
         if total("kd_ntokens") > 0:
-            before, value = self.value, self._value(total)
+            begun = metrics.get_meter("default", self.name) is not None
+            restarted = not begun and self._clock is not None and self._clock.update > 0
+            before, value = None if restarted else self.value, self._value(total)
             mean = value if before is None else DECAY * before + (1 - DECAY) * value
             metrics.log_scalar(self.name, mean, round=3)
             self._save(mean)
@@ -103,15 +108,16 @@ class RunningMean:
             saved[self.name].update(mean)
 
 
-def teacher_gap(task: FairseqTask, criterion: FairseqCriterion) -> RunningMean:
+def teacher_gap(task: FairseqTask, criterion: FairseqCriterion, clock: UpdateClock) -> RunningMean:
     """The share of tokens whose likeliest word is not the teacher's, 1 at first: ``teacher_gap``.
 
     Args:
         task: the task of the training.
         criterion: whose logs hold ``kd_agreed`` and ``kd_ntokens``.
+        clock: of the same task.
     """
 
     def gap(total: Total) -> float:
         return 1 - total("kd_agreed") / total("kd_ntokens")
 
-    return RunningMean(task, criterion, "teacher_gap", gap, start=1.0)
+    return RunningMean(task, criterion, "teacher_gap", gap, start=1.0, clock=clock)

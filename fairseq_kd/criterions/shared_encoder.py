@@ -21,8 +21,8 @@ class SharedEncoder:
         teachers: the sources of the teacher's knowledge.
 
     Raises:
-        ValueError: there is not one live teacher, or the distributed backend cannot leave
-            parameters without gradients.
+        ValueError: there is not one live teacher, it is to run in another precision, or the
+            distributed backend or the optimizer cannot leave parameters without gradients.
     """
 
     def __init__(self, cfg: Any, teachers: List[TeacherSource]):
@@ -35,6 +35,16 @@ class SharedEncoder:
             raise ValueError(
                 f"--kd-share-encoder freezes parameters, which --ddp-backend {cfg.ddp_backend} "
                 "cannot do in a training of several workers. Add --ddp-backend legacy_ddp."
+            )
+        if cfg.kd_teacher_dtype != "student":
+            raise ValueError(
+                f"--kd-teacher-dtype is {cfg.kd_teacher_dtype}, but with --kd-share-encoder one "
+                "encoder serves both models. Leave --kd-teacher-dtype out."
+            )
+        if cfg.fp16 and not (cfg.fp16_no_flatten_grads or cfg.memory_efficient_fp16):
+            raise ValueError(  # fairseq would put the decoder's gradients in the encoder's place
+                "--kd-share-encoder freezes parameters, which --fp16 cannot do with its gradients "
+                "in one row. Add --fp16-no-flatten-grads, or train with --bf16 or --amp."
             )
         self.teacher = teachers[0]
         self.path = cfg.kd_teacher

@@ -26,6 +26,7 @@ from fairseq_kd.criterions.checks import (
     weight_schedule,
 )
 from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
+from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.criterions.shared_encoder import SharedEncoder
 from fairseq_kd.losses import LossOptions, LossTerms, Mixture, chunked_loss
@@ -187,6 +188,9 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     disable_validation: bool = II("dataset.disable_validation")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
     ddp_backend: str = II("distributed_training.ddp_backend")
+    fp16: bool = II("common.fp16")
+    fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
 
 
 @register_criterion("word_kd", dataclass=WordKDConfig)
@@ -244,7 +248,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
             self.clock = UpdateClock(task)
             followed = FOLLOWS_GAP in (cfg.kd_temperature_schedule, cfg.kd_weight_schedule)
-            self.gap = teacher_gap(task, self) if followed else None
+            self.gap = teacher_gap(task, self, self.clock) if followed else None
             shares = cfg.kd_share_encoder
             self.shared_encoder = SharedEncoder(cfg, self.teachers) if shares else None
 
@@ -262,6 +266,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
+        follow(self, model)
         if not self.distils:
             loss, sample_size, log = super().forward(model, sample, reduce)
             log["loss"] = self.cfg.kd_beta * log["loss"]
@@ -284,7 +289,8 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             entropy, temperature = (
                 each.item() / len(hidden) for each in (terms.entropy, terms.temperature)
             )
-            advise_on_temperature(entropy / math.log(2), temperature, len(weight))
+            words = hidden.size(-1) if weight is None else len(weight)
+            advise_on_temperature(entropy / math.log(2), temperature, words)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         log = {
             "nll_loss": terms.nll,

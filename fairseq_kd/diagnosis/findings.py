@@ -136,7 +136,7 @@ def uniform_teacher(stage: Stage) -> Optional[Finding]:
         "temperature",
         f"at temperature {temperature:g} the teacher's entropy is {entropy:.2f} of at most "
         f"{stage.uniform_bits:.2f} bits: every word seems as likely as any other.",
-        "--kd-temperature 1 to 6.",
+        "a lower --kd-temperature; begin with 1.",
     )
 
 
@@ -164,7 +164,8 @@ def dominant_term(stage: Stage) -> Optional[Finding]:
         if f"{name}_loss" in last and last["loss"] > 0
     }
     name = max(shares, key=shares.__getitem__, default="")
-    others = stage.number("--kd-beta", 0.2) + (stage.number("--kd-alpha", 0.8) * (name != "kd"))
+    alpha, beta = (_weight(stage, each, usual) for each, usual in (("alpha", 0.8), ("beta", 0.2)))
+    others = beta + alpha * (name != "kd")
     if not name or shares[name] <= DOMINANT_SHARE or others <= 0:
         return None
     flag = "--kd-alpha" if name == "kd" else f"--kd-{name}-weight"
@@ -179,10 +180,15 @@ def dominant_term(stage: Stage) -> Optional[Finding]:
 
 def _weights(stage: Stage) -> "dict[str, float]":
     """The weights of the terms that come from the teacher, by their names in the log."""
-    weights = {"kd": stage.number("--kd-alpha", 0.8)} if stage.distils else {}
+    weights = {"kd": _weight(stage, "alpha", 0.8)} if stage.distils else {}
     for name, default in (("feature", 0.1), ("attention", 0.05)):
         weights[name] = stage.number(f"--kd-{name}-weight", default)
     return weights
+
+
+def _weight(stage: Stage, name: str, default: float) -> float:
+    """Alpha or beta at the last update: the log has it where it is scheduled, else the command."""
+    return stage.training[-1].get(name, stage.number(f"--kd-{name}", default))
 
 
 def _balanced(stage: Stage, name: str) -> float:

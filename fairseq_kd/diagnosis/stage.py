@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from fairseq_kd.evaluation.generated import read_translations
+from fairseq_kd.evaluation.generated import translations
 from fairseq_kd.training_log import FILE, Record, TrainingLog, read_training_log
 
 Flags = Dict[str, str]
@@ -93,6 +93,7 @@ def find_stages(run: Path) -> List[Stage]:
 
 
 def _read(path: Path) -> Stage:
+    path = path.resolve()  # the folder's own name counts, however it was given
     log = read_training_log(path)
     flags = flags_of(log.command)
     return Stage(
@@ -141,7 +142,7 @@ def _outputs(folder: Path) -> Dict[str, List[str]]:
     """What fairseq-generate printed into the folder, and what evaluate translated."""
     found: Dict[str, List[str]] = {}
     for path in sorted(folder.glob("generate-*.txt")):
-        found[path.name] = read_translations(path)
+        found[path.name] = list(translations(path).values())
     for path in sorted((folder.parent / "translations").glob("*.txt")):
         if path.name.partition(".")[0] == folder.name:
             found[path.name] = path.read_text(encoding="utf-8").rstrip("\n").split("\n")

@@ -56,6 +56,7 @@ class Section:
 
 def markdown_table(columns: Row, rows: Sequence[Row]) -> str:
     """A table that reads well as plain text too: numbers stand to the right."""
+    columns, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (columns, *rows))
     widths = [max(2, *(len(row[i]) for row in (columns, *rows))) for i in range(len(columns))]
 
     def line(cells: Row) -> str:

@@ -2,7 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import List
+from typing import Dict, List
+
+
+def translations(path: Path) -> Dict[int, str]:
+    """The detokenised hypotheses that ``fairseq-generate`` printed so far, by their numbers."""
+    text = path.read_text(encoding="utf-8")
+    lines = re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.M)
+    return dict(sorted((int(number), hypothesis) for number, hypothesis in lines))
 
 
 def read_translations(path: Path) -> List[str]:
@@ -11,12 +18,10 @@ def read_translations(path: Path) -> List[str]:
     Raises:
         ValueError: one is missing.
     """
-    text = path.read_text(encoding="utf-8")
-    lines = re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.M)
-    found = {int(number): hypothesis for number, hypothesis in lines}
-    if not found or sorted(found) != list(range(len(found))):
+    found = translations(path)
+    if not found or list(found) != list(range(len(found))):
         raise ValueError(
             f"{path} does not hold a translation of every sentence. Remove it and translate again, "
             "with --required-batch-size-multiple 1."
         )
-    return [found[number] for number in range(len(found))]
+    return list(found.values())

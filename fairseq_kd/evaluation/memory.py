@@ -159,6 +159,11 @@ def training_step(path: str, teacher: Optional[str], subset: Subset) -> Step:
             "valid_subset": "valid",
             "disable_validation": True,
         }
+        whole.common = {
+            "fp16": False,
+            "fp16_no_flatten_grads": False,
+            "memory_efficient_fp16": False,
+        }
         whole.distributed_training = {"distributed_world_size": 1, "ddp_backend": "pytorch_ddp"}
     criterion = task.build_criterion(whole.criterion)
     return Step(model, criterion, _training_batch(subset, model))

@@ -1,5 +1,6 @@
 """Where a checkpoint comes from: how it was trained, and which teachers stand behind it."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -8,6 +9,7 @@ from fairseq_kd.checkpoints import count_parameters, read_checkpoint
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.training_log import FILE, read_training_log
 
+STORE = "store.json"  # in the folder that fairseq-kd store wrote
 SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "label_smoothing")
 
 
@@ -40,6 +42,12 @@ def lineage(path: Path) -> List[Ancestor]:
         if name in seen:
             continue
         seen.add(name)
+        if (Path(name) / STORE).is_file():
+            store = json.loads((Path(name) / STORE).read_text(encoding="utf-8"))
+            facts = {"store": f"the {store['topk']} likeliest words of every token"}
+            found.append(Ancestor(name, role, facts, None))
+            waiting.append((store["teacher"], "teacher of the store"))
+            continue
         if not Path(name).is_file():
             found.append(Ancestor(name, role, {}, None))
             continue

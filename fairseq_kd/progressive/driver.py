@@ -41,7 +41,7 @@ def check_snakemake() -> None:
     """
     if find_spec("snakemake") is None:
         raise ValueError(
-            "fairseq-kd progressive needs Snakemake: pip install 'fairseq-kd[pipeline]', or "
+            "fairseq-kd progressive needs Snakemake: pip install 'snakemake>=9', or "
             "scripts/setup.sh in the clone. Without it, --shell writes the run as a script."
         )
 

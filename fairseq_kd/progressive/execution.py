@@ -3,6 +3,7 @@
 import datetime
 import fcntl
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -18,7 +19,7 @@ from fairseq_kd.hashes import sha256_of
 from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path, stood_on
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
-from fairseq_kd.training_log import read_training_log
+from fairseq_kd.training_log import Record, read_training_log
 from fairseq_kd.whole_files import written_whole
 
 SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")
@@ -147,9 +148,18 @@ def _training(step: Step) -> Dict[str, Any]:
     read = read_training_log(log)
     counts: Optional[Dict[str, float]] = read.validation[-1] if read.validation else None
     if counts and step.makes[0].endswith("_best.pt"):  # of the checkpoint that counts
-        counts = min(read.validation, key=lambda each: each.get("nll_loss", 0.0))
+        counts = best_validation(read.validation, step.commands[0])
     scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
     return {"updates": int(read.training[-1]["update"]) if read.training else 0, "scores": scores}
+
+
+def best_validation(records: List[Record], command: List[str]) -> Record:
+    """That of ``checkpoint_best.pt``: the last of the best by the metric that the command names."""
+    metric, largest = "loss", "--maximize-best-checkpoint-metric" in command
+    if "--best-checkpoint-metric" in command:
+        metric = command[command.index("--best-checkpoint-metric") + 1]
+    sign = -1 if largest else 1
+    return min(reversed(records), key=lambda each: sign * each.get(metric, sign * math.inf))
 
 
 def _now() -> str:

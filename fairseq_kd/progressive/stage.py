@@ -70,14 +70,15 @@ def run_stage(name: str, command: List[str]) -> int:
 def restore_last_checkpoint(save_dir: Path) -> None:
     """Replaces a half-copied ``checkpoint_last.pt`` by the checkpoint that it was copied from.
 
-    fairseq writes ``checkpoint_EPOCH_UPDATE.pt`` at once and copies it, to ``checkpoint_last.pt``
-    last of all. So a half-written last checkpoint means that the one with the most updates is whole
-    and nothing else is missing.
+    fairseq writes a checkpoint once, as ``checkpoint_EPOCH_UPDATE.pt``, ``checkpointEPOCH.pt`` or,
+    if it keeps neither, ``checkpoint_best.pt``, and copies it, to ``checkpoint_last.pt`` last of
+    all. So a half-written last checkpoint means that the one with the most updates is whole and
+    nothing else is missing.
     """
     last = save_dir / LAST
     if not last.exists() or zipfile.is_zipfile(last):  # the index of a zip file stands at its end
         return
-    whole = [path for path in save_dir.glob("checkpoint_*_*.pt") if zipfile.is_zipfile(path)]
+    whole = [path for path in save_dir.glob("checkpoint*.pt") if zipfile.is_zipfile(path)]
     if not whole:
         print(
             f"{last} was cut off while it was written; starting from the first update",

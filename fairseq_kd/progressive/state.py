@@ -9,6 +9,7 @@ changed option makes that step anew and those that stand on it, and no other.
 import fcntl
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -207,7 +208,7 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
         for path in [Path(step.folder)] if step.folder else [Path(path) for path in step.makes]:
             if path.exists():
                 moved[str(path)] = str(_move_aside(path, replaced))
-                for part in steps.glob(f"{path.name}-*-of-*[!k]"):  # of all shards, but their locks
+                for part in _of_shards(steps, path.name):
                     part.unlink()
         manifest_path(plan, step).unlink(missing_ok=True)
         attempts_path(plan, step).unlink(missing_ok=True)
@@ -216,6 +217,12 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
             with written_whole(recipe_path(plan, verdict.step)) as file:
                 json.dump(verdict.recipe, file, indent=1)
     return [f"{old} is now {new}" for old, new in moved.items()]
+
+
+def _of_shards(steps: Path, name: str) -> List[Path]:
+    """What is kept of the shards of a step, but for their locks."""
+    of_shard = re.compile(rf"{re.escape(name)}-\d+-of-\d+\.(json|recipe\.json|attempts)")
+    return [path for path in steps.iterdir() if of_shard.fullmatch(path.name)]
 
 
 def _refuse_running(lock: Path, step: Step) -> None:

@@ -3,17 +3,20 @@
 A conversion is a folder of two forms, in float32 and in int8; the proof is of the first.
 """
 
+import argparse
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import ctranslate2
 import torch
 from ctranslate2.converters import FairseqConverter
 from torch import Tensor
 
+from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
 from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
@@ -94,17 +97,43 @@ def write_converted(
     in_int8 = quantization is not None and quantization.startswith(INT8)
     converter = Int8Converter if in_int8 else FairseqConverter
     try:
-        converter(
-            str(teacher.path),
-            str(subset.folder),
-            source_lang=subset.pair[0],
-            target_lang=subset.pair[1],
-        ).convert(str(folder), quantization=None if in_int8 else quantization, force=True)
+        with _with_a_namespace(teacher.path) as path:
+            converter(
+                str(path),
+                str(subset.folder),
+                source_lang=subset.pair[0],
+                target_lang=subset.pair[1],
+            ).convert(str(folder), quantization=None if in_int8 else quantization, force=True)
     except OSError:
         raise
     except Exception as error:  # its refusals have no common class
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise CannotConvertError(f"CTranslate2 cannot convert it: {reason}") from error
+
+
+@contextmanager
+def _with_a_namespace(path: Path) -> Iterator[Path]:
+    """A checkpoint as CTranslate2 reads it, which knows those of fairseq-train alone."""
+    state = read_checkpoint(path)
+    model = state["cfg"]["model"] if state.get("args") is None else None
+    if not isinstance(model, dict):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        torch.save({"args": namespace_of(model), "model": state["model"]}, copy)
+        yield copy
+
+
+def namespace_of(model: Dict[str, Any]) -> argparse.Namespace:
+    """The options of a model that fairseq-hydra-train wrote, by the names of fairseq-train."""
+    args = {**model, "arch": model["_name"], "task": "translation"}
+    sides = {side: args.pop(side) for side in ("encoder", "decoder") if side in args}
+    for side, options in sides.items():
+        args.update({f"{side}_{name}": value for name, value in options.items()})
+    for name in ("input_dim", "output_dim") if "decoder" in sides else ():
+        args[f"decoder_{name}"] = sides["decoder"].get(name, args["decoder_embed_dim"])
+    return argparse.Namespace(**args)
 
 
 def _prove(folder: Path, teacher: Teacher, subset: Subset) -> None:

@@ -43,8 +43,11 @@ def choose_engine(
         cache: folder for converted teachers.
 
     Raises:
-        ValueError: CTranslate2 was asked for and cannot serve, or a flag has no effect.
+        ValueError: CTranslate2 was asked for and cannot serve, a GPU that cannot be used, or a flag
+            has no effect.
     """
+    if device == "cuda" and not gpus(name):
+        raise ValueError("--device is cuda, but no GPU can be used here. Leave it out.")
     if name != "fairseq":
         options = {"device": device, "compute_type": compute_type, "workers": workers}
         built = _ctranslate2(teachers, hashes, subset, search, options, cache)
@@ -92,6 +95,18 @@ def _ctranslate2(
     options["workers"] = options["workers"] or (1 if device == "cuda" else cores())
     positions = teacher.model.max_decoder_positions()
     return CTranslate2Engine(model, subset.source_words, positions, search, **options)
+
+
+def gpus(engine: str) -> int:
+    """That an engine could use; with auto, any of them."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if engine == "fairseq":
+        return count
+    try:
+        import ctranslate2
+    except ImportError:
+        return count
+    return max(count, ctranslate2.get_cuda_device_count())
 
 
 def cores() -> int:

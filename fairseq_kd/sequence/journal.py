@@ -29,10 +29,16 @@ class Journal:
         self._file = path.open("ab", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             self.close()
             raise ValueError(
                 f"{path} is being written by another process. Wait for it, or run another shard."
+            ) from error
+        except OSError as error:
+            self.close()
+            raise ValueError(
+                f"The file system of {path} cannot lock files ({error.strerror}). Choose another "
+                "--out."
             ) from error
         self.batches, end = self._whole_records(f"# {title}\n".encode())
         self._file.truncate(end)

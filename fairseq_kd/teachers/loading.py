@@ -83,7 +83,7 @@ def _unreadable(name: str, reason: str) -> str:
     return (
         f"{name} holds a Python object besides weights, {forbidden[1]}, and is not "
         "loaded, since loading could run its code. If you trust the file, save it again with "
-        "nothing but 'model' and 'args' or 'cfg'."
+        "nothing but 'model', 'args' or 'cfg', 'optimizer_history' and 'extra_state'."
     )
 
 

@@ -122,7 +122,7 @@ class StoreBuilder:
             ValueError: that subset was begun with other data.
         """
         data = data_fingerprint(self.task.cfg.data, subset, language_pair(self.task))
-        self.task.load_dataset(subset)
+        self.task.load_dataset(subset, combine=True)  # train1, too, as fairseq-train reads it
         dataset = self.task.dataset(subset)
         folder = self.out / subset
         identity = {"data": data, "sentences": len(dataset)}
@@ -218,6 +218,7 @@ def task_on(task: FairseqTask, data: str) -> FairseqTask:
         raise FileNotFoundError(f"--data {data} is not a folder that fairseq-preprocess wrote.")
     cfg = copy.deepcopy(task.cfg)
     cfg.data = data
+    cfg.upsample_primary = 1  # a store has each sentence once
     return type(task).setup_task(cfg)
 
 

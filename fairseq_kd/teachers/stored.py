@@ -1,5 +1,6 @@
 """A teacher that need not run: its store answers for every sentence that it has seen."""
 
+import os
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -27,11 +28,13 @@ class StoredTeacher:
 
     Raises:
         FileNotFoundError: there is no store.
-        ValueError: it was built for other languages, dictionaries or data, or lacks a subset.
+        ValueError: it was built for other languages, dictionaries or data, or lacks a subset; or
+            the training reads several folders, or sentences more than once.
     """
 
     def __init__(self, path: str, task: FairseqTask, subsets: Sequence[str]):
         self.name = f"--kd-store {path}"
+        _refuse_mixtures(self.name, task.cfg)
         self.store = TeacherStore(path)
         self.pad = task.target_dictionary.pad()
         check_same_words(self.name, stored_task(self.store), task)
@@ -99,3 +102,17 @@ def stored_task(store: TeacherStore) -> Any:
         source_dictionary=source,
         target_dictionary=target,
     )
+
+
+def _refuse_mixtures(name: str, cfg: Any) -> None:
+    """Refuses data in which the number of a sentence is not that of one folder's file."""
+    if os.pathsep in cfg.data:
+        raise ValueError(
+            f"{name} serves one data folder, but the training reads {cfg.data}. Binarise them into "
+            "one, or train from --kd-teacher."
+        )
+    if cfg.upsample_primary > 1:
+        raise ValueError(
+            f"--upsample-primary is {cfg.upsample_primary}, but {name} has each sentence once. "
+            "Leave it out, or train from --kd-teacher."
+        )

@@ -43,7 +43,8 @@ def add_parser(verbs: Any) -> None:
     )
     _add_selection(parser.add_argument_group("selection"))
     filters = parser.add_argument_group(
-        "filters", "thresholds that a pair must keep to; inf turns a filter off"
+        "filters",
+        "thresholds that a pair must keep to; --max-...=inf and --min-...=-inf turn a filter off",
     )
     for each in FILTERS:
         default = "none" if each.default is None else f"{each.default:g}"

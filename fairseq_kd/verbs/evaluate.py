@@ -101,7 +101,8 @@ def _add_measuring(flags: Any) -> None:
         "--rounds",
         type=int,
         default=3,
-        help="rounds of which the median speed counts; 0: speed is not measured "
+        help="rounds, of which the median speed and the least latency count; 0: speed is not "
+        "measured "
         "(default: %(default)s)",
     )
     flags.add_argument(

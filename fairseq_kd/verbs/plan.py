@@ -79,7 +79,7 @@ def _add_shape(group: Any) -> None:
         help=f"from the ratio of a rung to that of the next, in (0, 1) (default: {FACTOR})",
     )
     group.add_argument(
-        "--threads", type=int, help="threads that --latency-ms measures (default: one a core)"
+        "--threads", type=int, help="threads that --latency-ms measures on (default: 1)"
     )
     group.add_argument(
         "--chart", type=Path, metavar="FILE.svg", help="draw the ladder, as .svg or .png"
@@ -173,7 +173,7 @@ def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
 
 
 def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:
-    from fairseq_kd.sequence.engines import INSTALL, cores
+    from fairseq_kd.sequence.engines import INSTALL
 
     flag = "--latency-ms" if args.size_mb is None else "--size-mb"
     try:
@@ -185,7 +185,7 @@ def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:
 
     if args.size_mb is not None:
         return size_budget(blueprint, args.size_mb)
-    return latency_budget(blueprint, args.latency_ms, args.threads or cores())
+    return latency_budget(blueprint, args.latency_ms, args.threads or 1)
 
 
 def _numbers(text: str) -> List[float]:

@@ -15,6 +15,7 @@ example of a run file:
   data: data-bin
   teacher: teacher.pt
   target: 0.25
+  each: {temperature: 1, start: inherit}
   train:
     max-update: 100000
 """

@@ -40,7 +40,7 @@ def test_the_clock_tells_the_update_and_passes_the_call_on(task):
 
 def test_the_gap_is_a_running_mean_over_updates_of_all_workers(task):
     criterion = SimpleNamespace(training=True)
-    gap = teacher_gap(task, criterion)
+    gap = teacher_gap(task, criterion, UpdateClock(task))
     assert gap.value == 1.0
     want = 1.0
     for agreed, tokens in ((3, 10), (9, 12), (8, 8)):
@@ -52,9 +52,20 @@ def test_the_gap_is_a_running_mean_over_updates_of_all_workers(task):
     assert len(task.calls) == 3
 
 
+def test_without_what_was_saved_the_gap_of_a_later_update_is_its_own(task):
+    """fairseq reads no meters from the checkpoint of an epoch's end."""
+    criterion, clock = SimpleNamespace(training=True), UpdateClock(task)
+    gap = teacher_gap(task, criterion, clock)
+    clock.update = 900
+    task.reduce_metrics([{"kd_agreed": 8, "kd_ntokens": 10}], criterion)
+    assert gap.value == pytest.approx(0.2)
+    task.reduce_metrics([{"kd_agreed": 7, "kd_ntokens": 10}], criterion)
+    assert gap.value == pytest.approx(DECAY * 0.2 + (1 - DECAY) * 0.3)
+
+
 def test_validation_and_empty_updates_leave_the_gap_as_it_is(task):
     criterion = SimpleNamespace(training=False)
-    gap = teacher_gap(task, criterion)
+    gap = teacher_gap(task, criterion, UpdateClock(task))
     task.reduce_metrics([{"kd_agreed": 1, "kd_ntokens": 1}], criterion)
     criterion.training = True
     task.reduce_metrics([{"kd_agreed": 0, "kd_ntokens": 0}, {}], criterion)
@@ -62,7 +73,7 @@ def test_validation_and_empty_updates_leave_the_gap_as_it_is(task):
 
 
 def test_the_gap_is_restored_with_the_meters_of_a_checkpoint(task):
-    gap = teacher_gap(task, SimpleNamespace(training=True))
+    gap = teacher_gap(task, SimpleNamespace(training=True), UpdateClock(task))
     for agreed in (5, 7):
         gap.observe([{"kd_agreed": agreed, "kd_ntokens": 10}])
     value, saved = gap.value, metrics.state_dict()

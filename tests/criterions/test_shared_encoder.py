@@ -61,3 +61,28 @@ def test_several_workers_need_a_backend_that_leaves_parameters_alone(setup, teac
     workers = ["--distributed-world-size", "2", "--distributed-no-spawn"]
     with pytest.raises(ValueError, match="Add --ddp-backend legacy_ddp"):
         setup(*DISTIL, teacher, *SHARED, *workers)
+
+
+def test_half_precision_needs_gradients_that_lie_apart(setup, teacher):
+    with pytest.raises(ValueError, match=r"Add --fp16-no-flatten-grads, or train with --bf16"):
+        setup(*DISTIL, teacher, *SHARED, "--fp16")
+    setup(*DISTIL, teacher, *SHARED, "--fp16", "--fp16-no-flatten-grads")
+    setup(*DISTIL, teacher, *SHARED, "--memory-efficient-fp16")
+
+
+def test_one_encoder_has_one_precision(setup, teacher):
+    with pytest.raises(ValueError, match=r"^--kd-teacher-dtype is bfloat16, but with --kd-share-"):
+        setup(*DISTIL, teacher, *SHARED, "--kd-teacher-dtype", "bfloat16")
+
+
+def test_layers_of_an_encoder_that_does_not_run_are_not_compared(setup, teacher):
+    hybrid = ["--criterion", "hybrid_kd", "--label-smoothing", "0.1", "--kd-teacher", teacher]
+    decoders = ["--kd-feature-layers", "none", "--kd-feature-decoder-layers", "uniform"]
+    with pytest.raises(ValueError, match=r"^--kd-share-encoder leaves the teacher's encoder out"):
+        setup(*hybrid, *SHARED)
+    with pytest.raises(ValueError, match=r"Compare the decoders: --kd-feature-layers none"):
+        setup(*hybrid, *SHARED, *decoders)
+    made = setup(*hybrid, *SHARED, *decoders, "--kd-attention-kinds", "decoder,cross")
+    made.model.load_state_dict(made.criterion.teachers[0].model.state_dict())
+    _, _, log = made.criterion(made.model.eval(), made.batch(0))
+    assert log["kd_feature_loss"] == pytest.approx(0, abs=1e-6)  # they are the same

@@ -93,6 +93,15 @@ def test_the_weight_that_is_advised_balances_the_terms():
     assert 0.1 <= weight <= 2  # the run's term of 7.5 against a rest of about 5 bits
 
 
+def test_a_weight_that_is_scheduled_counts_as_it_is_at_the_end(tmp_path):
+    told = {"num_updates": "90", "loss": "3.65", "nll_loss": "3.0", "kd_loss": "5"}
+    told |= {"alpha": "0.1", "beta": "0.9", "agreement": "60"}
+    command = "$ fairseq-train data --kd-alpha 0.9 --kd-alpha-final 0.1 --max-update 100"
+    line = f"2026-11-23 | INFO | train_inner | {json.dumps(told)}"
+    (tmp_path / "train.log").write_text(f"{command}\n{line}\n", encoding="utf-8")
+    assert named(tmp_path) == {}
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_no_number_is_a_blow_up(value, tmp_path):
     record = {"num_updates": "40", "loss": value, "nll_loss": "3"}
@@ -120,6 +129,16 @@ def test_what_evaluate_translated_is_looked_at(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert 'in student.txt, 30 of 30 translations are "the the the the"' in shown
     assert "control.txt" not in shown
+
+
+def test_the_folder_one_stands_in_and_translations_that_are_not_complete(tmp_path, monkeypatch):
+    student = shutil.copytree(LOGS / "student", tmp_path / "runs" / "student")
+    lines = "".join(f"D-{2 * number}\t-0.1\tthe same\n" for number in range(30))
+    (student / "generate-test.txt").write_text(lines, encoding="utf-8")
+    monkeypatch.chdir(student)
+    (stage,) = find_stages(Path())
+    assert stage.name == "student"
+    assert [finding.name for finding in findings(stage)] == ["collapse to one token"]
 
 
 def test_a_folder_without_logs_is_refused(tmp_path, capsys):

@@ -100,6 +100,18 @@ def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, 
     assert lineage(student)[1].facts == {}
 
 
+def test_a_store_stands_between_a_student_and_its_teacher(setup, teacher, data, tmp_path):
+    store = str(tmp_path / "store")
+    flags = ["--teacher", teacher, "--data", data, "--subset", "valid", "--topk", "8"]
+    assert cli.main(["store", *flags, "--out", store]) == 0
+    flags = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-store", store]
+    flags += ["--train-subset", "valid", "--no-save-optimizer-state"]
+    found = lineage(setup(*flags).save(tmp_path / "s.pt"))
+    assert [each.path for each in found[1:]] == [store, teacher]
+    assert found[1].facts == {"store": "the 8 likeliest words of every token"}
+    assert found[2].role == "teacher of the store"
+
+
 def test_codes_that_are_not_the_datas_are_found_out(export, tmp_path, capsys):
     codes = tmp_path / "codes"
     codes.write_text("#version: 0.2\nzz zz</w>\n", encoding="utf-8")  # words become letters

@@ -106,6 +106,16 @@ def test_a_half_copied_last_checkpoint_is_replaced_by_its_source(tmp_path, capsy
     assert "was cut off while it was written; going on from" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("source", ["checkpoint2.pt", "checkpoint_best.pt"])
+def test_it_is_restored_from_whatever_it_was_copied_from(tmp_path, source):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
+    checkpoint(tmp_path / "run" / "checkpoint1.pt", 10)
+    checkpoint(tmp_path / "run" / source, 20)
+    last.write_bytes(last.read_bytes()[:3000])
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == (last.parent / source).read_bytes()
+
+
 def test_a_half_written_checkpoint_without_a_source_is_removed(tmp_path, capsys):
     last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
     last.write_bytes(last.read_bytes()[:3000])

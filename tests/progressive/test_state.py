@@ -12,7 +12,7 @@ import pytest
 from plans import made, manifest, small_plan
 
 from fairseq_kd.progressive import state
-from fairseq_kd.progressive.execution import run_step
+from fairseq_kd.progressive.execution import best_validation, run_step
 from fairseq_kd.progressive.steps import Plan, Step
 
 NAMES = ("data", "teacher", "middle", "student", "undistilled", "evaluation")
@@ -244,3 +244,31 @@ def test_a_step_that_makes_nothing_is_no_success(plan):
 def test_a_step_that_is_none_is_refused_with_all_names(plan):
     with pytest.raises(ValueError, match=r"has no step stdent\. Its steps are data, teacher"):
         plan.step("stdent")
+
+
+def test_what_is_made_anew_forgets_its_own_shards_and_no_others(plan):
+    steps = Path(plan.folder) / "steps"
+    own = [steps / f"student-1-of-2{end}" for end in (".json", ".recipe.json", ".attempts")]
+    others = [steps / "student-1-of-2.lock", steps / "student-distilled-1-of-2.json"]
+    for path in (*own, *others):
+        path.touch()
+    build(small_plan(plan.folder, student_lines=6))
+    assert not any(path.exists() for path in own)
+    assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize(
+    ("flags", "update"),
+    [
+        (["--best-checkpoint-metric", "nll_loss"], 30),
+        (["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"], 20),
+        ([], 10),
+    ],
+)
+def test_the_scores_of_the_best_checkpoint_are_those_of_its_validation(flags, update):
+    records = [
+        {"update": 10, "loss": 1.0, "nll_loss": 5.0, "bleu": 2.0},
+        {"update": 20, "loss": 2.0, "nll_loss": 4.0, "bleu": 9.0},
+        {"update": 30, "loss": 3.0, "nll_loss": 4.0},
+    ]
+    assert best_validation(records, ["fairseq-train", *flags])["update"] == update

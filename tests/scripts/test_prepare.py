@@ -73,7 +73,7 @@ def test_empty_lines_drop_out_on_both_sides_and_gzip_is_read(text, tmp_path):
 
 
 def test_paths_are_relative_to_where_one_stands_and_what_is_there_is_kept(text, tmp_path):
-    command = [PREPARE, "es", "en", "text", "out"]
+    command = [PREPARE, "es", "en", "text", "out/"]
     run(*command, cwd=tmp_path, env={"MERGES": "100"})
     assert (tmp_path / "out" / "bin" / "dict.en.txt").is_file()
     assert run(*command, cwd=tmp_path).stdout == "out is there already\n"

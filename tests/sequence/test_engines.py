@@ -9,6 +9,7 @@ import pytest
 from harness import PAIR, run
 from translations import binarised, content, hypotheses
 
+from fairseq_kd.sequence.conversion import namespace_of
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
 
@@ -74,6 +75,24 @@ def test_what_ctranslate2_cannot_convert_is_decoded_by_fairseq(
     assert "; so fairseq decodes" in shown
     assert translate(tmp_path / "no", *flags, "--engine", "ctranslate2", teacher=teacher) == 2
     assert "Leave --engine ctranslate2 out, and fairseq decodes." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["auto", "fairseq"])
+def test_a_gpu_that_is_not_there_is_refused(translate, engine, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 0)
+    assert translate(tmp_path / "out", "--device", "cuda", "--engine", engine) == 2
+    assert "--device is cuda, but no GPU can be used here." in capsys.readouterr().err
+
+
+def test_the_options_of_hydra_get_the_names_of_fairseq_train():
+    sides = {"encoder": {"embed_dim": 32, "layers": 2}, "decoder": {"embed_dim": 32, "layers": 1}}
+    flat = {"_name": "transformer", "encoder_embed_dim": 512, "decoder_output_dim": 512}
+    told = vars(namespace_of({**flat, **sides, "share_all_embeddings": True}))
+    assert told["arch"] == "transformer"
+    assert (told["encoder_embed_dim"], told["encoder_layers"], told["decoder_layers"]) == (32, 2, 1)
+    assert told["decoder_input_dim"] == told["decoder_output_dim"] == 32
+    assert vars(namespace_of(flat))["decoder_output_dim"] == 512
 
 
 def test_an_ensemble_is_decoded_by_fairseq(translate, ending_teacher, teacher, tmp_path, capsys):

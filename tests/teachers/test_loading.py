@@ -61,14 +61,15 @@ def test_a_checkpoint_from_before_fairseq_had_configurations(moved):
     assert all(torch.equal(got, expected) for got, expected in weights)
 
 
-def test_an_lstm_can_teach(data, moved):
+def test_an_lstm_can_teach_and_be_taught(data, moved):
     small = ["--encoder-embed-dim", "8", "--encoder-hidden-size", "8", "--decoder-embed-dim", "8"]
     small += ["--decoder-hidden-size", "8", "--decoder-out-embed-dim", "8"]
     training = ["--source-lang", "es", "--target-lang", "en", "--optimizer", "adam", "--lr", "0.1"]
     training += ["--max-tokens", "500", "--cpu", "--no-save-optimizer-state", "--arch", "lstm"]
     lstm = Setup(data, *small, "--criterion", "cross_entropy", training=training)
     path = lstm.save(moved.parent / "lstm.pt")
-    student = Setup(data, "--criterion", "word_kd", "--kd-teacher", path)
-    loss, _, log = student.criterion(student.model, student.batch(0, 1))
-    assert log["kd_loss"] > 0
-    loss.backward()
+    distil = ["--criterion", "word_kd", "--kd-teacher", path]
+    for student in (Setup(data, *distil), Setup(data, *small, *distil, training=training)):
+        loss, _, log = student.criterion(student.model, student.batch(0, 1))
+        assert log["kd_loss"] > 0
+        loss.backward()

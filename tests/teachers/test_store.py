@@ -250,3 +250,24 @@ def test_nothing_but_the_asked_rows_is_read(store):
         base = base.base
     assert isinstance(records, np.memmap) or isinstance(base, np.memmap)
     assert os.path.exists(store)
+
+
+def test_a_training_set_of_several_parts_is_stored_whole(build, data, tmp_path):
+    parts = Path(shutil.copytree(data, tmp_path / "bin"))
+    for path in parts.glob("test.*"):  # as distill-data --mix extra names a second part
+        path.rename(path.with_name(path.name.replace("test", "valid1", 1)))
+    build(tmp_path / "store", subsets=("valid",), data=str(parts))
+    flags = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-store", tmp_path / "store"]
+    flags += ["--train-subset", "valid", "--disable-validation"]
+    setup = Setup(str(parts), *flags, "--upsample-primary", "1")
+    setup.task.load_dataset("valid", combine=True)
+    setup.dataset = setup.task.dataset("valid")
+    last = len(setup.dataset) - 1
+    assert last >= len(Setup(data, "--criterion", "cross_entropy").dataset)
+    assert setup.criterion(setup.model, setup.batch(0, last))[2]["kd_loss"] > 0
+    with pytest.raises(ValueError, match=r"^--upsample-primary is 2, but --kd-store .* once\."):
+        Setup(str(parts), *flags, "--upsample-primary", "2")
+    with pytest.raises(
+        ValueError, match=r"^--kd-store .* serves one data folder, but the training"
+    ):
+        Setup(f"{parts}:{data}", *flags)
