@@ -11,7 +11,7 @@ PACKAGES = ("torch", "fairseq", "fairseq-fixed", "ctranslate2", "sacrebleu", "sa
 def machine() -> str:
     """The processor and the number of cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {processor()}"
+    return f"{cores} core{'s' if cores != 1 else ''} of {processor()}"
 
 
 def processor() -> str:

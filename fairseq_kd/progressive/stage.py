@@ -109,8 +109,9 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
 def _run_logged(command: List[str], log: Path, progress: ProgressLine) -> Tuple[int, List[str]]:
     """Runs the command with its output in the log, and returns its status and its last lines."""
     tail: Deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
+    cut_off = log.is_file() and log.read_bytes()[-1:] not in (b"", b"\n")
     with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ {shlex.join(command)}\n")
+        file.write("\n" * cut_off + f"$ {shlex.join(command)}\n")
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

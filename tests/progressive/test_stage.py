@@ -69,6 +69,14 @@ def test_it_runs_the_command_and_shows_how_far_it_is(command, tmp_path, capsys):
     assert "loss 2.50, kd_loss 0.12" in shown[-1]
 
 
+def test_a_line_that_was_cut_off_stays_a_line_of_its_own(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").write_text("now | INFO | train_inn")
+    assert stage.run_stage("student", command) == 0
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.startswith(f"now | INFO | train_inn\n$ {' '.join(command)}\n")
+
+
 def test_a_finished_stage_is_not_run_again(command, tmp_path, capsys):
     assert stage.run_stage("student", command) == 0
     assert stage.run_stage("student", command) == 0
