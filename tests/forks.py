@@ -40,6 +40,14 @@ def run_forked(*command):
     return result
 
 
+def _forget_logging():
+    """Takes back what pytest and the tests before have set: the program sets its own."""
+    logging.disable(logging.NOTSET)
+    logging.root.handlers.clear()
+    for name in list(logging.root.manager.loggerDict):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
 def _be(words, out, err):
     """Becomes the command, and ends as it ends: nothing of the test goes on in this process."""
     code = 1
@@ -47,7 +55,7 @@ def _be(words, out, err):
         for fd, file in ((1, out), (2, err)):
             os.dup2(file.fileno(), fd)
         sys.stdout, sys.stderr = (os.fdopen(fd, "w", 1, closefd=False) for fd in (1, 2))
-        logging.root.handlers.clear()  # those of pytest; the program makes its own
+        _forget_logging()
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
         os.chdir(ROOT)

@@ -16,8 +16,7 @@ example of a run file:
   teacher: teacher.pt
   target: 0.25
   each: {temperature: 1, start: inherit}
-  train:
-    max-update: 100000
+  train: {max-update: 100000}
 """
 
 

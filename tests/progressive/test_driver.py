@@ -205,7 +205,7 @@ def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, 
 
 def test_without_snakemake_the_line_that_installs_it_is_told(monkeypatch):
     monkeypatch.setattr(driver, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs Snakemake: pip install 'fairseq-kd\[pipeline\]'"):
+    with pytest.raises(ValueError, match=r"needs Snakemake: pip install 'snakemake>=9'"):
         driver.check_snakemake()
 
 
