@@ -46,6 +46,7 @@ table "${names[@]}"
 
 # A peer as a checkpoint of its own: that of the last student.
 last="$run/students/${names[${#kinds[@]}]}/${seeds[-1]}"
-fairseq-kd extract-peer "$last/checkpoint_last.pt" --peer 1 --out "$last/peer/peer.pt"
+[[ $last/peer/peer.pt -nt $last/checkpoint_last.pt ]] ||
+  fairseq-kd extract-peer "$last/checkpoint_last.pt" --peer 1 --out "$last/peer/peer.pt"
 score "$last/peer" "$last/peer/peer.pt"
 say "its peer as a model of its own: $(< "$last/peer/bleu") BLEU"

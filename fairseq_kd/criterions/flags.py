@@ -71,17 +71,14 @@ def flags_text(criterion: Optional[str] = None) -> str:
 
 def flags_page() -> str:
     """The page ``docs/flags.md``."""
-    parts, pipe, escaped = [INTRODUCTION], "|", "\\|"  # it would end a cell
+    parts = [INTRODUCTION]
     for name, cls in {**criterion_classes(), **task_classes()}.items():
-        parts += [
-            f"## {name}\n",
-            f"{cls.__doc__.splitlines()[0]}\n",
-            "| flag | meaning |\n|---|---|",
-        ]
-        parts[-1] += (
-            "".join(
-                f"\n| `{flag}` | {text.replace(pipe, escaped)} |" for flag, text in flags_of(cls)
-            )
-            + "\n"
-        )
+        rows = [f"| `{flag}` | {_cell(text)} |" for flag, text in flags_of(cls)]
+        table = "\n".join(["| flag | meaning |\n|---|---|", *rows])
+        parts += [f"## {name}\n", f"{cls.__doc__.splitlines()[0]}\n", f"{table}\n"]
     return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a table, which a bar would end."""
+    return text.replace("|", "\\|")

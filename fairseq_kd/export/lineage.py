@@ -1,15 +1,15 @@
 """Where a checkpoint comes from: how it was trained, and which teachers stand behind it."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from fairseq_kd.checkpoints import count_parameters, read_checkpoint
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.teachers.store import FILE as STORE
+from fairseq_kd.teachers.store import TeacherStore
 from fairseq_kd.training_log import FILE, read_training_log
 
-STORE = "store.json"  # in the folder that fairseq-kd store wrote
 SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "label_smoothing")
 
 
@@ -43,7 +43,7 @@ def lineage(path: Path) -> List[Ancestor]:
             continue
         seen.add(name)
         if (Path(name) / STORE).is_file():
-            store = json.loads((Path(name) / STORE).read_text(encoding="utf-8"))
+            store = TeacherStore(name).identity
             facts = {"store": f"the {store['topk']} likeliest words of every token"}
             found.append(Ancestor(name, role, facts, None))
             waiting.append((store["teacher"], "teacher of the store"))

@@ -8,6 +8,7 @@ can abort when all is done; and a trainer whose parent was killed runs on unseen
 
 import argparse
 import collections
+import re
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import figures
 
 LAST = "checkpoint_last.pt"
+COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
 LOG_TAIL_LINES = 15
 SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
 
@@ -78,7 +80,8 @@ def restore_last_checkpoint(save_dir: Path) -> None:
     last = save_dir / LAST
     if not last.exists() or zipfile.is_zipfile(last):  # the index of a zip file stands at its end
         return
-    whole = [path for path in save_dir.glob("checkpoint*.pt") if zipfile.is_zipfile(path)]
+    sources = (path for path in save_dir.iterdir() if COPIED.fullmatch(path.name))
+    whole = [path for path in sources if zipfile.is_zipfile(path)]
     if not whole:
         print(
             f"{last} was cut off while it was written; starting from the first update",

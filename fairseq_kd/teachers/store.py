@@ -64,6 +64,9 @@ def unpack(records: np.ndarray, words: int, device: torch.device) -> TopK:
     return TopK(ids, log_p, log_tail, words)
 
 
+FILE = "store.json"  # says what a store was built from
+
+
 class TeacherStore:
     """A store on disk, opened for reading.
 
@@ -77,11 +80,11 @@ class TeacherStore:
 
     def __init__(self, path: Union[str, Path]):
         self.path = Path(path)
-        if not (self.path / "store.json").is_file():
+        if not (self.path / FILE).is_file():
             raise FileNotFoundError(
                 f"{path} holds no store of a teacher. Build one by fairseq-kd store --out {path}."
             )
-        self.identity = read_json(self.path / "store.json")
+        self.identity = read_json(self.path / FILE)
         if self.identity["format"] != FORMAT:
             raise ValueError(
                 f"{path} has the format {self.identity['format']} of another version of "

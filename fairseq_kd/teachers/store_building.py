@@ -23,6 +23,7 @@ from fairseq_kd.teachers.fingerprints import data_fingerprint, sentence_checksum
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store import (
+    FILE,
     FORMAT,
     MAX_WORDS,
     SENTENCE,
@@ -92,7 +93,7 @@ class StoreBuilder:
             "topk": self.topk,
             "part_sentences": self.part_sentences,
         }
-        path = self.out / "store.json"
+        path = self.out / FILE
         if not path.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
             sides = (self.task.source_dictionary, self.task.target_dictionary)

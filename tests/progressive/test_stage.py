@@ -119,6 +119,7 @@ def test_it_is_restored_from_whatever_it_was_copied_from(tmp_path, source):
     last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
     checkpoint(tmp_path / "run" / "checkpoint1.pt", 10)
     checkpoint(tmp_path / "run" / source, 20)
+    checkpoint(tmp_path / "run" / "checkpoint_avg.pt", 30)  # the user's own
     last.write_bytes(last.read_bytes()[:3000])
     stage.restore_last_checkpoint(last.parent)
     assert last.read_bytes() == (last.parent / source).read_bytes()
