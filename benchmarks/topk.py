@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--subset", default="valid")
     parser.add_argument("--what", default="", help="of the teacher, for the table")
     parser.add_argument(
-        "--k", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="words of a store; may be none"
+        "--k", type=int, nargs="*", default=[8, 16, 32, 64, 128], help="words of a store, or none"
     )
     args = parser.parse_args()
     logging.disable(logging.INFO)
