@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Set
 
 from fairseq_kd import __version__
-from fairseq_kd.evaluation.machine import machine
+from fairseq_kd.evaluation.machine import with_gpus
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.progressive.state import manifest_path
 from fairseq_kd.progressive.steps import FILE, Plan, read_plan
@@ -136,7 +136,7 @@ def row_of(
         **p_of,
         "seconds": seconds(plan, name),
         "signature": measured["quality"]["signatures"]["BLEU"],
-        **{"machine": machine(), "date": datetime.date.today(), "version": __version__},
+        **{"machine": with_gpus(), "date": datetime.date.today(), "version": __version__},
     }
 
 

@@ -3,9 +3,9 @@
     python benchmarks/decoding.py --teacher T.pt --data BIN --what "6+6 layers of 512"
 
 Every round decodes the same sentences with fairseq-generate, with CTranslate2 in float32 and in
-int8, one after the other: what else the machine does meets all three alike, and a ratio is taken
-within a round. Speeds are those that both print of the decoding itself, without loading and
-conversion. BLEU is on words as they are tokenised, against the set's own references.
+int8 (--compute-types), one after the other: what else the machine does meets all three alike, and a
+ratio is taken within a round. Speeds are those that both print of the decoding itself, without
+loading and conversion. BLEU is on words as they are tokenised, against the set's own references.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
+import torch
 from measuring import record
 from sacrebleu.metrics import BLEU
 
@@ -26,8 +27,7 @@ from fairseq_kd.sequence.engines import cores
 from fairseq_kd.sequence.subset import Subset, read_subset
 from fairseq_kd.sequence.training_set import PairWriter
 
-FAIRSEQ, CONVERTED = "fairseq-generate", ("float32", "int8")
-SYSTEMS = (FAIRSEQ, *CONVERTED)
+FAIRSEQ = "fairseq-generate"
 LENGTHS = ["--max-len-a", "2", "--max-len-b", "20"]
 
 
@@ -52,19 +52,24 @@ def main() -> None:
     parser.add_argument("--beam", default="5")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores(), help="of every system")
+    parser.add_argument("--compute-types", nargs="+", default=["float32", "int8"])
     parser.add_argument("--fairseq-batch", default="64", help="--batch-size of fairseq-generate")
+    parser.add_argument("--fairseq-fp16", action="store_true", help="--fp16 of fairseq-generate")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sample = sample_of(args, Path(folder))
         rounds = [one_round(args, Path(folder), number) for number in range(args.rounds)]
-    case = f"{args.what}, {len(sample)} sentences, beam {args.beam}, {args.threads} threads"
-    for name in SYSTEMS:
+    systems = [FAIRSEQ, *args.compute_types]
+    case = f"{args.what}, {len(sample)} sentences, beam {args.beam}, "
+    case += "on the GPU" if torch.cuda.is_available() else f"{args.threads} threads"
+    case += f", {FAIRSEQ} in fp16" if args.fairseq_fp16 else ""
+    for name in systems:
         speeds = [found[name].speed for found in rounds]
         record("decoding", f"{name}, {case}", "sentences/s", speeds)
-    for name in CONVERTED:
+    for name in args.compute_types:
         gains = [found[name].speed / found[FAIRSEQ].speed for found in rounds]
         record("decoding", f"{name} over {FAIRSEQ}, {case}", "times", gains)
-    for name in SYSTEMS:
+    for name in systems:
         record("decoding", f"{name}, {case}", "BLEU", [bleu(rounds[0][name].texts, sample)])
 
 
@@ -86,11 +91,12 @@ def one_round(args: argparse.Namespace, folder: Path, number: int) -> Dict[str, 
     """Decodes with every system; each round begins with another one."""
     source, target = args.pair.split("-")
     found = {}
-    for name in np.roll(SYSTEMS, number).tolist():
+    for name in np.roll([FAIRSEQ, *args.compute_types], number).tolist():
         if name == FAIRSEQ:
             command = [name, str(folder), "--user-dir", "user_dir", "--path", args.teacher]
             command += ["--gen-subset", "test", "--source-lang", source, "--target-lang", target]
             command += ["--batch-size", args.fairseq_batch, "--required-batch-size-multiple", "1"]
+            command += ["--fp16"] if args.fairseq_fp16 else []
             printed = run([*command, "--beam", args.beam, *LENGTHS], args.threads)
             speed = re.search(r"Translated .*\(([\d.,]+) sentences/s", printed)[1]
         else:
@@ -98,7 +104,7 @@ def one_round(args: argparse.Namespace, folder: Path, number: int) -> Dict[str, 
             command = [sys.executable, "-m", "fairseq_kd.cli", "translate", "--data", str(folder)]
             command += ["--subset", "test", "--teacher", args.teacher, "--out", str(out)]
             command += ["--engine", "ctranslate2", "--compute-type", name, "--beam", args.beam]
-            command += ["--workers", str(args.threads)]
+            command += [] if torch.cuda.is_available() else ["--workers", str(args.threads)]
             printed = run([*command, *LENGTHS], args.threads)
             speed = re.search(r"decoded ([\d.]+) a second", printed)[1]
             printed = (out / "hypotheses.txt").read_text(encoding="utf-8")

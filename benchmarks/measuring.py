@@ -3,6 +3,7 @@
 import csv
 import ctypes
 import datetime
+import gc
 import multiprocessing
 import resource
 import statistics
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
+from unittest import mock
 
 import torch
 
@@ -54,9 +56,11 @@ def peak_mib(make: Callable[[], Callable[[], Any]], whole_process: bool = False)
     """
     if torch.cuda.is_available():
         run = make()
+        gc.collect()  # of what was measured before
         torch.cuda.reset_peak_memory_stats()
         before = 0 if whole_process else torch.cuda.memory_allocated()
-        run()
+        with mock.patch("torch.cuda.reset_peak_memory_stats"):  # fairseq does it in every update
+            run()
         return (torch.cuda.max_memory_allocated() - before) / MIB
     context = multiprocessing.get_context("fork")
     parent, child = context.Pipe()

@@ -5,7 +5,7 @@ usage: python benchmarks/page.py
 
 import csv
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List
 
 from matplotlib.figure import Figure
 from measuring import RESULTS
@@ -18,8 +18,8 @@ HEAD = """\
 
 What distillation costs. Made by `python benchmarks/page.py` from
 [benchmarks/results.csv](../benchmarks/results.csv), which has every figure with its machine, date
-and versions; here is the newest of each. Absolute times are those of one machine and noisy; ratios
-are of runs in turns, in one process. The spread is the middle half.
+and versions; here is the newest of each, processors before GPUs. Absolute times are those of one
+machine and noisy; ratios are of runs in turns, in one process. The spread is the middle half.
 
 ![time and memory of the loss](benchmarks.png)
 """
@@ -28,7 +28,8 @@ SECTIONS = {
     "for a batch of states. *plain* holds the logits of all tokens, as a direct reading of the "
     "formula does; *tokens x words, student's width <- teacher's*. `python benchmarks/loss.py`",
     "training": "## A whole update\n\nA student of 6+6 layers, 256 wide, plain and distilled from "
-    "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`",
+    "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`, "
+    "on GPUs `--sentences 320 --precision fp16`",
     "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
     "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
     "int8": "## What int8 loses\n\nOf students, against float32, on a processor without VNNI; "
@@ -41,16 +42,32 @@ SECTIONS = {
 
 
 def newest() -> List[Dict[str, str]]:
-    """The last row of each case and unit."""
+    """The last row of each case and unit, on processors and on each GPU."""
     with RESULTS.open(encoding="utf-8", newline="") as file:
-        rows = {(row["benchmark"], row["case"], row["unit"]): row for row in csv.DictReader(file)}
+        read = list(csv.DictReader(file))
+    rows = {(row["benchmark"], row["case"], row["unit"], gpu(row)): row for row in read}
     return list(rows.values())
+
+
+def gpu(row: Dict[str, str]) -> str:
+    """The GPU that a figure was measured on; empty for processors, which name their cores."""
+    return "" if " of " in row["machine"] else row["machine"]
+
+
+def tables(rows: List[Dict[str, str]]) -> Iterator[str]:
+    """The figures of a benchmark: a table for processors, and one for each GPU."""
+    columns = ("case", "median", "unit", "spread", "n", "date")
+    for name in sorted({gpu(row) for row in rows}):
+        kept = [row for row in rows if gpu(row) == name]
+        yield markdown_table(columns, [[row[column] for column in columns] for row in kept])
+        machines = ", ".join(sorted({f"{row['machine']} ({row['version']})" for row in kept}))
+        yield f"\nOn {machines}.\n"
 
 
 def draw(rows: List[Dict[str, str]], path: Path) -> None:
     """Time and memory of the loss, plain against chunked, at the first shape in the file."""
     figure = Figure(figsize=(8, 3), layout="constrained")
-    losses = [row for row in rows if row["benchmark"] == "loss"]
+    losses = [row for row in rows if row["benchmark"] == "loss" and not gpu(row)]
     shape = losses[0]["case"].partition(": ")[2]
     figure.suptitle(f"tokens x words, widths: {shape}", fontsize="medium")
     for axes, unit in zip(figure.subplots(1, 2), ("ms", "peak MiB"), strict=True):
@@ -68,10 +85,7 @@ def main() -> None:
     for benchmark, text in SECTIONS.items():
         kept = [row for row in rows if row["benchmark"] == benchmark]
         if kept:
-            columns = ("case", "median", "unit", "spread", "n", "date")
-            table = markdown_table(columns, [[row[column] for column in columns] for row in kept])
-            machines = ", ".join(sorted({f"{row['machine']} ({row['version']})" for row in kept}))
-            page += [text, "", table, "", f"On {machines}.", ""]
+            page += [text, "", *tables(kept)]
     draw(rows, DOCS / "benchmarks.png")
     (DOCS / "benchmarks.md").write_text("\n".join(page), encoding="utf-8")
 

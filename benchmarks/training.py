@@ -1,6 +1,7 @@
 """A whole update of a small student: plain, distilled from a live teacher, and from a store.
 
 usage: python benchmarks/training.py [--words 32000] [--sentences 80] [--rounds 5]
+           [--precision fp16]
 
 Student: transformer_kd_student (6+6 layers, 256 wide); teacher: transformer_kd_teacher (12+12
 layers, 512 wide); both untrained, on sentences of random words, which cost what others cost. Every
@@ -12,6 +13,7 @@ case runs fairseq's own Trainer with Adam. Appends to benchmarks/results.csv:
 
 import argparse
 import contextlib
+import functools
 import io
 import logging
 import random
@@ -55,7 +57,7 @@ def make_data(folder: Path, words: int, sentences: int) -> None:
 class Training:
     """One of the cases, set up as fairseq-train sets it up, with one batch."""
 
-    def __init__(self, data: Path, arch: str, *criterion: str):
+    def __init__(self, data: Path, arch: str, precision: str, *criterion: str):
         from fairseq import options, tasks
         from fairseq.dataclass.utils import convert_namespace_to_omegaconf
         from fairseq.trainer import Trainer
@@ -64,6 +66,7 @@ class Training:
         flags += ["--arch", arch, "--share-all-embeddings", "--optimizer", "adam", "--lr", "1e-4"]
         flags += ["--max-tokens", "100000", "--label-smoothing", "0.1", "--disable-validation"]
         flags += [] if torch.cuda.is_available() else ["--cpu"]
+        flags += [f"--{precision}"] if precision != "fp32" else []
         parser = options.get_training_parser()
         args = options.parse_args_and_arch(parser, [*flags, "--criterion", *criterion])
         self.cfg = convert_namespace_to_omegaconf(args)
@@ -87,9 +90,8 @@ def prepare(folder: Path, words: int, sentences: int) -> None:
     from fairseq_kd.teachers.store_building import StoreBuilder, merge_subset
 
     make_data(folder, words, sentences)
-    teacher = Training(
-        folder, SIZES[0], "label_smoothed_cross_entropy", "--no-save-optimizer-state"
-    )
+    criterion = ("label_smoothed_cross_entropy", "--no-save-optimizer-state")
+    teacher = Training(folder, SIZES[0], "fp32", *criterion)
     teacher.trainer.save_checkpoint(str(folder / "teacher.pt"), {})
     builder = StoreBuilder(
         teacher=str(folder / "teacher.pt"),
@@ -104,14 +106,21 @@ def prepare(folder: Path, words: int, sentences: int) -> None:
     merge_subset(folder / "store", "train")
 
 
-def training(folder: Path, case: str) -> Training:
+def training(folder: Path, case: str, precision: str) -> Training:
     """A case, ready to train."""
     criterion: Dict[str, List[str]] = {
         "plain": ["label_smoothed_cross_entropy"],
         "live": ["word_kd", "--kd-teacher", str(folder / "teacher.pt")],
         "store": ["word_kd", "--kd-store", str(folder / "store")],
     }
-    return Training(folder, SIZES[1], *criterion[case])
+    return Training(folder, SIZES[1], precision, *criterion[case])
+
+
+def on_device(sample: Dict[str, Any]) -> Dict[str, Any]:
+    """A batch where the models are."""
+    from fairseq.utils import move_to_cuda
+
+    return move_to_cuda(sample) if torch.cuda.is_available() else sample
 
 
 def quietly(run: Callable[[], Any]) -> Any:
@@ -128,15 +137,17 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=32000)
     parser.add_argument("--sentences", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16", "amp"))
     args = parser.parse_args()
     shape = f"{args.sentences * (SENTENCE_WORDS + 1)} tokens, V={args.words}"
+    shape += f", {args.precision}" if args.precision != "fp32" else ""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         peak_mib(lambda: lambda: quietly(lambda: prepare(folder, args.words, args.sentences)))
 
         def two_updates(case: str) -> Callable[[], None]:
             def run() -> None:
-                prepared = quietly(lambda: training(folder, case))
+                prepared = quietly(lambda: training(folder, case, args.precision))
                 for _ in range(2):
                     prepared.update()
 
@@ -148,9 +159,10 @@ def main() -> None:
         }
         for case, peak in memory.items():
             record("training", f"{case}: {shape}", "peak MiB", [peak])
-        cases = {case: quietly(lambda case=case: training(folder, case)) for case in CASES}
+        made = functools.partial(training, folder, precision=args.precision)
+        cases = {case: quietly(functools.partial(made, case)) for case in CASES}
         live = cases["live"].trainer.criterion
-        sample = cases["live"].batch
+        sample = on_device(cases["live"].batch)
         runs = {case: each.update for case, each in cases.items()}
         runs["teacher forward"] = lambda: live.teachers[0].model(**sample["net_input"])
         times = quietly(lambda: interleaved_seconds(runs, args.rounds))

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from typing import List, Optional
+from typing import List, Optional, Sequence, Tuple
 
 from fairseq_kd.verbs import (
     diagnose,
@@ -32,6 +32,29 @@ VERBS = (  # in the order of --help
 )
 
 
+class VerbParser(argparse.ArgumentParser):
+    """A command line that may end in ``--`` and words for another program, also behind flags.
+
+    argparse alone finds no words after ``--`` for ``[WORD ...]`` if a flag stands between a
+    positional argument and them.
+    """
+
+    others: Optional[str] = None  # where the words after -- go
+
+    def parse_known_args(
+        self,
+        args: Optional[Sequence[str]] = None,
+        namespace: Optional[argparse.Namespace] = None,
+    ) -> Tuple[argparse.Namespace, List[str]]:
+        """As argparse does, without the words after ``--``."""
+        words = list(sys.argv[1:] if args is None else args)
+        at = words.index("--") if self.others and "--" in words else len(words)
+        found, unknown = super().parse_known_args(words[:at], namespace)
+        if self.others and at < len(words):
+            setattr(found, self.others, [*getattr(found, self.others), *words[at + 1 :]])
+        return found, unknown
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs a verb; a mistake of the user's ends in one sentence and status 2."""
     args = parser().parse_args(argv)
@@ -50,7 +73,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line of all verbs."""
     top = argparse.ArgumentParser(prog="fairseq-kd", description=DESCRIPTION)
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=VerbParser)
     for verb in VERBS:
         verb.add_parser(verbs)
     top.set_defaults(parser=top)  # for the verb that tries the command lines of others

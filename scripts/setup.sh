@@ -45,8 +45,10 @@ cuda=${CUDA:-auto}
 if [[ $cuda == auto ]]; then
   if nvidia-smi -L 2> /dev/null | grep -q GPU; then cuda=1; else cuda=0; fi
 fi
-if [[ $cuda == 1 || $(uname -sm) != "Linux x86_64" ]]; then
+if [[ $(uname -sm) != "Linux x86_64" ]]; then
   install "torch==$torch"
+elif [[ $cuda == 1 ]]; then
+  install "torch==$torch" nvidia-cublas-cu12 # the second for CTranslate2, which asks for cuBLAS of CUDA 12
 else
   install "torch==$torch+cpu" 2> /dev/null ||
     install "torch==$torch" --index-url https://download.pytorch.org/whl/cpu

@@ -2,7 +2,8 @@
 
 It is the same program in a process of its own, less the seconds that importing takes each time.
 The fork may know the plugin already, so what has to show that a command finds it, or does without
-it, is for ``harness.run``.
+it, is for ``harness.run``. Where there is a GPU, that runs the command too: what CUDA has begun
+does not go on in a fork.
 """
 
 import logging
@@ -15,7 +16,7 @@ import traceback
 import warnings
 
 import torch
-from harness import ROOT
+from harness import ROOT, run
 
 PROGRAMS = {
     "fairseq-train": "fairseq_cli.train",
@@ -27,6 +28,8 @@ PROGRAMS = {
 
 def run_forked(*command):
     """Runs a command of PROGRAMS, and shows its output where it fails."""
+    if torch.cuda.is_available():
+        return run(*command)
     words = [str(word) for word in command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()

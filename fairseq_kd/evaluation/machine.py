@@ -1,4 +1,4 @@
-"""What was measured on: the processor, and the versions that can change a number."""
+"""What was measured on: processor, GPUs, and the versions that can change a number."""
 
 import os
 import platform
@@ -22,6 +22,14 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def with_gpus() -> str:
+    """The machine and its GPUs, as NVIDIA's driver on Linux names them; hidden ones count too."""
+    told = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for path in told for line in path.read_text().splitlines()]
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return ", ".join([*(f"{names.count(name)} {name}" for name in dict.fromkeys(names)), machine()])
 
 
 def versions() -> str:

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_kd import __version__
 from fairseq_kd.child_process import die_with_parent
-from fairseq_kd.evaluation.machine import machine, versions
+from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path, stood_on
 from fairseq_kd.progressive.steps import Plan, Step
@@ -125,7 +125,7 @@ def _manifest(
         "finished": attempts[-1]["seen"],
         "attempts": len(attempts),
         "seconds": round(sum(_seconds(each) for each in attempts)),
-        "machine": machine(),
+        "machine": with_gpus(),
         "version": __version__,
         "versions": versions(),
         **_training(step),

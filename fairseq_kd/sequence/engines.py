@@ -7,8 +7,9 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
+from fairseq_kd.sequence.cublas import INSTALL_CUBLAS, has_cublas
 from fairseq_kd.sequence.engine import Engine
-from fairseq_kd.sequence.fairseq_engine import FairseqEngine
+from fairseq_kd.sequence.fairseq_engine import FairseqEngine, precision
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher
@@ -38,7 +39,7 @@ def choose_engine(
         subset: to be translated.
         search: how to search.
         device: cpu, cuda, or auto for a GPU if there is one.
-        compute_type: of CTranslate2's weights.
+        compute_type: what to compute in, one that the engine has, or auto.
         workers: batches that CTranslate2 decodes at the same time; None for one a core or GPU.
         cache: folder for converted teachers.
 
@@ -56,12 +57,11 @@ def choose_engine(
         if name == "ctranslate2":
             raise ValueError(f"{built}. Leave --engine ctranslate2 out, and fairseq decodes.")
         print(f"{built}; so fairseq decodes, which takes several times longer", file=sys.stderr)
-    for flag, value in (("--compute-type", compute_type), ("--workers", workers)):
-        if value not in ("auto", None):
-            raise ValueError(f"{flag} has no effect where fairseq decodes. Leave it out.")
+    if workers is not None:
+        raise ValueError("--workers has no effect where fairseq decodes. Leave it out.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return FairseqEngine(teachers, search, device)
+    return FairseqEngine(teachers, search, device, precision(compute_type, device))
 
 
 def _ctranslate2(
@@ -86,6 +86,8 @@ def _ctranslate2(
     if options["device"] == "auto":
         options["device"] = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
     device = options["device"]
+    if device == "cuda" and not has_cublas():
+        return f"CTranslate2 finds no cuBLAS of CUDA 12 for the GPU ({INSTALL_CUBLAS})"
     options["compute_type"] = supported_compute_type(options["compute_type"], device)
     try:
         conversion = converted(teacher, hashes[0], subset, cache or default_cache())

@@ -14,6 +14,7 @@ from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.teachers import Teacher
 
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 1024, 8192
+COMPUTE_TYPES = {"cpu": ("float32",), "cuda": ("float16", "bfloat16", "float32")}
 
 
 class FairseqEngine:
@@ -23,16 +24,20 @@ class FairseqEngine:
         teachers: their distributions are averaged, as in ``fairseq-generate``.
         search: how to search.
         device: cpu or cuda.
+        compute_type: of the weights, float32, float16 or bfloat16; probabilities are in float32.
     """
 
-    def __init__(self, teachers: List[Teacher], search: Search, device: str):
-        self.models = [teacher.model.to(device) for teacher in teachers]
+    def __init__(
+        self, teachers: List[Teacher], search: Search, device: str, compute_type: str = "float32"
+    ):
+        dtype = getattr(torch, compute_type)
+        self.models = [teacher.model.to(device, dtype) for teacher in teachers]
         self.task, self.search, self.device = teachers[0].task, search, device
         self.positions = min(model.max_decoder_positions() for model in self.models)
         self.batch_tokens = CPU_BATCH_TOKENS if device == "cpu" else CUDA_BATCH_TOKENS
         name = f"fairseq {fairseq_version()}"
-        self.identity = {"engine": name, "compute_type": "float32", "device": device}
-        self.summary = f"{name}, float32, {device}"
+        self.identity = {"engine": name, "compute_type": compute_type, "device": device}
+        self.summary = f"{name}, {compute_type}, {device}"
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
         """As ``Engine.translate``."""
@@ -82,6 +87,27 @@ class FairseqEngine:
             config.sampling_topk = search.sampling_topk or -1
             config.sampling_topp = search.sampling_topp or -1.0
         return config
+
+
+def precision(name: str, device: str) -> str:
+    """A compute type that fairseq has on a device.
+
+    Args:
+        name: one of them, or auto for what suits the device.
+        device: cpu or cuda.
+
+    Raises:
+        ValueError: fairseq does not have it there.
+    """
+    known = COMPUTE_TYPES[device]
+    if name == "auto":
+        return known[0]
+    if name not in known:
+        raise ValueError(
+            f"--compute-type must be {' or '.join(known)} where fairseq decodes on {device}, but "
+            f"is {name}."
+        )
+    return name
 
 
 def fairseq_version() -> str:

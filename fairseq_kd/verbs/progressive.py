@@ -57,6 +57,7 @@ def add_parser(verbs: Any) -> None:
         metavar="-- FLAG",
         help="after --: further flags for Snakemake, such as -- --executor slurm --jobs 8",
     )
+    parser.others = "snakemake_flags"
     parser.set_defaults(run=run)
 
 

@@ -59,8 +59,8 @@ def add_parser(verbs: Any) -> None:
     engine.add_argument(
         "--compute-type",
         default="auto",
-        help="of CTranslate2: int8, float32, float16, ... (default: auto, int8 on CPUs and float16 "
-        "on GPUs where they have it)",
+        help="int8, float32, float16, ..., as the engine has them (default: auto, float16 on GPUs, "
+        "and on CPUs int8 of CTranslate2 and float32 of fairseq)",
     )
     engine.add_argument(
         "--workers",

@@ -76,6 +76,7 @@ def test_a_folder_may_have_any_name(tmp_path):
 def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path, capsys):
     for flags, told in (
         (["half"], "half is no flag of Snakemake. Did you mean --until half?"),
+        (["--set", "seed=2", "--", "-n"], "-- -n of Snakemake is --dry-run here, before --."),
         (["--", "-n"], "-- -n of Snakemake is --dry-run here, before --. Give that instead."),
     ):
         assert cli.main(["progressive", str(tmp_path / "run.yaml"), *flags]) == 2

@@ -10,6 +10,7 @@ from harness import PAIR, run
 from translations import binarised, content, hypotheses
 
 from fairseq_kd.sequence.conversion import namespace_of
+from fairseq_kd.sequence.cublas import LIBRARIES, has_cublas
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
 
@@ -83,6 +84,31 @@ def test_a_gpu_that_is_not_there_is_refused(translate, engine, tmp_path, monkeyp
     monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 0)
     assert translate(tmp_path / "out", "--device", "cuda", "--engine", engine) == 2
     assert "--device is cuda, but no GPU can be used here." in capsys.readouterr().err
+
+
+def test_without_cublas_fairseq_decodes_where_ctranslate2_sees_a_gpu(
+    translate, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 1)
+    monkeypatch.setattr("fairseq_kd.sequence.engines.has_cublas", lambda: False)
+    flags = ["--subset", "valid", "--max-len-a", "0.5", "--beam", "2"]
+    assert translate(tmp_path / "out", *flags) == 0
+    shown = capsys.readouterr().err
+    told = "CTranslate2 finds no cuBLAS of CUDA 12 for the GPU (pip install nvidia-cublas-cu12)"
+    assert f"{told}; so fairseq decodes" in shown
+    assert re.search(r"^fairseq \S+, float32, cpu,", shown, re.M)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_cublas_is_found_where_pip_puts_it(installed, tmp_path, monkeypatch):
+    folder = tmp_path / "nvidia" / "cublas" / "lib"
+    folder.mkdir(parents=True)
+    for name in LIBRARIES if installed else ():
+        shutil.copy(find_spec("_ctypes").origin, folder / name)  # any library will do
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    has_cublas.cache_clear()
+    assert has_cublas() == installed
+    has_cublas.cache_clear()
 
 
 def test_the_options_of_hydra_get_the_names_of_fairseq_train():

@@ -80,6 +80,10 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
         (["--sampling", "--temperature", "0"], "--temperature must be greater than 0, but is 0.0"),
         (["--sampling", "--sampling-topp", "1.5"], "--sampling-topp must be between 0 and 1"),
         (["--engine", "fairseq", "--workers", "2"], "--workers has no effect where fairseq"),
+        (
+            ["--engine", "fairseq", "--compute-type", "int8"],
+            "--compute-type must be float32 where fairseq decodes on cpu, but is int8.",
+        ),
         (["--compute-type", "float7"], "--compute-type must be one of float32, int8"),
         (["--shard", "9/8"], "--shard must be I/N with I from 1 to N, such as 3/64, but is 9/8."),
     ],
