@@ -15,6 +15,7 @@
 #
 # Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)
 #      SEEDS="1 2 3"          of the students
+#      JOBS=1                 students at the same time, each with its share of the cores
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,6 +54,7 @@ fi
 for seed in "${seeds[@]}"; do
   changes=()
   for change in "${given[@]}" "run=$run/$table/$seed" "seed=$seed"; do changes+=(--set "$change"); done
+  changes+=(--jobs "${JOBS:-1}")
   if [[ $# -eq 0 ]]; then fairseq-kd progressive "$file" "${changes[@]}"; fi
   for row in "$@"; do fairseq-kd progressive "$file" "${changes[@]}" --until "$row"; done
   python benchmarks/comparison.py "$table" "$run/$table/$seed" "$@"

@@ -65,22 +65,23 @@ from pathlib import Path
 from fairseq_kd.progressive.driver import run_plan
 from fairseq_kd.progressive.steps import read_plan
 try:
-    sys.exit(run_plan(read_plan(Path(sys.argv[1])), None, sys.argv[2:]))
+    sys.exit(run_plan(read_plan(Path(sys.argv[1])), None, sys.argv[3:], int(sys.argv[2])))
 except ValueError as error:
     sys.exit(str(error))
 """
 
 
-def drive(plan, *engine):
+def drive(plan, *engine, jobs=1, env=None):
     """Starts a driver of a plan, as a process of its own."""
-    command = [sys.executable, "-c", DRIVER, str(Path(plan.folder) / "plan.json"), *engine]
-    env = {**os.environ, **ENVIRONMENT}
+    file = str(Path(plan.folder) / "plan.json")
+    command = [sys.executable, "-c", DRIVER, file, str(jobs), *engine]
+    env = {**os.environ, **ENVIRONMENT, **(env or {})}
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def finish(plan, *engine):
+def finish(plan, *engine, **others):
     """Drives a plan to its end, and returns what was told."""
-    driver = drive(plan, *engine)
+    driver = drive(plan, *engine, **others)
     told = driver.communicate()[1]
     assert driver.returncode == 0, told
     return told

@@ -15,6 +15,7 @@ from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progressive.follower import Follower
 from fairseq_kd.progressive.history import write_history
 from fairseq_kd.progressive.run_lock import run_lock
+from fairseq_kd.progressive.side_by_side import PLACES
 from fairseq_kd.progressive.state import (
     DONE,
     STEPS,
@@ -78,21 +79,23 @@ def commands(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
+def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str], jobs: int = 1) -> int:
     """Builds what is not done.
 
     Args:
         plan: the run.
         until: the last step to build; None for all.
         engine: flags for Snakemake, such as a profile; without an executor it works here.
+        jobs: steps at the same time, if it works here.
 
     Returns:
         0, or the status of Snakemake.
 
     Raises:
-        ValueError: another driver works on the run.
+        ValueError: another driver works on the run, or its steps cannot share this machine.
     """
     folder = Path(plan.folder)
+    _check_jobs(plan, engine, jobs)
     with run_lock(folder) as lock:
         write_plan(plan)
         names = wanted(plan, until)
@@ -104,7 +107,7 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
             started = time.time()
-            status = _snakemake(plan, [v.step.name for v in open_steps], engine, lock)
+            status = _snakemake(plan, [v.step.name for v in open_steps], engine, jobs, lock)
             left = [v for v in open_steps if not manifest_path(plan, v.step).is_file()]
             if status != 0 or left:
                 _tell_failure(plan, [v.step for v in left], started)
@@ -114,22 +117,41 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str]) -> int:
     return 0
 
 
-def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], lock: int) -> int:
-    folder = Path(plan.folder).resolve()
+def _works_here(engine: Sequence[str]) -> bool:
+    """Whether this machine does the steps."""
     given = {word.partition("=")[0] for word in engine}
-    here = not (ELSEWHERE & given or os.environ.get("SNAKEMAKE_PROFILE"))
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))  # Snakemake sets it to this
+    return not (ELSEWHERE & given or os.environ.get("SNAKEMAKE_PROFILE"))
+
+
+def _check_jobs(plan: Plan, engine: Sequence[str], jobs: int) -> None:
+    if jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, but is {jobs}.")
+    if jobs > 1 and not _works_here(engine):
+        raise ValueError("--jobs is for one machine. Say it to the executor: -- --jobs N.")
+    several = [step.name for step in plan.steps if step.gpus > 1]
+    if jobs > 1 and several:
+        raise ValueError(
+            f"--jobs is {jobs}, but {several[0]} has several GPUs. Leave out --jobs, or gpus."
+        )
+
+
+def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int, lock: int) -> int:
+    folder = Path(plan.folder).resolve()
+    here = _works_here(engine)
+    cores = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) if here else 1
+    threads = max(1, cores // jobs)  # Snakemake sets OMP_NUM_THREADS to this
     told = {"plan": str(folder / FILE), "start": str(Path.cwd()), "python": sys.executable}
-    told |= {"targets": targets, "one_machine": here, "threads": threads if here else 1}
+    told |= {"targets": targets, "one_by_one": here and jobs == 1}
+    told |= {"threads": threads, "all_threads": threads * jobs}
     with written_whole(folder / STEPS / "driver.json") as file:
         json.dump(told, file)
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
     words = [sys.executable, "-m", "snakemake", *own, *engine]
-    if here and not {"--cores", "-c"} & given:
-        words += ["--cores", "all"]
-    environment = {PROGRESS_PAUSE: "3", **os.environ}
+    if here and not {"--cores", "-c"} & {word.partition("=")[0] for word in engine}:
+        words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
+    environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
     with (folder / LOGS / ENGINE_LOG).open("ab") as log, Follower(folder / LOGS):
         process = subprocess.Popen(
             words,

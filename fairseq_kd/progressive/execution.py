@@ -16,6 +16,7 @@ from fairseq_kd import __version__
 from fairseq_kd.child_process import die_with_parent
 from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.progressive.side_by_side import own_place
 from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path, stood_on
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
@@ -42,15 +43,16 @@ def run_step(plan: Plan, name: str) -> int:
     with _only_process(Path(plan.folder) / STEPS / f"{name}.lock"):
         if manifest_path(plan, step).is_file():
             return 0
-        attempts = _begin(attempts_path(plan, step))
-        number = plan.steps.index(step) + 1
-        print(f"[{number}/{len(plan.steps)}] {step.name}", file=sys.stderr, flush=True)
-        recipe = _recipe(plan, step)
-        for command in step.commands:
-            status = _run(command, attempts_path(plan, step))
-            if status != 0:
-                print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
-                return status
+        with own_place(Path(plan.folder) / STEPS) as environment:
+            attempts = _begin(attempts_path(plan, step))
+            number = plan.steps.index(step) + 1
+            print(f"[{number}/{len(plan.steps)}] {step.name}", file=sys.stderr, flush=True)
+            recipe = _recipe(plan, step)
+            for command in step.commands:
+                status = _run(command, environment, attempts_path(plan, step))
+                if status != 0:
+                    print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
+                    return status
         if _recipe(plan, step) != recipe:
             raise ValueError(f"{name} was changed while it ran. Its result does not count.")
         manifest = _manifest(plan, step, recipe, attempts)
@@ -84,13 +86,15 @@ def _note(path: Path, attempts: List[Dict[str, str]]) -> None:
         json.dump(attempts, file)
 
 
-def _run(command: List[str], attempts: Path, pause_s: float = 10.0) -> int:
+def _run(
+    command: List[str], environment: Dict[str, str], attempts: Path, pause_s: float = 10.0
+) -> int:
     """Runs a command, and notes now and then that it is alive, so that a kill loses no time.
 
     The commands of this environment come first, whatever PATH says.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environment = {**os.environ, "PATH": path}
+    environment = {**os.environ, **environment, "PATH": path}
     process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
     while True:
         try:

@@ -39,6 +39,14 @@ def add_parser(verbs: Any) -> None:
         metavar="KEY=VALUE",
         help="over what the file says, such as --set seed=2 --set train.lr=1e-3; may be repeated",
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="steps at the same time on this machine, each with its share of the cores and with "
+        "one GPU (default: %(default)s, which has all of it)",
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--dry-run", action="store_true", help="show what would be built and why, with its commands"
@@ -82,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         verdicts = [verdict for verdict in judge(plan) if verdict.step.name in names]
         print(driver.overview(verdicts), driver.commands(verdicts), sep="\n\n")
         return 0
-    return driver.run_plan(plan, args.until, engine)
+    return driver.run_plan(plan, args.until, engine, args.jobs)
 
 
 def _engine(args: argparse.Namespace) -> List[str]:
@@ -98,6 +106,8 @@ def _engine(args: argparse.Namespace) -> List[str]:
         raise ValueError(f"{word} is no flag of Snakemake. Did you mean --until {word}?")
     if {"-n", "--dry-run", "--dryrun"} & set(engine):
         raise ValueError("-- -n of Snakemake is --dry-run here, before --. Give that instead.")
+    if args.jobs != 1 and (args.dry_run or args.shell):
+        raise ValueError("--jobs has no effect with --dry-run or --shell. Leave it out.")
     if engine and (args.dry_run or args.shell):
         given = " ".join(engine)
         raise ValueError(f"{given} has no effect with --dry-run or --shell. Leave it out.")

@@ -1,0 +1,48 @@
+"""Steps that run at the same time on one machine: a place for each, with a GPU of its own."""
+
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, Iterator, List
+
+PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time, as the driver says
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PAUSE_SECONDS = 0.2
+
+
+@contextmanager
+def own_place(folder: Path) -> Iterator[Dict[str, str]]:
+    """Takes one of the places for as long as it is open, and gives what to set for its commands.
+
+    The k-th of several places has the GPU k modulo their number. A place is the lock of a file,
+    which a process that is killed gives back. It is waited for: Snakemake 9.15 counts the cores of
+    a step that ended alone as free twice, and then starts one step too many.
+
+    Args:
+        folder: where the locks are.
+    """
+    count = int(os.environ.get(PLACES, "1"))
+    if count == 1:
+        yield {}
+        return
+    while True:
+        for number in range(count):
+            with (folder / f"place-{number}.lock").open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                gpus = visible_gpus()
+                yield {VISIBLE: gpus[number % len(gpus)]} if gpus else {}
+                return
+        time.sleep(PAUSE_SECONDS)
+
+
+def visible_gpus() -> List[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    told = os.environ.get(VISIBLE)
+    if told is not None:
+        return [name.strip() for name in told.split(",") if name.strip()]
+    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
