@@ -19,6 +19,7 @@ from typing import Any, Dict, List, Union
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fairseq_kd.losses import TAIL_POWERS, TopK
 from fairseq_kd.whole_files import written_whole
@@ -53,15 +54,22 @@ def pack(taught: TopK) -> np.ndarray:
 
 
 def unpack(records: np.ndarray, words: int, device: torch.device) -> TopK:
-    """The inverse of ``pack``, as float32 on a device."""
-    ids = records["ids"].astype(np.int64)
+    """The inverse of ``pack``, as float32 on a device, which takes the bytes apart itself."""
+    kept = np.require(records, requirements=["C", "W"])
+    content = torch.from_numpy(kept.view(np.uint8).reshape(len(kept), kept.itemsize)).to(device)
+
+    def field(name: str, dtype: torch.dtype) -> Tensor:
+        kind, start = records.dtype.fields[name]
+        return content[:, start : start + kind.itemsize].contiguous().view(dtype)
+
+    ids = field("ids", torch.int16).long() & 0xFFFF
+    tail = torch.float32
     if "high_ids" in records.dtype.names:
-        pairs = records["high_ids"]
-        high = np.stack([pairs & 0xF, pairs >> 4], axis=-1).reshape(len(ids), -1)
-        ids |= high[:, : ids.shape[1]].astype(np.int64) << 16
-    log_p, log_tail = (records[name].astype(np.float32) for name in ("log_p", "log_tail"))
-    ids, log_p, log_tail = (torch.from_numpy(a).to(device) for a in (ids, log_p, log_tail))
-    return TopK(ids, log_p, log_tail, words)
+        tail, pairs = torch.float16, field("high_ids", torch.uint8)
+        high = torch.stack([pairs & 0xF, pairs >> 4], dim=-1).flatten(1)
+        ids |= high[:, : ids.size(1)].long() << 16
+    log_p, log_tail = field("log_p", torch.float16), field("log_tail", tail)
+    return TopK(ids, log_p.float(), log_tail.float(), words)
 
 
 FILE = "store.json"  # says what a store was built from
