@@ -1,6 +1,7 @@
 """Shows what the running steps write into their logs: the latest progress, and all else once."""
 
 import re
+import shutil
 import sys
 import threading
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 PROGRESS = re.compile(r"^.{1,60}?: +\d+% \|")
+BRIEFLY = re.compile(r"^(.{1,60}?): +(\d+%) \|.*?\| .*?, ([\d:]+) left.*")
 FULL = ": 100% |"
 POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
 
@@ -15,8 +17,8 @@ POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
 class Follower:
     """Follows the logs of a folder while it is open, in a thread of its own.
 
-    On a terminal the latest progress is one line that is rewritten; elsewhere it is a new line now
-    and then for each step.
+    On a terminal the latest progress is one line that is rewritten, for several steps with a few
+    words of each; elsewhere it is a new line now and then for each step.
 
     Args:
         folder: of the logs; what they held before is not shown.
@@ -26,6 +28,7 @@ class Follower:
         self.folder = folder
         self.seen: Dict[Path, int] = {path: path.stat().st_size for path in folder.glob("*.log")}
         self.shown_at: Dict[Path, float] = {}
+        self.running: Dict[Path, str] = {}
         self.on_terminal = sys.stderr.isatty()
         self.open_line = False
         self._ended = threading.Event()
@@ -68,13 +71,22 @@ class Follower:
                 self._print(line)
         if progress is None:
             return
+        self.running[path] = progress
+        if FULL in progress:
+            del self.running[path]
         now = time.monotonic()
         if self.on_terminal:
-            print(f"\r\033[K{progress}", end="", file=sys.stderr, flush=True)
+            line = progress if len(self.running) < 2 else self._briefly()
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
             self.open_line = True
         elif now - self.shown_at.get(path, -QUIET_SECONDS) >= QUIET_SECONDS or FULL in progress:
             self.shown_at[path] = now
             self._print(progress)
+
+    def _briefly(self) -> str:
+        """How far the running steps are, as far as the terminal is wide."""
+        told = (BRIEFLY.sub(r"\1 \2, \3 left", line) for line in self.running.values())
+        return "; ".join(told)[: shutil.get_terminal_size().columns - 1]
 
     def _print(self, line: str) -> None:
         if self.open_line:

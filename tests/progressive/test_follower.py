@@ -107,6 +107,18 @@ def test_on_a_terminal_progress_is_one_line(folder, written, capsys, monkeypatch
     assert told == f"{rewritten[0]}{rewritten[1]}\n[2/2] evaluation\n{rewritten[2]}\n"
 
 
+def test_on_a_terminal_steps_side_by_side_share_the_line(folder, written, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "44")
+    with Follower(folder) as following:
+        for name, percent in (("student", 7), ("other", 12), ("student", 100), ("other", 13)):
+            written(f"{progress(percent, name)}\n", name)
+            following._look()
+    both = "student 7%, 00:23 left; other 12%, 00:23 left"[:43]
+    shown = [progress(7), both, progress(100), progress(13, "other")]
+    assert capsys.readouterr().err == "".join(f"\r\033[K{line}" for line in shown) + "\n"
+
+
 def test_a_log_that_is_no_text_does_not_end_it(folder, capsys):
     with Follower(folder):
         (folder / "student.log").write_bytes(b"\xff\xfe broken\nwhole\n")
