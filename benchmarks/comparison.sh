@@ -5,7 +5,7 @@
 #   e.g.   benchmarks/comparison.sh strategies              the whole table
 #          benchmarks/comparison.sh strategies feature      one row of it
 #          benchmarks/comparison.sh pair-en-it              another pair of languages
-#          benchmarks/comparison.sh gpu-en-it               the strategies at the size of a GPU
+#          benchmarks/comparison.sh gpu-en-it               three students at the size of a GPU
 #
 # TABLE is a run file of benchmarks/comparison, ROW the name of one of its rungs, or undistilled. Text and
 # teacher are those of scripts/demo.sh, trained now if they are not there; a student takes two or three
@@ -15,7 +15,7 @@
 #
 # Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)
 #      SEEDS="1 2 3"          of the students
-#      JOBS=1                 students at the same time, each with its share of the cores
+#      JOBS=1                 students of a whole table at the same time; costs are true for 1 alone
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."

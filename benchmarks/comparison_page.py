@@ -171,7 +171,7 @@ def pairs(tables: Dict[str, Dict[str, Row]]) -> str:
 
 
 def at_gpu_size(tables: Dict[str, Dict[str, Row]]) -> str:
-    """The strategies of every pair that a GPU has trained."""
+    """The students of every pair that a GPU has trained."""
     found = {name: rows for name, rows in sorted(tables.items()) if name.startswith("gpu-")}
     if not found:
         return "The table is still to be made."

@@ -26,10 +26,11 @@ machine and noisy; ratios are of runs in turns, in one process. The spread is th
 SECTIONS = {
     "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL "
     "for a batch of states. *plain* holds the logits of all tokens, as a direct reading of the "
-    "formula does; *tokens x words, student's width <- teacher's*. `python benchmarks/loss.py`",
+    "formula does; *tokens x words, student's width <- teacher's*. `python benchmarks/loss.py`, on "
+    "GPUs `--tokens 8192 --teacher-width 512 --temperature 1 --dtype float16`",
     "training": "## A whole update\n\nA student of 6+6 layers, 256 wide, plain and distilled from "
     "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`, "
-    "on GPUs `--sentences 320 --precision fp16`",
+    "on GPUs `--sentences 320 --precision fp16 --rounds 9`",
     "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
     "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
     "int8": "## What int8 loses\n\nOf students, against float32, on a processor without VNNI; "

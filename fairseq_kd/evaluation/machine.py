@@ -2,8 +2,11 @@
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import List
 
 PACKAGES = ("torch", "fairseq", "fairseq-fixed", "ctranslate2", "sacrebleu", "sacremoses")
 
@@ -25,11 +28,18 @@ def processor() -> str:
 
 
 def with_gpus() -> str:
-    """The machine and its GPUs, as NVIDIA's driver on Linux names them; hidden ones count too."""
-    told = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    lines = [line for path in told for line in path.read_text().splitlines()]
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    """The machine and its GPUs."""
+    names = gpu_names()
     return ", ".join([*(f"{names.count(name)} {name}" for name in dict.fromkeys(names)), machine()])
+
+
+def gpu_names() -> List[str]:
+    """The GPUs that nvidia-smi lists; those that CUDA_VISIBLE_DEVICES hides are among them."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    listed = subprocess.run(words, capture_output=True, text=True)
+    return listed.stdout.splitlines() if listed.returncode == 0 else []
 
 
 def versions() -> str:

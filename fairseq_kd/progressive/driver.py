@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -95,10 +96,11 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str], jobs: int 
         ValueError: another driver works on the run, or its steps cannot share this machine.
     """
     folder = Path(plan.folder)
-    _check_jobs(plan, engine, jobs)
+    names = wanted(plan, until)
+    if jobs != 1:
+        _check_jobs([plan.step(name) for name in names], engine, jobs)
     with run_lock(folder) as lock:
         write_plan(plan)
-        names = wanted(plan, until)
         verdicts = [verdict for verdict in judge(plan) if verdict.step.name in names]
         print(f"{plan.folder}: {len(verdicts)} steps\n{overview(verdicts)}", file=sys.stderr)
         open_steps = [verdict for verdict in verdicts if verdict.state != DONE]
@@ -123,13 +125,24 @@ def _works_here(engine: Sequence[str]) -> bool:
     return not (ELSEWHERE & given or os.environ.get("SNAKEMAKE_PROFILE"))
 
 
-def _check_jobs(plan: Plan, engine: Sequence[str], jobs: int) -> None:
+def _sets_cores(engine: Sequence[str]) -> bool:
+    return any(re.match(r"--cores(=|$)|-c", word) for word in engine)
+
+
+def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None:
+    several = [step.name for step in steps if step.gpus > 1]
     if jobs < 1:
         raise ValueError(f"--jobs must be at least 1, but is {jobs}.")
-    if jobs > 1 and not _works_here(engine):
-        raise ValueError("--jobs is for one machine. Say it to the executor: -- --jobs N.")
-    several = [step.name for step in plan.steps if step.gpus > 1]
-    if jobs > 1 and several:
+    if not _works_here(engine):
+        raise ValueError(
+            "--jobs shares out one machine, but --profile, an executor or SNAKEMAKE_PROFILE has "
+            "others work. Say there how many jobs: -- --jobs N."
+        )
+    if _sets_cores(engine):
+        raise ValueError(
+            "--jobs shares out all cores, or as many as OMP_NUM_THREADS says. Leave out --cores."
+        )
+    if several:
         raise ValueError(
             f"--jobs is {jobs}, but {several[0]} has several GPUs. Leave out --jobs, or gpus."
         )
@@ -149,7 +162,7 @@ def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int,
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
     words = [sys.executable, "-m", "snakemake", *own, *engine]
-    if here and not {"--cores", "-c"} & {word.partition("=")[0] for word in engine}:
+    if here and not _sets_cores(engine):
         words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
     with (folder / LOGS / ENGINE_LOG).open("ab") as log, Follower(folder / LOGS):

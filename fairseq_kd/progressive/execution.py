@@ -16,7 +16,7 @@ from fairseq_kd import __version__
 from fairseq_kd.child_process import die_with_parent
 from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
-from fairseq_kd.progressive.side_by_side import own_place
+from fairseq_kd.progressive.side_by_side import own_place, places
 from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path, stood_on
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
@@ -129,7 +129,7 @@ def _manifest(
         "finished": attempts[-1]["seen"],
         "attempts": len(attempts),
         "seconds": round(sum(_seconds(each) for each in attempts)),
-        "machine": with_gpus(),
+        "machine": with_gpus() + (f", {places()} steps at a time" if places() > 1 else ""),
         "version": __version__,
         "versions": versions(),
         **_training(step),

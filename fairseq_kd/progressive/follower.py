@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 PROGRESS = re.compile(r"^.{1,60}?: +\d+% \|")
-BRIEFLY = re.compile(r"^(.{1,60}?): +(\d+%) \|.*?\| .*?, ([\d:]+) left.*")
+BRIEFLY = re.compile(r"^.{1,60}?: +(\d+%) \|.*?\| .*?, ([\d:]+) left.*")
 FULL = ": 100% |"
 POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
 
@@ -42,8 +42,7 @@ class Follower:
         self._ended.set()
         self._thread.join()
         self._look()
-        if self.open_line:
-            print(file=sys.stderr)
+        self._print_end()
 
     def _follow(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
@@ -72,24 +71,31 @@ class Follower:
         if progress is None:
             return
         self.running[path] = progress
-        if FULL in progress:
-            del self.running[path]
         now = time.monotonic()
         if self.on_terminal:
-            line = progress if len(self.running) < 2 else self._briefly()
+            alone, ended = len(self.running) == 1, FULL in progress
+            line = progress if alone or ended else self._briefly()
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
             self.open_line = True
+            if ended and not alone:  # it stays, while the others go on below
+                self._print_end()
         elif now - self.shown_at.get(path, -QUIET_SECONDS) >= QUIET_SECONDS or FULL in progress:
             self.shown_at[path] = now
             self._print(progress)
+        if FULL in progress:
+            del self.running[path]
 
     def _briefly(self) -> str:
         """How far the running steps are, as far as the terminal is wide."""
-        told = (BRIEFLY.sub(r"\1 \2, \3 left", line) for line in self.running.values())
+        told = (BRIEFLY.sub(rf"{path.stem} \1, \2 left", s) for path, s in self.running.items())
         return "; ".join(told)[: shutil.get_terminal_size().columns - 1]
 
     def _print(self, line: str) -> None:
+        self._print_end()
+        print(line, file=sys.stderr, flush=True)
+
+    def _print_end(self) -> None:
+        """Ends the line that is rewritten, if there is one."""
         if self.open_line:
             print(file=sys.stderr)
             self.open_line = False
-        print(line, file=sys.stderr, flush=True)

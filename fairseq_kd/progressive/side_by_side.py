@@ -4,8 +4,11 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Dict, Iterator, List
+
+from fairseq_kd.evaluation.machine import gpu_names
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time, as the driver says
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -23,13 +26,13 @@ def own_place(folder: Path) -> Iterator[Dict[str, str]]:
     Args:
         folder: where the locks are.
     """
-    count = int(os.environ.get(PLACES, "1"))
+    count = places()
     if count == 1:
         yield {}
         return
     while True:
         for number in range(count):
-            with (folder / f"place-{number}.lock").open("w") as file:
+            with (folder / f".place-{number}").open("w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -40,9 +43,15 @@ def own_place(folder: Path) -> Iterator[Dict[str, str]]:
         time.sleep(PAUSE_SECONDS)
 
 
+def places() -> int:
+    """How many steps run at the same time on this machine."""
+    return int(os.environ.get(PLACES, "1"))
+
+
 def visible_gpus() -> List[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     told = os.environ.get(VISIBLE)
     if told is not None:
-        return [name.strip() for name in told.split(",") if name.strip()]
-    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+        names = (name.strip() for name in told.split(","))
+        return list(takewhile(lambda name: name not in ("", "-1"), names))  # CUDA stops there too
+    return [str(number) for number in range(len(gpu_names()))]

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -59,6 +60,8 @@ def choose_engine(
         print(f"{built}; so fairseq decodes, which takes several times longer", file=sys.stderr)
     if workers is not None:
         raise ValueError("--workers has no effect where fairseq decodes. Leave it out.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but this torch can use no GPU. Leave it out.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return FairseqEngine(teachers, search, device, precision(compute_type, device))
@@ -83,11 +86,12 @@ def _ctranslate2(
     from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine, supported_compute_type
 
     (teacher,) = teachers
+    missing = "" if options["device"] == "cpu" else _why_no_gpu(ctranslate2)
+    if missing and (options["device"] == "cuda" or torch.cuda.is_available()):
+        return missing  # fairseq decodes on the GPU
     if options["device"] == "auto":
-        options["device"] = "cuda" if ctranslate2.get_cuda_device_count() > 0 else "cpu"
+        options["device"] = "cpu" if missing else "cuda"
     device = options["device"]
-    if device == "cuda" and not has_cublas():
-        return f"CTranslate2 finds no cuBLAS of CUDA 12 for the GPU ({INSTALL_CUBLAS})"
     options["compute_type"] = supported_compute_type(options["compute_type"], device)
     try:
         conversion = converted(teacher, hashes[0], subset, cache or default_cache())
@@ -97,6 +101,15 @@ def _ctranslate2(
     options["workers"] = options["workers"] or (1 if device == "cuda" else cores())
     positions = teacher.model.max_decoder_positions()
     return CTranslate2Engine(model, subset.source_words, positions, search, **options)
+
+
+def _why_no_gpu(ctranslate2: ModuleType) -> str:
+    """What keeps CTranslate2 from a GPU; empty if nothing does."""
+    if ctranslate2.get_cuda_device_count() == 0:
+        return "CTranslate2 finds no GPU"
+    if not has_cublas():
+        return f"CTranslate2 finds no cuBLAS of CUDA 12 for the GPU ({INSTALL_CUBLAS})"
+    return ""
 
 
 def gpus(engine: str) -> int:

@@ -60,7 +60,8 @@ def unpack(records: np.ndarray, words: int, device: torch.device) -> TopK:
 
     def field(name: str, dtype: torch.dtype) -> Tensor:
         kind, start = records.dtype.fields[name]
-        return content[:, start : start + kind.itemsize].contiguous().view(dtype)
+        part = content[:, start : start + kind.itemsize]
+        return part.clone(memory_format=torch.contiguous_format).view(dtype)
 
     ids = field("ids", torch.int16).long() & 0xFFFF
     tail = torch.float32

@@ -26,6 +26,7 @@ def test_a_store_is_that_of_the_cpu(teacher, data, tmp_path, dtype):
     error = {"float32": 2e-3, "float16": 1e-2, "bfloat16": 1e-1}[dtype]
     for ours, theirs in zip(*kept, strict=True):
         torch.testing.assert_close(ours.log_p[:, 0], theirs.log_p[:, 0], rtol=0, atol=error)
+        assert (ours.ids[:, 0] == theirs.ids[:, 0]).float().mean() > 0.9
         torch.testing.assert_close(ours.log_tail, theirs.log_tail, rtol=error, atol=error)
 
 

@@ -115,8 +115,8 @@ def test_on_a_terminal_steps_side_by_side_share_the_line(folder, written, capsys
             written(f"{progress(percent, name)}\n", name)
             following._look()
     both = "student 7%, 00:23 left; other 12%, 00:23 left"[:43]
-    shown = [progress(7), both, progress(100), progress(13, "other")]
-    assert capsys.readouterr().err == "".join(f"\r\033[K{line}" for line in shown) + "\n"
+    shown = [progress(7), both, f"{progress(100)}\n", f"{progress(13, 'other')}\n"]
+    assert capsys.readouterr().err == "".join(f"\r\033[K{line}" for line in shown)
 
 
 def test_a_log_that_is_no_text_does_not_end_it(folder, capsys):

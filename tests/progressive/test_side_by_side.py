@@ -91,7 +91,9 @@ def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
     several = plan._replace(steps=[step._replace(gpus=2) for step in plan.steps])
     for each, engine, jobs, message in (
         (plan, [], 0, "--jobs must be at least 1, but is 0."),
-        (plan, ["--executor", "slurm"], 2, "--jobs is for one machine. Say it to the executor"),
+        (plan, ["--executor", "slurm"], 2, "--jobs shares out one machine, but --profile, an exec"),
+        (plan, ["-c4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS says."),
+        (plan, ["--cores", "4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS"),
         (several, [], 2, "--jobs is 2, but data has several GPUs. Leave out --jobs, or gpus."),
     ):
         with pytest.raises(ValueError, match=message):
@@ -102,7 +104,9 @@ def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
     assert "--jobs has no effect with --dry-run or --shell." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("named", "gpus"), [("", []), ("0", ["0"]), ("2, 7", ["2", "7"])])
+@pytest.mark.parametrize(
+    ("named", "gpus"), [("", []), ("0", ["0"]), ("2, 7", ["2", "7"]), ("0,-1,1", ["0"])]
+)
 def test_visible_gpus_are_those_that_the_environment_names(named, gpus, monkeypatch):
     monkeypatch.setenv(VISIBLE, named)
     assert visible_gpus() == gpus

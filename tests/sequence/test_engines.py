@@ -9,8 +9,8 @@ import pytest
 from harness import PAIR, run
 from translations import binarised, content, hypotheses
 
+from fairseq_kd.sequence import cublas
 from fairseq_kd.sequence.conversion import namespace_of
-from fairseq_kd.sequence.cublas import LIBRARIES, has_cublas
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
 
@@ -86,29 +86,52 @@ def test_a_gpu_that_is_not_there_is_refused(translate, engine, tmp_path, monkeyp
     assert "--device is cuda, but no GPU can be used here." in capsys.readouterr().err
 
 
-def test_without_cublas_fairseq_decodes_where_ctranslate2_sees_a_gpu(
-    translate, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def without_cublas(monkeypatch):
+    """CTranslate2 sees a GPU, which it cannot use; what torch sees is to be said."""
     monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 1)
     monkeypatch.setattr("fairseq_kd.sequence.engines.has_cublas", lambda: False)
+    return lambda sees: monkeypatch.setattr("torch.cuda.is_available", lambda: sees)
+
+
+def test_without_cublas_fairseq_decodes_on_the_gpu(
+    translate, without_cublas, tmp_path, monkeypatch, capsys
+):
+    class ChosenError(Exception):
+        pass
+
+    def engine(teachers, search, *where):
+        raise ChosenError(*where)
+
+    without_cublas(True)
+    monkeypatch.setattr("fairseq_kd.sequence.engines.FairseqEngine", engine)
+    with pytest.raises(ChosenError) as chosen:
+        translate(tmp_path / "out", "--subset", "valid")
+    assert chosen.value.args == ("cuda", "float16")
+    told = "CTranslate2 finds no cuBLAS of CUDA 12 for the GPU (pip install nvidia-cublas-cu12)"
+    assert f"{told}; so fairseq decodes" in capsys.readouterr().err
+
+
+def test_without_cublas_and_a_torch_with_cuda_the_cpu_decodes(
+    translate, without_cublas, tmp_path, capsys
+):
+    without_cublas(False)
     flags = ["--subset", "valid", "--max-len-a", "0.5", "--beam", "2"]
     assert translate(tmp_path / "out", *flags) == 0
-    shown = capsys.readouterr().err
-    told = "CTranslate2 finds no cuBLAS of CUDA 12 for the GPU (pip install nvidia-cublas-cu12)"
-    assert f"{told}; so fairseq decodes" in shown
-    assert re.search(r"^fairseq \S+, float32, cpu,", shown, re.M)
+    assert re.search(r"^ctranslate2 \S+, int8, cpu,", capsys.readouterr().err, re.M)
+    assert translate(tmp_path / "no", *flags, "--device", "cuda") == 2
+    assert "--device is cuda, but this torch can use no GPU." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_cublas_is_found_where_pip_puts_it(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(cublas, "LIBRARIES", ("libneeded-kd.so", "libother-kd.so"))
     folder = tmp_path / "nvidia" / "cublas" / "lib"
     folder.mkdir(parents=True)
-    for name in LIBRARIES if installed else ():
+    for name in cublas.LIBRARIES if installed else ():
         shutil.copy(find_spec("_ctypes").origin, folder / name)  # any library will do
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    has_cublas.cache_clear()
-    assert has_cublas() == installed
-    has_cublas.cache_clear()
+    assert cublas.has_cublas.__wrapped__() == installed
 
 
 def test_the_options_of_hydra_get_the_names_of_fairseq_train():

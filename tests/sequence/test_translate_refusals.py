@@ -81,7 +81,7 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
         (["--sampling", "--sampling-topp", "1.5"], "--sampling-topp must be between 0 and 1"),
         (["--engine", "fairseq", "--workers", "2"], "--workers has no effect where fairseq"),
         (
-            ["--engine", "fairseq", "--compute-type", "int8"],
+            ["--engine", "fairseq", "--compute-type", "int8", "--device", "cpu"],
             "--compute-type must be float32 where fairseq decodes on cpu, but is int8.",
         ),
         (["--compute-type", "float7"], "--compute-type must be one of float32, int8"),

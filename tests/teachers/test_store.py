@@ -45,6 +45,14 @@ def test_records_come_back_as_they_were(words, k):
     assert (back.k, back.words) == (k, words)
 
 
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_few_records_of_an_odd_size_come_back(tokens):
+    ids, log_p = torch.full((tokens, 10), 69_999), torch.zeros(tokens, 10)
+    back = unpack(pack(TopK(ids, log_p, torch.zeros(tokens, 4), 70_000)), 70_000, CPU)
+    assert torch.equal(back.ids, ids)
+    assert record_dtype(10, 70_000).itemsize % 2 == 1
+
+
 def test_a_token_takes_at_most_300_bytes_at_64_words():
     assert record_dtype(64, 32_000).itemsize == 272
     assert record_dtype(64, 1 << 20).itemsize == 296
