@@ -18,6 +18,12 @@ from fairseq_kd.losses.divergence import LOG_SMALLEST
 
 Temperature = Union[float, Tensor]  # one for all tokens, or (n, 1)
 
+
+def is_one(temperature: Temperature) -> bool:
+    """Whether T is 1 for all tokens, so that nothing need be divided."""
+    return isinstance(temperature, float) and temperature == 1.0
+
+
 # Where a top-k teacher keeps the mass of the tail: log sum over the tail of p^b at these powers b
 # of its probabilities at T = 1. At b = 0 it is log(V - K).
 TAIL_POWERS = (0.125, 0.25, 0.5, 1.0)
@@ -124,7 +130,8 @@ class TeacherLogits:
         """The distribution ``softmax(z / T)`` of a cut, whose logits it uses up."""
         lowest = torch.finfo(self.hidden.dtype).min / 8  # a product with 0 is then 0, not NaN
         likeliest = self.top1
-        return Dense.softmax(self.hidden.div_(temperature).clamp_(min=lowest), likeliest)
+        cooled = self.hidden if is_one(temperature) else self.hidden.div_(temperature)
+        return Dense.softmax(cooled.clamp_(min=lowest), likeliest)
 
 
 @dataclass

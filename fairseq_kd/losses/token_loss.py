@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fairseq_kd.losses.divergence import DIVERGENCES, LOG_SMALLEST, Divergence
 from fairseq_kd.losses.mixture import Mixture, gold_log_p
-from fairseq_kd.losses.soft_targets import Dense, SoftTargets, Sparse, Temperature
+from fairseq_kd.losses.soft_targets import Dense, SoftTargets, Sparse, Temperature, is_one
 
 Weight = Union[float, Tensor]  # one for all tokens, or (n,)
 
@@ -99,7 +99,7 @@ def loss_and_logit_gradient(
     taught_gold = _TaughtGold.of(teachers, gold, options, z.dtype)
     alpha, beta, gate = _weights(options, taught_gold)
     temperature = _temperature(teachers, taught_gold.weights, options)
-    same = isinstance(temperature, float) and temperature == 1.0
+    same = is_one(temperature)
     warm = student if same else Dense.softmax(z.div_(temperature), likeliest)  # z is used up
     top1 = teachers[0].top1 if len(teachers) == 1 else None
     factors = map(options.mixture.factor, range(len(teachers)))
