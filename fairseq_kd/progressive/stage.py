@@ -131,7 +131,7 @@ def _run_logged(command: List[str], log: Path, progress: ProgressLine) -> Tuple[
                 if stats is not None:
                     told = [f"{key} {float(stats[key]):.2f}" for key in SHOWN if key in stats]
                     progress.show(int(stats["num_updates"]), ", ".join(told))
-        except KeyboardInterrupt:
+        except BaseException:  # unread it would go on, and what it logs be lost
             process.terminate()
             raise
         finally:

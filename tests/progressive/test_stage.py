@@ -26,7 +26,10 @@ if "--fail" in words:
     sys.exit(3)
 for update in range(1, int(last) + 1):
     figures = dict(num_updates=str(update), loss="2.5", kd_loss="0.125")
-    print("now | INFO | train_inner |", json.dumps(figures), flush=True)
+    try:
+        print("now | INFO | train_inner |", json.dumps(figures), flush=True)
+    except BrokenPipeError:
+        pass  # logging does so
     time.sleep(0.05 if "--slow" in words else 0)
 state = dict(optimizer_history=[dict(num_updates=int(last))])
 if "--abort-early" in words:
@@ -139,6 +142,19 @@ def test_a_whole_last_checkpoint_is_left_alone(tmp_path):
     before = last.read_bytes()
     stage.restore_last_checkpoint(last.parent)
     assert last.read_bytes() == before
+
+
+def test_a_training_whose_progress_cannot_be_shown_is_ended(command, tmp_path, monkeypatch):
+    """Such as when the reader of a pipe has gone: else it trains on, and its log is lost."""
+
+    def show(*words):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(stage.ProgressLine, "show", show)
+    with pytest.raises(BrokenPipeError):
+        stage.run_stage("student", [*command, "--slow"])
+    assert runs(tmp_path)
+    assert not (tmp_path / "run" / "checkpoint_last.pt").exists()
 
 
 @pytest.mark.parametrize("flag", ["--save-dir", "--max-update"])
