@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from plans import drive, finish, made, manifest, slow_step, small_plan
+from plans import drive, finish, manifest, slow_step, small_plan
 
 from fairseq_kd import cli
 from fairseq_kd.progressive import driver
@@ -66,12 +66,6 @@ def test_each_has_a_gpu_of_its_own_and_its_share_of_the_cores(wide):
     assert {given[name][0] for name in STUDENTS} == {"3", "5"}
     assert {given[name][1] for name in STUDENTS} == {"2"}
     assert given["evaluation"][1] == "4"
-
-
-def test_they_make_what_one_at_a_time_makes(wide, tmp_path):
-    alone = wide_plan(tmp_path / "run")
-    finish(alone)
-    assert list(made(alone).values()) == list(made(wide).values())
 
 
 def test_after_a_kill_the_same_command_goes_on(tmp_path):
