@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import PAIR, TRAINING
+from harness import TRAINING
 from three_languages import PIVOT
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -25,8 +25,3 @@ def filled(name, **paths):
     for key, path in paths.items():
         words = [word.replace(key, path) for word in words]
     return words
-
-
-def plain_pair(words):
-    """Words without the pair of languages, where others name another."""
-    return [word for word in words if word not in PAIR]

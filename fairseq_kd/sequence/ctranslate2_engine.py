@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence
 import ctranslate2
 from fairseq.data import Dictionary
 
-from fairseq_kd.sequence.engine import Batch
+from fairseq_kd.sequence.engine import Batch, chosen_compute_type
 from fairseq_kd.sequence.hypotheses import Hypothesis
 from fairseq_kd.sequence.int8 import LARGEST, overflows
 from fairseq_kd.sequence.search import Search
@@ -132,24 +132,11 @@ class CTranslate2Engine:
 
 
 def supported_compute_type(name: str, device: str) -> str:
-    """A compute type of CTranslate2 that a device supports.
-
-    Args:
-        name: one of them, or auto for what suits the device.
-        device: cpu or cuda.
-
-    Raises:
-        ValueError: the device does not support it.
-    """
+    """A compute type of CTranslate2 that a device supports, as ``chosen_compute_type``."""
     supported = ctranslate2.get_supported_compute_types(device)
-    if name == "auto":
-        return next(each for each in COMPUTE_TYPES[device] if each in supported)
-    if name not in supported:
-        raise ValueError(
-            f"--compute-type must be one of {', '.join(sorted(supported))} on {device}, but is "
-            f"{name}."
-        )
-    return name
+    suited = next(each for each in COMPUTE_TYPES[device] if each in supported)
+    told = f"one of {', '.join(sorted(supported))} on {device}"
+    return chosen_compute_type(name, suited, supported, told)
 
 
 def sample_seeded(

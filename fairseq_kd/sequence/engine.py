@@ -1,6 +1,6 @@
 """What every decoding engine offers."""
 
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Protocol, Sequence
+from typing import Any, Collection, Dict, Iterable, Iterator, List, NamedTuple, Protocol, Sequence
 
 from torch import Tensor
 
@@ -29,3 +29,22 @@ class Engine(Protocol):
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
         """The hypotheses of each sentence of each batch, best first, batches in their order."""
+
+
+def chosen_compute_type(name: str, suited: str, supported: Collection[str], told: str) -> str:
+    """What to compute in.
+
+    Args:
+        name: what was asked for, or auto.
+        suited: what auto takes.
+        supported: what may be asked for.
+        told: the same in words, with where it holds.
+
+    Raises:
+        ValueError: it is not supported.
+    """
+    if name == "auto":
+        return suited
+    if name not in supported:
+        raise ValueError(f"--compute-type must be {told}, but is {name}.")
+    return name

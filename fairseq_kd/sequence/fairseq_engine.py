@@ -8,7 +8,7 @@ import torch
 from fairseq.data import data_utils
 from fairseq.dataclass.configs import GenerationConfig
 
-from fairseq_kd.sequence.engine import Batch
+from fairseq_kd.sequence.engine import Batch, chosen_compute_type
 from fairseq_kd.sequence.hypotheses import Hypothesis
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.teachers import Teacher
@@ -90,24 +90,10 @@ class FairseqEngine:
 
 
 def precision(name: str, device: str) -> str:
-    """A compute type that fairseq has on a device.
-
-    Args:
-        name: one of them, or auto for what suits the device.
-        device: cpu or cuda.
-
-    Raises:
-        ValueError: fairseq does not have it there.
-    """
+    """A compute type that fairseq has on a device, as ``chosen_compute_type``."""
     known = COMPUTE_TYPES[device]
-    if name == "auto":
-        return known[0]
-    if name not in known:
-        raise ValueError(
-            f"--compute-type must be {' or '.join(known)} where fairseq decodes on {device}, but "
-            f"is {name}."
-        )
-    return name
+    told = f"{' or '.join(known)} where fairseq decodes on {device}"
+    return chosen_compute_type(name, known[0], known, told)
 
 
 def fairseq_version() -> str:
