@@ -9,7 +9,8 @@ is widened to float32 in the softmax and in every sum.
 Source: the idea of the fused linear cross-entropy is Hsu et al. 2024, arXiv:2410.10989, section 3.
 """
 
-from typing import Any, Optional, Sequence, Tuple
+import contextlib
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -98,7 +99,8 @@ class _ChunkedLoss(torch.autograd.Function):
 class _Gradients:
     """Gathers the gradients of a loss from its logit gradients, in float32 at least.
 
-    float16 cannot hold the small ones: its matrix products are made in float32. bfloat16 can.
+    float16 cannot hold the small ones: its matrix products are made in float32, on a GPU in TF32,
+    which has float16's digits and float32's range. bfloat16 can.
     """
 
     def __init__(
@@ -109,7 +111,8 @@ class _Gradients:
         self.weight, self.bias = (
             None if tensor is None else tensor.to(hidden.dtype) for tensor in (weight, bias)
         )
-        self.factor_dtype = self.dtype if hidden.dtype == torch.float16 else hidden.dtype
+        self.half = hidden.dtype == torch.float16
+        self.factor_dtype = self.dtype if self.half else hidden.dtype
         self.hidden = hidden.to(self.factor_dtype)
         self.factor = None if weight is None else self.weight.to(self.factor_dtype)
         self.d_hidden, self.d_weight, self.d_bias = (
@@ -130,8 +133,24 @@ class _Gradients:
             return
         dz = dz.to(self.factor_dtype)
         if self.factor_dtype == self.dtype:
-            torch.mm(dz, self.factor, out=self.d_hidden[rows])
-            self.d_weight.addmm_(dz.T, self.hidden[rows])
+            with _tf32() if self.half else contextlib.nullcontext():
+                torch.mm(dz, self.factor, out=self.d_hidden[rows])
+                self.d_weight.addmm_(dz.T, self.hidden[rows])
         else:
             self.d_hidden[rows] = (dz @ self.factor).to(self.dtype)
             self.d_weight += dz.T @ self.hidden[rows]
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
+    """Has CUDA make matrix products of float32 in TF32 meanwhile."""
+    cuda = torch.backends.cuda.matmul
+    name, on = (
+        ("fp32_precision", "tf32") if hasattr(cuda, "fp32_precision") else ("allow_tf32", True)
+    )
+    before = getattr(cuda, name)
+    setattr(cuda, name, on)
+    try:
+        yield
+    finally:
+        setattr(cuda, name, before)

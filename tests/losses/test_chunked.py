@@ -180,6 +180,30 @@ def test_float16_keeps_gradients_that_float16_cannot_hold():
     assert grad[1].item() == pytest.approx(want, rel=1e-2)
 
 
+@pytest.mark.parametrize(("dtype", "during"), [("float16", "tf32"), ("float32", "ieee")])
+def test_products_of_float16_gradients_may_use_tf32_and_no_others(
+    student, teachers, monkeypatch, dtype, during
+):
+    cuda, seen, add = torch.backends.cuda.matmul, [], torch.Tensor.addmm_
+    before = cuda.fp32_precision
+
+    def addmm_(*given):
+        seen.append(cuda.fp32_precision)
+        return add(*given)
+
+    monkeypatch.setattr(torch.Tensor, "addmm_", addmm_)
+    *states, gold = student
+    states = [tensor.detach().to(getattr(torch, dtype)).requires_grad_() for tensor in states]
+    taught = [TeacherLogits(teachers[1].hidden.float())]
+    try:
+        cuda.fp32_precision = "ieee"
+        chunked_loss(*states, gold, taught, LossOptions(0.7, 0.4, 0.1, 2.5, chunk_tokens=64))
+        assert cuda.fp32_precision == "ieee"
+    finally:
+        cuda.fp32_precision = before
+    assert set(seen) == {during}
+
+
 def test_autocast_trains_float32_weights(student, teachers):
     hidden, weight, bias, gold = (each.detach() for each in student)
     weights = [tensor.float().requires_grad_() for tensor in (weight, bias)]
