@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fairseq_kd.losses.divergence import LOG_SMALLEST
-from fairseq_kd.losses.soft_targets import Dense, SoftTargets, Sparse
+from fairseq_kd.losses.soft_targets import Dense, SoftTargets, Sparse, tensor_on
 
 Part = Union[Dense, Sparse]
 
@@ -72,7 +72,7 @@ class Mixture:
             return TOKEN_WEIGHTS[self.weights](teachers, gold).to(dtype).softmax(-1)
         count = len(teachers)
         shares = [1 / count] * count if self.weights is None else self.weights
-        return torch.as_tensor(shares, dtype=dtype, device=gold.device).expand(len(gold), -1)
+        return tensor_on(gold.device, shares, dtype).expand(len(gold), -1)
 
     def factor(self, teacher: int) -> float:
         """What T is multiplied with for a teacher, by its place."""

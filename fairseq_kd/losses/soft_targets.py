@@ -19,6 +19,13 @@ from fairseq_kd.losses.divergence import LOG_SMALLEST
 Temperature = Union[float, Tensor]  # one for all tokens, or (n, 1)
 
 
+def tensor_on(
+    device: torch.device, numbers: Union[float, Sequence[float], Tensor], dtype: torch.dtype
+) -> Tensor:
+    """Numbers as a tensor on a device; a GPU is not waited for."""
+    return torch.as_tensor(numbers, dtype=dtype).to(device, non_blocking=True)
+
+
 def is_one(temperature: Temperature) -> bool:
     """Whether T is 1 for all tokens, so that nothing need be divided."""
     return isinstance(temperature, float) and temperature == 1.0
@@ -56,7 +63,7 @@ class Dense:
         """(n, V), no lower than ``LOG_SMALLEST``."""
         return (self.logits - self.log_z.unsqueeze(-1)).clamp_(min=LOG_SMALLEST)
 
-    @property
+    @cached_property
     def entropy(self) -> Tensor:
         """``-sum_v p_v log p_v``, (n,) nats."""
         return self.cross_entropy(self)
@@ -198,9 +205,11 @@ class TopK:
         known = self.log_tail
         none = torch.full_like(known[:, :1], math.log(self.words - self.k))
         powers = torch.tensor((0.0, *TAIL_POWERS), dtype=torch.float64)
-        to_coefficients = torch.linalg.inv(torch.vander(powers, increasing=True)).to(known)
+        to_coefficients = tensor_on(
+            known.device, torch.vander(powers, increasing=True).inverse(), known.dtype
+        )
         coefficients = torch.cat([none, known], -1) @ to_coefficients.T  # (n, 5)
-        b = torch.as_tensor(power, dtype=known.dtype, device=known.device).reshape(-1, 1)
+        b = tensor_on(known.device, power, known.dtype).reshape(-1, 1)
         exponents = torch.arange(len(powers), device=known.device)
         inside = b.clamp(max=1.0)
         value = (coefficients * inside**exponents).sum(-1)

@@ -21,7 +21,14 @@ from torch import Tensor
 
 from fairseq_kd.losses.divergence import DIVERGENCES, LOG_SMALLEST, Divergence
 from fairseq_kd.losses.mixture import Mixture, gold_log_p
-from fairseq_kd.losses.soft_targets import Dense, SoftTargets, Sparse, Temperature, is_one
+from fairseq_kd.losses.soft_targets import (
+    Dense,
+    SoftTargets,
+    Sparse,
+    Temperature,
+    is_one,
+    tensor_on,
+)
 
 Weight = Union[float, Tensor]  # one for all tokens, or (n,)
 
@@ -115,7 +122,7 @@ def loss_and_logit_gradient(
         dz = (warm.p - taught.p if same else warm.p.sub_(taught.p)).mul_(scale)
     else:
         value, dz = _over_words(divergence, taught, warm, scale)
-    t = torch.as_tensor(temperature, dtype=z.dtype, device=z.device).expand(len(z), 1).squeeze(-1)
+    t = tensor_on(z.device, temperature, z.dtype).expand(len(z), 1).squeeze(-1)
     kd = t**divergence.order * value
     terms = [alpha * kd + beta * ce, kd, ce, nll, taught.entropy, t, agreed, likeliest == gold]
     scalars = [term.sum().to(z.dtype) for term in (*terms, gate, taught_gold.nll)]
@@ -196,7 +203,7 @@ def _add_cross_entropy_gradient(
         dz.add_(student.p, alpha=beta)
     dz.sub_(beta * others)
     at_gold = gold.unsqueeze(-1)
-    smoothed = torch.as_tensor(-beta * (1 - smoothing - others), dtype=dz.dtype, device=dz.device)
+    smoothed = tensor_on(dz.device, -beta * (1 - smoothing - others), dz.dtype)
     dz.scatter_add_(-1, at_gold, smoothed.expand(at_gold.shape))
 
 
