@@ -101,9 +101,7 @@ def _add_measuring(flags: Any) -> None:
         "--rounds",
         type=int,
         default=3,
-        help="rounds, of which the median speed and the least latency count; 0: speed is not "
-        "measured "
-        "(default: %(default)s)",
+        help="rounds, of which the median counts; 0: speed is not measured (default: %(default)s)",
     )
     flags.add_argument(
         "--latency-sentences",

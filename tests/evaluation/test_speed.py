@@ -76,7 +76,23 @@ def test_the_drift_is_what_the_slowest_round_took_more_than_the_fastest(clock):
     found = latencies(engines, sentences(10), 3, Silent())
     assert found["steady"].drift == pytest.approx(0.0)
     assert found["slowing"].drift == pytest.approx(1.05**2 - 1)
-    assert found["slowing"].median_ms == pytest.approx(100 * 1.05)  # its fastest after the warm-up
+    # two warm-ups have slowed it by 1.05 each; the middle one of the rounds counts
+    assert found["slowing"].median_ms == pytest.approx(100 * 1.05**3)
+
+
+def test_a_quick_engine_measures_more_often_so_that_single_times_count_less(clock):
+    class Disturbed(Engine):
+        def translate(self, batches):
+            if clock.order.count("quick") in (6, 10):  # two of its nine times
+                clock.now += 1.0
+            yield from super().translate(batches)
+
+    engines = {"slow": Engine(clock, "slow", 0.0035), "quick": Disturbed(clock, "quick", 0.001)}
+    found = latencies(engines, sentences(10), 3, Silent())
+    assert clock.order.count("slow") == 4 + 3  # four to warm up
+    assert clock.order.count("quick") == 4 + 3 * 3
+    assert found["quick"].median_ms == pytest.approx(10.0)
+    assert found["quick"].drift > 1
 
 
 def test_torch_gets_its_threads_back_even_after_a_failure():
@@ -108,7 +124,7 @@ def test_the_warm_up_of_a_large_batch_is_a_part_of_it(clock):
 def test_systems_run_in_turns_and_each_begins_once(clock):
     engines = {name: Engine(clock, name, 0.001) for name in "abc"}
     latencies(engines, sentences(*[3] * 16), 3, Silent())
-    measured = clock.order[6:]  # after the warm-up of two sentences each
+    measured = clock.order[12:]  # after the warm-up of four sentences each
     assert "".join(measured[::8]) == "abcabc" + "bcabca" + "cabcab"  # eight sentences a turn
     assert [key for key, _ in in_turns(engines, 4)] == ["b", "c", "a"]
 
