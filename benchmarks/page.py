@@ -5,7 +5,7 @@ usage: python benchmarks/page.py
 
 import csv
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, Iterator, List, Tuple
 
 from matplotlib.figure import Figure
 from measuring import RESULTS
@@ -18,8 +18,9 @@ HEAD = """\
 
 What distillation costs. Made by `python benchmarks/page.py` from
 [benchmarks/results.csv](../benchmarks/results.csv), which has every figure with its machine, date
-and versions; here is the newest of each, processors before GPUs. Absolute times are those of one
-machine and noisy; ratios are of runs in turns, in one process. The spread is the middle half.
+and versions; here is the newest of each on each kind of processor and GPU. Absolute times are
+those of one machine and noisy; ratios are of runs in turns, in one process. The spread is the
+middle half.
 
 ![time and memory of the loss](benchmarks.png)
 """
@@ -31,6 +32,10 @@ SECTIONS = {
     "training": "## A whole update\n\nA student of 6+6 layers, 256 wide, plain and distilled from "
     "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`, "
     "on GPUs `--sentences 320 --precision fp16 --rounds 9`",
+    "at_gpu_size": "## Students at the size of a GPU\n\nEnglish to Italian, batches of 16,000 "
+    "tokens, fp16, one seed; two or three steps on the GPU at the same time, so that each took "
+    "longer than alone. `JOBS=3 benchmarks/comparison.sh gpu-en-it`, from the logs and manifests of "
+    "its run",
     "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
     "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
     "int8": "## What int8 loses\n\nOf students, against float32, on a processor without VNNI; "
@@ -43,23 +48,24 @@ SECTIONS = {
 
 
 def newest() -> List[Dict[str, str]]:
-    """The last row of each case and unit, on processors and on each GPU."""
+    """The last row of each case and unit, on each kind of machine."""
     with RESULTS.open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
-    rows = {(row["benchmark"], row["case"], row["unit"], gpu(row)): row for row in read}
+    rows = {(row["benchmark"], row["case"], row["unit"], machine(row)): row for row in read}
     return list(rows.values())
 
 
-def gpu(row: Dict[str, str]) -> str:
-    """The GPU that a figure was measured on; empty for processors, which name their cores."""
-    return "" if " of " in row["machine"] else row["machine"]
+def machine(row: Dict[str, str]) -> Tuple[bool, str]:
+    """What a figure was measured on: whether it is a GPU, and the name of it or the processor."""
+    cores, of, processor = row["machine"].partition(" of ")
+    return not of, processor or cores
 
 
 def tables(rows: List[Dict[str, str]]) -> Iterator[str]:
-    """The figures of a benchmark: a table for processors, and one for each GPU."""
+    """The figures of a benchmark, a table for each kind of machine, processors before GPUs."""
     columns = ("case", "median", "unit", "spread", "n", "date")
-    for name in sorted({gpu(row) for row in rows}):
-        kept = [row for row in rows if gpu(row) == name]
+    for kind in sorted({machine(row) for row in rows}):
+        kept = [row for row in rows if machine(row) == kind]
         yield markdown_table(columns, [[row[column] for column in columns] for row in kept])
         machines = ", ".join(sorted({f"{row['machine']} ({row['version']})" for row in kept}))
         yield f"\nOn {machines}.\n"
@@ -68,7 +74,7 @@ def tables(rows: List[Dict[str, str]]) -> Iterator[str]:
 def draw(rows: List[Dict[str, str]], path: Path) -> None:
     """Time and memory of the loss, plain against chunked, at the first shape in the file."""
     figure = Figure(figsize=(8, 3), layout="constrained")
-    losses = [row for row in rows if row["benchmark"] == "loss" and not gpu(row)]
+    losses = [row for row in rows if row["benchmark"] == "loss" and not machine(row)[0]]
     shape = losses[0]["case"].partition(": ")[2]
     figure.suptitle(f"tokens x words, widths: {shape}", fontsize="medium")
     for axes, unit in zip(figure.subplots(1, 2), ("ms", "peak MiB"), strict=True):

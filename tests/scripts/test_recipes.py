@@ -55,6 +55,7 @@ WMT = {
 }
 IWSLT = "iwslt14_de_en"
 RECIPES = (*WMT, IWSLT)
+WHOLE = ("wmt14_en_de", IWSLT)  # of the others, only the slow tests go beyond the text
 TALKS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
 
 
@@ -154,11 +155,28 @@ def tables(scores):
     }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def on_samples(name, verses, folder):
+    """The command of a smoke run on archives made of our verses, and its environment."""
+    given = write_archives(name, verses, folder / "given")
+    settings = {"WORKERS": "1", "SMOKE_LINES": "600", "RUN": str(folder / "run")}
+    return [script(name), "--smoke", "--local", given], settings
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in WHOLE])
+def test_its_text_is_clean(name, verses, tmp_path):
+    command, settings = on_samples(name, verses, tmp_path)
+    printed = run(*command, "--", "--dry-run", env=settings)
+    assert "missing  student" in printed.stdout + printed.stderr
+    check_text(name, text_of(tmp_path / "run"), verses)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [each if each in WHOLE else pytest.param(each, marks=pytest.mark.slow) for each in RECIPES],
+)
 def test_it_runs_whole_on_samples(name, verses, tmp_path):
-    given, folder = write_archives(name, verses, tmp_path / "given"), tmp_path / "run"
-    command = [script(name), "--smoke", "--local", given]
-    settings = {"WORKERS": "1", "SMOKE_LINES": "600", "RUN": str(folder)}
+    command, settings = on_samples(name, verses, tmp_path)
+    folder = tmp_path / "run"
     printed = run(*command, env=settings).stdout
     scores = (folder / "scores.md").read_text()
     assert "A smoke run" in scores
