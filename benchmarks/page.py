@@ -34,8 +34,8 @@ SECTIONS = {
     "on GPUs `--sentences 320 --precision fp16 --rounds 9`",
     "at_gpu_size": "## Students at the size of a GPU\n\nEnglish to Italian, batches of 16,000 "
     "tokens, fp16, one seed; two or three steps on the GPU at the same time, so that each took "
-    "longer than alone. `JOBS=3 benchmarks/comparison.sh gpu-en-it`, from the logs and manifests of "
-    "its run",
+    "longer than alone. `JOBS=3 benchmarks/comparison.sh gpu-en-it`, from the logs and manifests "
+    "of its run",
     "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
     "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
     "int8": "## What int8 loses\n\nOf students, against float32, on a processor without VNNI; "
