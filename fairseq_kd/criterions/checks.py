@@ -1,5 +1,6 @@
 """What a criterion refuses before the first update: values out of range, flags without effect."""
 
+import importlib.util
 import math
 import os
 from dataclasses import fields
@@ -14,6 +15,15 @@ from fairseq_kd.teachers.live import DTYPES
 DEFAULT_FINAL_TEMPERATURE = 2.0
 TOKEN_TEMPERATURES = ("uniform", "confidence")
 GATES = ("off", "probability")
+
+
+def refuse_a_missing_tpu(cfg: Any) -> None:
+    """Refuses what ``fairseq-train`` makes of ``--bf16`` where there is no TPU to train on."""
+    if cfg.tpu and importlib.util.find_spec("torch_xla") is None:
+        raise ValueError(
+            "fairseq-train takes --bf16 and --tpu for a training on TPUs, which needs torch_xla. "
+            "On a GPU train with --fp16 or --amp, or by fairseq-hydra-train common.bf16=true."
+        )
 
 
 def check_weights(cfg: Any, others: Dict[str, float]) -> None:

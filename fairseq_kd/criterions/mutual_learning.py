@@ -15,7 +15,12 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import check_choice, check_chunk, refuse_adaptive_softmax
+from fairseq_kd.criterions.checks import (
+    check_choice,
+    check_chunk,
+    refuse_a_missing_tpu,
+    refuse_adaptive_softmax,
+)
 from fairseq_kd.criterions.observers import RunningMean
 from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
@@ -77,6 +82,7 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
         },
     )
     seed: int = II("common.seed")
+    tpu: bool = II("common.tpu")
 
 
 @register_criterion("mutual_learning", dataclass=MutualLearningConfig)
@@ -113,6 +119,7 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             cfg.ignore_prefix_size,
             cfg.report_accuracy,
         )
+        refuse_a_missing_tpu(cfg)
         check_flags(cfg)
         self.cfg = cfg
         others = cfg.kd_peers - 1

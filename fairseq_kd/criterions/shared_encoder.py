@@ -44,7 +44,7 @@ class SharedEncoder:
         if cfg.fp16 and not (cfg.fp16_no_flatten_grads or cfg.memory_efficient_fp16):
             raise ValueError(  # fairseq would put the decoder's gradients in the encoder's place
                 "--kd-share-encoder freezes parameters, which --fp16 cannot do with its gradients "
-                "in one row. Add --fp16-no-flatten-grads, or train with --bf16 or --amp."
+                "in one row. Add --fp16-no-flatten-grads, or train with --amp."
             )
         self.teacher = teachers[0]
         self.path = cfg.kd_teacher

@@ -21,6 +21,7 @@ from fairseq_kd.criterions.checks import (
     check_nothing_distilled,
     check_one_teacher_source,
     check_weights,
+    refuse_a_missing_tpu,
     refuse_adaptive_softmax,
     temperature_schedule,
     weight_schedule,
@@ -191,6 +192,7 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     fp16: bool = II("common.fp16")
     fp16_no_flatten_grads: bool = II("common.fp16_no_flatten_grads")
     memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    tpu: bool = II("common.tpu")
 
 
 @register_criterion("word_kd", dataclass=WordKDConfig)
@@ -231,6 +233,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             cfg.report_accuracy,
         )
         others = self.other_weights(cfg)
+        refuse_a_missing_tpu(cfg)
         check_weights(cfg, others)
         check_choices(cfg)
         self.cfg = cfg

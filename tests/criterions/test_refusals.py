@@ -35,6 +35,16 @@ def edited(teacher, tmp_path):
     return edit
 
 
+@pytest.mark.parametrize(
+    "criterion",
+    [["word_kd", "--kd-teacher", "nowhere.pt"], ["mutual_learning"]],
+    ids=lambda w: w[0],
+)
+def test_bfloat16_that_fairseq_takes_for_a_tpu(setup, criterion):
+    with pytest.raises(ValueError, match=r"^fairseq-train takes --bf16 and --tpu for a training"):
+        setup("--criterion", *criterion, "--bf16")
+
+
 def test_a_missing_teacher(setup):
     refuses(
         setup,

@@ -64,7 +64,7 @@ def test_several_workers_need_a_backend_that_leaves_parameters_alone(setup, teac
 
 
 def test_half_precision_needs_gradients_that_lie_apart(setup, teacher):
-    with pytest.raises(ValueError, match=r"Add --fp16-no-flatten-grads, or train with --bf16"):
+    with pytest.raises(ValueError, match=r"Add --fp16-no-flatten-grads, or train with --amp"):
         setup(*DISTIL, teacher, *SHARED, "--fp16")
     setup(*DISTIL, teacher, *SHARED, "--fp16", "--fp16-no-flatten-grads")
     setup(*DISTIL, teacher, *SHARED, "--memory-efficient-fp16")

@@ -14,7 +14,7 @@ from fairseq_kd.training_log import figures
 
 pytestmark = NEEDS_GPU
 LAST = "checkpoint_last.pt"
-PRECISIONS = ["--fp16", "--memory-efficient-fp16", "--bf16", "--amp"]
+PRECISIONS = ["--fp16", "--memory-efficient-fp16", "--amp"]
 
 
 def train(folder, save_dir, *flags):
