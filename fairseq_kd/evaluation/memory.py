@@ -163,6 +163,7 @@ def training_step(path: str, teacher: Optional[str], subset: Subset) -> Step:
             "fp16": False,
             "fp16_no_flatten_grads": False,
             "memory_efficient_fp16": False,
+            "tpu": False,
         }
         whole.distributed_training = {"distributed_world_size": 1, "ddp_backend": "pytorch_ddp"}
     criterion = task.build_criterion(whole.criterion)
