@@ -16,7 +16,8 @@ from typing import Any, Callable, List, NamedTuple, Optional
 
 import torch
 from fairseq.data import data_utils
-from omegaconf import OmegaConf, open_dict
+from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import fairseq_kd.plugin  # noqa: F401  (the architectures and criterions that a checkpoint may name)
@@ -151,21 +152,10 @@ def training_step(path: str, teacher: Optional[str], subset: Subset) -> Step:
         word_kd.kd_alpha, word_kd.kd_beta = 0.0, 1.0
     else:
         word_kd.kd_temperature = 1.0
-    whole = OmegaConf.structured({"criterion": word_kd})
-    with open_dict(whole):
-        whole.optimization = {"max_update": 1, "sentence_avg": False}
-        whole.dataset = {
-            "train_subset": "train",
-            "valid_subset": "valid",
-            "disable_validation": True,
-        }
-        whole.common = {
-            "fp16": False,
-            "fp16_no_flatten_grads": False,
-            "memory_efficient_fp16": False,
-            "tpu": False,
-        }
-        whole.distributed_training = {"distributed_world_size": 1, "ddp_backend": "pytorch_ddp"}
+    whole = OmegaConf.structured(FairseqConfig())  # word_kd reads a few of fairseq's own options
+    whole.criterion = word_kd
+    whole.optimization.max_update, whole.dataset.disable_validation = 1, True
+    whole.distributed_training.distributed_world_size = 1
     criterion = task.build_criterion(whole.criterion)
     return Step(model, criterion, _training_batch(subset, model))
 

@@ -1,0 +1,223 @@
+"""A teacher that cannot teach is refused before the first update, by one sentence."""
+
+import argparse
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from refusals import WORD_KD, refuses
+
+from fairseq_kd.checkpoints import read_checkpoint
+
+
+@pytest.fixture
+def edited(teacher, tmp_path):
+    """Writes a changed copy of the teacher, with its dictionaries beside it."""
+
+    def edit(change, name="edited.pt"):
+        state = read_checkpoint(teacher)
+        for dictionary in Path(state["cfg"]["task"]["data"]).glob("dict.*.txt"):
+            shutil.copy(dictionary, tmp_path)
+        change(state)
+        torch.save(state, tmp_path / name)
+        return str(tmp_path / name)
+
+    return edit
+
+
+def test_a_missing_teacher(setup):
+    refuses(
+        setup,
+        "--kd-teacher nowhere.pt does not exist. Give the path of a fairseq checkpoint.",
+        *["--kd-teacher", "nowhere.pt"],
+        error=FileNotFoundError,
+    )
+
+
+def test_a_text_file_as_teacher(setup, tmp_path):
+    path = tmp_path / "teacher.pt"
+    path.write_text("no weights here\n")
+    refuses(
+        setup,
+        f"--kd-teacher {path} is not a fairseq checkpoint: torch cannot read it.",
+        *["--kd-teacher", path],
+    )
+
+
+def test_a_half_written_teacher(setup, teacher, tmp_path):
+    path = tmp_path / "half.pt"
+    whole = Path(teacher).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"^--kd-teacher {path} is not a fairseq checkpoint: "):
+        setup(*WORD_KD, "--kd-teacher", path)
+
+
+def test_a_torch_file_that_is_no_checkpoint(setup, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=f"^--kd-teacher {path} is not a fairseq checkpoint: "):
+        setup(*WORD_KD, "--kd-teacher", path)
+
+
+def test_a_checkpoint_without_a_model(setup, edited):
+    path = edited(lambda state: state.pop("model"))
+    refuses(
+        setup,
+        f"--kd-teacher {path} is not a fairseq checkpoint: it holds no 'model'.",
+        *["--kd-teacher", path],
+    )
+
+
+class Intruder:
+    """Would make a folder if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_checkpoint_that_carries_code_is_not_run(setup, tmp_path):
+    path, proof = tmp_path / "teacher.pt", tmp_path / "proof"
+    torch.save({"model": {}, "cfg": Intruder(proof)}, path)
+    with pytest.raises(ValueError, match=r"holds a Python object besides weights, posix\.mkdir"):
+        setup(*WORD_KD, "--kd-teacher", path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "architecture", ["transformer_lm", "roberta_base", "levenshtein_transformer"]
+)
+def test_a_teacher_of_another_family(setup, edited, architecture):
+    def rename(state):
+        state["cfg"]["model"] = argparse.Namespace(arch=architecture, _name=architecture)
+
+    path = edited(rename)
+    refuses(
+        setup,
+        f"--kd-teacher {path} has the architecture '{architecture}', but must be an "
+        "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
+        "distribution for each target token.",
+        *["--kd-teacher", path],
+    )
+
+
+@pytest.mark.parametrize("part", ["architecture", "task"])
+def test_a_teacher_of_an_unknown_plugin(setup, edited, part):
+    def rename(state):
+        if part == "task":
+            state["cfg"]["task"]["_name"] = "homemade"
+        else:
+            state["cfg"]["model"] = argparse.Namespace(arch="homemade", _name="homemade")
+
+    path = edited(rename)
+    refuses(
+        setup,
+        f"--kd-teacher {path} was trained with the {part} 'homemade', which fairseq does not know. "
+        "Import the plugin that registers it in your --user-dir, beside fairseq_kd.plugin.",
+        *["--kd-teacher", path],
+    )
+
+
+def test_a_teacher_with_an_adaptive_softmax(setup, data, tmp_path):
+    adaptive = ["--adaptive-softmax-cutoff", "50,100", "--no-save-optimizer-state"]
+    adaptive += ["--ddp-backend", "legacy_ddp"]  # fairseq's adaptive_loss asks for it
+    path = setup("--criterion", "adaptive_loss", *adaptive).save(tmp_path / "adaptive.pt")
+    refuses(
+        setup,
+        f"--kd-teacher {path} uses an adaptive softmax, which gives no logits to distil from. "
+        "Train the teacher without --adaptive-softmax-cutoff.",
+        *["--kd-teacher", path],
+    )
+
+
+def test_a_student_with_an_adaptive_softmax(setup, teacher):
+    student = setup(*WORD_KD, "--adaptive-softmax-cutoff", "50,100", "--kd-teacher", teacher)
+    message = (
+        "The student has an adaptive softmax, which gives no logits to compare with another "
+        "model's. Train without --adaptive-softmax-cutoff."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        student.criterion(student.model, student.batch(0))
+
+
+def test_a_swapped_language_pair(setup, teacher):
+    refuses(
+        setup,
+        f"--kd-teacher {teacher} translates es-en, but the student learns en-es (the pair is "
+        "swapped). Give a teacher of the same direction, or change --source-lang and "
+        "--target-lang.",
+        *["--source-lang", "en", "--target-lang", "es", "--kd-teacher", teacher],
+    )
+
+
+def test_dictionaries_that_differ(setup, teacher, tmp_path):
+    data = Path(read_checkpoint(teacher)["cfg"]["task"]["data"])
+    path = shutil.copy(teacher, tmp_path / "teacher.pt")
+    lines = (data / "dict.es.txt").read_text(encoding="utf-8").splitlines()
+    ours = lines[8].split(" ")[0]
+    lines[8] = "über 7"
+    for lang in ("es", "en"):
+        (tmp_path / f"dict.{lang}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    refuses(
+        setup,  # four special symbols precede the first line
+        f"The source dictionaries of --kd-teacher {path} and {data} differ at index 12: "
+        f'"über" against "{ours}". Binarise the data with --srcdict and the '
+        "teacher's dict.es.txt.",
+        *["--kd-teacher", path],
+    )
+
+
+def test_dictionaries_of_another_length(setup, teacher, tmp_path):
+    data = Path(read_checkpoint(teacher)["cfg"]["task"]["data"])
+    path = shutil.copy(teacher, tmp_path / "teacher.pt")
+    for lang in ("es", "en"):
+        lines = (data / f"dict.{lang}.txt").read_text(encoding="utf-8").splitlines()
+        (tmp_path / f"dict.{lang}.txt").write_text("\n".join(lines[:-9]) + "\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=f"does not fit the dictionaries in {tmp_path}: .*size mismatch"
+    ):
+        setup(*WORD_KD, "--kd-teacher", path)
+
+
+def test_dictionaries_that_are_nowhere(setup, edited, tmp_path):
+    def move(state):
+        state["cfg"]["task"]["data"] = "moved-away"
+
+    path = edited(move)
+    (tmp_path / "dict.en.txt").unlink()
+    refuses(
+        setup,
+        f"The dictionaries dict.es.txt and dict.en.txt of --kd-teacher {path} are neither beside "
+        "it nor in moved-away, the data folder that it was trained on. Copy them into "
+        f"{tmp_path}.",
+        *["--kd-teacher", path],
+        error=FileNotFoundError,
+    )
+
+
+def test_a_teacher_of_no_language_pair(setup, edited):
+    def forget(state):
+        state["cfg"]["task"]["source_lang"] = None
+        state["cfg"]["task"]["data"] = "moved-away"
+
+    path = edited(forget)
+    refuses(
+        setup,
+        f"--kd-teacher {path} does not tell its language pair, and no data of one are in "
+        "moved-away, which it was trained on. Put that folder back, or give a teacher that was "
+        "trained with --source-lang and --target-lang.",
+        *["--kd-teacher", path],
+    )
+
+
+def test_a_teacher_that_inferred_its_language_pair_teaches(setup, edited):
+    def forget(state):
+        state["cfg"]["task"]["source_lang"] = state["cfg"]["task"]["target_lang"] = None
+
+    distilling = setup(*WORD_KD, "--kd-teacher", edited(forget))
+    assert distilling.criterion(distilling.model, distilling.batch(0))[2]["kd_loss"] > 0
