@@ -174,7 +174,7 @@ def at_gpu_size(tables: Dict[str, Dict[str, Row]]) -> str:
     """The students of every pair that a GPU has trained."""
     found = {name: rows for name, rows in sorted(tables.items()) if name.startswith("gpu-")}
     if not found:
-        return "The table is still to be made."
+        return "BLEU has not been measured yet."
     return "\n\n".join(
         f"{name.partition('-')[2]}:\n\n{strategies(rows, rows['teacher'])}"
         for name, rows in found.items()

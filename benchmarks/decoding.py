@@ -22,10 +22,10 @@ import torch
 from measuring import record
 from sacrebleu.metrics import BLEU
 
-from fairseq_kd.sequence.distillation import words_of
 from fairseq_kd.sequence.engines import cores
 from fairseq_kd.sequence.subset import Subset, read_subset
 from fairseq_kd.sequence.training_set import PairWriter
+from fairseq_kd.sequence.words import words_of
 
 FAIRSEQ = "fairseq-generate"
 LENGTHS = ["--max-len-a", "2", "--max-len-b", "20"]

@@ -26,6 +26,7 @@ from fairseq_kd.verbs import (
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
+INSTALL = "README.md says what the verbs need; scripts/setup.sh installs all of it."
 VERBS = (  # in the order of --help
     *(plan, inherit, store, store_merge, translate, merge, distill_data),
     *(extract_peer, progressive, stage, step, diagnose, evaluate, export, flags),
@@ -64,6 +65,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         return args.run(args)
     except (OSError, ValueError) as error:
         print(f"fairseq-kd {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"fairseq-kd {args.verb}: {error}. {INSTALL}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nfairseq-kd {args.verb}: interrupted; the same command goes on", file=sys.stderr)

@@ -14,6 +14,7 @@
 #      LOW=fr HIGH=en TARGET=it  LOW_LINES=10000  MERGES=6000  MAX_WORDS=30
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
@@ -25,7 +26,7 @@ source scripts/common.sh
 # shellcheck source=scripts/students.sh
 source scripts/students.sh
 
-in=$1 run=${RUN:-runs/cross_lingual}
+in=$(from_here "$1" "") run=$(from_here "${RUN:-}" runs/cross_lingual)
 low=${LOW:-fr} high=${HIGH:-en} tgt=${TARGET:-it}
 low_lines=${LOW_LINES:-10000} merges=${MERGES:-6000} max_words=${MAX_WORDS:-30}
 teacher_updates=${TEACHER_UPDATES:-1200}

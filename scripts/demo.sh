@@ -16,6 +16,7 @@
 #      TEACHER_UPDATES=1500 INTERMEDIATE_UPDATES=300 STUDENT_UPDATES=500
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
@@ -27,8 +28,8 @@ source scripts/common.sh
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches
 export PYTHONWARNINGS=ignore
 changes=()
-[[ -z ${RUN:-} ]] || changes+=(--set "run=$RUN")
-[[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$TEXT")
+[[ -z ${RUN:-} ]] || changes+=(--set "run=$(from_here "$RUN" "")")
+[[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(from_here "$TEXT" "")")
 [[ -z ${SEED:-} ]] || changes+=(--set "seed=$SEED")
 [[ -z ${TEACHER_UPDATES:-} ]] || changes+=(--set "teacher.train.max-update=$TEACHER_UPDATES")
 [[ -z ${INTERMEDIATE_UPDATES:-} ]] || changes+=(--set "ladder.0.train.max-update=$INTERMEDIATE_UPDATES")

@@ -2,7 +2,7 @@
 # IWSLT14 German to English in the published setting: teacher, ladder, controls, scores.
 #
 #   usage: scripts/iwslt14_de_en.sh [--smoke] [--local DIR] [-- flags of fairseq-kd progressive...]
-#   e.g.   scripts/iwslt14_de_en.sh -- --dry-run
+#   e.g.   scripts/iwslt14_de_en.sh --smoke
 #
 # TED talks (160,000 pairs) as fairseq's recipe divides them: every 23rd pair validates, five sets of
 # earlier years (dev2010, dev2012 of TEDX, tst2010 to tst2012) are the test, and all is lower-cased.

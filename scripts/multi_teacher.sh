@@ -12,6 +12,7 @@
 #      TEACHERS=A.pt:B.pt  teachers that you have, with their data: DATA=runs/demo/data
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
@@ -23,22 +24,23 @@ source scripts/common.sh
 # shellcheck source=scripts/students.sh
 source scripts/students.sh
 
-run=${RUN:-runs/multi_teacher} src=es tgt=en
-prepared=${DATA:-$run/data}
+run=$(from_here "${RUN:-}" runs/multi_teacher) src=es tgt=en
+prepared=$(from_here "${DATA:-}" "$run/data")
 data=$prepared/bin text=$prepared/text
 teacher_updates=${TEACHER_UPDATES:-1500}
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "${TEXT:-data/bible.es-en}" "$prepared"
+MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "$(from_here "${TEXT:-}" data/bible.es-en)" "$prepared"
 
-teachers=${TEACHERS:-}
-if [[ -z $teachers ]]; then
+first=$run/teacher-1/checkpoint_last.pt second=$run/teacher-2/checkpoint_last.pt
+if [[ -n ${TEACHERS:-} ]]; then
+  first=$(from_here "${TEACHERS%%:*}" "") second=$(from_here "${TEACHERS##*:}" "")
+  [[ $first != "$second" ]] || die "TEACHERS must name two checkpoints, A.pt:B.pt, but is $TEACHERS."
+else
   for number in 1 2; do
     train "teacher $number" "$run/teacher-$number" "$teacher_updates" "$number" --arch transformer_kd_small_teacher \
       --encoder-layers $((4 - number)) --lr 4e-3 --dropout 0 --criterion label_smoothed_cross_entropy
   done
-  teachers=$run/teacher-1/checkpoint_last.pt:$run/teacher-2/checkpoint_last.pt
 fi
-first=${teachers%%:*} second=${teachers##*:}
-[[ $first != "$second" ]] || die "TEACHERS must name two checkpoints, A.pt:B.pt, but is $teachers."
+teachers=$first:$second
 mkdir -p "$run/teachers/1" "$run/teachers/2"
 score "$run/teachers/1" "$first"
 score "$run/teachers/2" "$second"

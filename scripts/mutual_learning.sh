@@ -12,6 +12,7 @@
 #      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
@@ -23,11 +24,12 @@ source scripts/common.sh
 # shellcheck source=scripts/students.sh
 source scripts/students.sh
 
-run=${RUN:-runs/mutual_learning} src=es tgt=en
-prepared=${DATA:-$run/data}
+run=$(from_here "${RUN:-}" runs/mutual_learning) src=es tgt=en
+prepared=$(from_here "${DATA:-}" "$run/data")
 data=$prepared/bin text=$prepared/text
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "${TEXT:-data/bible.es-en}" "$prepared"
+MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "$(from_here "${TEXT:-}" data/bible.es-en)" "$prepared"
 
+teacher=$(from_here "${TEACHER:-}" "")
 read -ra kinds <<< "${PEERS:-equal larger}"
 names=(plain "${kinds[@]/#/mutual_learning, peer }")
 for seed in "${seeds[@]}"; do
@@ -37,11 +39,11 @@ for seed in "${seeds[@]}"; do
     if [[ $kind == larger ]]; then size=(--kd-peer-overrides arch=transformer_kd_small_intermediate); fi
     student "mutual_learning, peer $kind" "$seed" --criterion mutual_learning "${size[@]}"
   done
-  if [[ -n ${TEACHER:-} ]]; then
-    student word_kd "$seed" --criterion word_kd --kd-teacher "$TEACHER" --kd-temperature 1
+  if [[ -n $teacher ]]; then
+    student word_kd "$seed" --criterion word_kd --kd-teacher "$teacher" --kd-temperature 1
   fi
 done
-if [[ -n ${TEACHER:-} ]]; then names+=(word_kd); fi
+if [[ -n $teacher ]]; then names+=(word_kd); fi
 table "${names[@]}"
 
 # A peer as a checkpoint of its own: that of the last student.

@@ -17,6 +17,7 @@
 #      TEACHER_UPDATES=1500 INTERMEDIATE_UPDATES=300 STUDENT_UPDATES=500
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
@@ -26,7 +27,7 @@ scripts/setup.sh
 # shellcheck source=scripts/common.sh
 source scripts/common.sh
 
-run=${RUN:-runs/progressive} seed=${SEED:-1}
+run=$(from_here "${RUN:-}" runs/progressive) seed=${SEED:-1}
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches
 export PYTHONWARNINGS=ignore
 mkdir -p "$run"
@@ -61,7 +62,7 @@ distil() { # distil NAME UPDATES ARCH TEACHER.pt: a student that starts from its
 }
 
 heading "prepare the text"
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "${TEXT:-data/bible.es-en}" "$run/data"
+MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "$(from_here "${TEXT:-}" data/bible.es-en)" "$run/data"
 
 train teacher "${TEACHER_UPDATES:-1500}" --arch transformer_kd_small_teacher --lr 4e-3 --warmup-updates 300 \
   --criterion label_smoothed_cross_entropy

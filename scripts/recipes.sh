@@ -56,9 +56,9 @@ recipe() { # recipe flags...: all of it
 
 settle() { # the folder of the run, which is this process's alone, and the settings over the run file
   local setting
-  run=${RUN:-runs/$name} workers=${WORKERS:-2} lines=${SMOKE_LINES:-2000}
+  run=$(from_here "${RUN:-}" "runs/$name") workers=${WORKERS:-2} lines=${SMOKE_LINES:-2000}
   [[ -n ${RUN:-} || $smoke == 0 ]] || run=$run-smoke
-  [[ -z $given || $given == /* ]] || given=$here/$given
+  given=$(from_here "$given" "")
   [[ -z $given || -d $given ]] || die "--local must be a folder that holds the archives, but $given is none."
   settings=(--set "run=$run" --set "data=$run/data/bin")
   case ${TEACHER:-base} in

@@ -2,7 +2,7 @@
 # WMT14 English to German in the published setting: teacher, ladder, controls, scores.
 #
 #   usage: scripts/wmt14_en_de.sh [--smoke] [--local DIR] [-- flags of fairseq-kd progressive...]
-#   e.g.   scripts/wmt14_en_de.sh -- --dry-run
+#   e.g.   scripts/wmt14_en_de.sh --smoke
 #
 # Europarl v7, Common Crawl and News Commentary v9 (4.5 million pairs) train it, newstest2013 validates
 # it, newstest2014 tests it. Downloads the archives (1.7 GB) and checks them, cleans the text, tokenises

@@ -2,7 +2,7 @@
 # WMT14 English to French in the published setting: teacher, ladder, controls, scores.
 #
 #   usage: scripts/wmt14_en_fr.sh [--smoke] [--local DIR] [-- flags of fairseq-kd progressive...]
-#   e.g.   scripts/wmt14_en_fr.sh -- --dry-run
+#   e.g.   scripts/wmt14_en_fr.sh --smoke
 #
 # Europarl v7, Common Crawl, the UN corpus, News Commentary v9 and the 10^9 corpus (40 million pairs) train
 # it, newstest2013 validates it, newstest2014 tests it. Downloads the archives (6.6 GB) and checks them,

@@ -2,7 +2,7 @@
 # WMT16 English to Romanian in the published setting: teacher, ladder, controls, scores.
 #
 #   usage: scripts/wmt16_en_ro.sh [--smoke] [--local DIR] [-- flags of fairseq-kd progressive...]
-#   e.g.   scripts/wmt16_en_ro.sh -- --dry-run
+#   e.g.   scripts/wmt16_en_ro.sh --smoke
 #
 # Europarl v8 and SETIMES2 (610,000 pairs) train it, newsdev2016 validates it, newstest2016 tests it.
 # Downloads the archives (0.3 GB) and checks them, cleans the text, tokenises and splits it (32,000 joint

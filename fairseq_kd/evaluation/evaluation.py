@@ -46,6 +46,7 @@ from fairseq_kd.evaluation.variants import (
     convert_all,
 )
 from fairseq_kd.progress import ProgressLine
+from fairseq_kd.sequence.words import check_splitting
 
 BATCH_SIZES = (32, 128)
 MEASURED_TOGETHER = 4  # processes whose memory is measured at a time; each loads a model or two
@@ -69,6 +70,7 @@ class Evaluation:
         torch.set_num_threads(options.threads)
         self.systems = load_systems(options.systems)
         self.subset = common_subset(self.systems, options.data, options.subset)
+        check_splitting(self.subset, options.remove_bpe)
         self.detokenisers = tuple(
             detokeniser(options.tokenizer, options.remove_bpe, language)
             for language in self.subset.pair

@@ -9,8 +9,8 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders import build_tokenizer
 from torch import Tensor
 
-from fairseq_kd.sequence.distillation import words_of
 from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.words import words_of
 
 Detokeniser = Callable[[str], str]
 

@@ -102,10 +102,15 @@ def as_words(flags: Flags) -> List[str]:
 def training_command(
     name: str, data: str, save_dir: str, words: Sequence[str], user_dir: str, gpus: int
 ) -> List[str]:
-    """A training that can be killed and started again, under torchrun if it has several GPUs."""
+    """A training that can be killed and started again.
+
+    On several GPUs it runs under torchrun. By itself ``fairseq-train`` takes all GPUs that it sees,
+    which makes larger batches: a training of one GPU is told so.
+    """
     launcher = ["torchrun", "--nproc_per_node", str(gpus), "--no-python"] if gpus > 1 else []
+    workers = [] if gpus > 1 else ["--distributed-world-size", "1"]
     train = [*launcher, "fairseq-train", data, "--user-dir", user_dir, "--save-dir", save_dir]
-    return ["fairseq-kd", "stage", name, "--", *train, *words]
+    return ["fairseq-kd", "stage", name, "--", *train, *workers, *words]
 
 
 @contextlib.contextmanager

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from fairseq.data import data_utils
-
 from fairseq_kd.sequence.filters import FilterBank, Pair
 from fairseq_kd.sequence.hypotheses import Hypothesis, by_sentence
 from fairseq_kd.sequence.selection import SELECTIONS
 from fairseq_kd.sequence.similarity import similarity
 from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.words import words_of
 from fairseq_kd.sequence.workers import in_processes
 
 CHUNK = 500  # sentences that a process works on at a time
@@ -105,11 +104,6 @@ def judged(
             if keep_seen:
                 seen[key] += 1
             yield Judged(sentence, place, *bank.judge(pair))
-
-
-def words_of(tokens: str, remove_bpe: str) -> str:
-    """A sentence with the splitting of words undone."""
-    return data_utils.post_process(tokens, remove_bpe)
 
 
 def _selected(

@@ -19,6 +19,7 @@ from fairseq_kd.sequence.shards import WHOLE, check_shard
 from fairseq_kd.sequence.subset import Subset, read_subset
 from fairseq_kd.sequence.tally import Tally
 from fairseq_kd.sequence.training_set import PairWriter, copy_the_rest, tag_id
+from fairseq_kd.sequence.words import check_splitting
 from fairseq_kd.whole_files import full_disk_explained
 
 MANIFEST = "manifest.json"
@@ -77,6 +78,7 @@ class DistilledSet:
         self.plan = read_plan(translations)
         self.subset = read_subset(data, self.plan["subset"], tuple(self.plan["pair"]))
         self._check_origin()
+        check_splitting(self.subset, choice.remove_bpe)
         compares = choice.select == "interpolation" or choice.compare
         if compares and self.subset.target is None:
             raise ValueError(

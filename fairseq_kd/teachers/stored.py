@@ -40,10 +40,14 @@ class StoredTeacher:
         check_same_words(self.name, stored_task(self.store), task)
         missing = [subset for subset in subsets if subset not in self.store.subsets()]
         if missing:
+            begun = all((self.store.path / subset).is_dir() for subset in missing)
+            how = (
+                "Complete it by fairseq-kd store-merge" if begun else "Build it by fairseq-kd store"
+            )
             raise ValueError(
                 f"{self.name} holds {', '.join(self.store.subsets()) or 'no complete subset'}, but "
-                f"the training also needs {', '.join(missing)}. Build it by fairseq-kd store "
-                f"--subset {','.join(missing)} --out {path}, or train with --disable-validation."
+                f"the training also needs {', '.join(missing)}. {how} --subset "
+                f"{','.join(missing)} --out {path}, or train with --disable-validation."
             )
         self.subsets: List[StoredSubset] = [self.store.subset(subset) for subset in subsets]
         for name, subset in zip(subsets, self.subsets, strict=True):

@@ -13,7 +13,7 @@ example:
 
 on several machines, each with its own number, then once:
   fairseq-kd store ... --shard 3/8
-  fairseq-kd store-merge --out store --subset train
+  fairseq-kd store-merge --out store
 
 Killed? Run the same command again: the parts that are there are kept.
 """

@@ -79,6 +79,14 @@ def test_a_store_without_the_training_set(setup, store):
     refuses(setup, message, "--kd-store", store, "--train-subset", "train")
 
 
+def test_a_store_whose_shards_were_not_merged(setup, store, tmp_path):
+    begun = shutil.copytree(store, tmp_path / "store")
+    (begun / "train").mkdir()
+    message = f"--kd-store {begun} holds valid, but the training also needs train. Complete it by "
+    message += f"fairseq-kd store-merge --subset train --out {begun}"
+    refuses(setup, message, "--kd-store", begun, "--train-subset", "train")
+
+
 def test_a_store_of_other_data(setup, store, data, tmp_path):
     copied = shutil.copytree(data, tmp_path / "bin")
     for path in copied.glob("test.*"):

@@ -144,6 +144,7 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
         (["--student", "="], "--student is given as S.pt or NAME=S.pt, but is =."),
         (["--student", "x=none.pt"], "--student none.pt does not exist. Give the path"),
         (["--subset", "dev"], "holds no dev.es-en.es. Give to --data the folder"),
+        (["--remove-bpe", "sentencepiece"], "words of the data were split by subword_nmt, as "),
         (["--beam", "0"], "--beam must be at least 1, but is 0."),
         (["--bootstrap", "10"], "--bootstrap must be at least 100, but is 10."),
         (["--rounds", "-1"], "--rounds must be at least 0, but is -1."),
@@ -160,6 +161,13 @@ def test_mistakes_are_refused_before_anything_is_measured(
     assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_package_that_is_missing_is_named(evaluate_words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacremoses", None)
+    assert cli.main(evaluate_words(tmp_path / "out")) == 2
+    told = capsys.readouterr().err
+    assert "pip install sacremoses. README.md says what the verbs need" in told
 
 
 def test_comet_scores_every_system(tmp_path, monkeypatch):

@@ -104,10 +104,11 @@ def test_a_flag_alone_is_true_and_a_false_one_is_left_out():
 def test_several_gpus_are_several_workers():
     alone = training_command("middle", "data", "out", ["--fp16"], "user_dir", 1)
     assert alone[:5] == ["fairseq-kd", "stage", "middle", "--", "fairseq-train"]
-    assert alone[5:] == ["data", "--user-dir", "user_dir", "--save-dir", "out", "--fp16"]
+    assert alone[5:10] == ["data", "--user-dir", "user_dir", "--save-dir", "out"]
+    assert alone[10:] == ["--distributed-world-size", "1", "--fp16"]  # of however many it sees
     together = training_command("middle", "data", "out", ["--fp16"], "user_dir", 4)
     assert together[4:8] == ["torchrun", "--nproc_per_node", "4", "--no-python"]
-    assert together[8:] == alone[4:]
+    assert together[8:] == [*alone[4:10], "--fp16"]
     assert checked(DISTILLED, gpus=4)["arch"] == "transformer"
 
 

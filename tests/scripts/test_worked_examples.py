@@ -20,6 +20,13 @@ def test_the_header_is_the_help(name):
     assert run(script, *wrong, check=False).returncode == 2
 
 
+def test_paths_start_where_the_script_is_called(tmp_path):
+    (tmp_path / "three").mkdir()
+    called = run(ROOT / "scripts/cross_lingual.sh", "three", cwd=tmp_path, check=False)
+    assert called.returncode == 1
+    assert f"{tmp_path}/three/train.fr is missing" in called.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_it_runs_whole_and_a_second_time_at_once(name, tmp_path):

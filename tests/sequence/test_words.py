@@ -1,0 +1,61 @@
+"""How words were split is seen in the dictionary, and another way of joining them is refused."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+from fairseq.data import Dictionary
+
+from fairseq_kd.sequence.words import check_splitting, splitting_of, words_of
+
+PIECES = {
+    "sentencepiece": ["\u2581the", "\u2581light", "s", "ning", "."],
+    "subword_nmt": ["the", "light@@", "s", "n@@", "ing"],
+    None: ["the", "lights", "@@", "a", "I", "of", "and", "to", "in", "that", "it"],
+}
+
+
+def dictionary(words):
+    made = Dictionary()
+    for word in words:
+        made.add_symbol(word)
+    return made
+
+
+@pytest.mark.parametrize(("split", "words"), PIECES.items())
+def test_the_marks_of_the_pieces_tell(split, words):
+    assert splitting_of(dictionary(words)) == split
+    assert splitting_of(dictionary([])) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "asked", "told"),
+    [
+        ("sentencepiece", None, "subword_nmt", "\u2581the shows. Give --remove-bpe sentencepiece"),
+        (None, "subword_nmt", "sentencepiece", "light@@ shows. Give --remove-bpe subword_nmt."),
+        ("sentencepiece", "sentencepiece", "sentencepiece", None),
+        ("subword_nmt", "subword_nmt", "subword_nmt", None),
+        ("sentencepiece", "sentencepiece", "none", None),
+        (None, None, "subword_nmt", None),
+    ],
+)
+def test_either_side_is_looked_at(source, target, asked, told):
+    sides = (dictionary(PIECES[split]) for split in (source, target))
+    subset = SimpleNamespace(**dict(zip(("source_words", "target_words"), sides, strict=True)))
+    if told is None:
+        check_splitting(subset, asked)
+        return
+    with pytest.raises(ValueError, match=re.escape(told)):
+        check_splitting(subset, asked)
+
+
+@pytest.mark.parametrize(
+    ("split", "tokens", "words"),
+    [
+        ("sentencepiece", "\u2581the \u2581light ning .", "the lightning."),
+        ("subword_nmt", "the light@@ n@@ ing .", "the lightning ."),
+        ("none", "the light@@ ning", "the light@@ ning"),
+    ],
+)
+def test_words_are_put_together_again(split, tokens, words):
+    assert words_of(tokens, split) == words
