@@ -2,8 +2,10 @@
 
 import math
 import re
+import sys
 from typing import List, NamedTuple
 
+NAMED = ("uniform", "last", "none")
 FORM = "pairs student:teacher or student:teacher:weight, such as 0:1,1:3:0.5"
 
 
@@ -36,6 +38,12 @@ def spread(n_student: int, n_teacher: int) -> List[int]:
         return [0]
     gaps = n_student - 1
     return [(2 * i * (n_teacher - 1) + gaps) // (2 * gaps) for i in range(n_student)]
+
+
+def check_layer_map(text: str, flag: str) -> None:
+    """Refuses what names layers of no models, however many they have: see ``parse_layer_map``."""
+    if text not in NAMED:
+        parse_layer_map(text, flag, "layers", sys.maxsize, sys.maxsize)
 
 
 def parse_layer_map(

@@ -46,3 +46,25 @@ def output_projection(model: nn.Module) -> Optional[nn.Linear]:
         return None
     linear = decoder.output_projection
     return linear if type(linear) is nn.Linear else None
+
+
+def refuse_unseen_projection(model: nn.Module) -> None:
+    """Refuses a wrapper that would take an output projection for unused, and fail at its gradient.
+
+    The loss reads the weights of the projection outside of the model. With
+    ``--find-unused-parameters`` torch then counts their gradient twice, unless they are the
+    embeddings that the decoder reads inside of it.
+    """
+    projection = output_projection(model)
+    embeddings = getattr(unwrapped(model).decoder, "embed_tokens", None)
+    if projection is None or projection.weight is getattr(embeddings, "weight", None):
+        return
+    while isinstance(getattr(model, "module", None), nn.Module):
+        if getattr(model, "find_unused_parameters", False):
+            raise ValueError(
+                "--find-unused-parameters takes the output projection, which the loss reads by "
+                "itself, for unused, and torch then fails. Leave it out, train by --ddp-backend "
+                "legacy_ddp, or share the projection with the embeddings "
+                "(--share-decoder-input-output-embed)."
+            )
+        model = model.module

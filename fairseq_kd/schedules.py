@@ -47,7 +47,7 @@ class Schedule:
 
     def at(self, update: int, gap: float = 1.0) -> float:
         """The value at an update, counted from 0, and a gap in [0, 1]."""
-        if self.shape == "constant":
+        if self.shape == "constant" or self.start == self.final:
             return self.start
         s = 1 - gap if self.shape == FOLLOWS_GAP else update / self.total
         return SHAPES[self.shape](self.start, self.final, min(max(s, 0.0), 1.0))

@@ -39,3 +39,9 @@ def test_the_loss_schedule_follows_the_gap_alone():
     assert [schedule.at(update, 1.0) for update in (0, 1000)] == [6.0, 6.0]
     assert schedule.at(5, 0.25) == pytest.approx(3.0)
     assert schedule.at(5, 0.0) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_value_that_stays_is_the_same_throughout(shape):
+    for value in (0.0, 2.5):
+        assert Schedule(shape, value, value, 10).at(7, gap=0.3) == value

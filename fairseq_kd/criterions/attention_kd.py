@@ -7,6 +7,7 @@ import torch
 from fairseq.criterions import register_criterion
 from torch import Tensor, nn
 
+from fairseq_kd.criterions.checks import check_choice
 from fairseq_kd.criterions.intermediate import (
     IntermediateCriterion,
     IntermediateKDConfig,
@@ -120,21 +121,18 @@ class AttentionTerm(Term):
     def __init__(self, cfg: Any, student: Structure, teacher: Structure):
         super().__init__(cfg, student, teacher)
         self.heads = cfg.kd_attention_heads
-        if self.heads not in HEADS:
-            raise ValueError(
-                f"--kd-attention-heads must be one of {', '.join(HEADS)}, but is {self.heads}."
-            )
         kinds = parse_kinds(cfg.kd_attention_kinds)
         sides = sorted({ATTENTION[kind][0] for kind in kinds})
         maps = self.layer_maps(cfg, student, teacher, sides)
         self.pairs = {kind: maps[ATTENTION[kind][0]] for kind in kinds}
         for side in sides:
-            student.refuse_checkpointed_layers(side)
+            student.refuse_checkpoints("the attention term", side)
         for kind, pairs in self.pairs.items():
             for pair in pairs:  # both refuse what has no such attention
                 student.attention(kind, pair.student)
                 teacher.attention(kind, pair.teacher)
-        self.distance = self._distance(cfg.kd_attention_loss)
+        relation = self.heads == "relation"
+        self.distance = attention_kl if relation else DISTANCES[cfg.kd_attention_loss or "mse"]
         self.relation_heads = self._relation_heads(cfg, student, teacher)
         self.mixtures = nn.ParameterDict()
         if self.heads == "learned":
@@ -145,28 +143,30 @@ class AttentionTerm(Term):
         self.student_taps = Taps(attention=frozenset((kind, pair.student) for kind, pair in places))
         self.teacher_taps = Taps(attention=frozenset((kind, pair.teacher) for kind, pair in places))
 
-    def _distance(self, name: Optional[str]) -> Callable[..., Tensor]:
-        if self.heads == "relation":
-            if name is not None:
-                raise ValueError(
-                    f"--kd-attention-loss is {name}, but has no effect with --kd-attention-heads "
-                    "relation, which is always compared by kl. Leave it out."
-                )
-            return attention_kl
-        if name not in (None, *DISTANCES):
+    @classmethod
+    def check_flags(cls, cfg: Any) -> None:
+        """As ``Term.check_flags``, and what is compared how."""
+        super().check_flags(cfg)
+        heads, distance = cfg.kd_attention_heads, cfg.kd_attention_loss
+        relation_heads = cfg.kd_attention_relation_heads
+        check_choice("--kd-attention-heads", heads, HEADS)
+        parse_kinds(cfg.kd_attention_kinds)
+        if distance is not None and heads == "relation":
             raise ValueError(
-                f"--kd-attention-loss must be one of {', '.join(DISTANCES)}, but is {name}."
+                f"--kd-attention-loss is {distance}, but has no effect with --kd-attention-heads "
+                "relation, which is always compared by kl. Leave it out."
             )
-        return DISTANCES[name or "mse"]
+        if distance is not None:
+            check_choice("--kd-attention-loss", distance, DISTANCES)
+        if relation_heads is not None and heads != "relation":
+            raise ValueError(
+                f"--kd-attention-relation-heads is {relation_heads}, but has no effect with "
+                f"--kd-attention-heads {heads}. Leave it out, or choose relation."
+            )
 
     def _relation_heads(self, cfg: Any, student: Structure, teacher: Structure) -> Dict[str, int]:
         asked = cfg.kd_attention_relation_heads
         if self.heads != "relation":
-            if asked is not None:
-                raise ValueError(
-                    f"--kd-attention-relation-heads is {asked}, but has no effect with "
-                    f"--kd-attention-heads {self.heads}. Leave it out, or choose relation."
-                )
             return {}
         numbers = {}
         for kind, (side, _) in ATTENTION.items():

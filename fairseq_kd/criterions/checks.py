@@ -26,6 +26,11 @@ def refuse_a_missing_tpu(cfg: Any) -> None:
         )
 
 
+def distils(cfg: Any) -> bool:
+    """Whether words of a teacher are learned, now or later."""
+    return cfg.kd_alpha > 0 or bool(cfg.kd_alpha_final)
+
+
 def check_weights(cfg: Any, others: Dict[str, float]) -> None:
     """Refuses weights out of range, and a loss that is nothing.
 
@@ -144,6 +149,17 @@ def temperature_schedule(cfg: Any) -> Schedule:
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{flag(name)} must be greater than 0, but is {value}.")
     return _schedule(cfg, "kd_temperature", "kd_temperature", DEFAULT_FINAL_TEMPERATURE)
+
+
+def check_token_temperature(cfg: Any, temperature: Schedule) -> None:
+    """Refuses a temperature of each token that is 1 for all of them."""
+    constant = temperature.shape == "constant"
+    whole = {temperature.start} if constant else {temperature.start, temperature.final}
+    if cfg.kd_token_temperature != "uniform" and whole == {1.0}:
+        raise ValueError(
+            f"--kd-token-temperature {cfg.kd_token_temperature} has no effect at --kd-temperature "
+            "1, between which and 1 each token's temperature lies. Leave it out, or raise T."
+        )
 
 
 def weight_schedule(cfg: Any, name: str) -> Schedule:

@@ -91,7 +91,6 @@ class CrossLingualKDCriterion(WordKDCriterion):
                 "--criterion cross_lingual_kd needs the teacher's sentences beside the student's. "
                 "Train with --task pivot_translation and --kd-pivot-lang."
             )
-        check_align(cfg)
         if cfg.kd_align_weight > 0 and cfg.kd_align_level != "sentence":
             check_links(cfg, task)
         super().__init__(cfg, task)
@@ -109,6 +108,12 @@ class CrossLingualKDCriterion(WordKDCriterion):
                 self.projection = nn.Linear(*widths, bias=False)
 
     @classmethod
+    def check_flags(cls, cfg: CrossLingualKDConfig) -> None:
+        """As ``WordKDCriterion.check_flags``, and those of the alignment."""
+        check_align(cfg)
+        super().check_flags(cfg)
+
+    @classmethod
     def other_weights(cls, cfg: CrossLingualKDConfig) -> Dict[str, float]:
         """The weight of the alignment, by flag."""
         return {"--kd-align-weight": cfg.kd_align_weight}
@@ -117,7 +122,12 @@ class CrossLingualKDCriterion(WordKDCriterion):
         """What the teacher must have been trained on: the pivot language and the same target."""
         return SimpleNamespace(
             cfg=SimpleNamespace(
-                data=task.cfg.data, source_lang=task.pivot_lang, target_lang=task.cfg.target_lang
+                data=task.cfg.data,
+                source_lang=task.pivot_lang,
+                target_lang=task.cfg.target_lang,
+                upsample_primary=task.cfg.upsample_primary,
+                max_source_positions=task.cfg.max_source_positions,
+                max_target_positions=task.cfg.max_target_positions,
             ),
             source_dictionary=task.pivot_dictionary,
             target_dictionary=task.target_dictionary,

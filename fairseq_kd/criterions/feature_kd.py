@@ -7,6 +7,7 @@ import torch
 from fairseq.criterions import register_criterion
 from torch import Tensor, nn
 
+from fairseq_kd.criterions.checks import check_choice
 from fairseq_kd.criterions.intermediate import (
     IntermediateCriterion,
     IntermediateKDConfig,
@@ -62,11 +63,6 @@ class FeatureTerm(Term):
 
     def __init__(self, cfg: Any, student: Structure, teacher: Structure):
         super().__init__(cfg, student, teacher)
-        if cfg.kd_feature_distance not in DISTANCES:
-            raise ValueError(
-                f"--kd-feature-distance must be one of {', '.join(DISTANCES)}, but is "
-                f"{cfg.kd_feature_distance}."
-            )
         self.distance = cfg.kd_feature_distance
         self.pairs = self.layer_maps(cfg, student, teacher, SIDES)
         self.projections = nn.ModuleDict()
@@ -79,6 +75,12 @@ class FeatureTerm(Term):
         places = [(side, pair) for side, pairs in self.pairs.items() for pair in pairs]
         self.student_taps = Taps(states=frozenset((side, pair.student) for side, pair in places))
         self.teacher_taps = Taps(states=frozenset((side, pair.teacher) for side, pair in places))
+
+    @classmethod
+    def check_flags(cls, cfg: Any) -> None:
+        """As ``Term.check_flags``, and the distance."""
+        super().check_flags(cfg)
+        check_choice("--kd-feature-distance", cfg.kd_feature_distance, DISTANCES)
 
     def forward(self, student: Reading, teacher: Reading, at: Positions) -> Tensor:
         """``sum_l lambda_l * d(W_l f_l^S, f_l^T)``, as a sum over target tokens."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fairseq_kd.criterions.checks import check_one_live_teacher
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
-from fairseq_kd.layer_map import LayerPair, parse_layer_map
-from fairseq_kd.models.structure import Structure, student_structure
+from fairseq_kd.layer_map import LayerPair, check_layer_map, parse_layer_map
+from fairseq_kd.models.structure import SIDES, Structure, student_structure
 from fairseq_kd.taps import Reading, Taps
 from fairseq_kd.teachers import LiveTeacher
 
@@ -109,6 +109,13 @@ class Term(nn.Module):
                     f"{cls.weight_flag()} is 0. Leave it out, or set the weight above 0."
                 )
 
+    @classmethod
+    def check_flags(cls, cfg: Any) -> None:
+        """Refuses, where there is a weight, flags that fit no models."""
+        for name in (f"kd_{cls.name}_layers", f"kd_{cls.name}_decoder_layers"):
+            if getattr(cfg, name) is not None:
+                check_layer_map(getattr(cfg, name), f"--{name.replace('_', '-')}")
+
     def layer_maps(
         self, cfg: Any, student: Structure, teacher: Structure, sides: Sequence[str]
     ) -> Dict[str, List[LayerPair]]:
@@ -171,23 +178,15 @@ class IntermediateCriterion(WordKDCriterion):
     term_types: Tuple[Type[Term], ...] = ()
 
     def __init__(self, cfg: IntermediateKDConfig, task: FairseqTask):
-        used = [each for each in self.term_types if each.weight_of(cfg) > 0]
-        if used:
-            check_one_live_teacher(cfg)
         super().__init__(cfg, task)
-        for each in self.term_types:
-            if each not in used:
-                each.check_unused(cfg)
+        used = self.used_terms(cfg)
         self.log_gradients = cfg.kd_log_gradients
-        if not used and self.log_gradients:
-            raise ValueError(
-                "--kd-log-gradients has no effect on a single term. Leave it out, or set "
-                f"{self.term_types[0].weight_flag()} above 0."
-            )
         self.source_padding_idx = task.source_dictionary.pad()
         self.terms = nn.ModuleList()
         if used:
             student = student_structure(cfg, task)
+            if self.log_gradients:
+                student.refuse_checkpoints("--kd-log-gradients", *SIDES)
             teacher = Structure(self.live_teacher().model, f"--kd-teacher {cfg.kd_teacher}")
             self.terms.extend(each(cfg, student, teacher) for each in used)
         self.student_taps = self.teacher_taps = Taps()
@@ -200,6 +199,29 @@ class IntermediateCriterion(WordKDCriterion):
                 "--kd-share-encoder leaves the teacher's encoder out, so that its layers cannot be "
                 "compared. Compare the decoders: --kd-feature-layers none "
                 "--kd-feature-decoder-layers uniform, --kd-attention-kinds decoder,cross."
+            )
+
+    @classmethod
+    def used_terms(cls, cfg: IntermediateKDConfig) -> List[Type[Term]]:
+        """Those that have a weight."""
+        return [each for each in cls.term_types if each.weight_of(cfg) > 0]
+
+    @classmethod
+    def check_flags(cls, cfg: IntermediateKDConfig) -> None:
+        """As ``WordKDCriterion.check_flags``, and the flags of every term."""
+        used = cls.used_terms(cfg)
+        if used:
+            check_one_live_teacher(cfg)
+        super().check_flags(cfg)
+        for each in cls.term_types:
+            if each in used:
+                each.check_flags(cfg)
+            else:
+                each.check_unused(cfg)
+        if not used and cfg.kd_log_gradients:
+            raise ValueError(
+                "--kd-log-gradients has no effect on a single term. Leave it out, or set "
+                f"{cls.term_types[0].weight_flag()} above 0."
             )
 
     def live_teacher(self) -> LiveTeacher:

@@ -10,10 +10,11 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import check_choice, check_some_teacher
+from fairseq_kd.criterions.checks import check_choice, check_some_teacher, distils
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.losses import MEANS, TOKEN_WEIGHTS, LossOptions, LossTerms, Mixture
 from fairseq_kd.losses.entropy_floor import even_share
+from fairseq_kd.teachers import named_teachers
 
 UNIFORM, LEARNED = "uniform", "learned"
 DEFAULT_ENTROPY = 0.5
@@ -108,12 +109,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         if not self.distils:
             return
         count = len(self.teachers)
-        if count < 2:
-            raise ValueError(
-                "--criterion multi_teacher_kd needs two or more teachers, but there is one. Name "
-                "more by --kd-teacher A.pt:B.pt or --kd-store, or use --criterion word_kd."
-            )
-        check_mean(cfg)
+        self.numbers = list(range(1, count + 1))
         self.fixed = fixed_weights(cfg.kd_teacher_weights, count)
         self.factors = temperature_factors(cfg, count)
         if self.fixed:
@@ -126,10 +122,27 @@ class MultiTeacherKDCriterion(WordKDCriterion):
     def _leave_out_weights_of_0(self) -> None:
         """A teacher without weight has no say, so it is not asked either."""
         used = [i for i, weight in enumerate(self.fixed) if weight > 0]
+        self.numbers = [self.numbers[i] for i in used]
         self.teachers = [self.teachers[i] for i in used]
         self.fixed = [self.fixed[i] for i in used]
         if self.factors:
             self.factors = [self.factors[i] for i in used]
+
+    @classmethod
+    def check_flags(cls, cfg: MultiTeacherKDConfig) -> None:
+        """As ``WordKDCriterion.check_flags``, and whether weights and temperatures fit."""
+        super().check_flags(cfg)
+        if not distils(cfg):
+            return
+        count = len(named_teachers(cfg))
+        if count < 2:
+            raise ValueError(
+                f"--criterion {cfg._name} needs two or more teachers, but there is one. Name more "
+                "by --kd-teacher A.pt:B.pt or --kd-store, or use --criterion word_kd."
+            )
+        check_mean(cfg)
+        fixed_weights(cfg.kd_teacher_weights, count)
+        temperature_factors(cfg, count)
 
     @staticmethod
     def check_teacher_sources(cfg: MultiTeacherKDConfig, others: Dict[str, float]) -> None:
@@ -161,7 +174,8 @@ class MultiTeacherKDCriterion(WordKDCriterion):
     ) -> Dict[str, Any]:
         """The sums that the log of the distillation is made of."""
         log = super().distillation_log(terms, options, n_real)
-        log |= {f"kd_teacher_weight_{i + 1}": each for i, each in enumerate(terms.weights)}
+        numbered = zip(self.numbers, terms.weights, strict=True)
+        log |= {f"kd_teacher_weight_{number}": weight for number, weight in numbered}
         if self.cfg.kd_teacher_mean == "probabilities" and len(self.teachers) > 1:
             log["kd_teacher_nll"] = terms.teacher_nll
         return log

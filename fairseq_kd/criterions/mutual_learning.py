@@ -26,7 +26,7 @@ from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.losses import LossOptions, LossTerms, TeacherLogits, chunked_loss
 from fairseq_kd.models.peers import build_peer, peer_configurations
-from fairseq_kd.projection import real_hidden
+from fairseq_kd.projection import real_hidden, refuse_unseen_projection
 
 GRADIENTS = {  # how a peer's KL terms reach it: as those of which divergence from another peer
     "detached": "forward_kl",
@@ -119,8 +119,7 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             cfg.ignore_prefix_size,
             cfg.report_accuracy,
         )
-        refuse_a_missing_tpu(cfg)
-        check_flags(cfg)
+        self.check_flags(cfg)
         self.cfg = cfg
         others = cfg.kd_peers - 1
         configurations = peer_configurations(cfg._get_root().model, cfg.kd_peer_overrides, others)
@@ -137,11 +136,38 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
                 for i in range(cfg.kd_peers)
             ]
 
+    @staticmethod
+    def check_flags(cfg: MutualLearningConfig) -> None:
+        """Refuses values out of range and flags without effect, before any model is built."""
+        refuse_a_missing_tpu(cfg)
+        if cfg.kd_peers < 2:
+            raise ValueError(f"--kd-peers must be 2 or greater, but is {cfg.kd_peers}.")
+        weight = cfg.kd_mutual_weight
+        if not (weight >= 0 and math.isfinite(weight)):
+            raise ValueError(f"--kd-mutual-weight must be 0 or greater, but is {weight}.")
+        check_choice("--kd-mutual-gradient", cfg.kd_mutual_gradient, GRADIENTS)
+        check_chunk(cfg.kd_chunk_tokens)
+        ratio, chunk = cfg.kd_detach_ratio, cfg.kd_chunk_tokens
+        if ratio is not None and not ratio >= 1:
+            raise ValueError(f"--kd-detach-ratio must be 1 or greater, but is {ratio}.")
+        unused = {
+            "--kd-mutual-gradient": None if cfg.kd_mutual_gradient == "detached" else "symmetric",
+            "--kd-detach-ratio": ratio,
+            "--kd-chunk-tokens": chunk,
+        }
+        for name, value in unused.items():
+            if weight == 0 and value is not None:
+                raise ValueError(
+                    f"{name} is {value}, but has no effect while --kd-mutual-weight is 0. Leave it "
+                    "out, or set the weight above 0."
+                )
+
     def forward(
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
         refuse_adaptive_softmax(model)
+        refuse_unseen_projection(model)
         follow(self, model)
         if self.cfg.kd_mutual_weight == 0:
             return self._side_by_side(model, sample, reduce)
@@ -250,31 +276,6 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             if any(key in log for log in logging_outputs):
                 total = sum(log.get(key, 0) for log in logging_outputs)
                 metrics.log_scalar(name, unit * total / count, count, round=3)
-
-
-def check_flags(cfg: MutualLearningConfig) -> None:
-    """Refuses values out of range and flags without effect."""
-    if cfg.kd_peers < 2:
-        raise ValueError(f"--kd-peers must be 2 or greater, but is {cfg.kd_peers}.")
-    weight = cfg.kd_mutual_weight
-    if not (weight >= 0 and math.isfinite(weight)):
-        raise ValueError(f"--kd-mutual-weight must be 0 or greater, but is {weight}.")
-    check_choice("--kd-mutual-gradient", cfg.kd_mutual_gradient, GRADIENTS)
-    check_chunk(cfg.kd_chunk_tokens)
-    ratio, chunk = cfg.kd_detach_ratio, cfg.kd_chunk_tokens
-    if ratio is not None and not ratio >= 1:
-        raise ValueError(f"--kd-detach-ratio must be 1 or greater, but is {ratio}.")
-    unused = {
-        "--kd-mutual-gradient": None if cfg.kd_mutual_gradient == "detached" else "symmetric",
-        "--kd-detach-ratio": ratio,
-        "--kd-chunk-tokens": chunk,
-    }
-    for name, value in unused.items():
-        if weight == 0 and value is not None:
-            raise ValueError(
-                f"{name} is {value}, but has no effect while --kd-mutual-weight is 0. Leave it "
-                "out, or set the weight above 0."
-            )
 
 
 def own_randomness(device: torch.device) -> Any:

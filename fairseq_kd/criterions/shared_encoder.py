@@ -9,6 +9,25 @@ from fairseq_kd.projection import unwrapped
 from fairseq_kd.teachers import LiveTeacher, TeacherSource
 
 
+def check_shared_encoder(cfg: Any) -> None:
+    """Refuses flags under which one encoder cannot serve both models, or be frozen."""
+    if cfg.distributed_world_size > 1 and cfg.ddp_backend != "legacy_ddp":
+        raise ValueError(
+            f"--kd-share-encoder freezes parameters, which --ddp-backend {cfg.ddp_backend} "
+            "cannot do in a training of several workers. Add --ddp-backend legacy_ddp."
+        )
+    if cfg.kd_teacher_dtype != "student":
+        raise ValueError(
+            f"--kd-teacher-dtype is {cfg.kd_teacher_dtype}, but with --kd-share-encoder one "
+            "encoder serves both models. Leave --kd-teacher-dtype out."
+        )
+    if cfg.fp16 and not (cfg.fp16_no_flatten_grads or cfg.memory_efficient_fp16):
+        raise ValueError(  # fairseq would put the decoder's gradients in the encoder's place
+            "--kd-share-encoder freezes parameters, which --fp16 cannot do with its gradients "
+            "in one row. Add --fp16-no-flatten-grads, or train with --amp."
+        )
+
+
 class SharedEncoder:
     """Runs the student with its encoder frozen, and hands what it encoded to the teacher.
 
@@ -21,8 +40,7 @@ class SharedEncoder:
         teachers: the sources of the teacher's knowledge.
 
     Raises:
-        ValueError: there is not one live teacher, it is to run in another precision, or the
-            distributed backend or the optimizer cannot leave parameters without gradients.
+        ValueError: there is not one live teacher.
     """
 
     def __init__(self, cfg: Any, teachers: List[TeacherSource]):
@@ -30,21 +48,6 @@ class SharedEncoder:
             raise ValueError(
                 "--kd-share-encoder needs one teacher that runs. Give one checkpoint by "
                 "--kd-teacher, or leave --kd-share-encoder out."
-            )
-        if cfg.distributed_world_size > 1 and cfg.ddp_backend != "legacy_ddp":
-            raise ValueError(
-                f"--kd-share-encoder freezes parameters, which --ddp-backend {cfg.ddp_backend} "
-                "cannot do in a training of several workers. Add --ddp-backend legacy_ddp."
-            )
-        if cfg.kd_teacher_dtype != "student":
-            raise ValueError(
-                f"--kd-teacher-dtype is {cfg.kd_teacher_dtype}, but with --kd-share-encoder one "
-                "encoder serves both models. Leave --kd-teacher-dtype out."
-            )
-        if cfg.fp16 and not (cfg.fp16_no_flatten_grads or cfg.memory_efficient_fp16):
-            raise ValueError(  # fairseq would put the decoder's gradients in the encoder's place
-                "--kd-share-encoder freezes parameters, which --fp16 cannot do with its gradients "
-                "in one row. Add --fp16-no-flatten-grads, or train with --amp."
             )
         self.teacher = teachers[0]
         self.path = cfg.kd_teacher

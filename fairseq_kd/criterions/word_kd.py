@@ -20,7 +20,9 @@ from fairseq_kd.criterions.checks import (
     check_choices,
     check_nothing_distilled,
     check_one_teacher_source,
+    check_token_temperature,
     check_weights,
+    distils,
     refuse_a_missing_tpu,
     refuse_adaptive_softmax,
     temperature_schedule,
@@ -29,9 +31,9 @@ from fairseq_kd.criterions.checks import (
 from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
 from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
-from fairseq_kd.criterions.shared_encoder import SharedEncoder
+from fairseq_kd.criterions.shared_encoder import SharedEncoder, check_shared_encoder
 from fairseq_kd.losses import LossOptions, LossTerms, Mixture, chunked_loss
-from fairseq_kd.projection import real_hidden
+from fairseq_kd.projection import real_hidden, refuse_unseen_projection
 from fairseq_kd.schedules import FOLLOWS_GAP
 from fairseq_kd.teachers import teacher_sources
 
@@ -232,19 +234,11 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             cfg.ignore_prefix_size,
             cfg.report_accuracy,
         )
-        others = self.other_weights(cfg)
-        refuse_a_missing_tpu(cfg)
-        check_weights(cfg, others)
-        check_choices(cfg)
+        self.check_flags(cfg)
         self.cfg = cfg
-        self.distils = cfg.kd_alpha > 0 or bool(cfg.kd_alpha_final)
+        self.distils = distils(cfg)
         self.advised = False
-        taught_otherwise = any(others.values())
-        if not self.distils:
-            used = ["kd_teacher", "kd_teacher_dtype"] if taught_otherwise else []
-            check_nothing_distilled(cfg, self.config, used)
-        if self.distils or taught_otherwise:
-            self.check_teacher_sources(cfg, others)
+        if self.distils or any(self.other_weights(cfg).values()):
             self.teachers = teacher_sources(cfg, self.taught_task(task))
         if self.distils:
             self.temperature = temperature_schedule(cfg)
@@ -254,6 +248,26 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             self.gap = teacher_gap(task, self, self.clock) if followed else None
             shares = cfg.kd_share_encoder
             self.shared_encoder = SharedEncoder(cfg, self.teachers) if shares else None
+
+    @classmethod
+    def check_flags(cls, cfg: WordKDConfig) -> None:
+        """Refuses what can be told from the flags alone, before any model is read."""
+        others = cls.other_weights(cfg)
+        taught_otherwise = any(others.values())
+        refuse_a_missing_tpu(cfg)
+        check_weights(cfg, others)
+        check_choices(cfg)
+        if not distils(cfg):
+            used = ["kd_teacher", "kd_teacher_dtype"] if taught_otherwise else []
+            check_nothing_distilled(cfg, cls.config, used)
+        if distils(cfg) or taught_otherwise:
+            cls.check_teacher_sources(cfg, others)
+        if distils(cfg):
+            check_token_temperature(cfg, temperature_schedule(cfg))
+            for name in ("kd_alpha", "kd_beta"):
+                weight_schedule(cfg, name)
+            if cfg.kd_share_encoder:
+                check_shared_encoder(cfg)
 
     @classmethod
     def other_weights(cls, cfg: WordKDConfig) -> Dict[str, float]:
@@ -275,6 +289,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             log["loss"] = self.cfg.kd_beta * log["loss"]
             return self.cfg.kd_beta * loss, sample_size, log
         refuse_adaptive_softmax(model)
+        refuse_unseen_projection(model)
         real, taught_sample = self.real_tokens(sample), self.taught_sample(sample)
         for teacher in self.teachers:
             teacher.follow(model)

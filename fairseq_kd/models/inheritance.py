@@ -135,6 +135,13 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
                     f"The student's {side} has {_kind(parts[0])} as {name}, and the teacher's "
                     f"{_kind(parts[1])}. Give the student the teacher's flags, after --."
                 )
+        lengths = [_learned_positions(each) for each in (ours, theirs)]
+        if None not in lengths and lengths[0] > lengths[1]:
+            raise ValueError(
+                f"The student's {side} learns {lengths[0]} positions, and the teacher's knows "
+                f"{lengths[1]}. Give the student the teacher's --max-source-positions and "
+                "--max-target-positions, after --."
+            )
     for each in (student, teacher):
         decoder = each.model.decoder
         if decoder.project_in_dim is not None or decoder.project_out_dim is not None:
@@ -153,6 +160,12 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
             "The student's output shares the decoder's embeddings, and the teacher's does not. "
             "Leave out --share-decoder-input-output-embed."
         )
+
+
+def _learned_positions(side: nn.Module) -> Optional[int]:
+    """How many an encoder or decoder has, if they are learned."""
+    positions = side.embed_positions
+    return positions.max_positions if isinstance(positions, nn.Embedding) else None
 
 
 def _kind(part: Optional[nn.Module]) -> str:

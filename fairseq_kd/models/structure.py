@@ -83,13 +83,19 @@ class Structure:
                 f"compared. Train with --{side}-layerdrop 0."
             )
 
-    def refuse_checkpointed_layers(self, side: str) -> None:
-        """Refuses a student whose attention inputs are forgotten before they are compared."""
-        if hasattr(self.layers(side)[0], "precheckpoint_forward"):
-            raise ValueError(
-                "--checkpoint-activations forgets the attention that is to be compared. Train "
-                "without it, or without the attention term."
-            )
+    def refuse_checkpoints(self, purpose: str, *sides: str) -> None:
+        """Refuses a model that forgets what its layers computed, and computes it anew backwards.
+
+        Args:
+            purpose: what that would not do for.
+            sides: encoder, decoder or both.
+        """
+        for side in sides:
+            if hasattr(self.layers(side)[0], "precheckpoint_forward"):
+                raise ValueError(
+                    f"--checkpoint-activations forgets what {purpose} needs. Train without one of "
+                    "the two."
+                )
 
 
 def student_structure(cfg: Any, task: FairseqTask) -> Structure:

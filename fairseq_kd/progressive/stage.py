@@ -1,9 +1,10 @@
 """One stage: a ``fairseq-train`` command line, brought to its last update.
 
-fairseq resumes from ``checkpoint_last.pt`` by itself, with four gaps that this module closes: it
-trains one update more if it is started again after its last one; it copies ``checkpoint_last.pt``
-into place byte by byte, so that a kill can leave half a file on which every later start fails; it
-can abort when all is done; and a trainer whose parent was killed runs on unseen.
+fairseq resumes from ``checkpoint_last.pt`` by itself, with five gaps that this module closes: it
+trains one update more if it is started again after its last one, and many more if that was the last
+by ``--patience``; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave
+half a file on which every later start fails; it can abort when all is done; and a trainer whose
+parent was killed runs on unseen.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import figures
 
 LAST = "checkpoint_last.pt"
+ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
 LOG_TAIL_LINES = 15
 SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
@@ -49,9 +51,12 @@ def run_stage(name: str, command: List[str]) -> int:
     save_dir = Path(options.save_dir)
     save_dir.mkdir(parents=True, exist_ok=True)
     restore_last_checkpoint(save_dir)
-    done = updates_done(save_dir / LAST)
+    done, ended = updates_done(save_dir / LAST), save_dir / ENDED
     if done >= options.max_update:
         print(f"{name}: all {done} updates are done", file=sys.stderr)
+        return 0
+    if done and ended.is_file() and ended.read_text(encoding="utf-8") == shlex.join(command):
+        print(f"{name}: it ended early, after update {done}", file=sys.stderr)
         return 0
     if done:
         print(f"{name}: going on after update {done}", file=sys.stderr)
@@ -59,6 +64,8 @@ def run_stage(name: str, command: List[str]) -> int:
         status, tail = _run_logged(command, save_dir / "train.log", progress)
     if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
         return 0  # its reading thread, cut off at the very end, took the process with it
+    if status == 0 and options.patience > 0:
+        ended.write_text(shlex.join(command), encoding="utf-8")
     if status != 0:
         print(
             *tail,
@@ -100,6 +107,7 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--save-dir")
     parser.add_argument("--max-update", type=int)
+    parser.add_argument("--patience", type=int, default=-1)
     options, _ = parser.parse_known_args(command)
     for flag, value in (("--save-dir", options.save_dir), ("--max-update", options.max_update)):
         if value is None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shlex
 from argparse import Namespace
 from typing import Any, Dict, Iterator, List, Mapping, Sequence
@@ -164,29 +163,15 @@ def _check_distillation(args: Namespace) -> None:
     """
     from fairseq.criterions import CRITERION_REGISTRY
 
-    from fairseq_kd.criterions import checks
     from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
-    from fairseq_kd.criterions.word_kd import WordKDCriterion
+    from fairseq_kd.teachers import named_teachers
 
     criterion = CRITERION_REGISTRY[args.criterion]
-    if not issubclass(criterion, WordKDCriterion):
-        return
-    args = Namespace(**vars(args), _name=args.criterion)
-    others = criterion.other_weights(args)  # of terms that read the teacher's layers
-    distils, reads_layers = bool(args.kd_alpha or args.kd_alpha_final), any(others.values())
-    checks.check_weights(args, others)
-    checks.check_choices(args)
-    if reads_layers:
-        checks.check_one_live_teacher(args)
-    if distils or reads_layers:
-        criterion.check_teacher_sources(args, others)
-    if distils:
-        checks.temperature_schedule(args)
-        for weight in ("kd_alpha", "kd_beta"):
-            checks.weight_schedule(args, weight)
-    named = os.pathsep.join(filter(None, (args.kd_teacher, args.kd_store)))
-    if issubclass(criterion, MultiTeacherKDCriterion) and distils and os.pathsep not in named:
+    if issubclass(criterion, MultiTeacherKDCriterion) and len(named_teachers(args)) == 1:
+        (named,) = named_teachers(args)
         raise ValueError(
             f"--criterion {args.criterion} needs two or more teachers, but has only {named}. Name "
             "more by learns-from, or choose the criterion word_kd."
         )
+    if hasattr(criterion, "check_flags"):
+        criterion.check_flags(Namespace(**vars(args), _name=args.criterion))

@@ -5,6 +5,7 @@ from typing import Any, Optional, Tuple
 
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
+from torch import nn
 
 
 def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> None:
@@ -43,6 +44,28 @@ def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> N
                 f"The {side} dictionaries of {teacher_name} and {data} differ at index "
                 f"{difference}. Binarise the data with {option} and the teacher's "
                 f"dict.{language}.txt."
+            )
+
+
+def check_positions(teacher_name: str, teacher: nn.Module, student: FairseqTask) -> None:
+    """Refuses a teacher that knows fewer positions than the sentences of the training may have.
+
+    Args:
+        teacher_name: the flag and the file that name the teacher, as the user typed them.
+        teacher: its model. Only positions that were learned have an end.
+        student: the task of the training.
+
+    Raises:
+        ValueError: naming the side, the teacher's positions and the training's limit.
+    """
+    limits = (student.cfg.max_source_positions, student.cfg.max_target_positions)
+    for side, flag, limit in zip(("encoder", "decoder"), ("source", "target"), limits, strict=True):
+        positions = getattr(getattr(teacher, side, None), "embed_positions", None)
+        known = positions.max_positions if isinstance(positions, nn.Embedding) else limit
+        if known < limit:
+            raise ValueError(
+                f"The {side} of {teacher_name} knows {known} positions, but --max-{flag}-positions "
+                f"allows sentences of {limit} tokens. Train with --max-{flag}-positions {known}."
             )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.losses import TeacherLogits
 from fairseq_kd.projection import real_hidden
-from fairseq_kd.teachers.compatibility import check_same_words
+from fairseq_kd.teachers.compatibility import check_positions, check_same_words
 from fairseq_kd.teachers.loading import load_teacher
 
 DTYPES = {
@@ -52,6 +52,7 @@ class LiveTeacher:
         """
         model, task = load_teacher(path)
         check_same_words(f"--kd-teacher {path}", task, student_task)
+        check_positions(f"--kd-teacher {path}", model, student_task)
         return cls(model, dtype)
 
     def follow(self, student: nn.Module) -> None:

@@ -32,5 +32,10 @@ def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
     return [*running, *(StoredTeacher(path, task, subsets) for path in _paths(cfg.kd_store))]
 
 
+def named_teachers(cfg: Any) -> List[str]:
+    """The paths in ``--kd-teacher``, then those in ``--kd-store``."""
+    return [*_paths(cfg.kd_teacher), *_paths(cfg.kd_store)]
+
+
 def _paths(flag: Optional[str]) -> List[str]:
     return flag.split(os.pathsep) if flag else []

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+import stores
 import torch
 from fairseq.logging import metrics
 from harness import Setup, widened
@@ -48,6 +49,20 @@ def test_the_word_term_is_that_of_a_teacher_that_reads_the_pivot(cross):
         ce -= (0.9 * log_q[gold] + 0.1 * (log_q.sum() - log_q[gold]) / (len(log_q) - 1)).item()
     assert loss.item() == pytest.approx(0.8 * kd + 0.2 * ce, rel=1e-5)
     assert "align_loss" not in logged(log)
+
+
+def test_a_store_of_the_pivots_sentences_teaches_what_the_teacher_does(
+    cross, three_way, teacher, tmp_path
+):
+    store = stores.build(tmp_path / "store", teacher, three_way, left_out=1)
+    flags = ["--kd-align-weight", "0", "--kd-temperature", "2", "--dropout", "0"]
+    live = cross(*flags)
+    stored = Setup(
+        three_way, *CROSS, "--kd-store", store, *WIDER, *flags, "--train-subset", "valid"
+    )
+    sample = live.batch(0, 1, 2)
+    want, got = (each.criterion(each.model.eval(), sample)[0].item() for each in (live, stored))
+    assert got == pytest.approx(want, rel=1e-4)
 
 
 @pytest.mark.parametrize("level", ["sentence", "token", "both"])

@@ -30,8 +30,10 @@ REFUSALS = [
      "set --kd-alpha above 0.", ["--kd-alpha", "0", "--kd-temperature", "2"]),
     (FEATURE, "--encoder-layerdrop is 0.2, which skips layers whose knowledge is to be compared. "
      "Train with --encoder-layerdrop 0.", ["--encoder-layerdrop", "0.2"]),
-    (ATTENTION_KD, "--checkpoint-activations forgets the attention that is to be compared. Train "
-     "without it, or without the attention term.", ["--checkpoint-activations"]),
+    (ATTENTION_KD, "--checkpoint-activations forgets what the attention term needs. Train without "
+     "one of the two.", ["--checkpoint-activations"]),
+    (FEATURE, "--checkpoint-activations forgets what --kd-log-gradients needs. Train without one "
+     "of the two.", ["--checkpoint-activations", "--kd-log-gradients"]),
     (ATTENTION_KD, "--kd-attention-kinds must name some of encoder, decoder, cross, each once and "
      "separated by commas, but is self.", ["--kd-attention-kinds", "self"]),
     (ATTENTION_KD, "--kd-attention-heads must be one of mean, repeat, learned, relation, but is "

@@ -118,6 +118,15 @@ def test_the_order_does_not_matter(setup, teacher, large, both, kind):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_teacher_without_weight_leaves_the_numbers_of_the_others(setup, teacher, large):
+    three = ["--kd-teacher", f"{teacher}:{large}:{teacher}"]
+    asked = setup(*MULTI, *three, "--kd-teacher-weights", "0.2,0,0.8")
+    log = logged(loss_and_log(asked, asked.batch(0, 1))[1])
+    assert log["teacher_weight_1"] == pytest.approx(0.2, abs=1e-3)
+    assert log["teacher_weight_3"] == pytest.approx(0.8, abs=1e-3)
+    assert "teacher_weight_2" not in log
+
+
 def test_a_store_of_weight_1_beside_a_teacher_of_weight_0_is_that_store_alone(
     setup, teacher, large, data, tmp_path
 ):

@@ -109,6 +109,18 @@ def test_an_unknown_choice(setup, teacher, flag, choices):
     refuses(setup, message, "--kd-teacher", teacher, flag, "other")
 
 
+def test_temperatures_of_tokens_between_1_and_1(setup, teacher):
+    flags = ["--kd-teacher", teacher, "--kd-token-temperature", "confidence"]
+    refuses(
+        setup,
+        "--kd-token-temperature confidence has no effect at --kd-temperature 1, between which and "
+        "1 each token's temperature lies. Leave it out, or raise T.",
+        *[*flags, "--kd-temperature", "1"],
+    )
+    falling = ["--kd-temperature-schedule", "linear", "--kd-temperature-final", "1"]
+    assert setup(*WORD_KD, *flags, *falling, "--kd-temperature-updates", "9").criterion.distils
+
+
 def test_a_negative_chunk(setup, teacher):
     message = "--kd-chunk-tokens must be 0 or greater, but is -1."
     refuses(setup, message, "--kd-teacher", teacher, "--kd-chunk-tokens=-1")

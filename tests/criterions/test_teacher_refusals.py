@@ -215,6 +215,21 @@ def test_a_teacher_of_no_language_pair(setup, edited):
     )
 
 
+def test_a_teacher_that_knows_fewer_positions_than_sentences_may_have(setup, tmp_path, data):
+    for dictionary in Path(data).glob("dict.*.txt"):
+        shutil.copy(dictionary, tmp_path)
+    learned = ["--encoder-learned-pos", "--max-source-positions", "64"]
+    path = setup("--criterion", "label_smoothed_cross_entropy", *learned).save(tmp_path / "t.pt")
+    refuses(
+        setup,
+        f"The encoder of --kd-teacher {path} knows 64 positions, but --max-source-positions allows "
+        "sentences of 1024 tokens. Train with --max-source-positions 64.",
+        *["--kd-teacher", path],
+    )
+    taught = setup(*WORD_KD, "--kd-teacher", path, "--max-source-positions", "64")
+    assert taught.criterion.teachers
+
+
 def test_a_teacher_that_inferred_its_language_pair_teaches(setup, edited):
     def forget(state):
         state["cfg"]["task"]["source_lang"] = state["cfg"]["task"]["target_lang"] = None

@@ -282,6 +282,30 @@ def test_the_projection_outside_of_torchs_ddp_gets_its_gradient(data, teacher, t
     assert made.stdout.endswith("equal\n")
 
 
+class FindsUnused(torch.nn.Module):
+    """What torch's DistributedDataParallel shows of itself."""
+
+    def __init__(self, module, find_unused_parameters):
+        super().__init__()
+        self.module, self.find_unused_parameters = module, find_unused_parameters
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize("sharing", [["--share-all-embeddings"], []], ids=["tied", "untied"])
+@pytest.mark.parametrize("finds", [True, False])
+def test_a_projection_that_would_be_taken_for_unused_is_refused(data, teacher, sharing, finds):
+    training = [flag for flag in TRAINING if flag != "--share-all-embeddings"]
+    setup = Setup(data, *DISTIL, str(teacher), *sharing, training=training)
+    wrapped, sample = FindsUnused(setup.model, finds), setup.batch(0, 1)
+    if sharing or not finds:
+        assert setup.criterion(wrapped, sample)[0].isfinite()
+        return
+    with pytest.raises(ValueError, match="^--find-unused-parameters takes the output projection"):
+        setup.criterion(wrapped, sample)
+
+
 def test_the_gate_weighs_the_two_terms_of_each_token(setup, teacher):
     gated = setup(*DISTIL, teacher, "--kd-gate", "probability", "--kd-temperature", "2")
     sample = gated.batch(0, 1, 2)

@@ -192,6 +192,16 @@ def test_what_cannot_be_inherited_is_refused(built, message, student, layers):
         start(built(*student), built(*SMALL), **layers)
 
 
+def test_positions_that_the_teacher_has_not_learned_are_refused(built):
+    learned = ["--encoder-learned-pos", "--max-source-positions"]
+    teacher = built(*SMALL, *learned, "64")
+    assert start(built(*SMALL, *learned, "32"), teacher)
+    with pytest.raises(
+        ValueError, match="encoder learns 128 positions, and the teacher's knows 64"
+    ):
+        start(built(*SMALL, *learned, "128"), teacher)
+
+
 def test_another_place_of_the_norms_is_refused(built):
     teacher, student = built(*SMALL), built(*SMALL)
     for layer in student.model.encoder.layers:

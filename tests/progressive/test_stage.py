@@ -32,6 +32,8 @@ for update in range(1, int(last) + 1):
         pass  # logging does so
     time.sleep(0.05 if "--slow" in words else 0)
 state = dict(optimizer_history=[dict(num_updates=int(last))])
+if "--patience" in words:
+    state = dict(optimizer_history=[dict(num_updates=5)])
 if "--abort-early" in words:
     os.abort()
 torch.save(state, os.path.join(folder, "checkpoint_last.pt"))
@@ -92,6 +94,19 @@ def test_an_unfinished_stage_goes_on(command, tmp_path, capsys):
     assert stage.run_stage("student", command) == 0
     assert len(runs(tmp_path)) == 1
     assert "student: going on after update 12" in capsys.readouterr().err
+
+
+def test_a_training_that_ended_by_patience_is_not_taken_up_again(command, tmp_path, capsys):
+    impatient = [*command, "--patience", "3"]
+    assert stage.run_stage("student", impatient) == 0
+    assert stage.run_stage("student", impatient) == 0
+    assert len(runs(tmp_path)) == 1
+    assert "student: it ended early, after update 5" in capsys.readouterr().err
+    assert stage.run_stage("student", [*command, "--patience", "9"]) == 0
+    assert len(runs(tmp_path)) == 2
+    (tmp_path / "run" / "checkpoint_last.pt").unlink()
+    assert stage.run_stage("student", [*command, "--patience", "9"]) == 0
+    assert len(runs(tmp_path)) == 3
 
 
 def test_a_failure_is_shown_and_returned(command, tmp_path, capsys):

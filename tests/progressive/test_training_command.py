@@ -157,6 +157,21 @@ REFUSALS = {
         {"kd-temperature-final": 2},
         "--kd-temperature-final is 2.0, but has no effect with --kd-temperature-schedule constant",
     ),
+    "nothing to distil": ({**DISTILLED, "alpha": 0}, {}, "no effect while --kd-alpha is 0"),
+    "precision": (
+        DISTILLED,
+        {"kd-share-encoder": True, "kd-teacher-dtype": "bfloat16"},
+        "one encoder serves both models. Leave --kd-teacher-dtype out.",
+    ),
+    "distance": (
+        {"criterion": "feature_kd"},
+        {"kd-feature-distance": "l1"},
+        "--kd-feature-distance must be one of ",
+    ),
+    "layers": ({"criterion": "feature_kd"}, {"kd-feature-layers": "a"}, "--kd-feature-layers"),
+    "heads": ({"criterion": "attention_kd"}, {"kd-attention-heads": "all"}, "--kd-attention-heads"),
+    "kinds": ({"criterion": "hybrid_kd"}, {"kd-attention-kinds": "self"}, "--kd-attention-kinds"),
+    "peers": ({"criterion": "mutual_learning"}, {"kd-peers": 1}, "--kd-peers must be 2 or greater"),
     "two sources": (DISTILLED, {"kd-store": "store"}, "only one of them can teach"),
     "one teacher": (
         {"criterion": "multi_teacher_kd"},
@@ -172,6 +187,19 @@ def test_what_a_criterion_would_refuse_is_told_before_anything_is_trained(wrong)
     with pytest.raises(ValueError, match=r"^The training of middle would be refused: ") as refused:
         checked(settings, layer)
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        ({"kd-teacher-weights": "0.5,0.6"}, "--kd-teacher-weights must sum to 1"),
+        ({"kd-teacher-mean": "median"}, "--kd-teacher-mean must be one of"),
+        ({"kd-teacher-temperatures": "4"}, "has 1 numbers for 2 teachers"),
+    ],
+)
+def test_weights_and_temperatures_of_several_teachers_are_checked(layer, told):
+    with pytest.raises(ValueError, match=told):
+        checked({"criterion": "multi_teacher_kd"}, layer, knowledge={"kd-teacher": "a.pt:b.pt"})
 
 
 def test_layers_are_not_read_from_a_store():
