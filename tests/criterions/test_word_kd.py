@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from fairseq.logging import metrics
-from harness import ROOT, TRAINING, run, widened
+from harness import ROOT, TRAINING, Setup, run, widened
 
 from fairseq_kd.criterions import WordKDCriterion
 
@@ -302,7 +302,7 @@ def test_a_projection_that_would_be_taken_for_unused_is_refused(data, teacher, s
     if sharing or not finds:
         assert setup.criterion(wrapped, sample)[0].isfinite()
         return
-    with pytest.raises(ValueError, match="^--find-unused-parameters takes the output projection"):
+    with pytest.raises(ValueError, match=r"^--find-unused-parameters takes the output projection"):
         setup.criterion(wrapped, sample)
 
 

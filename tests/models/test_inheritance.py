@@ -196,9 +196,7 @@ def test_positions_that_the_teacher_has_not_learned_are_refused(built):
     learned = ["--encoder-learned-pos", "--max-source-positions"]
     teacher = built(*SMALL, *learned, "64")
     assert start(built(*SMALL, *learned, "32"), teacher)
-    with pytest.raises(
-        ValueError, match="encoder learns 128 positions, and the teacher's knows 64"
-    ):
+    with pytest.raises(ValueError, match="encoder learns 128 positions, and the teacher's"):
         start(built(*SMALL, *learned, "128"), teacher)
 
 
