@@ -2,9 +2,9 @@
 
 fairseq resumes from ``checkpoint_last.pt`` by itself, with five gaps that this module closes: it
 trains one update more if it is started again after its last one, and many if ``--patience`` ended
-it; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave half a file on
-which every later start fails; it can abort when all is done; and a trainer whose parent was killed
-runs on unseen.
+it; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave half a file
+on which every later start fails; it can abort when all is done; and a trainer whose parent was
+killed runs on unseen.
 """
 
 import argparse
