@@ -51,7 +51,7 @@ def add_parser(verbs: Any) -> None:
         kind = int if each.name in ("words", "duplicates") else float
         filters.add_argument(each.flag, type=kind, help=f"{each.help} (default: {default})")
     _add_mixing(parser.add_argument_group("mixing with gold data"))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, check=check_flags)
 
 
 def _add_selection(flags: Any) -> None:
@@ -93,7 +93,7 @@ def _add_mixing(flags: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the training set, or says that it is there."""
-    _check_flags(args)
+    check_flags(args)
     thresholds = thresholds_of(args)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
 
@@ -131,7 +131,7 @@ def thresholds_of(args: argparse.Namespace) -> Dict[str, float]:
     return thresholds
 
 
-def _check_flags(args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Refuses what is out of range or has no effect.
 
     Raises:
