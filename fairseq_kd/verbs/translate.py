@@ -111,6 +111,13 @@ def run(args: argparse.Namespace) -> int:
 
     teachers = load_teachers(args.teacher)
     subset = read_their_subset(teachers, args.data, args.subset)
+    if subset.name == "train" and subset.continuation is not None:
+        print(
+            f"{args.data} has {subset.continuation} too, which fairseq-train reads with train and "
+            f"this does not decode; for it: fairseq-kd translate --subset {subset.continuation} "
+            "... --out ANOTHER",
+            file=sys.stderr,
+        )
     max_source = min(int(teacher.model.max_positions()[0]) for teacher in teachers)
     hashes = [sha256_of([teacher.path]) for teacher in teachers]
     engine = choose_engine(

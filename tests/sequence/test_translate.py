@@ -72,6 +72,19 @@ def test_what_cannot_be_translated_is_told_and_keeps_its_line(
     assert told in capsys.readouterr().err
 
 
+def test_a_training_set_that_goes_on_is_told_of(translate, odd_data, tmp_path, capsys):
+    flags = ["--engine", "fairseq", "--beam", "1"]
+    translate(tmp_path / "before", *flags, folder=odd_data)
+    assert "train1" not in capsys.readouterr().err
+    for path in list(odd_data.glob("train.es-en.*")):
+        shutil.copy(path, odd_data / path.name.replace("train.", "train1."))
+    assert translate(tmp_path / "out", *flags, folder=odd_data) == 0
+    told = "this does not decode; for it: fairseq-kd translate --subset train1 ... --out ANOTHER\n"
+    assert told in capsys.readouterr().err
+    assert translate(tmp_path / "on", *flags, "--subset", "train1", folder=odd_data) == 0
+    assert "ANOTHER" not in capsys.readouterr().err
+
+
 def test_a_source_alone_can_be_decoded(translate, data, tmp_path):
     folder = shutil.copytree(data, tmp_path / "mono")
     for suffix in ("bin", "idx"):
