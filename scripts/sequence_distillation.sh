@@ -23,13 +23,40 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 if [[ -x $root/.venv/bin/python ]]; then export PATH="$root/.venv/bin:$PATH"; fi
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
-shopt -s nullglob
-found=("$data"/train.*-*.*.idx)
-[[ ${#found[@]} -eq 2 ]] || die "$data holds no train split of one language pair. Give what fairseq-preprocess wrote."
-pair=${found[0]##*/train.}
-pair=${pair%.*.idx}
-src=${pair%-*} tgt=${pair#*-}
+for flag in "$@"; do
+  [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."
+done
+
+pair=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" python - "$teacher" << 'EOF'
+import logging, os, sys
+from fairseq_kd.checkpoints import read_checkpoint
+
+path = sys.argv[1].split(os.pathsep)[0]
+if not os.path.isfile(path):
+    sys.exit(f"{path} does not exist. Give the checkpoint of a teacher.")
+try:
+    state = read_checkpoint(path)
+    task = vars(state["args"]) if state.get("args") else state["cfg"]["task"]
+    pair = [task["source_lang"], task["target_lang"]]
+    if None in pair:  # fairseq-train took it from its data
+        logging.disable()
+        from fairseq.data.data_utils import infer_language_pair
+        pair = infer_language_pair(task["data"].split(os.pathsep)[0])
+        if None in pair:
+            raise FileNotFoundError(2, "no data", task["data"])
+    print(*pair)
+except FileNotFoundError as error:
+    sys.exit(f"{error.filename} is missing, which tells the languages of {path}. Put it back.")
+except Exception as error:
+    sys.exit(f"{path} is no checkpoint of a translation model ({type(error).__name__}). Give another.")
+EOF
+) || exit 1
+read -r src tgt <<< "$pair"
+
+[[ -f $data/train.$src-$tgt.$src.idx || -f $data/train.$tgt-$src.$src.idx ]] ||
+  die "$data holds no train.$src-$tgt.$src, which $teacher translates. Give what fairseq-preprocess wrote."
 mkdir -p "$out"
+shopt -s nullglob
 
 if [[ ! -f $out/generate.txt ]]; then
   # Without a batch-size multiple of 1, fairseq-generate drops the last sentences.
@@ -60,8 +87,10 @@ if [[ ! -d $out/bin ]]; then
     --srcdict "$data/dict.$src.txt" --tgtdict "$data/dict.$tgt.txt" \
     --trainpref "$out/text/train" --destdir "$out/bin.partial" > "$out/preprocess.log" 2>&1 ||
     { tail -n 15 "$out/preprocess.log" >&2; die "fairseq-preprocess failed."; }
-  others=("$data"/{valid,test}*."$src-$tgt".*)
-  if [[ ${#others[@]} -gt 0 ]]; then cp "${others[@]}" "$out/bin.partial/"; fi
+  for path in "$data"/{valid,test}*.{"$src-$tgt","$tgt-$src"}.*; do
+    name=${path##*/}
+    cp "$path" "$out/bin.partial/${name/".$tgt-$src."/".$src-$tgt."}"
+  done
   mv "$out/bin.partial" "$out/bin"
 fi
 echo "$out/bin is ready for fairseq-train: $(wc -l < "$out/text/train.$tgt") pairs"

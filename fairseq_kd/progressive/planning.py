@@ -187,7 +187,7 @@ def _words(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
 
 
 def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:
-    """Refuses a command of ours whose flags are none.
+    """Refuses a command of ours whose flags are none, are out of range or have no effect.
 
     Raises:
         ValueError: naming the step.
@@ -195,4 +195,9 @@ def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:
     for command in step.commands:
         refused = f"{run.path}: fairseq-kd {command[1]} does not understand the step {step.name}"
         with complaint_told(refused, command):
-            verbs.parse_args(command[1:])
+            args = verbs.parse_args(command[1:])
+        try:
+            if hasattr(args, "check"):
+                args.check(args)
+        except ValueError as error:
+            raise ValueError(f"{run.path}: the step {step.name} is refused: {error}") from None

@@ -116,6 +116,12 @@ class DistilledSet:
             raise ValueError(
                 f"--gold-subset {gold.name} has no target side in {data}. Give a split with both."
             )
+        if gold.continuation is not None:
+            raise ValueError(
+                f"{data} has {gold.continuation} beside {gold.name}, which fairseq-train reads as "
+                f"one set, but --mix {self.mix.how} takes {gold.name} alone. Binarise both as one "
+                "split of another name, and give that to --gold-subset."
+            )
         return gold
 
     @cached_property
@@ -142,8 +148,7 @@ class DistilledSet:
             OSError: the disk is full.
         """
         if self.out.exists():
-            told = self.out / MANIFEST
-            if told.is_file() and json.loads(told.read_text("utf-8"))["made_of"] == self.made_of:
+            if _made_of(self.out / MANIFEST) == self.made_of:
                 print(f"{self.out} is there already", file=sys.stderr)
                 return
             raise ValueError(
@@ -215,6 +220,15 @@ class DistilledSet:
                     print(each.sentence.source, file=texts[0])
                     print(tokens, file=texts[1])
         return tally
+
+
+def _made_of(manifest: Path) -> Any:
+    """What a manifest says that its folder is made of; None if it is no manifest of ours."""
+    try:
+        told = json.loads(manifest.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told.get("made_of") if isinstance(told, dict) else None
 
 
 def _score_line(judged: Judged) -> str:

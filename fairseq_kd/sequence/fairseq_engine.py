@@ -2,17 +2,19 @@
 
 import math
 from importlib import metadata
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
 import torch
 from fairseq.data import data_utils
 from fairseq.dataclass.configs import GenerationConfig
+from torch import Tensor
 
 from fairseq_kd.sequence.engine import Batch, chosen_compute_type
 from fairseq_kd.sequence.hypotheses import Hypothesis
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.teachers import Teacher
 
+Scored = List[Tuple[Tensor, Tensor]]  # hypotheses of a sentence: tokens, and nats per token
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 1024, 8192
 COMPUTE_TYPES = {"cpu": ("float32",), "cuda": ("float16", "bfloat16", "float32")}
 
@@ -60,17 +62,64 @@ class FairseqEngine:
         }
         generator = self.task.build_generator(self.models, self._generation(max(lengths)))
         found = self.task.inference_step(generator, self.models, sample)
+        kept = [
+            [(each["tokens"], each["positional_scores"].mean()) for each in hypotheses]
+            for hypotheses in (each[: self.search.nbest] for each in found)
+        ]
+        if self.search.sampling and self.search.temperature != 1:
+            kept = self._scored_anew(sample["net_input"], kept)
         symbols = self.task.target_dictionary.symbols
         return [
             [
                 Hypothesis(
-                    " ".join(symbols[word] for word in each["tokens"].tolist()[:-1]),
-                    each["positional_scores"].mean().item() / math.log(2),
+                    " ".join(symbols[word] for word in tokens.tolist()[:-1]),
+                    score.item() / math.log(2),
                 )
-                for each in hypotheses[: self.search.nbest]
+                for tokens, score in hypotheses
             ]
-            for hypotheses in found
+            for hypotheses in kept
         ]
+
+    @torch.no_grad()
+    def _scored_anew(self, net_input: Dict[str, Tensor], drawn: List[Scored]) -> List[Scored]:
+        """Samples with the scores of the teachers, where they were drawn at another temperature.
+
+        Args:
+            net_input: the sources.
+            drawn: of each sentence its samples, as many as of any other.
+        """
+        words = self.task.target_dictionary
+        scored: List[Scored] = [[] for _ in drawn]
+        for samples in zip(*drawn, strict=True):  # one of each sentence at a time, to save memory
+            tokens = [sample for sample, _ in samples]
+            before, target = (
+                data_utils.collate_tokens(
+                    tokens, words.pad(), words.eos(), left_pad=False, move_eos_to_beginning=moved
+                )
+                for moved in (True, False)
+            )
+            log_p = self._log_probability(net_input, before, target)
+            log_p = log_p.masked_fill(target.eq(words.pad()), 0.0)
+            for i, each in enumerate(tokens):
+                scored[i].append((each, log_p[i].sum() / len(each)))
+        return [sorted(each, key=lambda sample: -sample[1].item()) for each in scored]
+
+    def _log_probability(
+        self, net_input: Dict[str, Tensor], before: Tensor, target: Tensor
+    ) -> Tensor:
+        """The log of the mean of the models' probabilities of each target word.
+
+        Args:
+            net_input: the sources.
+            before: (sentences, L) words that are read.
+            target: (sentences, L) words that are to follow.
+        """
+        each_model = []
+        for model in self.models:
+            net_output = model(**net_input, prev_output_tokens=before)
+            log_p = model.get_normalized_probs(net_output, log_probs=True)
+            each_model.append(log_p.float().gather(2, target[:, :, None]).squeeze(2))
+        return torch.stack(each_model).logsumexp(0) - math.log(len(self.models))
 
     def _generation(self, longest: int) -> GenerationConfig:
         """The flags of ``fairseq-generate`` for a batch."""

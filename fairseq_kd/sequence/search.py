@@ -48,7 +48,11 @@ class Search:
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """The flags, named and meant as in ``fairseq-generate``."""
     flags = parser.add_argument_group("search, as in fairseq-generate")
-    flags.add_argument("--beam", type=int, help=f"beam width (default: {DEFAULT_BEAM})")
+    flags.add_argument(
+        "--beam",
+        type=int,
+        help=f"beam width (default: {DEFAULT_BEAM}, or --nbest if that is more)",
+    )
     flags.add_argument(
         "--nbest",
         type=int,
@@ -122,9 +126,10 @@ def search_of(args: argparse.Namespace) -> Search:
             seed=1 if args.seed is None else args.seed,
             **common,
         )
-    beam = DEFAULT_BEAM if args.beam is None else args.beam
+    beam = max(DEFAULT_BEAM, args.nbest) if args.beam is None else args.beam
     if args.nbest > beam:
         raise ValueError(
-            f"--nbest must be at most --beam, which is {beam}, but is {args.nbest}. Raise --beam."
+            f"--nbest must be at most --beam, which is {beam}, but is {args.nbest}. Raise --beam, "
+            "or leave it out."
         )
     return Search(beam=beam, lenpen=1.0 if args.lenpen is None else args.lenpen, **common)

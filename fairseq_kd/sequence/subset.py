@@ -64,6 +64,16 @@ class Subset:
         """The files of source and target."""
         return [path for language in self.pair for path in self.files(language)]
 
+    @property
+    def continuation(self) -> Optional[str]:
+        """The split that fairseq-train reads as a part of this one, if it is there: train1."""
+        name = f"{self.name}1"
+        try:
+            _prefix(self.folder, name, self.pair)
+        except FileNotFoundError:
+            return None
+        return name
+
     def dictionary_file(self, language: str) -> Path:
         """The file of a side's dictionary."""
         return self.folder / f"dict.{language}.txt"

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -44,14 +45,25 @@ def add_parser(verbs: Any) -> None:
     _add_selection(parser.add_argument_group("selection"))
     filters = parser.add_argument_group(
         "filters",
-        "thresholds that a pair must keep to; --max-...=inf and --min-...=-inf turn a filter off",
+        "thresholds that a pair must keep to; --max-...=inf and --min-...=-inf turn a filter off, "
+        "but pairs without a word always go",
     )
     for each in FILTERS:
         default = "none" if each.default is None else f"{each.default:g}"
-        kind = int if each.name in ("words", "duplicates") else float
+        kind = whole_or_infinite if each.name in ("words", "duplicates") else float
         filters.add_argument(each.flag, type=kind, help=f"{each.help} (default: {default})")
     _add_mixing(parser.add_argument_group("mixing with gold data"))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, check=check_flags)
+
+
+def whole_or_infinite(text: str) -> float:
+    """A whole number, or inf or -inf."""
+    try:
+        return int(text)
+    except ValueError:
+        if text.lstrip("+-") == "inf":
+            return float(text)
+    raise argparse.ArgumentTypeError(f"it must be a whole number, inf or -inf, but is {text}")
 
 
 def _add_selection(flags: Any) -> None:
@@ -93,7 +105,7 @@ def _add_mixing(flags: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the training set, or says that it is there."""
-    _check_flags(args)
+    check_flags(args)
     thresholds = thresholds_of(args)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
 
@@ -126,12 +138,14 @@ def thresholds_of(args: argparse.Namespace) -> Dict[str, float]:
     for each in FILTERS:
         given: Optional[float] = getattr(args, each.option)
         value = each.default if given is None else given
+        if each.name == "words" and value == -math.inf:
+            value = each.default  # a pair without a word teaches nothing
         if value is not None:
             thresholds[each.name] = value
     return thresholds
 
 
-def _check_flags(args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Refuses what is out of range or has no effect.
 
     Raises:
@@ -139,7 +153,7 @@ def _check_flags(args: argparse.Namespace) -> None:
     """
     for flag in ("--copies", "--upsample-gold", "--workers", "--min-words"):
         value = getattr(args, flag[2:].replace("-", "_"))
-        if value is not None and value < 1:
+        if value is not None and -math.inf < value < 1:
             raise ValueError(f"{flag} must be at least 1, but is {value}.")
     compares = args.select in ("interpolation", "mbr") or args.min_similarity is not None
     mixed, together = args.mix != "alone", args.mix == "gold"

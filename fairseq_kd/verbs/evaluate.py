@@ -42,7 +42,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder for the report")
     _add_text(parser.add_argument_group("text and search"))
     _add_measuring(parser.add_argument_group("measuring"))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, check=options_of)
 
 
 def _add_text(flags: Any) -> None:

@@ -5,9 +5,10 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
-from fairseq_kd.sequence.search import add_search_flags, search_of
+from fairseq_kd.sequence.search import Search, add_search_flags, search_of
+from fairseq_kd.shard import Shard
 
 DESCRIPTION = """\
 Decodes a set that fairseq-preprocess binarised, for a student to learn from. Tokens stay as they
@@ -79,22 +80,29 @@ def add_parser(verbs: Any) -> None:
         help="folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
     )
     engine.add_argument("--user-dir", help="your own plugin of fairseq, if the teacher needs it")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, check=check_flags)
+
+
+def check_flags(args: argparse.Namespace) -> Tuple[Search, Shard]:
+    """The search and the shard that the flags describe.
+
+    Raises:
+        ValueError: a flag is out of its range, or has no effect beside the others.
+    """
+    for flag, value in (("--workers", args.workers), ("--max-tokens", args.max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} must be at least 1, but is {value}.")
+    return search_of(args), Shard.parse(args.shard)
 
 
 def run(args: argparse.Namespace) -> int:
     """Decodes one shard, and merges if it was the last."""
-    from fairseq_kd.sequence.batches import length_sorted_batches
-    from fairseq_kd.shard import Shard
-
-    search, shard = search_of(args), Shard.parse(args.shard)
-    for flag, value in (("--workers", args.workers), ("--max-tokens", args.max_tokens)):
-        if value is not None and value < 1:
-            raise ValueError(f"{flag} must be at least 1, but is {value}.")
+    search, shard = check_flags(args)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     _import_plugins(args.user_dir)
 
     from fairseq_kd.hashes import sha256_of
+    from fairseq_kd.sequence.batches import length_sorted_batches
     from fairseq_kd.sequence.decoding import ShardDecoder, untranslatable
     from fairseq_kd.sequence.engines import choose_engine
     from fairseq_kd.sequence.plan import agree_on, plan_id
@@ -103,6 +111,13 @@ def run(args: argparse.Namespace) -> int:
 
     teachers = load_teachers(args.teacher)
     subset = read_their_subset(teachers, args.data, args.subset)
+    if subset.name == "train" and subset.continuation is not None:
+        print(
+            f"{args.data} has {subset.continuation} too, which fairseq-train reads with train and "
+            f"this does not decode; for it: fairseq-kd translate --subset {subset.continuation} "
+            "... --out ANOTHER",
+            file=sys.stderr,
+        )
     max_source = min(int(teacher.model.max_positions()[0]) for teacher in teachers)
     hashes = [sha256_of([teacher.path]) for teacher in teachers]
     engine = choose_engine(

@@ -29,7 +29,7 @@ EVERYTHING = f"""\
   - {{ratio: 0.2, learns-from: [teacher, half], data: distilled, curriculum: 1, patience: 3}}
 each: {{temperature: {{from: 6, to: 2}}, alpha: 0.7, beta: 0.3}}
 controls: [undistilled, one-step]
-distilled: {{shards: 2, translate: {{beam: 2, nbest: 3}}, distill-data: {{select: mbr}}}}
+distilled: {{shards: 2, translate: {{beam: 3, nbest: 3}}, distill-data: {{select: mbr}}}}
 store: {{shards: 2, topk: 8}}
 evaluate: {{subset: valid, rounds: 1, no-memory: true}}
 gpus: 2
@@ -230,6 +230,18 @@ REFUSALS = {
     "a wrong choice of ours": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {select: worst}}",
         r"distill-data does not understand the step mixed: argument --select: invalid choice: 'wor",
+    ),
+    "more translations than the beam has": (
+        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {translate: {beam: 5, nbest: 8}}",
+        r"run\.yaml: the step \S+ is refused: --nbest must be at most --beam, which is 5, but is 8",
+    ),
+    "a flag of the distilled set without effect": (
+        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {copies: 2}}",
+        r"the step mixed is refused: --copies has no effect without --select nbest\.",
+    ),
+    "an evaluation out of range": (
+        "ladder: [0.5]\nevaluate: {rounds: -1}",
+        r"the step evaluation is refused: --rounds must be at least 0, but is -1\.",
     ),
 }
 

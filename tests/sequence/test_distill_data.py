@@ -258,6 +258,42 @@ def test_a_full_disk_is_told_and_the_translations_are_kept(distill, decoded, tmp
         run("umount", "--lazy", disk)
 
 
+@pytest.mark.parametrize("content", ['{"name": "theirs"}', "[1]", "no JSON", None])
+def test_a_folder_of_somebody_else_is_refused(distill, tmp_path, content, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    if content is not None:
+        (out / "manifest.json").write_text(content)
+    assert distill(out) == 2
+    assert f"--out {out} exists and is something else. Remove it" in capsys.readouterr().err
+
+
+def test_every_filter_can_be_turned_off(distill, decoded, tmp_path):
+    off = [f"{each.flag}={'-' * each.flag.startswith('--min')}inf" for each in FILTERS]
+    assert distill(tmp_path / "out", *off) == 0
+    assert len(text(tmp_path / "out", "en")) == len(hypotheses(decoded))
+
+
+def test_pairs_without_a_word_go_even_if_their_filter_is_off(
+    distill, translate, odd_data, tmp_path
+):
+    assert translate(tmp_path / "hyp", "--engine", "fairseq", folder=odd_data) == 0
+    flags = [*OFF, "--min-words=-inf"]
+    distill(tmp_path / "out", *flags, translations=tmp_path / "hyp", folder=odd_data)
+    assert [row["sentence"] for row in table(tmp_path / "out") if row["taken_by"] == "words"] == [
+        "1",
+        "2",
+    ]
+
+
+@pytest.mark.parametrize("words", ["2.5", "nan", "many"])
+def test_a_count_that_is_none_is_refused(distill, tmp_path, words, capsys):
+    with pytest.raises(SystemExit):
+        distill(tmp_path / "out", f"--max-duplicates={words}")
+    told = f"--max-duplicates: it must be a whole number, inf or -inf, but is {words}"
+    assert told in capsys.readouterr().err
+
+
 def refused(distill, tmp_path, capsys, told, *flags, **other):
     assert distill(tmp_path / "refused", *flags, **other) == 2
     assert told in capsys.readouterr().err
@@ -280,6 +316,24 @@ def test_another_source_is_refused(distill, data, tmp_path, capsys):
             shutil.copy(folder / name.format("valid"), folder / name.format("train"))
     told = f"The source of train in {folder} is not the one that "
     refused(distill, tmp_path, capsys, told, folder=folder)
+
+
+def continue_training_set(folder):
+    for path in list(folder.glob("train.es-en.*")):
+        shutil.copy(path, folder / path.name.replace("train.", "train1."))
+
+
+@pytest.mark.parametrize("mix", ["gold", "extra"])
+def test_gold_that_goes_on_in_another_split_is_refused(distill, data, tmp_path, mix, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    continue_training_set(folder)
+    told = (
+        f"{folder} has train1 beside train, which fairseq-train reads as one set, but --mix {mix} "
+        "takes train alone. Binarise both as one split of another name, and give that to"
+    )
+    refused(distill, tmp_path, capsys, told, "--mix", mix, folder=folder)
+    assert distill(tmp_path / "other", "--mix", mix, "--gold-subset", "valid", folder=folder) == 0
+    assert distill(tmp_path / "alone", folder=folder) == 0
 
 
 def test_a_missing_line_is_refused(distill, decoded_copy, tmp_path, capsys):

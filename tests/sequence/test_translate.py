@@ -12,6 +12,19 @@ from translations import binarised, hypotheses
 from fairseq_kd.teachers.loading import load_teacher
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
+EOS = 2
+
+
+def bits_of(models, source, target):
+    """log2 of the mean of the models' probabilities, one step at a time, without a cache."""
+    bits = 0.0
+    for i, word in enumerate(target):
+        before, sentence = torch.tensor([[EOS, *target[:i]]]), torch.tensor([source])
+        length = torch.tensor([len(source)])
+        logits = [model.eval()(sentence, length, before)[0][0, -1] for model in models]
+        each = [one.double().softmax(0)[word].item() for one in logits]
+        bits += math.log2(sum(each) / len(each))
+    return bits
 
 
 @pytest.mark.parametrize("lenpen", ["1", "0.3"])
@@ -31,14 +44,31 @@ def test_scores_are_the_teachers_log2_probability_per_token(
                 continue  # it may have been cut, so that no end is scored
             checked += 1
             target = [words.index(token) for token in hypothesis.tokens.split()] + [words.eos()]
-            bits = 0.0
-            for i, word in enumerate(target):  # one step at a time, without a cache
-                before = torch.tensor([[words.eos(), *target[:i]]])
-                sentence = torch.tensor([source[number]])
-                logits = model.eval()(sentence, torch.tensor([sentence.size(1)]), before)[0]
-                bits += logits[0, -1].double().log_softmax(0)[word].item() / math.log(2)
+            bits = bits_of([model], source[number], target)
             assert hypothesis.score == pytest.approx(bits / len(target), abs=0.01)
     assert checked == 6
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "fairseq", "ensemble"])
+@pytest.mark.parametrize("temperature", ["0.5", "2"])
+def test_scores_of_samples_are_the_teachers_at_any_temperature(
+    translate, ending_teacher, teacher, data, tmp_path, engine, temperature
+):
+    teachers = [ending_teacher, teacher] if engine == "ensemble" else [ending_teacher]
+    flags = ["--subset", "valid", "--nbest", "2", "--sampling", "--temperature", temperature]
+    flags += ["--engine", "fairseq"] if engine != "ctranslate2" else ["--compute-type", "float32"]
+    flags += ["--max-len-a", "0.5"]
+    translate(tmp_path / "out", *flags, teacher=":".join(teachers))
+    models = [load_teacher(path)[0] for path in teachers]
+    source, words = binarised(data, "valid", "es"), load_teacher(teacher)[1].target_dictionary
+    for number, found in list(hypotheses(tmp_path / "out").items())[:6]:
+        assert found == sorted(found, key=lambda each: -each.score)
+        for hypothesis in found:
+            target = [words.index(token) for token in hypothesis.tokens.split()]
+            ended = bits_of(models, source[number], [*target, EOS]) / (len(target) + 1)
+            if engine == "ctranslate2" and abs(hypothesis.score - ended) >= 0.01:
+                ended = bits_of(models, source[number], target) / len(target)  # it was cut
+            assert hypothesis.score == pytest.approx(ended, abs=0.01)
 
 
 @pytest.mark.parametrize("engine", ["ctranslate2", "fairseq"])
@@ -70,6 +100,19 @@ def test_what_cannot_be_translated_is_told_and_keeps_its_line(
     assert [bool(found[i][0].tokens) for i in range(4)] == [True, False, False, True]
     told = "2 of 4 sentences are empty or have more than 1024 tokens, and were not translated: 1, 2"
     assert told in capsys.readouterr().err
+
+
+def test_a_training_set_that_goes_on_is_told_of(translate, odd_data, tmp_path, capsys):
+    flags = ["--engine", "fairseq", "--beam", "1"]
+    translate(tmp_path / "before", *flags, folder=odd_data)
+    assert "train1" not in capsys.readouterr().err
+    for path in list(odd_data.glob("train.es-en.*")):
+        shutil.copy(path, odd_data / path.name.replace("train.", "train1."))
+    assert translate(tmp_path / "out", *flags, folder=odd_data) == 0
+    told = "this does not decode; for it: fairseq-kd translate --subset train1 ... --out ANOTHER\n"
+    assert told in capsys.readouterr().err
+    assert translate(tmp_path / "on", *flags, "--subset", "train1", folder=odd_data) == 0
+    assert "ANOTHER" not in capsys.readouterr().err
 
 
 def test_a_source_alone_can_be_decoded(translate, data, tmp_path):

@@ -8,6 +8,7 @@ from harness import ROOT
 
 from fairseq_kd import cli
 from fairseq_kd.sequence.filters import FILTERS
+from fairseq_kd.sequence.search import search_of
 from fairseq_kd.sequence.selection import SELECTIONS
 from fairseq_kd.sequence.similarity import SCORERS
 
@@ -21,8 +22,11 @@ def test_documented_commands_are_understood():
     commands += re.findall(r"`fairseq-kd (merge [^`]*)`", PAGE)
     verbs = set()
     for command in commands:
-        words = shlex.split(command.replace("\\\n", " "))
-        verbs.add(cli.parser().parse_args(words).verb)
+        words = shlex.split(command.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "3"))
+        args = cli.parser().parse_args(words)
+        verbs.add(args.verb)
+        if hasattr(args, "check"):
+            args.check(args)
     assert verbs == {"translate", "distill-data", "merge"}
 
 
@@ -55,3 +59,9 @@ def test_help_explains_every_flag(verb, capsys):
 def subparser(verb):
     verbs = next(action for action in cli.parser()._actions if action.dest == "verb")
     return verbs.choices[verb]
+
+
+@pytest.mark.parametrize(("flags", "beam"), [([], 5), (["--nbest", "3"], 5), (["--nbest", "8"], 8)])
+def test_the_beam_is_at_least_what_is_kept_of_it(flags, beam):
+    words = ["translate", "--teacher", "t.pt", "--data", "data", "--out", "out", *flags]
+    assert search_of(cli.parser().parse_args(words)).beam == beam
