@@ -25,13 +25,16 @@ class Bin(NamedTuple):
     sentences: List[int]
 
 
-def metrics() -> Dict[str, Metric]:
+def metrics(tokenizer: str = BLEU.TOKENIZER_DEFAULT) -> Dict[str, Metric]:
     """The metrics of sacreBLEU with its defaults, by their names in the report.
 
     Each counts a text's n-grams or edits once, however often it is compared: for one set of
     references only.
+
+    Args:
+        tokenizer: of BLEU.
     """
-    measures = {"BLEU": BLEU(), "chrF2": CHRF(), "TER": TER()}
+    measures = {"BLEU": BLEU(tokenize=tokenizer), "chrF2": CHRF(), "TER": TER()}
     return {name: _counting_once(metric) for name, metric in measures.items()}
 
 
@@ -90,9 +93,20 @@ def paired_scores(
 
 
 def bleu_of_bins(
-    texts: Mapping[str, Sequence[str]], references: Sequence[str], bins: Sequence[Bin]
+    texts: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    bins: Sequence[Bin],
+    tokenizer: str = BLEU.TOKENIZER_DEFAULT,
 ) -> List[Figures]:
-    """The BLEU of every system on each bin by itself, from sums of the sentences' statistics."""
+    """The BLEU of every system on each bin by itself, from sums of the sentences' statistics.
+
+    Args:
+        texts: plain translations by system.
+        references: plain references.
+        bins: of the sentences.
+        tokenizer: of BLEU.
+    """
+    bleu = BLEU(tokenize=tokenizer)
     found: List[Figures] = [
         {"label": each.label, "sentences": len(each.sentences), "bleu": {}} for each in bins
     ]
@@ -100,7 +114,7 @@ def bleu_of_bins(
         for result, each in zip(found, bins, strict=True):
             chosen = [hypotheses[i] for i in each.sentences]
             against = [references[i] for i in each.sentences]
-            result["bleu"][name] = BLEU().corpus_score(chosen, [against]).score
+            result["bleu"][name] = bleu.corpus_score(chosen, [against]).score
     return found
 
 

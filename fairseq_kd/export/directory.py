@@ -11,6 +11,7 @@ import torch
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 
+from fairseq_kd.evaluation.bleu_tokenizer import bleu_tokenizer
 from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text
 from fairseq_kd.evaluation.size import folder_bytes
 from fairseq_kd.evaluation.speed import (
@@ -55,6 +56,7 @@ class Options:
         quantization: of the weights, one of CTranslate2's.
         codes: the merges of BPE, or None to look beside the data.
         bpe, tokenizer: how the text was prepared.
+        sacrebleu_tokenize: the tokenizer of BLEU, or None for that of the target language.
         beam: of the measurement and of translate.py.
         threads: of the measurement.
         licences: for the card.
@@ -68,6 +70,7 @@ class Options:
     codes: Optional[Path]
     bpe: str
     tokenizer: str
+    sacrebleu_tokenize: Optional[str]
     beam: int
     threads: int
     licences: Licences
@@ -91,6 +94,7 @@ class Export:
         self.system, self.options = system, options
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([system], options.data, options.subset)
+        self.bleu = BLEU(tokenize=bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize))
         self.codes = find_codes(options) if options.bpe != "none" else None
         split = options.bpe, options.tokenizer
         self.detokenisers = tuple(
@@ -168,7 +172,7 @@ class Export:
             Measured(
                 names[key],
                 sizes[key],
-                BLEU().corpus_score(texts[key], [self.plain.references]).score,
+                self.bleu.corpus_score(texts[key], [self.plain.references]).score,
                 waits[key].median_ms,
                 waits[key].p95_ms,
                 speeds[key].sentences_per_s,
@@ -232,7 +236,7 @@ class Export:
         return {
             "subset": self.options.subset,
             "sentences": len(self.subset),
-            "signature": str(_signature(self.plain.references)),
+            "signature": str(self.bleu.get_signature()),
             "beam": self.options.beam,
             "threads": self.options.threads,
         }
@@ -270,9 +274,3 @@ def _of_middling_length(sentences: Sequence[Tensor], longest: int) -> List[int]:
     usable = [i for i, length in enumerate(lengths) if 1 < length <= longest]
     middle = sorted(lengths)[len(lengths) // 2]
     return sorted(usable, key=lambda i: (abs(lengths[i] - middle), i))
-
-
-def _signature(references: Sequence[str]) -> Any:
-    bleu = BLEU()
-    bleu.corpus_score(list(references), [list(references)])
-    return bleu.get_signature()

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
+
 DESCRIPTION = """\
 Converts a student for CTranslate2 and writes a directory with all that translating takes: weights,
 vocabularies, BPE codes, an example program translate.py, and a model card README.md with its BLEU
@@ -50,6 +52,7 @@ def add_parser(verbs: Any) -> None:
         default="moses",
         help="how text was tokenised (default: %(default)s)",
     )
+    parser.add_argument("--sacrebleu-tokenize", choices=TOKENIZERS, metavar="NAME", help=HELP)
     parser.add_argument("--beam", type=int, default=5, help="beam width (default: %(default)s)")
     parser.add_argument(
         "--threads", type=int, help="threads of the measurement (default: one a core)"
@@ -101,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         codes=args.codes,
         bpe=args.bpe,
         tokenizer=args.tokenizer,
+        sacrebleu_tokenize=args.sacrebleu_tokenize,
         beam=args.beam,
         threads=args.threads or cores(),
         licences=Licences(args.license, args.data_license),

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fairseq.data import data_utils
 from harness import run
+from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
 from fairseq_kd.evaluation import translations
@@ -113,6 +114,21 @@ def test_what_was_translated_is_kept_for_the_next_run(
     assert "## Memory" not in page
 
 
+@pytest.mark.parametrize("flags", [[], ["--sacrebleu-tokenize", "char"]])
+def test_bleu_parts_words_as_the_target_language_or_the_flag_asks(
+    evaluate_words, evaluated, data, tmp_path, monkeypatch, flags
+):
+    monkeypatch.setitem(BLEU._TOKENIZER_MAP, "en", "zh" if flags else "char")
+    again = shutil.copytree(evaluated, tmp_path / "again")
+    assert cli.main(evaluate_words(again, "--rounds", "0", "--no-memory", *flags)) == 0
+    quality = json.loads((again / "evaluation.json").read_text(encoding="utf-8"))["quality"]
+    command = ["sacrebleu", Path(data).parent / "text" / "test.en", "-tok", "char"]
+    printed = run(*command, "-i", again / "translations" / "teacher.txt", "-b", "-w", "9").stdout
+    score = quality["scores"]["teacher"]["BLEU"]["score"]
+    assert score == pytest.approx(float(printed), abs=1e-8)
+    assert "|tok:char|" in (again / "report.md").read_text(encoding="utf-8")
+
+
 def test_references_are_the_binarised_ones_where_no_text_lies_beside(
     evaluate_words, data, tmp_path, capsys
 ):
@@ -160,6 +176,15 @@ def test_mistakes_are_refused_before_anything_is_measured(
 ):
     assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_bleu_that_is_missing_is_named(
+    evaluate_words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
+    assert cli.main(evaluate_words(tmp_path / "out", "--sacrebleu-tokenize", "ja-mecab")) == 2
+    assert "(pip install 'sacrebleu[ja]'); or give another one by" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

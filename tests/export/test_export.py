@@ -76,13 +76,15 @@ def test_the_card_tells_worth_lineage_and_licences(exported, ending_teacher):
 
 
 def test_float32_keeps_every_weight(export, tmp_path, capsys):
-    assert export(tmp_path / "whole", "--quantization", "float32") == 0
+    flags = ["--quantization", "float32", "--sacrebleu-tokenize", "char"]
+    assert export(tmp_path / "whole", *flags) == 0
     before, after = re.search(
         r"BLEU ([\d.]+) \(checkpoint ([\d.]+)\)", capsys.readouterr().out
     ).groups()
     assert float(before) == pytest.approx(float(after), abs=0.2)
     whole = (tmp_path / "whole" / "model.bin").stat().st_size
     assert "| this, float32" in card(tmp_path / "whole")
+    assert "|tok:char|" in card(tmp_path / "whole")
     assert whole > 10_000
 
 
