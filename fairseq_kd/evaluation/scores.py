@@ -6,10 +6,11 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
-from sacrebleu.significance import PairedTest
+from sacrebleu.significance import PairedTest, Result
 
 METRICS = ("BLEU", "chrF2", "TER")  # as sacreBLEU names them
 SIGNIFICANT_P = 0.05
+TESTABLE = 10  # sentences; resamples of fewer are too much alike to tell systems apart
 Figures = Dict[str, Any]
 
 
@@ -70,7 +71,7 @@ def paired_scores(
     Returns:
         ``signatures`` by metric, and ``systems``: by name and metric the ``score``, ``mean`` and
         ``ci`` (half the 95 % interval) of the resamples, and but for the baseline ``p``, the
-        probability of a difference as large if there were none.
+        probability of a difference as large if there were none: 1 where resamples tell nothing.
 
     Source: Koehn 2004, W04-3250, by ``sacrebleu.significance``.
     """
@@ -84,12 +85,18 @@ def paired_scores(
         for (name, _), result in zip(named, results[metric], strict=True):
             found = {"score": result.score, "mean": result.mean, "ci": result.ci}
             if result.p_value is not None:
-                found["p"] = result.p_value
+                found["p"] = 1.0 if _says_nothing(result, results[metric][0]) else result.p_value
             systems[name][metric] = {key: float(value) for key, value in found.items()}
     return {
         "signatures": {metric: str(signatures[metric]) for metric in METRICS},
         "systems": systems,
     }
+
+
+def _says_nothing(result: Result, baseline: Result) -> bool:
+    """Whether all resamples differ alike, for which sacreBLEU gives the smallest p there is."""
+    same = [result.score, result.mean, result.ci] == [baseline.score, baseline.mean, baseline.ci]
+    return same or result.ci == baseline.ci == 0
 
 
 def bleu_of_bins(

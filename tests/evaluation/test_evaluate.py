@@ -78,6 +78,17 @@ def test_the_report_tells_whether_the_machine_was_quiet(measured, rounds, drift,
     assert told in " ".join(page.split())
 
 
+@pytest.mark.parametrize(("sentences", "tested"), [(10, True), (9, False)])
+def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested):
+    measured = copy.deepcopy(measured)
+    measured["made"]["sentences"] = sentences
+    measured["quality"]["p"]["teacher"]["small"] = dict.fromkeys(("BLEU", "chrF2", "TER"), 0.001)
+    page = " ".join(markdown_page(TITLE, sections(measured), "plots").split())
+    assert ("* (p = 0.001)" in page) == tested
+    assert ("* where p < 0.05" in page) == tested
+    assert ("of fewer than 10 sentences, it cannot be tested" in page) != tested
+
+
 def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):
     assert measured["systems"][1]["updates"] == 20
     assert measured["training"]["small"] is None  # fairseq-train ran without fairseq-kd stage

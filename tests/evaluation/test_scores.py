@@ -7,7 +7,14 @@ from harness import run
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd.evaluation.bleu_tokenizer import TOKENIZERS, bleu_tokenizer
-from fairseq_kd.evaluation.scores import Bin, bleu_of_bins, equal_bins, metrics, paired_scores
+from fairseq_kd.evaluation.scores import (
+    METRICS,
+    Bin,
+    bleu_of_bins,
+    equal_bins,
+    metrics,
+    paired_scores,
+)
 
 REFERENCES = [
     "The LORD is my shepherd: I shall lack nothing.",
@@ -65,10 +72,12 @@ def test_the_bootstrap_is_that_of_the_sacrebleu_command(files):
     assert "p" not in ours["teacher"]["BLEU"]
 
 
-def test_a_system_against_itself_differs_by_chance_alone():
-    same = {"teacher": TEXTS["student"], "student": TEXTS["student"]}
-    found = paired_scores(same, REFERENCES, "teacher", 100, metrics())["systems"]["student"]["BLEU"]
-    assert found["p"] == pytest.approx(1 / 101) or found["p"] > 0.05  # no difference in any sample
+@pytest.mark.parametrize(("name", "sentences"), [("teacher", 6), ("student", 1)])
+def test_resamples_that_all_differ_alike_are_no_evidence(name, sentences):
+    texts = {"teacher": TEXTS["teacher"][:sentences], "other": TEXTS[name][:sentences]}
+    found = paired_scores(texts, REFERENCES[:sentences], "teacher", 100, metrics())
+    for metric in METRICS:
+        assert found["systems"]["other"][metric]["p"] == 1.0
 
 
 def test_a_second_comparison_counts_nothing_again_and_says_the_same(monkeypatch):
