@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
+from ctranslate2 import get_supported_compute_types
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 
@@ -42,7 +43,6 @@ from fairseq_kd.sequence.subset import Subset
 EXPORT = "export"
 ROUNDS, ALONE, TOGETHER = 3, 48, 256  # of the measurement of speed
 SMOKE_SENTENCES = 8
-RUNS_AS = {"float16": "float32"}  # what a CPU does with weights that it cannot multiply
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,9 @@ class Export:
         if self.codes is not None:
             shutil.copyfile(self.codes, work / "codes")
         options = self.options
-        program = translate_py(*self.subset.pair, options.tokenizer, options.bpe, options.beam)
+        program = translate_py(
+            *self.subset.pair, options.tokenizer, options.bpe, options.beam, options.quantization
+        )
         (work / "translate.py").write_text(program, encoding="utf-8")
 
     def _measure(self, work: Path) -> List[Measured]:
@@ -181,7 +183,6 @@ class Export:
         ]
 
     def _engines(self, work: Path, workers: int = 1) -> Mapping[str, Engine]:
-        quantization = self.options.quantization
         model = self.system.model
         return {
             FAIRSEQ: FairseqEngine([model], self.search, "cpu"),
@@ -191,7 +192,7 @@ class Export:
                 model.model.max_decoder_positions(),
                 self.search,
                 device="cpu",
-                compute_type=RUNS_AS.get(quantization, quantization),
+                compute_type=computed_in(self.options.quantization),
                 workers=workers,
             ),
         }
@@ -239,7 +240,13 @@ class Export:
             "signature": str(self.bleu.get_signature()),
             "beam": self.options.beam,
             "threads": self.options.threads,
+            "computed_in": computed_in(self.options.quantization),
         }
+
+
+def computed_in(quantization: str) -> str:
+    """The type in which this processor computes with such weights: float32 if not in theirs."""
+    return quantization if quantization in get_supported_compute_types("cpu") else "float32"
 
 
 def decoded_beside(out: Path) -> Path:

@@ -94,10 +94,11 @@ def run(args: argparse.Namespace) -> int:
 
     from fairseq_kd.export.card import Licences
     from fairseq_kd.export.directory import Export, Options
+    from fairseq_kd.export.lineage import trained_on
 
     system = load_named(Named("student", "student", args.student), "checkpoint")
     options = Options(
-        data=args.data or Path(system.model.task.cfg.data),
+        data=args.data or trained_on(system.path),
         subset=args.subset,
         out=args.out,
         quantization=args.quantization,
