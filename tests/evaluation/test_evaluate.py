@@ -169,6 +169,7 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
     [
         (["--student", "small=other.pt"], "are both called small. Tell them apart as --student"),
         (["--student", "="], "--student is given as S.pt or NAME=S.pt, but is =."),
+        (["--student", "small, int8=s.pt"], 'a name that does not end in ", int8".'),
         (["--student", "x=none.pt"], "--student none.pt does not exist. Give the path"),
         (["--subset", "dev"], "holds no dev.es-en.es. Give to --data the folder"),
         (["--remove-bpe", "sentencepiece"], "words of the data were split by subword_nmt, as "),
