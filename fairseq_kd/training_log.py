@@ -32,21 +32,24 @@ class TrainingLog(NamedTuple):
         command: the command line that started it last; "" if the log does not begin so.
         training: the running figures by their names, ``update`` among them, in order of updates.
         validation: those of every validation, without the name of their subset.
+        finished: whether fairseq came to the end of the training.
     """
 
     command: str
     training: List[Record]
     validation: List[Record]
+    finished: bool
 
 
 def read_training_log(path: Path) -> TrainingLog:
     """Reads a log; what a restart repeated counts once, as it was the last time."""
-    command, validated = "", ""
+    command, validated, finished = "", "", False
     training: Dict[int, Record] = {}
     validation: Dict[int, Record] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("$ "):
-            command = line[2:]
+            command, finished = line[2:], False
+        finished = finished or "| done training" in line
         kind = _kind(line)
         told = figures(line, of=kind) if kind else None
         if told is None:
@@ -60,7 +63,7 @@ def read_training_log(path: Path) -> TrainingLog:
                 record = _as_numbers(told, f"{kind}_")
                 validation[record["update"]] = record
     in_order = ([kept[at] for at in sorted(kept)] for kept in (training, validation))
-    return TrainingLog(command, *in_order)
+    return TrainingLog(command, *in_order, finished)
 
 
 def _kind(line: str) -> str:

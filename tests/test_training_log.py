@@ -26,6 +26,15 @@ def test_what_a_restart_repeated_counts_once_as_it_was_the_last_time(tmp_path):
     assert log.validation == [{"update": 10, "nll_loss": 7.25}]
 
 
+def test_a_training_is_finished_until_it_is_started_again(tmp_path):
+    path = tmp_path / "train.log"
+    lines = ["$ fairseq-train data", line("train_inner", num_updates="10", loss="5.5")]
+    lines += ["2026-11-23 | INFO | fairseq_cli.train | done training in 3.2 seconds"]
+    for text, finished in ((lines[:2], False), (lines, True), ([*lines, lines[0]], False)):
+        path.write_text("\n".join(text) + "\n")
+        assert read_training_log(path).finished == finished
+
+
 def test_a_line_of_another_kind_has_no_figures():
     assert figures(line("valid", valid_loss="1"), of="train_inner") is None
     assert figures("2026-11-23 | INFO | valid | begin", of="valid") is None

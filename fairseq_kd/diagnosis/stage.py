@@ -61,9 +61,11 @@ class Stage:
             return default
 
     def share_done(self) -> float:
-        """Of all updates, 0 to 1; 1 if the command does not say how many there are."""
+        """Of all updates, 0 to 1; 0 until its end if the command does not say how many."""
+        if self.log.finished:
+            return 1.0
         last = self.number("--max-update", 0)
-        return min(1.0, self.training[-1]["update"] / last) if last else 1.0
+        return min(1.0, self.training[-1]["update"] / last) if last else 0.0
 
 
 def find_stages(run: Path) -> List[Stage]:
@@ -94,7 +96,7 @@ def find_stages(run: Path) -> List[Stage]:
 
 def _read(path: Path) -> Stage:
     path = path.resolve()  # the folder's own name counts, however it was given
-    log = read_training_log(path)
+    log = _read_log(path)
     flags = flags_of(log.command)
     return Stage(
         name=path.parent.name,
@@ -104,6 +106,22 @@ def _read(path: Path) -> Stage:
         teacher=_teacher(path, flags),
         outputs=_outputs(path.parent),
     )
+
+
+def _read_log(path: Path) -> TrainingLog:
+    """A log in which every record of a loss has nll_loss, too.
+
+    fairseq's cross_entropy leaves nll_loss out where it is the loss.
+    """
+    log = read_training_log(path)
+    return log._replace(
+        training=[_with_nll_loss(record) for record in log.training],
+        validation=[_with_nll_loss(record) for record in log.validation],
+    )
+
+
+def _with_nll_loss(record: Record) -> Record:
+    return {"nll_loss": record["loss"], **record} if "loss" in record else record
 
 
 def flags_of(command: str) -> Flags:
@@ -134,7 +152,7 @@ def _teacher(path: Path, flags: Flags) -> Optional[TrainingLog]:
     folder = Path(named).parent
     for candidate in (folder / FILE, path.parent.parent / folder.name / FILE):
         if candidate.is_file():
-            return read_training_log(candidate)
+            return _read_log(candidate)
     return None
 
 

@@ -14,6 +14,7 @@ from fairseq_kd import __version__
 from fairseq_kd.evaluation import scores
 from fairseq_kd.evaluation.agreement import agreement
 from fairseq_kd.evaluation.behaviour import behaviour, rare_share
+from fairseq_kd.evaluation.bleu_tokenizer import bleu_tokenizer
 from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
 from fairseq_kd.evaluation.machine import machine, versions
 from fairseq_kd.evaluation.memory import Memory, inference_memory, training_peak
@@ -71,6 +72,7 @@ class Evaluation:
         self.systems = load_systems(options.systems)
         self.subset = common_subset(self.systems, options.data, options.subset)
         check_splitting(self.subset, options.remove_bpe)
+        self.tokenizer = bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize)
         self.detokenisers = tuple(
             detokeniser(options.tokenizer, options.remove_bpe, language)
             for language in self.subset.pair
@@ -155,7 +157,7 @@ class Evaluation:
     def _scores(self, texts: Mapping[str, Sequence[str]]) -> Figures:
         references, options = self.plain.references, self.options
         teacher, control = teacher_of(self.systems), control_of(self.systems)
-        measures = scores.metrics()
+        measures = scores.metrics(self.tokenizer)
 
         def compared(base: System) -> Figures:
             return scores.paired_scores(texts, references, base.name, options.samples, measures)
@@ -186,7 +188,7 @@ class Evaluation:
             "by_rare": scores.equal_bins(shares, 3, lambda low, high: f"{low:.0%}-{high:.0%} rare"),
         }
         return {
-            name: scores.bleu_of_bins(texts, self.plain.references, each)
+            name: scores.bleu_of_bins(texts, self.plain.references, each, self.tokenizer)
             for name, each in bins.items()
         }
 

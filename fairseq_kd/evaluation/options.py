@@ -19,6 +19,7 @@ class Options:
         out: the folder of the report.
         reference: plain references, or None to look for them.
         remove_bpe, tokenizer: as in fairseq-generate.
+        sacrebleu_tokenize: the tokenizer of BLEU, or None for that of the target language.
         search: of every system.
         samples: bootstrap resamples.
         comet: a checkpoint of COMET, or None.
@@ -38,6 +39,7 @@ class Options:
     reference: Optional[Path]
     remove_bpe: str
     tokenizer: str
+    sacrebleu_tokenize: Optional[str]
     search: Search
     samples: int
     comet: Optional[Path]

@@ -1,5 +1,6 @@
 """The test set as people write it: detokenised sources, references and translations."""
 
+import sys
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,8 @@ def plain_text(
     kept = [
         subset.folder.resolve().parent / "text" / f"{subset.name}.{each}" for each in subset.pair
     ]
-    sources = _lines(kept[0]) if kept[0].is_file() else None
-    if sources is None or len(sources) != len(subset):
+    sources = _text_beside(kept[0], subset)
+    if sources is None:
         sources = _binarised(subset.source, subset.source_words, detokenisers[0])
     if reference is not None:
         if not reference.is_file():
@@ -78,10 +79,21 @@ def plain_text(
                 f"{subset.folder} has {len(subset)} sentences. Give the text that was binarised."
             )
         return PlainText(sources, references, origin)
-    if kept[1].is_file() and len(references := _lines(kept[1])) == len(subset):
-        return PlainText(sources, references, f"text/{kept[1].name} beside the data, as written")
+    written = _text_beside(kept[1], subset)
+    if written is not None:
+        return PlainText(sources, written, f"text/{kept[1].name} beside the data, as written")
     references = _binarised(subset.target, subset.target_words, detokenisers[1])
     return PlainText(sources, references, "the binarised set, detokenised")
+
+
+def _text_beside(path: Path, subset: Subset) -> Optional[List[str]]:
+    """The lines of a text that lies beside the data; None if it is not there, or not the set's."""
+    lines = _lines(path) if path.is_file() else None
+    if lines is None or len(lines) == len(subset):
+        return lines
+    told = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
+    print(f"{path} is ignored: {told}", file=sys.stderr)
+    return None
 
 
 def _binarised(
@@ -97,4 +109,5 @@ def tokens_of(sentence: Tensor, words: Dictionary) -> List[str]:
 
 def _lines(path: Path) -> List[str]:
     """The lines of a file, parted by newlines alone, as ``fairseq-preprocess`` parts them."""
-    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    *lines, last = path.read_text(encoding="utf-8").split("\n")
+    return [*lines, last] if last else lines

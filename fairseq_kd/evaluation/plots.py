@@ -6,6 +6,7 @@ import re
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from fairseq_kd.evaluation.document import Plot
+from fairseq_kd.evaluation.systems import slug
 from fairseq_kd.evaluation.variants import FAIRSEQ, FLOAT32, INT8
 
 INSTALL = "pip install matplotlib"
@@ -218,5 +219,4 @@ def training(name: str, trained: Figures) -> Optional[Plot]:
         panels[-1].set_xlabel("updates")
 
     height = 2.8 + 1.1 * len(steering)
-    slug = "".join(letter if letter.isalnum() else "-" for letter in name)
-    return drawn(f"training-{slug}", f"training of {name}", (5.6, height), draw)
+    return drawn(f"training-{slug(name)}", f"training of {name}", (5.6, height), draw)

@@ -7,6 +7,7 @@ from typing import Any, Dict, List
 from fairseq_kd.evaluation import deployment, plots, tables
 from fairseq_kd.evaluation.document import Code, Plot, Section, markdown_page, markdown_table
 from fairseq_kd.evaluation.page import html_page
+from fairseq_kd.evaluation.scores import TESTABLE
 from fairseq_kd.evaluation.tables import Figures
 from fairseq_kd.whole_files import written_whole
 
@@ -88,14 +89,15 @@ def _quality(measured: Figures) -> Section:
         f"References: {made['references']}. Of TER, less is better.",
         tables.quality(measured),
     ]
+    tested = (
+        f", and its p-value by paired bootstrap ({made['samples']:,} resamples); * where p < 0.05."
+    )
+    if not tables.testable(measured):
+        tested = f": of fewer than {TESTABLE} sentences, it cannot be tested for significance."
     for role in ("teacher", "control"):
         table = tables.significance(measured, role)
         if table is not None:
-            blocks += [
-                f"Difference to the {role}, and its p-value by paired bootstrap "
-                f"({made['samples']:,} resamples); * where p < 0.05.",
-                table,
-            ]
+            blocks += [f"Difference to the {role}{tested}", table]
     return Section("Quality", [*blocks, signatures])
 
 

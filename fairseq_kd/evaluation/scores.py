@@ -6,10 +6,11 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
-from sacrebleu.significance import PairedTest
+from sacrebleu.significance import PairedTest, Result
 
 METRICS = ("BLEU", "chrF2", "TER")  # as sacreBLEU names them
 SIGNIFICANT_P = 0.05
+TESTABLE = 10  # sentences; resamples of fewer are too much alike to tell systems apart
 Figures = Dict[str, Any]
 
 
@@ -25,13 +26,16 @@ class Bin(NamedTuple):
     sentences: List[int]
 
 
-def metrics() -> Dict[str, Metric]:
+def metrics(tokenizer: str = BLEU.TOKENIZER_DEFAULT) -> Dict[str, Metric]:
     """The metrics of sacreBLEU with its defaults, by their names in the report.
 
     Each counts a text's n-grams or edits once, however often it is compared: for one set of
     references only.
+
+    Args:
+        tokenizer: of BLEU.
     """
-    measures = {"BLEU": BLEU(), "chrF2": CHRF(), "TER": TER()}
+    measures = {"BLEU": BLEU(tokenize=tokenizer), "chrF2": CHRF(), "TER": TER()}
     return {name: _counting_once(metric) for name, metric in measures.items()}
 
 
@@ -67,7 +71,7 @@ def paired_scores(
     Returns:
         ``signatures`` by metric, and ``systems``: by name and metric the ``score``, ``mean`` and
         ``ci`` (half the 95 % interval) of the resamples, and but for the baseline ``p``, the
-        probability of a difference as large if there were none.
+        probability of a difference as large if there were none: 1 where resamples tell nothing.
 
     Source: Koehn 2004, W04-3250, by ``sacrebleu.significance``.
     """
@@ -81,7 +85,7 @@ def paired_scores(
         for (name, _), result in zip(named, results[metric], strict=True):
             found = {"score": result.score, "mean": result.mean, "ci": result.ci}
             if result.p_value is not None:
-                found["p"] = result.p_value
+                found["p"] = 1.0 if _says_nothing(result, results[metric][0]) else result.p_value
             systems[name][metric] = {key: float(value) for key, value in found.items()}
     return {
         "signatures": {metric: str(signatures[metric]) for metric in METRICS},
@@ -89,10 +93,27 @@ def paired_scores(
     }
 
 
+def _says_nothing(result: Result, baseline: Result) -> bool:
+    """Whether all resamples differ alike, for which sacreBLEU gives the smallest p there is."""
+    same = [result.score, result.mean, result.ci] == [baseline.score, baseline.mean, baseline.ci]
+    return same or result.ci == baseline.ci == 0
+
+
 def bleu_of_bins(
-    texts: Mapping[str, Sequence[str]], references: Sequence[str], bins: Sequence[Bin]
+    texts: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    bins: Sequence[Bin],
+    tokenizer: str = BLEU.TOKENIZER_DEFAULT,
 ) -> List[Figures]:
-    """The BLEU of every system on each bin by itself, from sums of the sentences' statistics."""
+    """The BLEU of every system on each bin by itself, from sums of the sentences' statistics.
+
+    Args:
+        texts: plain translations by system.
+        references: plain references.
+        bins: of the sentences.
+        tokenizer: of BLEU.
+    """
+    bleu = BLEU(tokenize=tokenizer)
     found: List[Figures] = [
         {"label": each.label, "sentences": len(each.sentences), "bleu": {}} for each in bins
     ]
@@ -100,7 +121,7 @@ def bleu_of_bins(
         for result, each in zip(found, bins, strict=True):
             chosen = [hypotheses[i] for i in each.sentences]
             against = [references[i] for i in each.sentences]
-            result["bleu"][name] = BLEU().corpus_score(chosen, [against]).score
+            result["bleu"][name] = bleu.corpus_score(chosen, [against]).score
     return found
 
 

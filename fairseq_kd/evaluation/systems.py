@@ -50,12 +50,21 @@ class Named(NamedTuple):
 
     @classmethod
     def parse(cls, role: str, text: str) -> "Named":
-        """Reads ``NAME=S.pt`` or ``S.pt``, whose name is its role."""
+        """Reads ``NAME=S.pt`` or ``S.pt``, whose name is its role.
+
+        Raises:
+            ValueError: it is neither, or the name is that of an int8 form.
+        """
         name, separator, path = text.partition("=")
         if not separator or "/" in name:
             name, path = role, text
         if not slug(name) or not path:
             raise ValueError(f"--{role} is given as S.pt or NAME=S.pt, but is {text}.")
+        if name.endswith(", int8"):
+            raise ValueError(
+                f"--{role} {text} is called as the int8 form of a system is. Give it a name that "
+                'does not end in ", int8".'
+            )
         return cls(role, name, path)
 
 

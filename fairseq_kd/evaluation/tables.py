@@ -4,7 +4,7 @@ import shlex
 from typing import Any, Dict, List, Optional
 
 from fairseq_kd.evaluation.document import Table
-from fairseq_kd.evaluation.scores import METRICS, SIGNIFICANT_P
+from fairseq_kd.evaluation.scores import METRICS, SIGNIFICANT_P, TESTABLE
 from fairseq_kd.evaluation.size import PARTS
 from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
 
@@ -86,23 +86,30 @@ def quality(measured: Figures) -> Table:
 
 
 def significance(measured: Figures, role: str) -> Optional[Table]:
-    """The differences to the teacher or the control, each with its p-value."""
+    """The differences to the teacher or the control, with p-values if the set can be tested."""
     quality = measured["quality"]
     p_values = quality["p"].get(role)
     if p_values is None:
         return None
     (base,) = (name for name, by in p_values.items() if not by)
     rows = [
-        [name, *(_difference(quality, name, base, metric, by[metric]) for metric in METRICS)]
+        [name, *(_difference(measured, name, base, metric, by[metric]) for metric in METRICS)]
         for name, by in p_values.items()
         if by
     ]
     return Table((f"against {base}", "BLEU", "chrF", "TER"), rows) if rows else None
 
 
-def _difference(quality: Figures, name: str, base: str, metric: str, p: float) -> str:
-    scores = quality["scores"]
+def testable(measured: Figures) -> bool:
+    """Whether the set has sentences enough for the paired bootstrap."""
+    return measured["made"]["sentences"] >= TESTABLE
+
+
+def _difference(measured: Figures, name: str, base: str, metric: str, p: float) -> str:
+    scores = measured["quality"]["scores"]
     more = scores[name][metric]["score"] - scores[base][metric]["score"]
+    if not testable(measured):
+        return f"{more:+.1f}"
     star = "*" if p < SIGNIFICANT_P else ""
     return f"{more:+.1f}{star} (p = {p:.3f})"
 

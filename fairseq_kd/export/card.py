@@ -58,14 +58,15 @@ def card(
         pair: source and target language.
         quantization: of the weights.
         forms: the checkpoint, then the export.
-        made: ``subset``, ``sentences``, ``signature``, ``beam`` and ``threads`` of the measurement.
+        made: ``subset``, ``sentences``, ``signature``, ``beam``, ``threads`` and ``computed_in``
+            of the measurement.
         ancestors: the student first.
         licences: as the user states them.
     """
     source, target = pair
     fields = [
         "---",
-        f"language: [{source}, {target}]",
+        f"language: {json.dumps([source, target])}",
         f"license: {json.dumps(licences.model)}",
         "library_name: ctranslate2",
         "pipeline_tag: translation",
@@ -90,7 +91,7 @@ def card(
             "python translate.py < FILE    # one sentence a line",
             "```",
             "",
-            *_measured(forms, made),
+            *_measured(forms, made, quantization),
             "",
             *_lineage(ancestors),
             "## Data and licences",
@@ -102,7 +103,7 @@ def card(
     )
 
 
-def _measured(forms: Sequence[Measured], made: Dict[str, Any]) -> List[str]:
+def _measured(forms: Sequence[Measured], made: Dict[str, Any], quantization: str) -> List[str]:
     base = forms[0].sentences_per_s
     rows = [
         [
@@ -118,6 +119,9 @@ def _measured(forms: Sequence[Measured], made: Dict[str, Any]) -> List[str]:
     ]
     columns = ("form", "size", "BLEU", "median ms", "p95 ms", "sentences/s, 32", "speed")
     threads = "one thread" if made["threads"] == 1 else f"{made['threads']} threads"
+    computed = ""
+    if made["computed_in"] != quantization:
+        computed = f" That processor cannot compute in {quantization}: it did in float32."
     return [
         "## What it is worth",
         "",
@@ -125,7 +129,8 @@ def _measured(forms: Sequence[Measured], made: Dict[str, Any]) -> List[str]:
         "",
         f"{made['sentences']:,} sentences of {made['subset']}, beam {made['beam']}, BLEU "
         f"`{made['signature']}`. Latency of a sentence alone on one thread, and sentences a "
-        f"second in batches of 32 on {threads}, warmed up, in turns, on {machine()}. {versions()}.",
+        f"second in batches of 32 on {threads}, warmed up, in turns, on {machine()}. {versions()}."
+        f"{computed}",
     ]
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
+from ctranslate2 import get_supported_compute_types
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 
+from fairseq_kd.evaluation.bleu_tokenizer import bleu_tokenizer
 from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text
 from fairseq_kd.evaluation.size import folder_bytes
 from fairseq_kd.evaluation.speed import (
@@ -41,7 +43,6 @@ from fairseq_kd.sequence.subset import Subset
 EXPORT = "export"
 ROUNDS, ALONE, TOGETHER = 3, 48, 256  # of the measurement of speed
 SMOKE_SENTENCES = 8
-RUNS_AS = {"float16": "float32"}  # what a CPU does with weights that it cannot multiply
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Options:
         quantization: of the weights, one of CTranslate2's.
         codes: the merges of BPE, or None to look beside the data.
         bpe, tokenizer: how the text was prepared.
+        sacrebleu_tokenize: the tokenizer of BLEU, or None for that of the target language.
         beam: of the measurement and of translate.py.
         threads: of the measurement.
         licences: for the card.
@@ -68,6 +70,7 @@ class Options:
     codes: Optional[Path]
     bpe: str
     tokenizer: str
+    sacrebleu_tokenize: Optional[str]
     beam: int
     threads: int
     licences: Licences
@@ -91,6 +94,7 @@ class Export:
         self.system, self.options = system, options
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([system], options.data, options.subset)
+        self.bleu = BLEU(tokenize=bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize))
         self.codes = find_codes(options) if options.bpe != "none" else None
         split = options.bpe, options.tokenizer
         self.detokenisers = tuple(
@@ -149,7 +153,9 @@ class Export:
         if self.codes is not None:
             shutil.copyfile(self.codes, work / "codes")
         options = self.options
-        program = translate_py(*self.subset.pair, options.tokenizer, options.bpe, options.beam)
+        program = translate_py(
+            *self.subset.pair, options.tokenizer, options.bpe, options.beam, options.quantization
+        )
         (work / "translate.py").write_text(program, encoding="utf-8")
 
     def _measure(self, work: Path) -> List[Measured]:
@@ -168,7 +174,7 @@ class Export:
             Measured(
                 names[key],
                 sizes[key],
-                BLEU().corpus_score(texts[key], [self.plain.references]).score,
+                self.bleu.corpus_score(texts[key], [self.plain.references]).score,
                 waits[key].median_ms,
                 waits[key].p95_ms,
                 speeds[key].sentences_per_s,
@@ -177,7 +183,6 @@ class Export:
         ]
 
     def _engines(self, work: Path, workers: int = 1) -> Mapping[str, Engine]:
-        quantization = self.options.quantization
         model = self.system.model
         return {
             FAIRSEQ: FairseqEngine([model], self.search, "cpu"),
@@ -187,7 +192,7 @@ class Export:
                 model.model.max_decoder_positions(),
                 self.search,
                 device="cpu",
-                compute_type=RUNS_AS.get(quantization, quantization),
+                compute_type=computed_in(self.options.quantization),
                 workers=workers,
             ),
         }
@@ -232,10 +237,16 @@ class Export:
         return {
             "subset": self.options.subset,
             "sentences": len(self.subset),
-            "signature": str(_signature(self.plain.references)),
+            "signature": str(self.bleu.get_signature()),
             "beam": self.options.beam,
             "threads": self.options.threads,
+            "computed_in": computed_in(self.options.quantization),
         }
+
+
+def computed_in(quantization: str) -> str:
+    """The type in which this processor computes with such weights: float32 if not in theirs."""
+    return quantization if quantization in get_supported_compute_types("cpu") else "float32"
 
 
 def decoded_beside(out: Path) -> Path:
@@ -270,9 +281,3 @@ def _of_middling_length(sentences: Sequence[Tensor], longest: int) -> List[int]:
     usable = [i for i, length in enumerate(lengths) if 1 < length <= longest]
     middle = sorted(lengths)[len(lengths) // 2]
     return sorted(usable, key=lambda i: (abs(lengths[i] - middle), i))
-
-
-def _signature(references: Sequence[str]) -> Any:
-    bleu = BLEU()
-    bleu.corpus_score(list(references), [list(references)])
-    return bleu.get_signature()

@@ -15,6 +15,11 @@ here = pathlib.Path(__file__).resolve().parent
 '''
 MOSES_IMPORT, BPE_IMPORT = "import sacremoses\n", "import subword_nmt.apply_bpe\n"
 MODEL = "model = ctranslate2.Translator(str(here))\n"
+INT16_MODEL = """\
+types = ctranslate2.get_supported_compute_types("cpu")
+computed = "int16" if "int16" in types else "float32"
+model = ctranslate2.Translator(str(here), compute_type=computed)
+"""  # left alone, CTranslate2 computes in int8 where a processor cannot in int16
 MOSES = """\
 tokeniser = sacremoses.MosesTokenizer("{source}")
 detokeniser = sacremoses.MosesDetokenizer("{target}")
@@ -32,7 +37,9 @@ for line in sys.stdin:
 """
 
 
-def translate_py(source: str, target: str, tokenizer: str, bpe: str, beam: int) -> str:
+def translate_py(
+    source: str, target: str, tokenizer: str, bpe: str, beam: int, quantization: str
+) -> str:
     """The program.
 
     Args:
@@ -41,6 +48,7 @@ def translate_py(source: str, target: str, tokenizer: str, bpe: str, beam: int) 
         tokenizer: ``moses`` or ``none``.
         bpe: ``subword_nmt`` (with a file ``codes`` beside the program) or ``none``.
         beam: width of the beam.
+        quantization: of the weights.
     """
     moses, split = tokenizer == "moses", bpe == "subword_nmt"
     packages = ["ctranslate2"] + ["sacremoses"] * moses + ["subword-nmt"] * split
@@ -52,7 +60,7 @@ def translate_py(source: str, target: str, tokenizer: str, bpe: str, beam: int) 
                 packages=" ".join(packages),
                 imports=MOSES_IMPORT * moses + BPE_IMPORT * split,
             ),
-            MODEL,
+            INT16_MODEL if quantization == "int16" else MODEL,
             MOSES.format(source=source, target=target) if moses else "",
             BPE if split else "",
             TRANSLATE.format(

@@ -60,6 +60,11 @@ def lineage(path: Path) -> List[Ancestor]:
     return found
 
 
+def trained_on(checkpoint: Path) -> Path:
+    """The folder of data that a checkpoint names, the first if there were several."""
+    return Path(_options(read_checkpoint(checkpoint))["data"].split(os.pathsep)[0])
+
+
 def _options(state: Dict[str, Any]) -> Dict[str, Any]:
     """The flags of the criterion, and those of the training that tell most, by their names."""
     if state.get("args") is not None:

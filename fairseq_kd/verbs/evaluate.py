@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
+
 DESCRIPTION = """\
 Measures a student against its teacher, and against the same student trained without a teacher (the
 control): quality by sacreBLEU with paired bootstrap, how translations go wrong, size, memory, and
@@ -64,6 +66,7 @@ def _add_text(flags: Any) -> None:
         default="moses",
         help="what undoes the tokenisation, as in fairseq-generate (default: %(default)s)",
     )
+    flags.add_argument("--sacrebleu-tokenize", choices=TOKENIZERS, metavar="NAME", help=HELP)
     flags.add_argument(
         "--beam", type=int, default=5, help="beam width of every system (default: %(default)s)"
     )
@@ -169,6 +172,7 @@ def options_of(args: argparse.Namespace) -> Any:
         reference=args.reference,
         remove_bpe=args.remove_bpe,
         tokenizer=args.tokenizer,
+        sacrebleu_tokenize=args.sacrebleu_tokenize,
         search=Search(beam=args.beam, lenpen=args.lenpen),
         samples=args.bootstrap,
         comet=args.comet,

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
+
 DESCRIPTION = """\
 Converts a student for CTranslate2 and writes a directory with all that translating takes: weights,
 vocabularies, BPE codes, an example program translate.py, and a model card README.md with its BLEU
@@ -50,6 +52,7 @@ def add_parser(verbs: Any) -> None:
         default="moses",
         help="how text was tokenised (default: %(default)s)",
     )
+    parser.add_argument("--sacrebleu-tokenize", choices=TOKENIZERS, metavar="NAME", help=HELP)
     parser.add_argument("--beam", type=int, default=5, help="beam width (default: %(default)s)")
     parser.add_argument(
         "--threads", type=int, help="threads of the measurement (default: one a core)"
@@ -91,16 +94,18 @@ def run(args: argparse.Namespace) -> int:
 
     from fairseq_kd.export.card import Licences
     from fairseq_kd.export.directory import Export, Options
+    from fairseq_kd.export.lineage import trained_on
 
     system = load_named(Named("student", "student", args.student), "checkpoint")
     options = Options(
-        data=args.data or Path(system.model.task.cfg.data),
+        data=args.data or trained_on(system.path),
         subset=args.subset,
         out=args.out,
         quantization=args.quantization,
         codes=args.codes,
         bpe=args.bpe,
         tokenizer=args.tokenizer,
+        sacrebleu_tokenize=args.sacrebleu_tokenize,
         beam=args.beam,
         threads=args.threads or cores(),
         licences=Licences(args.license, args.data_license),

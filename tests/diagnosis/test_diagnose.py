@@ -68,6 +68,33 @@ def test_a_healthy_run_is_passed_over_at_every_moment(name, tmp_path):
         assert named(tmp_path / name) == {}, lines[end]
 
 
+@pytest.mark.parametrize("name", ["rate_too_high", "rate_too_low", "over_fitted"])
+def test_the_loss_is_judged_where_cross_entropy_logs_no_nll_loss(name, tmp_path):
+    text = (LOGS / name / "train.log").read_text(encoding="utf-8")
+    text = re.sub(r'"\w*(?<!nll_)loss": "[^"]*", ', "", text)
+    text = re.sub(r'"(\w*_)?nll_loss": ', lambda key: key[0].replace("nll_", ""), text)
+    assert 'nll_loss":' not in text
+    (tmp_path / "train.log").write_text(text, encoding="utf-8")
+    assert set(named(tmp_path)) == FAILED[name] - {"collapse to one token"}
+
+
+@pytest.mark.parametrize("name", ["rate_too_low", "tiny_student", *HEALTHY])
+def test_without_a_number_of_updates_slowness_is_judged_at_the_end(name, tmp_path):
+    shutil.copytree(LOGS / "teacher", tmp_path / "teacher")
+    (tmp_path / name).mkdir(exist_ok=True)
+    text = (LOGS / name / "train.log").read_text(encoding="utf-8")
+    text = re.sub(r"--max-update \d+", "--max-epoch 9", text)
+    lines = text.splitlines()
+    told = [i for i, line in enumerate(lines) if "| train_inner | {" in line]
+    for end in told:
+        (tmp_path / name / "train.log").write_text("\n".join(lines[: end + 1]), encoding="utf-8")
+        assert named(tmp_path / name) == {}, lines[end]
+    done = "2026-11-24 12:12:04 | INFO | fairseq_cli.train | done training in 120.1 seconds"
+    (tmp_path / name / "train.log").write_text(f"{text}{done}\n", encoding="utf-8")
+    found = FAILED.get(name, set()) - {"collapse to one token"}
+    assert set(named(tmp_path / name)) == found
+
+
 def test_the_evidence_has_the_figures_of_the_log():
     log = (LOGS / "tiny_student" / "train.log").read_text(encoding="utf-8")
     last = json.loads(re.findall(r"\| train_inner \| (\{.*\})", log)[-1])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fairseq.data import data_utils
 from harness import run
+from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
 from fairseq_kd.evaluation import translations
@@ -77,6 +78,17 @@ def test_the_report_tells_whether_the_machine_was_quiet(measured, rounds, drift,
     assert told in " ".join(page.split())
 
 
+@pytest.mark.parametrize(("sentences", "tested"), [(10, True), (9, False)])
+def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested):
+    measured = copy.deepcopy(measured)
+    measured["made"]["sentences"] = sentences
+    measured["quality"]["p"]["teacher"]["small"] = dict.fromkeys(("BLEU", "chrF2", "TER"), 0.001)
+    page = " ".join(markdown_page(TITLE, sections(measured), "plots").split())
+    assert ("* (p = 0.001)" in page) == tested
+    assert ("* where p < 0.05" in page) == tested
+    assert ("of fewer than 10 sentences, it cannot be tested" in page) != tested
+
+
 def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):
     assert measured["systems"][1]["updates"] == 20
     assert measured["training"]["small"] is None  # fairseq-train ran without fairseq-kd stage
@@ -113,6 +125,21 @@ def test_what_was_translated_is_kept_for_the_next_run(
     assert "## Memory" not in page
 
 
+@pytest.mark.parametrize("flags", [[], ["--sacrebleu-tokenize", "char"]])
+def test_bleu_parts_words_as_the_target_language_or_the_flag_asks(
+    evaluate_words, evaluated, data, tmp_path, monkeypatch, flags
+):
+    monkeypatch.setitem(BLEU._TOKENIZER_MAP, "en", "zh" if flags else "char")
+    again = shutil.copytree(evaluated, tmp_path / "again")
+    assert cli.main(evaluate_words(again, "--rounds", "0", "--no-memory", *flags)) == 0
+    quality = json.loads((again / "evaluation.json").read_text(encoding="utf-8"))["quality"]
+    command = ["sacrebleu", Path(data).parent / "text" / "test.en", "-tok", "char"]
+    printed = run(*command, "-i", again / "translations" / "teacher.txt", "-b", "-w", "9").stdout
+    score = quality["scores"]["teacher"]["BLEU"]["score"]
+    assert score == pytest.approx(float(printed), abs=1e-8)
+    assert "|tok:char|" in (again / "report.md").read_text(encoding="utf-8")
+
+
 def test_references_are_the_binarised_ones_where_no_text_lies_beside(
     evaluate_words, data, tmp_path, capsys
 ):
@@ -142,6 +169,7 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
     [
         (["--student", "small=other.pt"], "are both called small. Tell them apart as --student"),
         (["--student", "="], "--student is given as S.pt or NAME=S.pt, but is =."),
+        (["--student", "small, int8=s.pt"], 'a name that does not end in ", int8".'),
         (["--student", "x=none.pt"], "--student none.pt does not exist. Give the path"),
         (["--subset", "dev"], "holds no dev.es-en.es. Give to --data the folder"),
         (["--remove-bpe", "sentencepiece"], "words of the data were split by subword_nmt, as "),
@@ -160,6 +188,15 @@ def test_mistakes_are_refused_before_anything_is_measured(
 ):
     assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_bleu_that_is_missing_is_named(
+    evaluate_words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
+    assert cli.main(evaluate_words(tmp_path / "out", "--sacrebleu-tokenize", "ja-mecab")) == 2
+    assert "(pip install 'sacrebleu[ja]'); or give another one by" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 from fairseq_kd import cli
 from fairseq_kd.evaluation.document import Code, Section, Table, markdown_page
 from fairseq_kd.evaluation.page import html_page
-from fairseq_kd.evaluation.plots import pareto
+from fairseq_kd.evaluation.plots import pareto, training
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -116,3 +116,13 @@ def test_without_matplotlib_one_line_tells_how_to_get_it(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(evaluate_words(tmp_path / "out")) == 2
     assert "matplotlib, which is not installed (pip install matplotlib)" in capsys.readouterr().err
+
+
+def test_systems_of_names_that_are_alike_have_drawings_of_their_own():
+    curves = {"update": [1, 2], "loss": [3.0, 2.0]}
+    trained = {"training": curves, "validation": {}}
+    plots = [training(name, trained) for name in ("kd_t4", "kd-t4")]
+    assert len({plot.name for plot in plots}) == 2
+    ids = [set(re.findall(r'\bid="([^"]+)"', plot.svg)) for plot in plots]
+    assert all(ids)
+    assert not ids[0] & ids[1]

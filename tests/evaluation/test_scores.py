@@ -4,8 +4,17 @@ import re
 
 import pytest
 from harness import run
+from sacrebleu.metrics import BLEU
 
-from fairseq_kd.evaluation.scores import Bin, bleu_of_bins, equal_bins, metrics, paired_scores
+from fairseq_kd.evaluation.bleu_tokenizer import TOKENIZERS, bleu_tokenizer
+from fairseq_kd.evaluation.scores import (
+    METRICS,
+    Bin,
+    bleu_of_bins,
+    equal_bins,
+    metrics,
+    paired_scores,
+)
 
 REFERENCES = [
     "The LORD is my shepherd: I shall lack nothing.",
@@ -63,10 +72,12 @@ def test_the_bootstrap_is_that_of_the_sacrebleu_command(files):
     assert "p" not in ours["teacher"]["BLEU"]
 
 
-def test_a_system_against_itself_differs_by_chance_alone():
-    same = {"teacher": TEXTS["student"], "student": TEXTS["student"]}
-    found = paired_scores(same, REFERENCES, "teacher", 100, metrics())["systems"]["student"]["BLEU"]
-    assert found["p"] == pytest.approx(1 / 101) or found["p"] > 0.05  # no difference in any sample
+@pytest.mark.parametrize(("name", "sentences"), [("teacher", 6), ("student", 1)])
+def test_resamples_that_all_differ_alike_are_no_evidence(name, sentences):
+    texts = {"teacher": TEXTS["teacher"][:sentences], "other": TEXTS[name][:sentences]}
+    found = paired_scores(texts, REFERENCES[:sentences], "teacher", 100, metrics())
+    for metric in METRICS:
+        assert found["systems"]["other"][metric]["p"] == 1.0
 
 
 def test_a_second_comparison_counts_nothing_again_and_says_the_same(monkeypatch):
@@ -101,3 +112,35 @@ def test_bins_hold_every_sentence_once_and_part_no_equals(values):
     for i in range(1, len(seen)):
         assert max(seen[i - 1]) < min(seen[i])
     assert [each.label for each in bins] == [f"{min(s):g}-{max(s):g}" for s in seen]
+
+
+def test_bleu_of_chinese_is_that_of_the_sacrebleu_command(files):
+    references = ["耶和华是我的牧者,我必不至缺乏。", "他使我躺卧在青草地上。", "他领我到水边。"]
+    texts = {"teacher": ["耶和华是我的牧人,我不缺乏。", "他使我躺在青草地上。", "他领我到河边。"]}
+    for name, lines in (("reference", references), ("teacher", texts["teacher"])):
+        (files / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = ["sacrebleu", files / "reference", "-i", files / "teacher", "-b", "-w", "9"]
+    printed = float(run(*command, "-tok", "zh").stdout)
+    tokenizer = bleu_tokenizer("zh", None)
+    found = paired_scores(texts, references, "teacher", 100, metrics(tokenizer))
+    assert found["systems"]["teacher"]["BLEU"]["score"] == pytest.approx(printed, abs=1e-8)
+    assert "|tok:zh|" in found["signatures"]["BLEU"]
+    (binned,) = bleu_of_bins(texts, references, [Bin("all", [0, 1, 2])], tokenizer)
+    assert binned["bleu"]["teacher"] == pytest.approx(printed, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("language", "chosen", "tokenizer"),
+    [("en", None, "13a"), ("zh", None, "zh"), ("zh_CN", None, "zh"), ("zh", "char", "char")],
+)
+def test_the_target_language_chooses_the_tokenizer_of_bleu(language, chosen, tokenizer):
+    assert bleu_tokenizer(language, chosen) == tokenizer
+    assert set(TOKENIZERS) <= set(BLEU.TOKENIZERS)
+
+
+@pytest.mark.parametrize("language", ["ja", "ko"])
+def test_a_tokenizer_that_is_not_installed_is_named_with_its_package(language, monkeypatch):
+    monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{language}_mecab.MeCab", None)
+    told = rf"{language}-mecab needs a package .* \(pip install 'sacrebleu\[{language}\]'\); or"
+    with pytest.raises(ValueError, match=told):
+        bleu_tokenizer(language, None)

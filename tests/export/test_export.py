@@ -7,10 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from harness import run
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
+from fairseq_kd.export.card import Licences, Measured
+from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage
 
@@ -66,7 +69,7 @@ def test_the_directory_holds_weights_vocabulary_codes_program_and_card(exported)
 
 def test_the_card_tells_worth_lineage_and_licences(exported, ending_teacher):
     text = card(exported)
-    assert text.startswith('---\nlanguage: [es, en]\nlicense: "MIT"\n')
+    assert text.startswith('---\nlanguage: ["es", "en"]\nlicense: "MIT"\n')
     assert "| checkpoint, fairseq |" in text
     assert "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in text
     assert "- training data: the Bible, public domain" in text
@@ -76,14 +79,34 @@ def test_the_card_tells_worth_lineage_and_licences(exported, ending_teacher):
 
 
 def test_float32_keeps_every_weight(export, tmp_path, capsys):
-    assert export(tmp_path / "whole", "--quantization", "float32") == 0
+    flags = ["--quantization", "float32", "--sacrebleu-tokenize", "char"]
+    assert export(tmp_path / "whole", *flags) == 0
     before, after = re.search(
         r"BLEU ([\d.]+) \(checkpoint ([\d.]+)\)", capsys.readouterr().out
     ).groups()
     assert float(before) == pytest.approx(float(after), abs=0.2)
     whole = (tmp_path / "whole" / "model.bin").stat().st_size
     assert "| this, float32" in card(tmp_path / "whole")
+    assert "|tok:char|" in card(tmp_path / "whole")
     assert whole > 10_000
+
+
+def test_weights_that_the_processor_cannot_compute_in_are_measured_in_float32(
+    export, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "fairseq_kd.export.directory.get_supported_compute_types", lambda device: {"float32"}
+    )
+    assert export(tmp_path / "out", "--quantization", "int16") == 0
+    assert "That processor cannot compute in int16: it did in float32." in card(tmp_path / "out")
+
+
+def test_the_languages_of_a_card_are_read_as_text():
+    forms = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
+    made = {"subset": "test", "sentences": 1, "signature": "", "beam": 5, "threads": 1}
+    made["computed_in"] = "int8"
+    told = model_card(("no", "en"), "int8", forms, made, [], Licences())
+    assert yaml.safe_load(told.split("---")[1])["language"] == ["no", "en"]
 
 
 def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, tmp_path):
@@ -110,6 +133,17 @@ def test_a_store_stands_between_a_student_and_its_teacher(setup, teacher, data, 
     assert [each.path for each in found[1:]] == [store, teacher]
     assert found[1].facts == {"store": "the 8 likeliest words of every token"}
     assert found[2].role == "teacher of the store"
+
+
+def test_the_data_are_those_of_the_training_where_dictionaries_lie_beside(
+    ending_teacher, data, tmp_path, capsys
+):
+    for path in (Path(ending_teacher), Path(data) / "dict.es.txt", Path(data) / "dict.en.txt"):
+        shutil.copy(path, tmp_path)
+    student = tmp_path / Path(ending_teacher).name
+    flags = ["--out", tmp_path / "out", "--subset", "dev"]
+    assert cli.main([str(word) for word in ("export", student, *flags)]) == 2
+    assert f"{data} holds no dev.es-en.es." in capsys.readouterr().err
 
 
 def test_codes_that_are_not_the_datas_are_found_out(export, tmp_path, capsys):
@@ -155,7 +189,7 @@ def test_no_codes_beside_the_data_are_asked_for(export, data, tmp_path, capsys):
 @pytest.mark.parametrize("tokenizer", ["moses", "none"])
 @pytest.mark.parametrize("bpe", ["subword_nmt", "none"])
 def test_the_example_is_a_program_that_imports_what_it_names(tokenizer, bpe):
-    program = translate_py("es", "en", tokenizer, bpe, 5)
+    program = translate_py("es", "en", tokenizer, bpe, 5, "int8")
     compile(program, "translate.py", "exec")
     assert ("sacremoses" in program) == (tokenizer == "moses")
     assert ("subword_nmt" in program) == (bpe == "subword_nmt")

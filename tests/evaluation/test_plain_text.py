@@ -1,0 +1,51 @@
+"""The references of a set, from files as people keep them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fairseq_kd.evaluation.plain_text import plain_text
+from fairseq_kd.sequence.subset import read_subset
+
+AS_THEY_ARE = (str, str)  # what undoes no tokenisation
+
+
+@pytest.fixture
+def subset(prepared, tmp_path):
+    """The test set with its texts beside it, in a folder that may be changed."""
+    shutil.copytree(prepared / "text", tmp_path / "text")
+    folder = shutil.copytree(prepared / "bin", tmp_path / "bin")
+    return read_subset(folder, "test", ("es", "en"))
+
+
+def rewritten(path, change):
+    lines = change(path.read_text(encoding="utf-8").splitlines())
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return lines
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_empty_lines_at_the_end_are_sentences(subset, given, capsys):
+    path = Path(subset.folder).parent / "text" / "test.en"
+    lines = rewritten(path, lambda lines: [*lines[:-2], "", ""])
+    assert plain_text(subset, path if given else None, AS_THEY_ARE).references == lines
+    path.write_text("\n".join([*lines[:-1], "the last"]), encoding="utf-8")  # without its newline
+    found = plain_text(subset, path if given else None, AS_THEY_ARE).references
+    assert found == [*lines[:-1], "the last"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_text_beside_the_data_that_is_not_the_sets_is_told_and_ignored(subset, capsys):
+    text = Path(subset.folder).parent.resolve() / "text"
+    for language in subset.pair:
+        rewritten(text / f"test.{language}", lambda lines: lines[1:])
+    found = plain_text(subset, None, AS_THEY_ARE)
+    assert found.origin == "the binarised set, detokenised"
+    assert len(found.sources) == len(found.references) == len(subset)
+    told = [
+        f"{text}/test.{each} is ignored: it has {len(subset) - 1} lines, but test has "
+        f"{len(subset)} sentences\n"
+        for each in subset.pair
+    ]
+    assert capsys.readouterr().err == "".join(told)
