@@ -9,6 +9,7 @@ from fairseq.tasks import TASK_REGISTRY
 
 import fairseq_kd.criterions
 import fairseq_kd.tasks  # noqa: F401  (registers them, as the line above)
+from fairseq_kd.criterions.word_kd import WordKDCriterion
 
 INTRODUCTION = """\
 # Flags
@@ -70,12 +71,20 @@ def flags_text(criterion: Optional[str] = None) -> str:
 
 
 def flags_page() -> str:
-    """The page ``docs/flags.md``."""
-    parts = [INTRODUCTION]
+    """The page ``docs/flags.md``: what a criterion shares with word_kd stands there once."""
+    parts, shared = [INTRODUCTION], set(flags_of(WordKDCriterion))
     for name, cls in {**criterion_classes(), **task_classes()}.items():
-        rows = [f"| `{flag}` | {_cell(text)} |" for flag, text in flags_of(cls)]
-        table = "\n".join(["| flag | meaning |\n|---|---|", *rows])
-        parts += [f"## {name}\n", f"{cls.__doc__.splitlines()[0]}\n", f"{table}\n"]
+        parts += [f"## {name}\n", f"{cls.__doc__.splitlines()[0]}\n"]
+        derived = cls is not WordKDCriterion and issubclass(cls, WordKDCriterion)
+        if derived:
+            parts.append("The flags of [word_kd](#word_kd), and these, or these instead:\n")
+        known = shared if derived else ()
+        rows = [
+            f"| `{flag}` | {_cell(text)} |"
+            for flag, text in flags_of(cls)
+            if (flag, text) not in known
+        ]
+        parts.append("\n".join(["| flag | meaning |\n|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 
 
