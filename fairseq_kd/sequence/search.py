@@ -51,7 +51,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_argument(
         "--beam",
         type=int,
-        help=f"beam width (default: {DEFAULT_BEAM}, or --nbest if that is more)",
+        help=f"beam width, and --nbest where that is more (default: {DEFAULT_BEAM})",
     )
     flags.add_argument(
         "--nbest",
@@ -126,10 +126,5 @@ def search_of(args: argparse.Namespace) -> Search:
             seed=1 if args.seed is None else args.seed,
             **common,
         )
-    beam = max(DEFAULT_BEAM, args.nbest) if args.beam is None else args.beam
-    if args.nbest > beam:
-        raise ValueError(
-            f"--nbest must be at most --beam, which is {beam}, but is {args.nbest}. Raise --beam, "
-            "or leave it out."
-        )
+    beam = max(args.beam or DEFAULT_BEAM, args.nbest)  # a beam finds no more than its width
     return Search(beam=beam, lenpen=1.0 if args.lenpen is None else args.lenpen, **common)

@@ -118,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
             "... --out ANOTHER",
             file=sys.stderr,
         )
+    if args.beam is not None and search.beam > args.beam:
+        print(f"--beam is {search.beam}, so that --nbest {args.nbest} are found", file=sys.stderr)
     max_source = min(int(teacher.model.max_positions()[0]) for teacher in teachers)
     hashes = [sha256_of([teacher.path]) for teacher in teachers]
     engine = choose_engine(

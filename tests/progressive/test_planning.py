@@ -232,8 +232,8 @@ REFUSALS = {
         r"distill-data does not understand the step mixed: argument --select: invalid choice: 'wor",
     ),
     "more translations than the beam has": (
-        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {translate: {beam: 5, nbest: 8}}",
-        r"run\.yaml: the step \S+ is refused: --nbest must be at most --beam, which is 5, but is 8",
+        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {translate: {beam: 0}}",
+        r"run\.yaml: the step \S+ is refused: --beam must be at least 1, but is 0\.",
     ),
     "a flag of the distilled set without effect": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {copies: 2}}",

@@ -121,3 +121,10 @@ def test_a_source_alone_can_be_decoded(translate, data, tmp_path):
         (folder / f"valid.es-en.es.{suffix}").rename(folder / f"mono.es-None.es.{suffix}")
     assert translate(tmp_path / "out", "--subset", "mono", folder=folder) == 0
     assert len(hypotheses(tmp_path / "out")) == len(binarised(data, "valid", "en"))
+
+
+def test_a_beam_that_is_too_narrow_for_nbest_is_widened_and_told(translate, tmp_path, capsys):
+    flags = ["--subset", "valid", "--beam", "1", "--nbest", "2"]
+    assert translate(tmp_path / "out", *flags) == 0
+    assert "--beam is 2, so that --nbest 2 are found" in capsys.readouterr().err
+    assert {len(found) for found in hypotheses(tmp_path / "out").values()} == {2}

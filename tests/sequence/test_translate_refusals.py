@@ -71,10 +71,6 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (
-            ["--beam", "5", "--nbest", "6"],
-            "--nbest must be at most --beam, which is 5, but is 6. Raise --beam, or leave it out.",
-        ),
         (["--sampling", "--beam", "5"], "--beam has no effect with --sampling. Leave one"),
         (["--seed", "5"], "--seed has no effect without --sampling. Leave one"),
         (["--temperature", "2"], "--temperature has no effect without --sampling."),

@@ -61,7 +61,16 @@ def subparser(verb):
     return verbs.choices[verb]
 
 
-@pytest.mark.parametrize(("flags", "beam"), [([], 5), (["--nbest", "3"], 5), (["--nbest", "8"], 8)])
+@pytest.mark.parametrize(
+    ("flags", "beam"),
+    [
+        ([], 5),
+        (["--nbest", "3"], 5),
+        (["--nbest", "8"], 8),
+        (["--beam", "5", "--nbest", "8"], 8),
+        (["--beam", "2"], 2),
+    ],
+)
 def test_the_beam_is_at_least_what_is_kept_of_it(flags, beam):
     words = ["translate", "--teacher", "t.pt", "--data", "data", "--out", "out", *flags]
     assert search_of(cli.parser().parse_args(words)).beam == beam
