@@ -4,6 +4,7 @@ import copy
 import functools
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,14 @@ def write_text(folder, sizes):
             with lzma.open(CORPUS / f"{name}.{lang}.xz", "rt", encoding="utf-8") as file:
                 lines = [next(file) for _ in range(size)]
             (folder / f"{name}.{lang}").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def copy_dictionaries(data, folder):
+    """Those of a data folder, in another one, which is made if need be."""
+    folder.mkdir(exist_ok=True)
+    for path in Path(data).glob("dict.*.txt"):
+        shutil.copy(path, folder)
     return folder
 
 

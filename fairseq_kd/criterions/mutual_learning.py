@@ -167,10 +167,10 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     ) -> Tuple[Tensor, int, Dict[str, Any]]:
         """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
         refuse_adaptive_softmax(model)
-        refuse_unseen_projection(model)
         follow(self, model)
         if self.cfg.kd_mutual_weight == 0:
             return self._side_by_side(model, sample, reduce)
+        refuse_unseen_projection(model)
         real = sample["target"].ne(self.padding_idx)
         real[:, : self.ignore_prefix_size] = False
         outputs = [real_hidden(model, sample["net_input"], real)]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.layer_map import spread
 from fairseq_kd.models.structure import SIDES, Structure
+from fairseq_kd.positions import learned_positions
 
 
 @torch.no_grad()
@@ -135,7 +136,7 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
                     f"The student's {side} has {_kind(parts[0])} as {name}, and the teacher's "
                     f"{_kind(parts[1])}. Give the student the teacher's flags, after --."
                 )
-        lengths = [_learned_positions(each) for each in (ours, theirs)]
+        lengths = [learned_positions(each) for each in (ours, theirs)]
         if None not in lengths and lengths[0] > lengths[1]:
             raise ValueError(
                 f"The student's {side} learns {lengths[0]} positions, and the teacher's knows "
@@ -160,12 +161,6 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
             "The student's output shares the decoder's embeddings, and the teacher's does not. "
             "Leave out --share-decoder-input-output-embed."
         )
-
-
-def _learned_positions(side: nn.Module) -> Optional[int]:
-    """How many an encoder or decoder has, if they are learned."""
-    positions = side.embed_positions
-    return positions.max_positions if isinstance(positions, nn.Embedding) else None
 
 
 def _kind(part: Optional[nn.Module]) -> str:

@@ -7,6 +7,8 @@ from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from torch import nn
 
+from fairseq_kd.positions import learned_positions
+
 
 def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> None:
     """Refuses a teacher of another language pair or with other dictionaries than the student's.
@@ -60,9 +62,8 @@ def check_positions(teacher_name: str, teacher: nn.Module, student: FairseqTask)
     """
     limits = (student.cfg.max_source_positions, student.cfg.max_target_positions)
     for side, flag, limit in zip(("encoder", "decoder"), ("source", "target"), limits, strict=True):
-        positions = getattr(getattr(teacher, side, None), "embed_positions", None)
-        known = positions.max_positions if isinstance(positions, nn.Embedding) else limit
-        if known < limit:
+        known = learned_positions(getattr(teacher, side, None))
+        if known is not None and known < limit:
             raise ValueError(
                 f"The {side} of {teacher_name} knows {known} positions, but --max-{flag}-positions "
                 f"allows sentences of {limit} tokens. Train with --max-{flag}-positions {known}."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import copy_dictionaries
 from refusals import WORD_KD, refuses
 
 from fairseq_kd.checkpoints import read_checkpoint
@@ -19,8 +20,7 @@ def edited(teacher, tmp_path):
 
     def edit(change, name="edited.pt"):
         state = read_checkpoint(teacher)
-        for dictionary in Path(state["cfg"]["task"]["data"]).glob("dict.*.txt"):
-            shutil.copy(dictionary, tmp_path)
+        copy_dictionaries(state["cfg"]["task"]["data"], tmp_path)
         change(state)
         torch.save(state, tmp_path / name)
         return str(tmp_path / name)
@@ -216,8 +216,7 @@ def test_a_teacher_of_no_language_pair(setup, edited):
 
 
 def test_a_teacher_that_knows_fewer_positions_than_sentences_may_have(setup, tmp_path, data):
-    for dictionary in Path(data).glob("dict.*.txt"):
-        shutil.copy(dictionary, tmp_path)
+    copy_dictionaries(data, tmp_path)
     learned = ["--encoder-learned-pos", "--max-source-positions", "64"]
     plain = ["--criterion", "label_smoothed_cross_entropy", "--no-save-optimizer-state"]
     path = setup(*plain, *learned).save(tmp_path / "teacher.pt")

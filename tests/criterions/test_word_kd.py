@@ -295,9 +295,13 @@ class FindsUnused(torch.nn.Module):
 
 @pytest.mark.parametrize("sharing", [["--share-all-embeddings"], []], ids=["tied", "untied"])
 @pytest.mark.parametrize("finds", [True, False])
-def test_a_projection_that_would_be_taken_for_unused_is_refused(data, teacher, sharing, finds):
+@pytest.mark.parametrize("criterion", ["word_kd", "mutual_learning"])
+def test_a_projection_that_would_be_taken_for_unused_is_refused(
+    data, teacher, sharing, finds, criterion
+):
     training = [flag for flag in TRAINING if flag != "--share-all-embeddings"]
-    setup = Setup(data, *DISTIL, str(teacher), *sharing, training=training)
+    asked = [*DISTIL, str(teacher)] if criterion == "word_kd" else ["--criterion", criterion]
+    setup = Setup(data, *asked, *sharing, training=training)
     wrapped, sample = FindsUnused(setup.model, finds), setup.batch(0, 1)
     if sharing or not finds:
         assert setup.criterion(wrapped, sample)[0].isfinite()

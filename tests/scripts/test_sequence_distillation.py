@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from harness import ROOT, run
+from harness import ROOT, copy_dictionaries, run
 from translations import binarised
 
 from fairseq_kd.checkpoints import read_checkpoint
@@ -67,10 +67,8 @@ def test_a_source_without_translation_is_refused(out, data, teacher, tmp_path):
 @pytest.fixture
 def reversed_data(data, tmp_path):
     """The validation set as a training set and itself, named as if English were the source."""
-    folder = tmp_path / "reversed"
-    folder.mkdir()
+    folder = copy_dictionaries(data, tmp_path / "reversed")
     for language in ("es", "en"):
-        shutil.copy(f"{data}/dict.{language}.txt", folder)
         for split in ("train", "valid"):
             for suffix in ("bin", "idx"):
                 name = f"{split}.en-es.{language}.{suffix}"

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from harness import copy_dictionaries
 
 from fairseq_kd import cli
 from fairseq_kd.sequence.subset import read_subset
@@ -45,10 +46,7 @@ def decoded_copy(decoded, tmp_path):
 @pytest.fixture
 def odd_data(data, tmp_path):
     """A set with an unknown word, a source without words, and one that no teacher reads."""
-    folder = tmp_path / "odd"
-    folder.mkdir()
-    for language in ("es", "en"):
-        shutil.copy(f"{data}/dict.{language}.txt", folder)
+    folder = copy_dictionaries(data, tmp_path / "odd")
     like = read_subset(Path(data), "valid", ("es", "en"))
     writer = PairWriter(folder, "train", like)
     for source in ([7, 3, 9, 2], [2], [5] * 1024 + [2], [8, 2]):

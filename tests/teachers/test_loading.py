@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import Setup
+from harness import Setup, copy_dictionaries
 
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.teachers.loading import load_teacher
@@ -17,8 +17,7 @@ def moved(teacher, tmp_path, monkeypatch):
     """The teacher with its dictionaries in a folder of its own, and no other data in sight."""
     data = Path(read_checkpoint(teacher)["cfg"]["task"]["data"])
     shutil.copy(teacher, tmp_path / "teacher.pt")
-    for lang in ("es", "en"):
-        shutil.copy(data / f"dict.{lang}.txt", tmp_path)
+    copy_dictionaries(data, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "teacher.pt"
 
