@@ -1,7 +1,6 @@
 """The command ``fairseq-kd VERB``; every verb has its own ``--help``."""
 
 import argparse
-import logging
 import sys
 from typing import List, Optional, Sequence, Tuple
 
@@ -59,8 +58,8 @@ class VerbParser(argparse.ArgumentParser):
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs a verb; a mistake of the user's ends in one sentence and status 2."""
     args = parser().parse_args(argv)
-    for library in ("fairseq", "matplotlib"):  # they tell of themselves
-        logging.getLogger(library).setLevel(logging.WARNING)
+    from fairseq_kd import quiet  # noqa: F401
+
     try:
         return args.run(args)
     except (OSError, ValueError) as error:

@@ -4,7 +4,6 @@ What it returns is what ``evaluation.json`` holds; the report is made from nothi
 """
 
 import datetime
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -17,7 +16,7 @@ from fairseq_kd.evaluation.behaviour import behaviour, rare_share
 from fairseq_kd.evaluation.bleu_tokenizer import bleu_tokenizer
 from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
 from fairseq_kd.evaluation.machine import machine, versions
-from fairseq_kd.evaluation.memory import Memory, inference_memory, training_peak
+from fairseq_kd.evaluation.memory import Memory, get_ready, inference_memory, training_peak
 from fairseq_kd.evaluation.options import Options
 from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text, tokens_of
 from fairseq_kd.evaluation.size import folder_bytes, parameters_by_part
@@ -50,7 +49,6 @@ from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.words import check_splitting
 
 BATCH_SIZES = (32, 128)
-MEASURED_TOGETHER = 4  # processes whose memory is measured at a time; each loads a model or two
 Figures = Dict[str, Any]
 
 
@@ -89,6 +87,8 @@ class Evaluation:
     def run(self) -> Figures:
         """All figures."""
         options = self.options
+        if options.memory:
+            get_ready()
         converted = convert_all(self.systems, self.subset, options.cache)
         with torch.no_grad():
             measured = {
@@ -202,7 +202,10 @@ class Evaluation:
         }
 
     def _memory(self, converted: Converted) -> Figures:
-        """Bytes by variant, and of a training step by system; several at a time."""
+        """Bytes by variant, and of a training step by system.
+
+        One at a time: the threads of several would take the cores from each other as they wait.
+        """
         search, subset, batch = self.options.search, self.subset, self.spread[: BATCH_SIZES[0]]
         teacher = teacher_of(self.systems)
         works: Dict[Sequence[str], Callable[[], Any]] = {}
@@ -216,16 +219,10 @@ class Evaluation:
             if system.role != "teacher":
                 works["training", system.name, "distilled"] = partial(step, teacher.model)
         found: Figures = {"inference": {}, "training": {}}
-        with (
-            ProgressLine("memory", len(works), "measurements") as progress,
-            ThreadPoolExecutor(min(self.options.threads, MEASURED_TOGETHER)) as pool,
-        ):
-            running = {pool.submit(work): name for name, work in works.items()}
-            for _ in as_completed(running):
+        with ProgressLine("memory", len(works), "measurements") as progress:
+            for (kind, system_name, how), work in works.items():
+                found[kind].setdefault(system_name, {})[how] = _as_figures(work())
                 progress.add(1)
-            for each, (kind, system_name, how) in running.items():
-                of_system = found[kind].setdefault(system_name, {})
-                of_system[how] = _as_figures(each.result())
         return found
 
     def _speed(self, converted: Converted) -> Figures:
@@ -243,10 +240,9 @@ class Evaluation:
                 for variant, latency in latencies(engines, alone, options.rounds, progress).items():
                     found[variant.system.name][variant.engine].update(latency._asdict())
             engines = {each: self._engine(each, converted, workers=threads) for each in variants}
-            for size in BATCH_SIZES:
-                speeds = throughputs(engines, self.spread, size, options.rounds, progress)
-                for variant, speed in speeds.items():
-                    found[variant.system.name][variant.engine][f"batch_{size}"] = speed._asdict()
+            speeds = throughputs(engines, self.spread, BATCH_SIZES, options.rounds, progress)
+            for (variant, size), speed in speeds.items():
+                found[variant.system.name][variant.engine][f"batch_{size}"] = speed._asdict()
         return {
             "systems": found,
             "rounds": options.rounds,

@@ -5,11 +5,11 @@ at once, and with threads of their own.
 """
 
 import ctypes
-import logging
 import multiprocessing
 import resource
 import sys
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Callable, List, NamedTuple, Optional
@@ -33,6 +33,7 @@ from fairseq_kd.sequence.teachers import Teacher, load_system
 from fairseq_kd.teachers.loading import load_teacher
 
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000
+PRELOADED = ["fairseq_kd.quiet", __name__, "torch._dynamo"]
 Work = Callable[[], Any]
 
 
@@ -41,6 +42,16 @@ class Memory(NamedTuple):
 
     held: int
     added: int
+
+
+def get_ready() -> None:
+    """Begins to import what ``measured`` needs, in another process: else its first call waits.
+
+    torch imports ``_dynamo`` where an optimizer is first made: that is no part of the work.
+    """
+    if sys.platform == "linux":
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
 
 
 def measured(prepare: Callable[[], Work]) -> Optional[Memory]:
@@ -58,7 +69,7 @@ def measured(prepare: Callable[[], Work]) -> Optional[Memory]:
     if sys.platform != "linux":
         return None
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    get_ready()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(prepare, torch.get_num_threads(), sender))
     process.start()
@@ -75,7 +86,6 @@ def measured(prepare: Callable[[], Work]) -> Optional[Memory]:
 
 def _measure(prepare: Callable[[], Work], threads: int, sender: Connection) -> None:
     die_with_parent()
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     torch.set_num_threads(threads)
     try:
         start = trimmed_bytes()

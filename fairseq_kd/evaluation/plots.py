@@ -1,7 +1,6 @@
 """The report's plots, drawn by matplotlib once for the page and once for the Markdown."""
 
 import io
-import logging
 import re
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -42,7 +41,6 @@ def drawn(name: str, says: str, size: Sequence[float], draw: Draw) -> Plot:
     import matplotlib
     from matplotlib.figure import Figure
 
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq lets all levels speak
     style = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     style |= {"axes.edgecolor": INK, "axes.grid": True, "grid.alpha": 0.25, "grid.color": "#808080"}
     style |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}

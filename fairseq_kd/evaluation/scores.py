@@ -1,6 +1,5 @@
 """Quality by sacreBLEU: BLEU, chrF and TER, with its own paired bootstrap."""
 
-import logging
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 import numpy as np
@@ -75,7 +74,6 @@ def paired_scores(
 
     Source: Koehn 2004, W04-3250, by ``sacrebleu.significance``.
     """
-    logging.getLogger("sacrebleu").setLevel(logging.WARNING)
     named = [(baseline, texts[baseline])]
     named += [(name, each) for name, each in texts.items() if name != baseline]
     test = PairedTest(named, measures, [references], test_type="bs", n_samples=samples)

@@ -8,7 +8,7 @@ to sleep, which otherwise spin for a while and take its processor from the next.
 import statistics
 import time
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, TypeVar
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, TypeVar
 
 import numpy as np
 import torch
@@ -98,23 +98,42 @@ def _latency(seconds: np.ndarray) -> Latency:
 def throughputs(
     engines: Mapping[Key, Engine],
     sentences: Sequence[Tensor],
-    batch_size: int,
+    batch_sizes: Sequence[int],
     rounds: int,
     progress: ProgressLine,
-) -> Dict[Key, Throughput]:
+) -> Dict[Tuple[Key, int], Throughput]:
     """What each engine translates in a second, in batches of sentences of like length.
 
     Args:
         engines: by any key.
         sentences: token ids of each, its end included.
-        batch_size: sentences of a batch.
+        batch_sizes: sentences of a batch.
         rounds: how often all of them are translated; the median of the times counts.
-        progress: counts every engine's rounds.
+        progress: counts every engine's rounds, of each size of batches.
+
+    Returns:
+        By the engine's key and the size of the batches.
     """
     ordered = sorted(sentences, key=len, reverse=True)
-    batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     for engine in engines.values():
-        _translate(engine, [batches[0][:WARM_UP]])
+        _translate(engine, [ordered[:WARM_UP]])
+    return {
+        (key, size): throughput
+        for size in batch_sizes
+        for key, throughput in _throughputs(
+            engines, [ordered[i : i + size] for i in range(0, len(ordered), size)], rounds, progress
+        ).items()
+    }
+
+
+def _throughputs(
+    engines: Mapping[Key, Engine],
+    batches: Sequence[Sequence[Tensor]],
+    rounds: int,
+    progress: ProgressLine,
+) -> Dict[Key, Throughput]:
+    """Of warm engines, on certain batches."""
+    sentences = sum(map(len, batches))
     tokens: Dict[Key, int] = {}
     times: Dict[Key, List[float]] = {key: [] for key in engines}
     for turn in range(rounds):
@@ -126,8 +145,7 @@ def throughputs(
             progress.add(1)
     middles = {key: statistics.median(each) for key, each in times.items()}
     return {
-        key: Throughput(len(sentences) / middle, tokens[key] / middle)
-        for key, middle in middles.items()
+        key: Throughput(sentences / middle, tokens[key] / middle) for key, middle in middles.items()
     }
 
 

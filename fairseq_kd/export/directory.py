@@ -41,7 +41,7 @@ from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
 
 EXPORT = "export"
-ROUNDS, ALONE, TOGETHER = 3, 48, 256  # of the measurement of speed
+ROUNDS, ALONE, TOGETHER, BATCH = 3, 48, 256, 32  # of the measurement of speed
 SMOKE_SENTENCES = 8
 
 
@@ -166,7 +166,7 @@ class Export:
             with torch_threads(1):
                 waits = latencies(self._engines(work), alone, ROUNDS, progress)
             engines = self._engines(work, workers=self.options.threads)
-            speeds = throughputs(engines, sentences, 32, ROUNDS, progress)
+            speeds = throughputs(engines, sentences, [BATCH], ROUNDS, progress)
         texts = {name: self._translate(name, engine) for name, engine in engines.items()}
         sizes = {FAIRSEQ: self.system.path.stat().st_size, EXPORT: folder_bytes(work)}
         names = {FAIRSEQ: "checkpoint, fairseq", EXPORT: f"this, {self.options.quantization}"}
@@ -177,7 +177,7 @@ class Export:
                 self.bleu.corpus_score(texts[key], [self.plain.references]).score,
                 waits[key].median_ms,
                 waits[key].p95_ms,
-                speeds[key].sentences_per_s,
+                speeds[key, BATCH].sentences_per_s,
             )
             for key in (FAIRSEQ, EXPORT)
         ]

@@ -1,6 +1,5 @@
 """Work on several things at a time, with the results in the things' order."""
 
-import logging
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
@@ -42,5 +41,6 @@ def in_processes(tasks: Iterable[Callable[[], Done]], count: int) -> Iterator[Do
 
 
 def _begin() -> None:
+    from fairseq_kd import quiet  # noqa: F401
+
     die_with_parent()
-    logging.getLogger("fairseq").setLevel(logging.WARNING)

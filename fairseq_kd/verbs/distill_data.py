@@ -1,7 +1,6 @@
 """The verb ``distill-data``: makes a training set of what ``translate`` decoded."""
 
 import argparse
-import logging
 import math
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -107,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
     """Makes the training set, or says that it is there."""
     check_flags(args)
     thresholds = thresholds_of(args)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
 
     from fairseq_kd.sequence.distillation import Choice
     from fairseq_kd.sequence.distilled_set import DistilledSet, Mix

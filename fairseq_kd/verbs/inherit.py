@@ -1,7 +1,6 @@
 """The verb ``fairseq-kd inherit``."""
 
 import argparse
-import logging
 from pathlib import Path
 from typing import List, Optional
 
@@ -41,7 +40,6 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the checkpoint and prints what was copied from where."""
-    logging.getLogger("fairseq").setLevel(logging.WARNING)  # it advises on its own extras
     from fairseq_kd.models.student_checkpoint import write_student
 
     layers = {

@@ -1,7 +1,6 @@
 """The verb ``fairseq-kd progressive``."""
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 from typing import Any, List
@@ -77,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.progressive.state import judge
 
     engine = _engine(args)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     if args.shell is None and not args.dry_run:
         driver.check_snakemake()
     plan = plan_run(args.file, args.parser, args.changes)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 import sys
 from pathlib import Path
 from typing import Any, Tuple
@@ -98,7 +97,6 @@ def check_flags(args: argparse.Namespace) -> Tuple[Search, Shard]:
 def run(args: argparse.Namespace) -> int:
     """Decodes one shard, and merges if it was the last."""
     search, shard = check_flags(args)
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
     _import_plugins(args.user_dir)
 
     from fairseq_kd.hashes import sha256_of

@@ -47,5 +47,5 @@ def test_a_training_step_holds_gradients_and_states_and_the_teacher(teacher, dat
     model = load_system(teacher, "--teacher")
     weights = weight_bytes(model.model)
     alone, distilled = (training_peak(model, taught, subset) for taught in (None, model))
-    assert 4 * weights < alone < 400 * MIB  # weights, gradients, and two states of Adam
-    assert 5 * weights < distilled < 400 * MIB
+    assert 4 * weights < alone < 60 * MIB  # weights, gradients, and two states of Adam
+    assert 5 * weights < distilled < 60 * MIB

@@ -110,15 +110,16 @@ def test_torch_gets_its_threads_back_even_after_a_failure():
 
 def test_throughput_counts_sentences_and_target_tokens(clock):
     engines = {"one": Engine(clock, "one", 0.0, per_batch=0.5)}
-    found = throughputs(engines, sentences(*[4] * 8), 4, 3, Silent())
-    assert found["one"] == pytest.approx((8 / 1.0, 24 / 1.0))  # two batches, three words each
+    found = throughputs(engines, sentences(*[4] * 8), [4], 3, Silent())
+    assert found["one", 4] == pytest.approx((8 / 1.0, 24 / 1.0))  # two batches, three words each
 
 
-def test_the_warm_up_of_a_large_batch_is_a_part_of_it(clock):
+def test_one_warm_up_by_a_part_of_a_batch_serves_all_sizes(clock):
     engines = {"one": Engine(clock, "one", 0.0, per_batch=0.5)}
-    found = throughputs(engines, sentences(*[4] * 128), 128, 1, Silent())
-    assert clock.sizes == [speed.WARM_UP, 128]
-    assert found["one"].sentences_per_s == pytest.approx(128 / 0.5)
+    found = throughputs(engines, sentences(*[4] * 128), [64, 128], 1, Silent())
+    assert clock.sizes == [speed.WARM_UP, 64, 64, 128]
+    assert found["one", 64].sentences_per_s == pytest.approx(128 / 1.0)
+    assert found["one", 128].sentences_per_s == pytest.approx(128 / 0.5)
 
 
 def test_systems_run_in_turns_and_each_begins_once(clock):

@@ -1,0 +1,12 @@
+"""Whoever imports this hears no more of what libraries tell of themselves.
+
+It is for processes of ``fairseq-kd``, whose terminal shows progress and results. fairseq lets all
+loggers speak once it is imported, and torch warns of how fairseq masks attention.
+"""
+
+import logging
+import warnings
+
+for library in ("fairseq", "matplotlib", "sacrebleu"):
+    logging.getLogger(library).setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
