@@ -28,27 +28,13 @@ for flag in "$@"; do
 done
 
 pair=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" python - "$teacher" << 'EOF'
-import logging, os, sys
-from fairseq_kd.checkpoints import read_checkpoint
-
-path = sys.argv[1].split(os.pathsep)[0]
-if not os.path.isfile(path):
-    sys.exit(f"{path} does not exist. Give the checkpoint of a teacher.")
+import os, sys
+from fairseq_kd import quiet, plugin
+from fairseq_kd.teachers.loading import language_pair
 try:
-    state = read_checkpoint(path)
-    task = vars(state["args"]) if state.get("args") else state["cfg"]["task"]
-    pair = [task["source_lang"], task["target_lang"]]
-    if None in pair:  # fairseq-train took it from its data
-        logging.disable()
-        from fairseq.data.data_utils import infer_language_pair
-        pair = infer_language_pair(task["data"].split(os.pathsep)[0])
-        if None in pair:
-            raise FileNotFoundError(2, "no data", task["data"])
-    print(*pair)
-except FileNotFoundError as error:
-    sys.exit(f"{error.filename} is missing, which tells the languages of {path}. Put it back.")
-except Exception as error:
-    sys.exit(f"{path} is no checkpoint of a translation model ({type(error).__name__}). Give another.")
+    print(*language_pair(sys.argv[1].split(os.pathsep)[0], "Teacher"))
+except (OSError, ValueError) as error:
+    sys.exit(str(error))
 EOF
 ) || exit 1
 read -r src tgt <<< "$pair"

@@ -8,6 +8,7 @@ TOKENIZERS = (  # those of sacreBLEU
     "zh",
 )
 PACKAGES = {"ja-mecab": "'sacrebleu[ja]'", "ko-mecab": "'sacrebleu[ko]'"}
+TWO_LETTERS = {"chi": "zh", "jpn": "ja", "kor": "ko", "zho": "zh"}  # of ISO 639-2 and 639-3
 HELP = (
     "how BLEU parts text into words, one of %(choices)s (default: as sacreBLEU does for the target "
     "language: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean, else 13a)"
@@ -18,7 +19,7 @@ def bleu_tokenizer(language: str, chosen: Optional[str]) -> str:
     """The tokenizer of BLEU, ready to be used.
 
     Args:
-        language: of the target; of ``zh_CN`` or ``zh-Hans``, the language counts.
+        language: of the target; of ``zh_CN``, ``zho_Hans`` or ``zh-Hans``, the language counts.
         chosen: what the user chose, or None.
 
     Raises:
@@ -27,6 +28,7 @@ def bleu_tokenizer(language: str, chosen: Optional[str]) -> str:
     from sacrebleu.metrics import BLEU
 
     code = re.split("[-_]", language)[0].lower()
+    code = TWO_LETTERS.get(code, code)
     name = chosen or BLEU._TOKENIZER_MAP.get(code, BLEU.TOKENIZER_DEFAULT)
     try:
         BLEU(tokenize=name)

@@ -68,13 +68,13 @@ def kept(measured: Figures, name: str, metric: str) -> str:
 
 
 def quality(measured: Figures) -> Table:
-    """Scores with half their 95 % interval, and the share kept."""
+    """Scores, with half their 95 % interval if the set can be tested, and the share kept."""
     quality = measured["quality"]
     comet = quality["comet"]
     rows = [
         [
             name,
-            *(f"{by[metric]['score']:.1f} ± {by[metric]['ci']:.1f}" for metric in METRICS),
+            *(_with_interval(by[metric], testable(measured)) for metric in METRICS),
             kept(measured, name, "BLEU"),
             kept(measured, name, "chrF2"),
             *([f"{comet[name]:.4f}"] if comet else []),
@@ -83,6 +83,10 @@ def quality(measured: Figures) -> Table:
     ]
     columns = ("system", "BLEU", "chrF", "TER", "BLEU kept", "chrF kept")
     return Table((*columns, "COMET") if comet else columns, rows)
+
+
+def _with_interval(found: Figures, sure: bool) -> str:
+    return f"{found['score']:.1f}" + (f" ± {found['ci']:.1f}" if sure else "")
 
 
 def significance(measured: Figures, role: str) -> Optional[Table]:

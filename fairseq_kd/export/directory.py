@@ -25,7 +25,7 @@ from fairseq_kd.evaluation.systems import System, common_subset
 from fairseq_kd.evaluation.translations import translated
 from fairseq_kd.evaluation.variants import FAIRSEQ, Variant
 from fairseq_kd.export.card import Licences, Measured, card
-from fairseq_kd.export.example import translate_py
+from fairseq_kd.export.example import SPLITTERS, translate_py
 from fairseq_kd.export.lineage import lineage
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.conversion import (
@@ -39,6 +39,7 @@ from fairseq_kd.sequence.engine import Batch, Engine
 from fairseq_kd.sequence.fairseq_engine import FairseqEngine
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.words import check_splitting
 
 EXPORT = "export"
 ROUNDS, ALONE, TOGETHER, BATCH = 3, 48, 256, 32  # of the measurement of speed
@@ -54,7 +55,7 @@ class Options:
         subset: the split to measure with.
         out: the directory to write.
         quantization: of the weights, one of CTranslate2's.
-        codes: the merges of BPE, or None to look beside the data.
+        codes: the merges of BPE or the model of SentencePiece, or None to look beside the data.
         bpe, tokenizer: how the text was prepared.
         sacrebleu_tokenize: the tokenizer of BLEU, or None for that of the target language.
         beam: of the measurement and of translate.py.
@@ -94,6 +95,7 @@ class Export:
         self.system, self.options = system, options
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([system], options.data, options.subset)
+        check_splitting(self.subset, options.bpe, "--bpe")
         self.bleu = BLEU(tokenize=bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize))
         self.codes = find_codes(options) if options.bpe != "none" else None
         split = options.bpe, options.tokenizer
@@ -151,7 +153,7 @@ class Export:
 
     def _add_example(self, work: Path) -> None:
         if self.codes is not None:
-            shutil.copyfile(self.codes, work / "codes")
+            shutil.copyfile(self.codes, work / SPLITTERS[self.options.bpe].file)
         options = self.options
         program = translate_py(
             *self.subset.pair, options.tokenizer, options.bpe, options.beam, options.quantization
@@ -255,21 +257,20 @@ def decoded_beside(out: Path) -> Path:
 
 
 def find_codes(options: Options) -> Path:
-    """The file of BPE merges: the user's, or that of scripts/prepare.sh.
+    """The file that words are split by: the user's, or that of scripts/prepare.sh.
 
     Raises:
         FileNotFoundError: there is none.
     """
+    file, what = SPLITTERS[options.bpe].file, SPLITTERS[options.bpe].learned
     if options.codes is not None:
         if not options.codes.is_file():
-            raise FileNotFoundError(
-                f"--codes {options.codes} does not exist. Give the merges that subword-nmt learned."
-            )
+            raise FileNotFoundError(f"--codes {options.codes} does not exist. Give {what}.")
         return options.codes
-    beside = options.data.resolve().parent / "codes"
+    beside = options.data.resolve().parent / file
     if not beside.is_file():
         raise FileNotFoundError(
-            f"No BPE codes lie beside {options.data}. Give them by --codes, or --bpe none if the "
+            f"No {file} lies beside {options.data}. Give {what} by --codes, or --bpe none if the "
             "data are not split."
         )
     return beside

@@ -1,5 +1,7 @@
 """The program beside an exported model that shows how to translate with it."""
 
+from typing import NamedTuple, Optional
+
 HEAD = '''\
 """Translates standard input, a sentence a line: python translate.py < FILE
 
@@ -13,7 +15,7 @@ import ctranslate2
 {imports}
 here = pathlib.Path(__file__).resolve().parent
 '''
-MOSES_IMPORT, BPE_IMPORT = "import sacremoses\n", "import subword_nmt.apply_bpe\n"
+MOSES_IMPORT = "import sacremoses\n"
 MODEL = "model = ctranslate2.Translator(str(here))\n"
 INT16_MODEL = """\
 types = ctranslate2.get_supported_compute_types("cpu")
@@ -28,6 +30,9 @@ BPE = """\
 codes = open(here / "codes", encoding="utf-8")
 bpe = subword_nmt.apply_bpe.BPE(codes)
 """
+PIECES = """\
+pieces = sentencepiece.SentencePieceProcessor(model_file=str(here / "sentencepiece.model"))
+"""
 TRANSLATE = """\
 for line in sys.stdin:
     tokens = {tokens}
@@ -35,6 +40,50 @@ for line in sys.stdin:
     words = {words}
     print({text}, flush=True)
 """
+
+
+class Splitter(NamedTuple):
+    """How a program splits words and puts them together again.
+
+    Args:
+        split: expression that makes tokens of ``{line}``.
+        join: expression that makes a line of the tokens ``best``.
+        file: what it reads, beside the program; None if nothing.
+        learned: what that is, for people.
+        package: what it needs.
+        imports, setup: its lines at the head of the program.
+    """
+
+    split: str
+    join: str
+    file: Optional[str] = None
+    learned: str = ""
+    package: str = ""
+    imports: str = ""
+    setup: str = ""
+
+
+SPLITTERS = {
+    "subword_nmt": Splitter(
+        split="bpe.process_line({line}).split()",
+        join='" ".join(best).replace("@@ ", "")',
+        file="codes",
+        learned="the merges that subword-nmt learned",
+        package="subword-nmt",
+        imports="import subword_nmt.apply_bpe\n",
+        setup=BPE,
+    ),
+    "sentencepiece": Splitter(
+        split="pieces.encode({line}, out_type=str)",
+        join="pieces.decode(best)",
+        file="sentencepiece.model",
+        learned="the model that SentencePiece learned",
+        package="sentencepiece",
+        imports="import sentencepiece\n",
+        setup=PIECES,
+    ),
+    "none": Splitter(split="{line}.split()", join='" ".join(best)'),
+}
 
 
 def translate_py(
@@ -46,27 +95,26 @@ def translate_py(
         source: the language that it reads.
         target: the language that it writes.
         tokenizer: ``moses`` or ``none``.
-        bpe: ``subword_nmt`` (with a file ``codes`` beside the program) or ``none``.
+        bpe: one of SPLITTERS; its file is to lie beside the program.
         beam: width of the beam.
         quantization: of the weights.
     """
-    moses, split = tokenizer == "moses", bpe == "subword_nmt"
-    packages = ["ctranslate2"] + ["sacremoses"] * moses + ["subword-nmt"] * split
+    moses, splitter = tokenizer == "moses", SPLITTERS[bpe]
+    packages = ["ctranslate2", "sacremoses" * moses, splitter.package]
     line = "tokeniser.tokenize(line.strip(), return_str=True)" if moses else "line.strip()"
-    joined = '" ".join(best)'
     return "".join(
         [
             HEAD.format(
-                packages=" ".join(packages),
-                imports=MOSES_IMPORT * moses + BPE_IMPORT * split,
+                packages=" ".join(filter(None, packages)),
+                imports=MOSES_IMPORT * moses + splitter.imports,
             ),
             INT16_MODEL if quantization == "int16" else MODEL,
             MOSES.format(source=source, target=target) if moses else "",
-            BPE if split else "",
+            splitter.setup,
             TRANSLATE.format(
-                tokens=f"bpe.process_line({line}).split()" if split else f"{line}.split()",
+                tokens=splitter.split.format(line=line),
                 beam=beam,
-                words=f'{joined}.replace("@@ ", "")' if split else joined,
+                words=splitter.join,
                 text="detokeniser.detokenize(words.split())" if moses else "words",
             ),
         ]

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from fairseq_kd.checkpoints import count_parameters, read_checkpoint
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.sequence.manifest import read_manifest
 from fairseq_kd.teachers.store import FILE as STORE
 from fairseq_kd.teachers.store import TeacherStore
 from fairseq_kd.training_log import FILE, read_training_log
@@ -14,7 +15,7 @@ SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "la
 
 
 class Ancestor(NamedTuple):
-    """A checkpoint in the line of teachers.
+    """A checkpoint in the line of teachers, or what a teacher left for its student.
 
     Args:
         path: as its student's training named it.
@@ -32,7 +33,8 @@ class Ancestor(NamedTuple):
 def lineage(path: Path) -> List[Ancestor]:
     """A checkpoint, its teacher, the teacher's teacher, and so on, as far as the files are there.
 
-    Several teachers of one student all stand in the line, each with its own.
+    Several teachers of one student all stand in the line, each with its own; so do stores, and
+    data that a teacher translated.
     """
     found: List[Ancestor] = []
     waiting = [(str(path), "student")]
@@ -48,6 +50,10 @@ def lineage(path: Path) -> List[Ancestor]:
             found.append(Ancestor(name, role, facts, None))
             waiting.append((store["teacher"], "teacher of the store"))
             continue
+        manifest = read_manifest(Path(name))
+        if manifest is not None:
+            found.append(Ancestor(name, role, _distillation(manifest), None))
+            continue
         if not Path(name).is_file():
             found.append(Ancestor(name, role, {}, None))
             continue
@@ -57,12 +63,32 @@ def lineage(path: Path) -> List[Ancestor]:
         teachers = (options.get("kd_teacher") or options.get("kd_store") or "").split(os.pathsep)
         for teacher in filter(None, teachers):
             waiting.append((teacher, f"teacher of {Path(name).parent.name or role}"))
+        for folder in _folders(options):
+            if read_manifest(Path(folder)) is not None:
+                waiting.append((folder, f"distilled data of {Path(name).parent.name or role}"))
     return found
 
 
 def trained_on(checkpoint: Path) -> Path:
     """The folder of data that a checkpoint names, the first if there were several."""
-    return Path(_options(read_checkpoint(checkpoint))["data"].split(os.pathsep)[0])
+    return Path(_folders(_options(read_checkpoint(checkpoint)))[0])
+
+
+def _folders(options: Dict[str, Any]) -> List[str]:
+    """Of the data, as the training named them."""
+    return (options.get("data") or "").split(os.pathsep)
+
+
+def _distillation(manifest: Dict[str, Any]) -> Dict[str, str]:
+    """Who translated data, and what was taken of it."""
+    decoding, choice = manifest["made_of"]["decoding"], manifest["made_of"]["choice"]
+    counts = manifest["counts"]
+    kept = f"{counts['kept']:,} pairs of {counts['sentences']:,} sentences"
+    return {
+        "translated by": f"the teacher with SHA-256 {', '.join(decoding['teacher'])}",
+        "decoding": f"beam {decoding['beam']}, {decoding['compute_type']}, {decoding['engine']}",
+        "selection": f"{choice['select']}; {kept}, and {manifest['gold_pairs']:,} gold pairs",
+    }
 
 
 def _options(state: Dict[str, Any]) -> Dict[str, Any]:

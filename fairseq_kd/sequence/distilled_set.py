@@ -14,6 +14,8 @@ from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.sequence.distillation import Choice, Judged, judged, sentences_of
 from fairseq_kd.sequence.filters import FILTERS, FilterBank
+from fairseq_kd.sequence.manifest import FILE as MANIFEST
+from fairseq_kd.sequence.manifest import read_manifest
 from fairseq_kd.sequence.plan import plan_id, read_plan
 from fairseq_kd.sequence.shards import WHOLE, check_shard
 from fairseq_kd.sequence.subset import Subset, read_subset
@@ -22,7 +24,6 @@ from fairseq_kd.sequence.training_set import PairWriter, copy_the_rest, tag_id
 from fairseq_kd.sequence.words import check_splitting
 from fairseq_kd.whole_files import full_disk_explained
 
-MANIFEST = "manifest.json"
 SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "taken_by")
 
 
@@ -148,7 +149,8 @@ class DistilledSet:
             OSError: the disk is full.
         """
         if self.out.exists():
-            if _made_of(self.out / MANIFEST) == self.made_of:
+            manifest = read_manifest(self.out)
+            if manifest is not None and manifest["made_of"] == self.made_of:
                 print(f"{self.out} is there already", file=sys.stderr)
                 return
             raise ValueError(
@@ -220,15 +222,6 @@ class DistilledSet:
                     print(each.sentence.source, file=texts[0])
                     print(tokens, file=texts[1])
         return tally
-
-
-def _made_of(manifest: Path) -> Any:
-    """What a manifest says that its folder is made of; None if it is no manifest of ours."""
-    try:
-        told = json.loads(manifest.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return told.get("made_of") if isinstance(told, dict) else None
 
 
 def _score_line(judged: Judged) -> str:

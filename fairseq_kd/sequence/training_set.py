@@ -55,19 +55,21 @@ class PairWriter:
 def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     """Copies the dictionaries and all splits but one into a new data folder.
 
+    All get the names of the direction that is trained: fairseq-train takes the languages from any.
+
     Args:
         data: whose folder is copied from.
         split: what is left out, with its continuations (train, train1, ...).
         folder: to copy to.
     """
-    names = [f"dict.{language}.txt" for language in data.pair]
-    for languages in (data.pair, data.pair[::-1]):
-        for path in sorted(data.folder.glob(f"*.{'-'.join(languages)}.*")):
+    for language in data.pair:
+        shutil.copyfile(data.dictionary_file(language), folder / f"dict.{language}.txt")
+    ours, reverse = (f".{'-'.join(languages)}." for languages in (data.pair, data.pair[::-1]))
+    for direction in (reverse, ours):  # where both are there, fairseq reads ours
+        for path in sorted(data.folder.glob(f"*{direction}*")):
             name = path.name.split(".")[0]
             if name.rstrip("0123456789") != split and path.suffix in (".bin", ".idx"):
-                names.append(path.name)
-    for name in dict.fromkeys(names):
-        shutil.copyfile(data.folder / name, folder / name)
+                shutil.copyfile(path, folder / path.name.replace(direction, ours, 1))
 
 
 def tag_id(subset: Subset, tag: str, flag: str) -> int:

@@ -32,12 +32,13 @@ def splitting_of(words: Dictionary) -> Optional[str]:
     return likely if own and marked[likely] >= MARKED * len(own) else None
 
 
-def check_splitting(subset: Subset, remove_bpe: str) -> None:
+def check_splitting(subset: Subset, remove_bpe: str, flag: str = "--remove-bpe") -> None:
     """Makes sure that words can be put together as the user says.
 
     Args:
         subset: of the data.
-        remove_bpe: what --remove-bpe says.
+        remove_bpe: how the user says that words were split.
+        flag: by which flag.
 
     Raises:
         ValueError: a dictionary bears the marks of the other one of SentencePiece and subword-nmt,
@@ -50,8 +51,10 @@ def check_splitting(subset: Subset, remove_bpe: str) -> None:
     else:
         return
     example = next(word for word in words.symbols if MARKS[found](word))
-    whole = " (and to evaluate --tokenizer none, unless the text was tokenised before that)"
+    whole = (
+        " (and --tokenizer none, where there is such a flag, unless the text was tokenised first)"
+    )
     raise ValueError(
-        f"--remove-bpe is {remove_bpe}, but the words of the data were split by {found}, as "
-        f"{example} shows. Give --remove-bpe {found}{whole if found == SENTENCEPIECE else ''}."
+        f"{flag} is {remove_bpe}, but the words of the data were split by {found}, as "
+        f"{example} shows. Give {flag} {found}{whole if found == SENTENCEPIECE else ''}."
     )

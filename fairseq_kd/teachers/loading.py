@@ -5,7 +5,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 from fairseq import checkpoint_utils
 from fairseq.data.data_utils import infer_language_pair
@@ -37,16 +37,14 @@ def load_teacher(
             translation model.
     """
     name = f"{flag} {path}"
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{name} does not exist. Give the path of a fairseq checkpoint.")
-    state = _read_checkpoint(path, name)
+    state = _read_translation_model(path, name)
     cfg = state["cfg"]
-    _refuse_other_family(name, cfg)
     if any(".adaptive_softmax." in key for key in state["model"]):
         raise ValueError(
             f"{name} uses an adaptive softmax, which gives no logits to distil from. Train the "
             "teacher without --adaptive-softmax-cutoff."
         )
+    cfg.task.source_lang, cfg.task.target_lang = _language_pair(name, cfg.task)
     folder = _dictionary_folder(path, name, cfg.task)
     checkpoint_utils.overwrite_args_by_name(cfg, {"data": folder, "eval_bleu": False})
     try:
@@ -57,6 +55,29 @@ def load_teacher(
             "Put the dictionaries that it was trained with beside it."
         ) from error
     return model, task
+
+
+def language_pair(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
+    """The source and the target language of a fairseq checkpoint; no model is built.
+
+    Args:
+        path: the checkpoint, as the user typed it.
+        flag: how the user named it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load_teacher``, but for the dictionaries.
+    """
+    name = f"{flag} {path}"
+    return _language_pair(name, _read_translation_model(path, name)["cfg"].task)
+
+
+def _read_translation_model(path: str, name: str) -> Dict[str, Any]:
+    """As ``_read_checkpoint``, of a file that is there and holds what can be distilled."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{name} does not exist. Give the path of a fairseq checkpoint.")
+    state = _read_checkpoint(path, name)
+    _refuse_other_family(name, state["cfg"])
+    return state
 
 
 def _read_checkpoint(path: str, name: str) -> Dict[str, Any]:
@@ -114,25 +135,30 @@ def _refuse_other_family(name: str, cfg: Any) -> None:
         )
 
 
-def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
-    """The folder to read the teacher's dictionaries from.
-
-    Fills in the language pair where the training was left to infer it from its data.
-    """
-    recorded = [part for part in (task_cfg.data or "").split(os.pathsep) if part]
-    if None in (task_cfg.source_lang, task_cfg.target_lang):
-        pairs = [infer_language_pair(part) for part in recorded if os.path.isdir(part)]
-        if not pairs or None in pairs[0]:
-            raise ValueError(
-                f"{name} does not tell its language pair, and no data of one are in "
-                f"{task_cfg.data}, which it was trained on. Put that folder back, or give a "
-                "teacher that was trained with --source-lang and --target-lang."
-            )
-        task_cfg.source_lang, task_cfg.target_lang = pairs[0]
+def _language_pair(name: str, task_cfg: Any) -> Tuple[str, str]:
+    """As recorded, or as its data tell where the training was left to infer it from them."""
     pair = (task_cfg.source_lang, task_cfg.target_lang)
-    files = [f"dict.{language}.txt" for language in pair]
+    if None not in pair:
+        return pair
+    pairs = [infer_language_pair(part) for part in _data_folders(task_cfg) if os.path.isdir(part)]
+    if not pairs or None in pairs[0]:
+        raise ValueError(
+            f"{name} does not tell its language pair, and no data of one are in "
+            f"{task_cfg.data}, which it was trained on. Put that folder back, or give a "
+            "teacher that was trained with --source-lang and --target-lang."
+        )
+    return pairs[0]
+
+
+def _data_folders(task_cfg: Any) -> List[str]:
+    return [part for part in (task_cfg.data or "").split(os.pathsep) if part]
+
+
+def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
+    """The folder to read the teacher's dictionaries from."""
+    files = [f"dict.{language}.txt" for language in (task_cfg.source_lang, task_cfg.target_lang)]
     beside = Path(path).resolve().parent
-    for folder in (beside, *map(Path, recorded)):
+    for folder in (beside, *map(Path, _data_folders(task_cfg))):
         if all((folder / file).is_file() for file in files):
             return str(folder)
     raise FileNotFoundError(

@@ -153,6 +153,12 @@ def check_flags(args: argparse.Namespace) -> None:
         value = getattr(args, flag[2:].replace("-", "_"))
         if value is not None and -math.inf < value < 1:
             raise ValueError(f"{flag} must be at least 1, but is {value}.")
+    for each in FILTERS:
+        if math.isnan(getattr(args, each.option) or 0):
+            off = "-inf" if each.flag.startswith("--min") else "inf"
+            raise ValueError(
+                f"{each.flag} must be a number, or {off} to turn the filter off, but is nan."
+            )
     compares = args.select in ("interpolation", "mbr") or args.min_similarity is not None
     mixed, together = args.mix != "alone", args.mix == "gold"
     for flag, value, useful, needs in (

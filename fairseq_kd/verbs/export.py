@@ -1,6 +1,7 @@
 """The verb ``fairseq-kd export``."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,14 @@ def add_parser(verbs: Any) -> None:
         "--subset", default="test", help="the split to measure with (default: %(default)s)"
     )
     parser.add_argument(
-        "--codes", type=Path, help="the BPE merges (default: the file codes beside DATA)"
+        "--codes",
+        type=Path,
+        help="the BPE merges, or the model of SentencePiece (default: the file codes or "
+        "sentencepiece.model beside DATA)",
     )
     parser.add_argument(
         "--bpe",
-        choices=("subword_nmt", "none"),
+        choices=("subword_nmt", "sentencepiece", "none"),
         default="subword_nmt",
         help="how words were split (default: %(default)s)",
     )
@@ -86,11 +90,11 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name} must be at least 1, but is {value}.")
     if args.bpe == "none" and args.codes is not None:
         raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")
-    try:
-        import ctranslate2  # noqa: F401
-    except ImportError:
-        told = f"The export needs CTranslate2, which is not installed ({INSTALL})."
-        raise ValueError(told) from None
+    if find_spec("ctranslate2") is None:
+        raise ValueError(f"The export needs CTranslate2, which is not installed ({INSTALL}).")
+    if args.bpe == "sentencepiece" and find_spec("sentencepiece") is None:
+        told = "--bpe sentencepiece needs a package that is not installed"
+        raise ValueError(f"{told} (pip install sentencepiece).")
 
     from fairseq_kd.export.card import Licences
     from fairseq_kd.export.directory import Export, Options

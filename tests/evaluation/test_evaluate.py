@@ -87,6 +87,7 @@ def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested)
     assert ("* (p = 0.001)" in page) == tested
     assert ("* where p < 0.05" in page) == tested
     assert ("of fewer than 10 sentences, it cannot be tested" in page) != tested
+    assert ("±" in page) == tested
 
 
 def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):

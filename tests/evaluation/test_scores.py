@@ -131,7 +131,15 @@ def test_bleu_of_chinese_is_that_of_the_sacrebleu_command(files):
 
 @pytest.mark.parametrize(
     ("language", "chosen", "tokenizer"),
-    [("en", None, "13a"), ("zh", None, "zh"), ("zh_CN", None, "zh"), ("zh", "char", "char")],
+    [
+        ("en", None, "13a"),
+        ("zh", None, "zh"),
+        ("zh_CN", None, "zh"),
+        ("zh", "char", "char"),
+        ("zho_Hans", None, "zh"),
+        ("CHI", None, "zh"),
+        ("deu", None, "13a"),
+    ],
 )
 def test_the_target_language_chooses_the_tokenizer_of_bleu(language, chosen, tokenizer):
     assert bleu_tokenizer(language, chosen) == tokenizer

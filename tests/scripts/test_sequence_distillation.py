@@ -98,18 +98,22 @@ def test_a_teacher_that_was_to_infer_its_languages_is_asked_for_its_data(
     torch.save(state, tmp_path / "teacher.pt")
     result = run(SCRIPT, tmp_path / "teacher.pt", reversed_data, tmp_path / "out", check=False)
     assert result.returncode == 1
-    told = f"{tmp_path}/gone is missing, which tells the languages of {tmp_path}/teacher.pt. Put"
-    assert result.stderr.startswith(told)
+    assert result.stderr.startswith(
+        f"Teacher {tmp_path}/teacher.pt does not tell its language pair"
+    )
+    assert f"in {tmp_path}/gone, which it was trained on. Put that folder back" in result.stderr
 
 
 def test_a_file_that_is_no_teacher_is_refused(data, tmp_path):
     result = run(SCRIPT, "none.pt", data, tmp_path / "out", check=False)
-    assert result.stderr == "none.pt does not exist. Give the checkpoint of a teacher.\n"
+    assert result.stderr == (
+        "Teacher none.pt does not exist. Give the path of a fairseq checkpoint.\n"
+    )
     (tmp_path / "teacher.pt").write_text("no checkpoint")
     result = run(SCRIPT, tmp_path / "teacher.pt", data, tmp_path / "out", check=False)
     assert result.returncode == 1
-    assert f"{tmp_path}/teacher.pt is no checkpoint of a translation model (" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith(f"Teacher {tmp_path}/teacher.pt is not a fairseq checkpoint: ")
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

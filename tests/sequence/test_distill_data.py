@@ -12,6 +12,7 @@ from harness import PAIR, Setup, run
 from translations import binarised, hypotheses
 
 from fairseq_kd import cli
+from fairseq_kd.export.lineage import lineage
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.sequence import distilled_set
 from fairseq_kd.sequence.filters import FILTERS
@@ -73,6 +74,36 @@ def test_other_splits_and_dictionaries_are_copied(distill, data, tmp_path):
     distill(tmp_path / "out")
     for name in ("dict.es.txt", "dict.en.txt", "valid.es-en.en.bin", "test.es-en.es.idx"):
         assert (tmp_path / "out" / name).read_bytes() == Path(data, name).read_bytes()
+
+
+def test_splits_that_are_named_in_the_other_direction_get_the_names_of_this_one(
+    distill, data, tmp_path
+):
+    folder = shutil.copytree(data, tmp_path / "data")
+    for path in [*folder.glob("valid.*"), folder / "test.es-en.en.idx"]:
+        path.rename(folder / path.name.replace("es-en", "en-es"))
+    (folder / "test.es-en.en.idx").write_bytes(b"of this direction")
+    distill(tmp_path / "out", folder=folder)
+    assert not list((tmp_path / "out").glob("*.en-es.*"))
+    for language in ("es", "en"):
+        assert binarised(tmp_path / "out", "valid", language) == binarised(data, "valid", language)
+    assert (tmp_path / "out" / "test.es-en.en.idx").read_bytes() == b"of this direction"
+
+
+def test_the_card_of_a_student_tells_who_translated_its_data(distill, decoded, data, tmp_path):
+    out = tmp_path / "out"
+    distill(out, "--mix", "gold")
+    flags = ["--criterion", "label_smoothed_cross_entropy", "--no-save-optimizer-state"]
+    line = lineage(Setup(f"{out}:{data}", *flags).save(tmp_path / "s.pt"))
+    assert [each.path for each in line[1:]] == [str(out)]
+    teacher = manifest(out)["made_of"]["decoding"]["teacher"][0]
+    assert line[1].facts["translated by"] == f"the teacher with SHA-256 {teacher}"
+    pairs = len(text(out, "en"))
+    assert (
+        line[1]
+        .facts["selection"]
+        .startswith(f"best; {pairs:,} pairs of {len(hypotheses(decoded))}")
+    )
 
 
 @pytest.mark.parametrize("criterion", ["label_smoothed_cross_entropy", "word_kd"])
@@ -366,6 +397,7 @@ def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
         (["--upsample-gold", "2"], "--upsample-gold has no effect without --mix gold."),
         (["--mix", "extra", "--tag-gold", "x"], "--tag-gold has no effect without --mix gold."),
         (["--gold-subset", "valid"], "--gold-subset has no effect without --mix gold or extra."),
+        (["--max-copied", "nan"], "--max-copied must be a number, or inf to turn the"),
         (["--min-words", "0"], "--min-words must be at least 1, but is 0."),
         (["--mix", "gold", "--tag-gold", "<gold>"], "--tag-gold <gold> is not in "),
         (["--min-words", "1000"], "The filters left no pair. Loosen the thresholds."),
