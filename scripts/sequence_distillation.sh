@@ -20,7 +20,7 @@ usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 teacher=$1 data=$2 out=$3
 shift 3
 root=$(cd "$(dirname "$0")/.." && pwd)
-if [[ -x $root/.venv/bin/python ]]; then export PATH="$root/.venv/bin:$PATH"; fi
+if [[ -x $root/.venv/bin/python && :$PATH: != *":$root/.venv/bin:"* ]]; then export PATH="$root/.venv/bin:$PATH"; fi
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
 for flag in "$@"; do

@@ -2,7 +2,7 @@
 
 import pytest
 from forks import run_forked
-from harness import ROOT, TRAINING, Setup, run, write_text
+from harness import ROOT, TRAINING, Setup, write_text
 from three_languages import binarise_three_ways
 
 
@@ -12,7 +12,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     text = write_text(folder / "text", {"train": 400, "valid": 40, "test": 40})
     sizes = {"MERGES": "300", "MAX_WORDS": "25"}
-    run(ROOT / "scripts/prepare.sh", "es", "en", text, folder / "data", env=sizes)
+    run_forked(ROOT / "scripts/prepare.sh", "es", "en", text, folder / "data", env=sizes)
     return folder / "data"
 
 

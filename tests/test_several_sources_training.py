@@ -130,7 +130,7 @@ def test_an_extracted_peer_scores_what_the_log_said(peers, data, tmp_path, capsy
     ]
     assert -sum(scores) / len(scores) == pytest.approx(told, abs=2e-3)
     validation = ["fairseq-validate", data, "--user-dir", "user_dir", "--path", out, *batches]
-    text = run(*validation, "--task", "translation", "--valid-subset", "valid").stdout
+    text = run_forked(*validation, "--task", "translation", "--valid-subset", "valid").stdout
     assert float(re.search(r"nll_loss (\S+)", text)[1]) == pytest.approx(told, abs=2e-3)
 
 

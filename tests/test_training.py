@@ -134,10 +134,10 @@ def test_generate_interactive_and_validate_read_the_student(student, data, prepa
     assert len(re.findall("^D-", generated, re.M)) == 40 - dropped(prepared)
     source = prepared / "bpe" / "valid.es"
     typed = ["--input", source, "--buffer-size", "50", "--batch-size", "40", *PAIR, "--beam", "2"]
-    interactive = run("fairseq-interactive", data, *plugin, *typed, "--cpu").stdout
+    interactive = run_forked("fairseq-interactive", data, *plugin, *typed, "--cpu").stdout
     assert hypotheses(interactive) == hypotheses(generated)
     validation = ["--task", "translation", "--valid-subset", "valid", "--batch-size", "40", "--cpu"]
-    validated = run("fairseq-validate", data, *plugin, *validation).stdout
+    validated = run_forked("fairseq-validate", data, *plugin, *validation).stdout
     assert "kd_loss" in validated
 
 
@@ -157,7 +157,7 @@ def test_generate_reads_the_student_without_the_plugin(student, data, tmp_path):
     allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     command = ["fairseq-generate", data, "--path", student[0], *GENERATION]
     without = run(*command, env=allowed).stdout
-    with_plugin = run(*command, "--user-dir", "user_dir").stdout
+    with_plugin = run_forked(*command, "--user-dir", "user_dir").stdout
     for name, output in (("without", without), ("with", with_plugin)):
         (tmp_path / name).write_text(output, encoding="utf-8")
     assert read_translations(tmp_path / "without") == read_translations(tmp_path / "with")

@@ -270,8 +270,8 @@ def find_codes(options: Options) -> Path:
     beside = options.data.resolve().parent / file
     if not beside.is_file():
         raise FileNotFoundError(
-            f"No {file} lies beside {options.data}. Give {what} by --codes, or --bpe none if the "
-            "data are not split."
+            f"No file {file} lies beside {options.data}. Give {what} by --codes, or --bpe none if "
+            "the data are not split."
         )
     return beside
 

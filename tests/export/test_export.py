@@ -183,7 +183,7 @@ def test_a_directory_that_is_there_is_left_alone(export, exported, capsys):
 def test_no_codes_beside_the_data_are_asked_for(export, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "bin")
     assert export(tmp_path / "out", "--data", folder) == 2
-    assert f"No BPE codes lie beside {folder}. Give them by --codes" in capsys.readouterr().err
+    assert f"No file codes lies beside {folder}. Give the merges that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tokenizer", ["moses", "none"])

@@ -90,7 +90,7 @@ def test_pieces_are_not_taken_for_another_splitting(export, tmp_path, capsys):
     ("codes", "told"),
     [
         ("none", "--codes none does not exist. Give the model that SentencePiece learned."),
-        (None, "No sentencepiece.model lies beside "),
+        (None, "No file sentencepiece.model lies beside "),
     ],
 )
 def test_a_missing_model_is_told(export, pieces, codes, told, tmp_path, capsys):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from forks import run_forked
 from harness import ENVIRONMENT, ROOT, run, write_text
 
 from fairseq_kd.checkpoints import read_checkpoint
@@ -56,7 +57,7 @@ def write_run(folder, text):
 
 def progressive(*words):
     """What is told while a run is made."""
-    return run(sys.executable, "-m", "fairseq_kd.cli", "progressive", *words).stderr
+    return run_forked("fairseq-kd", "progressive", *words).stderr
 
 
 def weights(folder, name):
@@ -121,7 +122,7 @@ def test_the_student_is_what_the_ladder_says(whole):
 def test_a_changed_option_makes_only_what_depends_on_it(whole):
     path, folder = whole.path, whole.folder
     changes = ["--set", "ladder.2.temperature=1"]
-    shown = run(sys.executable, "-m", "fairseq_kd.cli", "progressive", path, *changes, "--dry-run")
+    shown = run_forked("fairseq-kd", "progressive", path, *changes, "--dry-run")
     assert re.search(r"changed +student +--kd-temperature was 2, is 1", shown.stdout)
     told = progressive(path, *changes)
     assert begun(told) == ["student", "evaluation"]
@@ -136,7 +137,7 @@ def test_the_script_gives_the_same_student_as_the_driver(whole, text, tmp_path):
     script = tmp_path / "run.sh"
     progressive(whole.path, "--shell", script)
     run("shellcheck", script)
-    run("bash", script, env={"RUN": str(tmp_path / "run")})
+    run_forked("bash", script, env={"RUN": str(tmp_path / "run")})
     (made,) = (tmp_path / "run" / "student").glob("checkpoint_last.pt")
     assert same(read_checkpoint(made)["model"], whole.models["student"])
 

@@ -4,13 +4,14 @@ import gzip
 
 import pytest
 from fairseq.data import Dictionary, data_utils
+from forks import run_forked
 from harness import ROOT, run, write_text
 
 PREPARE = ROOT / "scripts" / "prepare.sh"
 
 
 def prepare(text, out, check=True, **env):
-    return run(PREPARE, "es", "en", text, out, env={"MERGES": "100", **env}, check=check)
+    return run_forked(PREPARE, "es", "en", text, out, env={"MERGES": "100", **env}, check=check)
 
 
 @pytest.fixture
@@ -74,9 +75,9 @@ def test_empty_lines_drop_out_on_both_sides_and_gzip_is_read(text, tmp_path):
 
 def test_paths_are_relative_to_where_one_stands_and_what_is_there_is_kept(text, tmp_path):
     command = [PREPARE, "es", "en", "text", "out/"]
-    run(*command, cwd=tmp_path, env={"MERGES": "100"})
+    run_forked(*command, cwd=tmp_path, env={"MERGES": "100"})
     assert (tmp_path / "out" / "bin" / "dict.en.txt").is_file()
-    assert run(*command, cwd=tmp_path).stdout == "out is there already\n"
+    assert run_forked(*command, cwd=tmp_path).stdout == "out is there already\n"
 
 
 def test_the_header_is_the_help():

@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 import sacrebleu
+from forks import run_forked
 from harness import ROOT, run, write_text
 from sacremoses import MosesTokenizer
 
@@ -165,7 +166,7 @@ def on_samples(name, verses, folder):
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in WHOLE])
 def test_its_text_is_clean(name, verses, tmp_path):
     command, settings = on_samples(name, verses, tmp_path)
-    printed = run(*command, "--", "--dry-run", env=settings)
+    printed = run_forked(*command, "--", "--dry-run", env=settings)
     assert "missing  student" in printed.stdout + printed.stderr
     check_text(name, text_of(tmp_path / "run"), verses)
 
@@ -177,7 +178,7 @@ def test_its_text_is_clean(name, verses, tmp_path):
 def test_it_runs_whole_on_samples(name, verses, tmp_path):
     command, settings = on_samples(name, verses, tmp_path)
     folder = tmp_path / "run"
-    printed = run(*command, env=settings).stdout
+    printed = run_forked(*command, env=settings).stdout
     scores = (folder / "scores.md").read_text()
     assert "A smoke run" in scores
     assert scores in printed
@@ -195,7 +196,7 @@ def check_that_nothing_is_done_again(command, settings, folder, scores):
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
     made[folder / "scores.md"] = (folder / "scores.md").stat().st_mtime_ns
     assert len(made) > 5
-    assert scores in run(*command, env=settings).stdout
+    assert scores in run_forked(*command, env=settings).stdout
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
@@ -284,7 +285,7 @@ def test_each_kind_of_score_is_that_of_its_own_definition(verses, tmp_path):
     (tmp_path / "evaluation.json").write_text('{"quality": {"scores": {"rung-70, int8": {}}}}')
     settings = f"run={tmp_path} name=a smoke=0 tgt=de test_set= compounds=1 workers=1"
     words = f"source scripts/recipes.sh; source scripts/common.sh; {settings}; show_scores"
-    shown = run("bash", "-euo", "pipefail", "-c", words).stdout
+    shown = run_forked("bash", "-euo", "pipefail", "-c", words).stdout
     ours, tokenised = tables(shown).values()
     want = sacrebleu.corpus_bleu(translations, [references]).score
     assert float(ours["rung-70.int8"]) == pytest.approx(want, abs=0.006)

@@ -3,11 +3,9 @@
 import shutil
 
 import pytest
-import torch
+from forks import run_forked
 from harness import ROOT, copy_dictionaries, run
 from translations import binarised
-
-from fairseq_kd.checkpoints import read_checkpoint
 
 SCRIPT = ROOT / "scripts" / "sequence_distillation.sh"
 
@@ -15,7 +13,7 @@ SCRIPT = ROOT / "scripts" / "sequence_distillation.sh"
 @pytest.fixture(scope="module")
 def out(data, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequence") / "out"
-    run(
+    run_forked(
         SCRIPT,
         teacher,
         data,
@@ -47,7 +45,7 @@ def test_it_goes_on_with_what_is_there(out, data, teacher, tmp_path):
     for name in ("generate.txt", "text"):
         run("cp", "-r", out / name, tmp_path)
     (tmp_path / "bin.partial").mkdir()
-    result = run(SCRIPT, teacher, data, tmp_path)
+    result = run_forked(SCRIPT, teacher, data, tmp_path)
     assert not (tmp_path / "generate.log").exists()
     count = len(binarised(data, "train", "en"))
     assert result.stdout == f"{tmp_path}/bin is ready for fairseq-train: {count} pairs\n"
@@ -58,7 +56,7 @@ def test_a_source_without_translation_is_refused(out, data, teacher, tmp_path):
     lines = (out / "generate.txt").read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith("H-5\t")]
     (tmp_path / "generate.txt").write_text("".join(kept))
-    result = run(SCRIPT, teacher, data, tmp_path, check=False)
+    result = run_forked(SCRIPT, teacher, data, tmp_path, check=False)
     assert result.returncode == 1
     assert "generate.txt has sources without translation. Remove it and run" in result.stderr
     assert not (tmp_path / "text").exists()
@@ -78,53 +76,38 @@ def reversed_data(data, tmp_path):
 
 def test_the_teacher_tells_which_language_is_its_source(data, teacher, reversed_data, tmp_path):
     words = [teacher, reversed_data, tmp_path / "out", "--cpu", "--max-len-a", "0"]
-    run(SCRIPT, *words, "--max-len-b", "3", env={"BEAM": "1"})
+    run_forked(SCRIPT, *words, "--max-len-b", "3", env={"BEAM": "1"})
     made = tmp_path / "out" / "bin"
     assert binarised(made, "train", "es") == binarised(data, "valid", "es")
     assert binarised(made, "valid", "en") == binarised(data, "valid", "en")
     assert list(made.glob("*.en-es.*")) == []
 
 
-def test_a_teacher_that_was_to_infer_its_languages_is_asked_for_its_data(
-    data, teacher, reversed_data, tmp_path
-):
-    state = read_checkpoint(teacher)
-    state["cfg"]["task"].update(source_lang=None, target_lang=None)
-    torch.save(state, tmp_path / "teacher.pt")
+def test_data_without_the_languages_of_the_teacher_are_refused(teacher, reversed_data, tmp_path):
     (reversed_data / "train.en-es.es.idx").unlink()
-    result = run(SCRIPT, tmp_path / "teacher.pt", reversed_data, tmp_path / "out", check=False)
+    result = run_forked(SCRIPT, teacher, reversed_data, tmp_path / "out", check=False)
     assert result.stderr.startswith(f"{reversed_data} holds no train.es-en.es, which ")
-    state["cfg"]["task"]["data"] = str(tmp_path / "gone")
-    torch.save(state, tmp_path / "teacher.pt")
-    result = run(SCRIPT, tmp_path / "teacher.pt", reversed_data, tmp_path / "out", check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith(
-        f"Teacher {tmp_path}/teacher.pt does not tell its language pair"
-    )
-    assert f"in {tmp_path}/gone, which it was trained on. Put that folder back" in result.stderr
 
 
 def test_a_file_that_is_no_teacher_is_refused(data, tmp_path):
-    result = run(SCRIPT, "none.pt", data, tmp_path / "out", check=False)
+    result = run_forked(SCRIPT, "none.pt", data, tmp_path / "out", check=False)
+    assert result.returncode == 1
     assert result.stderr == (
         "Teacher none.pt does not exist. Give the path of a fairseq checkpoint.\n"
     )
-    (tmp_path / "teacher.pt").write_text("no checkpoint")
-    result = run(SCRIPT, tmp_path / "teacher.pt", data, tmp_path / "out", check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"Teacher {tmp_path}/teacher.pt is not a fairseq checkpoint: ")
-    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("flags", [["--nbest", "2"], ["--nbest=2"]])
 def test_several_translations_are_refused(data, tmp_path, flags):
-    result = run(SCRIPT, "teacher.pt", data, tmp_path / "out", *flags, check=False)
+    result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", *flags, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith(f"{flags[0]} is of no use, for the best translation is taken")
     assert result.stderr.count("\n") == 1
 
 
 def test_the_header_is_the_help():
-    assert "usage: scripts/sequence_distillation.sh TEACHER.pt" in run(SCRIPT, "--help").stdout
-    assert run(SCRIPT, "teacher.pt", check=False).returncode == 2
+    assert (
+        "usage: scripts/sequence_distillation.sh TEACHER.pt" in run_forked(SCRIPT, "--help").stdout
+    )
+    assert run_forked(SCRIPT, "teacher.pt", check=False).returncode == 2

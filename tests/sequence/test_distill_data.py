@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from forks import run_forked
 from harness import PAIR, Setup, run
 from translations import binarised, hypotheses
 
@@ -64,7 +65,7 @@ def test_it_is_what_fairseq_preprocess_makes_of_the_text(distill, data, tmp_path
     distill(out, *OFF)
     dictionaries = ["--srcdict", f"{data}/dict.es.txt", "--tgtdict", f"{data}/dict.en.txt"]
     text_files = ["--trainpref", out / "text" / "train", "--destdir", tmp_path / "plain"]
-    run("fairseq-preprocess", *PAIR, *dictionaries, *text_files)
+    run_forked("fairseq-preprocess", *PAIR, *dictionaries, *text_files)
     for path in (tmp_path / "plain").glob("*"):
         if path.name != "preprocess.log":
             assert path.read_bytes() == (out / path.name).read_bytes(), path.name

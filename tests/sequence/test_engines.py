@@ -6,7 +6,8 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from harness import PAIR, run
+from forks import run_forked
+from harness import PAIR
 from translations import binarised, content, hypotheses
 
 from fairseq_kd.sequence import cublas
@@ -26,7 +27,7 @@ def test_ctranslate2_and_both_ways_of_fairseq_give_the_same_text(
     command = ["fairseq-generate", data, "--user-dir", "user_dir", "--path", ending_teacher, *PAIR]
     command += ["--gen-subset", "valid", "--beam", "5", "--cpu", *SAME[2:]]
     command += ["--max-tokens", "200", "--required-batch-size-multiple", "1"]
-    printed = run(*command).stdout
+    printed = run_forked(*command).stdout
     plain = {
         int(number): (text, float(score))
         for number, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", printed, re.M)

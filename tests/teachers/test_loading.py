@@ -9,7 +9,7 @@ import torch
 from harness import Setup, copy_dictionaries
 
 from fairseq_kd.checkpoints import read_checkpoint
-from fairseq_kd.teachers.loading import load_teacher
+from fairseq_kd.teachers.loading import language_pair, load_teacher
 
 
 @pytest.fixture
@@ -58,6 +58,20 @@ def test_a_checkpoint_from_before_fairseq_had_configurations(moved):
     assert task.cfg.source_lang == "es"
     weights = zip(model.parameters(), want.parameters(), strict=True)
     assert all(torch.equal(got, expected) for got, expected in weights)
+
+
+def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, data):
+    assert language_pair(str(moved)) == ("es", "en")
+
+    def forget(folder):
+        def change(state):
+            state["cfg"]["task"].update(source_lang=None, target_lang=None, data=folder)
+
+        return change
+
+    assert language_pair(save_with(moved, forget(data))) == ("es", "en")
+    with pytest.raises(ValueError, match="no data of one are in gone, which it was trained on"):
+        language_pair(save_with(moved, forget("gone")))
 
 
 def test_an_lstm_can_teach_and_be_taught(data, moved):

@@ -1,0 +1,25 @@
+#!/usr/bin/env -S python3 -IS
+"""Stands on PATH for a command that ``fork_server.py`` runs, with the files and folder of this one.
+
+It ends as that ends. It is to start at once, and imports little for that.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+request = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}
+sent = json.dumps(request).encode()
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(os.environ["FORK_SERVER"])
+    socket.send_fds(server, [len(sent).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(sent)
+    ended = server.recv(4)
+code = int.from_bytes(ended, "big", signed=True) if ended else -signal.SIGKILL
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
