@@ -11,7 +11,7 @@ def prepared(tmp_path_factory):
     """What scripts/prepare.sh makes of a few hundred verses."""
     folder = tmp_path_factory.mktemp("corpus")
     text = write_text(folder / "text", {"train": 400, "valid": 40, "test": 40})
-    sizes = {"MERGES": "300", "MAX_WORDS": "25"}
+    sizes = {"MERGES": "300", "MAX_WORDS": "25", "WORKERS": "1"}
     run_forked(ROOT / "scripts/prepare.sh", "es", "en", text, folder / "data", env=sizes)
     return folder / "data"
 

@@ -30,7 +30,6 @@ PROGRAMS = {
     "fairseq-validate": "fairseq_cli.validate",
     "fairseq-kd": "fairseq_kd.cli",
     "sacremoses": "sacremoses.__main__",
-    "subword-nmt": "subword_nmt.subword_nmt",
 }
 IMPORTED = ("fairseq_kd.plugin", "torch._dynamo", "ctranslate2", "sacrebleu", *PROGRAMS.values())
 FILES = 3  # of a command: its standard input, output and error
@@ -98,6 +97,7 @@ def become(files, words, folder, environment):
     except BaseException:
         code = 1
         traceback.print_exc()
+    threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -147,7 +147,7 @@ def _language_pair(name: str, task_cfg: Any) -> Tuple[str, str]:
             f"{task_cfg.data}, which it was trained on. Put that folder back, or give a "
             "teacher that was trained with --source-lang and --target-lang."
         )
-    return pairs[0]
+    return tuple(pairs[0])
 
 
 def _data_folders(task_cfg: Any) -> List[str]:

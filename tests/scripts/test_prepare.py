@@ -11,7 +11,9 @@ PREPARE = ROOT / "scripts" / "prepare.sh"
 
 
 def prepare(text, out, check=True, **env):
-    return run_forked(PREPARE, "es", "en", text, out, env={"MERGES": "100", **env}, check=check)
+    return run_forked(
+        PREPARE, "es", "en", text, out, env={"MERGES": "100", "WORKERS": "1", **env}, check=check
+    )
 
 
 @pytest.fixture
