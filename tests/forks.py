@@ -19,13 +19,14 @@ HERE = Path(__file__).parent
 
 def run_forked(*command, env=None, **how):
     """As ``harness.run``, but for what takes long in it."""
-    return run(*command, env={**_server(), **(env or {})}, **how)
+    return run(*command, env={**forking(), **(env or {})}, **how)
 
 
 @functools.cache
-def _server():
-    """Starts the server of this process, and returns the variables by which it is used."""
-    folder = Path(tempfile.mkdtemp(prefix="forks"))
+def forking():
+    """The variables by which commands are forked; the first call starts this process's server."""
+    kept = tempfile.TemporaryDirectory(prefix="forks")
+    folder = Path(kept.name)
     commands, socket = _environment(folder), folder / "socket"
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
@@ -36,7 +37,7 @@ def _server():
             env=ENVIRONMENT,
         )
     assert server.stdout.readline() == b"ready\n", (folder / "log").read_text()
-    _server.started = server
+    forking.lives_with_this_process = server, kept
     return {
         "FORK_SERVER": str(socket),
         "PATH": f"{commands}{os.pathsep}{ENVIRONMENT['PATH']}",
