@@ -6,10 +6,10 @@ from typing import Any, Dict, Optional, Tuple
 from fairseq.models.transformer import TransformerDecoderBase
 from torch import Tensor, nn
 
+RealHidden = Tuple[Tensor, Optional[Tensor], Optional[Tensor]]
 
-def real_hidden(
-    model: nn.Module, net_input: Dict[str, Any], real: Tensor
-) -> Tuple[Tensor, Optional[Tensor], Optional[Tensor]]:
+
+def real_hidden(model: nn.Module, net_input: Dict[str, Any], real: Tensor) -> RealHidden:
     """A model's states before its output projection, at real tokens, and that projection.
 
     Args:

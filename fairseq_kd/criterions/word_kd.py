@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from fairseq.criterions import register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import (
@@ -14,7 +14,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.advice import advise_on_temperature
+from fairseq_kd.criterions.advice import TemperatureAdvice
 from fairseq_kd.criterions.checks import (
     DEFAULT_FINAL_TEMPERATURE,
     check_choices,
@@ -32,8 +32,8 @@ from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
 from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.criterions.shared_encoder import SharedEncoder, check_shared_encoder
-from fairseq_kd.losses import LossOptions, LossTerms, Mixture, chunked_loss
-from fairseq_kd.projection import real_hidden, refuse_unseen_projection
+from fairseq_kd.losses import LossOptions, LossTerms, Mixture, SoftTargets, chunked_loss
+from fairseq_kd.projection import RealHidden, real_hidden, refuse_unseen_projection
 from fairseq_kd.schedules import FOLLOWS_GAP
 from fairseq_kd.teachers import teacher_sources
 
@@ -237,12 +237,12 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
         self.check_flags(cfg)
         self.cfg = cfg
         self.distils = distils(cfg)
-        self.advised = False
         if self.distils or any(self.other_weights(cfg).values()):
             self.teachers = teacher_sources(cfg, self.taught_task(task))
         if self.distils:
             self.temperature = temperature_schedule(cfg)
             self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
+            self.advise = TemperatureAdvice()
             self.clock = UpdateClock(task)
             followed = FOLLOWS_GAP in (cfg.kd_temperature_schedule, cfg.kd_weight_schedule)
             self.gap = teacher_gap(task, self, self.clock) if followed else None
@@ -290,25 +290,11 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             return self.cfg.kd_beta * loss, sample_size, log
         refuse_adaptive_softmax(model)
         refuse_unseen_projection(model)
-        real, taught_sample = self.real_tokens(sample), self.taught_sample(sample)
-        for teacher in self.teachers:
-            teacher.follow(model)
-        if self.shared_encoder:
-            with self.shared_encoder.encoding(model) as encoded:
-                hidden, weight, bias = real_hidden(model, sample["net_input"], real)
-            taught = [self.teachers[0].soft_targets(taught_sample, real, *encoded)]
-        else:
-            hidden, weight, bias = real_hidden(model, sample["net_input"], real)
-            taught = [teacher.soft_targets(taught_sample, real) for teacher in self.teachers]
+        real = self.real_tokens(sample)
+        (hidden, weight, bias), taught = self.read(model, sample, real)
         options = self.loss_options()
         terms = chunked_loss(hidden, weight, bias, sample["target"][real], taught, options)
-        if not self.advised and len(hidden):
-            self.advised = True
-            entropy, temperature = (
-                each.item() / len(hidden) for each in (terms.entropy, terms.temperature)
-            )
-            words = hidden.size(-1) if weight is None else len(weight)
-            advise_on_temperature(entropy / math.log(2), temperature, words)
+        self.advise(terms, len(hidden), hidden.size(-1) if weight is None else len(weight))
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         log = {
             "nll_loss": terms.nll,
@@ -318,6 +304,20 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             **self.distillation_log(terms, options, real.sum()),
         }
         return self.total(terms), sample_size, log
+
+    def read(
+        self, model: nn.Module, sample: Dict[str, Any], real: Tensor
+    ) -> Tuple[RealHidden, List[SoftTargets]]:
+        """What the student computes of the real tokens of a batch, and what its teachers say."""
+        taught_sample = self.taught_sample(sample)
+        for teacher in self.teachers:
+            teacher.follow(model)
+        if self.shared_encoder:
+            with self.shared_encoder.encoding(model) as encoded:
+                hidden = real_hidden(model, sample["net_input"], real)
+            return hidden, [self.teachers[0].soft_targets(taught_sample, real, *encoded)]
+        hidden = real_hidden(model, sample["net_input"], real)
+        return hidden, [teacher.soft_targets(taught_sample, real) for teacher in self.teachers]
 
     def taught_task(self, task: FairseqTask) -> Any:
         """The languages, dictionaries and data that a teacher must share."""

@@ -56,7 +56,6 @@ WMT = {
 }
 IWSLT = "iwslt14_de_en"
 RECIPES = (*WMT, IWSLT)
-WHOLE = ("wmt14_en_de", IWSLT)  # of the others, only the slow tests go beyond the text
 TALKS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
 
 
@@ -163,7 +162,7 @@ def on_samples(name, verses, folder):
     return [script(name), "--smoke", "--local", given], settings
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in WHOLE])
+@pytest.mark.parametrize("name", list(WMT))
 def test_its_text_is_clean(name, verses, tmp_path):
     command, settings = on_samples(name, verses, tmp_path)
     printed = run_forked(*command, "--", "--dry-run", env=settings)
@@ -173,7 +172,7 @@ def test_its_text_is_clean(name, verses, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [each if each in WHOLE else pytest.param(each, marks=pytest.mark.slow) for each in RECIPES],
+    [IWSLT, *(pytest.param(each, marks=pytest.mark.slow) for each in WMT)],
 )
 def test_it_runs_whole_on_samples(name, verses, tmp_path):
     command, settings = on_samples(name, verses, tmp_path)
