@@ -44,6 +44,17 @@ def decoded_copy(decoded, tmp_path):
 
 
 @pytest.fixture
+def distill(decoded, data):
+    """Runs the verb distill-data in this process, on one worker."""
+
+    def run_verb(out, *flags, translations=decoded, folder=data):
+        words = ["distill-data", "--translations", translations, "--data", folder, "--out", out]
+        return cli.main([str(word) for word in (*words, "--workers", "1", *flags)])
+
+    return run_verb
+
+
+@pytest.fixture
 def odd_data(data, tmp_path):
     """A set with an unknown word, a source without words, and one that no teacher reads."""
     folder = copy_dictionaries(data, tmp_path / "odd")

@@ -1,0 +1,87 @@
+"""What distill-data refuses, in one sentence and before it makes anything."""
+
+import shutil
+
+import pytest
+
+
+def refused(distill, tmp_path, capsys, told, *flags, **other):
+    assert distill(tmp_path / "refused", *flags, **other) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_changed_dictionary_is_refused(distill, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    with (folder / "dict.en.txt").open("a") as file:
+        file.write("another 1\n")
+    told = f"The target dictionary of train in {folder} is not the one that "
+    refused(distill, tmp_path, capsys, told, folder=folder)
+
+
+def test_another_source_is_refused(distill, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    for language in ("es", "en"):
+        for suffix in ("bin", "idx"):
+            name = f"{{}}.es-en.{language}.{suffix}"
+            shutil.copy(folder / name.format("valid"), folder / name.format("train"))
+    told = f"The source of train in {folder} is not the one that "
+    refused(distill, tmp_path, capsys, told, folder=folder)
+
+
+def continue_training_set(folder):
+    for path in list(folder.glob("train.es-en.*")):
+        shutil.copy(path, folder / path.name.replace("train.", "train1."))
+
+
+@pytest.mark.parametrize("mix", ["gold", "extra"])
+def test_gold_that_goes_on_in_another_split_is_refused(distill, data, tmp_path, mix, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    continue_training_set(folder)
+    told = (
+        f"{folder} has train1 beside train, which fairseq-train reads as one set, but --mix {mix} "
+        "takes train alone. Binarise both as one split of another name, and give that to"
+    )
+    refused(distill, tmp_path, capsys, told, "--mix", mix, folder=folder)
+    assert distill(tmp_path / "other", "--mix", mix, "--gold-subset", "valid", folder=folder) == 0
+    assert distill(tmp_path / "alone", folder=folder) == 0
+
+
+def test_a_missing_line_is_refused(distill, decoded_copy, tmp_path, capsys):
+    path = decoded_copy / "hypotheses.txt"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_text("\n".join(lines[:8] + lines[12:]), encoding="utf-8")
+    told = f"{path} was changed after it was written: its hash is another."
+    refused(distill, tmp_path, capsys, told, translations=decoded_copy)
+
+
+def test_a_cut_off_decoding_is_refused(distill, decoded_copy, tmp_path, capsys):
+    path = decoded_copy / "hypotheses.txt"
+    path.write_bytes(path.read_bytes()[:-90])
+    refused(distill, tmp_path, capsys, f"{path} is cut off", translations=decoded_copy)
+    path.unlink()
+    told = f"{path} is missing. Finish fairseq-kd translate, all its shards."
+    refused(distill, tmp_path, capsys, told, translations=decoded_copy)
+
+
+def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
+    told = f"{tmp_path} holds no decoding.json. Give the folder that fairseq-kd translate --out"
+    refused(distill, tmp_path, capsys, told, translations=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--copies", "2"], "--copies has no effect without --select nbest."),
+        (["--metric", "chrf"], "--metric has no effect without --select interpolation or mbr, or"),
+        (["--upsample-gold", "2"], "--upsample-gold has no effect without --mix gold."),
+        (["--mix", "extra", "--tag-gold", "x"], "--tag-gold has no effect without --mix gold."),
+        (["--gold-subset", "valid"], "--gold-subset has no effect without --mix gold or extra."),
+        (["--max-copied", "nan"], "--max-copied must be a number, or inf to turn the"),
+        (["--min-words", "0"], "--min-words must be at least 1, but is 0."),
+        (["--mix", "gold", "--tag-gold", "<gold>"], "--tag-gold <gold> is not in "),
+        (["--min-words", "1000"], "The filters left no pair. Loosen the thresholds."),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(distill, tmp_path, flags, told, capsys):
+    refused(distill, tmp_path, capsys, told, *flags)
