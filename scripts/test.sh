@@ -4,7 +4,7 @@
 #   usage: scripts/test.sh [pytest flags...]        e.g. scripts/test.sh -k schedule
 #          scripts/test.sh -m slow                  the long ones: the demo, killed and resumed
 #
-# Env: WORKERS=3   processes that run tests at the same time; one thread each
+# Env: WORKERS=2   processes that run tests at the same time; one thread each
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,4 +17,4 @@ source scripts/common.sh
 ruff check .
 shellcheck --external-sources scripts/*.sh benchmarks/*.sh tests/diagnosis/*.sh .ci/run
 export OMP_NUM_THREADS=1
-exec python -m pytest --numprocesses "${WORKERS:-3}" --dist worksteal "$@"
+exec python -m pytest --numprocesses "${WORKERS:-2}" --dist worksteal "$@"

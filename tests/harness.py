@@ -1,7 +1,7 @@
 """Runs fairseq as its users do, and builds in this process what fairseq-train builds."""
 
+import argparse
 import copy
-import functools
 import lzma
 import os
 import shutil
@@ -13,6 +13,7 @@ import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 USER_DIR = str(ROOT / "user_dir")
@@ -27,6 +28,7 @@ TRAINING = [*PAIR, *SIZE, "--optimizer", "adam", "--lr", "0.003", "--max-tokens"
 TRAINING += ["--seed", "3", "--cpu", "--no-epoch-checkpoints", "--log-format", "json"]
 TRAINING += ["--log-interval", "1"]
 TRAINING += ["--data-buffer-size", "0"]  # its thread, cut off at the end, can abort the process
+_CONVERTED = {}  # configurations by their flags
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -82,15 +84,32 @@ def copy_dictionaries(data, folder):
 
 
 def parsed(data, *flags, training=TRAINING):
-    """The configuration that fairseq-train makes of a command line."""
-    return copy.deepcopy(_parsed((data, *training, *map(str, flags))))
+    """The configuration that fairseq-train makes of a command line.
+
+    fairseq takes half a second for that, and most command lines differ in flags of ours alone,
+    which are set afterwards.
+    """
+    args = namespace(data, *flags, training=training)
+    ours = {name: value for name, value in vars(args).items() if name.startswith("kd_")}
+    others = {name: value for name, value in vars(args).items() if name not in ours}
+    cfg = copy.deepcopy(_CONVERTED.get(repr(others)))
+    if cfg is None:
+        _CONVERTED[repr(others)] = convert_namespace_to_omegaconf(argparse.Namespace(**others))
+        cfg = copy.deepcopy(_CONVERTED[repr(others)])
+    for group in map(cfg._get_node, cfg):
+        plain = group._value()
+        if isinstance(plain, argparse.Namespace):  # holds all flags
+            vars(plain).update(ours)
+        elif isinstance(group, DictConfig) and isinstance(plain, dict):
+            for name in ours.keys() & plain.keys():
+                group[name] = ours[name]
+    return cfg
 
 
-@functools.cache  # half a second each, and tests ask for the same again and again
-def _parsed(words):
-    parser = options.get_training_parser()
-    args = options.parse_args_and_arch(parser, [*words, "--user-dir", USER_DIR])
-    return convert_namespace_to_omegaconf(args)
+def namespace(data, *flags, training=TRAINING):
+    """The flags of a command line of fairseq-train."""
+    words = [data, *training, *map(str, flags), "--user-dir", USER_DIR]
+    return options.parse_args_and_arch(options.get_training_parser(), words)
 
 
 class Setup:
