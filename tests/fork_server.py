@@ -21,6 +21,7 @@ import threading
 import traceback
 from contextlib import suppress
 from importlib import import_module
+from importlib.util import find_spec
 
 PROGRAMS = {
     "fairseq-train": "fairseq_cli.train",
@@ -106,7 +107,8 @@ def become(files, words, folder, environment):
 
 if __name__ == "__main__":
     for name in IMPORTED:
-        import_module(name)
+        if find_spec(name.partition(".")[0]):  # CTranslate2 may be missing
+            import_module(name)
     gc.freeze()
     asked = serve(sys.argv[1])
     if asked is not None:
