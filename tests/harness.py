@@ -4,6 +4,7 @@ import argparse
 import copy
 import lzma
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ TRAINING = [*PAIR, *SIZE, "--optimizer", "adam", "--lr", "0.003", "--max-tokens"
 TRAINING += ["--seed", "3", "--cpu", "--no-epoch-checkpoints", "--log-format", "json"]
 TRAINING += ["--log-interval", "1"]
 TRAINING += ["--data-buffer-size", "0"]  # its thread, cut off at the end, can abort the process
-_CONVERTED = {}  # configurations by their flags
+_CONVERTED = {}  # pickled configurations by their flags
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -92,10 +93,10 @@ def parsed(data, *flags, training=TRAINING):
     args = namespace(data, *flags, training=training)
     ours = {name: value for name, value in vars(args).items() if name.startswith("kd_")}
     others = {name: value for name, value in vars(args).items() if name not in ours}
-    cfg = copy.deepcopy(_CONVERTED.get(repr(others)))
-    if cfg is None:
-        _CONVERTED[repr(others)] = convert_namespace_to_omegaconf(argparse.Namespace(**others))
-        cfg = copy.deepcopy(_CONVERTED[repr(others)])
+    if repr(others) not in _CONVERTED:
+        cfg = convert_namespace_to_omegaconf(argparse.Namespace(**others))
+        _CONVERTED[repr(others)] = pickle.dumps(cfg)
+    cfg = pickle.loads(_CONVERTED[repr(others)])  # deepcopy would share the Namespaces in it
     for group in map(cfg._get_node, cfg):
         plain = group._value()
         if isinstance(plain, argparse.Namespace):  # holds all flags
