@@ -19,9 +19,8 @@ usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ $# -ge 3 ]] || { usage >&2; exit 2; }
 teacher=$1 data=$2 out=$3
 shift 3
-root=$(cd "$(dirname "$0")/.." && pwd)
-if [[ -x $root/.venv/bin/python && :$PATH: != *":$root/.venv/bin:"* ]]; then export PATH="$root/.venv/bin:$PATH"; fi
-die() { printf '%s\n' "$*" >&2; exit 1; }
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
 
 for flag in "$@"; do
   [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."
@@ -30,9 +29,9 @@ done
 pair=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" python - "$teacher" << 'EOF'
 import os, sys
 from fairseq_kd import quiet, plugin
-from fairseq_kd.teachers.loading import language_pair
+from fairseq_kd.teachers.loading import teacher_languages
 try:
-    print(*language_pair(sys.argv[1].split(os.pathsep)[0], "Teacher"))
+    print(*teacher_languages(sys.argv[1].split(os.pathsep)[0], "Teacher"))
 except (OSError, ValueError) as error:
     sys.exit(str(error))
 EOF

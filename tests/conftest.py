@@ -4,6 +4,7 @@ import pytest
 from forks import run_forked
 from harness import ROOT, TRAINING, Setup, write_text
 from three_languages import binarise_three_ways
+from trained import train_to_an_end
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +35,7 @@ def teacher(data, tmp_path_factory):
 @pytest.fixture(scope="session")
 def ending_teacher(data, tmp_path_factory):
     """A teacher of a few hundred updates: its translations are poor, but end."""
-    folder = tmp_path_factory.mktemp("ending")
-    flags = ["--criterion", "label_smoothed_cross_entropy", "--max-update", "300", "--lr", "0.01"]
-    flags += ["--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--disable-validation"]
-    run_forked("fairseq-train", data, *TRAINING, *flags, "--save-dir", folder)
-    return str(folder / "checkpoint_last.pt")
+    return str(train_to_an_end(data, tmp_path_factory.mktemp("ending")))
 
 
 @pytest.fixture(scope="session")

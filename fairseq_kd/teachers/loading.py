@@ -44,7 +44,7 @@ def load_teacher(
             f"{name} uses an adaptive softmax, which gives no logits to distil from. Train the "
             "teacher without --adaptive-softmax-cutoff."
         )
-    cfg.task.source_lang, cfg.task.target_lang = _language_pair(name, cfg.task)
+    cfg.task.source_lang, cfg.task.target_lang = _languages(name, cfg.task)
     folder = _dictionary_folder(path, name, cfg.task)
     checkpoint_utils.overwrite_args_by_name(cfg, {"data": folder, "eval_bleu": False})
     try:
@@ -57,7 +57,7 @@ def load_teacher(
     return model, task
 
 
-def language_pair(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
+def teacher_languages(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
     """The source and the target language of a fairseq checkpoint; no model is built.
 
     Args:
@@ -68,7 +68,7 @@ def language_pair(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
         FileNotFoundError, ValueError: as ``load_teacher``, but for the dictionaries.
     """
     name = f"{flag} {path}"
-    return _language_pair(name, _read_translation_model(path, name)["cfg"].task)
+    return _languages(name, _read_translation_model(path, name)["cfg"].task)
 
 
 def _read_translation_model(path: str, name: str) -> Dict[str, Any]:
@@ -135,7 +135,7 @@ def _refuse_other_family(name: str, cfg: Any) -> None:
         )
 
 
-def _language_pair(name: str, task_cfg: Any) -> Tuple[str, str]:
+def _languages(name: str, task_cfg: Any) -> Tuple[str, str]:
     """As recorded, or as its data tell where the training was left to infer it from them."""
     pair = (task_cfg.source_lang, task_cfg.target_lang)
     if None not in pair:

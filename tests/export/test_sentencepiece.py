@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from forks import run_forked
-from harness import PAIR, TRAINING, run
+from harness import PAIR, run
+from trained import train_to_an_end
 
 from fairseq_kd import cli
 
@@ -45,11 +46,7 @@ def pieces(prepared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def student(pieces, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("student")
-    flags = ["--criterion", "label_smoothed_cross_entropy", "--max-update", "300", "--lr", "0.01"]
-    flags += ["--encoder-embed-dim", "32", "--decoder-embed-dim", "32", "--disable-validation"]
-    run_forked("fairseq-train", pieces, *TRAINING, *flags, "--save-dir", folder)
-    return folder / "checkpoint_last.pt"
+    return train_to_an_end(pieces, tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from harness import Setup, copy_dictionaries
 
 from fairseq_kd.checkpoints import read_checkpoint
-from fairseq_kd.teachers.loading import language_pair, load_teacher
+from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_checkpoint_from_before_fairseq_had_configurations(moved):
 
 
 def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, data):
-    assert language_pair(str(moved)) == ("es", "en")
+    assert teacher_languages(str(moved)) == ("es", "en")
 
     def forget(folder):
         def change(state):
@@ -69,9 +69,9 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
 
         return change
 
-    assert language_pair(save_with(moved, forget(data))) == ("es", "en")
+    assert teacher_languages(save_with(moved, forget(data))) == ("es", "en")
     with pytest.raises(ValueError, match="no data of one are in gone, which it was trained on"):
-        language_pair(save_with(moved, forget("gone")))
+        teacher_languages(save_with(moved, forget("gone")))
 
 
 def test_an_lstm_can_teach_and_be_taught(data, moved):
