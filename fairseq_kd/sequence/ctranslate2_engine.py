@@ -14,7 +14,8 @@ from fairseq_kd.sequence.int8 import LARGEST, overflows
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.workers import in_order, in_processes
 
-CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 512, 8192
+BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+INT8_CPU_BATCH_TOKENS = 256  # so few that weights and states stay in the caches
 NEVER_CHOSEN = [["<blank>"]]  # padding, which fairseq's generator leaves out too
 SAMPLED_BATCHES = 16  # decoded by one drawing of the seed: a process loads the model for each
 COMPUTE_TYPES = {
@@ -56,7 +57,8 @@ class CTranslate2Engine:
         self.model, self.positions, self.search, self.workers = model, positions, search, workers
         self.symbols = ctranslate2_symbols(source_words)
         self.load = {"device": device, "compute_type": compute_type, "intra_threads": threads}
-        tokens = CPU_BATCH_TOKENS if device == "cpu" else CUDA_BATCH_TOKENS
+        int8_on_cpu = device == "cpu" and compute_type.startswith("int8")
+        tokens = INT8_CPU_BATCH_TOKENS if int8_on_cpu else BATCH_TOKENS[device]
         self.batch_tokens = tokens * (SAMPLED_BATCHES if search.sampling else 1)
         self.part_tokens = tokens
         name = f"ctranslate2 {ctranslate2.__version__}"

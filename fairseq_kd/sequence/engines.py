@@ -78,6 +78,7 @@ def _ctranslate2(
     """CTranslate2's engine, or why there is none."""
     if len(teachers) > 1:
         return "CTranslate2 decodes no ensembles"
+    _let_ctranslate2_use_avx512()
     try:
         import ctranslate2
     except ImportError:
@@ -101,6 +102,15 @@ def _ctranslate2(
     options["workers"] = options["workers"] or (1 if device == "cuda" else cores())
     positions = teacher.model.max_decoder_positions()
     return CTranslate2Engine(model, subset.source_words, positions, search, **options)
+
+
+def _let_ctranslate2_use_avx512() -> None:
+    """Has it use AVX-512 where the processor can, which it does only if told to.
+
+    CTranslate2 reads the variable once, when it first computes. One that is set is left as it is.
+    """
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
 
 def _why_no_gpu(ctranslate2: ModuleType) -> str:

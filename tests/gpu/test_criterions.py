@@ -12,10 +12,9 @@ pytestmark = NEEDS_GPU
 def loss_and_gradients(distillation, device, dtype):
     """The summed loss of three sentences, and its gradients by all that is trained."""
     folder, flags = distillation
-    setup = Setup(folder, *flags, "--train-subset", "valid")
+    setup = Setup(folder, *flags, "--train-subset", "valid", "--dropout", "0")
     for module in (setup.model, setup.criterion):
         module.to(device, dtype)
-    setup.model.eval()
     sample = apply_to_sample(lambda tensor: tensor.to(device), setup.batch(0, 1, 2))
     loss = setup.criterion(setup.model, sample)[0]
     loss.backward()

@@ -1,5 +1,6 @@
 """Which engine decodes, and that all of them give fairseq's text."""
 
+import os
 import re
 import shutil
 import sys
@@ -7,7 +8,8 @@ from importlib.util import find_spec
 
 import pytest
 from forks import run_forked
-from harness import PAIR
+from harness import PAIR, run
+from torch.backends import cpu
 from translations import binarised, content, hypotheses
 
 from fairseq_kd.sequence import cublas
@@ -16,6 +18,7 @@ from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
+ISA = "CT2_FORCE_CPU_ISA"
 SAME = ["--compute-type", "float32", "--max-len-a", "2", "--max-len-b", "20"]
 
 
@@ -42,6 +45,21 @@ def test_ctranslate2_and_both_ways_of_fairseq_give_the_same_text(
         assert ours.tokens == theirs.tokens == text
         assert theirs.score == pytest.approx(score, abs=1e-3)
         assert ours.score == pytest.approx(score, abs=0.01)  # it leaves out an end that comes first
+
+
+@pytest.mark.skipif(cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512")
+@pytest.mark.parametrize(("told", "used"), [({}, "AVX512"), ({ISA: "AVX2"}, "AVX2")])
+def test_ctranslate2_uses_avx512_unless_told_otherwise(translate_words, tmp_path, told, used):
+    words = translate_words(tmp_path / "out", "--subset", "valid", "--engine", "ctranslate2")
+    shown = run("fairseq-kd", *words, env={"CT2_VERBOSE": "1", **told}).stderr
+    assert re.findall(r"Selected ISA: (\w+)", shown) == [used]
+
+
+def test_ctranslate2_is_left_alone_without_avx512(translate, tmp_path, monkeypatch):
+    monkeypatch.delenv(ISA, raising=False)
+    monkeypatch.setattr(cpu, "get_cpu_capability", lambda: "AVX2")
+    assert translate(tmp_path / "out", "--subset", "valid", "--max-len-a", "0.5") == 0
+    assert ISA not in os.environ
 
 
 def test_a_teacher_is_converted_once(translate, tmp_path, monkeypatch):
