@@ -67,17 +67,25 @@ def cases(args: argparse.Namespace) -> Dict[str, Callable[[], None]]:
 
         return forward_and_backward
 
-    def chunked(teacher, chunk=None, divergence="forward_kl"):
-        options = LossOptions(
-            ALPHA, BETA, SMOOTHING, args.temperature, divergence, chunk_tokens=chunk
-        )
+    def chunked(teacher, divergence="forward_kl", **other):
+        options = LossOptions(ALPHA, BETA, SMOOTHING, args.temperature, divergence, **other)
         return run(lambda: chunked_loss(hidden, weight, None, gold, [teacher], options).loss)
 
     made = {"plain": run(lambda: plain(hidden, weight, gold, live, args.temperature))}
     made["chunked"] = chunked(live)
     made["chunked, store"] = chunked(stored)
-    made |= {f"chunked, {name}": chunked(live, divergence=name) for name in list(DIVERGENCES)[1:]}
-    return made | {f"chunked by {size}": chunked(live, size) for size in args.chunk}
+    made["compiled"] = chunked(live, compiled=True)
+    made["compiled, store"] = chunked(stored, compiled=True)
+    for name in list(DIVERGENCES)[1:]:
+        made[f"chunked, {name}"] = chunked(live, name)
+        made[f"compiled, {name}"] = chunked(live, name, compiled=True)
+    return made | {f"chunked by {size}": chunked(live, chunk_tokens=size) for size in args.chunk}
+
+
+def warm(run: Callable[[], None]) -> Callable[[], None]:
+    """The same, after a first run, which may compile."""
+    run()
+    return run
 
 
 def main() -> None:
@@ -94,8 +102,8 @@ def main() -> None:
     args = parser.parse_args()
     shape = f"{args.tokens} x {args.words}, {args.width} <- {args.teacher_width}, {args.dtype}"
     shape += f", T={args.temperature:g}"
-    names = ["plain", "chunked", "chunked, store"]
-    memory = {name: peak_mib(lambda name=name: cases(args)[name]) for name in names}
+    names = ["plain", "chunked", "chunked, store", "compiled", "compiled, store"]
+    memory = {name: peak_mib(lambda name=name: warm(cases(args)[name])) for name in names}
     compared = cases(args)
     times = interleaved_seconds(compared, args.rounds)
     for name in compared:

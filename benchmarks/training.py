@@ -28,7 +28,7 @@ from measuring import MIB, interleaved_seconds, peak_mib, ratios, record
 
 SIZES = ("transformer_kd_teacher", "transformer_kd_student")
 SENTENCE_WORDS = 24
-CASES = ("plain", "live", "store")
+CASES = ("plain", "live", "live, compiled", "store")
 
 
 def make_data(folder: Path, words: int, sentences: int) -> None:
@@ -111,6 +111,7 @@ def training(folder: Path, case: str, precision: str) -> Training:
     criterion: Dict[str, List[str]] = {
         "plain": ["label_smoothed_cross_entropy"],
         "live": ["word_kd", "--kd-teacher", str(folder / "teacher.pt")],
+        "live, compiled": ["word_kd", "--kd-teacher", str(folder / "teacher.pt"), "--kd-compile"],
         "store": ["word_kd", "--kd-store", str(folder / "store")],
     }
     return Training(folder, SIZES[1], precision, *criterion[case])
@@ -173,8 +174,9 @@ def main() -> None:
     weights = sum(p.nbytes for p in live.teachers[0].model.parameters()) / MIB
     below = memory["live"] / (memory["plain"] + weights)
     record("training", f"live / (plain + teacher's weights): {shape}", "memory ratio", [below])
-    over = [a / b for a, b in zip(times["live"], together, strict=True)]
-    record("training", f"live / (plain + teacher): {shape}", "time ratio", over)
+    for case in CASES[1:3]:
+        over = [a / b for a, b in zip(times[case], together, strict=True)]
+        record("training", f"{case} / (plain + teacher): {shape}", "time ratio", over)
 
 
 if __name__ == "__main__":

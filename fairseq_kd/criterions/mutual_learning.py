@@ -81,6 +81,13 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "batch; changes memory and speed, not the result (default: by the vocabulary's size)"
         },
     )
+    kd_compile: bool = field(
+        default=False,
+        metadata={
+            "help": "compile the loss with torch.compile, within seconds: faster on a GPU, and the "
+            "same within rounding (default: off)"
+        },
+    )
     seed: int = II("common.seed")
     tpu: bool = II("common.tpu")
 
@@ -154,6 +161,7 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             "--kd-mutual-gradient": None if cfg.kd_mutual_gradient == "detached" else "symmetric",
             "--kd-detach-ratio": ratio,
             "--kd-chunk-tokens": chunk,
+            "--kd-compile": cfg.kd_compile or None,
         }
         for name, value in unused.items():
             if weight == 0 and value is not None:
@@ -229,6 +237,7 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
                     temperature=1.0,
                     divergence=GRADIENTS[self.cfg.kd_mutual_gradient],
                     chunk_tokens=self.cfg.kd_chunk_tokens,
+                    compiled=self.cfg.kd_compile,
                 ),
             )
             for i in range(count)

@@ -185,6 +185,13 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "batch; changes memory and speed, not the result (default: by the vocabulary's size)"
         },
     )
+    kd_compile: bool = field(
+        default=False,
+        metadata={
+            "help": "compile the loss with torch.compile, within seconds: faster on a GPU, and the "
+            "same within rounding (default: off)"
+        },
+    )
     max_update: int = II("optimization.max_update")
     train_subset: str = II("dataset.train_subset")
     valid_subset: str = II("dataset.valid_subset")
@@ -352,6 +359,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             divergence=self.cfg.kd_divergence,
             by_confidence=self.cfg.kd_token_temperature == "confidence",
             chunk_tokens=self.cfg.kd_chunk_tokens,
+            compiled=self.cfg.kd_compile,
             gated=self.cfg.kd_gate == "probability",
             mixture=self.mixture(),
         )

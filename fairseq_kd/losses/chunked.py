@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fairseq_kd.losses.compiled import compiled_loss_and_logit_gradient
 from fairseq_kd.losses.soft_targets import SoftTargets, logits
 from fairseq_kd.losses.token_loss import (
     N_SCALARS,
@@ -71,6 +72,9 @@ class _ChunkedLoss(torch.autograd.Function):
         if step is None:
             step = default_chunk(words, hidden.device)
         step = step or max(len(hidden), 1)
+        of_chunk = loss_and_logit_gradient
+        if options.compiled:
+            of_chunk = compiled_loss_and_logit_gradient
         grads = _Gradients(hidden, weight, bias, wanted)
         sums = hidden.new_zeros(N_SCALARS + 2 * len(teachers), dtype=grads.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -78,7 +82,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 rows = slice(start, start + step)
                 z = logits(hidden[rows], grads.weight, grads.bias)  # (n, V)
                 cuts = [teacher[rows] for teacher in teachers]
-                terms, dz = loss_and_logit_gradient(z, gold[rows], cuts, options, grads.wanted)
+                terms, dz = of_chunk(z, gold[rows], cuts, options, grads.wanted)
                 sums += terms
                 grads.add(rows, dz)
         ctx.save_for_backward(grads.d_hidden, grads.d_weight, grads.d_bias)

@@ -7,8 +7,7 @@ answers with the likeliest word, the teacher's confidence, and its distribution 
 """
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Optional, Sequence, Union
 
 import torch
@@ -29,6 +28,15 @@ def tensor_on(
 def is_one(temperature: Temperature) -> bool:
     """Whether T is 1 for all tokens, so that nothing need be divided."""
     return isinstance(temperature, float) and temperature == 1.0
+
+
+def cooled(z: Tensor, temperature: Temperature) -> Tensor:
+    """``z / T``, in the memory of z, which is used up."""
+    if is_one(temperature):
+        return z
+    if torch.compiler.is_compiling():  # plans its memory itself, and may fail to take this
+        return z / temperature
+    return z.div_(temperature)
 
 
 # Where a top-k teacher keeps the mass of the tail: log sum over the tail of p^b at these powers b
@@ -63,7 +71,7 @@ class Dense:
         """(n, V), no lower than ``LOG_SMALLEST``."""
         return (self.logits - self.log_z.unsqueeze(-1)).clamp_(min=LOG_SMALLEST)
 
-    @cached_property
+    @property
     def entropy(self) -> Tensor:
         """``-sum_v p_v log p_v``, (n,) nats."""
         return self.cross_entropy(self)
@@ -114,14 +122,17 @@ class TeacherLogits:
     hidden: Tensor
     weight: Optional[Tensor] = None
     bias: Optional[Tensor] = None
+    _top1: Optional[Tensor] = field(default=None, init=False, repr=False)
 
     def __getitem__(self, rows: slice) -> "TeacherLogits":
         return TeacherLogits(logits(self.hidden[rows], self.weight, self.bias))
 
-    @cached_property
+    @property
     def top1(self) -> Tensor:
         """The likeliest word, (n,)."""
-        return self.hidden.argmax(-1)
+        if self._top1 is None:  # torch.compile knows no cached_property
+            self._top1 = self.hidden.argmax(-1)
+        return self._top1
 
     @property
     def confidence(self) -> Tensor:
@@ -137,8 +148,7 @@ class TeacherLogits:
         """The distribution ``softmax(z / T)`` of a cut, whose logits it uses up."""
         lowest = torch.finfo(self.hidden.dtype).min / 8  # a product with 0 is then 0, not NaN
         likeliest = self.top1
-        cooled = self.hidden if is_one(temperature) else self.hidden.div_(temperature)
-        return Dense.softmax(cooled.clamp_(min=lowest), likeliest)
+        return Dense.softmax(cooled(self.hidden, temperature).clamp_(min=lowest), likeliest)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from fairseq_kd.losses.soft_targets import (
     SoftTargets,
     Sparse,
     Temperature,
+    cooled,
     is_one,
     tensor_on,
 )
@@ -38,7 +39,7 @@ class LossOptions:
     """What ``chunked_loss`` adds up.
 
     Args:
-        alpha: weight of the distillation loss.
+        alpha: weight of the distillation loss, a number or (); so are beta and the temperature.
         beta: weight of the hard loss.
         smoothing: epsilon of the label smoothing, in [0, 1).
         temperature: T > 0.
@@ -48,6 +49,7 @@ class LossOptions:
         gated: weigh the two terms of each token by the teachers' probability of its reference.
         mixture: how several teachers become one.
         chunk_tokens: tokens in a chunk; None takes ``default_chunk``; 0 takes all at once.
+        compiled: have torch.compile make a program of it, which is faster on a GPU.
     """
 
     alpha: float
@@ -57,6 +59,7 @@ class LossOptions:
     divergence: str = "forward_kl"
     by_confidence: bool = False
     chunk_tokens: Optional[int] = None
+    compiled: bool = False
     gated: bool = False
     mixture: Mixture = field(default_factory=Mixture)
 
@@ -107,29 +110,30 @@ def loss_and_logit_gradient(
     alpha, beta, gate = _weights(options, taught_gold)
     temperature = _temperature(teachers, taught_gold.weights, options)
     same = is_one(temperature)
-    warm = student if same else Dense.softmax(z.div_(temperature), likeliest)  # z is used up
+    warm = student if same else Dense.softmax(cooled(z, temperature), likeliest)
     top1 = teachers[0].top1 if len(teachers) == 1 else None
     factors = map(options.mixture.factor, range(len(teachers)))
     parts = [teacher.at(temperature * f) for teacher, f in zip(teachers, factors, strict=True)]
     taught = options.mixture.of(parts, taught_gold.weights, z.size(-1))
+    entropy = taught.entropy
     divergence = DIVERGENCES[options.divergence]
     scale = _column(alpha) * temperature ** (divergence.order - 1)
     agreed = likeliest == (taught.top1 if top1 is None else top1)
     if isinstance(taught, Sparse):
         value, dz = _over_classes(divergence, taught, warm, scale)
     elif options.divergence == "forward_kl":  # no logarithms needed
-        value = taught.cross_entropy(warm) - taught.entropy
+        value = taught.cross_entropy(warm) - entropy
         dz = (warm.p - taught.p if same else warm.p.sub_(taught.p)).mul_(scale)
     else:
         value, dz = _over_words(divergence, taught, warm, scale)
     t = tensor_on(z.device, temperature, z.dtype).expand(len(z), 1).squeeze(-1)
     kd = t**divergence.order * value
-    terms = [alpha * kd + beta * ce, kd, ce, nll, taught.entropy, t, agreed, likeliest == gold]
+    terms = [alpha * kd + beta * ce, kd, ce, nll, entropy, t, agreed, likeliest == gold]
     scalars = [term.sum().to(z.dtype) for term in (*terms, gate, taught_gold.nll)]
     sums = torch.cat([torch.stack(scalars), taught_gold.weights.sum(0), taught_gold.credit])
     if not gradient:
         return sums, None
-    if options.beta > 0:
+    if isinstance(options.beta, Tensor) or options.beta > 0:
         _add_cross_entropy_gradient(dz, student, gold, beta, options.smoothing)
     return sums, dz
 
@@ -174,7 +178,7 @@ def _temperature(
 ) -> Temperature:
     """T for all tokens, or (n, 1): ``1 + c * (T - 1)`` with c the teachers' mean confidence."""
     if not options.by_confidence:
-        return float(options.temperature)
+        return options.temperature
     confidence = torch.stack([teacher.confidence for teacher in teachers], -1)  # (n, I)
     mean = (weights * confidence).sum(-1, keepdim=True)
     return 1 + mean * (options.temperature - 1)

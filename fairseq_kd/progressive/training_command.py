@@ -40,7 +40,7 @@ PLAIN = "label_smoothed_cross_entropy"
 PEERS = ("kd-peers", "kd-peer-overrides", "kd-mutual-weight", "kd-mutual-gradient")
 TEACHERLESS = {  # criterions that learn from no teacher, and the flags of ours that they know
     PLAIN: (),
-    "mutual_learning": (*PEERS, "kd-detach-ratio", "kd-chunk-tokens"),
+    "mutual_learning": (*PEERS, "kd-detach-ratio", "kd-chunk-tokens", "kd-compile"),
 }
 
 

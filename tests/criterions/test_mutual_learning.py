@@ -138,8 +138,9 @@ def test_padding_and_a_split_batch_change_nothing(mutual):
     assert logs[0].keys() == logs[1].keys()
 
 
-def test_chunks_change_nothing(mutual):
-    whole, chunked = mutual("--kd-chunk-tokens", "0"), mutual("--kd-chunk-tokens", "5")
+@pytest.mark.parametrize("flags", [["--kd-chunk-tokens", "5"], ["--kd-compile"]])
+def test_chunks_and_compiling_change_nothing(mutual, flags):
+    whole, chunked = mutual("--kd-chunk-tokens", "0"), mutual(*flags)
     sample = whole.batch(0, 1, 2)
     want, got = (
         gradients(each, each.criterion(each.model, sample)[0]) for each in (whole, chunked)
@@ -238,6 +239,10 @@ def test_each_peer_may_have_its_own_size(mutual):
         (
             "--kd-detach-ratio is 2.0, but has no effect while --kd-mutual-weight is 0.",
             ["--kd-mutual-weight", "0", "--kd-detach-ratio", "2"],
+        ),
+        (
+            "--kd-compile is True, but has no effect while --kd-mutual-weight is 0.",
+            ["--kd-mutual-weight", "0", "--kd-compile"],
         ),
         (
             "--kd-mutual-gradient is symmetric, but has no effect while --kd-mutual-weight is 0.",

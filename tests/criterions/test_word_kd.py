@@ -239,6 +239,15 @@ def test_chunks_change_nothing(setup, teacher, chunk):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+def test_a_compiled_loss_changes_nothing(setup, teacher):
+    flags = ["--kd-token-temperature", "confidence"]
+    plain, compiled = (setup(*DISTIL, teacher, *flags, *more) for more in ([], ["--kd-compile"]))
+    for sample in (plain.batch(0, 1, 2), plain.batch(3)):
+        want, got = plain.gradients(sample), compiled.gradients(sample)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert compiled.criterion.loss_options().compiled
+
+
 def test_a_teacher_in_bfloat16_teaches_a_float32_student(setup, teacher):
     exact, rounded = (
         setup(*DISTIL, teacher),

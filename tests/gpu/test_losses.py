@@ -1,6 +1,7 @@
 """The loss in float16 on a GPU has the gradients of float64, to the digits that float16 has."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ pytestmark = NEEDS_GPU
 TOKENS, WIDTH, WORDS = 300, 64, 1000
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_gradients_are_those_of_float64(temperature):
+def test_gradients_are_those_of_float64(temperature, compiled):
     drawn = torch.Generator().manual_seed(1)
 
     def normal(*shape):
@@ -21,11 +23,12 @@ def test_gradients_are_those_of_float64(temperature):
 
     states = [normal(TOKENS, WIDTH), normal(WORDS, WIDTH) / 8, normal(WORDS)]
     taught, gold = normal(TOKENS, WORDS) * 3, torch.randint(WORDS, (TOKENS,), generator=drawn)
-    options = LossOptions(0.7, 0.4, 0.1, temperature, chunk_tokens=128)
+    exactly = LossOptions(0.7, 0.4, 0.1, temperature, chunk_tokens=128)
     found = []
     for device, dtype in (("cuda", torch.float16), ("cpu", torch.float64)):
         own = [tensor.to(device, dtype).requires_grad_() for tensor in states]
         teachers = [TeacherLogits(taught.to(device, dtype))]
+        options = replace(exactly, compiled=compiled and device == "cuda")
         loss = chunked_loss(*own, gold.to(device), teachers, options).loss
         found.append([loss, *torch.autograd.grad(loss, own)])
     for ours, exact in zip(*found, strict=True):

@@ -1,5 +1,7 @@
 """A teacher on a GPU fills a store and translates as it does on the CPU."""
 
+import statistics
+
 import pytest
 import torch
 from harness import run
@@ -48,14 +50,14 @@ def translated(ending_teacher, data, cache, tmp_path):
 @pytest.mark.parametrize("compute_type", ["float32", "float16", "bfloat16"])
 def test_fairseq_translates_as_on_the_cpu(translated, compute_type):
     ours, theirs = translated("fairseq", compute_type)
-    assert_same(ours, theirs, 1e-3 if compute_type == "float32" else 0.1)
+    assert_like(ours, theirs, compute_type)
 
 
 @pytest.mark.parametrize("compute_type", ["float32", "float16", "int8_float32"])
 @pytest.mark.skipif(not has_cublas(), reason="CTranslate2 needs cuBLAS of CUDA 12")
 def test_ctranslate2_translates_as_on_the_cpu(translated, compute_type):
     ours, theirs = translated("ctranslate2", compute_type)
-    assert_same(ours, theirs, 1e-3 if compute_type == "float32" else 0.1)
+    assert_like(ours, theirs, compute_type)
 
 
 @pytest.mark.skipif(has_cublas(), reason="for where CTranslate2 lacks cuBLAS of CUDA 12")
@@ -67,10 +69,12 @@ def test_without_cublas_fairseq_decodes_on_the_gpu(ending_teacher, data, cache, 
     assert "float16, cuda" in told
 
 
-def assert_same(ours, theirs, error):
-    """The same text, but for a few that rounding decides, and the same scores."""
+def assert_like(ours, theirs, compute_type):
+    """The same text in float32; what is rounded more finds translations that score alike."""
     assert list(ours) == list(theirs)
-    same = [number for number in ours if ours[number][0].tokens == theirs[number][0].tokens]
-    assert len(same) >= (1 if error < 0.01 else 0.8) * len(ours)
-    for number in same:
-        assert ours[number][0].score == pytest.approx(theirs[number][0].score, abs=error)
+    errors = [abs(ours[number][0].score - theirs[number][0].score) for number in ours]
+    if compute_type == "float32":
+        assert ours.keys() == {n for n in ours if ours[n][0].tokens == theirs[n][0].tokens}
+    limits = (1e-4, 1e-3) if compute_type == "float32" else (0.05, 0.3)  # bits a token
+    assert statistics.mean(errors) < limits[0]
+    assert max(errors) < limits[1]

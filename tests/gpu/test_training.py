@@ -39,6 +39,18 @@ def test_it_learns_and_goes_on_from_its_checkpoint(distillation, precision, tmp_
     assert float(more[0]["loss"]) < 0.95 * float(inner[0]["loss"])
 
 
+def test_a_compiled_loss_learns_as_the_other_does(data, teacher, tmp_path):
+    flags = [*filled("word_kd", TEACHER=teacher), "--fp16", "--max-update", "16"]
+    flags += ["--kd-temperature-schedule", "linear", "--kd-temperature-final", "1"]
+    plain, compiled = (
+        train(data, tmp_path / name, *flags, *more, "--fp16-init-scale", "4")
+        for name, more in (("plain", []), ("compiled", ["--kd-compile"]))
+    )
+    for ours, theirs in zip(compiled[0] + compiled[1], plain[0] + plain[1], strict=True):
+        name = "loss" if "loss" in ours else "valid_loss"
+        assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=0.02)
+
+
 def test_a_frozen_shared_encoder_in_half_precision(data, teacher, tmp_path):
     flags = [*filled("word_kd", TEACHER=teacher), "--kd-share-encoder", "--fp16"]
     flags += ["--finetune-from-model", teacher]
