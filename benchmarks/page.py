@@ -27,8 +27,9 @@ middle half.
 SECTIONS = {
     "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL "
     "for a batch of states. *plain* holds the logits of all tokens, as a direct reading of the "
-    "formula does, *compiled* is `--kd-compile`; *tokens x words, student's width <- teacher's*. `python benchmarks/loss.py`, on "
-    "GPUs `--tokens 8192 --teacher-width 512 --temperature 1 --dtype float16`",
+    "formula does; *compiled* is `--kd-compile`; *tokens x words, student's width <- teacher's*. "
+    "`python benchmarks/loss.py`, on GPUs `--tokens 8192 --teacher-width 512 --temperature 1 "
+    "--dtype float16`",
     "training": "## A whole update\n\nA student of 6+6 layers, 256 wide, plain and distilled from "
     "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`, "
     "on GPUs `--sentences 320 --precision fp16 --rounds 9`",
