@@ -84,8 +84,8 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_compile: bool = field(
         default=False,
         metadata={
-            "help": "compile the loss with torch.compile, within seconds: faster on a GPU, and the "
-            "same within rounding (default: off)"
+            "help": "compile the loss with torch.compile, in the first updates and the first "
+            "validation: faster on a GPU, and the same within rounding (default: off)"
         },
     )
     seed: int = II("common.seed")

@@ -188,8 +188,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_compile: bool = field(
         default=False,
         metadata={
-            "help": "compile the loss with torch.compile, within seconds: faster on a GPU, and the "
-            "same within rounding (default: off)"
+            "help": "compile the loss with torch.compile, in the first updates and the first "
+            "validation: faster on a GPU, and the same within rounding (default: off)"
         },
     )
     max_update: int = II("optimization.max_update")

@@ -59,7 +59,8 @@ class CTranslate2Engine:
         self.load = {"device": device, "compute_type": compute_type, "intra_threads": threads}
         int8_on_cpu = device == "cpu" and compute_type.startswith("int8")
         tokens = INT8_CPU_BATCH_TOKENS if int8_on_cpu else BATCH_TOKENS[device]
-        self.batch_tokens = tokens * (SAMPLED_BATCHES if search.sampling else 1)
+        sampled = BATCH_TOKENS[device] * SAMPLED_BATCHES
+        self.batch_tokens = sampled if search.sampling else tokens
         self.part_tokens = tokens
         name = f"ctranslate2 {ctranslate2.__version__}"
         self.identity = {"engine": name, "compute_type": compute_type, "device": device}

@@ -1,4 +1,4 @@
-"""What determines a decoding, bit for bit: all shards and restarts of it must agree on this.
+"""What determines a decoding, bit for bit on like processors: its shards and restarts agree on it.
 
 It is kept in ``decoding.json`` beside what is decoded. Paths are not in it, so that shards may run
 on machines where the same files lie elsewhere.

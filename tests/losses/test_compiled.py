@@ -5,8 +5,11 @@ import torch
 import torch._inductor.config
 from plain_losses import made
 from torch._dynamo.utils import counters
+from torch._inductor.exc import TritonMissing
 
-from fairseq_kd.losses import LossOptions, Mixture, TeacherLogits, TopK, chunked_loss
+from fairseq_kd.losses import LossOptions, Mixture, TeacherLogits, TopK, chunked_loss, compiled
+from fairseq_kd.losses.compiled import compiled_loss_and_logit_gradient
+from fairseq_kd.losses.token_loss import loss_and_logit_gradient
 
 N, C, V, K = 11, 5, 23, 6
 STATES = made(N, C, seed=1), made(V, C, seed=2), made(V, seed=3)
@@ -55,13 +58,19 @@ def test_values_and_gradients_are_the_same_in_one_program(teachers, options):
     assert not counters["graph_break"]
 
 
-def test_what_changes_in_a_training_is_not_compiled_again():
-    for step in range(1, 11):  # as often as a limit of torch.compile's would show
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_what_changes_in_a_training_is_not_compiled_again(teacher):
+    for step in range(1, 11):
         numbers = (0.9 - step / 20, step / 20, 0.1, 5.0 - step / 2.5)  # T ends at 1
-        compare(["running"], *numbers, tokens=N - step % 4, chunk_tokens=4)
+        compare([teacher], *numbers, tokens=step, chunk_tokens=4)
     for weights in ((0.0, 1.0), (1.0, 0.0)):
-        compare(["running"], *weights, 0.1, 1.0, chunk_tokens=4)
-    assert counters["stats"]["unique_graphs"] <= 3  # for one token, for several, for any number
+        compare([teacher], *weights, 0.1, 1.0, chunk_tokens=4)
+    with torch.no_grad():
+        for tokens in range(1, N):
+            options = LossOptions(0.5, 0.5, 0.1, 1.0 + tokens, chunk_tokens=4, compiled=True)
+            taught = [TEACHERS[teacher][:tokens]]
+            chunked_loss(STATES[0][:tokens], *STATES[1:], GOLD[:tokens], taught, options)
+    assert counters["stats"]["unique_graphs"] == 3  # a number of tokens, any, without gradient
     assert not counters["graph_break"]
 
 
@@ -72,17 +81,37 @@ def test_another_training_of_the_same_process_has_its_own_numbers():
 
 
 def test_no_gradient_is_computed_where_none_is_asked_for():
-    with torch.no_grad():
-        options = LossOptions(0.7, 0.4, 0.1, 2.5, compiled=True)
-        terms = chunked_loss(*STATES, GOLD, [TEACHERS["running"]], options)
-    assert not terms.loss.requires_grad
-    want = loss_and_gradients(["running"], 0.7, 0.4, 0.1, 2.5)[0]
-    torch.testing.assert_close(terms.loss, want.detach())
+    options, z = LossOptions(0.7, 0.4, 0.1, 2.5), made(N, V, seed=9)
+    arguments = GOLD, [TEACHERS["stored"]], options, False
+    sums, gradient = compiled_loss_and_logit_gradient(z.clone(), *arguments)
+    want, _ = loss_and_logit_gradient(z.clone(), *arguments)
+    assert gradient is None
+    torch.testing.assert_close(sums, want, rtol=1e-10, atol=1e-12)
 
 
-def test_a_machine_that_cannot_compile_is_told_so(monkeypatch, tmp_path):
+@pytest.fixture
+def no_program():
+    """Compiles anew, then and afterwards."""
+    compiled._program.cache_clear()
+    yield
+    compiled._program.cache_clear()
+
+
+@pytest.mark.usefixtures("no_program")
+def test_a_machine_without_a_compiler_is_told_so(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    told = r"torch.compile fails here \(.*\). Leave --kd-compile out."
+    told = r"torch.compile fails here \(.*no-such-compiler.*\). Leave --kd-compile out."
     missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with missing, pytest.raises(ValueError, match=told):
         loss_and_gradients(["stored"], 0.6, 0.4, 0.1, 3.0, compiled=True)
+
+
+@pytest.mark.usefixtures("no_program")
+@pytest.mark.parametrize("error", [TritonMissing(0), RuntimeError("no such Python")])
+def test_a_system_that_cannot_compile_is_told_so(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(torch, "compile", fail if type(error) is RuntimeError else lambda _: fail)
+    with pytest.raises(ValueError, match=r"torch.compile fails here .* Leave --kd-compile out\."):
+        loss_and_gradients(["running"], 0.6, 0.4, 0.1, 3.0, compiled=True)

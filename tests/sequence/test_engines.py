@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+from fairseq.data import Dictionary
 from forks import run_forked
 from harness import PAIR, run
 from torch.backends import cpu
@@ -14,6 +15,7 @@ from translations import binarised, content, hypotheses
 
 from fairseq_kd.sequence import cublas
 from fairseq_kd.sequence.conversion import namespace_of
+from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
 
@@ -60,6 +62,20 @@ def test_ctranslate2_is_left_alone_without_avx512(translate, tmp_path, monkeypat
     monkeypatch.setattr(cpu, "get_cpu_capability", lambda: "AVX2")
     assert translate(tmp_path / "out", "--subset", "valid", "--max-len-a", "0.5") == 0
     assert ISA not in os.environ
+
+
+def test_int8_on_a_cpu_has_smaller_batches_but_draws_as_many_at_once(data, tmp_path):
+    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
+
+    def batch(compute_type, device="cpu", **sampling):
+        words = Dictionary.load(f"{data}/dict.es.txt")
+        search = Search(**sampling)
+        where = device, compute_type, 1
+        return CTranslate2Engine(tmp_path, words, 1024, search, *where).batch_tokens
+
+    assert batch("int8") == batch("int8_float32") < batch("float32")
+    assert batch("int8_float32", "cuda") == batch("float16", "cuda") > batch("float32")
+    assert batch("int8", sampling=True) == batch("float32", sampling=True)
 
 
 def test_a_teacher_is_converted_once(translate, tmp_path, monkeypatch):
