@@ -8,6 +8,7 @@ from typing import Any, Collection, Dict, Optional, Sequence
 
 from torch import nn
 
+from fairseq_kd.criterions.chunks import check_chunk
 from fairseq_kd.losses import DIVERGENCES
 from fairseq_kd.schedules import FOLLOWS_GAP, SHAPES, Schedule
 from fairseq_kd.teachers.live import DTYPES
@@ -116,12 +117,6 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Refuses a value that is none of the choices of a flag."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, but is {value}.")
-
-
-def check_chunk(tokens: Optional[int]) -> None:
-    """Refuses a negative size of chunks."""
-    if tokens is not None and tokens < 0:
-        raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {tokens}.")
 
 
 def check_nothing_distilled(cfg: Any, defaults: type, used: Sequence[str] = ()) -> None:

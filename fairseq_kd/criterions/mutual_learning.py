@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from fairseq_kd.criterions.checks import (
     check_choice,
-    check_chunk,
     refuse_a_missing_tpu,
     refuse_adaptive_softmax,
 )
+from fairseq_kd.criterions.chunks import check_chunk, chunk_tokens_flag, compile_flag
 from fairseq_kd.criterions.observers import RunningMean
 from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
@@ -74,20 +74,8 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "own, >= 1 (default: it learns from all; after AIO-KD, EMNLP 2023)"
         },
     )
-    kd_chunk_tokens: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "target tokens that are projected to the vocabulary at once; 0: the whole "
-            "batch; changes memory and speed, not the result (default: by the vocabulary's size)"
-        },
-    )
-    kd_compile: bool = field(
-        default=False,
-        metadata={
-            "help": "compile the loss with torch.compile, in the first updates and the first "
-            "validation: faster on a GPU, and the same within rounding (default: off)"
-        },
-    )
+    kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
+    kd_compile: bool = compile_flag()
     seed: int = II("common.seed")
     tpu: bool = II("common.tpu")
 

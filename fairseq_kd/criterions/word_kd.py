@@ -28,6 +28,7 @@ from fairseq_kd.criterions.checks import (
     temperature_schedule,
     weight_schedule,
 )
+from fairseq_kd.criterions.chunks import chunk_tokens_flag, compile_flag
 from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
 from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
@@ -178,20 +179,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "(--finetune-from-model): it is frozen and run once for both (default: off)"
         },
     )
-    kd_chunk_tokens: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "target tokens that are projected to the vocabulary at once; 0: the whole "
-            "batch; changes memory and speed, not the result (default: by the vocabulary's size)"
-        },
-    )
-    kd_compile: bool = field(
-        default=False,
-        metadata={
-            "help": "compile the loss with torch.compile, in the first updates and the first "
-            "validation: faster on a GPU, and the same within rounding (default: off)"
-        },
-    )
+    kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
+    kd_compile: bool = compile_flag()
     max_update: int = II("optimization.max_update")
     train_subset: str = II("dataset.train_subset")
     valid_subset: str = II("dataset.valid_subset")
