@@ -6,6 +6,10 @@ from harness import ROOT, TRAINING, Setup, write_text
 from three_languages import binarise_three_ways
 from trained import train_to_an_end
 
+from fairseq_kd.sequence.engines import let_ctranslate2_use_avx512
+
+let_ctranslate2_use_avx512()  # here as in what translates alone, whatever test decodes first
+
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):

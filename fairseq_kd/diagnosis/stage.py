@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -86,6 +87,9 @@ def find_stages(run: Path) -> List[Stage]:
         )
     stages = [_read(path) for path in logs]
     found = [stage for stage in stages if stage.training]
+    for path, stage in zip(logs, stages, strict=True):
+        if found and not stage.training:
+            print(f"{path} holds no figures of a training: it is passed over", file=sys.stderr)
     if not found:
         raise ValueError(
             f"{logs[0]} holds no figures of a training. Train with --log-format json and a smaller "
@@ -145,12 +149,18 @@ def _words(path: Path) -> Optional[int]:
 
 
 def _teacher(path: Path, flags: Flags) -> Optional[TrainingLog]:
-    """The log of the first teacher; of runs that were moved, the folder of its name beside."""
+    """The log of the first teacher.
+
+    Where its path leads elsewhere from here, as in runs that were moved, it is sought in the folder
+    of its name beside.
+    """
     named = flags.get("--kd-teacher", "").split(":")[0]
     if not named:
         return None
     folder = Path(named).parent
-    for candidate in (folder / FILE, path.parent.parent / folder.name / FILE):
+    unmoved = Path(flags.get("--save-dir", "checkpoints")).resolve() == path.parent
+    there = [folder / FILE] if folder.is_absolute() or unmoved else []
+    for candidate in (*there, path.parent.parent / folder.name / FILE):
         if candidate.is_file():
             return _read_log(candidate)
     return None

@@ -91,7 +91,7 @@ def goals(measured: Figures, student: Figures) -> Table:
         (KEPT, _kept(measured, student["name"])),
     ):
         if value is not None:
-            shown = f"{value:.1f}x" if goal is FASTER else f"{value:.0%}"
+            shown = f"{value:.1f}x" if goal is FASTER else f"{value:.1%}"
             rows.append([goal.name, goal.asked, f"{shown} {_mark(value >= goal.least)}"])
     return Table(("gain", "expected", student["name"]), rows)
 

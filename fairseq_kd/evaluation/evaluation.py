@@ -233,7 +233,7 @@ class Evaluation:
         for variant in variants:
             found[variant.system.name][variant.engine] = {}
         work = options.rounds * len(variants) * (1 + len(BATCH_SIZES))
-        with ProgressLine("speed", work, "rounds") as progress:
+        with ProgressLine("speed", work, "measurements") as progress:
             alone = spread_over_lengths(self.spread, max(map(len, self.spread)), options.alone)
             with torch_threads(options.latency_threads) as few:
                 engines = {each: self._engine(each, converted, threads=few) for each in variants}

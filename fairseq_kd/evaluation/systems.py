@@ -56,6 +56,8 @@ class Named(NamedTuple):
             ValueError: it is neither, or the name is that of an int8 form.
         """
         name, separator, path = text.partition("=")
+        if separator and "/" in name and not Path(text).exists() and Path(path).exists():
+            raise ValueError(f"--{role} {text}: a name holds no slash, as {name} does. Rename it.")
         if not separator or "/" in name:
             name, path = role, text
         if not slug(name) or not path:

@@ -164,7 +164,7 @@ class Export:
         """The checkpoint and the export side by side."""
         sentences = spread_over_lengths(self.subset.source, self._longest(), TOGETHER)
         alone = spread_over_lengths(sentences, self._longest(), ALONE)
-        with ProgressLine("speed", 4 * ROUNDS, "rounds") as progress:
+        with ProgressLine("speed", 4 * ROUNDS, "measurements") as progress:
             with torch_threads(1):
                 waits = latencies(self._engines(work), alone, ROUNDS, progress)
             engines = self._engines(work, workers=self.options.threads)

@@ -34,6 +34,8 @@ PIECES = """\
 pieces = sentencepiece.SentencePieceProcessor(model_file=str(here / "sentencepiece.model"))
 """
 TRANSLATE = """\
+sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+sys.stdout.reconfigure(encoding="utf-8")
 for line in sys.stdin:
     tokens = {tokens}
     best = model.translate_batch([tokens], beam_size={beam})[0].hypotheses[0]
@@ -66,7 +68,7 @@ class Splitter(NamedTuple):
 SPLITTERS = {
     "subword_nmt": Splitter(
         split="bpe.process_line({line}).split()",
-        join='" ".join(best).replace("@@ ", "")',
+        join='" ".join([*best, ""]).replace("@@ ", "").strip()',
         file="codes",
         learned="the merges that subword-nmt learned",
         package="subword-nmt",

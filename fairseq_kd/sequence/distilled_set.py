@@ -80,6 +80,11 @@ class DistilledSet:
         self.subset = read_subset(data, self.plan["subset"], tuple(self.plan["pair"]))
         self._check_origin()
         check_splitting(self.subset, choice.remove_bpe)
+        if choice.select != "best" and self.plan["nbest"] == 1:
+            raise ValueError(
+                f"--select {choice.select} has no effect: {translations} holds one hypothesis a "
+                "sentence. Translate again with --nbest 5, or leave it out."
+            )
         compares = choice.select == "interpolation" or choice.compare
         if compares and self.subset.target is None:
             raise ValueError(
@@ -177,6 +182,7 @@ class DistilledSet:
             distilled = PairWriter(work, "train1", self.subset)
         tally = self._add_distilled(distilled, work)
         if not tally.kept:
+            print(tally.text(self.bank))
             raise ValueError("The filters left no pair. Loosen the thresholds.")
         distilled.close()
         manifest = {
@@ -195,8 +201,19 @@ class DistilledSet:
             return 0
         for _ in range(self.mix.upsample_gold):
             for source, target in zip(self.gold.source, self.gold.target, strict=True):
-                writer.add(self.tags["--tag-gold"] + source.tolist(), target.tolist())
+                writer.add(self._tagged("--tag-gold", source.tolist()), target.tolist())
         return writer.pairs
+
+    def _tagged(self, flag: str, source: List[int]) -> List[int]:
+        """A source that begins with the tag of a flag, if one was given."""
+        tag = self.tags[flag]
+        if tag and tag[0] in source:
+            words = self.subset.source_words
+            raise ValueError(
+                f"{flag} {words[tag[0]]} is a word of this sentence, too: {words.string(source)}. "
+                "Give one that no sentence has, such as madeupword0000."
+            )
+        return tag + source
 
     def _add_distilled(self, writer: PairWriter, work: Path) -> Tally:
         """Adds the pairs that the filters keep, as ids and as text, and scores of all."""
@@ -217,7 +234,8 @@ class DistilledSet:
                     tokens = each.sentence.hypotheses[each.place].tokens
                     source = self.subset.source[each.sentence.number].tolist()
                     target = [words[1].indices[token] for token in tokens.split()]
-                    writer.add(self.tags["--tag-distilled"] + source, [*target, words[1].eos()])
+                    tagged = self._tagged("--tag-distilled", source)
+                    writer.add(tagged, [*target, words[1].eos()])
                     tally.keep(each, (source, target))
                     print(each.sentence.source, file=texts[0])
                     print(tokens, file=texts[1])

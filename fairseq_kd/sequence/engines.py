@@ -78,7 +78,7 @@ def _ctranslate2(
     """CTranslate2's engine, or why there is none."""
     if len(teachers) > 1:
         return "CTranslate2 decodes no ensembles"
-    _let_ctranslate2_use_avx512()
+    let_ctranslate2_use_avx512()
     try:
         import ctranslate2
     except ImportError:
@@ -104,7 +104,7 @@ def _ctranslate2(
     return CTranslate2Engine(model, subset.source_words, positions, search, **options)
 
 
-def _let_ctranslate2_use_avx512() -> None:
+def let_ctranslate2_use_avx512() -> None:
     """Has it use AVX-512 where the processor can, which it does only if told to.
 
     CTranslate2 reads the variable once, when it first computes. One that is set is left as it is.

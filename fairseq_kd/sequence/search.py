@@ -1,6 +1,7 @@
 """How the teacher searches for its translations: the flags of ``fairseq-generate``, checked."""
 
 import argparse
+import math
 from dataclasses import dataclass
 from typing import Optional
 
@@ -99,7 +100,11 @@ def search_of(args: argparse.Namespace) -> Search:
         if getattr(args, name) is not None:
             raise ValueError(
                 f"--{name.replace('_', '-')} has no effect with"
-                f"{'' if args.sampling else 'out'} --sampling. Leave one of the two out."
+                + (
+                    " --sampling. Leave one of the two out."
+                    if args.sampling
+                    else "out --sampling. Add that, or leave it out."
+                )
             )
     if args.sampling_topk is not None and args.sampling_topp is not None:
         raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
@@ -109,6 +114,10 @@ def search_of(args: argparse.Namespace) -> Search:
             raise ValueError(
                 f"--{name.replace('_', '-')} must be at least {least}, but is {value}."
             )
+    for name in ("lenpen", "max_len_a", "temperature"):
+        value = getattr(args, name)
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} must be a number, but is {value}.")
     if args.max_len_a < 0:
         raise ValueError(f"--max-len-a must be at least 0, but is {args.max_len_a}.")
     if args.temperature is not None and args.temperature <= 0:

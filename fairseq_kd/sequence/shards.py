@@ -112,6 +112,20 @@ def shard_files(folder: Path) -> List[Path]:
     return sorted(folder.glob("hypotheses-*-of-*.txt"))
 
 
+def check_cut(folder: Path, shard: Shard) -> None:
+    """Refuses a shard beside finished ones that were cut otherwise.
+
+    Raises:
+        ValueError: they overlap.
+    """
+    for path in shard_files(folder):
+        if not path.stem.endswith(f"-of-{shard.count}"):
+            raise ValueError(
+                f"{path} is a shard of another cut, which shard {shard} overlaps. Go on with that "
+                "cut, or remove its files."
+            )
+
+
 def missing_shards(folder: Path) -> List[Shard]:
     """The shards that are not finished, of as many as the names of the finished ones tell.
 

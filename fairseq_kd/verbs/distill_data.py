@@ -10,7 +10,7 @@ from fairseq_kd.sequence.filters import FILTERS
 DESCRIPTION = """\
 Selects and filters the translations of fairseq-kd translate, and binarises them with the
 dictionaries of --data, which stay as they are: OUT is ready for fairseq-train. OUT/text has the
-pairs as plain text, OUT/scores.tsv every selected pair with its scores and the filter that took
+pairs as text, BPE kept, OUT/scores.tsv every selected pair with its scores and the filter that took
 it, OUT/manifest.json the hashes, options and counts. Nothing is decoded again when thresholds
 change: choose another --out."""
 MIXES = ("alone", "gold", "extra")
@@ -159,6 +159,8 @@ def check_flags(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"{each.flag} must be a number, or {off} to turn the filter off, but is nan."
             )
+    if args.tag_distilled is not None and args.tag_distilled == args.tag_gold:
+        raise ValueError("--tag-distilled and --tag-gold are one word, which tells nothing apart.")
     compares = args.select in ("interpolation", "mbr") or args.min_similarity is not None
     mixed, together = args.mix != "alone", args.mix == "gold"
     for flag, value, useful, needs in (

@@ -1,6 +1,7 @@
 """The verb ``fairseq-kd evaluate``."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_matplotlib()
     print(write_report(options.out, Evaluation(options).run()))
+    print(f"{options.out / 'report.html'} has all figures, and plots", file=sys.stderr)
     return 0
 
 

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.sequence.decoding import ShardDecoder, untranslatable
     from fairseq_kd.sequence.engines import choose_engine
     from fairseq_kd.sequence.plan import agree_on, plan_id
-    from fairseq_kd.sequence.shards import WHOLE, check_shard, shard_file
+    from fairseq_kd.sequence.shards import WHOLE, check_cut, check_shard, shard_file
     from fairseq_kd.sequence.teachers import load_teachers, read_their_subset
 
     teachers = load_teachers(args.teacher)
@@ -143,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
         "max_tokens": max_tokens,
     }
     agree_on(plan, args.out)
+    if not (args.out / WHOLE).is_file():
+        check_cut(args.out, shard)
     for path in (args.out / WHOLE, args.out / shard_file(shard)):
         if path.is_file():
             check_shard(path, plan_id(plan))
@@ -165,7 +167,8 @@ def run(args: argparse.Namespace) -> int:
             f"tokens, and were not translated: {', '.join(map(str, left[:5]))}, ...",
             file=sys.stderr,
         )
-    _merge_if_last(args.out)
+    if not (args.out / WHOLE).is_file():
+        _merge_if_last(args.out)
     return 0
 
 

@@ -168,6 +168,22 @@ def test_the_folder_one_stands_in_and_translations_that_are_not_complete(tmp_pat
     assert [finding.name for finding in findings(stage)] == ["collapse to one token"]
 
 
+def test_another_teacher_where_one_stands_is_not_looked_at(tmp_path):
+    other = tmp_path / "runs" / "demo" / "teacher"
+    shutil.copytree(LOGS / "rate_too_low", other)
+    gap = named(LOGS / "tiny_student")["capacity gap"]
+    assert "The teacher's nll_loss is 2.5 bits lower." in gap.evidence
+
+
+def test_a_log_without_figures_is_told_of(tmp_path, capsys):
+    shutil.copytree(LOGS / "student", tmp_path / "student")
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "dead" / "train.log").write_text("$ fairseq-train data\n")
+    assert cli.main(["diagnose", str(tmp_path)]) == 0
+    shown = capsys.readouterr().err
+    assert shown.endswith("dead/train.log holds no figures of a training: it is passed over\n")
+
+
 def test_a_folder_without_logs_is_refused(tmp_path, capsys):
     assert cli.main(["diagnose", str(tmp_path / "none")]) == 2
     assert "none does not exist. Give the folder of a training." in capsys.readouterr().err

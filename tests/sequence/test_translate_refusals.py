@@ -72,8 +72,10 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
     ("flags", "told"),
     [
         (["--sampling", "--beam", "5"], "--beam has no effect with --sampling. Leave one"),
-        (["--seed", "5"], "--seed has no effect without --sampling. Leave one"),
+        (["--seed", "5"], "--seed has no effect without --sampling. Add that"),
         (["--temperature", "2"], "--temperature has no effect without --sampling."),
+        (["--lenpen", "nan"], "--lenpen must be a number, but is nan."),
+        (["--sampling", "--temperature", "inf"], "--temperature must be a number, but is inf."),
         (["--beam", "0"], "--beam must be at least 1, but is 0."),
         (["--workers", "0"], "--workers must be at least 1, but is 0."),
         (["--sampling", "--temperature", "0"], "--temperature must be greater than 0, but is 0.0"),
