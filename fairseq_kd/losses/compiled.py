@@ -6,7 +6,6 @@ from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from fairseq_kd.losses.soft_targets import SoftTargets, TopK, tensor_on
 from fairseq_kd.losses.token_loss import LossOptions, loss_and_logit_gradient
@@ -30,6 +29,8 @@ def compiled_loss_and_logit_gradient(
     Raises:
         ValueError: torch.compile does not work here.
     """
+    from torch._dynamo.exc import TorchDynamoException  # takes a second, which only this is worth
+
     if len(z) == 1:
         return loss_and_logit_gradient(z, gold, teachers, options, gradient)
     numbers = tensor_on(z.device, [getattr(options, name) for name in SCHEDULED], z.dtype)
