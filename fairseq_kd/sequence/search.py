@@ -94,18 +94,13 @@ def search_of(args: argparse.Namespace) -> Search:
     Raises:
         ValueError: a flag is out of its range, or has no effect beside the others.
     """
-    drawing = ("sampling_topk", "sampling_topp", "temperature", "seed")
-    without_effect = ("beam", "lenpen") if args.sampling else drawing
+    without_effect = ("sampling_topk", "sampling_topp", "temperature", "seed")
+    why = "without --sampling. Add that, or leave it out."
+    if args.sampling:
+        without_effect, why = ("beam", "lenpen"), "with --sampling. Leave one of the two out."
     for name in without_effect:
         if getattr(args, name) is not None:
-            raise ValueError(
-                f"--{name.replace('_', '-')} has no effect with"
-                + (
-                    " --sampling. Leave one of the two out."
-                    if args.sampling
-                    else "out --sampling. Add that, or leave it out."
-                )
-            )
+            raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
     if args.sampling_topk is not None and args.sampling_topp is not None:
         raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
     for name, least in (("beam", 1), ("nbest", 1), ("sampling_topk", 1), ("max_len_b", 0)):

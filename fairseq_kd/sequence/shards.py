@@ -112,6 +112,11 @@ def shard_files(folder: Path) -> List[Path]:
     return sorted(folder.glob("hypotheses-*-of-*.txt"))
 
 
+def _count(path: Path) -> int:
+    """Of how many shards a file is one, by its name."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def check_cut(folder: Path, shard: Shard) -> None:
     """Refuses a shard beside finished ones that were cut otherwise.
 
@@ -119,7 +124,7 @@ def check_cut(folder: Path, shard: Shard) -> None:
         ValueError: they overlap.
     """
     for path in shard_files(folder):
-        if not path.stem.endswith(f"-of-{shard.count}"):
+        if _count(path) != shard.count:
             raise ValueError(
                 f"{path} is a shard of another cut, which shard {shard} overlaps. Go on with that "
                 "cut, or remove its files."
@@ -132,8 +137,7 @@ def missing_shards(folder: Path) -> List[Shard]:
     Raises:
         ValueError: they were cut into different numbers of shards.
     """
-    files = shard_files(folder)
-    counts = {int(path.stem.rpartition("-")[2]) for path in files}
+    counts = set(map(_count, shard_files(folder)))
     if len(counts) > 1:
         told = " and ".join(str(count) for count in sorted(counts))
         raise ValueError(

@@ -143,14 +143,13 @@ def run(args: argparse.Namespace) -> int:
         "max_tokens": max_tokens,
     }
     agree_on(plan, args.out)
-    if not (args.out / WHOLE).is_file():
-        check_cut(args.out, shard)
     for path in (args.out / WHOLE, args.out / shard_file(shard)):
         if path.is_file():
             check_shard(path, plan_id(plan))
             print(f"{path} is there already", file=sys.stderr)
             break
     else:
+        check_cut(args.out, shard)
         batches = length_sorted_batches(subset.source_lengths, max_tokens)
         decoder = ShardDecoder(subset, batches, max_source, args.out, shard, plan_id(plan))
         print(f"{engine.summary}, {len(decoder.own):,} batches", file=sys.stderr)
@@ -167,8 +166,7 @@ def run(args: argparse.Namespace) -> int:
             f"tokens, and were not translated: {', '.join(map(str, left[:5]))}, ...",
             file=sys.stderr,
         )
-    if not (args.out / WHOLE).is_file():
-        _merge_if_last(args.out)
+    _merge_if_last(args.out)
     return 0
 
 
@@ -182,9 +180,11 @@ def _import_plugins(user_dir: "str | None") -> None:
 
 
 def _merge_if_last(folder: Path) -> None:
-    """Merges the shards if all are finished."""
-    from fairseq_kd.sequence.shards import missing_shards, shard_files
+    """Merges the shards if all are finished, and have not been merged."""
+    from fairseq_kd.sequence.shards import WHOLE, missing_shards, shard_files
     from fairseq_kd.verbs.merge import merge_shards
 
+    if (folder / WHOLE).is_file():
+        return
     if shard_files(folder) and not missing_shards(folder):
         merge_shards(folder)
