@@ -101,7 +101,7 @@ def begun(told):
 
 def test_every_step_is_made_in_the_order_of_work(whole):
     folder = whole.folder
-    assert begun(whole.told) == STEPS
+    assert begun(whole.told) == STEPS, whole.told
     manifests = {each["step"]: each for each in read_manifests(read_plan(folder / "plan.json"))}
     assert list(manifests) == STEPS
     assert manifests["student"]["updates"] == manifests["undistilled"]["updates"] == 30
