@@ -18,10 +18,6 @@ moses() { # moses LANGUAGE PROCESSES COMMAND...: sacremoses, a million lines at 
   split --lines 1000000 --filter "sacremoses --quiet --language $1 --processes $2 ${*:3}"
 }
 
-read_text() { # read_text FILE: FILE, FILE.xz or FILE.gz, decompressed
-  if [[ -f $1 ]]; then cat "$1"
-  elif [[ -f $1.xz ]]; then python -c 'import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)' "$1.xz"
-  elif [[ -f $1.gz ]]; then gzip -dc "$1.gz"
-  else die "$1 is missing (nor is there $1.xz or $1.gz)."
-  fi
+clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: what can be used of parallel text; refuses what is no text
+  python -I "$root/fairseq_kd/parallel_text.py" "$@"
 }

@@ -42,19 +42,7 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
   rm -rf "$work"
   mkdir -p "$work"/{text,bpe,few,dict}
   for set in train valid test; do
-    for lang in "$low" "$high" "$tgt"; do read_text "$in/$set.$lang" | tr '\t' ' ' | tr -d '\r' > "$work/all.$lang"; done
-    for lang in "$low" "$high"; do
-      [[ $(wc -l < "$work/all.$lang") -eq $(wc -l < "$work/all.$tgt") ]] ||
-        die "$in/$set.$lang has not as many lines as $in/$set.$tgt; line N of all three must be the same sentence."
-    done
-    paste "$work/all.$low" "$work/all.$high" "$work/all.$tgt" | awk -F '\t' -v max="$max_words" '
-      { keep = 1; for (i = 1; i <= 3; i++) { n = split($i, words, " "); if (!n || n > max) keep = 0 } } keep' > "$work/kept"
-    column=0
-    for lang in "$low" "$high" "$tgt"; do
-      column=$((column + 1))
-      cut -f "$column" "$work/kept" > "$work/text/$set.$lang"
-    done
-    say "$set: $(wc -l < "$work/kept") of $(wc -l < "$work/all.$tgt") lines kept"
+    clean_text "$in/$set" "$work/text/$set" "$max_words" "$low" "$high" "$tgt"
   done
   for lang in "$low" "$high" "$tgt"; do
     cat "$work/text/valid.$lang" >> "$work/text/test.$lang" # scored together
@@ -78,7 +66,7 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
   binarise "$high" "$work/bpe" "$work/rich" # the teacher's data
   binarise "$low" "$work/few" "$work/poor"  # the student's data,
   binarise "$high" "$work/few" "$work/poor" # and the same sentences as the teacher reads them
-  rm -r "$work"/all.* "$work/kept" "$work/dict"
+  rm -r "$work/dict"
   mv "$work" "$run/data"
 }
 

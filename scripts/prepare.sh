@@ -5,7 +5,8 @@
 #   e.g.   scripts/prepare.sh es en data/bible.es-en runs/demo/data
 #
 # TEXT_DIR holds train, valid and test, each with .SOURCE and .TARGET (train.es, train.en; .xz and .gz are read too):
-# plain sentences, one a line, line N of both belongs together.
+# plain sentences in UTF-8, one a line, line N of both belongs together. Control characters in a line become spaces, and
+# a pair is dropped if nothing of a side is visible.
 # OUT_DIR gets  text/  the sentences that were kept, as they were written: the references to score against
 #               bpe/   tokenised and split by BPE      codes  the BPE merges      bin/  what fairseq-train reads
 #
@@ -25,25 +26,12 @@ merges=${MERGES:-8000} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
 [[ -d $out/bin ]] && { say "$out is there already"; exit 0; }
 [[ ! -e $out ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
 
-keep_pairs() { # both sides have words, and no more than MAX_WORDS; stdin and stdout: source TAB target
-  awk -F '\t' -v max="$max_words" \
-    '{ s = split($1, a, " "); t = split($2, b, " "); if (s && t && (!max || (s <= max && t <= max))) print }'
-}
-
 work=$out.partial
 rm -rf "$work"
 mkdir -p "$work/text" "$work/tok" "$work/bpe"
 
 for set in train valid test; do
-  for lang in "$src" "$tgt"; do read_text "$in/$set.$lang" | tr '\t' ' ' | tr -d '\r' > "$work/tok/all.$lang"; done
-  counts=("$(wc -l < "$work/tok/all.$src")" "$(wc -l < "$work/tok/all.$tgt")")
-  [[ ${counts[0]} -eq ${counts[1]} ]] ||
-    die "$in/$set.$src has ${counts[0]} lines but $in/$set.$tgt has ${counts[1]}; line N of both must belong together."
-  paste "$work/tok/all.$src" "$work/tok/all.$tgt" | keep_pairs > "$work/tok/kept"
-  [[ -s $work/tok/kept ]] || die "$in/$set.$src and .$tgt leave no pair (MAX_WORDS=$max_words)."
-  cut -f 1 "$work/tok/kept" > "$work/text/$set.$src"
-  cut -f 2 "$work/tok/kept" > "$work/text/$set.$tgt"
-  say "$set: $(wc -l < "$work/tok/kept") of ${counts[0]} pairs kept"
+  clean_text "$in/$set" "$work/text/$set" "$max_words" "$src" "$tgt"
   for lang in "$src" "$tgt"; do
     moses "$lang" "$workers" tokenize < "$work/text/$set.$lang" > "$work/tok/$set.$lang"
   done

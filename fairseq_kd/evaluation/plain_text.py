@@ -10,6 +10,7 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders import build_tokenizer
 from torch import Tensor
 
+from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.words import words_of
 
@@ -59,7 +60,7 @@ def plain_text(
 
     Raises:
         FileNotFoundError: there is no such reference file.
-        ValueError: it has another number of lines than the set.
+        ValueError: it has another number of lines than the set, or is no UTF-8.
     """
     kept = [
         subset.folder.resolve().parent / "text" / f"{subset.name}.{each}" for each in subset.pair
@@ -72,13 +73,13 @@ def plain_text(
             raise FileNotFoundError(
                 f"--reference {reference} does not exist. Give the plain text of the set."
             )
-        references, origin = _lines(reference), f"the lines of {reference.name}"
+        references = list(lines_of(str(reference), f"--reference {reference}"))
         if len(references) != len(subset):
             raise ValueError(
                 f"--reference {reference} has {len(references)} lines, but {subset.name} in "
                 f"{subset.folder} has {len(subset)} sentences. Give the text that was binarised."
             )
-        return PlainText(sources, references, origin)
+        return PlainText(sources, references, f"the lines of {reference.name}")
     written = _text_beside(kept[1], subset)
     if written is not None:
         return PlainText(sources, written, f"text/{kept[1].name} beside the data, as written")
@@ -88,7 +89,7 @@ def plain_text(
 
 def _text_beside(path: Path, subset: Subset) -> Optional[List[str]]:
     """The lines of a text that lies beside the data; None if it is not there, or not the set's."""
-    lines = _lines(path) if path.is_file() else None
+    lines = list(lines_of(str(path))) if path.is_file() else None
     if lines is None or len(lines) == len(subset):
         return lines
     told = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
@@ -105,9 +106,3 @@ def _binarised(
 def tokens_of(sentence: Tensor, words: Dictionary) -> List[str]:
     """The symbols of a binarised sentence, its end left out."""
     return [words[index] for index in sentence.tolist() if index != words.eos()]
-
-
-def _lines(path: Path) -> List[str]:
-    """The lines of a file, parted by newlines alone, as ``fairseq-preprocess`` parts them."""
-    *lines, last = path.read_text(encoding="utf-8").split("\n")
-    return [*lines, last] if last else lines

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
 import fairseq_kd
+from fairseq_kd.parallel_text import text_file
 from fairseq_kd.progressive.run_file import RunFile
 from fairseq_kd.progressive.steps import Step
 
@@ -125,17 +126,13 @@ def text_files(folder: Path, pair: Tuple[str, str]) -> List[str]:
     """The files of a folder of text that scripts/prepare.sh reads.
 
     Raises:
-        FileNotFoundError: one is missing.
+        FileNotFoundError, ValueError: one is missing, or is a folder.
     """
     found = []
     for split in SPLITS:
         for language in pair:
-            plain = folder / f"{split}.{language}"
-            choices = [plain, Path(f"{plain}.xz"), Path(f"{plain}.gz")]
-            path = next((path for path in choices if path.is_file()), None)
-            if path is None:
-                raise FileNotFoundError(
-                    f"data.text: {plain} is missing (nor is there {plain}.xz or {plain}.gz)."
-                )
-            found.append(str(path))
+            try:
+                found.append(text_file(str(folder / f"{split}.{language}")))
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"data.text: {error}") from error
     return found

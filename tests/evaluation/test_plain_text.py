@@ -49,3 +49,20 @@ def test_a_text_beside_the_data_that_is_not_the_sets_is_told_and_ignored(subset,
         for each in subset.pair
     ]
     assert capsys.readouterr().err == "".join(told)
+
+
+def test_a_reference_of_another_encoding_is_named_with_its_line(subset, tmp_path):
+    path = tmp_path / "latin1.en"
+    path.write_bytes(b"one\ntwo \xe9\n")
+    told = f'^--reference {path}, line 2, is not UTF-8: behind "two " is the byte 0xe9. '
+    with pytest.raises(ValueError, match=told):
+        plain_text(subset, path, AS_THEY_ARE)
+
+
+def test_a_reference_from_windows_is_read_as_its_text(subset, capsys):
+    path = Path(subset.folder).parent / "text" / "test.en"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_bytes("\ufeff".encode() + "".join(f"{line}\r\n" for line in lines).encode())
+    assert plain_text(subset, path, AS_THEY_ARE).references == lines
+    told = f"--reference {path} begins with a byte-order mark, which is left out\n"
+    assert capsys.readouterr().err == told

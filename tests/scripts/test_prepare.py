@@ -56,6 +56,16 @@ def test_sets_out_of_step_are_refused(text, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_byte_that_is_no_text_is_named_by_file_and_line(text, tmp_path):
+    lines = (text / "valid.es").read_bytes().splitlines()
+    (text / "valid.es").write_bytes(b"\n".join([*lines[:3], b"cant\xf3", *lines[4:]]))
+    result = prepare(text, tmp_path / "out", check=False)
+    assert result.returncode == 1
+    told = f'{text}/valid.es, line 4, is not UTF-8: behind "cant" is the byte 0xf3. If the file'
+    assert result.stderr.startswith(told)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_side_is_named(text, tmp_path):
     (text / "test.es").unlink()
     result = prepare(text, tmp_path / "out", check=False)

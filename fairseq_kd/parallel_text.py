@@ -1,0 +1,196 @@
+"""Reads text that people wrote, line by line, and makes clean sets of parallel text.
+
+It is a program, too, for ``scripts/prepare.sh``, and imports nothing else of the package:
+
+    parallel_text.py IN/train OUT/train MAX_WORDS LANGUAGE LANGUAGE...
+"""
+
+import codecs
+import gzip
+import lzma
+import os
+import re
+import sys
+import unicodedata
+import zlib
+from contextlib import ExitStack
+from itertools import zip_longest
+from typing import Iterator, List, Optional, Sequence
+
+OPENERS = {"": open, ".xz": lzma.open, ".gz": gzip.open}  # by what follows the name of a text
+DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SEPARATORS = [*range(0x20), 0x85, 0x2028, 0x2029]  # some programs end a line or a word at them
+CLEAN = {**dict.fromkeys(SEPARATORS, " "), 0xFEFF: ""}  # and a byte-order mark, from joined files
+ODD = re.compile(f"[{''.join(map(chr, CLEAN))}]")
+INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories: controls, zero-width characters, spaces
+SHOWN_BYTES = 20
+
+
+def text_file(name: str) -> str:
+    """The file of a text: as it is named, or compressed, with ``.xz`` or ``.gz`` behind.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is a folder.
+    """
+    there = [name + ending for ending in OPENERS if os.path.exists(name + ending)]
+    if not there:
+        raise FileNotFoundError(f"{name} is missing (nor is there {name}.xz or {name}.gz).")
+    if os.path.isdir(there[0]):
+        raise ValueError(f"{there[0]} must be a text file, but is a folder.")
+    for other in there[1:]:
+        print(f"{other} is ignored: {there[0]} is read", file=sys.stderr)
+    return there[0]
+
+
+def lines_of(path: str, called: Optional[str] = None) -> Iterator[str]:
+    r"""The lines of a UTF-8 text file, each ended by ``\n`` or ``\r\n``, without their ends.
+
+    A byte-order mark that the file begins with is left out. The last line needs no end.
+
+    Args:
+        path: the file; what ends in ``.xz`` or ``.gz`` is decompressed.
+        called: how the user named it, if otherwise.
+
+    Raises:
+        ValueError: it is not UTF-8, or a compressed file is cut off; the line is named.
+    """
+    called, number = called or path, 0
+    try:
+        with OPENERS.get(os.path.splitext(path)[1], open)(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = _without_mark(line, called)
+                if b"\0" in line:
+                    raise ValueError(
+                        f"{called}, line {number}, has a zero byte, which no text has. "
+                        + _advice("UTF-16")
+                    )
+                yield line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        start = max(0, error.start - SHOWN_BYTES)
+        before = error.object[start : error.start].decode("utf-8", errors="ignore")
+        raise ValueError(
+            f'{called}, line {number}, is not UTF-8: behind "{before}" is the byte '
+            f"0x{error.object[error.start]:02x}. {_advice('LATIN1')}"
+        ) from error
+    except DAMAGED as error:
+        raise ValueError(
+            f"{called} is cut off or damaged behind line {number}. Get it, or compress it, again."
+        ) from error
+
+
+def _without_mark(line: bytes, called: str) -> bytes:
+    if line.startswith(UTF_16):
+        raise ValueError(
+            f"{called} must be UTF-8, but is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8."
+        )
+    if not line.startswith(codecs.BOM_UTF8):
+        return line
+    print(f"{called} begins with a byte-order mark, which is left out", file=sys.stderr)
+    return line[len(codecs.BOM_UTF8) :]
+
+
+def _advice(encoding: str) -> str:
+    return (
+        f"If the file has another encoding, convert it, as iconv -f {encoding} -t UTF-8 does; if "
+        "it is damaged there, mend the line, or remove it in every language."
+    )
+
+
+class CleanLines:
+    """The lines of a file without the characters at which programs disagree where a line ends.
+
+    They become spaces. A line in which nothing is visible becomes "".
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.count = self.cleaned = 0
+
+    def __iter__(self) -> Iterator[str]:
+        """Each line once, counted."""
+        for line in lines_of(self.path):
+            self.count += 1
+            if line.isprintable():  # most are, and this is fast
+                yield line if not line.isspace() else ""
+                continue
+            if ODD.search(line):
+                self.cleaned += 1
+                line = line.translate(CLEAN)
+            yield line if any(unicodedata.category(each) not in INVISIBLE for each in line) else ""
+
+    def check(self) -> None:
+        """Refuses a file without lines, and says what was cleaned."""
+        if not self.count:
+            raise ValueError(f"{self.path} is empty.")
+        if self.cleaned:
+            told = f"{self.path}: control characters, such as tabs, became spaces in"
+            print(told, f"{self.cleaned:,} line{'s' * (self.cleaned > 1)}", file=sys.stderr)
+
+
+def write_clean(name: str, out: str, languages: Sequence[str], max_words: int) -> "tuple[int, int]":
+    """Writes the lines of a set that have words in every language, as ``OUT.LANGUAGE``.
+
+    Args:
+        name: of the set's files, without ``.LANGUAGE``.
+        out: the same of the files to write.
+        languages: two or more; line N of all belongs together.
+        max_words: the most words of a line; 0 for any number.
+
+    Returns:
+        How many lines were kept, and how many there are.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing, damaged or out of step, or leaves no line.
+    """
+    sides = [CleanLines(text_file(f"{name}.{language}")) for language in languages]
+    kept = 0
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(open(f"{out}.{each}", "w", encoding="utf-8", newline="\n"))
+            for each in languages
+        ]
+        for lines in zip_longest(*sides, fillvalue=""):
+            if all(lines) and not (max_words and any(_is_long(line, max_words) for line in lines)):
+                kept += 1
+                for file, line in zip(files, lines, strict=True):
+                    file.write(f"{line}\n")
+    for side in sides:
+        side.check()
+    for side in sides[1:]:
+        if side.count != sides[0].count:
+            raise ValueError(
+                f"{sides[0].path} has {sides[0].count} lines but {side.path} has {side.count}; "
+                f"line N of {'both' if len(sides) == 2 else 'all'} must belong together."
+            )
+    if not kept:
+        which = " and ".join(f".{language}" for language in languages)
+        raise ValueError(f"{name}{which} leave no pair (MAX_WORDS={max_words}).")
+    return kept, sides[0].count
+
+
+def _is_long(line: str, max_words: int) -> bool:
+    return line.count(" ") >= max_words and sum(map(bool, line.split(" "))) > max_words
+
+
+def main(words: List[str]) -> int:
+    """Writes one set; a mistake of the user's ends in one sentence and status 1."""
+    name, out, max_words, *languages = words
+    try:
+        if not max_words.isdecimal():
+            raise ValueError(f"MAX_WORDS must be a whole number, 0 or more, but is {max_words}.")
+        kept, count = write_clean(name, out, languages, int(max_words))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{os.path.basename(name)}: {kept} of {count} pairs kept")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
