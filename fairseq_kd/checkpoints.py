@@ -1,7 +1,14 @@
-"""Reads fairseq checkpoints as data: weights and plain options, never code."""
+"""Reads fairseq checkpoints as data: weights and plain options, never code.
+
+Whatever reads a checkpoint in this package reads it here, completed as fairseq completes it when it
+loads one, and takes what it needs by a function of this module.
+"""
 
 import argparse
+import re
+import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict, Union
 
@@ -24,22 +31,135 @@ torch.serialization.add_safe_globals(
     ]
 )
 
+NO_WEIGHTS = (".version", "._float_tensor")  # marks of fairseq's, the second of them uninitialised
+FLAG_OF = {"model": "arch"}  # that chooses a group's class; of all others it is called as the group
+CODE = re.compile(r"GLOBAL (\S+)|unsupported class (\S+)|unrecognized function (\S+)")
+ZIP = b"PK\x03\x04"
 
-def read_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
+
+def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
     """The whole content of a checkpoint, its tensors on the CPU and read from the file when used.
 
+    What its writer left out is filled in as ``fairseq.checkpoint_utils._upgrade_state_dict`` does:
+    the last entry of ``optimizer_history`` has its ``num_updates``, 0 if it names none. That fails
+    without ``optimizer_history`` and ``extra_state``, but this reads a file that holds no more than
+    the weights of a model and its options, ``args`` or ``cfg``.
+
+    Args:
+        path: the checkpoint, as the user typed it.
+        called: how errors name it; its path if this is empty.
+
+    Returns:
+        What torch reads; ``criterion`` and ``task_state`` are dictionaries or None.
+
     Raises:
-        pickle.UnpicklingError: it holds anything but tensors, plain containers and Namespaces.
+        FileNotFoundError: there is no such file.
+        ValueError: it is no fairseq checkpoint, or holds anything but tensors, plain containers
+            and Namespaces, which is not loaded.
     """
-    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
-    return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    called = called or str(path)
+    state = _unpickled(Path(path), called)
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{called} is not a fairseq checkpoint: it holds a {type(state).__name__}, not weights "
+            "and options by their names. Give a file that fairseq-train wrote."
+        )
+    for part, correct in (
+        ("'model'", _are_weights(state.get("model"))),
+        ("'cfg' or 'args' of a model", _are_options(state)),
+    ):
+        if not correct:
+            raise ValueError(
+                f"{called} is not a fairseq checkpoint: it holds no {part}. Give a file that "
+                "fairseq-train wrote."
+            )
+    for part in ("criterion", "extra_state", "task_state"):
+        if not isinstance(state.setdefault(part, None), (Mapping, type(None))):
+            raise ValueError(_malformed(called, part, "a dictionary", state[part]))
+    history, extra = state.get("optimizer_history") or [{}], state["extra_state"] or {}
+    if not isinstance(history, list) or not isinstance(history[-1], dict):
+        raise ValueError(_malformed(called, "optimizer_history", "a list of dictionaries", history))
+    last = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    last.update(history[-1])
+    if not isinstance(last["num_updates"], int) or last["num_updates"] < 0:
+        raise ValueError(_malformed(called, "num_updates", "a whole number", last["num_updates"]))
+    begun = {"epoch": extra.get("epoch", 1), "iterations_in_epoch": extra.get("batch_offset", 0)}
+    state["optimizer_history"] = [*history[:-1], last]
+    state["extra_state"] = {"train_iterator": begun, **extra}
+    return state
+
+
+def read_model(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
+    """The content of a checkpoint whose model is to be used: all of its weights are finite.
+
+    Args:
+        path: the checkpoint, as the user typed it.
+        called: how errors name it; its path if this is empty.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_checkpoint`` and ``check_finite``.
+    """
+    state = read_checkpoint(path, called)
+    check_finite(state["model"], called or str(path))
+    return state
+
+
+def check_finite(weights: Dict[str, torch.Tensor], called: str) -> None:
+    """Refuses weights with which every result is NaN.
+
+    Args:
+        weights: by their names.
+        called: how errors name the file that they are from.
+
+    Raises:
+        ValueError: naming the first tensor with a number that is NaN or infinite.
+    """
+    for name, tensor in weights.items():
+        if name.endswith(NO_WEIGHTS) or not tensor.is_floating_point():
+            continue
+        if not torch.isfinite(tensor).all():
+            wrong = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"{called} holds NaN or infinity in {wrong:,} of the {tensor.numel():,} numbers of "
+                f"'{name}'. Its training diverged, or the file is damaged: give another "
+                "checkpoint, such as an earlier one of that training."
+            )
 
 
 def updates_done(path: Union[str, Path]) -> int:
     """The number of updates after which a checkpoint was written; 0 if there is no such file."""
     if not Path(path).exists():
         return 0
-    return read_checkpoint(path)["optimizer_history"][-1]["num_updates"]
+    return updates_of(read_checkpoint(path))
+
+
+def updates_of(state: Dict[str, Any]) -> int:
+    """The number of updates after which a checkpoint was written.
+
+    Args:
+        state: as ``read_checkpoint`` gives it.
+    """
+    return state["optimizer_history"][-1]["num_updates"]
+
+
+def options_of(state: Dict[str, Any], group: str) -> Dict[str, Any]:
+    """The options of a model, a task, a criterion or another of fairseq's groups, by their names.
+
+    Args:
+        state: as ``read_checkpoint`` gives it.
+        group: its name in fairseq's configuration.
+
+    Returns:
+        A copy; ``_name`` is the registered name of its class, or None. A file from before fairseq
+        had groups holds one Namespace with all flags, and each group is all of them.
+    """
+    if state.get("args") is not None:
+        options = {"task": "translation", **vars(state["args"]), "_name": None}  # its default task
+    else:
+        given = state["cfg"].get(group)
+        options = dict(given) if isinstance(given, Mapping) else {**vars(given)} if given else {}
+    options["_name"] = options.get("_name") or options.get(FLAG_OF.get(group, group))
+    return options
 
 
 def count_parameters(weights: Dict[str, torch.Tensor]) -> int:
@@ -47,6 +167,75 @@ def count_parameters(weights: Dict[str, torch.Tensor]) -> int:
     distinct = {
         (tensor.untyped_storage().data_ptr(), tensor.storage_offset()): tensor.numel()
         for name, tensor in weights.items()
-        if not name.endswith((".version", "._float_tensor"))
+        if not name.endswith(NO_WEIGHTS)
     }
     return sum(distinct.values())
+
+
+def _unpickled(path: Path, called: str) -> Any:
+    """What torch reads in a file; of its errors nothing is passed on but the name of a class."""
+    if path.is_dir():
+        raise ValueError(
+            f"{called} is a folder, but must be a fairseq checkpoint. Give a file in it, such as "
+            "checkpoint_best.pt."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{called} does not exist. Give the path of a fairseq checkpoint.")
+    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that torch did not write
+            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(_unreadable(path, called, str(error))) from error
+
+
+def _unreadable(path: Path, called: str, reason: str) -> str:
+    """Tells a file that is no checkpoint from one that could run code if it were loaded."""
+    code = CODE.search(reason)
+    if code is not None:
+        return (
+            f"{called} holds a Python object besides weights, {code[code.lastindex]}, and is not "
+            "loaded, since loading could run its code. If you trust the file, save it again with "
+            "nothing but 'model', 'args' or 'cfg', 'optimizer_history' and 'extra_state'."
+        )
+    with path.open("rb") as file:
+        beginning = file.read(len(ZIP))
+    if not beginning or (beginning == ZIP and not zipfile.is_zipfile(path)):
+        state = "cut off, its end is missing" if beginning else "empty"
+        return f"{called} is {state}. Copy it again, or give another checkpoint of that training."
+    return (
+        f"{called} is not a fairseq checkpoint: torch cannot read it. Give a file that "
+        "fairseq-train wrote."
+    )
+
+
+def _are_weights(weights: Any) -> bool:
+    return (
+        isinstance(weights, Mapping)
+        and len(weights) > 0
+        and all(isinstance(name, str) for name in weights)
+        and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
+    )
+
+
+def _are_options(state: Dict[str, Any]) -> bool:
+    """Whether a checkpoint says the architecture of its model."""
+    args, cfg = state.get("args"), state.get("cfg")
+    if args is None and not isinstance(cfg, dict):
+        return False
+    if not isinstance(args, (argparse.Namespace, type(None))):
+        return False
+    groups = [] if args is not None else [cfg.get(each) for each in ("model", "task", "criterion")]
+    if not all(isinstance(each, (argparse.Namespace, Mapping, type(None))) for each in groups):
+        return False
+    return isinstance(options_of(state, "model")["_name"], str)
+
+
+def _malformed(called: str, key: str, right: str, wrong: Any) -> str:
+    return (
+        f"{called} is not a fairseq checkpoint: its '{key}' must be {right}, but is "
+        f"{str(wrong)[:40]}. Give a file that fairseq-train wrote."
+    )

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from fairseq_kd.checkpoints import count_parameters, read_checkpoint
+from fairseq_kd.checkpoints import count_parameters, options_of, read_checkpoint, updates_of
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.sequence.manifest import read_manifest
 from fairseq_kd.teachers.store import FILE as STORE
@@ -93,15 +93,10 @@ def _distillation(manifest: Dict[str, Any]) -> Dict[str, str]:
 
 def _options(state: Dict[str, Any]) -> Dict[str, Any]:
     """The flags of the criterion, and those of the training that tell most, by their names."""
-    if state.get("args") is not None:
-        return vars(state["args"])
-    cfg = state["cfg"]
-    criterion = dict(cfg["criterion"])
-    criterion["criterion"] = criterion.get("_name")
-    model = cfg["model"] if isinstance(cfg["model"], dict) else vars(cfg["model"])
-    task = dict(cfg["task"])
+    task, criterion = options_of(state, "task"), options_of(state, "criterion")
     shared = {name: task.get(name) for name in ("data", "source_lang", "target_lang")}
-    return {**model, **criterion, **shared}
+    trained = {**criterion, "criterion": criterion["_name"]}
+    return {**options_of(state, "model"), **trained, **shared}
 
 
 def _facts(path: Path, state: Dict[str, Any], options: Dict[str, Any]) -> Dict[str, str]:
@@ -116,7 +111,7 @@ def _facts(path: Path, state: Dict[str, Any], options: Dict[str, Any]) -> Dict[s
     return {
         "model": f"{size}, {count_parameters(state['model']):,} parameters",
         "trained by": f"{options.get('criterion')} ({', '.join(told)})",
-        "updates": f"{state['optimizer_history'][-1]['num_updates']:,}",
+        "updates": f"{updates_of(state):,}",
         "data": str(options.get("data")),
         "SHA-256": sha256_of([path]),
     }

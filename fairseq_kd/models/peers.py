@@ -13,7 +13,13 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from fairseq_kd.checkpoints import count_parameters, read_checkpoint
+from fairseq_kd.checkpoints import (
+    check_finite,
+    count_parameters,
+    options_of,
+    read_checkpoint,
+    updates_of,
+)
 from fairseq_kd.models.architectures import ARCHITECTURES
 
 SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_target")
@@ -187,16 +193,20 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
             f"--out {out} is {'a folder' if out.is_dir() else 'the checkpoint itself'}. Name "
             "another file for the peer."
         )
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"{checkpoint} does not exist. Give a checkpoint of fairseq-train.")
     state = read_checkpoint(checkpoint)
-    trained = (state.get("cfg") or {}).get("criterion")
-    criterion = _as_dict(trained) if trained is not None else {}
-    if criterion.get("_name") != "mutual_learning":
+    criterion = options_of(state, "criterion")
+    if state.get("args") or criterion["_name"] != "mutual_learning":
         raise ValueError(
-            f"{checkpoint} was trained with --criterion {criterion.get('_name')}, which has no "
+            f"{checkpoint} was trained with --criterion {criterion['_name']}, which has no "
             "peers. Give a checkpoint of --criterion mutual_learning."
         )
+    kept = ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg")
+    for key in ("kd_peers", "kd_peer_overrides", *kept):
+        if key not in criterion:
+            raise ValueError(
+                f"{checkpoint} does not say {key}, though --criterion mutual_learning has it. Give "
+                "a file that fairseq-train wrote."
+            )
     count = criterion["kd_peers"] - 1
     if not 1 <= number <= count:
         raise ValueError(
@@ -206,12 +216,15 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     configurations = peer_configurations(
         state["cfg"]["model"], criterion["kd_peer_overrides"], count
     )
-    weights = peer_weights(state["criterion"], number)
-    ordinary = {"_name": "label_smoothed_cross_entropy"}
-    for key in ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg"):
-        ordinary[key] = criterion[key]
+    weights = peer_weights(state["criterion"] or {}, number)
+    if not weights:
+        raise ValueError(
+            f"{checkpoint} holds no weights of peer {number}. Give a file that fairseq-train wrote."
+        )
+    check_finite(weights, f"{checkpoint}, peer {number},")
+    ordinary = {key: criterion[key] for key in kept}
+    ordinary["_name"] = "label_smoothed_cross_entropy"
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
-    updates = state["optimizer_history"][-1]["num_updates"]
     partial = out.with_name(f"{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
@@ -220,10 +233,10 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
             "cfg": {**state["cfg"], "model": configurations[number - 1], "criterion": ordinary},
             "model": weights,
             "criterion": None,
-            "optimizer_history": [{**history, "num_updates": updates}],
+            "optimizer_history": [{**history, "num_updates": updates_of(state)}],
             "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
             "last_optimizer_state": None,
-            "task_state": state.get("task_state", {}),
+            "task_state": state["task_state"] or {},
         },
         partial,
     )

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
-from fairseq.checkpoint_utils import load_checkpoint_to_cpu
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import build_model
 from omegaconf import OmegaConf
 
 from fairseq_kd.models.form import model_args
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
-from fairseq_kd.teachers.loading import load_teacher
+from fairseq_kd.teachers.loading import load_teacher, read_translation_model
 
 
 def write_student(
@@ -57,8 +55,7 @@ def write_student(
 
 def _save(out: Path, student: Any, args: Namespace, teacher: str) -> None:
     """Writes what fairseq-train would have written before its first update."""
-    state = load_checkpoint_to_cpu(teacher)
-    cfg = state["cfg"] if state.get("cfg") else convert_namespace_to_omegaconf(state["args"])
+    cfg = read_translation_model(teacher, f"--teacher {teacher}")["cfg"]
     cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     start = {

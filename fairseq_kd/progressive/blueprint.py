@@ -5,24 +5,22 @@ another size. It is counted by building it as fairseq does, on a device without 
 """
 
 import copy
-import pickle
-import zipfile
 from argparse import Namespace
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
 from torch import nn
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints import options_of, read_model
 from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.models.architectures import Architecture
 from fairseq_kd.models.form import POSITIONS, is_transformer, model_args
 from fairseq_kd.progressive.ladder import Size
+from fairseq_kd.teachers.loading import check_family
 
 RUNG_ARCH = "transformer"
 CONVERTIBLE_ACTIVATIONS = ("gelu", "gelu_accurate", "gelu_fast", "relu", "swish")
@@ -75,10 +73,10 @@ class Blueprint:
             ValueError: it is not a checkpoint of a fairseq transformer.
         """
         called = f"{flag} {path}"
-        state = _read(path, called)
-        args = state.get("args") or state["cfg"]["model"]
-        args = Namespace(**(args if isinstance(args, Mapping) else vars(args)))
-        args.arch = getattr(args, "arch", None) or getattr(args, "_name", None)
+        state = read_model(path, called)
+        check_family(called, state)
+        args = Namespace(**options_of(state, "model"))
+        args.arch = getattr(args, "arch", None) or args._name
         embeddings = [f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
         missing = [name for name in embeddings if name not in state["model"]]
         if missing:
@@ -239,29 +237,6 @@ def _refuse_broken_heads(called: str, side: str, width: int, heads: int) -> None
             f"{called} has a width of {width} in its {side}, which {heads} heads do not divide. "
             f"The nearest that can be built has --{side}-attention-heads {nearest}."
         )
-
-
-def _read(path: str, called: str) -> Dict[str, Any]:
-    """The content of a checkpoint, its weights left in the file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{called} does not exist. Give the path of a fairseq checkpoint.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{called} is not a fairseq checkpoint, or was written by torch before 1.6. Such a one "
-            "can be read once torch.load and torch.save have written it anew."
-        )
-    try:
-        state = read_checkpoint(path)
-    except (EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(f"{called} is not a fairseq checkpoint: {reason}.") from error
-    if not isinstance(state, dict) or not state.get("model") or not _has_arguments(state):
-        raise ValueError(f"{called} is not a fairseq checkpoint: it lacks 'model', or 'cfg'.")
-    return state
-
-
-def _has_arguments(state: Dict[str, Any]) -> bool:
-    return bool(state.get("args") or (state.get("cfg") or {}).get("model"))
 
 
 def _completed(args: Namespace) -> Namespace:

@@ -16,7 +16,7 @@ import torch
 from ctranslate2.converters import FairseqConverter
 from torch import Tensor
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints import options_of, read_checkpoint
 from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
 from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
@@ -115,13 +115,15 @@ def write_converted(
 def _with_a_namespace(path: Path) -> Iterator[Path]:
     """A checkpoint as CTranslate2 reads it, which knows those of fairseq-train alone."""
     state = read_checkpoint(path)
-    model = state["cfg"]["model"] if state.get("args") is None else None
-    if not isinstance(model, dict):
+    args = state.get("args") or state["cfg"]["model"]
+    if isinstance(args, argparse.Namespace) and "args" in state:
         yield path
         return
+    if not isinstance(args, argparse.Namespace):
+        args = namespace_of(options_of(state, "model"))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        torch.save({"args": namespace_of(model), "model": state["model"]}, copy)
+        torch.save({"args": args, "model": state["model"]}, copy)
         yield copy
 
 

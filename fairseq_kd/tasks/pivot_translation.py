@@ -49,6 +49,7 @@ class PivotTranslationTask(TranslationTask):
     """
 
     cfg: PivotTranslationConfig
+    reads_plain_sentences = True  # so that what was trained can teach
 
     @property
     def pivot_lang(self) -> str:

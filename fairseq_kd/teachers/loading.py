@@ -1,20 +1,19 @@
 """Loads a teacher checkpoint with its own task and dictionaries, or says why it cannot."""
 
 import os
-import pickle
-import re
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from fairseq import checkpoint_utils
 from fairseq.data.data_utils import infer_language_pair
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.dataclass.utils import omegaconf_no_object_check
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, FairseqEncoderDecoderModel
 from fairseq.models.nat import FairseqNATModel
 from fairseq.tasks import TASK_REGISTRY, FairseqTask
+from fairseq.tasks.translation import TranslationTask
+from omegaconf import OmegaConf
 
-import fairseq_kd.checkpoints  # noqa: F401  (lets torch read what fairseq writes)
+from fairseq_kd.checkpoints import options_of, read_model
 
 
 def load_teacher(
@@ -33,11 +32,11 @@ def load_teacher(
 
     Raises:
         FileNotFoundError: no such file, or no dictionaries for it.
-        ValueError: not a fairseq checkpoint, holds more than data, or is no autoregressive
-            translation model.
+        ValueError: not a fairseq checkpoint, holds more than data or a weight that is not finite,
+            or is no autoregressive translation model of one language pair.
     """
     name = f"{flag} {path}"
-    state = _read_translation_model(path, name)
+    state = read_translation_model(path, name)
     cfg = state["cfg"]
     if any(".adaptive_softmax." in key for key in state["model"]):
         raise ValueError(
@@ -54,6 +53,8 @@ def load_teacher(
             f"{name} does not fit the dictionaries in {folder}: {_first_lines(error)} "
             "Put the dictionaries that it was trained with beside it."
         ) from error
+    except (AssertionError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(_unusable(name, error)) from error
     return model, task
 
 
@@ -68,53 +69,24 @@ def teacher_languages(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
         FileNotFoundError, ValueError: as ``load_teacher``, but for the dictionaries.
     """
     name = f"{flag} {path}"
-    return _languages(name, _read_translation_model(path, name)["cfg"].task)
+    return _languages(name, read_translation_model(path, name)["cfg"].task)
 
 
-def _read_translation_model(path: str, name: str) -> Dict[str, Any]:
-    """As ``_read_checkpoint``, of a file that is there and holds what can be distilled."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{name} does not exist. Give the path of a fairseq checkpoint.")
-    state = _read_checkpoint(path, name)
-    _refuse_other_family(name, state["cfg"])
-    return state
+def check_family(name: str, state: Dict[str, Any]) -> None:
+    """Refuses what its options show to be no model of plain translation, or an unknown one.
 
+    Args:
+        name: how errors name the checkpoint.
+        state: as ``read_checkpoint`` gives it.
 
-def _read_checkpoint(path: str, name: str) -> Dict[str, Any]:
-    """The state in a checkpoint, with its configuration as ``cfg`` whatever fairseq wrote it."""
-    try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(path)
-    except pickle.UnpicklingError as error:
-        raise ValueError(_unreadable(name, str(error))) from error
-    except (EOFError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} is not a fairseq checkpoint: {_first_lines(error)}") from error
-    if state.get("args") is not None:  # written before fairseq had configurations
-        state["cfg"], state["args"] = convert_namespace_to_omegaconf(state["args"]), None
-    missing = [key for key in ("model", "cfg") if state.get(key) is None]
-    if missing:
-        raise ValueError(f"{name} is not a fairseq checkpoint: it holds no '{missing[0]}'.")
-    return state
-
-
-def _unreadable(name: str, reason: str) -> str:
-    """Tells a file that is no checkpoint from one that could run code if it were loaded."""
-    forbidden = re.search(r"GLOBAL (\S+)", reason)
-    if forbidden is None:
-        return f"{name} is not a fairseq checkpoint: torch cannot read it."
-    return (
-        f"{name} holds a Python object besides weights, {forbidden[1]}, and is not "
-        "loaded, since loading could run its code. If you trust the file, save it again with "
-        "nothing but 'model', 'args' or 'cfg', 'optimizer_history' and 'extra_state'."
-    )
-
-
-def _refuse_other_family(name: str, cfg: Any) -> None:
-    """Refuses what its configuration shows to be no translation model, or an unknown one."""
-    architecture = getattr(cfg.model, "_name", None) or getattr(cfg.model, "arch", None)
+    Raises:
+        ValueError: naming its architecture or its task.
+    """
+    architecture, task = (options_of(state, group)["_name"] for group in ("model", "task"))
     family = ARCH_MODEL_REGISTRY.get(architecture) or MODEL_REGISTRY.get(architecture)
     for what, called, known in (
         ("architecture", architecture, family is not None),
-        ("task", cfg.task._name, cfg.task._name in TASK_REGISTRY),
+        ("task", task, task in TASK_REGISTRY),
     ):
         if not known:
             raise ValueError(
@@ -128,11 +100,62 @@ def _refuse_other_family(name: str, cfg: Any) -> None:
             "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
             "distribution for each target token."
         )
-    if not hasattr(cfg.task, "source_lang"):
+    check_task(name, task)
+
+
+def check_task(name: str, task: str) -> None:
+    """Refuses a task that gives a model other sentences than the task ``translation`` does.
+
+    Args:
+        name: how errors name the checkpoint.
+        task: its registered name.
+
+    Raises:
+        ValueError: it loads data by code of its own, as those do that put tokens of languages into
+            sentences, and does not say ``reads_plain_sentences = True``.
+    """
+    family = TASK_REGISTRY[task]
+    plain = issubclass(family, TranslationTask) and (
+        family.load_dataset is TranslationTask.load_dataset
+        or getattr(family, "reads_plain_sentences", False)
+    )
+    if not plain:
         raise ValueError(
-            f"{name} was trained on the task '{cfg.task._name}', which has no language pair. Give "
-            "a teacher that translates one language into another."
+            f"{name} was trained on --task {task}, but must be trained on --task translation: "
+            "tasks like this one give a model other sentences, with tokens of languages for "
+            "example, and it would be given wrong input here. Fine-tune it on one language pair "
+            "with --task translation, or give another checkpoint."
         )
+
+
+def read_translation_model(path: str, name: str) -> Dict[str, Any]:
+    """The content of a checkpoint that can be distilled, with fairseq's configuration as ``cfg``.
+
+    Args:
+        path: the checkpoint, as the user typed it.
+        name: how errors name it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_model`` and ``check_family``.
+    """
+    state = read_model(path, name)
+    check_family(name, state)
+    try:
+        if state.get("args") is None:
+            with omegaconf_no_object_check():  # models of fairseq-train have Namespaces in it
+                state["cfg"] = OmegaConf.create(state["cfg"])
+        state = checkpoint_utils._upgrade_state_dict(state)
+    except Exception as error:  # those of hydra and omegaconf have no common class
+        raise ValueError(_unusable(name, error)) from error
+    state["args"] = None  # which fairseq would take instead
+    return state
+
+
+def _unusable(name: str, error: Exception) -> str:
+    return (
+        f"{name} has options that fairseq cannot use: {_first_lines(error)} Give a file that "
+        "fairseq-train wrote."
+    )
 
 
 def _languages(name: str, task_cfg: Any) -> Tuple[str, str]:

@@ -127,7 +127,7 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
 
 
 def _blueprint(args: argparse.Namespace) -> Any:
-    from fairseq_kd import models  # noqa: F401  (our architectures)
+    from fairseq_kd import plugin  # noqa: F401  (our architectures and tasks)
     from fairseq_kd.progressive.blueprint import Blueprint
 
     if args.teacher is not None:

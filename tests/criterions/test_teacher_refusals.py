@@ -37,40 +37,6 @@ def test_a_missing_teacher(setup):
     )
 
 
-def test_a_text_file_as_teacher(setup, tmp_path):
-    path = tmp_path / "teacher.pt"
-    path.write_text("no weights here\n")
-    refuses(
-        setup,
-        f"--kd-teacher {path} is not a fairseq checkpoint: torch cannot read it.",
-        *["--kd-teacher", path],
-    )
-
-
-def test_a_half_written_teacher(setup, teacher, tmp_path):
-    path = tmp_path / "half.pt"
-    whole = Path(teacher).read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=f"^--kd-teacher {path} is not a fairseq checkpoint: "):
-        setup(*WORD_KD, "--kd-teacher", path)
-
-
-def test_a_torch_file_that_is_no_checkpoint(setup, tmp_path):
-    path = tmp_path / "weights.pt"
-    torch.save({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=f"^--kd-teacher {path} is not a fairseq checkpoint: "):
-        setup(*WORD_KD, "--kd-teacher", path)
-
-
-def test_a_checkpoint_without_a_model(setup, edited):
-    path = edited(lambda state: state.pop("model"))
-    refuses(
-        setup,
-        f"--kd-teacher {path} is not a fairseq checkpoint: it holds no 'model'.",
-        *["--kd-teacher", path],
-    )
-
-
 class Intruder:
     """Would make a folder if it were unpickled."""
 
