@@ -58,12 +58,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
             and Namespaces, which is not loaded.
     """
     called = called or str(path)
-    state = _unpickled(Path(path), called)
-    if not isinstance(state, dict):
-        raise ValueError(
-            f"{called} is not a fairseq checkpoint: it holds a {type(state).__name__}, not weights "
-            "and options by their names. Give a file that fairseq-train wrote."
-        )
+    state = _completed(_unpickled(Path(path), called), called)
     for part, correct in (
         ("'model'", _are_weights(state.get("model"))),
         ("'cfg' or 'args' of a model", _are_options(state)),
@@ -73,19 +68,6 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
                 f"{called} is not a fairseq checkpoint: it holds no {part}. Give a file that "
                 "fairseq-train wrote."
             )
-    for part in ("criterion", "extra_state", "task_state"):
-        if not isinstance(state.setdefault(part, None), (Mapping, type(None))):
-            raise ValueError(_malformed(called, part, "a dictionary", state[part]))
-    history, extra = state.get("optimizer_history") or [{}], state["extra_state"] or {}
-    if not isinstance(history, list) or not isinstance(history[-1], dict):
-        raise ValueError(_malformed(called, "optimizer_history", "a list of dictionaries", history))
-    last = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
-    last.update(history[-1])
-    if not isinstance(last["num_updates"], int) or last["num_updates"] < 0:
-        raise ValueError(_malformed(called, "num_updates", "a whole number", last["num_updates"]))
-    begun = {"epoch": extra.get("epoch", 1), "iterations_in_epoch": extra.get("batch_offset", 0)}
-    state["optimizer_history"] = [*history[:-1], last]
-    state["extra_state"] = {"train_iterator": begun, **extra}
     return state
 
 
@@ -102,6 +84,26 @@ def read_model(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
     state = read_checkpoint(path, called)
     check_finite(state["model"], called or str(path))
     return state
+
+
+def check_start(path: Union[str, Path], called: str) -> None:
+    """Refuses what ``fairseq-train --finetune-from-model`` cannot start from.
+
+    Args:
+        path: the checkpoint, as the user typed it.
+        called: how errors name it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_model``; or fairseq needs more than it holds.
+    """
+    read_model(path, called)
+    held = _unpickled(Path(path), called)  # as it is
+    for part in ("optimizer_history", "extra_state"):
+        if not held.get(part):
+            raise ValueError(
+                f"{called} holds no '{part}', without which fairseq-train does not start from it. "
+                "Give a file that fairseq-train or fairseq-kd inherit wrote."
+            )
 
 
 def check_finite(weights: Dict[str, torch.Tensor], called: str) -> None:
@@ -130,7 +132,7 @@ def updates_done(path: Union[str, Path]) -> int:
     """The number of updates after which a checkpoint was written; 0 if there is no such file."""
     if not Path(path).exists():
         return 0
-    return updates_of(read_checkpoint(path))
+    return updates_of(_completed(_unpickled(Path(path), str(path)), str(path)))
 
 
 def updates_of(state: Dict[str, Any]) -> int:
@@ -210,6 +212,30 @@ def _unreadable(path: Path, called: str, reason: str) -> str:
         f"{called} is not a fairseq checkpoint: torch cannot read it. Give a file that "
         "fairseq-train wrote."
     )
+
+
+def _completed(state: Any, called: str) -> Dict[str, Any]:
+    """What torch read, with what its writer left out."""
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{called} is not a fairseq checkpoint: it holds a {type(state).__name__}, not weights "
+            "and options by their names. Give a file that fairseq-train wrote."
+        )
+    state = dict(state)
+    for part in ("criterion", "extra_state", "task_state"):
+        if not isinstance(state.setdefault(part, None), (Mapping, type(None))):
+            raise ValueError(_malformed(called, part, "a dictionary", state[part]))
+    history, extra = state.get("optimizer_history") or [{}], state["extra_state"] or {}
+    if not isinstance(history, list) or not isinstance(history[-1], dict):
+        raise ValueError(_malformed(called, "optimizer_history", "a list of dictionaries", history))
+    last = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    last.update(history[-1])
+    if not isinstance(last["num_updates"], int) or last["num_updates"] < 0:
+        raise ValueError(_malformed(called, "num_updates", "a whole number", last["num_updates"]))
+    begun = {"epoch": extra.get("epoch", 1), "iterations_in_epoch": extra.get("batch_offset", 0)}
+    state["optimizer_history"] = [*history[:-1], last]
+    state["extra_state"] = {"train_iterator": begun, **extra}
+    return state
 
 
 def _are_weights(weights: Any) -> bool:
