@@ -70,7 +70,7 @@ def check_links_fit(
     sizes = zip(dataset.src_sizes.tolist(), pivot.src_sizes.tolist(), strict=True)
     for line, own in enumerate(sizes):
         links = alignments[line].view(-1, 2)
-        if (links >= links.new_tensor(own)).any():
+        if (links >= links.new_tensor(own) - 1).any():  # the last one is the end symbol's
             raise ValueError(
                 f"{name} links positions in line {line + 1} that its sentences do not have. Align "
                 "the files that were binarised, after BPE, source to pivot."

@@ -55,6 +55,58 @@ def test_links_are_positions_of_the_padded_batch(pivoting):
     assert len(rows) == sum(sample["net_input"]["src_lengths"]) - 3  # all but the end symbols
 
 
+def test_of_cut_sentences_the_links_between_words_that_are_left_remain(three_way):
+    words, width = 29, 30  # what is left of a long sentence, and that with its end symbol
+    flags = ["--truncate-source", "--max-source-positions", width]
+    whole, cut = Setup(three_way, *PLAIN, *PIVOT), Setup(three_way, *PLAIN, *PIVOT, *flags)
+    numbers = range(len(whole.dataset))
+    sample = cut.batch(*numbers)
+    for tokens in (sample["net_input"]["src_tokens"], sample["pivot"]["src_tokens"]):
+        assert tokens.size(1) == width
+    want = []
+    for row, number in enumerate(sample["id"].tolist()):
+        n = len(whole.dataset[number]["source"]) - 1  # xx is es backwards
+        left = width - min(n + 1, width)  # pads on the left
+        links = [(i, n - 1 - i) for i in range(n)]
+        want += [[row, i + left, j + left] for i, j in links if max(i, j) < words]
+    assert sample["pivot_links"].tolist() == want
+    assert 0 < len(want) < len(whole.batch(*numbers)["pivot_links"])
+
+
+def test_each_epoch_reads_all_three_languages_of_its_own_folder(three_way, tmp_path):
+    other = shutil.copytree(three_way, tmp_path / "bin")
+    for path in other.glob("train.*"):
+        path.unlink()
+        shutil.copy(other / path.name.replace("train", "test"), path)
+    flags = ["--kd-pivot-lang", "es", *PIVOT[:2], *PIVOT[4:]]
+    task = Setup(f"{three_way}:{other}", *PLAIN, *flags).task
+    sizes = []
+    for epoch in (1, 2, 3):
+        task.load_dataset("train", epoch=epoch)
+        sizes.append(len(task.dataset("train")))
+    task.load_dataset("test")
+    assert sizes == [sizes[0], len(task.dataset("test")), sizes[0]]
+    assert sizes[0] != sizes[1]
+
+
+def test_a_first_part_that_counts_twice_does_so_in_all_three_languages(three_way, tmp_path):
+    parts = shutil.copytree(three_way, tmp_path / "bin")
+    for path in parts.glob("*.align.*"):
+        path.unlink()
+    for path in parts.glob("test.*"):
+        path.rename(path.with_name(path.name.replace("test", "train1", 1)))
+    task = Setup(str(parts), *PLAIN, *PIVOT, "--upsample-primary", "2").task
+    numbers = []
+    for combine in (False, True):
+        task.load_dataset("train", combine=combine)
+        numbers.append(len(task.dataset("train")))
+    single = Setup(three_way, *PLAIN, *PIVOT).task
+    single.load_dataset("test")
+    assert numbers[1] == 2 * numbers[0] + len(single.dataset("test"))
+    last = task.dataset("train")[numbers[1] - 1]
+    assert last["pivot"][:-1].tolist() == last["source"][:-1].flip(0).tolist()
+
+
 def test_the_student_sees_the_batches_of_translation(pivoting, three_way):
     plain = Setup(three_way, *PLAIN, "--source-lang", "xx", "--target-lang", "en")
     indices = [each.dataset.ordered_indices() for each in (plain, pivoting)]
@@ -67,6 +119,7 @@ def test_the_student_sees_the_batches_of_translation(pivoting, three_way):
 def test_a_pivot_sentence_that_is_too_long_is_left_out(pivoting):
     indices = pivoting.dataset.ordered_indices()
     pivoting.dataset.pivot.src_sizes[indices[3]] = 2000
+    pivoting.dataset.pivot.src_sizes[indices[4]] = 1024
     kept, ignored = pivoting.dataset.filter_indices_by_size(indices, (1024, 1024))
     assert ignored == [indices[3]]
     assert len(kept) == len(indices) - 1
@@ -120,8 +173,9 @@ def test_links_beyond_a_sentence_are_refused(three_way, prepared, tmp_path):
     out = shutil.copytree(three_way, tmp_path / "bin")
     text = write_backwards(prepared, tmp_path / "text")
     lines = (text / "valid.links").read_text().splitlines()
+    beyond = len((text / "valid.xx").read_text().splitlines()[4].split())  # its end symbol
     (text / "valid.links").write_text(
-        "".join(f"{each}\n" for each in [*lines[:4], "0-99", *lines[5:]])
+        "".join(f"{each}\n" for each in [*lines[:4], f"{beyond}-0", *lines[5:]])
     )
     dictionary = prepared / "bin" / "dict.en.txt"
     preprocess(text, out, "xx", "es", dictionary, "--align-suffix", "links", sets=("valid",))
