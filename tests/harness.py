@@ -156,4 +156,6 @@ def widened(sample, pad, width):
     previous = inputs["prev_output_tokens"]
     inputs["prev_output_tokens"] = torch.cat([previous, more(previous)], 1)
     sample["target"] = torch.cat([sample["target"], more(sample["target"])], 1)
+    if "pivot_links" in sample:
+        sample["pivot_links"][:, 1] += width  # positions in the source, its padding counted
     return sample

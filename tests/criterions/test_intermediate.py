@@ -26,9 +26,11 @@ def sides(model, sample):
     return {"encoder": encoder["encoder_states"], "decoder": extra["inner_states"]}
 
 
-def test_the_feature_term_is_its_definition(distilling):
+@pytest.mark.parametrize("distance", ["mse", "cosine"])
+def test_the_feature_term_is_its_definition(distilling, distance):
     maps = ["--kd-feature-layers", "0:2:0.5,1:1", "--kd-feature-decoder-layers", "last"]
-    setup = distilling(*FEATURE, *maps, "--kd-feature-weight", "0.3")
+    flags = ["--kd-feature-weight", "0.3", "--kd-feature-distance", distance]
+    setup = distilling(*FEATURE, *maps, *flags)
     sample = setup.batch(0, 1, 2)
     loss, _, log = loss_of(setup, sample)
     word = distilling("--criterion", "word_kd", "--label-smoothing", "0.1")
@@ -49,7 +51,11 @@ def test_the_feature_term_is_its_definition(distilling):
                     each[side][layer + 1][i, b].double()
                     for each, layer in zip(states, (ours, theirs), strict=True)
                 )
-                found += ((matrix @ s - t) ** 2).sum().item() / len(t)
+                s = matrix @ s
+                if distance == "mse":
+                    found += ((s - t) ** 2).sum().item() / len(t)
+                else:
+                    found += 1 - (s @ t / (s @ s).sqrt() / (t @ t).sqrt()).item()
             n_targets = sample["target"][b].ne(pad).sum().item()
             want += weight * n_targets * found / len(real)
     assert log["kd_feature_loss"].item() == pytest.approx(want, rel=1e-5)
@@ -78,14 +84,18 @@ def heads_of(model, sample):
 
 
 def test_the_attention_term_is_its_definition(distilling):
-    flags = ["--kd-attention-layers", "last", "--kd-attention-weight", "0.5"]
-    setup = distilling(*ATTENTION_KD, *flags)
+    maps = ["--kd-attention-layers", "1:2:0.5", "--kd-attention-decoder-layers", "last"]
+    setup = distilling(*ATTENTION_KD, *maps, "--kd-attention-weight", "0.5")
     sample = setup.batch(0, 1, 2)
     log = loss_of(setup, sample)[2]
     pad, inputs = setup.task.target_dictionary.pad(), sample["net_input"]
     ours, theirs = (heads_of(m, sample) for m in (setup.model, setup.criterion.teachers[0].model))
     want = 0.0
-    for kind, layers in (("encoder", (1, 2)), ("decoder", (2, 3)), ("cross", (2, 3))):
+    for kind, layers, weight in (
+        ("encoder", (1, 2), 0.5),
+        ("decoder", (2, 3), 1.0),
+        ("cross", (2, 3), 1.0),
+    ):
         for b in range(3):
             queries = inputs["src_tokens"] if kind == "encoder" else sample["target"]
             keys = inputs["prev_output_tokens"] if kind == "decoder" else inputs["src_tokens"]
@@ -102,14 +112,14 @@ def test_the_attention_term_is_its_definition(distilling):
                 for head, group in enumerate(groups):
                     gap = ours[kind, layers[0]][b, head, i, j].item() - sum(group) / len(group)
                     found += gap**2
-            want += sample["target"][b].ne(pad).sum().item() * found / len(cells)
+            want += weight * sample["target"][b].ne(pad).sum().item() * found / len(cells)
     assert log["kd_attention_loss"].item() == pytest.approx(want, rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["repeat", "learned"])
 def test_a_head_meets_its_repetition_or_its_mixture(distilling, mode):
     """At first a mixture is the repetition; then it is what its weights say."""
-    kinds = ["--kd-attention-kinds", "cross", "--kd-attention-layers", "1:2,2:0"]
+    kinds = ["--kd-attention-kinds", "cross", "--kd-attention-layers", "1:2:0.5,2:0"]
     setup = distilling(*ATTENTION_KD, *kinds, "--kd-attention-loss", "kl", *MODES[mode][:2])
     sample = setup.batch(0, 1)
     pad = setup.task.target_dictionary.pad()
@@ -118,7 +128,8 @@ def test_a_head_meets_its_repetition_or_its_mixture(distilling, mode):
 
     def definition(weights):
         total = 0.0
-        for (_, teacher), matrix in weights.items():
+        for (student, teacher), matrix in weights.items():
+            weight = {1: 0.5, 2: 1.0}[student]
             for b in range(2):
                 queries = real[0][b].nonzero().flatten().tolist()
                 for i in queries:
@@ -131,7 +142,8 @@ def test_a_head_meets_its_repetition_or_its_mixture(distilling, mode):
                         mixed = sum(w * row for w, row in zip(matrix[head], logs, strict=True))
                         q = mixed.exp() / mixed.exp().sum()
                         p = theirs["cross", teacher][b, head, i][real[1][b]]
-                        total += (p * (p / q).log()).sum().item()  # the mean over i times tokens
+                        kl = (p * (p / q).log()).sum().item()
+                        total += weight * kl  # the mean over i times tokens
         return total
 
     first = {}
@@ -149,6 +161,18 @@ def test_a_head_meets_its_repetition_or_its_mixture(distilling, mode):
         weights = {pair: mixtures[f"cross_{pair[0]}_{pair[1]}"].tolist() for pair in first}
         got = loss_of(setup, sample)[2]["kd_attention_loss"].item()
         assert got == pytest.approx(definition(weights), rel=1e-4)
+
+
+def test_of_more_heads_than_the_teachers_a_mixture_starts_as_the_means_of_their_groups(distilling):
+    kinds = ["--kd-attention-kinds", "cross", "--kd-attention-layers", "1:2,2:0"]
+    setup = distilling(*ATTENTION_KD, *kinds, *MODES["learned"], "--decoder-attention-heads", "12")
+    groups = [[0], [1, 2], [3, 4], [5], [6, 7], [8, 9], [10, 11]]  # twelve heads for seven
+    for pair, first in (("1_2", 0), ("2_0", 12)):
+        for row, group in zip(
+            setup.criterion.terms[0].mixtures[f"cross_{pair}"], groups, strict=True
+        ):
+            want = [(i - first in group) / len(group) for i in range(24)]
+            assert row.tolist() == pytest.approx(want)
 
 
 @pytest.mark.parametrize("heads", [1, 5, 12])
@@ -329,9 +353,10 @@ def test_what_the_terms_train_is_restored(distilling):
         setup.criterion.load_state_dict({"terms.0.projections.encoder_0_1.weight": torch.ones(1)})
 
 
+@pytest.mark.parametrize("alpha", ["0.8", "0"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(distilling, dtype):
-    setup = distilling(*HYBRID, *MODES["learned"])
+def test_half_precision(distilling, dtype, alpha):
+    setup = distilling(*HYBRID, *MODES["learned"], "--kd-alpha", alpha)
     sample = setup.batch(0, 1)
     want = loss_of(setup, sample)[0].item()
     setup.model.to(dtype)

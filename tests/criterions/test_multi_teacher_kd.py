@@ -11,6 +11,7 @@ from harness import widened
 from stores import build
 
 from fairseq_kd.criterions import MultiTeacherKDCriterion
+from fairseq_kd.criterions.multi_teacher_kd import fixed_weights
 
 MULTI = ["--criterion", "multi_teacher_kd", "--label-smoothing", "0.1", "--dropout", "0"]
 WORD = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--dropout", "0"]
@@ -79,15 +80,6 @@ def test_the_loss_is_the_formula_summed_over_real_tokens(both, kind, mean):
         assert figures[f"teacher_weight_{i + 1}"] == pytest.approx(
             total / sample["ntokens"], abs=1e-3
         )
-
-
-def test_alpha_0_is_label_smoothed_cross_entropy_digit_for_digit(setup):
-    smoothed = setup("--criterion", "label_smoothed_cross_entropy", *MULTI[2:])
-    ours = setup(*MULTI, "--kd-alpha", "0", "--kd-beta", "1")
-    sample = ours.batch(0, 1, 2, 3)
-    assert torch.equal(ours.gradients(sample), smoothed.gradients(sample))
-    want, got = (each.criterion(each.model, sample)[2] for each in (smoothed, ours))
-    assert logged(got) == logged(want)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,6 +159,27 @@ def test_each_teacher_has_its_own_temperature_and_a_schedule_changes_all(both):
     sample = setup.batch(0, 1)
     other = both("--kd-temperature", "4", "--kd-teacher-temperatures", "2,5", *schedule)
     assert loss_and_log(setup, sample)[0] != loss_and_log(other, sample)[0]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_teacher_beside_one_without_weight_keeps_its_own_temperature(both, kept):
+    weights, own = ("1,0", "0,1")[kept], ("2,6", "6,2")[kept]
+    flags = ["--kd-teacher-temperatures", own, "--kd-temperature", "4", "--kd-beta", "0"]
+    setup = both("--kd-teacher-weights", weights, *flags, "--kd-alpha", "1")
+    whole = both("--kd-alpha", "1", *flags)
+    sample = setup.batch(0, 1)
+    student = setup.model.eval()(**sample["net_input"])[0].double()
+    taught = whole.criterion.teachers[kept].model(**sample["net_input"])[0].double()
+    want = 0.0
+    for b, t in sample["target"].ne(setup.task.target_dictionary.pad()).nonzero().tolist():
+        p, q = (taught[b, t] / 2).softmax(-1), (student[b, t] / 4).softmax(-1)
+        want += 16 * (p * (p / q).log()).sum().item()
+    assert loss_and_log(setup, sample)[0] == pytest.approx(want, rel=1e-5)
+
+
+def test_weights_that_were_rounded_sum_to_1_all_the_same():
+    assert fixed_weights("0.333,0.333,0.3335", 3) == pytest.approx([333 / 999.5] * 2 + [667 / 1999])
+    assert sum(fixed_weights("0.333,0.333,0.333", 3)) == pytest.approx(1.0, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -181,18 +181,21 @@ def test_a_teacher_of_no_language_pair(setup, edited):
     )
 
 
-def test_a_teacher_that_knows_fewer_positions_than_sentences_may_have(setup, tmp_path, data):
+@pytest.mark.parametrize(("side", "end"), [("encoder", "source"), ("decoder", "target")])
+def test_a_teacher_that_knows_fewer_positions_than_sentences_may_have(
+    setup, tmp_path, data, side, end
+):
     copy_dictionaries(data, tmp_path)
-    learned = ["--encoder-learned-pos", "--max-source-positions", "64"]
+    learned = [f"--{side}-learned-pos", f"--max-{end}-positions", "64"]
     plain = ["--criterion", "label_smoothed_cross_entropy", "--no-save-optimizer-state"]
     path = setup(*plain, *learned).save(tmp_path / "teacher.pt")
     refuses(
         setup,
-        f"The encoder of --kd-teacher {path} knows 64 positions, but --max-source-positions allows "
-        "sentences of 1024 tokens. Train with --max-source-positions 64.",
+        f"The {side} of --kd-teacher {path} knows 64 positions, but --max-{end}-positions allows "
+        f"sentences of 1024 tokens. Train with --max-{end}-positions 64.",
         *["--kd-teacher", path],
     )
-    taught = setup(*WORD_KD, "--kd-teacher", path, "--max-source-positions", "64")
+    taught = setup(*WORD_KD, "--kd-teacher", path, f"--max-{end}-positions", "64")
     assert taught.criterion.teachers
 
 

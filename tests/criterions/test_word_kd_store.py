@@ -79,6 +79,11 @@ def test_a_store_without_the_training_set(setup, store):
     refuses(setup, message, "--kd-store", store, "--train-subset", "train")
 
 
+def test_a_store_without_one_of_two_validation_sets(setup, store):
+    message = f"--kd-store {store} holds valid, but the training also needs test. Build it by"
+    refuses(setup, message, "--kd-store", store, "--valid-subset", "valid,test")
+
+
 def test_a_store_whose_shards_were_not_merged(setup, store, tmp_path):
     begun = shutil.copytree(store, tmp_path / "store")
     (begun / "train").mkdir()
@@ -122,10 +127,13 @@ def test_a_store_of_the_other_direction(setup, store):
 
 def test_a_sentence_that_the_store_does_not_know(setup, store):
     stored = setup(*STORED, "--kd-store", store)
-    sample = stored.batch(0, 1)
-    sample["target"][0, 0] += 1
-    with pytest.raises(ValueError, match=r"does not know sentence \d+ and others of this batch"):
-        stored.criterion(stored.model, sample)
+    changed, beyond = stored.batch(0, 1), stored.batch(0, 1)
+    changed["target"][0, 0] += 1
+    beyond["id"][1] = len(stored.dataset)
+    message = r"does not know sentence \d+ and others of this batch"
+    for sample in (changed, beyond):
+        with pytest.raises(ValueError, match=message):
+            stored.criterion(stored.model, sample)
 
 
 def test_a_teacher_and_a_store(setup, store, teacher):

@@ -1,9 +1,9 @@
 """Teachers, a store and folders of data for the criterions on a GPU."""
 
 import pytest
+from every_criterion import CRITERIONS, filled
 from harness import Setup
 from layered import SHAPE
-from on_gpu import CRITERIONS, filled
 from stores import build
 
 

@@ -6,8 +6,9 @@ import re
 
 import pytest
 import torch
+from every_criterion import filled
 from harness import PAIR, run
-from on_gpu import NEEDS_GPU, ON_GPU, filled
+from on_gpu import NEEDS_GPU, ON_GPU
 
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.training_log import figures

@@ -160,20 +160,23 @@ def test_a_store_and_its_live_teacher_mix_to_that_teacher(student, logits, tempe
     assert_same(both, losses(student, [live], temperature=temperature), rtol=5e-3)
 
 
-def test_a_stored_teacher_keeps_its_words_and_its_tail_beside_a_live_one(student, logits):
-    stored, live = TopK.of_logits(logits[0], K), TeacherLogits(logits[2])
-    options = LossOptions(1.0, 0.0, 0.0, 1.0, mixture=Mixture((0.6, 0.4)))
+def test_a_stored_teacher_keeps_its_words_and_its_tail_beside_live_ones(student, logits):
+    stored, *live = TopK.of_logits(logits[0], K), *map(TeacherLogits, logits[1:])
+    options = LossOptions(1.0, 0.0, 0.0, 1.0, mixture=Mixture((0.6, 0.1, 0.3)))
     hidden, weight, bias, _ = student
-    got = chunked_loss(*student, [stored, live], options).kd
+    got = chunked_loss(*student, [stored, *live], options).kd
     want = 0.0
     z = hidden @ weight.T + bias
     for i in range(N):
-        p, like = logits[0][i].softmax(-1), logits[2][i].softmax(-1)
+        p, *running = (z[i].softmax(-1) for z in logits)
+        like = (running[0] + running[1]) / 2
         kept = set(sorted(range(V), key=lambda v, i=i: -logits[0][i, v])[:K])
         tail = sum(p[v] for v in range(V) if v not in kept)
         elsewhere = sum(like[v] for v in range(V) if v not in kept)
         mixed = [
-            0.6 * (p[v] if v in kept else tail * like[v] / elsewhere) + 0.4 * like[v]
+            0.6 * (p[v] if v in kept else tail * like[v] / elsewhere)
+            + 0.1 * running[0][v]
+            + 0.3 * running[1][v]
             for v in range(V)
         ]
         q = z[i].log_softmax(-1)

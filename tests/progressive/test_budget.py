@@ -78,13 +78,14 @@ def test_the_embeddings_alone_exceed_the_budget(blueprint):
     assert len(rungs(blueprint.size, [1.0, 0.7, 0.499], "depth")) == 3
 
 
-def test_a_budget_for_the_teacher_is_refused(blueprint):
+@pytest.mark.parametrize("limit", [9_000_000, 1_833_760])
+def test_a_budget_for_the_teacher_is_refused(blueprint, limit):
     message = (
-        "--parameters allows 9,000,000 parameters, and the teacher has no more than 1,833,760 "
+        f"--parameters allows {limit:,} parameters, and the teacher has no more than 1,833,760 "
         "parameters. The nearest ladder that can be built is 1.0,0.833, with "
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        largest_within(blueprint, parameter_budget(blueprint, 9_000_000), "balanced")
+        largest_within(blueprint, parameter_budget(blueprint, limit), "balanced")
 
 
 @pytest.mark.parametrize(

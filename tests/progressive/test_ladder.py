@@ -193,6 +193,11 @@ def test_a_usual_ladder_has_no_warning():
     assert told(ratios_to(0.25), parameters=[930, 496, 287, 147, 81]) == []
 
 
+def test_a_step_that_is_just_not_too_steep_has_no_warning():
+    """Three quarters of the layers, half of the width, and three times fewer parameters."""
+    assert told([1.0, 0.25], parameters=[930, 310]) == []
+
+
 def test_steep_steps_are_told():
     assert told([1.0, 0.7, 0.4], parameters=[930, 310, 93]) == [
         "From 0.7 to 0.4, parameters fall 3.3 times, where 3 to 4 times is aggressive. A rung "
