@@ -11,6 +11,8 @@
 #               bpe/   tokenised and split by BPE      codes  the BPE merges      bin/  what fairseq-train reads
 #
 # Env: MERGES=8000   joint BPE merges
+#      VOCABULARY=   a folder with codes, dict.SOURCE.txt and dict.TARGET.txt: split and numbered as a teacher's text was,
+#                    instead of learning BPE merges
 #      MAX_WORDS=0   drop pairs in which a side has more words than this, from all three sets; 0 keeps all
 #      WORKERS=2     processes
 # Killed? Run the same line again: OUT_DIR appears whole or not at all.
@@ -22,9 +24,16 @@ usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
 src=$1 tgt=$2 in=$3 out=${4%/}
-merges=${MERGES:-8000} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
+merges=${MERGES:-8000} vocabulary=${VOCABULARY:-} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
 [[ -d $out/bin ]] && { say "$out is there already"; exit 0; }
 [[ ! -e $out ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
+
+if [[ -n $vocabulary ]]; then
+  for file in codes "dict.$src.txt" "dict.$tgt.txt"; do
+    [[ -f $vocabulary/$file ]] ||
+      die "$vocabulary/$file is missing: VOCABULARY is a folder with the BPE codes and the dictionaries of a teacher."
+  done
+fi
 
 work=$out.partial
 rm -rf "$work"
@@ -37,8 +46,15 @@ for set in train valid test; do
   done
 done
 
-say "learning $merges BPE merges on both languages together"
-cat "$work/tok/train.$src" "$work/tok/train.$tgt" | subword-nmt learn-bpe -s "$merges" -o "$work/codes" 2> "$work/log"
+if [[ -n $vocabulary ]]; then
+  say "splitting by the BPE merges of $vocabulary"
+  cp "$vocabulary/codes" "$work/codes"
+  dictionaries=(--srcdict "$vocabulary/dict.$src.txt" --tgtdict "$vocabulary/dict.$tgt.txt")
+else
+  say "learning $merges BPE merges on both languages together"
+  cat "$work/tok/train.$src" "$work/tok/train.$tgt" | subword-nmt learn-bpe -s "$merges" -o "$work/codes" 2> "$work/log"
+  dictionaries=(--joined-dictionary)
+fi
 for set in train valid test; do
   for lang in "$src" "$tgt"; do
     subword-nmt apply-bpe -c "$work/codes" < "$work/tok/$set.$lang" > "$work/bpe/$set.$lang"
@@ -47,9 +63,9 @@ for set in train valid test; do
   done
 done
 
-fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --joined-dictionary --workers "$workers" \
+fairseq-preprocess --source-lang "$src" --target-lang "$tgt" "${dictionaries[@]}" --workers "$workers" \
   --trainpref "$work/bpe/train" --validpref "$work/bpe/valid" --testpref "$work/bpe/test" \
   --destdir "$work/bin" >> "$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "fairseq-preprocess failed."; }
 rm -r "$work/tok"
 mv "$work" "$out"
-say "$out/bin: a joint dictionary of $(wc -l < "$out/bin/dict.$tgt.txt") words"
+say "$out/bin: a dictionary of $(wc -l < "$out/bin/dict.$tgt.txt") entries"

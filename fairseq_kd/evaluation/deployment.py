@@ -135,13 +135,13 @@ def _kept(measured: Figures, name: str) -> Optional[float]:
     return scores[name]["BLEU"]["score"] / teacher if teacher > 0 else None
 
 
-def fastest_int8(measured: Figures, student: Figures) -> Optional[float]:
-    """How many times faster the int8 student is than the teacher in fairseq, at batch 32."""
+def int8_speed_up(measured: Figures, student: Figures, engine: str) -> Optional[float]:
+    """How many times faster the int8 student is than the teacher in an engine, at batch 32."""
     if measured["speed"] is None:
         return None
     speeds = measured["speed"]["systems"]
     ours = speeds[student["name"]].get(INT8)
-    theirs = speeds[measured["systems"][0]["name"]][FAIRSEQ]
-    if ours is None:
+    theirs = speeds[measured["systems"][0]["name"]].get(engine)
+    if ours is None or theirs is None:
         return None
     return ours["batch_32"]["sentences_per_s"] / theirs["batch_32"]["sentences_per_s"]

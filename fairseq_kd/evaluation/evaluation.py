@@ -29,7 +29,7 @@ from fairseq_kd.evaluation.speed import (
 from fairseq_kd.evaluation.systems import (
     System,
     common_subset,
-    control_of,
+    controls_of,
     load_systems,
     teacher_of,
 )
@@ -128,6 +128,7 @@ class Evaluation:
                 "checkpoint": system.path.name,
                 "sha256": system.sha256,
                 "updates": system.updates,
+                "updates_behind": system.updates_behind,
                 "parameters": parameters_by_part(system.model.model),
                 "checkpoint_bytes": system.path.stat().st_size,
                 **_converted_bytes(converted, system),
@@ -156,23 +157,20 @@ class Evaluation:
 
     def _scores(self, texts: Mapping[str, Sequence[str]]) -> Figures:
         references, options = self.plain.references, self.options
-        teacher, control = teacher_of(self.systems), control_of(self.systems)
         measures = scores.metrics(self.tokenizer)
-
-        def compared(base: System) -> Figures:
-            return scores.paired_scores(texts, references, base.name, options.samples, measures)
-
-        found = compared(teacher)
-        against: Dict[str, Any] = {"teacher": _p_values(found)}
-        if control is not None:
-            against["control"] = _p_values(compared(control))
+        bases = [teacher_of(self.systems).name, *(each.name for each in controls_of(self.systems))]
+        compared = {
+            base: scores.paired_scores(texts, references, base, options.samples, measures)
+            for base in bases
+        }
+        found = compared[bases[0]]
         comet: Optional[Dict[str, float]] = None
         if options.comet is not None:
             comet = comet_scores(options.comet, self.plain.sources, texts, references)
         return {
             "signatures": found["signatures"],
             "scores": found["systems"],
-            "p": against,
+            "p": {base: _p_values(each) for base, each in compared.items()},
             "comet": comet,
         }
 

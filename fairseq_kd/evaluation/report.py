@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from fairseq_kd.evaluation import deployment, plots, tables
 from fairseq_kd.evaluation.document import Code, Plot, Section, markdown_page, markdown_table
 from fairseq_kd.evaluation.page import html_page
 from fairseq_kd.evaluation.scores import TESTABLE
 from fairseq_kd.evaluation.tables import Figures
+from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
 from fairseq_kd.whole_files import written_whole
 
 TITLE = "What the distillation gained"
@@ -55,25 +56,62 @@ def cards(measured: Figures) -> List["tuple[str, str]"]:
     name, teacher = student["name"], measured["systems"][0]
     scores = measured["quality"]["scores"]
     found = [(tables.kept(measured, name, "BLEU"), f"of the teacher's BLEU kept by {name}")]
-    control = next((s for s in measured["systems"] if s["role"] == "control"), None)
+    control = fairest_control(measured, student)
     if control is not None:
         more = scores[name]["BLEU"]["score"] - scores[control["name"]]["BLEU"]["score"]
-        found.append((f"{more:+.1f}", "BLEU over the control, the same without a teacher"))
+        found.append((f"{more:+.1f}", f"BLEU over {control['name']}, {_updates(control, student)}"))
     fewer = sum(student["parameters"].values()) / sum(teacher["parameters"].values())
     found.append((f"{fewer:.0%}", "of the teacher's parameters"))
-    faster = deployment.fastest_int8(measured, student)
-    if faster is not None:
-        found.append((f"{faster:.1f}x", "the teacher's speed: int8 against fairseq, batches of 32"))
+    for engine, both in ((INT8, "both in int8"), (FAIRSEQ, "int8 against fairseq")):
+        faster = deployment.int8_speed_up(measured, student, engine)
+        if faster is not None:
+            found.append((f"{faster:.1f}x", f"the teacher's speed, {both}, batches of 32"))
     return found
+
+
+def fairest_control(measured: Figures, student: Figures) -> Optional[Figures]:
+    """The control that a student's gain is told against, if there is one.
+
+    Of those with at least as many updates behind their weights as the student the best; else the
+    one with the most.
+    """
+    controls = [each for each in measured["systems"] if each["role"] == "control"]
+    scores = measured["quality"]["scores"]
+    fair = [each for each in controls if is_fair(each, student)]
+    if fair:
+        return max(fair, key=lambda each: scores[each["name"]]["BLEU"]["score"])
+    return max(controls, key=lambda each: each["updates_behind"] or 0, default=None)
+
+
+def is_fair(control: Figures, student: Figures) -> bool:
+    """Whether a control is known to have at least as many updates behind its weights."""
+    counts = [each["updates_behind"] for each in (control, student)]
+    return None not in counts and counts[0] >= counts[1]
+
+
+def _updates(control: Figures, student: Figures) -> str:
+    """How many updates stand behind the weights of a control, and of the student beside it."""
+    counts = [each["updates_behind"] for each in (control, student)]
+    if None in counts:
+        unknown = student["name"] if counts[1] is None else control["name"]
+        return f"with an unknown number of updates behind the weights of {unknown}"
+    if counts[0] == counts[1]:
+        return f"with as many updates behind its weights ({counts[0]:,})"
+    theirs = f"where {student['name']} has {counts[1]:,}"
+    return f"with {counts[0]:,} updates behind its weights, {theirs}"
 
 
 def _summary(measured: Figures) -> Section:
     made = measured["made"]
     text = (
-        f"{made['sentences']:,} sentences of {made['subset']}, {'-'.join(made['pair'])}. *kept* is "
-        "the share of the teacher's BLEU; *speed* is how many times more sentences a second a "
-        "system translates than the teacher in fairseq, in batches of 32: int8 in CTranslate2, all "
-        f"others in fairseq, on {_threads(made['threads'])}."
+        f"{made['sentences']:,} sentences of {made['subset']}, {'-'.join(made['pair'])}. "
+        "*updates* are those of a system's own training; *updates behind* also count those of the "
+        "weights that it started from (- where that is not known): only systems that are equal "
+        "there show what distillation gained. *kept* is the share of the teacher's BLEU. *speed* "
+        "is how many times more sentences a second a system translates than the teacher, in "
+        "batches of 32: int8 in CTranslate2, all others in fairseq, on "
+        f"{_threads(made['threads'])}; once against the teacher in the same engine and type, once "
+        "against the teacher in fairseq, which adds what the engine gains."
     )
     fronts = (plots.front(measured, each) for each in ("speed", "size"))
     where = f"{made['machine']}; {made['date']}, fairseq_kd {made['version']}, {made['versions']}."
@@ -94,10 +132,12 @@ def _quality(measured: Figures) -> Section:
     )
     if not tables.testable(measured):
         tested = f": of fewer than {TESTABLE} sentences, it cannot be tested for significance."
-    for role in ("teacher", "control"):
-        table = tables.significance(measured, role)
-        if table is not None:
-            blocks += [f"Difference to the {role}{tested}", table]
+    student = deployment.students(measured)[-1]
+    for base in measured["systems"]:
+        table = base["name"] in quality["p"] and tables.significance(measured, base["name"])
+        if table:
+            fair = f", {_updates(base, student)}" if base["role"] == "control" else ""
+            blocks += [f"Difference to {base['name']}{fair}{tested}", table]
     return Section("Quality", [*blocks, signatures])
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
-from fairseq_kd.checkpoints import updates_done
+from fairseq_kd.checkpoints import updates_behind, updates_done
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher, load_system, read_their_subset
@@ -21,7 +21,8 @@ class System(NamedTuple):
         role: one of ROLES.
         model: the checkpoint, loaded and ready to translate.
         sha256: of its file.
-        updates: of its training.
+        updates: of its own training.
+        updates_behind: its weights, those of what it started from included; None if unknown.
     """
 
     name: str
@@ -29,6 +30,7 @@ class System(NamedTuple):
     model: Teacher
     sha256: str
     updates: int
+    updates_behind: Optional[int]
 
     @property
     def path(self) -> Path:
@@ -110,7 +112,8 @@ def load_named(named: Named, flag: str) -> System:
     model = load_system(named.path, flag)
     model.model.make_generation_fast_(need_attn=False)  # what fairseq-generate does to it
     path = Path(named.path)
-    return System(named.name, named.role, model, sha256_of([path]), updates_done(path))
+    counts = updates_done(path), updates_behind(path)
+    return System(named.name, named.role, model, sha256_of([path]), *counts)
 
 
 def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
@@ -142,6 +145,6 @@ def teacher_of(systems: Sequence[System]) -> System:
     return systems[0]
 
 
-def control_of(systems: Sequence[System]) -> Optional[System]:
-    """The student that had no teacher, if there is one."""
-    return next((system for system in systems if system.role == "control"), None)
+def controls_of(systems: Sequence[System]) -> List[System]:
+    """The students that had no teacher."""
+    return [system for system in systems if system.role == "control"]

@@ -18,8 +18,9 @@ def overview(measured: Figures) -> Table:
     rows = [_overview_row(measured, each, each["name"], FAIRSEQ) for each in measured["systems"]]
     for each in _with_int8(measured):
         rows.append(_overview_row(measured, each, f"{each['name']}, int8", INT8))
-    columns = ("system", "parameters", "of the teacher's", "updates", "BLEU", "kept", "chrF")
-    return Table((*columns, "sentences/s", "speed"), rows)
+    columns = ("system", "parameters", "of the teacher's", "updates", "updates behind", "BLEU")
+    speeds = ("sentences/s", "speed, same engine", "speed, to fairseq")
+    return Table((*columns, "kept", "chrF", *speeds), rows)
 
 
 def _overview_row(measured: Figures, system: Figures, name: str, engine: str) -> List[str]:
@@ -31,19 +32,28 @@ def _overview_row(measured: Figures, system: Figures, name: str, engine: str) ->
         f"{_total(system):,}",
         f"{_total(system) / _total(teacher):.0%}",
         f"{system['updates']:,}",
+        behind(system),
         f"{score['BLEU']['score']:.1f}",
         kept(measured, name, "BLEU"),
         f"{score['chrF2']['score']:.1f}",
         *_speed_cells(
-            _batch_32(speeds, system["name"], engine), _batch_32(speeds, teacher["name"], FAIRSEQ)
+            _batch_32(speeds, system["name"], engine),
+            *(_batch_32(speeds, teacher["name"], each) for each in (engine, FAIRSEQ)),
         ),
     ]
 
 
-def _speed_cells(speed: Optional[float], teacher: Optional[float]) -> List[str]:
+def behind(system: Figures) -> str:
+    """The number of updates behind a system's weights, inherited ones included."""
+    updates = system.get("updates_behind")
+    return NOT_KNOWN if updates is None else f"{updates:,}"
+
+
+def _speed_cells(speed: Optional[float], *teacher: Optional[float]) -> List[str]:
+    """A speed, and how many times that of the teacher in several engines it is."""
     if speed is None:
-        return [NOT_KNOWN, NOT_KNOWN]
-    return [f"{speed:.1f}", f"{speed / teacher:.1f}x"]
+        return [NOT_KNOWN] * (1 + len(teacher))
+    return [f"{speed:.1f}", *(f"{speed / each:.1f}x" if each else NOT_KNOWN for each in teacher)]
 
 
 def _batch_32(speeds: Figures, name: str, engine: str) -> Optional[float]:
@@ -89,16 +99,11 @@ def _with_interval(found: Figures, sure: bool) -> str:
     return f"{found['score']:.1f}" + (f" ± {found['ci']:.1f}" if sure else "")
 
 
-def significance(measured: Figures, role: str) -> Optional[Table]:
-    """The differences to the teacher or the control, with p-values if the set can be tested."""
-    quality = measured["quality"]
-    p_values = quality["p"].get(role)
-    if p_values is None:
-        return None
-    (base,) = (name for name, by in p_values.items() if not by)
+def significance(measured: Figures, base: str) -> Optional[Table]:
+    """The differences to one system, with p-values if the set can be tested."""
     rows = [
         [name, *(_difference(measured, name, base, metric, by[metric]) for metric in METRICS)]
-        for name, by in p_values.items()
+        for name, by in measured["quality"]["p"][base].items()
         if by
     ]
     return Table((f"against {base}", "BLEU", "chrF", "TER"), rows) if rows else None
@@ -190,16 +195,19 @@ def mib(size_bytes: Optional[int]) -> str:
 def speed(measured: Figures) -> Table:
     """Latency and throughput of every system in every engine."""
     speeds = measured["speed"]["systems"]
-    base = speeds[measured["systems"][0]["name"]][FAIRSEQ]["batch_32"]["sentences_per_s"]
+    teacher = measured["systems"][0]["name"]
     rows = []
     for name, by_engine in speeds.items():
         for engine, found in by_engine.items():
             row = [f"{name}, {engine}", f"{found['median_ms']:.1f}", f"{found['p95_ms']:.1f}"]
             for batch in ("batch_32", "batch_128"):
                 row += [f"{found[batch][key]:,.0f}" for key in ("sentences_per_s", "tokens_per_s")]
-            rows.append([*row, f"{found['batch_32']['sentences_per_s'] / base:.1f}x"])
+            teachers = (_batch_32(speeds, teacher, each) for each in (engine, FAIRSEQ))
+            row += _speed_cells(_batch_32(speeds, name, engine), *teachers)[1:]
+            rows.append(row)
     columns = ("translating", "median ms", "p95 ms", "sentences/s, 32", "tokens/s, 32")
-    return Table((*columns, "sentences/s, 128", "tokens/s, 128", "speed"), rows)
+    columns += ("sentences/s, 128", "tokens/s, 128", "speed, same engine", "speed, to fairseq")
+    return Table(columns, rows)
 
 
 def wrapped(command: str) -> str:

@@ -4,7 +4,13 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from fairseq_kd.checkpoints import count_parameters, options_of, read_checkpoint, updates_of
+from fairseq_kd.checkpoints import (
+    count_parameters,
+    options_of,
+    read_checkpoint,
+    updates_behind,
+    updates_of,
+)
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.sequence.manifest import read_manifest
 from fairseq_kd.teachers.store import FILE as STORE
@@ -108,10 +114,12 @@ def _facts(path: Path, state: Dict[str, Any], options: Dict[str, Any]) -> Dict[s
         for name in SHOWN
         if options.get(name) is not None
     ]
+    behind = updates_behind(path)
     return {
         "model": f"{size}, {count_parameters(state['model']):,} parameters",
         "trained by": f"{options.get('criterion')} ({', '.join(told)})",
         "updates": f"{updates_of(state):,}",
+        "updates behind its weights": "not known" if behind is None else f"{behind:,}",
         "data": str(options.get("data")),
         "SHA-256": sha256_of([path]),
     }

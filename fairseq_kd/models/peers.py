@@ -225,12 +225,18 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     ordinary = {key: criterion[key] for key in kept}
     ordinary["_name"] = "label_smoothed_cross_entropy"
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
+    cold = {**options_of(state, "checkpoint"), "finetune_from_model": None}  # as a peer begins
     partial = out.with_name(f"{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
         {
             "args": None,
-            "cfg": {**state["cfg"], "model": configurations[number - 1], "criterion": ordinary},
+            "cfg": {
+                **state["cfg"],
+                "model": configurations[number - 1],
+                "criterion": ordinary,
+                "checkpoint": cold,
+            },
             "model": weights,
             "criterion": None,
             "optimizer_history": [{**history, "num_updates": updates_of(state)}],

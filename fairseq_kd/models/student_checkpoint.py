@@ -8,6 +8,7 @@ import torch
 from fairseq.models import build_model
 from omegaconf import OmegaConf
 
+from fairseq_kd.checkpoints import inherited_history, updates_behind
 from fairseq_kd.models.form import model_args
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
@@ -57,13 +58,12 @@ def _save(out: Path, student: Any, args: Namespace, teacher: str) -> None:
     """Writes what fairseq-train would have written before its first update."""
     cfg = read_translation_model(teacher, f"--teacher {teacher}")["cfg"]
     cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     start = {
         "args": None,
         "cfg": {**cfg, "model": args},
         "model": student.state_dict(),
         "criterion": None,
-        "optimizer_history": [{**history, "num_updates": 0}],
+        "optimizer_history": inherited_history(out, updates_behind(teacher)),
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
         "task_state": {},

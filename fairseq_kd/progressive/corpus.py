@@ -10,7 +10,11 @@ from fairseq_kd.progressive.run_file import RunFile
 from fairseq_kd.progressive.steps import Step
 
 ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
-PREPARING = {"merges": "MERGES", "max-words": "MAX_WORDS"}  # how scripts/prepare.sh is told
+PREPARING = {
+    "merges": "MERGES",
+    "vocabulary": "VOCABULARY",
+    "max-words": "MAX_WORDS",
+}  # how scripts/prepare.sh is told
 BINARISED = (".bin", ".idx")
 SPLITS = ("train", "valid", "test")
 
@@ -22,11 +26,13 @@ class Corpus(NamedTuple):
         folder: of the binarised sets and their dictionaries.
         pair: the languages, source first.
         step: that makes it; None if it was there.
+        vocabulary: the folder of the dictionaries that the step takes; None if it makes them.
     """
 
     folder: str
     pair: Tuple[str, str]
     step: Optional[Step]
+    vocabulary: Optional[str] = None
 
     @property
     def after(self) -> List[str]:
@@ -44,11 +50,12 @@ class Corpus(NamedTuple):
 
     def dictionaries(self) -> List[Path]:
         """Of the source and of the target."""
-        return [Path(self.folder) / f"dict.{language}.txt" for language in self.pair]
+        folder = Path(self.vocabulary or self.folder)
+        return [folder / f"dict.{language}.txt" for language in self.pair]
 
     def has_one_dictionary(self) -> bool:
         """Whether both languages share one, as prepared text does."""
-        if self.step:
+        if self.step and not self.vocabulary:
             return True
         files = self.dictionaries()
         return all(path.is_file() for path in files) and filecmp.cmp(*files, shallow=False)
@@ -85,7 +92,10 @@ def corpus_of(run: RunFile) -> Corpus:
         )
     pair = (asked["source"], asked["target"])
     env = [f"{name}={asked[key]}" for key, name in PREPARING.items() if key in asked]
+    vocabulary = asked.get("vocabulary")
     reads = text_files(Path(asked["text"]), pair)
+    if vocabulary is not None:
+        reads += _vocabulary_files(run, vocabulary, pair)
     out = str(run.folder / "data")
     makes = [f"{out}/bin/dict.{language}.txt" for language in pair]
     makes += [
@@ -95,7 +105,30 @@ def corpus_of(run: RunFile) -> Corpus:
         for end in ("bin", "idx")
     ]
     command = [*(["env", *env] if env else []), shown(script), *pair, asked["text"], out]
-    return Corpus(f"{out}/bin", pair, Step("data", "prepare", [command], [], reads, makes, out))
+    step = Step("data", "prepare", [command], [], reads, makes, out)
+    return Corpus(f"{out}/bin", pair, step, vocabulary)
+
+
+def _vocabulary_files(run: RunFile, folder: str, pair: Tuple[str, str]) -> List[str]:
+    """What text is split and numbered by, as a teacher's was.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: merges are to be learned, too.
+    """
+    if "merges" in run.data:
+        raise ValueError(
+            f"{run.path}: data.merges has no effect beside data.vocabulary, whose codes are taken. "
+            "Leave one of the two out."
+        )
+    files = [Path(folder) / name for name in ("codes", *(f"dict.{each}.txt" for each in pair))]
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{run.path}: data.vocabulary: {path} is missing. Give a folder with the BPE codes "
+                "and the dictionaries of a teacher."
+            )
+    return list(map(str, files))
 
 
 def shown(path: Path) -> str:

@@ -46,7 +46,7 @@ def check_effects(run: RunFile, rungs: Sequence[Rung], teachers: Sequence[str]) 
     _check_sizes(run, rungs)
     _check_distillation(run, rungs, stages)
     _check_sections(run, rungs, stages)
-    _check_one_step(run, rungs, stages, teachers)
+    _check_controls(run, rungs, stages, teachers)
 
 
 def _trainings(
@@ -138,16 +138,22 @@ def _check_sections(
             )
 
 
-def _check_one_step(
+def _check_controls(
     run: RunFile,
     rungs: Sequence[Rung],
     stages: Mapping[str, Mapping[str, Any]],
     teachers: Sequence[str],
 ) -> None:
-    """The control in one step differs from the last rung by the ladder, so it needs one."""
+    """Refuses a control that would be another training of the run again."""
     last, before = rungs[-1].name, [rung.name for rung in rungs[-2:-1]]
     learns = stages[last].get("learns-from", before or list(teachers))
     learns = [learns] if isinstance(learns, str) else list(learns)
+    for control in ("inherited", "total"):
+        if control in run.get("controls", []) and stages[last]["start"] == COLD:
+            raise ValueError(
+                f"{run.path}: the control {control} would be that of undistilled again, since "
+                f"{last} starts from random weights. Leave it out, or say start: inherit."
+            )
     if "one-step" in run.get("controls", []) and learns == list(teachers):
         raise ValueError(
             f"{run.path}: the control one-step would be the training of {last} again, which "

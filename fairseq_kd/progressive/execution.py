@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_kd import __version__
+from fairseq_kd.checkpoints import updates_behind
 from fairseq_kd.child_process import die_with_parent
 from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
@@ -154,7 +155,11 @@ def _training(step: Step) -> Dict[str, Any]:
     if counts and step.makes[0].endswith("_best.pt"):  # of the checkpoint that counts
         counts = best_validation(read.validation, step.commands[0])
     scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
-    return {"updates": int(read.training[-1]["update"]) if read.training else 0, "scores": scores}
+    return {
+        "updates": int(read.training[-1]["update"]) if read.training else 0,
+        "updates_behind": updates_behind(step.makes[0]),
+        "scores": scores,
+    }
 
 
 def best_validation(records: List[Record], command: List[str]) -> Record:

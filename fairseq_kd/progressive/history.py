@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional
 
 from fairseq_kd.evaluation.document import Block, Code, Section, Table, markdown_page
 from fairseq_kd.evaluation.page import html_page
+from fairseq_kd.evaluation.tables import behind
 from fairseq_kd.progressive.state import manifest_path
 from fairseq_kd.progressive.steps import Plan
 from fairseq_kd.whole_files import written_whole
@@ -82,6 +83,7 @@ def _models(plan: Plan, manifests: List[Manifest]) -> Section:
                 each["step"],
                 stands_on(each, manifests),
                 f"{each.get('updates', 0):,}",
+                behind(each),
                 f"{scores['nll_loss']:.2f}" if "nll_loss" in scores else "-",
                 f"{bleu[each['step']]:.1f}" if each["step"] in bleu else "-",
                 _duration(each["seconds"]),
@@ -89,7 +91,7 @@ def _models(plan: Plan, manifests: List[Manifest]) -> Section:
                 str(each["seed"]),
             ]
         )
-    columns = ["model", "stands on", "updates", "nll, valid", "BLEU, test"]
+    columns = ["model", "stands on", "updates", "updates behind", "nll, valid", "BLEU, test"]
     columns += ["time", "starts", "seed"]
     return Section("Models", [Table(columns, rows)])
 

@@ -3,6 +3,7 @@
 import os
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
 
+from fairseq_kd.checkpoints import updates_behind
 from fairseq_kd.progressive.corpus import Corpus
 from fairseq_kd.progressive.steps import Step
 from fairseq_kd.progressive.training_command import as_words
@@ -17,11 +18,15 @@ class Model(NamedTuple):
         name: of its step, or of the teacher that was given.
         checkpoint: its file.
         step: that makes it; None if it was there.
+        updates: of its training, if a step makes it.
+        start: whose weights that training starts from; None for random ones.
     """
 
     name: str
     checkpoint: str
     step: Optional[str]
+    updates: int = 0
+    start: Optional["Model"] = None
 
     @property
     def after(self) -> List[str]:
@@ -31,6 +36,13 @@ class Model(NamedTuple):
     def reads(self) -> List[str]:
         """Its file, if no step of the run makes it."""
         return [] if self.step else [self.checkpoint]
+
+    def updates_behind(self) -> Optional[int]:
+        """Those that will stand behind its weights, inherited ones included; None if unknown."""
+        if self.step is None:
+            return updates_behind(self.checkpoint)
+        inherited = self.start.updates_behind() if self.start else 0
+        return None if inherited is None else inherited + self.updates
 
 
 def store_steps(

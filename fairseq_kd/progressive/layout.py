@@ -6,7 +6,7 @@ In the order of work: the text, the teacher, and for each rung of the ladder wha
 
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.progressive.corpus import ROOT, corpus_of, shown
 from fairseq_kd.progressive.knowledge import (
@@ -26,9 +26,10 @@ from fairseq_kd.progressive.training_command import (
     training_command,
 )
 
-TEACHER, STUDENT, UNDISTILLED, ONE_STEP = "teacher", "student", "undistilled", "one-step"
+TEACHER, STUDENT = "teacher", "student"
+UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"
+CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
 SHARED = "share-all-embeddings"
-CONTROL_FOR_REPORT = {UNDISTILLED: "--control", ONE_STEP: "--student"}
 
 
 class Layout:
@@ -71,7 +72,7 @@ class Layout:
             settings = {"learns-from": before, **self.run.stage(rung)}
             self.models[rung.name] = self._stage(rung.name, flags, settings)
             before = [rung.name]
-        self._controls(*ladder[-1])
+        self._controls(*ladder[-1], settings)
         self._evaluate([rung.name for rung, _ in ladder])
 
     def arch_flags(self, arch: str) -> List[str]:
@@ -112,10 +113,19 @@ class Layout:
             return [Model(name, path, None) for name, path in zip(names, asked, strict=True)]
         settings = {"criterion": PLAIN, **asked}
         size = self.arch_flags(asked["arch"])
-        return [self._train(TEACHER, size, settings, self.corpus.folder, {}, [], [])]
+        return [self._train(TEACHER, size, settings, self.corpus.folder, {}, [], [], None)]
 
-    def _stage(self, name: str, size: List[str], settings: Mapping[str, Any]) -> Model:
-        """A rung, and before it what it learns from."""
+    def _stage(
+        self, name: str, size: List[str], settings: Mapping[str, Any], starts_as: str = ""
+    ) -> Model:
+        """A training below the teacher, and before it what it learns from.
+
+        Args:
+            name: of the training.
+            size: the flags of its size.
+            settings: of its stage.
+            starts_as: the training whose start it shares; "" for one of its own.
+        """
         teachers = [self._model(name, each) for each in _as_list(settings["learns-from"])]
         data, after = self.corpus.folder, self.corpus.after
         if settings["data"] != "gold":
@@ -132,9 +142,11 @@ class Layout:
                 flags["kd-teacher"] = os.pathsep.join(each.checkpoint for each in teachers)
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
-        start, its_step, its_file = self._start(name, size, settings["start"], teachers[0])
-        flags.update(start)
-        return self._train(name, size, settings, data, flags, after + its_step, reads + its_file)
+        start = self._start(starts_as or name, size, settings["start"], teachers[0])
+        if start is not None:
+            flags["finetune-from-model"] = start.checkpoint
+            after, reads = after + start.after, reads + start.reads()
+        return self._train(name, size, settings, data, flags, after, reads, start)
 
     def _train(
         self,
@@ -145,6 +157,7 @@ class Layout:
         knowledge: Flags,
         after: List[str],
         reads: List[str],
+        start: Optional[Model],
     ) -> Model:
         seed = {"seed": self.run.get("seed", 1)}
         flags = stage_flags(settings, knowledge, seed, self.run.train, settings.get("train", {}))
@@ -160,7 +173,7 @@ class Layout:
         after = list(dict.fromkeys(after or self.corpus.after))
         reads = list(dict.fromkeys([*self.corpus.reads(), *reads]))
         self._add(Step(name, "train", [command], after, reads, [checkpoint], save_dir, self.gpus))
-        return Model(name, checkpoint, name)
+        return Model(name, checkpoint, name, int(flags["max-update"]), start)
 
     def _model(self, stage: str, name: str) -> Model:
         if name not in self.models:
@@ -188,37 +201,61 @@ class Layout:
         self._add(distilled_step(self.corpus, asked, out, self._path(kind)))
         return self._path(kind), kind
 
-    def _start(
-        self, name: str, size: List[str], start: str, teacher: Model
-    ) -> Tuple[Flags, List[str], List[str]]:
-        """The flags that start a training, the step that this needs, and what it reads."""
+    def _start(self, name: str, size: List[str], start: str, teacher: Model) -> Optional[Model]:
+        """What a training starts from, and the step that makes it; None for random weights."""
         if start == COLD:
-            return {}, [], []
+            return None
         if start != INHERIT:
             if not Path(start).is_file():
                 raise FileNotFoundError(
                     f"{self.run.path}: {name} starts from {start}, which does not exist. Give "
                     f"{COLD}, {INHERIT} or a checkpoint."
                 )
-            return {"finetune-from-model": start}, [], [start]
+            return Model(start, start, None)
         out = self._path(f"{name}-start", "start.pt")
         command = ["fairseq-kd", "inherit", "--teacher", teacher.checkpoint]
         command += ["--arch", size[1], "--out", out, "--", *size[2:]]
         step = f"{name}-start"
         after, reads = teacher.after, teacher.reads()
         self._add(Step(step, "inherit", [command], after, reads, [out], self._path(step)))
-        return {"finetune-from-model": out}, [step], []
+        return Model(step, out, step, 0, teacher)
 
     # ---- what is compared
 
-    def _controls(self, rung: Rung, size: List[str]) -> None:
-        """The last rung's size and updates, without a teacher, or without the ladder."""
-        settings = self.run.stage(rung)
-        for control in self.run.get("controls", [UNDISTILLED]):
-            own = {**settings, "learns-from": self.teachers}
-            if control == UNDISTILLED:
-                own.update(criterion=PLAIN, start=COLD, data="gold")
-            self.models[control] = self._stage(control, size, own)
+    def _controls(self, rung: Rung, size: List[str], settings: Mapping[str, Any]) -> None:
+        """The last rung's size without distillation, or without the ladder.
+
+        Args:
+            rung: the last one.
+            size: the flags of its size.
+            settings: of its training, with what it learns from.
+        """
+        plain = {**settings, "criterion": PLAIN, "data": "gold"}
+        usual = [UNDISTILLED, *([] if settings["start"] == COLD else [INHERITED])]
+        for control in self.run.get("controls", usual):
+            if control == INHERITED:
+                model = self._stage(control, size, plain, starts_as=rung.name)
+            elif control == ONE_STEP:
+                direct = {**self.run.stage(rung), "learns-from": self.teachers}
+                model = self._stage(control, size, direct)
+            else:
+                cold = {**plain, "start": COLD, "learns-from": self.teachers}
+                if control == TOTAL:
+                    cold["train"] = self._as_long_in_all(rung.name, settings["train"])
+                model = self._stage(control, size, cold)
+            self.models[control] = model
+
+    def _as_long_in_all(self, student: str, train: Flags) -> Flags:
+        """The flags of a training of as many updates as stand behind the student's weights."""
+        updates = self.models[student].updates_behind()
+        if updates is None:
+            raise ValueError(
+                f"{self.run.path}: controls has {TOTAL}, but how many updates stand behind the "
+                f"weights that {student} starts from is not known: a checkpoint that they were "
+                f"trained from is gone. Leave {TOTAL} out."
+            )
+        flags = {flag: value for flag, value in train.items() if flag != "total-num-update"}
+        return {**flags, "max-update": updates}
 
     def _evaluate(self, rungs: List[str]) -> None:
         asked = {"subset": "test", **self.run.get("evaluate", {})}
@@ -227,8 +264,9 @@ class Layout:
         command += ["--out", str(self.folder)]
         systems = [("--teacher", self.models[self.teachers[0]])]
         systems += [("--student", self.models[name]) for name in rungs]
-        controls = self.run.get("controls", [UNDISTILLED])
-        systems += [(CONTROL_FOR_REPORT[name], self.models[name]) for name in controls]
+        for name in filter(self.models.__contains__, CONTROLS):
+            flag = "--student" if name == ONE_STEP else "--control"
+            systems.append((flag, self.models[name]))
         for flag, model in systems:
             command += [flag, f"{model.name}={model.checkpoint}"]
         command += as_words(asked)

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.progressive.effects import check_effects
-from fairseq_kd.progressive.layout import ONE_STEP, STUDENT, TEACHER, UNDISTILLED, Layout
+from fairseq_kd.progressive.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.progressive.run_file import RunFile, Rung, read_run
 from fairseq_kd.progressive.run_lock import run_lock
 from fairseq_kd.progressive.starts import check_starts
@@ -19,7 +19,7 @@ from fairseq_kd.progressive.training_command import check_training_command, comp
 
 STRATEGY, FACTOR = "balanced", 0.7
 RESERVED = (  # folders of a run that are no rung's
-    *(TEACHER, UNDISTILLED, ONE_STEP, STEPS, REPLACED, "data", "logs", "evaluation"),
+    *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", "logs", "evaluation"),
     *("decoded", "translations", "plots"),  # of the evaluation
 )
 

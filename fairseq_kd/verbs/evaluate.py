@@ -8,7 +8,7 @@ from typing import Any
 from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
 
 DESCRIPTION = """\
-Measures a student against its teacher, and against the same student trained without a teacher (the
+Measures a student against its teacher, and against the same student trained without distillation (a
 control): quality by sacreBLEU with paired bootstrap, how translations go wrong, size, memory, and
 speed in fairseq and in CTranslate2, all systems in turns. OUT gets report.html, report.md, every
 translation as plain text, and evaluation.json with all figures. Killed? Run the same command again:
@@ -35,8 +35,10 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--control",
+        action="append",
         metavar="[NAME=]C.pt",
-        help="the checkpoint of a student of the same size that had no teacher (default: none)",
+        help="the checkpoint of a student of the same size that was trained without distillation; "
+        "may be repeated (default: none)",
     )
     parser.add_argument(
         "--data", required=True, type=Path, help="the folder that fairseq-preprocess wrote"
@@ -165,7 +167,7 @@ def options_of(args: argparse.Namespace) -> Any:
             raise ValueError(f"{flag} must be at least {least}, but is {value}.")
     systems = [Named.parse("teacher", args.teacher)]
     systems += [Named.parse("student", each) for each in args.student]
-    systems += [Named.parse("control", args.control)] if args.control else []
+    systems += [Named.parse("control", each) for each in args.control or []]
     return Options(
         systems=systems,
         data=args.data,

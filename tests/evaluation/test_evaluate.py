@@ -20,7 +20,7 @@ from fairseq_kd.evaluation import translations
 from fairseq_kd.evaluation.agreement import agreement
 from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
 from fairseq_kd.evaluation.document import markdown_page
-from fairseq_kd.evaluation.report import TITLE, sections
+from fairseq_kd.evaluation.report import TITLE, cards, fairest_control, sections
 from fairseq_kd.evaluation.systems import Named, common_subset, load_systems
 
 FAST = find_spec("ctranslate2") is not None
@@ -45,7 +45,8 @@ def test_every_system_stands_in_every_table(evaluated, measured):
     names = ["teacher", "small", "left alone"]
     assert [system["name"] for system in measured["systems"]] == names
     assert list(measured["quality"]["scores"]) == [*names, "small, int8"]
-    assert measured["quality"]["p"]["control"]["left alone"] == {}
+    assert list(measured["quality"]["p"]) == ["teacher", "left alone"]
+    assert measured["quality"]["p"]["left alone"]["left alone"] == {}
     engines = {"fairseq", "CTranslate2 float32", "CTranslate2 int8"}
     for part in (measured["speed"]["systems"], measured["memory"]["inference"]):
         assert {name: set(by) for name, by in part.items()} == dict.fromkeys(names, engines)
@@ -78,6 +79,38 @@ def test_the_report_tells_whether_the_machine_was_quiet(measured, rounds, drift,
     assert told in " ".join(page.split())
 
 
+@pytest.mark.parametrize(
+    ("student", "control", "told"),
+    [
+        (20, 20, "with as many updates behind its weights (20)"),
+        (2300, 500, "with 500 updates behind its weights, where small has 2,300"),
+        (20, None, "with an unknown number of updates behind the weights of left alone"),
+        (None, 20, "with an unknown number of updates behind the weights of small"),
+    ],
+)
+def test_a_gain_is_told_with_the_updates_behind_both_weights(measured, student, control, told):
+    measured = copy.deepcopy(measured)
+    measured["systems"][1]["updates_behind"] = student
+    measured["systems"][2]["updates_behind"] = control
+    page = " ".join(markdown_page(TITLE, sections(measured), "plots").split())
+    assert f"Difference to left alone, {told}" in page
+    assert any(says == f"BLEU over left alone, {told}" for _, says in cards(measured))
+    shown = "-" if control is None else f"{control:,}"
+    assert re.search(rf"\| left alone \|[^|]+\|[^|]+\| 20 \| {shown} \|", page)
+
+
+def test_a_gain_is_told_over_the_best_control_of_as_many_updates(measured):
+    measured = copy.deepcopy(measured)
+    systems, scores = measured["systems"], measured["quality"]["scores"]
+    systems[1]["updates_behind"] = 2300
+    for name, behind, bleu in (("short", 500, 9.0), ("as long", 2300, 5.0), ("longer", 5000, 7.0)):
+        systems.append({**systems[2], "name": name, "updates_behind": behind})
+        scores[name] = copy.deepcopy(scores["left alone"])
+        scores[name]["BLEU"]["score"] = bleu
+    assert fairest_control(measured, systems[1])["name"] == "longer"
+    assert fairest_control({**measured, "systems": systems[:4]}, systems[1])["name"] == "short"
+
+
 @pytest.mark.parametrize(("sentences", "tested"), [(10, True), (9, False)])
 def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested):
     measured = copy.deepcopy(measured)
@@ -91,7 +124,7 @@ def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested)
 
 
 def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):
-    assert measured["systems"][1]["updates"] == 20
+    assert measured["systems"][1]["updates"] == measured["systems"][1]["updates_behind"] == 20
     assert measured["training"]["small"] is None  # fairseq-train ran without fairseq-kd stage
 
 

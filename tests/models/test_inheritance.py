@@ -7,7 +7,7 @@ import torch
 from harness import PAIR, Setup
 
 from fairseq_kd import cli
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints import read_checkpoint, updates_behind, updates_done
 from fairseq_kd.models.inheritance import (
     head_importance,
     inherit,
@@ -221,6 +221,7 @@ def test_the_verb_writes_a_checkpoint_and_says_how_to_train_it(teacher, data, tm
     setup = Setup(data, *PLAIN, *size(1, 1, 8, 1, 32))
     setup.model.load_state_dict(state["model"], strict=True)
     assert state["cfg"]["model"].encoder_embed_dim == 8
+    assert updates_behind(out) == updates_done(teacher) > 0
 
 
 @pytest.mark.parametrize(

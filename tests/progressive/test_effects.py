@@ -50,6 +50,14 @@ WITHOUT_EFFECT = {
         "ladder: [0.5]\ncontrols: [one-step]",
         "the control one-step would be the training of student again, which learns from the teach",
     ),
+    "an inherited control of a cold student": (
+        "ladder: [0.5]\ncontrols: [inherited]",
+        "the control inherited would be that of undistilled again, since student starts from ra",
+    ),
+    "a total control of a cold student": (
+        "ladder: [0.5]\ncontrols: [undistilled, total]",
+        "the control total would be that of undistilled again",
+    ),
     "a folder": (
         "ladder: [0.5]\ntrain: {save-dir: here}",
         "train has save-dir, which the key run s",

@@ -83,10 +83,10 @@ def test_every_model_is_told_with_what_it_stands_on_and_its_score(whole):
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()]
     student = next(row for row in rows if row and row[0] == "student")
     assert student[1] == "teacher → middle"
-    assert student[4] == "14.1"
+    assert student[5] == "14.1"
     undistilled = next(row for row in rows if row and row[0] == "undistilled")
     assert undistilled[1] == "the references"
-    assert undistilled[4] == "-"
+    assert undistilled[5] == "-"
 
 
 def test_both_pages_hold_every_command_and_every_hash(whole):

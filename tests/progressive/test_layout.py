@@ -1,8 +1,10 @@
 """The steps that a run file becomes: what each reads, makes, and stands on."""
 
 import os
+import shutil
 
 import pytest
+import torch
 from harness import ROOT
 
 from fairseq_kd.progressive.training_command import check_training_command
@@ -197,13 +199,27 @@ def test_a_store_of_distilled_data_is_another_than_that_of_the_references(plan_o
     assert plan.step("teacher-store-distilled").after == ["distilled"]
 
 
+def test_text_is_prepared_by_the_vocabulary_of_a_teacher(plan_of, prepared, large_teacher):
+    for path in (prepared / "codes", *(prepared / "bin").glob("dict.*.txt")):
+        shutil.copy(path, ".")
+    text = f"data: {{text: {prepared / 'text'}, source: es, target: en, vocabulary: .}}"
+    step = plan_of(f"{text}\nladder: [0.5]").step("data")
+    assert step.commands[0][:2] == ["env", "VOCABULARY=."]
+    assert {"codes", "dict.es.txt", "dict.en.txt"} <= set(step.reads)
+    with pytest.raises(ValueError, match="merges has no effect beside data"):
+        plan_of(f"{text[:-1]}, merges: 9}}\nladder: [0.5]")
+    with pytest.raises(FileNotFoundError, match=r"gone/codes is missing\. Give a folder wi"):
+        plan_of(f"{text.replace('y: .', 'y: gone')}\nladder: [0.5]")
+
+
 # ---- where a training starts
 
 
 def test_a_start_from_the_teachers_layers_is_written_first(plan_of, large_teacher):
     plan = plan_of("ladder: [0.7, 0.4]\neach: {start: inherit}")
     assert list(kinds(plan)) == [
-        *("rung-70-start", "rung-70", "student-start", "student", "undistilled", "evaluation")
+        *("rung-70-start", "rung-70", "student-start", "student"),
+        *("undistilled", "inherited", "evaluation"),
     ]
     assert words(plan, "rung-70-start")["--teacher"] == large_teacher
     assert plan.step("rung-70-start").reads == [large_teacher]
@@ -308,6 +324,52 @@ def test_controls_have_the_last_rungs_size_without_a_teacher_or_without_the_ladd
     assert direct["data"] == student["data"]
     assert direct["kd_store"] == "runs/run/teacher-store-mixed"
     assert words(plan, "one-step-start")["--teacher"] == large_teacher
+
+
+def test_the_inherited_control_starts_as_the_student_and_is_not_distilled(plan_of):
+    plan = plan_of("ladder: [0.7, 0.4]\neach: {start: inherit, knowledge: store}")
+    student, inherited = (args(plan, name) for name in ("student", "inherited"))
+    assert inherited["finetune_from_model"] == student["finetune_from_model"] is not None
+    assert inherited["max_update"] == student["max_update"]
+    assert inherited["criterion"] == "label_smoothed_cross_entropy"
+    assert plan.step("inherited").after == ["student-start"]
+
+
+def test_the_total_control_has_the_updates_of_the_whole_line(plan_of):
+    ladder = "[{ratio: 0.7, train: {max-update: 30}}, 0.4]"
+    train = "{max-update: 100, lr-scheduler: polynomial_decay}"
+    teacher = "{arch: transformer_kd_small_teacher, train: {max-update: 1000}}"
+    plan = plan_of(
+        f"ladder: {ladder}\neach: {{start: inherit}}\ncontrols: [undistilled, total]\n"
+        f"teacher: {teacher}\ntrain: {train}"
+    )
+    total = args(plan, "total")
+    assert total["max_update"] == int(total["total_num_update"]) == 1000 + 30 + 100
+    assert total["finetune_from_model"] is None
+    assert total["criterion"] == "label_smoothed_cross_entropy"
+    assert args(plan, "undistilled")["max_update"] == 100
+    command = " ".join(plan.steps[-1].commands[0])
+    assert "--control undistilled=runs/run/" in command
+    assert "--control total=runs/run/total/checkpoint_best.pt" in command
+
+
+def test_the_updates_of_a_start_that_is_given_count_for_the_total_control(plan_of, large_teacher):
+    state = torch.load(large_teacher, weights_only=False)
+    state["optimizer_history"][-1]["num_updates"] = 500
+    torch.save(state, "trained.pt")
+    plan = plan_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
+    assert args(plan, "total")["max_update"] == 500 + 100
+
+
+def test_the_total_control_is_refused_where_the_updates_of_the_line_are_not_known(
+    plan_of, large_teacher
+):
+    state = torch.load(large_teacher, weights_only=False)
+    state["cfg"]["checkpoint"]["finetune_from_model"] = "gone.pt"
+    torch.save(state, "trained.pt")
+    told = "how many updates stand behind the weights that student starts from is not known: a che"
+    with pytest.raises(ValueError, match=told):
+        plan_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
 
 
 def test_all_models_are_evaluated_at_the_end(plan_of, large_teacher, data):

@@ -49,7 +49,7 @@ REFUSALS = {
     "text without a language": ("data: {text: t, source: es}", "data lacks the key target."),
     "a wrong choice": (
         "controls: [undistiled]",
-        "controls[0] must be one of undistilled, one-step, but is undistiled.",
+        "controls[0] must be one of undistilled, inherited, total, one-step, but is undistiled.",
     ),
     "a wrong start of a ladder": (
         "strategy: wide",

@@ -99,3 +99,26 @@ def test_the_header_is_the_help():
     result = run(PREPARE, "es", check=False)
     assert result.returncode == 2
     assert "usage: scripts/prepare.sh SOURCE TARGET TEXT_DIR OUT_DIR" in result.stderr
+
+
+def test_the_vocabulary_of_a_teacher_is_taken(prepared, text, tmp_path):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    for path in (prepared / "codes", *(prepared / "bin").glob("dict.*.txt")):
+        (folder / path.name).write_bytes(path.read_bytes())
+    prepare(text, tmp_path / "out", VOCABULARY=str(folder))
+    assert (tmp_path / "out" / "codes").read_text() == (prepared / "codes").read_text()
+    for lang in ("es", "en"):
+        name = f"dict.{lang}.txt"
+        assert (tmp_path / "out" / "bin" / name).read_text() == (folder / name).read_text()
+        kept, again = (each / "bpe" / f"valid.{lang}" for each in (prepared, tmp_path / "out"))
+        assert len({*again.read_text().splitlines()} & {*kept.read_text().splitlines()}) > 3
+
+
+def test_a_vocabulary_without_its_codes_is_refused(text, tmp_path):
+    result = prepare(text, tmp_path / "out", check=False, VOCABULARY=str(tmp_path))
+    assert result.returncode == 1
+    assert (
+        f"{tmp_path}/codes is missing: VOCABULARY is a folder with the BPE codes" in result.stderr
+    )
+    assert not (tmp_path / "out").exists()

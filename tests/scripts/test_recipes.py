@@ -250,7 +250,7 @@ def test_its_run_file_is_one(name):
     assert str(described.folder) == f"runs/{name}"
     assert described.data == f"runs/{name}/data/bin"
     assert [rung.ratio for rung in described.ladder] == [0.7, 0.49, 0.25]
-    assert described.get("controls", []) == ["undistilled", "one-step"]
+    assert described.get("controls", []) == ["undistilled", "inherited", "one-step"]
 
 
 @pytest.mark.parametrize("teacher", ["base", "big"])
@@ -264,7 +264,8 @@ def test_its_published_setting_can_be_trained(name, teacher, data, tmp_path):
     changes = [f"run={tmp_path}/run", f"data={data}", *big]
     plan = plan_run(ROOT / "scripts" / f"{name}.yaml", cli.parser(), changes)
     trained = {step.name: step.commands[0] for step in plan.steps if step.kind == "train"}
-    assert list(trained) == ["teacher", "rung-70", "rung-49", "student", "undistilled", "one-step"]
+    rungs, controls = ["rung-70", "rung-49", "student"], ["undistilled", "inherited", "one-step"]
+    assert list(trained) == ["teacher", *rungs, *controls]
     arch = trained["teacher"][trained["teacher"].index("--arch") + 1]
     assert arch.endswith("_big") == (teacher == "big")
     for command in trained.values():
