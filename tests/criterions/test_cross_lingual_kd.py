@@ -155,6 +155,7 @@ def test_half_precision(cross, dtype, alpha):
     setup.model.to(dtype)
     setup.criterion.to(dtype)
     loss = setup.criterion(setup.model, sample)[0]
+    assert {p.dtype for p in setup.criterion.teachers[0].model.parameters()} == {dtype}
     assert loss.item() == pytest.approx(want, rel=3e-2)
     loss.backward()
     assert all(p.grad.isfinite().all() for p in setup.model.parameters())

@@ -83,9 +83,12 @@ def heads_of(model, sample):
     return maps
 
 
-def test_the_attention_term_is_its_definition(distilling):
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_the_attention_term_is_its_definition(distilling, prefix):
+    """An ignored prefix has no queries and no tokens, but is seen by what follows."""
     maps = ["--kd-attention-layers", "1:2:0.5", "--kd-attention-decoder-layers", "last"]
-    setup = distilling(*ATTENTION_KD, *maps, "--kd-attention-weight", "0.5")
+    flags = ["--kd-attention-weight", "0.5", "--ignore-prefix-size", prefix]
+    setup = distilling(*ATTENTION_KD, *maps, *flags)
     sample = setup.batch(0, 1, 2)
     log = loss_of(setup, sample)[2]
     pad, inputs = setup.task.target_dictionary.pad(), sample["net_input"]
@@ -99,9 +102,10 @@ def test_the_attention_term_is_its_definition(distilling):
         for b in range(3):
             queries = inputs["src_tokens"] if kind == "encoder" else sample["target"]
             keys = inputs["prev_output_tokens"] if kind == "decoder" else inputs["src_tokens"]
+            first = 0 if kind == "encoder" else prefix
             cells = [
                 (i, j)
-                for i in range(queries.size(1))
+                for i in range(first, queries.size(1))
                 for j in range(keys.size(1))
                 if queries[b, i] != pad and keys[b, j] != pad and (kind != "decoder" or j <= i)
             ]
@@ -112,7 +116,8 @@ def test_the_attention_term_is_its_definition(distilling):
                 for head, group in enumerate(groups):
                     gap = ours[kind, layers[0]][b, head, i, j].item() - sum(group) / len(group)
                     found += gap**2
-            want += weight * sample["target"][b].ne(pad).sum().item() * found / len(cells)
+            n_targets = sample["target"][b].ne(pad).sum().item() - prefix
+            want += weight * n_targets * found / len(cells)
     assert log["kd_attention_loss"].item() == pytest.approx(want, rel=1e-4)
 
 
@@ -362,6 +367,7 @@ def test_half_precision(distilling, dtype, alpha):
     setup.model.to(dtype)
     setup.criterion.to(dtype)
     loss = loss_of(setup, sample)[0]
+    assert {p.dtype for p in setup.criterion.teachers[0].model.parameters()} == {dtype}
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(want, rel=3e-2)  # bfloat16 has 8 bits
     loss.backward()

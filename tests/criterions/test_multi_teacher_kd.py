@@ -76,6 +76,7 @@ def test_the_loss_is_the_formula_summed_over_real_tokens(both, kind, mean):
         sums = [total + weight for total, weight in zip(sums, weights, strict=True)]
     assert loss == pytest.approx(0.8 * kd + 0.2 * ce, rel=1e-4)
     figures = logged(log)
+    assert ("teacher_nll" in figures) == (mean == "probabilities")
     for i, total in enumerate(sums):
         assert figures[f"teacher_weight_{i + 1}"] == pytest.approx(
             total / sample["ntokens"], abs=1e-3

@@ -29,10 +29,13 @@ def models(setup):
 
 
 def formula(setup, sample, weight, symmetric=False):
-    """(loss, nll of each, mean KL) by autograd over all logits; gradients as they should flow."""
+    """(loss, nll of each, mean KL, mean agreement) by autograd over all logits.
+
+    Gradients are as they should flow.
+    """
     z = [model(**sample["net_input"])[0].double() for model in models(setup)]
     pad, count = setup.task.target_dictionary.pad(), len(z)
-    ce, nll, mutual = 0.0, [0.0] * count, 0.0
+    ce, nll, mutual, agreed = 0.0, [0.0] * count, 0.0, 0.0
     for b, t in sample["target"].ne(pad).nonzero().tolist():
         gold = sample["target"][b, t]
         log_p = [each[b, t].log_softmax(-1) for each in z]
@@ -45,7 +48,9 @@ def formula(setup, sample, weight, symmetric=False):
                     target = log_p[i] if symmetric else log_p[i].detach()
                     kl = (target.exp() * (target - log_p[j])).sum()
                     mutual = mutual + kl / (count * (count - 1))
-    return ce + weight * mutual, nll, mutual.item()
+                    same = log_p[i].argmax() == log_p[j].argmax()
+                    agreed += same.item() / (count * (count - 1))
+    return ce + weight * mutual, nll, mutual.item(), agreed
 
 
 def gradients(setup, loss):
@@ -59,7 +64,7 @@ def test_loss_and_gradients_are_those_of_the_formula(mutual, flow, peers):
     flags = ["--kd-peers", peers, "--kd-mutual-weight", "0.7", "--kd-mutual-gradient", flow]
     setup = mutual(*flags, *SMALLER)
     sample = setup.batch(0, 1, 2)
-    want, nll, kl = formula(setup, sample, 0.7, flow == "symmetric")
+    want, nll, kl, agreed = formula(setup, sample, 0.7, flow == "symmetric")
     loss, sample_size, log = setup.criterion(setup.model, sample)
     assert sample_size == sample["ntokens"]
     assert loss.item() == pytest.approx(want.item(), rel=1e-5)
@@ -67,6 +72,7 @@ def test_loss_and_gradients_are_those_of_the_formula(mutual, flow, peers):
     figures = logged(log)
     bits = 1 / math.log(2) / sample["ntokens"]
     assert figures["mutual_loss"] == pytest.approx(kl * bits, abs=1e-3)
+    assert figures["agreement"] == pytest.approx(100 * agreed / sample["ntokens"], abs=1e-2)
     assert figures["nll_loss"] == pytest.approx(nll[0] * bits, abs=1e-3)
     for i in range(1, int(peers)):
         assert figures[f"nll_loss_{i}"] == pytest.approx(nll[i] * bits, abs=1e-3)
@@ -107,9 +113,12 @@ def test_lambda_0_gives_the_model_the_gradients_of_label_smoothed_cross_entropy(
         torch.manual_seed(7)
         found.append(each.gradients(*batches, train=True))
     assert torch.equal(*found)
-    want, got = (each.criterion(each.model.eval(), batches[0])[2] for each in (plain, ours))
+    want, got = (each.criterion.eval()(each.model.eval(), batches[0])[2] for each in (plain, ours))
     assert got["nll_loss"] == want["nll_loss"]
-    assert got["loss"] > want["loss"]
+    plain.model = ours.criterion.peers[0].eval()
+    alone = plain.criterion(plain.model, batches[0])[2]
+    assert got["nll_loss_1"] == alone["nll_loss"]
+    assert got["loss"] == want["loss"] + alone["loss"]
     assert logged(got)["ppl"] == logged(want)["ppl"]
 
 
@@ -171,7 +180,7 @@ def test_a_peer_that_is_far_ahead_learns_nothing_from_one_behind(mutual, flow):
     before = gradients(cut, cut.criterion(cut.model, sample)[0])
     want = [gradients(each, each.criterion(each.model, sample)[0]) for each in (free, alone)]
     torch.testing.assert_close(before, want[0])  # nothing is known before the first update
-    for own, other in ((2.0, 3.0), (3.1, 2.0)):  # the first by the ratio and no more
+    for own, other in ((2.0, 3.1), (3.1, 2.0)):
         metrics.reset()
         logs = [{"nll_loss": own * 10, "nll_loss_1": other * 10, "kd_ntokens": 10}]
         for each in cut.criterion.progress:
@@ -190,6 +199,17 @@ def test_a_peer_that_is_far_ahead_learns_nothing_from_one_behind(mutual, flow):
         assert log["kd_mutual"].item() == pytest.approx(
             free.criterion(free.model, sample)[2]["kd_mutual"].item(), rel=1e-5
         )
+    metrics.reset()
+
+
+def test_a_peer_behind_by_just_the_ratio_teaches_nothing(mutual):
+    cut, alone = mutual("--kd-detach-ratio", "1"), mutual("--kd-mutual-weight", "0")
+    sample = cut.batch(0, 1, 2)
+    metrics.reset()
+    for each in cut.criterion.progress:
+        each.observe([{"nll_loss": 20.0, "nll_loss_1": 20.0, "kd_ntokens": 10}])
+    got, want = (gradients(each, each.criterion(each.model, sample)[0]) for each in (cut, alone))
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-5)
     metrics.reset()
 
 

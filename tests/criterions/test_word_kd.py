@@ -225,12 +225,19 @@ def test_weights_follow_their_schedule_and_are_logged(setup, teacher):
 
 def test_the_whole_loss_follows_the_gap_to_the_teacher(setup, teacher):
     schedule = ["--kd-temperature-schedule", "loss", "--kd-temperature", "6"]
-    following = setup(*DISTIL, teacher, *schedule, "--kd-temperature-final", "2")
-    for gap, temperature in ((1.0, 6.0), (0.5, 4.0), (0.0, 2.0)):
+    schedule += ["--kd-temperature-final", "2", "--kd-weight-schedule", "loss"]
+    weights = ["--kd-alpha-final", "0", "--kd-beta-final", "1"]
+    following = setup(*DISTIL, teacher, *schedule, *weights)
+    for gap, temperature, alpha, beta in (
+        (1.0, 6.0, 0.8, 0.2),
+        (0.5, 4.0, 0.4, 0.6),
+        (0.0, 2.0, 0.0, 1.0),
+    ):
         metrics.reset()
         metrics.log_scalar("teacher_gap", gap)
-        _, _, log = following.criterion(following.model, following.batch(0, 1))
-        assert logged(log)["temperature"] == pytest.approx(temperature)
+        figures = logged(following.criterion(following.model, following.batch(0, 1))[2])
+        found = [figures[name] for name in ("temperature", "alpha", "beta")]
+        assert found == pytest.approx([temperature, alpha, beta])
     metrics.reset()
 
 

@@ -166,6 +166,7 @@ def test_a_teacher_that_a_strategy_cannot_shrink():
 def test_distinct_rungs_differ_and_have_their_largest_ratio(strategy):
     found = distinct_rungs(REFERENCE, strategy)
     assert len({size for _, size in found}) == len(found)
+    assert found[-1][1] == shrink(REFERENCE, 0.01, strategy)  # as far down as a search goes
     for ratio, size in found:
         assert shrink(REFERENCE, ratio, strategy) == size
         assert shrink(REFERENCE, ratio + 0.001, strategy) != size

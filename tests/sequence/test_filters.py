@@ -51,6 +51,11 @@ def test_a_pair_on_the_threshold_is_kept():
         assert each.keeps(2.0, 2.0 - step)
 
 
+def test_a_similarity_that_was_not_computed_reaches_no_threshold():
+    assert math.isnan(BY_NAME["similarity"].score(pair()))
+    assert FilterBank({"similarity": 0.0}).judge(pair())[1] == "similarity"
+
+
 def test_what_each_filter_took_and_would_take_is_counted():
     bank = FilterBank({"words": 1, "teacher_score": -2.0, "length_ratio": 3.0})
     kept = bank.judge(pair())
