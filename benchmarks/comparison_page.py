@@ -32,7 +32,7 @@ STRATEGIES = {
     "progressive": "progressive, three rungs",
     "together": "all together",
 }
-
+INHERITING = {"inherit": 1, "progressive": 3, "together": 3}  # stages since the teacher's weights
 
 SAME = {  # rows of other tables that the word-level student of the strategies is
     "temperature": "T-1",
@@ -104,7 +104,9 @@ def strategies(students: Dict[str, Row], teacher: Row) -> str:
     """The main table."""
     whole, alone = mean(teacher.values("BLEU")), mean(students[UNDISTILLED].values("BLEU"))
     word = min(students[WORD].values("seconds"))
-    cells = [["teacher", "100%", f"{whole:.1f}", "", teacher.shown("chrF"), "100%", *[""] * 4]]
+    behind = updates_behind(teacher.runs[0], teacher.runs[0])
+    cells = [["teacher", "100%", behind, f"{whole:.1f}", "", teacher.shown("chrF"), "100%"]]
+    cells[0] += [""] * 4
     for name, told in STRATEGIES.items():
         if name not in students:
             continue
@@ -112,12 +114,21 @@ def strategies(students: Dict[str, Row], teacher: Row) -> str:
         bleu = mean(row.values("BLEU"))
         size = row.values("parameters")[0] / teacher.values("parameters")[0]
         scores = [row.shown("BLEU"), row.each("BLEU"), row.shown("chrF"), f"{bleu / whole:.0%}"]
-        gain = "" if first else f"{bleu - alone:+.1f}"
-        certainty = [worst_p(row, "p_undistilled"), "" if first else worst_p(row, "p_word")]
+        compared = not first and name not in INHERITING  # as many updates behind both weights
+        gain = f"{bleu - alone:+.1f}" if compared else ""
+        certainty = [worst_p(row, each) if compared else "" for each in ("p_undistilled", "p_word")]
+        behind = updates_behind(row.runs[0], teacher.runs[0])
         cost = f"{min(row.values('seconds')) / word:.1f}"
-        cells.append([told, f"{size:.0%}", *scores, gain, *certainty, cost])
-    columns = ["student", "parameters", "BLEU", "seeds", "chrF", "kept", "over alone"]
+        cells.append([told, f"{size:.0%}", behind, *scores, gain, *certainty, cost])
+    columns = ["student", "parameters", "updates behind", "BLEU", "seeds", "chrF", "kept"]
+    columns.append("over alone")
     return markdown_table([*columns, "p, alone", "p, word", "cost"], cells)
+
+
+def updates_behind(run: Dict[str, str], teacher: Dict[str, str]) -> str:
+    """The updates behind a student's weights, those of what it starts from included."""
+    own, stages = int(run["updates"]), INHERITING.get(run["row"])
+    return f"{own if stages is None else int(teacher['updates']) + stages * own:,}"
 
 
 def worst_p(row: Row, column: str) -> str:
@@ -163,11 +174,11 @@ def pairs(tables: Dict[str, Dict[str, Row]]) -> str:
         whole = mean(rows["teacher"].values("BLEU"))
         found = [rows[each].shown("BLEU") for each in (UNDISTILLED, WORD, "progressive")]
         ladder = mean(rows["progressive"].values("BLEU"))
-        gain = ladder - mean(rows[UNDISTILLED].values("BLEU"))
+        gain = mean(rows[WORD].values("BLEU")) - mean(rows[UNDISTILLED].values("BLEU"))
         kept, seeds = f"{ladder / whole:.0%}", str(len(rows[WORD].runs))
         cells.append([name[5:], f"{whole:.1f}", *found, kept, f"{gain:+.1f}", seeds])
     columns = ["pair", "teacher", "alone", "word-level", "progressive", "kept"]
-    return markdown_table([*columns, "over alone", "seeds"], cells)
+    return markdown_table([*columns, "word-level over alone", "seeds"], cells)
 
 
 def at_gpu_size(tables: Dict[str, Dict[str, Row]]) -> str:
@@ -231,7 +242,10 @@ def draw(students: Dict[str, Row], teacher: Row) -> None:
         found = students[name].values("BLEU")
         axes.barh(place, mean(found), color="#3b6ea5", alpha=0.35)
         axes.plot(found, [place] * len(found), "o", color="#1f3f66", markersize=4)
-    axes.set_yticks(range(len(names)), [STRATEGIES[name] for name in names])
+    behind = [updates_behind(students[name].runs[0], teacher.runs[0]) for name in names]
+    labels = [f"{STRATEGIES[name]} ({count})" for name, count in zip(names, behind, strict=True)]
+    axes.set_yticks(range(len(names)), labels)
+    axes.set_ylabel("strategy (updates behind its weights)")
     axes.set(xlabel="BLEU")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower right")
