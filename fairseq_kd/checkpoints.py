@@ -15,6 +15,8 @@ from typing import Any, Dict, FrozenSet, List, Optional, Union
 import numpy as np
 import torch
 
+from fairseq_kd.stored_options import refuse_code
+
 # torch >= 2.6 unpickles weights only. fairseq keeps a model's options as a Namespace, and the
 # counts of --eval-bleu as a numpy array. Both are data: naming them safe lets every fairseq command
 # in this process read its own checkpoints again, while one that carries code is still refused.
@@ -61,7 +63,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
             and Namespaces, which is not loaded.
     """
     called = called or str(path)
-    state = _completed(_unpickled(Path(path), called), called)
+    state = _completed(unpickled(Path(path), called), called)
     for part, correct in (
         ("'model'", _are_weights(state.get("model"))),
         ("'cfg' or 'args' of a model", _are_options(state)),
@@ -100,7 +102,7 @@ def check_start(path: Union[str, Path], called: str) -> None:
         FileNotFoundError, ValueError: as ``read_model``; or fairseq needs more than it holds.
     """
     read_model(path, called)
-    held = _unpickled(Path(path), called)  # as it is
+    held = unpickled(Path(path), called)  # as it is
     for part in ("optimizer_history", "extra_state"):
         if not held.get(part):
             raise ValueError(
@@ -135,7 +137,7 @@ def updates_done(path: Union[str, Path]) -> int:
     """The number of updates after which a checkpoint was written; 0 if there is no such file."""
     if not Path(path).exists():
         return 0
-    return updates_of(_completed(_unpickled(Path(path), str(path)), str(path)))
+    return updates_of(_completed(unpickled(Path(path), str(path)), str(path)))
 
 
 def updates_of(state: Dict[str, Any]) -> int:
@@ -195,7 +197,7 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
     Returns:
         None if its start is no longer there, or is another file by now.
     """
-    state = _completed(_unpickled(Path(path), str(path)), str(path))
+    state = _completed(unpickled(Path(path), str(path)), str(path))
     history = state["optimizer_history"]
     if INHERITED in history[-1]:
         return history[-1][INHERITED]
@@ -205,7 +207,7 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
     before = next((each[INHERITED] for each in history if each.get("file") == start), None)
     file, seen = Path(start), seen | {Path(path).resolve()}
     if file.is_file() and file.resolve() not in seen:
-        begun = _completed(_unpickled(file, start), start)["optimizer_history"]
+        begun = _completed(unpickled(file, start), start)["optimizer_history"]
         if history[: len(begun)] == begun:  # fairseq goes on with the history of a start
             before = updates_behind(file, seen)
     return None if before is None else before + updates
@@ -230,8 +232,11 @@ def count_parameters(weights: Dict[str, torch.Tensor]) -> int:
     return sum(distinct.values())
 
 
-def _unpickled(path: Path, called: str) -> Any:
-    """What torch reads in a file; of its errors nothing is passed on but the name of a class."""
+def unpickled(path: Path, called: str) -> Any:
+    """What torch reads in a file: tensors, plain containers, and options that are data.
+
+    Of its errors nothing is passed on but the name of a class.
+    """
     if path.is_dir():
         raise ValueError(
             f"{called} is a folder, but must be a fairseq checkpoint. Give a file in it, such as "
@@ -243,11 +248,14 @@ def _unpickled(path: Path, called: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write
-            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+            state = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(_unreadable(path, called, str(error))) from error
+    for name in ("cfg", "args") if isinstance(state, dict) else ():
+        refuse_code(called, state.get(name))
+    return state
 
 
 def _unreadable(path: Path, called: str, reason: str) -> str:

@@ -21,6 +21,7 @@ from fairseq_kd.checkpoints import (
     updates_of,
 )
 from fairseq_kd.models.architectures import ARCHITECTURES
+from fairseq_kd.stored_options import EVALUATED, is_plain
 
 SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_target")
 FOLLOWING = {  # widths that fairseq derives from another one
@@ -126,6 +127,9 @@ def _parsed(action: Action, key: str, value: str) -> Any:
         parsed = _number(value)
         if parsed is not None and "drop" in key and not 0 <= parsed < 1:
             parsed = None
+    elif key in EVALUATED:
+        wanted = f"a plain value such as {EVALUATED[key]}"
+        parsed = value if is_plain(key, value) else None
     else:
         wanted = "a whole number" if action.type is int else "what fairseq-train takes"
         parsed = value if action.type is not int or value.lstrip("-").isdecimal() else None

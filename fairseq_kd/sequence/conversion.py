@@ -21,6 +21,7 @@ from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_sym
 from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher
+from fairseq_kd.stored_options import EMBEDDING_FILES, embedding_files
 
 FLOAT32, INT8 = "float32", "int8"
 PROBES, PROBE_TOKENS = 4, 60
@@ -116,11 +117,14 @@ def _with_a_namespace(path: Path) -> Iterator[Path]:
     """A checkpoint as CTranslate2 reads it, which knows those of fairseq-train alone."""
     state = read_checkpoint(path)
     args = state.get("args") or state["cfg"]["model"]
-    if isinstance(args, argparse.Namespace) and "args" in state:
+    forgotten = embedding_files(args)
+    if isinstance(args, argparse.Namespace) and "args" in state and not forgotten:
         yield path
         return
     if not isinstance(args, argparse.Namespace):
         args = namespace_of(options_of(state, "model"))
+    if forgotten:
+        args = argparse.Namespace(**{**vars(args), **dict.fromkeys(EMBEDDING_FILES)})
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         torch.save({"args": args, "model": state["model"]}, copy)

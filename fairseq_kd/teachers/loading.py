@@ -13,7 +13,9 @@ from fairseq.tasks import TASK_REGISTRY, FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
+import fairseq_kd.safe_loading  # noqa: F401  (fairseq loads data alone)
 from fairseq_kd.checkpoints import options_of, read_model
+from fairseq_kd.stored_options import embedding_files
 
 
 def load_teacher(
@@ -45,7 +47,8 @@ def load_teacher(
         )
     cfg.task.source_lang, cfg.task.target_lang = _languages(name, cfg.task)
     folder = _dictionary_folder(path, name, cfg.task)
-    checkpoint_utils.overwrite_args_by_name(cfg, {"data": folder, "eval_bleu": False})
+    changes = {"data": folder, "eval_bleu": False, **embedding_files(cfg)}
+    checkpoint_utils.overwrite_args_by_name(cfg, changes)
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
     except (RuntimeError, ValueError) as error:  # by torch for the weights, by fairseq for sharing

@@ -1,0 +1,225 @@
+"""Options of a checkpoint are data: no command runs what one of them holds."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import fairseq
+import hostile
+import pytest
+from fairseq import checkpoint_utils, utils
+from fairseq.models import build_model
+from forks import run_forked
+from harness import PAIR, TRAINING, USER_DIR, Setup, namespace
+
+from fairseq_kd import cli
+from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.models.peers import peer_configurations
+from fairseq_kd.progressive.blueprint import Blueprint
+from fairseq_kd.safe_loading import evaluate
+from fairseq_kd.stored_options import EVALUATED, is_plain, plain_value, refuse_code
+from fairseq_kd.teachers.loading import load_teacher
+
+EVALUATING = ("eval", "eval_bool", "eval_str_dict", "eval_str_list")
+PASSED_ON = {"x", "uf"}  # parameters of what evaluates, and of parsers of a command line
+OF_DATA = {"eval(line.strip())"}  # a line of a manifest, which is no option
+EVALUATES = re.compile(r"\beval(_\w+)?\((?!\))")
+TRANSFORMER = "model.adaptive_softmax_cutoff"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not hostile.ran_code(tmp_path)
+
+
+def evaluated_names():
+    """What fairseq's source evaluates, by the names of the options."""
+    root = Path(fairseq.__file__).parent
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "examples" in path.relative_to(root).parts or not EVALUATES.search(text):
+            continue
+        for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+            name = getattr(call.func, "attr", None) or getattr(call.func, "id", None)
+            method = name == "eval" and isinstance(call.func, ast.Attribute)
+            if name not in EVALUATING or method or ast.unparse(call) in OF_DATA:
+                continue
+            yield getattr(call.args[0], "attr", None) or call.args[0].id
+
+
+def test_every_option_that_fairseq_evaluates_is_in_the_table():
+    found = set(evaluated_names()) - PASSED_ON
+    assert {"adaptive_softmax_cutoff", "adam_betas", "encoder_layers"} < found
+    assert found <= EVALUATED.keys()
+
+
+def test_no_module_of_fairseq_has_pythons_eval():
+    modules = [name for name in sys.modules if name.partition(".")[0] == "fairseq"]
+    assert len(modules) > 300
+    assert all(sys.modules[name].eval is evaluate for name in modules)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[(512, 3)] * 2 + [(1024, 3)]", [(512, 3), (512, 3), (1024, 3)]),
+        ("1000,5000", (1000, 5000)),
+        (" (0.9, 1 - 0.02)", (0.9, 0.98)),
+        ("{'name': 'linformer', 'k': -1}", {"name": "linformer", "k": -1}),
+        ("True", True),
+    ],
+)
+def test_plain_values_are_what_python_makes_of_them(text, value):
+    assert plain_value(text) == value == eval(text.strip())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        hostile.CODE,
+        f"[{hostile.CODE}]",
+        f"{{'a': {hostile.CODE}}}",
+        f"f'{{{hostile.CODE}}}'",
+        "[x for x in (1, 2)]",
+        "utils",
+        "().__class__",
+        "[0] * 1000000000",
+        "1000000000 * 'a'",
+        "9**9**9",
+        "1 / 0",
+        "(" * 300 + ")" * 300,
+        "-" * 9000 + "1",
+        "[0]" + " " * 10000,
+        "{**{}}",
+        "",
+        "\0",
+        b"1",
+    ],
+)
+def test_what_is_no_plain_value_is_refused(text):
+    with pytest.raises(ValueError, match=r"^What fairseq evaluates must be a plain value such as"):
+        plain_value(text)
+
+
+def test_a_value_must_be_of_the_kind_that_its_option_has():
+    assert is_plain("adaptive_softmax_cutoff", "10")
+    assert is_plain("xformers_att_config", "None")
+    assert not is_plain("adaptive_softmax_cutoff", "'10'")
+    assert not is_plain("xformers_att_config", "3")
+    assert is_plain("wer_args", "('a', 'b', 1, 2)")
+    assert not is_plain("wer_args", "'a'")
+
+
+def test_fairseqs_own_switches_still_read_true_false_and_what_is_no_text():
+    assert utils.eval_bool("True")
+    assert not utils.eval_bool("False")
+    assert utils.eval_bool(3, default="kept") == "kept"
+    assert utils.eval_str_list("3, 4", int) == [3, 4]
+
+
+def test_options_may_contain_themselves():
+    options = {"task": {}}
+    options["task"]["again"] = options
+    refuse_code("T.pt", options)
+    options["task"]["adam_betas"] = ["(0.9, 0.98)", hostile.CODE]
+    with pytest.raises(ValueError, match=r"^T\.pt holds the option task\.adam_betas, which"):
+        refuse_code("T.pt", options)
+
+
+@pytest.mark.parametrize("kind", hostile.CODES)
+def test_a_checkpoint_whose_option_holds_code_is_refused_wherever_it_is_read(kind, teacher, folder):
+    path = hostile.write(kind, teacher, folder)
+    sentence = f"^{re.escape(path)} holds the option {re.escape(kind)}, which .*must be a plain val"
+    for read in (
+        read_checkpoint,
+        load_teacher,
+        Blueprint.of_checkpoint,
+        checkpoint_utils.load_checkpoint_to_cpu,
+    ):
+        with pytest.raises(ValueError, match=sentence) as error:
+            read(path)
+        assert str(error.value).count("\n") == 0
+
+
+def test_an_option_that_no_table_names_runs_no_code_either(setup, data, folder):
+    args = namespace(data)
+    args.adaptive_softmax_cutoff = hostile.CODE
+    with pytest.raises(ValueError, match=r"a plain value such as .* but is .__import__"):
+        build_model(args, setup("--criterion", "cross_entropy").task)
+
+
+VERBS = {
+    "plan": ["plan", "--teacher", "T", "--target", "0.5"],
+    "store": ["store", "--teacher", "T", "--data", "D", "--out", "out"],
+    "translate": ["translate", "--teacher", "T", "--data", "D", "--out", "out"],
+    "inherit": ["inherit", "--teacher", "T", "--arch", "transformer_kd_6_3", "--out", "out.pt"],
+    "extract-peer": ["extract-peer", "T", "--peer", "1", "--out", "out.pt"],
+    "evaluate": ["evaluate", "--teacher", "T", "--student", "T", "--data", "D", "--out", "out"],
+    "evaluate a student": ["evaluate", "--teacher", "G", "--student", "T", "--data", "D"],
+    "export": ["export", "T", "--data", "D", "--out", "out"],
+}
+VERBS["evaluate a student"] += ["--out", "out"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_command_of_ours_runs_code_of_an_option(verb, teacher, data, folder, capsys):
+    path = hostile.write(TRANSFORMER, teacher, folder)
+    files = {"T": path, "G": teacher, "D": data}
+    assert cli.main([files.get(word, word) for word in VERBS[verb]]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{path} holds the option {TRANSFORMER}, which fairseq evaluates and which must" in said
+    assert not (folder / "out").exists()
+    assert not (folder / "out.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [
+        ("fairseq-generate", ["--path", "T", *PAIR, "--cpu"]),
+        ("fairseq-validate", ["--path", "T", "--task", "translation", "--batch-size", "8"]),
+        ("fairseq-train", ["--finetune-from-model", "T"]),
+        ("fairseq-train", ["--restore-file", "T"]),
+    ],
+)
+def test_no_command_of_fairseqs_does_if_it_is_given_our_plugin(
+    program, flags, teacher, data, folder
+):
+    path = hostile.write(TRANSFORMER, teacher, folder)
+    flags = [path if word == "T" else word for word in flags]
+    training = ["--criterion", "cross_entropy", "--max-update", "1", *TRAINING]
+    flags += training if program == "fairseq-train" else []
+    command = [program, data, "--user-dir", USER_DIR, *flags]
+    result = run_forked(*command, cwd=folder, check=False)
+    assert result.returncode != 0
+    assert f"{path} holds the option {TRANSFORMER}, which fairseq evaluates" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    ["word_kd", "feature_kd", "attention_kd", "hybrid_kd", "multi_teacher_kd"],
+)
+def test_no_criterion_runs_code_of_its_teacher(criterion, teacher, setup, folder):
+    path = hostile.write(TRANSFORMER, teacher, folder)
+    paths = f"{teacher}:{path}" if criterion == "multi_teacher_kd" else path
+    with pytest.raises(ValueError, match=f"^{re.escape(path)} holds the option {TRANSFORMER}, wh"):
+        setup("--criterion", criterion, "--kd-teacher", paths)
+
+
+def test_peers_are_given_plain_values_alone(data, folder):
+    cfg = Setup(data, "--criterion", "cross_entropy").cfg.model
+    text = f"adaptive_softmax_cutoff={hostile.CODE}".replace(",", ";")
+    with pytest.raises(ValueError, match=r"^--kd-peer-overrides adaptive_softmax_cutoff must be "):
+        peer_configurations(cfg, text, 1)
+
+
+def test_a_checkpoints_pretrained_embeddings_are_not_read_again(teacher, folder):
+    def embeddings(state):
+        state["cfg"]["model"].encoder_embed_path = "/gone/vectors.txt"
+
+    model, _ = load_teacher(hostile.changed(teacher, folder, embeddings))
+    assert model.encoder.embed_tokens.weight.equal(
+        read_checkpoint(teacher)["model"]["encoder.embed_tokens.weight"]
+    )
