@@ -75,7 +75,7 @@ def _value(node: ast.AST) -> Any:
         values = [_value(part) for part in parts]
         lengths = [len(each) for each in values if hasattr(each, "__len__")]
         if isinstance(node.op, ast.Mult) and lengths:  # a list and how often it is repeated
-            count = next(each for each in values if not hasattr(each, "__len__"))
+            count = next((each for each in values if not hasattr(each, "__len__")), None)
             if lengths[0] * count > MOST_ITEMS:
                 raise ValueError("too many items")
         return _OPERATIONS[type(node.op)](*values)
@@ -93,7 +93,7 @@ def refuse_code(called: str, options: Any) -> None:
         ValueError: naming the option, its value and what it must be.
     """
     for path, value in stored_options(options):
-        if not isinstance(value, (str, bytes, bytearray)):
+        if not path or not isinstance(value, (str, bytes, bytearray)):
             continue
         example = EVALUATED.get(path[-1])
         if example is not None and not is_plain(path[-1], value):

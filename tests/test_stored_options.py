@@ -89,11 +89,12 @@ def test_plain_values_are_what_python_makes_of_them(text, value):
         "[0] * 1000000000",
         "1000000000 * 'a'",
         "9**9**9",
+        "[1] * [2]",
+        "{**{}}",
         "1 / 0",
         "(" * 300 + ")" * 300,
         "-" * 9000 + "1",
         "[0]" + " " * 10000,
-        "{**{}}",
         "",
         "\0",
         b"1",
@@ -124,6 +125,7 @@ def test_options_may_contain_themselves():
     options = {"task": {}}
     options["task"]["again"] = options
     refuse_code("T.pt", options)
+    refuse_code("T.pt", hostile.CODE)
     options["task"]["adam_betas"] = ["(0.9, 0.98)", hostile.CODE]
     with pytest.raises(ValueError, match=r"^T\.pt holds the option task\.adam_betas, which"):
         refuse_code("T.pt", options)
@@ -132,7 +134,7 @@ def test_options_may_contain_themselves():
 @pytest.mark.parametrize("kind", hostile.CODES)
 def test_a_checkpoint_whose_option_holds_code_is_refused_wherever_it_is_read(kind, teacher, folder):
     path = hostile.write(kind, teacher, folder)
-    sentence = f"^{re.escape(path)} holds the option {re.escape(kind)}, which .*must be a plain val"
+    sentence = f"{re.escape(path)} holds the option {re.escape(kind)}, which .*must be a plain val"
     for read in (
         read_checkpoint,
         load_teacher,
@@ -204,7 +206,7 @@ def test_no_command_of_fairseqs_does_if_it_is_given_our_plugin(
 def test_no_criterion_runs_code_of_its_teacher(criterion, teacher, setup, folder):
     path = hostile.write(TRANSFORMER, teacher, folder)
     paths = f"{teacher}:{path}" if criterion == "multi_teacher_kd" else path
-    with pytest.raises(ValueError, match=f"^{re.escape(path)} holds the option {TRANSFORMER}, wh"):
+    with pytest.raises(ValueError, match=f"^--kd-teacher {re.escape(path)} holds the option "):
         setup("--criterion", criterion, "--kd-teacher", paths)
 
 

@@ -1,7 +1,10 @@
 """A page of sections as data, and as Markdown."""
 
+import re
 from dataclasses import dataclass, field
 from typing import List, Sequence, Union
+
+from fairseq_kd.names import fence_around, in_markdown
 
 Row = Sequence[str]
 
@@ -56,7 +59,7 @@ class Section:
 
 def markdown_table(columns: Row, rows: Sequence[Row]) -> str:
     """A table that reads well as plain text too: numbers stand to the right."""
-    columns, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (columns, *rows))
+    columns, *rows = ([_cell(text) for text in row] for row in (columns, *rows))
     widths = [max(2, *(len(row[i]) for row in (columns, *rows))) for i in range(len(columns))]
 
     def line(cells: Row) -> str:
@@ -68,6 +71,11 @@ def markdown_table(columns: Row, rows: Sequence[Row]) -> str:
     return "\n".join([line(columns), line(rule), *map(line, rows)])
 
 
+def _cell(text: str) -> str:
+    """A text in which no bar ends a cell."""
+    return re.sub(r"(\\*)\|", r"\1\1\|", in_markdown(text))
+
+
 def markdown_page(title: str, sections: Sequence[Section], plots: str) -> str:
     """The page as Markdown.
 
@@ -76,10 +84,10 @@ def markdown_page(title: str, sections: Sequence[Section], plots: str) -> str:
         sections: what it holds; an empty one is left out.
         plots: the folder of the drawings, relative to the page.
     """
-    lines = [f"# {title}", ""]
+    lines = [f"# {in_markdown(title)}", ""]
     for section in sections:
         if section.blocks:
-            lines += [f"## {section.title}", ""] if section.title else []
+            lines += [f"## {in_markdown(section.title)}", ""] if section.title else []
             for block in section.blocks:
                 lines += [_markdown(block, plots), ""]
     return "\n".join(lines)
@@ -89,7 +97,13 @@ def _markdown(block: Block, plots: str) -> str:
     if isinstance(block, Table):
         return markdown_table(block.columns, block.rows)
     if isinstance(block, Plot):
-        return f"![{block.says}]({plots}/{block.name}.png)"
+        return f"![{in_markdown(block.says)}]({plots}/{block.name}.png)"
     if isinstance(block, Code):
-        return f"```bash\n{block.text}\n```"
-    return block
+        return code_block(block.text)
+    return in_markdown(block)
+
+
+def code_block(text: str) -> str:
+    """Command lines as a block of Markdown, whatever backticks they hold."""
+    fence = fence_around(text, 3)
+    return f"{fence}bash\n{text}\n{fence}"

@@ -6,6 +6,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from fairseq_kd.checkpoints import updates_behind, updates_done
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.names import SYSTEM, in_one_line
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher, load_system, read_their_subset
 from fairseq_kd.teachers.compatibility import language_pair
@@ -64,6 +65,12 @@ class Named(NamedTuple):
             name, path = role, text
         if not slug(name) or not path:
             raise ValueError(f"--{role} is given as S.pt or NAME=S.pt, but is {text}.")
+        if not SYSTEM.fullmatch(name):
+            raise ValueError(
+                f"--{role} {in_one_line(text)}: a name is made of letters, digits, blanks and "
+                "- _ . , : ; + @ ( ) # % & = ', and begins with a letter or a digit, but is "
+                f"{name!r}. Choose another."
+            )
         if name.endswith(", int8"):
             raise ValueError(
                 f"--{role} {text} is called as the int8 form of a system is. Give it a name that "

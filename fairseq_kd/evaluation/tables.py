@@ -211,9 +211,13 @@ def speed(measured: Figures) -> Table:
 
 
 def wrapped(command: str) -> str:
-    """A command line with one option a line, ready to be copied."""
+    """A command line with one option a line, ready to be copied; as it is if a quote stays open."""
     lines: List[str] = []
-    for word in shlex.split(command):
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    for word in words:
         if word.startswith("--") or not lines:
             lines.append(shlex.quote(word))
         else:

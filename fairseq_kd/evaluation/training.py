@@ -37,5 +37,5 @@ def _columns(records: List[Record]) -> Dict[str, List[Optional[float]]]:
 
 def is_drawn(name: str) -> bool:
     """Whether a figure of the log is worth a curve."""
-    best = name.startswith("best_")
-    return name == "update" or name in CONTROLS or (name.endswith("loss") and not best)
+    loss = name.endswith("loss") and not name.startswith(("best_", "_"))
+    return name == "update" or name in CONTROLS or (loss and name.isidentifier())

@@ -5,10 +5,11 @@ import json
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 from fairseq_kd import __version__
-from fairseq_kd.evaluation.document import markdown_table
+from fairseq_kd.evaluation.document import code_block, markdown_table
 from fairseq_kd.evaluation.machine import machine, versions
 from fairseq_kd.evaluation.tables import mib, wrapped
 from fairseq_kd.export.lineage import Ancestor
+from fairseq_kd.names import as_code, in_markdown
 
 NOT_STATED = "not stated"
 
@@ -96,8 +97,8 @@ def card(
             *_lineage(ancestors),
             "## Data and licences",
             "",
-            f"- model: {licences.model}",
-            f"- training data: {licences.data}",
+            f"- model: {in_markdown(licences.model)}",
+            f"- training data: {in_markdown(licences.data)}",
             "",
         ]
     )
@@ -122,12 +123,13 @@ def _measured(forms: Sequence[Measured], made: Dict[str, Any], quantization: str
     computed = ""
     if made["computed_in"] != quantization:
         computed = f" That processor cannot compute in {quantization}: it did in float32."
+    subset = in_markdown(made["subset"])
     return [
         "## What it is worth",
         "",
         markdown_table(columns, rows),
         "",
-        f"{made['sentences']:,} sentences of {made['subset']}, beam {made['beam']}, BLEU "
+        f"{made['sentences']:,} sentences of {subset}, beam {made['beam']}, BLEU "
         f"`{made['signature']}`. Latency of a sentence alone on one thread, and sentences a "
         f"second in batches of 32 on {threads}, warmed up, in turns, on {machine()}. {versions()}."
         f"{computed}",
@@ -137,11 +139,11 @@ def _measured(forms: Sequence[Measured], made: Dict[str, Any], quantization: str
 def _lineage(ancestors: Sequence[Ancestor]) -> List[str]:
     lines = ["## Lineage", ""]
     for ancestor in ancestors:
-        lines += [f"### {ancestor.role}: `{ancestor.path}`", ""]
-        lines += [f"- {name}: {value}" for name, value in ancestor.facts.items()]
+        lines += [f"### {in_markdown(ancestor.role)}: {as_code(ancestor.path)}", ""]
+        lines += [f"- {name}: {in_markdown(value)}" for name, value in ancestor.facts.items()]
         if not ancestor.facts:
             lines.append("- the file was not there when the student was exported")
         if ancestor.command:
-            lines += ["", "```bash", wrapped(ancestor.command), "```"]
+            lines += ["", code_block(wrapped(ancestor.command))]
         lines.append("")
     return lines

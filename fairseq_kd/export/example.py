@@ -23,8 +23,8 @@ computed = "int16" if "int16" in types else "float32"
 model = ctranslate2.Translator(str(here), compute_type=computed)
 """  # left alone, CTranslate2 computes in int8 where a processor cannot in int16
 MOSES = """\
-tokeniser = sacremoses.MosesTokenizer("{source}")
-detokeniser = sacremoses.MosesDetokenizer("{target}")
+tokeniser = sacremoses.MosesTokenizer({source!r})
+detokeniser = sacremoses.MosesDetokenizer({target!r})
 """
 BPE = """\
 codes = open(here / "codes", encoding="utf-8")

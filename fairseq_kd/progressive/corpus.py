@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
 import fairseq_kd
+from fairseq_kd.names import plain_languages
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.progressive.run_file import RunFile
 from fairseq_kd.progressive.steps import Step
@@ -90,7 +91,8 @@ def corpus_of(run: RunFile) -> Corpus:
             f"{run.path}: data.text needs scripts/prepare.sh of the clone, which is not installed "
             "with the package. Give a folder of fairseq-preprocess as data instead."
         )
-    pair = (asked["source"], asked["target"])
+    source, target = plain_languages((asked["source"], asked["target"]), f"{run.path}: data")
+    pair = (source, target)
     env = [f"{name}={asked[key]}" for key, name in PREPARING.items() if key in asked]
     vocabulary = asked.get("vocabulary")
     reads = text_files(Path(asked["text"]), pair)
@@ -151,7 +153,7 @@ def language_pair(data: Path) -> Tuple[str, str]:
         has = f"holds {', '.join(sorted(found))}" if found else "holds no training set"
         kind = ValueError if found else FileNotFoundError
         raise kind(f"data: {data} {has}. Give what fairseq-preprocess wrote for one language pair.")
-    source, _, target = found.pop().partition("-")
+    source, target = plain_languages(found.pop().split("-", 1), f"data: {data}")
     return source, target
 
 

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import List
 
+from fairseq_kd.names import in_one_line
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.whole_files import written_whole
 
@@ -14,7 +15,7 @@ HEAD = """\
 #
 #   usage: {script}        from the folder in which it was written: {start}
 #
-# Env: RUN={folder}   where everything goes
+# Env: RUN={shown}   where everything goes
 # Killed? Run it again: what is there stays, and a training goes on from its last checkpoint.
 # A changed run file is not noticed here: fairseq-kd progressive does that.
 set -euo pipefail
@@ -36,9 +37,10 @@ def write_script(plan: Plan, out: Path) -> None:
     """
     parts = [
         HEAD.format(
-            file=plan.made_from["file"],
-            script=out,
-            start=plan.made_from["started in"],
+            file=in_one_line(plan.made_from["file"]),
+            script=in_one_line(out),
+            start=in_one_line(plan.made_from["started in"]),
+            shown=in_one_line(shlex.quote(plan.folder)),
             folder=shlex.quote(plan.folder),
             count=len(plan.steps),
         )
@@ -50,7 +52,7 @@ def write_script(plan: Plan, out: Path) -> None:
 
 
 def _step(plan: Plan, number: int, step: Step) -> str:
-    lines = [f"step {number} {step.name}"]
+    lines = [f"step {number} {shlex.quote(step.name)}"]
     # A training knows by itself how far it is, and an evaluation what it has translated; everything
     # else is done when the last of its files is there.
     made = [] if step.kind in ("train", "evaluate") else step.makes[-1:]

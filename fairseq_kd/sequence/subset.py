@@ -10,6 +10,7 @@ from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.names import plain_languages
 
 SUFFIXES = ("", ".bin", ".idx")  # of the raw format, of all others
 
@@ -84,9 +85,11 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
 
     Raises:
         FileNotFoundError: the folder lacks the split or a dictionary.
-        ValueError: source and target have different numbers of sentences, a file is cut off, or
-            a dictionary holds a word twice.
+        ValueError: source and target have different numbers of sentences, a file is cut off, a
+            dictionary holds a word twice, or a language is no plain name.
     """
+    source, target = plain_languages(pair, str(folder))
+    pair = (source, target)
     prefix = _prefix(folder, name, pair)
     words = [_dictionary(folder / f"dict.{language}.txt") for language in pair]
     sides = [_sentences(folder / f"{prefix}{pair[i]}", words[i]) for i in (0, 1)]

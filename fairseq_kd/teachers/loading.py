@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 import fairseq_kd.safe_loading  # noqa: F401  (fairseq loads data alone)
 from fairseq_kd.checkpoints import options_of, read_model
+from fairseq_kd.names import plain_languages
 from fairseq_kd.stored_options import embedding_files
 
 
@@ -165,7 +166,7 @@ def _languages(name: str, task_cfg: Any) -> Tuple[str, str]:
     """As recorded, or as its data tell where the training was left to infer it from them."""
     pair = (task_cfg.source_lang, task_cfg.target_lang)
     if None not in pair:
-        return pair
+        return plain_languages(pair, name)
     pairs = [infer_language_pair(part) for part in _data_folders(task_cfg) if os.path.isdir(part)]
     if not pairs or None in pairs[0]:
         raise ValueError(
@@ -173,7 +174,7 @@ def _languages(name: str, task_cfg: Any) -> Tuple[str, str]:
             f"{task_cfg.data}, which it was trained on. Put that folder back, or give a "
             "teacher that was trained with --source-lang and --target-lang."
         )
-    return tuple(pairs[0])
+    return plain_languages(pairs[0], name)
 
 
 def _data_folders(task_cfg: Any) -> List[str]:

@@ -10,6 +10,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from fairseq_kd.losses import TopK
+from fairseq_kd.names import plain_languages
 from fairseq_kd.teachers.compatibility import check_same_words, language_pair
 from fairseq_kd.teachers.fingerprints import data_fingerprint, sentence_checksums
 from fairseq_kd.teachers.store import StoredSubset, TeacherStore, unpack
@@ -98,7 +99,7 @@ class StoredTeacher:
 
 def stored_task(store: TeacherStore) -> Any:
     """The languages and dictionaries of a store's teacher, in the shape of a task."""
-    languages = store.identity["languages"]
+    languages = plain_languages(store.identity["languages"], str(store.path))
     paths = [str(store.path / f"dict.{language}.txt") for language in languages]
     source, target = map(Dictionary.load, paths)
     return SimpleNamespace(

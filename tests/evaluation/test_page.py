@@ -99,7 +99,7 @@ def test_what_a_page_holds_is_shown_as_it_is():
     assert "of &lt;all&gt;" in page
     assert "empty" not in page
     text = markdown_page("title", sections, "plots")
-    assert "| x<y |  1 |" in text
+    assert "| x\\<y |  1 |" in text
     assert "empty" not in text
 
 
