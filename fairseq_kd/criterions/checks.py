@@ -9,11 +9,12 @@ from typing import Any, Collection, Dict, Optional, Sequence
 from torch import nn
 
 from fairseq_kd.criterions.chunks import check_chunk
-from fairseq_kd.losses import DIVERGENCES
+from fairseq_kd.losses import DIVERGENCES, TAIL_POWERS
 from fairseq_kd.schedules import FOLLOWS_GAP, SHAPES, Schedule
 from fairseq_kd.teachers.live import DTYPES
 
 DEFAULT_FINAL_TEMPERATURE = 2.0
+LOWEST_TEMPERATURE = 1 / TAIL_POWERS[-1]  # for which a store that is built now is accurate
 TOKEN_TEMPERATURES = ("uniform", "confidence")
 GATES = ("off", "probability")
 
@@ -155,6 +156,34 @@ def check_token_temperature(cfg: Any, temperature: Schedule) -> None:
             f"--kd-token-temperature {cfg.kd_token_temperature} has no effect at --kd-temperature "
             "1, between which and 1 each token's temperature lies. Leave it out, or raise T."
         )
+
+
+def check_store_temperatures(
+    cfg: Any,
+    temperature: Schedule,
+    factors: Optional[Sequence[float]],
+    limits: Optional[Sequence[float]] = None,
+) -> None:
+    """Refuses temperatures for which the tail of a store is not accurate.
+
+    Args:
+        cfg: the flags.
+        temperature: over the updates.
+        factors: what it is multiplied with for each teacher, the stores last; None: 1 for each.
+        limits: from where on each store is accurate; None: as those that are built now.
+    """
+    stores = cfg.kd_store.split(os.pathsep) if cfg.kd_store else []
+    ends = [temperature.start]
+    ends += [] if temperature.shape == "constant" else [temperature.final]
+    for i, store in enumerate(stores):
+        lowest = min(ends) * (factors[i - len(stores)] if factors else 1.0)
+        limit = limits[i] if limits else LOWEST_TEMPERATURE
+        if lowest < limit * (1 - 1e-6):  # products of factors are rounded
+            anew = "build the store anew, " if lowest >= LOWEST_TEMPERATURE else ""
+            raise ValueError(
+                f"--kd-store {store} is accurate for temperatures of {limit:g} and more, but T is "
+                f"{lowest:g} at the lowest. Raise it, {anew}or train from --kd-teacher."
+            )
 
 
 def weight_schedule(cfg: Any, name: str) -> Schedule:

@@ -111,7 +111,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         count = len(self.teachers)
         self.numbers = list(range(1, count + 1))
         self.fixed = fixed_weights(cfg.kd_teacher_weights, count)
-        self.factors = temperature_factors(cfg, count)
+        self.factors = self.teacher_factors(cfg)
         if self.fixed:
             self._leave_out_weights_of_0()
         if cfg.kd_teacher_weights == LEARNED:
@@ -142,7 +142,11 @@ class MultiTeacherKDCriterion(WordKDCriterion):
             )
         check_mean(cfg)
         fixed_weights(cfg.kd_teacher_weights, count)
-        temperature_factors(cfg, count)
+
+    @staticmethod
+    def teacher_factors(cfg: MultiTeacherKDConfig) -> Optional[List[float]]:
+        """Those of ``--kd-teacher-temperatures``, which must fit the teachers."""
+        return temperature_factors(cfg, len(named_teachers(cfg)))
 
     @staticmethod
     def check_teacher_sources(cfg: MultiTeacherKDConfig, others: Dict[str, float]) -> None:

@@ -20,6 +20,7 @@ from fairseq_kd.criterions.checks import (
     check_choices,
     check_nothing_distilled,
     check_one_teacher_source,
+    check_store_temperatures,
     check_token_temperature,
     check_weights,
     distils,
@@ -36,7 +37,7 @@ from fairseq_kd.criterions.shared_encoder import SharedEncoder, check_shared_enc
 from fairseq_kd.losses import LossOptions, LossTerms, Mixture, SoftTargets, chunked_loss
 from fairseq_kd.projection import RealHidden, real_hidden, refuse_unseen_projection
 from fairseq_kd.schedules import FOLLOWS_GAP
-from fairseq_kd.teachers import teacher_sources
+from fairseq_kd.teachers import StoredTeacher, teacher_sources
 
 PER_TOKEN = {  # what is logged of every token: the key of its sum, its name in the log, its unit
     "kd_loss": ("kd_loss", 1 / math.log(2)),
@@ -65,8 +66,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         default=None,
         metadata={
             "help": "folder that fairseq-kd store wrote, instead of --kd-teacher: the teacher's "
-            "likeliest words are read from there and it need not run; several as A:B "
-            "(default: none)"
+            "likeliest words are read from there and it need not run; for temperatures of 0.5 and "
+            "more; several as A:B (default: none)"
         },
     )
     kd_alpha: float = field(
@@ -237,6 +238,9 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             self.teachers = teacher_sources(cfg, self.taught_task(task))
         if self.distils:
             self.temperature = temperature_schedule(cfg)
+            stores = [each.store for each in self.teachers if isinstance(each, StoredTeacher)]
+            limits = [store.lowest_temperature for store in stores]
+            check_store_temperatures(cfg, self.temperature, self.teacher_factors(cfg), limits)
             self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
             self.advise = TemperatureAdvice()
             self.clock = UpdateClock(task)
@@ -260,6 +264,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             cls.check_teacher_sources(cfg, others)
         if distils(cfg):
             check_token_temperature(cfg, temperature_schedule(cfg))
+            check_store_temperatures(cfg, temperature_schedule(cfg), cls.teacher_factors(cfg))
             for name in ("kd_alpha", "kd_beta"):
                 weight_schedule(cfg, name)
             if cfg.kd_share_encoder:
@@ -269,6 +274,11 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     def other_weights(cls, cfg: WordKDConfig) -> Dict[str, float]:
         """The weights of terms that a criterion adds and that need the teacher too, by flag."""
         return {}
+
+    @staticmethod
+    def teacher_factors(cfg: WordKDConfig) -> Optional[List[float]]:
+        """What T is multiplied with for each teacher; None if they have no T of their own."""
+        return None
 
     @staticmethod
     def check_teacher_sources(cfg: WordKDConfig, others: Dict[str, float]) -> None:

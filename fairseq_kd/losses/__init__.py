@@ -10,11 +10,18 @@ from fairseq_kd.losses.divergence import (
     total_variation,
 )
 from fairseq_kd.losses.mixture import MEANS, TOKEN_WEIGHTS, Mixture
-from fairseq_kd.losses.soft_targets import TAIL_POWERS, SoftTargets, TeacherLogits, TopK
+from fairseq_kd.losses.soft_targets import (
+    FORMER_TAIL_POWERS,
+    TAIL_POWERS,
+    SoftTargets,
+    TeacherLogits,
+    TopK,
+)
 from fairseq_kd.losses.token_loss import LossOptions, LossTerms
 
 __all__ = [
     "DIVERGENCES",
+    "FORMER_TAIL_POWERS",
     "MEANS",
     "TAIL_POWERS",
     "TOKEN_WEIGHTS",

@@ -60,8 +60,8 @@ def _on_its_own(teacher: SoftTargets) -> SoftTargets:
     """Without places in the memory of the batch, of which each would get a program of its own."""
     if not isinstance(teacher, TopK):
         return teacher
-    parts = (part.clone() for part in (teacher.ids, teacher.log_p, teacher.log_tail))
-    return TopK(*parts, teacher.words)
+    names = ("ids", "log_p", "log_tail")
+    return replace(teacher, **{name: getattr(teacher, name).clone() for name in names})
 
 
 def _loss_and_logit_gradient(

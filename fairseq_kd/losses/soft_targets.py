@@ -7,8 +7,8 @@ answers with the likeliest word, the teacher's confidence, and its distribution 
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Optional, Sequence, Union
+from dataclasses import dataclass, field, replace
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -40,8 +40,11 @@ def cooled(z: Tensor, temperature: Temperature) -> Tensor:
 
 
 # Where a top-k teacher keeps the mass of the tail: log sum over the tail of p^b at these powers b
-# of its probabilities at T = 1. At b = 0 it is log(V - K).
-TAIL_POWERS = (0.125, 0.25, 0.5, 1.0)
+# of its probabilities at T = 1. At b = 0 it is log(V - K). They lie denser towards both ends, as
+# the points of an interpolation must, so that it is accurate down to T = 1 / 2.
+TAIL_POWERS = (0.0625, 0.2, 0.4, 0.65, 1.0, 1.3, 1.7, 2.0)
+FORMER_TAIL_POWERS = (0.125, 0.25, 0.5, 1.0)  # of stores of format 1
+POLE = 2.0  # the tail is read from a polynomial in b / (b + POLE)
 
 
 @dataclass
@@ -158,26 +161,30 @@ class TopK:
     Args:
         ids: (N, K) words, the likeliest first.
         log_p: (N, K) their log-probabilities at T = 1.
-        log_tail: (N, len(TAIL_POWERS)) ``log sum_v p_v^b`` over the other V - K words.
+        log_tail: (N, len(powers)) ``log sum_v p_v^b`` over the other V - K words.
         words: V.
+        powers: the b of ``log_tail``, 1 among them.
     """
 
     ids: Tensor
     log_p: Tensor
     log_tail: Tensor
     words: int
+    powers: Tuple[float, ...] = TAIL_POWERS
 
     @classmethod
-    def of_logits(cls, z: Tensor, k: int) -> "TopK":
+    def of_logits(cls, z: Tensor, k: int, powers: Tuple[float, ...] = TAIL_POWERS) -> "TopK":
         """The k likeliest words of ``softmax(z)``, (n, V), and the mass of the others; k < V."""
         log_p = torch.log_softmax(z, dim=-1).clamp_(min=LOG_SMALLEST)
         kept, ids = log_p.topk(k, dim=-1)  # sorted, the likeliest first
         tail = log_p.scatter_(-1, ids, float("-inf"))
-        log_tail = torch.stack([(tail * b).logsumexp(-1) for b in TAIL_POWERS], dim=-1)
-        return cls(ids, kept, log_tail, z.size(-1))
+        log_tail = torch.stack([(tail * b).logsumexp(-1) for b in powers], dim=-1)
+        return cls(ids, kept, log_tail, z.size(-1), powers)
 
     def __getitem__(self, rows: slice) -> "TopK":
-        return TopK(self.ids[rows], self.log_p[rows], self.log_tail[rows], self.words)
+        return replace(
+            self, ids=self.ids[rows], log_p=self.log_p[rows], log_tail=self.log_tail[rows]
+        )
 
     @property
     def top1(self) -> Tensor:
@@ -191,7 +198,9 @@ class TopK:
 
     def log_p_of(self, words: Tensor) -> Tensor:
         """The log-probabilities of some words (n, J) at T = 1; in the tail, an even share of it."""
-        share = self.log_tail[:, -1:] - math.log(self.words - self.k)  # (n, 1)
+        at_one = self.powers.index(1.0)
+        mass = self.log_tail[:, at_one : at_one + 1]
+        share = mass - math.log(self.words - self.k)  # (n, 1)
         match = words.unsqueeze(-1) == self.ids.unsqueeze(-2)  # (n, J, K)
         named = self.log_p.unsqueeze(-2).where(match, 0.0).sum(-1)
         return named.where(match.any(-1), share).clamp(min=LOG_SMALLEST)
@@ -209,23 +218,34 @@ class TopK:
     def _tail(self, power: Temperature) -> Sequence[Tensor]:
         """``f(b) = log sum_tail p^b`` at a power b, (n,), and the entropy ``f - b f'`` within it.
 
-        f is smooth and convex: between 0 and 1 it is read from the polynomial through the five
-        known points, beyond 1 from the tangent at 1, which it does not fall below.
+        ``f / (b + POLE)`` is read from the polynomial in ``b / (b + POLE)`` through the known
+        points, b = 0 among them: exact where f is linear, as of a tail of equal probabilities, and
+        calm on both sides. Beyond the last point the tangent there is taken, below which f, which
+        is convex, does not fall.
         """
         known = self.log_tail
         none = torch.full_like(known[:, :1], math.log(self.words - self.k))
-        powers = torch.tensor((0.0, *TAIL_POWERS), dtype=torch.float64)
-        to_coefficients = tensor_on(
-            known.device, torch.vander(powers, increasing=True).inverse(), known.dtype
-        )
-        coefficients = torch.cat([none, known], -1) @ to_coefficients.T  # (n, 5)
-        b = tensor_on(known.device, power, known.dtype).reshape(-1, 1)
-        exponents = torch.arange(len(powers), device=known.device)
-        inside = b.clamp(max=1.0)
-        value = (coefficients * inside**exponents).sum(-1)
-        slope = (coefficients[:, 1:] * exponents[1:] * inside ** exponents[:-1]).sum(-1)
-        value = value + slope * (b - inside).squeeze(-1)
-        return value, (value - b.squeeze(-1) * slope).clamp(min=0.0)
+        b = tensor_on(known.device, power, torch.float64).reshape(-1, 1)
+        values, slopes = (each.to(known.dtype) for each in self._tail_weights(b))  # (1 or n, P + 1)
+        points = torch.cat([none, known], -1)
+        value, slope = (points * values).sum(-1), (points * slopes).sum(-1)
+        return value, (value - b.to(known.dtype).squeeze(-1) * slope).clamp(min=0.0)
+
+    def _tail_weights(self, b: Tensor) -> Sequence[Tensor]:
+        """What f and f' at powers b, (m, 1), take of f at 0 and at each of the P known powers.
+
+        In float64, as the inverse of the Vandermonde matrix is badly conditioned.
+        """
+        knots = torch.tensor((0.0, *self.powers), dtype=torch.float64)
+        last = self.powers[-1]
+        to_coefficients = torch.vander(knots / (knots + POLE), increasing=True).inverse()
+        to_coefficients = tensor_on(b.device, to_coefficients / (knots + POLE), torch.float64)
+        exponents = torch.arange(len(knots), device=b.device)
+        inside = b.clamp(max=last)
+        u, scale = inside / (inside + POLE), inside + POLE
+        values = u**exponents @ to_coefficients
+        slopes = values + (exponents[1:] * u ** exponents[:-1]) @ to_coefficients[1:] * POLE / scale
+        return values * scale + slopes * (b - inside), slopes
 
     @property
     def k(self) -> int:

@@ -1,39 +1,51 @@
 """The top-k store: for each target token, a teacher's likeliest words and the mass of the others.
 
-    STORE/store.json            what it was built from: teacher, languages, V, K, size of the parts
+    STORE/store.json            what it was built from: teacher, languages, V, K, size of the parts,
+                                hashes of the dictionaries
     STORE/dict.LANG.txt         the teacher's dictionaries
-    STORE/SUBSET/subset.json    the fingerprint of the data, and the number of sentences
+    STORE/SUBSET/subset.json    the fingerprint of the data, the number of sentences, and the hash
+                                of sentences.npy
     STORE/SUBSET/00000.npy      a part: the records of the tokens of 4,096 sentences; and
-                                00000.sentences.npy, the length and checksum of each
+                                00000.sentences.npy, the length and two checksums of each: of its
+                                words and of its records
     STORE/SUBSET/sentences.npy  the same of all sentences; written last
 
-A record is 272 bytes at K = 64: log-probabilities at T = 1 (float16), word numbers (two bytes), and
-the tail's mass at four powers (float32). Where V is above 65,536 it is 296 bytes: the numbers take
-four bits more each, and the tail is float16. Parts are memory-mapped: only what a batch asks for is
-read.
+A record is 288 bytes at K = 64: log-probabilities at T = 1 (float16), word numbers (two bytes), and
+the tail's mass at eight powers (float32). Where V is above 65,536 it is 320 bytes: the numbers take
+four bits more each. In a store of format 1 it is 16 and 24 bytes less: the tail's mass is there at
+four powers, and float16 where V is above 65,536; its sentences have no checksum of their records
+until store-merge has added them. Parts are memory-mapped: only what a batch needs is read, and
+checked when it is first read.
 """
 
 import json
+import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_kd.losses import TAIL_POWERS, TopK
+from fairseq_kd.hashes import first_damaged
+from fairseq_kd.losses import FORMER_TAIL_POWERS, TAIL_POWERS, TopK
+from fairseq_kd.names import plain_languages
 from fairseq_kd.whole_files import written_whole
 
-FORMAT = 1
+FORMAT = 2
+POWERS = {1: FORMER_TAIL_POWERS, FORMAT: TAIL_POWERS}  # of the tail, in each format that is read
 MAX_WORDS = 1 << 20  # what sixteen and four bits can number
-SENTENCE = np.dtype([("length", "<u4"), ("checksum", "<u4")])
+UNCHECKED = [("length", "<u4"), ("checksum", "<u4")]  # what format 1 kept of a sentence
+SENTENCE = np.dtype([*UNCHECKED, ("records", "<u4")])
+AGAIN = "Run the fairseq-kd store command that built it once more: it makes what is not whole."
 
 
-def record_dtype(k: int, words: int) -> np.dtype:
-    """The record of one token, for K likeliest of V words."""
+def record_dtype(k: int, words: int, powers: Tuple[float, ...] = TAIL_POWERS) -> np.dtype:
+    """The record of one token, for K likeliest of V words and the tail's mass at some powers."""
     wide = words > 1 << 16
     fields = [("log_p", "<f2", (k,)), ("ids", "<u2", (k,))]
-    fields += [("log_tail", "<f2" if wide else "<f4", (len(TAIL_POWERS),))]
+    half = wide and powers == FORMER_TAIL_POWERS
+    fields += [("log_tail", "<f2" if half else "<f4", (len(powers),))]
     if wide:
         fields += [("high_ids", "u1", ((k + 1) // 2,))]
     return np.dtype(fields)
@@ -41,7 +53,7 @@ def record_dtype(k: int, words: int) -> np.dtype:
 
 def pack(taught: TopK) -> np.ndarray:
     """Records, (n,), of what a teacher says of n tokens."""
-    records = np.empty(len(taught.ids), record_dtype(taught.k, taught.words))
+    records = np.empty(len(taught.ids), record_dtype(taught.k, taught.words, taught.powers))
     ids = taught.ids.cpu().numpy()
     records["log_p"] = taught.log_p.float().cpu().numpy()
     records["log_tail"] = taught.log_tail.float().cpu().numpy()
@@ -53,7 +65,12 @@ def pack(taught: TopK) -> np.ndarray:
     return records
 
 
-def unpack(records: np.ndarray, words: int, device: torch.device) -> TopK:
+def unpack(
+    records: np.ndarray,
+    words: int,
+    device: torch.device,
+    powers: Tuple[float, ...] = TAIL_POWERS,
+) -> TopK:
     """The inverse of ``pack``, as float32 on a device, which takes the bytes apart itself."""
     kept = np.require(records, requirements=["C", "W"])
     content = torch.from_numpy(kept.view(np.uint8).reshape(len(kept), kept.itemsize)).to(device)
@@ -64,16 +81,27 @@ def unpack(records: np.ndarray, words: int, device: torch.device) -> TopK:
         return part.clone(memory_format=torch.contiguous_format).view(dtype)
 
     ids = field("ids", torch.int16).long() & 0xFFFF
-    tail = torch.float32
     if "high_ids" in records.dtype.names:
-        tail, pairs = torch.float16, field("high_ids", torch.uint8)
+        pairs = field("high_ids", torch.uint8)
         high = torch.stack([pairs & 0xF, pairs >> 4], dim=-1).flatten(1)
         ids |= high[:, : ids.size(1)].long() << 16
-    log_p, log_tail = field("log_p", torch.float16), field("log_tail", tail)
-    return TopK(ids, log_p.float(), log_tail.float(), words)
+    half = records.dtype["log_tail"].base == np.float16
+    log_tail = field("log_tail", torch.float16 if half else torch.float32)
+    return TopK(ids, field("log_p", torch.float16).float(), log_tail.float(), words, powers)
+
+
+def largest_id(records: np.ndarray) -> int:
+    """The largest number of a word in some records; -1 if there is none."""
+    ids = records["ids"]
+    if "high_ids" in records.dtype.names:
+        pairs = records["high_ids"].astype(np.int64)
+        high = np.stack([pairs & 0xF, pairs >> 4], -1).reshape(len(pairs), 2 * pairs.shape[1])
+        ids = ids | high[:, : ids.shape[1]] << 16
+    return int(ids.max()) if ids.size else -1
 
 
 FILE = "store.json"  # says what a store was built from
+INDEX, TABLE = "subset.json", "sentences.npy"
 
 
 class TeacherStore:
@@ -94,22 +122,47 @@ class TeacherStore:
                 f"{path} holds no store of a teacher. Build one by fairseq-kd store --out {path}."
             )
         self.identity = read_json(self.path / FILE)
-        if self.identity["format"] != FORMAT:
+        if self.identity["format"] not in POWERS:
             raise ValueError(
                 f"{path} has the format {self.identity['format']} of another version of "
-                f"fairseq_kd, but must have {FORMAT}. Build it again."
+                f"fairseq_kd, but must have {' or '.join(map(str, POWERS))}. Build it again."
             )
         self.words, self.k = self.identity["words"], self.identity["topk"]
-        self.dtype = record_dtype(self.k, self.words)
+        self.powers = POWERS[self.identity["format"]]
+        self.dtype = record_dtype(self.k, self.words, self.powers)
         self.part_sentences = self.identity["part_sentences"]
+
+    @property
+    def lowest_temperature(self) -> float:
+        """The temperature down to which the tail's mass is accurate."""
+        return 1 / self.powers[-1]
+
+    def dictionaries(self) -> List[Path]:
+        """The files of the dictionaries, source and target.
+
+        Raises:
+            ValueError: one is missing or damaged.
+        """
+        languages = plain_languages(self.identity["languages"], str(self.path))
+        names = [dictionary_name(language) for language in languages]
+        kept = self.identity.get("dictionaries", {})  # stores of format 1 have no hashes
+        damaged = first_damaged(self.path, {name: kept[name] for name in names if name in kept})
+        missing = [self.path / name for name in names if not (self.path / name).is_file()]
+        for path in [damaged] if damaged else missing:
+            raise ValueError(f"{path} is missing or damaged. {AGAIN}")
+        return [self.path / name for name in names]
 
     def subsets(self) -> List[str]:
         """The names of the subsets that are complete."""
-        return sorted(path.parent.name for path in self.path.glob("*/sentences.npy"))
+        return sorted(path.parent.name for path in self.path.glob(f"*/{TABLE}"))
 
     def subset(self, name: str) -> "StoredSubset":
         """A complete subset."""
-        return StoredSubset(self.path / name, self.dtype, self.part_sentences)
+        return StoredSubset(self.path / name, self.words, self.dtype, self.part_sentences)
+
+    def unpack(self, records: np.ndarray, device: torch.device) -> TopK:
+        """What the store holds of some tokens, on a device."""
+        return unpack(records, self.words, device, self.powers)
 
 
 class StoredSubset:
@@ -117,17 +170,23 @@ class StoredSubset:
 
     Args:
         folder: where its parts lie.
+        words: V.
         dtype: of a record.
         part_sentences: sentences in a part; the last one may have fewer.
 
     Raises:
-        ValueError: a part is cut off.
+        ValueError: a part is cut off, or the table of the sentences damaged.
     """
 
-    def __init__(self, folder: Path, dtype: np.dtype, part_sentences: int):
-        self.folder, self.dtype, self.part_sentences = folder, dtype, part_sentences
-        self.fingerprint = read_json(folder / "subset.json")["data"]
-        self.sentences = np.load(folder / "sentences.npy", mmap_mode="r")
+    def __init__(self, folder: Path, words: int, dtype: np.dtype, part_sentences: int):
+        self.folder, self.words, self.dtype = folder, words, dtype
+        self.part_sentences = part_sentences
+        index = read_json(folder / INDEX)
+        self.fingerprint = index["data"]
+        if first_damaged(folder, {TABLE: index["table"]} if "table" in index else {}):
+            raise ValueError(f"{folder / TABLE} is damaged. {AGAIN}")
+        self.sentences = np.load(folder / TABLE, mmap_mode="r")
+        self.checked = np.zeros(len(self.sentences), bool)
         ends = np.cumsum(self.sentences["length"], dtype=np.int64)
         self.starts = ends - self.sentences["length"]
         parts = part_ranges(len(self.sentences), part_sentences)
@@ -139,11 +198,63 @@ class StoredSubset:
     def __len__(self) -> int:
         return len(self.sentences)
 
+    @property
+    def has_checksums(self) -> bool:
+        """Whether damage to its records can be noticed."""
+        return "records" in self.sentences.dtype.names
+
     def records(self, sentence: int) -> np.ndarray:
-        """The records of a sentence's target tokens, in their order."""
+        """The records of a sentence's target tokens, in their order.
+
+        Raises:
+            ValueError: they are damaged; each is checked when it is first read.
+        """
         part = sentence // self.part_sentences
         start = int(self.starts[sentence] - self.starts[part * self.part_sentences])
-        return self.parts[part][start : start + int(self.sentences["length"][sentence])]
+        row = self.sentences[sentence]
+        records = self.parts[part][start : start + int(row["length"])]
+        if not self.checked[sentence]:
+            fault = records_fault(records, row, self.words)
+            if fault:
+                path = self.folder / part_name(part)
+                raise ValueError(f"{path} is damaged: of sentence {sentence} {fault}. {AGAIN}")
+            self.checked[sentence] = True
+        return records
+
+    def check(self) -> None:
+        """Reads all records.
+
+        Raises:
+            ValueError: some are damaged.
+        """
+        for sentence in range(len(self)):
+            self.records(sentence)
+
+
+def records_fault(records: np.ndarray, row: np.void, words: int) -> str:
+    """What is wrong with the records of a sentence, as the end of a sentence; "" if nothing is.
+
+    Args:
+        records: as they were read.
+        row: of the table of sentences; in format 1 it may have no checksum of the records, and
+            then only numbers of words that there are not can be told.
+        words: V.
+    """
+    if "records" in row.dtype.names:
+        same = records_checksum(records) == row["records"]
+        return "" if same else "its records are not what was written"
+    largest = largest_id(records)
+    return f"a record names token {largest} of {words}" if largest >= words else ""
+
+
+def records_checksum(records: np.ndarray) -> int:
+    """The CRC-32 of some records."""
+    return zlib.crc32(records.view(np.uint8))
+
+
+def dictionary_name(language: str) -> str:
+    """The file of the dictionary of a language."""
+    return f"dict.{language}.txt"
 
 
 def part_ranges(sentences: int, part_sentences: int) -> List[range]:
@@ -166,15 +277,11 @@ def open_part(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     try:
         records = np.load(path, mmap_mode="r") if tokens else np.load(path)
     except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is missing or cut off. {AGAIN}") from error
+    if records.dtype != dtype or records.shape != (tokens,):
         raise ValueError(
-            f"{path} is missing or cut off. Run the fairseq-kd store command that built it once "
-            "more: it makes what is not whole."
-        ) from error
-    if records.dtype != dtype or len(records) != tokens:
-        raise ValueError(
-            f"{path} holds {len(records)} tokens of {records.dtype.itemsize} bytes where {tokens} "
-            f"of {dtype.itemsize} belong. Remove it, and run the fairseq-kd store command that "
-            "built it once more."
+            f"{path} holds {records.size} tokens of {records.dtype.itemsize} bytes where {tokens} "
+            f"of {dtype.itemsize} belong. {AGAIN}"
         )
     return records
 

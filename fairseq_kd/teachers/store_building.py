@@ -1,12 +1,15 @@
 """Builds a top-k store: part by part, in shards on several machines, however often it is killed.
 
 Parts are fixed ranges of a subset's sentences, so what a part holds depends neither on the shards
-nor on interruptions. A part appears whole or not at all, and one that is there is not built again.
+nor on interruptions. A part appears whole or not at all, and one that is there and undamaged is not
+built again.
 """
 
 import copy
+import io
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ from fairseq.data import FairseqDataset
 from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
 
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.hashes import first_damaged, sha256_of
 from fairseq_kd.losses import TopK, default_chunk
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
@@ -25,18 +28,23 @@ from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store import (
     FILE,
     FORMAT,
+    INDEX,
     MAX_WORDS,
     SENTENCE,
+    TABLE,
     TeacherStore,
+    dictionary_name,
     open_part,
     pack,
     part_name,
     part_ranges,
     read_json,
-    record_dtype,
+    records_checksum,
+    records_fault,
     write_array,
     write_json,
 )
+from fairseq_kd.whole_files import written_whole
 
 
 class StoreBuilder:
@@ -76,14 +84,20 @@ class StoreBuilder:
                 f"--topk must lie between 1 and {self.words - 1}, one less than the dictionary's "
                 f"words (at most {MAX_WORDS}), but is {topk}."
             )
-        self.dtype, self.part_sentences = record_dtype(topk, self.words), part_sentences
+        self.part_sentences = part_sentences
         self._claim(teacher)
+        self.store = TeacherStore(out)
+        self.dtype = self.store.dtype
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = LiveTeacher(model.to(self.device), dtype)
         self.teacher.follow(model)
 
     def _claim(self, teacher: str) -> None:
-        """Writes what the store is made from, or compares it with what is there."""
+        """Writes what the store is made from, or compares it with what is there.
+
+        A store of a former format is gone on with in that; its dictionaries are written anew if
+        they are not what they were.
+        """
         identity = {
             "format": FORMAT,
             "teacher": teacher,
@@ -96,9 +110,7 @@ class StoreBuilder:
         path = self.out / FILE
         if not path.is_file():
             self.out.mkdir(parents=True, exist_ok=True)
-            sides = (self.task.source_dictionary, self.task.target_dictionary)
-            for language, dictionary in zip(language_pair(self.task), sides, strict=True):
-                dictionary.save(str(self.out / f"dict.{language}.txt"))
+            identity["dictionaries"] = self._write_dictionaries({})
             write_json(path, identity)
             return
         there = TeacherStore(self.out).identity
@@ -114,6 +126,28 @@ class StoreBuilder:
                     f"--out {self.out} holds a store that was built {what}. Choose another folder, "
                     "or remove that store."
                 )
+        kept = there.get("dictionaries", {})
+        hashes = self._write_dictionaries(kept)
+        if hashes != kept:
+            write_json(path, {**there, "dictionaries": hashes})
+
+    def _write_dictionaries(self, kept: Dict[str, str]) -> Dict[str, str]:
+        """Writes the dictionaries that are not there as their hashes say, and returns the hashes.
+
+        Args:
+            kept: SHA-256 of those that were written before, by name.
+        """
+        sides = (self.task.source_dictionary, self.task.target_dictionary)
+        hashes = {}
+        for language, dictionary in zip(language_pair(self.task), sides, strict=True):
+            name = dictionary_name(language)
+            if name not in kept or first_damaged(self.out, {name: kept[name]}):
+                with written_whole(self.out / name) as file:
+                    dictionary.save(file)
+                hashes[name] = sha256_of([self.out / name])
+            else:
+                hashes[name] = kept[name]
+        return hashes
 
     def build(self, subset: str, shard: Shard) -> None:
         """Builds the parts of a shard of a subset that are not there yet.
@@ -127,17 +161,17 @@ class StoreBuilder:
         dataset = self.task.dataset(subset)
         folder = self.out / subset
         identity = {"data": data, "sentences": len(dataset)}
-        if not (folder / "subset.json").is_file():
+        if not (folder / INDEX).is_file():
             folder.mkdir(exist_ok=True)
-            write_json(folder / "subset.json", identity)
-        elif read_json(folder / "subset.json") != identity:
+            write_json(folder / INDEX, identity)
+        elif not identity.items() <= read_json(folder / INDEX).items():
             raise ValueError(
                 f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}. "
                 f"Remove {folder}, or choose another --out."
             )
         ranges = part_ranges(len(dataset), self.part_sentences)
         missing = [
-            part for part in shard.share(len(ranges)) if not part_is_whole(folder, part, self.dtype)
+            part for part in shard.share(len(ranges)) if not part_is_whole(folder, part, self.store)
         ]
         total = sum(len(ranges[part]) for part in shard.share(len(ranges)))
         done = total - sum(len(ranges[part]) for part in missing)
@@ -165,7 +199,7 @@ class StoreBuilder:
             rows = np.split(self._records(sample, real), np.cumsum(lengths)[:-1])
             ids = sample["id"].tolist()
             for number, length, checksum, own in zip(ids, lengths, checksums, rows, strict=True):
-                sentences[number - numbers.start] = (length, checksum)
+                sentences[number - numbers.start] = (length, checksum, records_checksum(own))
                 records[number - numbers.start] = own
             progress.add(len(batch))
         return np.concatenate(records), sentences
@@ -185,32 +219,66 @@ class StoreBuilder:
         taught = self.teacher.soft_targets(sample, real)
         step = default_chunk(self.words, self.device)
         chunks = [taught[start : start + step] for start in range(0, int(real.sum()), step)]
-        return np.concatenate([pack(TopK.of_logits(chunk.hidden, self.topk)) for chunk in chunks])
+        kept = (TopK.of_logits(each.hidden, self.topk, self.store.powers) for each in chunks)
+        return np.concatenate([pack(each) for each in kept])
 
 
-def merge_subset(out: Path, subset: str) -> int:
+def merge_subset(out: Path, subset: str, read: bool = True) -> int:
     """Completes a subset whose parts are all there, and returns the number of its target tokens.
+
+    A store of a former version gets the checksums that it lacks, of what it holds now.
+
+    Args:
+        out: folder of the store.
+        subset: its name.
+        read: whether to read all records and compare their checksums.
 
     Raises:
         FileNotFoundError: there is no such subset in the store.
-        ValueError: parts are missing or cut off, and which.
+        ValueError: parts are missing or damaged, and which.
     """
     store, folder = TeacherStore(out), out / subset
-    if not (folder / "subset.json").is_file():
+    if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{out} holds nothing of {subset}. Build it by fairseq-kd store.")
-    total = read_json(folder / "subset.json")["sentences"]
-    parts = range(len(part_ranges(total, store.part_sentences)))
-    missing = [part for part in parts if not part_is_whole(folder, part, store.dtype)]
+    index = read_json(folder / INDEX)
+    parts = range(len(part_ranges(index["sentences"], store.part_sentences)))
+    missing = [part for part in parts if not part_is_whole(folder, part, store, read)]
     if missing:
         raise ValueError(
-            f"{folder} lacks {len(missing)} of its {len(parts)} parts (numbers "
-            f"{', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}; part P "
+            f"{folder} lacks {len(missing)} of its {len(parts)} parts, or they are damaged (numbers"
+            f" {', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}; part P "
             "belongs to shard P mod N + 1 of N). Run the fairseq-kd store command of the shards "
             "that build them, then merge again."
         )
-    tables = [np.load(sentences_path(folder, part)) for part in parts]
-    write_array(folder / "sentences.npy", np.concatenate(tables))
-    return int(sum(table["length"].sum() for table in tables))
+    tables = [_with_checksums(folder, part, store) for part in parts]
+    table = np.concatenate([np.empty(0, SENTENCE), *tables])
+    write_json(folder / INDEX, {**index, "table": _sha256_of_array(table)})
+    write_array(folder / TABLE, table)
+    if "dictionaries" not in store.identity:
+        hashes = {path.name: sha256_of([path]) for path in store.dictionaries()}
+        write_json(out / FILE, {**store.identity, "dictionaries": hashes})
+    return int(table["length"].sum())
+
+
+def _with_checksums(folder: Path, part: int, store: TeacherStore) -> np.ndarray:
+    """The table of a part's sentences; checksums of records that it lacks are added to its file."""
+    table = np.load(sentences_path(folder, part))
+    if table.dtype != SENTENCE:
+        full = np.zeros(len(table), SENTENCE)
+        for name in table.dtype.names:
+            full[name] = table[name]
+        rows = _records_of(folder, part, table["length"], store)
+        full["records"] = [records_checksum(records) for records in rows]
+        table = full
+        write_array(sentences_path(folder, part), table)
+    return table
+
+
+def _sha256_of_array(array: np.ndarray) -> str:
+    """The hash of the file that ``write_array`` writes."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return sha256(content.getvalue()).hexdigest()
 
 
 def task_on(task: FairseqTask, data: str) -> FairseqTask:
@@ -223,14 +291,34 @@ def task_on(task: FairseqTask, data: str) -> FairseqTask:
     return type(task).setup_task(cfg)
 
 
-def part_is_whole(folder: Path, part: int, dtype: np.dtype) -> bool:
-    """Whether a part is there, with the number of records that its sentences have."""
+def part_is_whole(folder: Path, part: int, store: TeacherStore, read: bool = True) -> bool:
+    """Whether a part is there, with the number of records that its sentences have.
+
+    Args:
+        folder: of the subset.
+        part: its number.
+        store: the store.
+        read: whether to read the records, too, and compare their checksums.
+    """
     try:
-        lengths = np.load(sentences_path(folder, part))["length"]
-        open_part(folder / part_name(part), dtype, int(lengths.sum()))
+        table = np.load(sentences_path(folder, part))
+        rows = _records_of(folder, part, table["length"], store)
     except (OSError, ValueError, EOFError):
         return False
-    return True
+    if not read:
+        return True
+    return not any(
+        records_fault(records, row, store.words) for records, row in zip(rows, table, strict=True)
+    )
+
+
+def _records_of(
+    folder: Path, part: int, lengths: np.ndarray, store: TeacherStore
+) -> List[np.ndarray]:
+    """The records of each sentence of a part."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    records = open_part(folder / part_name(part), store.dtype, int(lengths.sum()))
+    return np.split(records, ends[:-1])
 
 
 def sentences_path(folder: Path, part: int) -> Path:

@@ -1,5 +1,6 @@
 """A teacher that need not run: its store answers for every sentence that it has seen."""
 
+import logging
 import os
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence
@@ -13,7 +14,9 @@ from fairseq_kd.losses import TopK
 from fairseq_kd.names import plain_languages
 from fairseq_kd.teachers.compatibility import check_same_words, language_pair
 from fairseq_kd.teachers.fingerprints import data_fingerprint, sentence_checksums
-from fairseq_kd.teachers.store import StoredSubset, TeacherStore, unpack
+from fairseq_kd.teachers.store import FILE, StoredSubset, TeacherStore
+
+logger = logging.getLogger(__name__)
 
 
 class StoredTeacher:
@@ -29,8 +32,8 @@ class StoredTeacher:
 
     Raises:
         FileNotFoundError: there is no store.
-        ValueError: it was built for other languages, dictionaries or data, or lacks a subset; or
-            the training reads several folders, or sentences more than once.
+        ValueError: it was built for other languages, dictionaries or data, lacks a subset or is
+            damaged; or the training reads several folders, or sentences more than once.
     """
 
     def __init__(self, path: str, task: FairseqTask, subsets: Sequence[str]):
@@ -57,6 +60,13 @@ class StoredTeacher:
                     f"{self.name} was built from another {name} than that in {task.cfg.data}. "
                     "Build a store from this data, or train on the data it was built from."
                 )
+        opened = dict(zip(subsets, self.subsets, strict=True))
+        unchecked = [name for name, subset in opened.items() if not subset.has_checksums]
+        if unchecked:
+            logger.warning(
+                f"{self.name} was built without checksums, so that damage to it is not noticed. "
+                f"fairseq-kd store-merge --out {path} --subset {','.join(unchecked)} adds them."
+            )
 
     def follow(self, student: nn.Module) -> None:
         """Does nothing: its answers are made on the device of the batch."""
@@ -70,7 +80,8 @@ class StoredTeacher:
                 but some first ones.
 
         Raises:
-            ValueError: the batch holds a sentence that the store does not know.
+            ValueError: the batch holds a sentence that the store does not know, or of which the
+                records are damaged.
         """
         numbers = sample["id"].tolist()
         subset = self._subset_of(numbers, sentence_checksums(sample, self.pad))
@@ -79,7 +90,7 @@ class StoredTeacher:
             records[len(records) - count :]
             for records, count in zip(map(subset.records, numbers), wanted, strict=True)
         ]
-        return unpack(np.concatenate(rows), self.store.words, real.device)
+        return self.store.unpack(np.concatenate(rows), real.device)
 
     def _subset_of(self, numbers: List[int], checksums: np.ndarray) -> StoredSubset:
         """The subset whose sentences of these numbers are those of the batch."""
@@ -98,10 +109,19 @@ class StoredTeacher:
 
 
 def stored_task(store: TeacherStore) -> Any:
-    """The languages and dictionaries of a store's teacher, in the shape of a task."""
+    """The languages and dictionaries of a store's teacher, in the shape of a task.
+
+    Raises:
+        ValueError: a dictionary is missing or damaged.
+    """
     languages = plain_languages(store.identity["languages"], str(store.path))
-    paths = [str(store.path / f"dict.{language}.txt") for language in languages]
-    source, target = map(Dictionary.load, paths)
+    source, target = (Dictionary.load(str(path)) for path in store.dictionaries())
+    if len(target) != store.words:
+        raise ValueError(
+            f"{store.path / FILE} says that the dictionary has {store.words} words, but "
+            f"{store.dictionaries()[1]} has {len(target)}: one of them is damaged. Remove the "
+            "store and build it again."
+        )
     return SimpleNamespace(
         cfg=SimpleNamespace(source_lang=languages[0], target_lang=languages[1]),
         source_dictionary=source,

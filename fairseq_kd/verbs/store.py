@@ -15,7 +15,8 @@ on several machines, each with its own number, then once:
   fairseq-kd store ... --shard 3/8
   fairseq-kd store-merge --out store
 
-Killed? Run the same command again: the parts that are there are kept.
+Killed? Run the same command again: the parts that are there are kept. A part that is damaged is
+built anew, and so are the dictionaries.
 """
 
 
@@ -98,4 +99,4 @@ def run(args: argparse.Namespace) -> int:
             f"--out {args.out} --subset {args.subset}"
         )
         return 0
-    return store_merge.run(args)
+    return store_merge.run(args, read=False)  # what was there was read before it was kept

@@ -9,20 +9,26 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = verbs.add_parser(
         "store-merge",
         help="complete a store whose shards were built by fairseq-kd store --shard",
-        description="Refuses a subset of which a part is missing or cut off.",
+        description="Refuses a subset of which a part is missing or damaged, for which it reads "
+        "all of it and compares checksums. A store of a former version, which has none, gets them.",
     )
     parser.add_argument("--out", required=True, type=Path, help="the folder of the store")
     parser.add_argument("--subset", default="train,valid", help="as for fairseq-kd store")
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Completes the subsets, and says what they hold."""
+def run(args: argparse.Namespace, read: bool = True) -> int:
+    """Completes the subsets, and says what they hold.
+
+    Args:
+        args: the options.
+        read: whether all records are read and compared with their checksums.
+    """
     from fairseq_kd.teachers.store import TeacherStore
     from fairseq_kd.teachers.store_building import merge_subset
 
     for subset in args.subset.split(","):
-        tokens = merge_subset(args.out, subset)
+        tokens = merge_subset(args.out, subset, read)
         store = TeacherStore(args.out)
         stored = store.subset(subset)
         print(

@@ -1,0 +1,216 @@
+"""A damaged store is noticed where it is read, and the command that built it mends it."""
+
+import json
+import logging
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from harness import Setup
+
+from fairseq_kd import cli
+from fairseq_kd.losses import TopK
+from fairseq_kd.teachers import store_building
+from fairseq_kd.teachers.store import (
+    SENTENCE,
+    UNCHECKED,
+    TeacherStore,
+    largest_id,
+    pack,
+    write_array,
+)
+from fairseq_kd.teachers.store_building import merge_subset
+
+FALLING = ["--kd-temperature-schedule", "linear"]
+AGAIN = "Run the fairseq-kd store command that built it once more: it makes what is not whole."
+
+
+@pytest.fixture
+def copied(store, tmp_path):
+    """A store to be spoilt."""
+    return shutil.copytree(store, tmp_path / "store")
+
+
+@pytest.fixture
+def former(build, tmp_path, monkeypatch):
+    """A store of format 1, as it was built before there were checksums."""
+    with monkeypatch.context() as patched:
+        patched.setattr(store_building, "FORMAT", 1)
+        out = build(tmp_path / "former", subsets=["valid"])
+    for path in (out / "valid").glob("*sentences.npy"):
+        table = np.load(path)
+        write_array(path, np.array(table[["length", "checksum"]].tolist(), UNCHECKED))
+    for path, key in ((out / "store.json", "dictionaries"), (out / "valid/subset.json", "table")):
+        content = json.loads(path.read_text())
+        del content[key]
+        path.write_text(json.dumps(content))
+    return out
+
+
+def flip(path, place=-1, bit=1):
+    """Changes a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= bit
+    path.write_bytes(content)
+
+
+def contents(store):
+    return {path: path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+def train_on(data, store, *flags):
+    flags = ["--criterion", "word_kd", "--train-subset", "valid", "--kd-store", store, *flags]
+    return Setup(data, *flags)
+
+
+def test_a_flipped_bit_of_a_part_is_noticed_when_its_sentence_is_read_and_built_anew(
+    copied, build, data
+):
+    before = contents(copied)
+    path = copied / "valid" / "00002.npy"  # the last record of sentence 14
+    flip(path)
+    setup = train_on(data, copied)
+    setup.criterion(setup.model, setup.batch(0, 13, 15))
+    told = f"{path} is damaged: of sentence 14 its records are not what was written. {AGAIN}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        setup.criterion(setup.model, setup.batch(0, 14, 15))
+    with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts, .* damaged \(numbers 2; part"):
+        merge_subset(copied, "valid")
+    others = {each: each.stat().st_mtime_ns for each in (copied / "valid").glob("0000[0134].npy")}
+    build(copied, subsets=["valid"])
+    assert contents(copied) == before
+    assert {each: each.stat().st_mtime_ns for each in others} == others
+
+
+@pytest.mark.parametrize("name", ["sentences.npy", "00002.sentences.npy"])
+def test_a_damaged_table_of_sentences_is_mended_by_the_same_command(copied, build, name):
+    before = contents(copied)
+    path = copied / "valid" / name
+    flip(path, place=-5)  # a checksum of words
+    if name == "sentences.npy":
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is damaged. {AGAIN}')}$"):
+            TeacherStore(copied).subset("valid")
+    flip(path, place=-12)  # a length
+    build(copied, subsets=["valid"])
+    assert contents(copied) == before
+
+
+def test_what_was_read_undamaged_is_not_checked_again(copied, monkeypatch):
+    subset = TeacherStore(copied).subset("valid")
+    first = subset.records(3).tobytes()
+    monkeypatch.setattr("fairseq_kd.teachers.store.records_fault", lambda *rest: "was checked")
+    assert subset.records(3).tobytes() == first
+    with pytest.raises(ValueError, match="of sentence 4 was checked"):
+        subset.records(4)
+
+
+@pytest.mark.parametrize("side", ["es", "en"])
+def test_a_damaged_dictionary_is_named_and_written_anew(copied, build, data, side):
+    before = contents(copied)
+    path = copied / f"dict.{side}.txt"
+    flip(path, place=0)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is missing or damaged. {AGAIN}')}"):
+        train_on(data, copied)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is missing or damaged. {AGAIN}')}"):
+        train_on(data, copied)
+    build(copied, subsets=["valid"])
+    assert contents(copied) == before
+    train_on(data, copied)
+
+
+def test_a_number_of_words_that_is_not_the_dictionarys_is_refused(copied, data):
+    path = copied / "store.json"
+    words = json.loads(path.read_text())["words"]
+    path.write_text(path.read_text().replace(f'"words": {words}', f'"words": {words + 8}'))
+    told = f"{path} says that the dictionary has {words + 8} words, but {copied}/dict.en.txt has"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)} {words}: one of them is damaged"):
+        train_on(data, copied)
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_where_no_checksum_tells(former, data):
+    path, words = former / "valid" / "00000.npy", TeacherStore(former).words
+    records = np.load(path, mmap_mode="r+")
+    records["ids"][0, 0] = words
+    records.flush()
+    setup = train_on(data, former)
+    told = f"{path} is damaged: of sentence 0 a record names token {words} of {words}. {AGAIN}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        setup.criterion(setup.model, setup.batch(0, 1))
+    with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts, .* damaged \(numbers 0; part"):
+        merge_subset(former, "valid")
+
+
+def test_the_largest_id_has_all_its_bits():
+    ids = torch.tensor([[5, 70_000, 3], [65_536, 0, 99_999]])
+    zeros = torch.zeros(2, 3)
+    for row in (0, 1):
+        records = pack(TopK(ids, zeros, torch.zeros(2, 8), 100_000))[row : row + 1]
+        assert largest_id(records) == ids[row].max()
+    assert largest_id(records[:0]) == -1
+
+
+def test_a_store_of_the_former_format_is_read_with_a_warning_until_merging_adds_checksums(
+    former, data, caplog, capsys
+):
+    told = (
+        f"--kd-store {former} was built without checksums, so that damage to it is not noticed. "
+        f"fairseq-kd store-merge --out {former} --subset valid adds them."
+    )
+    with caplog.at_level(logging.WARNING):
+        setup = train_on(data, former)
+    assert [record.getMessage() for record in caplog.records] == [told]
+    sample = setup.batch(0, 1)
+    before = setup.criterion(setup.model.eval(), sample)[2]["kd_loss"]
+    caplog.clear()
+    assert cli.main(["store-merge", "--out", str(former), "--subset", "valid"]) == 0
+    assert re.search(r"valid: \d+ sentences, [\d,]+ tokens, 48 bytes", capsys.readouterr().out)
+    setup = train_on(data, former)
+    assert not caplog.records
+    assert setup.criterion(setup.model.eval(), sample)[2]["kd_loss"] == before
+    assert np.load(former / "valid" / "00001.sentences.npy").dtype == SENTENCE
+    flip(former / "valid" / "00001.npy")
+    with pytest.raises(ValueError, match=r"00001\.npy is damaged: of sentence 9 its records"):
+        setup.criterion(setup.model, setup.batch(9))
+    flip(former / "dict.en.txt", place=0)
+    with pytest.raises(ValueError, match=r"dict\.en\.txt is missing or damaged\."):
+        train_on(data, former)
+
+
+def test_a_store_of_the_former_format_is_gone_on_with_in_that(former, build):
+    before = (former / "valid" / "00003.npy").read_bytes()
+    (former / "valid" / "00003.npy").unlink()
+    build(former, subsets=["valid"])
+    assert (former / "valid" / "00003.npy").read_bytes() == before
+    assert TeacherStore(former).identity["format"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "lowest"),
+    [
+        (["--kd-temperature", "0.4"], 0.4),
+        ([*FALLING, "--kd-temperature-final", "0.3", "--kd-temperature-updates", "9"], 0.3),
+    ],
+)
+def test_a_temperature_below_what_a_store_is_accurate_for_is_refused(store, data, flags, lowest):
+    told = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is {lowest} "
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}at the lowest. Raise it, or train"):
+        train_on(data, store, *flags)
+
+
+def test_a_store_of_the_former_format_is_refused_below_temperature_1(former, data):
+    told = f"--kd-store {former} is accurate for temperatures of 1 and more, but T is 0.8 at the"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        train_on(data, former, "--kd-temperature", "0.8")
+    train_on(data, former, "--kd-temperature", "1")
+
+
+def test_the_temperature_of_a_store_among_several_teachers_is_its_own(store, teacher, data):
+    flags = ["--criterion", "multi_teacher_kd", "--kd-teacher", teacher, "--kd-store", store]
+    flags += ["--train-subset", "valid", "--kd-teacher-temperatures"]
+    Setup(data, *flags, "0.3,0.5")
+    told = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is 0.4 at the"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        Setup(data, *flags, "2,0.4")
