@@ -1,7 +1,12 @@
 """Stores of small teachers."""
 
+import numpy as np
+import torch
+
 from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.losses import TopK
 from fairseq_kd.shard import Shard
+from fairseq_kd.teachers import store as files
 from fairseq_kd.teachers.store_building import StoreBuilder, merge_subset
 
 
@@ -12,3 +17,21 @@ def build(out, teacher, data, left_out, subset="valid"):
     StoreBuilder(teacher, data, out, words - left_out, **options).build(subset, Shard(1, 1))
     merge_subset(out, subset)
     return str(out)
+
+
+def write_random_store(out, subset):
+    """A store of four sentences of five tokens, two in a part, that no teacher has made."""
+    generator = torch.Generator().manual_seed(1)
+    folder = out / subset
+    folder.mkdir(parents=True)
+    identity = {"format": files.FORMAT, "words": 50, "topk": 4, "part_sentences": 2}
+    files.write_json(out / files.FILE, {**identity, "languages": ["es", "en"]})
+    table = np.zeros(4, files.SENTENCE)
+    table["length"] = 5
+    for part in range(2):
+        records = files.pack(TopK.of_logits(torch.randn(10, 50, generator=generator), 4))
+        files.write_array(folder / files.part_name(part), records)
+        sums = [files.records_checksum(each) for each in np.split(records, 2)]
+        table["records"][2 * part : 2 * part + 2] = sums
+    files.write_json(folder / files.INDEX, {"data": "", "sentences": 4})
+    files.write_array(folder / files.TABLE, table)

@@ -80,7 +80,9 @@ def commands(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str], jobs: int = 1) -> int:
+def run_plan(
+    plan: Plan, until: Optional[str], engine: Sequence[str], jobs: int = 1, verify: bool = False
+) -> int:
     """Builds what is not done.
 
     Args:
@@ -88,6 +90,7 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str], jobs: int 
         until: the last step to build; None for all.
         engine: flags for Snakemake, such as a profile; without an executor it works here.
         jobs: steps at the same time, if it works here.
+        verify: hash all that was made, as ``judge`` does.
 
     Returns:
         0, or the status of Snakemake.
@@ -101,7 +104,7 @@ def run_plan(plan: Plan, until: Optional[str], engine: Sequence[str], jobs: int 
         _check_jobs([plan.step(name) for name in names], engine, jobs)
     with run_lock(folder) as lock:
         write_plan(plan)
-        verdicts = [verdict for verdict in judge(plan) if verdict.step.name in names]
+        verdicts = [verdict for verdict in judge(plan, verify) if verdict.step.name in names]
         print(f"{plan.folder}: {len(verdicts)} steps\n{overview(verdicts)}", file=sys.stderr)
         open_steps = [verdict for verdict in verdicts if verdict.state != DONE]
         if open_steps:

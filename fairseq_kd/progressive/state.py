@@ -12,13 +12,17 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.progressive.steps import Plan, Step
+from fairseq_kd.sequence.manifest import FILE as MANIFEST
+from fairseq_kd.sequence.manifest import read_manifest
 from fairseq_kd.whole_files import written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
+STORED = "sentences.npy"  # of a subset of a store
+SMALL_BYTES = 16 << 20  # files below are hashed each time
 PATIENCE_SECONDS = 3.0  # what the steps of a killed driver need to end
 DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"
 
@@ -54,13 +58,18 @@ def attempts_path(plan: Plan, step: Step) -> Path:
     return Path(plan.folder) / STEPS / f"{step.name}.attempts"
 
 
-def judge(plan: Plan) -> List[Verdict]:
+def judge(plan: Plan, verify: bool = False) -> List[Verdict]:
     """How every step stands, in the plan's order.
+
+    Args:
+        plan: the run.
+        verify: hash every file that a manifest names, whatever its size and time of change, and
+            read every record of the stores.
 
     Raises:
         FileNotFoundError: a file from outside the run is missing.
     """
-    hashes = FileHashes(Path(plan.folder) / HASHES)
+    hashes = FileHashes(Path(plan.folder) / HASHES, verify)
     verdicts: Dict[str, Verdict] = {}
     for step in plan.steps:
         before = {name: verdicts[name] for name in step.after}
@@ -100,6 +109,7 @@ def _state(
         return DAMAGED, f"{step.folder} is missing"
     for path, made in manifest["outputs"].items():
         wrong = _damage(path, made, hashes)
+        wrong = wrong or _damage_of_named(Path(path), hashes)
         if wrong:
             return DAMAGED, wrong
     return DONE, ""
@@ -133,6 +143,25 @@ def _damage(path: str, made: Dict[str, Any], hashes: "FileHashes") -> str:
         return f"{path} has {size:,} bytes, but was made with {made['bytes']:,}"
     if hashes.of(path) != made["sha256"]:
         return f"{path} is not what was made: its SHA-256 has changed"
+    return ""
+
+
+def _damage_of_named(path: Path, hashes: "FileHashes") -> str:
+    """What is wrong with the files that a file which a step made stands for, or ""."""
+    if path.name == MANIFEST:  # of a distilled set
+        for name, digest in (read_manifest(path.parent) or {"files": {}})["files"].items():
+            file = path.parent / name
+            if not file.is_file():
+                return f"{file} is missing"
+            if hashes.of(str(file)) != digest:
+                return f"{file} is not what was made: its SHA-256 has changed"
+    if path.name == STORED and hashes.verify:
+        from fairseq_kd.teachers.store import TeacherStore  # loads torch
+
+        try:
+            TeacherStore(path.parent.parent).subset(path.parent.name).check()
+        except (OSError, ValueError) as error:
+            return str(error).rstrip(".")
     return ""
 
 
@@ -250,14 +279,16 @@ def _move_aside(folder: Path, into: Path) -> Path:
 
 
 class FileHashes:
-    """SHA-256 of files, computed once for each size and time of change.
+    """SHA-256 of files; of large ones computed once for each size and time of change.
 
     Args:
         path: where they are kept.
+        verify: compute those of large files anew, too.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, verify: bool = False):
+        self.path, self.verify = path, verify
+        self.computed: Set[str] = set()  # here, which is enough
         self.known: Dict[str, Any] = _read(path) or {}
 
     def of(self, path: str) -> str:
@@ -271,7 +302,9 @@ class FileHashes:
         stat = Path(path).stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         kept = self.known.get(path)
-        if kept is None or kept["stamp"] != stamp:
+        fresh = path in self.computed or not (self.verify or stat.st_size < SMALL_BYTES)
+        if kept is None or kept["stamp"] != stamp or not fresh:
+            self.computed.add(path)
             self.known[path] = {"stamp": stamp, "sha256": sha256_of([Path(path)])}
         return self.known[path]["sha256"]
 

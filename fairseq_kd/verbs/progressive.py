@@ -54,6 +54,12 @@ def add_parser(verbs: Any) -> None:
         "--shell", metavar="OUT.sh", type=Path, help="write the run as a bash script; run nothing"
     )
     parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="hash every file of the steps that are done, and read their stores; without it, those "
+        "of 16 MiB and more count as whole while size and time of change are the same",
+    )
+    parser.add_argument(
         "--profile",
         metavar="DIR",
         help="a Snakemake profile, whose executor runs the steps (Slurm, Kubernetes, ...)",
@@ -76,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.progressive.state import judge
 
     engine = _engine(args)
+    if args.shell is not None and args.verify:
+        raise ValueError("--verify has no effect with --shell. Leave it out.")
     if args.shell is None and not args.dry_run:
         driver.check_snakemake()
     plan = plan_run(args.file, args.parser, args.changes)
@@ -85,10 +93,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.shell} is written: {len(names)} steps", file=sys.stderr)
         return 0
     if args.dry_run:
-        verdicts = [verdict for verdict in judge(plan) if verdict.step.name in names]
+        verdicts = [verdict for verdict in judge(plan, args.verify) if verdict.step.name in names]
         print(driver.overview(verdicts), driver.commands(verdicts), sep="\n\n")
         return 0
-    return driver.run_plan(plan, args.until, engine, args.jobs)
+    return driver.run_plan(plan, args.until, engine, args.jobs, args.verify)
 
 
 def _engine(args: argparse.Namespace) -> List[str]:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from plans import made, manifest, small_plan
+from stores import write_random_store
 
 from fairseq_kd.progressive import state
 from fairseq_kd.progressive.execution import best_validation, run_step
@@ -27,8 +29,8 @@ def build(plan):
     return [verdict.step.name for verdict in verdicts]
 
 
-def verdicts(plan):
-    return {each.step.name: (each.state, each.why) for each in state.judge(plan)}
+def verdicts(plan, **options):
+    return {each.step.name: (each.state, each.why) for each in state.judge(plan, **options)}
 
 
 @pytest.fixture
@@ -103,6 +105,63 @@ def test_a_damaged_file_is_noticed_and_made_anew(plan, damage, told):
     assert found["teacher"][0] == found["undistilled"][0] == state.DONE
     assert build(plan) == ["middle", "student", "evaluation"]
     assert made(plan) == before
+
+
+def flipped(path):
+    """Changes a bit of a file, and neither its size nor its time."""
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=times)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_flipped_bit_is_noticed_at_once_in_small_files_and_by_verify_in_large(
+    plan, monkeypatch, large
+):
+    if large:
+        monkeypatch.setattr(state, "SMALL_BYTES", 0)
+    assert set(verdicts(plan).values()) == {(state.DONE, "")}  # from now on hashes are known
+    path = Path(plan.step("middle").makes[0])
+    flipped(path)
+    told = (state.DAMAGED, f"{path} is not what was made: its SHA-256 has changed")
+    assert verdicts(plan)["middle"] == ((state.DONE, "") if large else told)
+    assert verdicts(plan, verify=True)["middle"] == told
+
+
+def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
+    out = tmp_path / "run" / "distilled"
+    step = Step("distilled", "distill", [["true"]], [], [], [f"{out}/manifest.json"], str(out))
+    plan = Plan(str(tmp_path / "run"), {}, 1, [step])
+    state.make_way(plan, state.judge(plan))
+    (out / "text").mkdir(parents=True)
+    (out / "text" / "train.en").write_text("one\ntwo\n")
+    files = {"text/train.en": hashlib.sha256(b"one\ntwo\n").hexdigest()}
+    (out / "manifest.json").write_text(json.dumps({"made_of": {}, "files": files}))
+    assert run_step(plan, "distilled") == 0
+    assert verdicts(plan)["distilled"] == (state.DONE, "")
+    flipped(out / "text" / "train.en")
+    told = f"{out}/text/train.en is not what was made: its SHA-256 has changed"
+    assert verdicts(plan)["distilled"] == (state.DAMAGED, told)
+    (out / "text" / "train.en").unlink()
+    assert verdicts(plan)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
+
+
+def test_verify_reads_the_records_of_a_store(tmp_path):
+    out = tmp_path / "run" / "teacher-store"
+    makes = [f"{out}/train/sentences.npy"]
+    step = Step("teacher-store", "store", [["true"]], [], [], makes, str(out))
+    plan = Plan(str(tmp_path / "run"), {}, 1, [step])
+    state.make_way(plan, state.judge(plan))
+    write_random_store(out, "train")
+    assert run_step(plan, "teacher-store") == 0
+    assert verdicts(plan, verify=True)["teacher-store"] == (state.DONE, "")
+    flipped(out / "train" / "00001.npy")
+    assert verdicts(plan)["teacher-store"] == (state.DONE, "")
+    found, told = verdicts(plan, verify=True)["teacher-store"]
+    assert found == state.DAMAGED
+    assert told.startswith(f"{out}/train/00001.npy is damaged: of sentence 3 its records are not")
 
 
 def test_an_interrupted_step_goes_on_and_a_changed_one_begins_anew(tmp_path):
