@@ -56,8 +56,10 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_mutual_weight: float = field(
         default=1.0,
         metadata={
-            "help": "weight lambda of the mean KL divergence over ordered pairs of peers, >= 0; 0 "
-            "trains them side by side (default: %(default)s; arXiv:1706.00384)"
+            "help": "weight lambda of the mean KL divergence over ordered pairs of peers, >= 0; "
+            "each of n peers learns from the others with lambda / n times the strength of "
+            "arXiv:1706.00384: with two peers 1 is half of it, and 2 all of it; 0 trains them side "
+            "by side (default: %(default)s)"
         },
     )
     kd_mutual_gradient: str = field(

@@ -78,6 +78,31 @@ def test_loss_and_gradients_are_those_of_the_formula(mutual, flow, peers):
         assert figures[f"nll_loss_{i}"] == pytest.approx(nll[i] * bits, abs=1e-3)
 
 
+@pytest.mark.parametrize("peers", [2, 3])
+def test_a_weight_of_n_is_the_strength_of_deep_mutual_learning(mutual, peers):
+    """Each of n peers has ``CE_k + 1/(n - 1) sum_i KL(P_i || P_k)``, as in arXiv:1706.00384."""
+    setup = mutual("--kd-peers", str(peers), "--kd-mutual-weight", str(peers), *SMALLER)
+    sample = setup.batch(0, 1)
+    real = sample["target"].ne(setup.task.target_dictionary.pad())
+    gold = sample["target"][real]
+    log_p = [model(**sample["net_input"])[0][real].double().log_softmax(-1) for model in
+             models(setup)]  # fmt: skip
+    loss = setup.criterion(setup.model, sample)[0]
+    got = [torch.autograd.grad(loss, list(each.parameters()), retain_graph=True)
+           for each in models(setup)]  # fmt: skip
+    for k, model in enumerate(models(setup)):
+        smoothed = torch.full_like(log_p[k], 0.1 / (log_p[k].size(-1) - 1))
+        smoothed[torch.arange(len(gold)), gold] = 0.9
+        theirs = -(smoothed * log_p[k]).sum()
+        for i in range(peers):
+            if i != k:
+                p = log_p[i].detach().exp()
+                theirs = theirs + (p * (log_p[i].detach() - log_p[k])).sum() / (peers - 1)
+        want = torch.autograd.grad(theirs, list(model.parameters()), retain_graph=True)
+        for ours, each in zip(got[k], want, strict=True):
+            torch.testing.assert_close(ours, each, rtol=1e-3, atol=2e-5)
+
+
 def test_equal_peers_have_nothing_to_teach(mutual):
     setup = mutual()
     setup.criterion.peers[0].load_state_dict(setup.model.state_dict())
