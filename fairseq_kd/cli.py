@@ -1,9 +1,12 @@
 """The command ``fairseq-kd VERB``; every verb has its own ``--help``."""
 
 import argparse
+import signal
 import sys
+from contextlib import suppress
 from typing import List, Optional, Sequence, Tuple
 
+from fairseq_kd.child_process import Terminated, end_on_signals
 from fairseq_kd.verbs import (
     diagnose,
     distill_data,
@@ -56,7 +59,15 @@ class VerbParser(argparse.ArgumentParser):
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Runs a verb; a mistake of the user's ends in one sentence and status 2."""
+    """Runs a verb; a mistake of the user's ends in one sentence and status 2.
+
+    A signal that ends the process does so in one sentence, too, with status 128 and its number.
+
+    Args:
+        argv: the words of the command line; None for those of this process.
+    """
+    if argv is None:
+        end_on_signals()
     args = parser().parse_args(argv)
     from fairseq_kd import quiet  # noqa: F401
 
@@ -68,9 +79,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     except ImportError as error:
         print(f"fairseq-kd {args.verb}: {error}. {INSTALL}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\nfairseq-kd {args.verb}: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as ended:
+        number = ended.number if isinstance(ended, Terminated) else signal.SIGINT
+        how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        with suppress(OSError):  # the terminal may be gone
+            print(f"\nfairseq-kd {args.verb}: {how}; the same command goes on", file=sys.stderr)
+        return 128 + number
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writes it
+STAGE_LOCK = ".stage.lock"  # beside it, while fairseq-kd stage works on it, or after a kill of that
+ENDED_LINE = "# the command ended with status "  # which fairseq-kd stage adds where it failed
 Record = Dict[str, float]
 
 

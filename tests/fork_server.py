@@ -23,6 +23,8 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 
+from fairseq_kd.child_process import die_with_parent
+
 PROGRAMS = {
     "fairseq-train": "fairseq_cli.train",
     "fairseq-generate": "fairseq_cli.generate",
@@ -46,7 +48,9 @@ def serve(path):
         print("ready", flush=True)
         while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
             connection, _ = listener.accept()
+            server = os.getpid()
             if os.fork() == 0:
+                die_with_parent(server)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 listener.close()
                 return connection
@@ -59,8 +63,10 @@ def answer(connection):
     size, files, _, _ = socket.recv_fds(connection, SIZE_BYTES, FILES)
     with connection.makefile("rb") as stream:
         request = json.loads(stream.read(int.from_bytes(size, "big")))
+    own = os.getpid()
     child = os.fork()
     if child == 0:
+        die_with_parent(own)
         connection.close()
         return become(files, **request)
     for file in files:

@@ -3,10 +3,11 @@
 import os
 import platform
 import shutil
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import List
+
+from fairseq_kd.child_process import run
 
 PACKAGES = ("torch", "fairseq", "fairseq-fixed", "ctranslate2", "sacrebleu", "sacremoses")
 
@@ -38,7 +39,7 @@ def gpu_names() -> List[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    listed = subprocess.run(words, capture_output=True, text=True)
+    listed = run(words)
     return listed.stdout.splitlines() if listed.returncode == 0 else []
 
 

@@ -6,6 +6,7 @@ at once, and with threads of their own.
 
 import ctypes
 import multiprocessing
+import os
 import resource
 import sys
 from functools import partial
@@ -21,7 +22,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import fairseq_kd.plugin  # noqa: F401  (the architectures and criterions that a checkpoint may name)
-from fairseq_kd.child_process import die_with_parent
+from fairseq_kd.child_process import begin_worker
 from fairseq_kd.criterions.word_kd import WordKDConfig
 from fairseq_kd.evaluation.size import weight_bytes
 from fairseq_kd.evaluation.variants import FAIRSEQ, Converted, Variant, build_engine
@@ -85,7 +86,9 @@ def measured(prepare: Callable[[], Work]) -> Optional[Memory]:
 
 
 def _measure(prepare: Callable[[], Work], threads: int, sender: Connection) -> None:
-    die_with_parent()
+    begin_worker(os.getppid())  # the fork server, which ends with the process that started it
+    if not multiprocessing.parent_process().is_alive():
+        return
     torch.set_num_threads(threads)
     try:
         start = trimmed_bytes()

@@ -1,7 +1,6 @@
 """Exports a student: a directory that appears when it was measured and has translated."""
 
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ctranslate2 import get_supported_compute_types
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 
+from fairseq_kd.child_process import run
 from fairseq_kd.evaluation.bleu_tokenizer import bleu_tokenizer
 from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text
 from fairseq_kd.evaluation.size import folder_bytes
@@ -27,6 +27,7 @@ from fairseq_kd.evaluation.variants import FAIRSEQ, Variant
 from fairseq_kd.export.card import Licences, Measured, card
 from fairseq_kd.export.example import SPLITTERS, translate_py
 from fairseq_kd.export.lineage import lineage
+from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.conversion import (
     CannotConvertError,
@@ -90,8 +91,7 @@ class Export:
     """
 
     def __init__(self, system: System, options: Options):
-        if options.out.exists():
-            raise ValueError(f"--out {options.out} is there already. Remove it or choose another.")
+        check_free(options.out)
         self.system, self.options = system, options
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([system], options.data, options.subset)
@@ -108,8 +108,14 @@ class Export:
         """Writes the directory, and returns what it is worth in a sentence.
 
         Raises:
-            ValueError: CTranslate2 cannot convert the model, or the smoke check failed.
+            ValueError: CTranslate2 cannot convert the model, the smoke check failed, or another
+                process exports to the same place.
         """
+        with locked(lock_beside(self.options.out), f"--out {self.options.out}"):
+            check_free(self.options.out)
+            return self._write()
+
+    def _write(self) -> str:
         torch.set_num_threads(self.options.threads)
         out = self.options.out
         work = out.with_name(f"{out.name}.partial")
@@ -212,13 +218,7 @@ class Export:
         (found,) = self._engines(work)[EXPORT].translate(iter([batch]))
         texts = [self.detokenisers[1](best.tokens) for best, *_ in found]
         sources = "".join(f"{self.plain.sources[i]}\n" for i in numbers)
-        done = subprocess.run(
-            [sys.executable, str(work / "translate.py")],
-            input=sources,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
+        done = run([sys.executable, str(work / "translate.py")], input=sources)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ValueError(f"The exported translate.py failed: {last}. Nothing was exported.")
@@ -244,6 +244,16 @@ class Export:
             "threads": self.options.threads,
             "computed_in": computed_in(self.options.quantization),
         }
+
+
+def check_free(out: Path) -> None:
+    """Refuses to export over anything.
+
+    Raises:
+        ValueError: there is something.
+    """
+    if out.exists():
+        raise ValueError(f"--out {out} is there already. Remove it or choose another.")
 
 
 def computed_in(quantization: str) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -11,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from fairseq_kd.child_process import die_with_parent
+from fairseq_kd.child_process import child
+from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progressive.follower import Follower
 from fairseq_kd.progressive.history import write_history
-from fairseq_kd.progressive.run_lock import run_lock
 from fairseq_kd.progressive.side_by_side import PLACES
 from fairseq_kd.progressive.state import (
     DONE,
@@ -26,7 +27,7 @@ from fairseq_kd.progressive.state import (
     make_way,
     manifest_path,
 )
-from fairseq_kd.progressive.steps import FILE, Plan, Step, write_plan
+from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, write_plan
 from fairseq_kd.whole_files import written_whole
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -102,7 +103,7 @@ def run_plan(
     names = wanted(plan, until)
     if jobs != 1:
         _check_jobs([plan.step(name) for name in names], engine, jobs)
-    with run_lock(folder) as lock:
+    with locked(folder / LOCK, plan.folder) as lock:
         write_plan(plan)
         verdicts = [verdict for verdict in judge(plan, verify) if verdict.step.name in names]
         print(f"{plan.folder}: {len(verdicts)} steps\n{overview(verdicts)}", file=sys.stderr)
@@ -151,7 +152,7 @@ def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None
         )
 
 
-def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int, lock: int) -> int:
+def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int, lock: Lock) -> int:
     folder = Path(plan.folder).resolve()
     here = _works_here(engine)
     cores = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) if here else 1
@@ -169,19 +170,11 @@ def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int,
         words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
     with (folder / LOGS / ENGINE_LOG).open("ab") as log, Follower(folder / LOGS):
-        process = subprocess.Popen(
-            words,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=[lock],
-            preexec_fn=die_with_parent,
-        )
-        try:
+        output = {"stdout": log, "stderr": subprocess.STDOUT, "env": environment}
+        held = {"token": lock.token, "pass_fds": [lock.descriptor]}
+        # Snakemake cancels its jobs at SIGINT; at SIGTERM it waits for them.
+        with child(words, stop=signal.SIGINT, **output, **held) as process:
             return process.wait()
-        except KeyboardInterrupt:
-            process.wait()
-            raise
 
 
 def _tell_failure(plan: Plan, left: Sequence[Step], started: float) -> None:

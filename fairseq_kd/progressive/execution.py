@@ -6,15 +6,15 @@ import json
 import math
 import os
 import shlex
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_kd import __version__
 from fairseq_kd.checkpoints import updates_behind
-from fairseq_kd.child_process import die_with_parent
+from fairseq_kd.child_process import child
 from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.progressive.side_by_side import own_place, places
@@ -96,17 +96,14 @@ def _run(
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {**os.environ, **environment, "PATH": path}
-    process = subprocess.Popen(command, env=environment, preexec_fn=die_with_parent)
-    while True:
-        try:
-            return process.wait(timeout=pause_s)
-        except subprocess.TimeoutExpired:
-            noted = json.loads(attempts.read_text(encoding="utf-8"))
-            noted[-1]["seen"] = _now()
-            _note(attempts, noted)
-        except KeyboardInterrupt:
-            process.wait()
-            raise
+    with child(command, env=environment) as process:
+        while True:
+            try:
+                return process.wait(timeout=pause_s)
+            except TimeoutExpired:
+                noted = json.loads(attempts.read_text(encoding="utf-8"))
+                noted[-1]["seen"] = _now()
+                _note(attempts, noted)
 
 
 def _recipe(plan: Plan, step: Step) -> Dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.locks import locked
 from fairseq_kd.progressive.effects import check_effects
 from fairseq_kd.progressive.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.progressive.run_file import RunFile, Rung, read_run
-from fairseq_kd.progressive.run_lock import run_lock
 from fairseq_kd.progressive.starts import check_starts
 from fairseq_kd.progressive.state import HASHES, REPLACED, STEPS, FileHashes
-from fairseq_kd.progressive.steps import FILE, Plan, Step, read_plan, write_plan
+from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, read_plan, write_plan
 from fairseq_kd.progressive.training_command import check_training_command, complaint_told
 
 STRATEGY, FACTOR = "balanced", 0.7
@@ -45,7 +45,7 @@ def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> 
         if plan.made_from == made_from:
             return plan
     plan = Plan(str(run.folder), made_from, run.get("seed", 1), lay_out(run, verbs))
-    with run_lock(run.folder):
+    with locked(run.folder / LOCK, str(run.folder)):
         write_plan(plan)
     return plan
 

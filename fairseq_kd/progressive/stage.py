@@ -4,7 +4,7 @@ fairseq resumes from ``checkpoint_last.pt`` by itself, with five gaps that this 
 trains one update more if it is started again after its last one, and many if ``--patience`` ended
 it; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave half a file
 on which every later start fails; it can abort when all is done; and a trainer whose parent was
-killed runs on unseen.
+killed runs on unseen, with another beside it when the stage is started again.
 """
 
 import argparse
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Deque, List, Tuple
 
 from fairseq_kd.checkpoints import updates_done
-from fairseq_kd.child_process import die_with_parent
+from fairseq_kd.child_process import child
+from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.training_log import figures
+from fairseq_kd.training_log import ENDED_LINE, STAGE_LOCK, figures
 
 LAST = "checkpoint_last.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
@@ -42,14 +43,20 @@ def run_stage(name: str, command: List[str]) -> int:
         command: ``fairseq-train ...``, with ``--save-dir`` and ``--max-update``.
 
     Returns:
-        The exit status: 0 when the last update is done, else that of the command.
+        The exit status: 0 when the last update is done, else that of the command, negative if a
+        signal ended it.
 
     Raises:
-        ValueError: the command lacks one of the two options.
+        FileNotFoundError: there is no such program.
+        ValueError: the command lacks one of the two options, or another stage writes the folder.
     """
     options = _stage_options(command)
+    with locked(Path(options.save_dir) / STAGE_LOCK, f"--save-dir {options.save_dir}") as lock:
+        return _run_alone(name, command, options, lock)
+
+
+def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock: Lock) -> int:
     save_dir = Path(options.save_dir)
-    save_dir.mkdir(parents=True, exist_ok=True)
     restore_last_checkpoint(save_dir)
     done, ended = updates_done(save_dir / LAST), save_dir / ENDED
     if done >= options.max_update:
@@ -61,7 +68,7 @@ def run_stage(name: str, command: List[str]) -> int:
     if done:
         print(f"{name}: going on after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
-        status, tail = _run_logged(command, save_dir / "train.log", progress)
+        status, tail = _run_logged(command, save_dir / "train.log", progress, lock)
     if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
         return 0  # its reading thread, cut off at the very end, took the process with it
     if status == 0 and options.patience > 0:
@@ -69,7 +76,8 @@ def run_stage(name: str, command: List[str]) -> int:
     if status != 0:
         print(
             *tail,
-            f"{name} failed with status {status}; the whole log is in {save_dir / 'train.log'}",
+            f"{name} failed with status {_status_text(status)}; the whole log is in "
+            f"{save_dir / 'train.log'}",
             sep="\n",
             file=sys.stderr,
         )
@@ -117,20 +125,17 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
     return options
 
 
-def _run_logged(command: List[str], log: Path, progress: ProgressLine) -> Tuple[int, List[str]]:
+def _run_logged(
+    command: List[str], log: Path, progress: ProgressLine, lock: Lock
+) -> Tuple[int, List[str]]:
     """Runs the command with its output in the log, and returns its status and its last lines."""
     tail: Deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
     cut_off = log.is_file() and log.read_bytes()[-1:] not in (b"", b"\n")
     with log.open("a", encoding="utf-8") as file:
         file.write("\n" * cut_off + f"$ {shlex.join(command)}\n")
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=die_with_parent,
-        )
-        try:
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        held = {"token": lock.token, "pass_fds": [lock.descriptor]}
+        with child(command, **output, **held) as process:
             for line in process.stdout:
                 file.write(line)
                 file.flush()
@@ -139,9 +144,11 @@ def _run_logged(command: List[str], log: Path, progress: ProgressLine) -> Tuple[
                 if stats is not None:
                     told = [f"{key} {float(stats[key]):.2f}" for key in SHOWN if key in stats]
                     progress.show(int(stats["num_updates"]), ", ".join(told))
-        except BaseException:  # unread it would go on, and what it logs be lost
-            process.terminate()
-            raise
-        finally:
-            status = process.wait()
-    return status, list(tail)
+        if process.returncode != 0:
+            file.write(f"{ENDED_LINE}{_status_text(process.returncode)}\n")
+    return process.returncode, list(tail)
+
+
+def _status_text(status: int) -> str:
+    """A status for people: of a process that a signal ended, the signal."""
+    return str(status) if status >= 0 else f"{status} ({signal.Signals(-status).name})"

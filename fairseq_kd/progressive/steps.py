@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from fairseq_kd.whole_files import written_whole
 
-FILE = "plan.json"  # in the folder of the run
+FILE, LOCK = "plan.json", ".lock"  # in the folder of the run
 
 
 class Step(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.sequence.distillation import Choice, Judged, judged, sentences_of
 from fairseq_kd.sequence.filters import FILTERS, FilterBank
 from fairseq_kd.sequence.manifest import FILE as MANIFEST
@@ -150,9 +151,14 @@ class DistilledSet:
         """Makes the folder, whole or not at all, and prints what became of the pairs.
 
         Raises:
-            ValueError: there is something else, or the filters left nothing.
+            ValueError: there is something else, another process makes it, or the filters left
+                nothing.
             OSError: the disk is full.
         """
+        with locked(lock_beside(self.out), f"--out {self.out}"):
+            self._make()
+
+    def _make(self) -> None:
         if self.out.exists():
             manifest = read_manifest(self.out)
             if manifest is not None and manifest["made_of"] == self.made_of:

@@ -5,7 +5,6 @@ number, its size in bytes and their CRC-32, then that many bytes of text. A reco
 or damaged ends what is kept: it and all after it are decoded again.
 """
 
-import fcntl
 import re
 import zlib
 from pathlib import Path
@@ -14,32 +13,19 @@ RECORD = re.compile(rb"# batch (\d+), (\d+) bytes, crc32 ([0-9a-f]{8})\n")
 
 
 class Journal:
-    """Opens a journal, drops what a kill left of its last record, and locks it for this process.
+    """Opens a journal, which one process at a time may do, and drops a record that was cut off.
 
     Args:
         path: its file, made if there is none.
         title: one line that must be the same in every run that goes on with it.
 
     Raises:
-        ValueError: another process writes it now, or it has another title.
+        ValueError: it has another title.
     """
 
     def __init__(self, path: Path, title: str):
         self.path = path
         self._file = path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise ValueError(
-                f"{path} is being written by another process. Wait for it, or run another shard."
-            ) from error
-        except OSError as error:
-            self.close()
-            raise ValueError(
-                f"The file system of {path} cannot lock files ({error.strerror}). Choose another "
-                "--out."
-            ) from error
         self.batches, end = self._whole_records(f"# {title}\n".encode())
         self._file.truncate(end)
         if end == 0:
@@ -83,5 +69,5 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Closes the file and gives the lock back."""
+        """Closes the file."""
         self._file.close()

@@ -1,11 +1,12 @@
 """Work on several things at a time, with the results in the things' order."""
 
+import os
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Callable, Deque, Iterable, Iterator, TypeVar
 
-from fairseq_kd.child_process import die_with_parent
+from fairseq_kd.child_process import begin_worker
 
 Given, Pending, Done = TypeVar("Given"), TypeVar("Pending"), TypeVar("Done")
 
@@ -36,11 +37,11 @@ def in_processes(tasks: Iterable[Callable[[], Done]], count: int) -> Iterator[Do
     if count == 1:
         yield from (task() for task in tasks)
         return
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_begin) as pool:
+    context, parent = get_context("spawn"), (os.getpid(),)
+    with ProcessPoolExecutor(count, context, initializer=_begin, initargs=parent) as pool:
         yield from in_order(tasks, pool.submit, Future.result, 2 * count)
 
 
-def _begin() -> None:
+def _begin(parent: int) -> None:
+    begin_worker(parent)
     from fairseq_kd import quiet  # noqa: F401
-
-    die_with_parent()

@@ -18,6 +18,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
 
 from fairseq_kd.hashes import first_damaged, sha256_of
+from fairseq_kd.locks import locked
 from fairseq_kd.losses import TopK, default_chunk
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
@@ -154,8 +155,13 @@ class StoreBuilder:
 
         Raises:
             FileNotFoundError: the data hold no such subset.
-            ValueError: that subset was begun with other data.
+            ValueError: that subset was begun with other data, or another process builds the shard.
         """
+        lock = self.out / f".{subset}-{shard.index}-of-{shard.count}.lock"
+        with locked(lock, f"Shard {shard} of {subset} in --out {self.out}"):
+            self._build(subset, shard)
+
+    def _build(self, subset: str, shard: Shard) -> None:
         data = data_fingerprint(self.task.cfg.data, subset, language_pair(self.task))
         self.task.load_dataset(subset, combine=True)  # train1, too, as fairseq-train reads it
         dataset = self.task.dataset(subset)

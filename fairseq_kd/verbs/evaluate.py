@@ -139,9 +139,11 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.evaluation.evaluation import Evaluation
     from fairseq_kd.evaluation.plots import check_matplotlib
     from fairseq_kd.evaluation.report import write_report
+    from fairseq_kd.locks import locked
 
     check_matplotlib()
-    print(write_report(options.out, Evaluation(options).run()))
+    with locked(options.out / ".evaluate.lock", f"--out {options.out}"):
+        print(write_report(options.out, Evaluation(options).run()))
     print(f"{options.out / 'report.html'} has all figures, and plots", file=sys.stderr)
     return 0
 

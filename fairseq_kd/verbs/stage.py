@@ -19,8 +19,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the training, and ends with its status."""
-    from fairseq_kd.child_process import die_with_parent
+    from fairseq_kd.child_process import die_with_script
     from fairseq_kd.progressive.stage import run_stage
 
-    die_with_parent()
-    return run_stage(args.name, args.command)
+    die_with_script()
+    status = run_stage(args.name, args.command)
+    return status if status >= 0 else 128 - status  # as shells have it

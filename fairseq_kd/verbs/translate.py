@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     _import_plugins(args.user_dir)
 
     from fairseq_kd.hashes import sha256_of
+    from fairseq_kd.locks import lock_beside, locked
     from fairseq_kd.sequence.batches import length_sorted_batches
     from fairseq_kd.sequence.decoding import ShardDecoder, untranslatable
     from fairseq_kd.sequence.engines import choose_engine
@@ -143,22 +144,23 @@ def run(args: argparse.Namespace) -> int:
         "max_tokens": max_tokens,
     }
     agree_on(plan, args.out)
-    for path in (args.out / WHOLE, args.out / shard_file(shard)):
-        if path.is_file():
-            check_shard(path, plan_id(plan))
-            print(f"{path} is there already", file=sys.stderr)
-            break
-    else:
-        check_cut(args.out, shard)
-        batches = length_sorted_batches(subset.source_lengths, max_tokens)
-        decoder = ShardDecoder(subset, batches, max_source, args.out, shard, plan_id(plan))
-        print(f"{engine.summary}, {len(decoder.own):,} batches", file=sys.stderr)
-        progress = decoder.run(engine)
-        print(
-            f"{progress.done_sentences:,} sentences are in {decoder.path}; this run decoded "
-            f"{progress.sentences_per_s:.1f} a second for {progress.seconds:.0f} s",
-            file=sys.stderr,
-        )
+    with locked(lock_beside(args.out / shard_file(shard)), f"Shard {shard} in --out {args.out}"):
+        for path in (args.out / WHOLE, args.out / shard_file(shard)):
+            if path.is_file():
+                check_shard(path, plan_id(plan))
+                print(f"{path} is there already", file=sys.stderr)
+                break
+        else:
+            check_cut(args.out, shard)
+            batches = length_sorted_batches(subset.source_lengths, max_tokens)
+            decoder = ShardDecoder(subset, batches, max_source, args.out, shard, plan_id(plan))
+            print(f"{engine.summary}, {len(decoder.own):,} batches", file=sys.stderr)
+            progress = decoder.run(engine)
+            print(
+                f"{progress.done_sentences:,} sentences are in {decoder.path}; this run decoded "
+                f"{progress.sentences_per_s:.1f} a second for {progress.seconds:.0f} s",
+                file=sys.stderr,
+            )
     left = untranslatable(subset, max_source)
     if left:
         print(

@@ -22,6 +22,7 @@ from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
 from fairseq_kd.evaluation.document import markdown_page
 from fairseq_kd.evaluation.report import TITLE, cards, fairest_control, sections
 from fairseq_kd.evaluation.systems import Named, common_subset, load_systems
+from fairseq_kd.locks import locked
 
 FAST = find_spec("ctranslate2") is not None
 
@@ -230,6 +231,13 @@ def test_mistakes_are_refused_before_anything_is_measured(
     assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_another_process_evaluates_into_is_refused(evaluate_words, tmp_path, capsys):
+    with locked(tmp_path / "out" / ".evaluate.lock", "it"):
+        assert cli.main(evaluate_words(tmp_path / "out")) == 2
+    assert f"evaluate: --out {tmp_path}/out is being worked on since" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_tokenizer_of_bleu_that_is_missing_is_named(

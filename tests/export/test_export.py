@@ -16,6 +16,7 @@ from fairseq_kd.export.card import Licences, Measured
 from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage
+from fairseq_kd.locks import lock_beside, locked
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 
@@ -186,6 +187,14 @@ def test_a_directory_that_is_there_is_left_alone(export, exported, capsys):
     assert export(exported) == 2
     assert f"--out {exported} is there already. Remove it" in capsys.readouterr().err
     assert card(exported) == before
+
+
+def test_a_directory_that_another_process_exports_is_refused(export, tmp_path, capsys):
+    with locked(lock_beside(tmp_path / "student"), "it"):
+        assert export(tmp_path / "student") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"fairseq-kd export: --out {tmp_path}/student is being worked on since")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_codes_beside_the_data_are_asked_for(export, data, tmp_path, capsys):

@@ -10,8 +10,8 @@ from fairseq import tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_kd.cli import parser
+from fairseq_kd.locks import locked
 from fairseq_kd.progressive import planning
-from fairseq_kd.progressive.run_lock import run_lock
 from fairseq_kd.progressive.training_command import check_training_command
 
 TEACHER = """\
@@ -166,7 +166,7 @@ def test_another_file_value_teacher_or_data_makes_another_plan(plan_of, laid_out
 def test_a_changed_plan_is_not_put_under_a_driver_that_works(plan_of, tmp_path):
     plan = plan_of(f"ladder: [{{arch: {SMALL}}}]")
     kept = (tmp_path / plan.folder / "plan.json").read_bytes()
-    with run_lock(tmp_path / plan.folder):
+    with locked(tmp_path / plan.folder / ".lock", "the run"):
         assert plan_of(f"ladder: [{{arch: {SMALL}}}]") == plan
         with pytest.raises(ValueError, match=f"being worked on since .* by process {os.getpid()}"):
             plan_of(f"ladder: [{{arch: {SMALL}}}]", "seed=5")

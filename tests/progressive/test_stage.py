@@ -11,6 +11,8 @@ import pytest
 import torch
 from harness import ENVIRONMENT, ROOT
 
+from fairseq_kd import cli
+from fairseq_kd.locks import locked
 from fairseq_kd.progressive import stage
 
 FAKE = """\
@@ -114,6 +116,23 @@ def test_a_failure_is_shown_and_returned(command, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "RuntimeError: out of luck" in shown
     assert f"student failed with status 3; the whole log is in {tmp_path}/run/train.log" in shown
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.endswith("RuntimeError: out of luck\n# the command ended with status 3\n")
+
+
+def test_a_training_that_a_signal_ended_is_told_as_shells_do(command, tmp_path, capsys):
+    assert cli.main(["stage", "student", "--", *command, "--abort-early"]) == 128 + signal.SIGABRT
+    assert "student failed with status -6 (SIGABRT); the whole log" in capsys.readouterr().err
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.endswith("\n# the command ended with status -6 (SIGABRT)\n")
+
+
+def test_a_second_stage_in_the_same_folder_is_refused(command, tmp_path, capsys):
+    with locked(tmp_path / "run" / ".stage.lock", "it"):
+        assert cli.main(["stage", "student", "--", *command]) == 2
+    told = f"fairseq-kd stage: --save-dir {tmp_path}/run is being worked on since "
+    assert capsys.readouterr().err.startswith(told)
+    assert not runs(tmp_path)
 
 
 def test_a_training_that_aborts_after_its_last_checkpoint_is_done(command, tmp_path):
@@ -182,7 +201,8 @@ def test_a_command_without_what_a_stage_needs_is_refused(command, flag):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a process to its parent")
 def test_the_training_dies_with_the_script_that_started_it(command, tmp_path):
-    verb = [sys.executable, "-m", "fairseq_kd.cli", "stage", "student", "--", *command, "--slow"]
+    as_torchrun = ["bash", "-c", 'setsid "$@" & wait', "bash", *command, "--slow"]
+    verb = [sys.executable, "-m", "fairseq_kd.cli", "stage", "student", "--", *as_torchrun]
     script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     driver = subprocess.Popen(
         [sys.executable, "-c", script, *verb], cwd=ROOT, env={**ENVIRONMENT, **os.environ}

@@ -1,8 +1,11 @@
 """What distill-data refuses, in one sentence and before it makes anything."""
 
+import os
 import shutil
 
 import pytest
+
+from fairseq_kd.locks import lock_beside, locked
 
 
 def refused(distill, tmp_path, capsys, told, *flags, **other):
@@ -27,6 +30,15 @@ def test_another_source_is_refused(distill, data, tmp_path, capsys):
             shutil.copy(folder / name.format("valid"), folder / name.format("train"))
     told = f"The source of train in {folder} is not the one that "
     refused(distill, tmp_path, capsys, told, folder=folder)
+
+
+def test_a_folder_that_another_process_makes_is_refused(distill, tmp_path, capsys):
+    with locked(lock_beside(tmp_path / "refused"), "it"):
+        assert distill(tmp_path / "refused") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"fairseq-kd distill-data: --out {tmp_path}/refused is being worked on")
+    assert f" by process {os.getpid()} on " in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def continue_training_set(folder):

@@ -64,14 +64,6 @@ def test_another_decodings_journal_is_refused_and_kept(path):
     assert path.read_bytes() == content
 
 
-def test_two_processes_do_not_write_the_same_journal(path):
-    journal = Journal(path, "mine")
-    with pytest.raises(ValueError, match="is being written by another process"):
-        Journal(path, "mine")
-    journal.close()
-    assert reopened(path) == 3
-
-
 def test_what_a_full_disk_took_of_a_batch_is_removed(path):
     content = path.read_bytes()
     journal = Journal(path, "mine")

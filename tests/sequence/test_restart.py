@@ -1,6 +1,8 @@
 """Cut into shards, killed and out of disk, a decoding ends with the same bits."""
 
+import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from harness import ENVIRONMENT, ROOT, run
 from translations import content, hypotheses
 
 from fairseq_kd import cli
+from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.sequence.shards import WHOLE
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
@@ -80,6 +83,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     assert translate(out, *flags) == 0
     assert translate(tmp_path / "whole", *flags) == 0
     assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_shard_that_another_process_decodes_is_refused(translate, tmp_path, capsys):
+    out = tmp_path / "out"
+    with locked(lock_beside(out / "hypotheses-1-of-2.txt"), "it"):
+        assert translate(out, "--subset", "valid", "--shard", "1/2") == 2
+        told = f"translate: Shard 1/2 in --out {out} is being worked on since .* by process "
+        assert re.search(f"{told}{os.getpid()} on ", capsys.readouterr().err)
+        assert translate(out, "--subset", "valid", "--shard", "2/2") == 0
+    assert not list(out.glob("*-1-of-2*"))
+    assert not list(out.glob(".hyp*"))
 
 
 def test_sampling_is_the_same_in_any_cut_and_another_with_another_seed(translate, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from harness import ENVIRONMENT, ROOT, Setup
 
 from fairseq_kd import cli
+from fairseq_kd.locks import locked
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import LiveTeacher
@@ -232,6 +233,16 @@ def test_the_verb_builds_a_shard_and_says_what_is_next(teacher, data, tmp_path, 
     assert cli.main([*command, "--topk", "8", "--shard", "1/2"]) == 0
     assert f"fairseq-kd store-merge --out {out} --subset valid" in capsys.readouterr().out
     assert cli.main(["store-merge", "--out", out, "--subset", "valid"]) == 0
+
+
+def test_a_shard_that_another_process_builds_is_refused(teacher, data, tmp_path, capsys):
+    out = tmp_path / "store"
+    command = ["store", "--teacher", teacher, "--data", data, "--out", str(out), "--topk", "8"]
+    with locked(out / ".valid-1-of-2.lock", "it"):
+        assert cli.main([*command, "--subset", "valid", "--shard", "1/2"]) == 2
+    told = f"store: Shard 1/2 of valid in --out {out} is being worked on since"
+    assert told in capsys.readouterr().err
+    assert not (out / "valid").exists()
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])

@@ -1,0 +1,133 @@
+"""Lets one process at a time work on a run, a training, or whatever else a command writes."""
+
+import datetime
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Dict, Iterator, NamedTuple, Optional
+
+from fairseq_kd.child_process import end_started_by, new_token, running
+
+PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
+
+
+class Lock(NamedTuple):
+    """A lock that is held.
+
+    Args:
+        descriptor: everything that is started with it holds the lock, too.
+        token: what is started is to be known by it (see ``child_process.child``).
+    """
+
+    descriptor: int
+    token: str
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[Lock]:
+    """Holds a lock; if its last holder was killed, waits for what that started, or ends it.
+
+    Args:
+        path: of the lock, which is removed afterwards. Its folder is made if there is none.
+        what: the lock protects, for the message: a flag with its value, or a folder.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if _acquired(file, path):
+                token = new_token()
+                _end_what_is_left(_holder(file))
+                _write_holder(file, token)
+                try:
+                    yield Lock(file.fileno(), token)
+                except Exception:
+                    path.unlink(missing_ok=True)
+                    raise
+                path.unlink(missing_ok=True)  # after a signal it stays: something may be left
+                return
+            holder = _holder(file)
+        if _alive(holder) or time.monotonic() > deadline:
+            raise ValueError(
+                f"{what} is being worked on since {holder.get('since', 'a moment ago')} by "
+                f"process {holder.get('pid', '?')} on {holder.get('host', '?')}. Wait for it, "
+                "or end it; the same command then goes on."
+            )
+        time.sleep(0.2)
+
+
+def is_held(path: Path) -> Optional[bool]:
+    """Whether a process holds a lock; None if there is none, or the file system does not tell."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def lock_beside(path: Path) -> Path:
+    """The lock of a file or folder that appears whole, and so cannot hold it."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def _acquired(file: IO[str], path: Path) -> bool:
+    """Whether the lock is this process's now, and is still that of the path.
+
+    Raises:
+        ValueError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):  # held; removed by who held it until now
+        return False
+    except OSError as error:
+        raise ValueError(
+            f"The file system of {path} cannot lock files ({error.strerror}). Choose a folder on "
+            "another one."
+        ) from error
+
+
+def _holder(file: IO[str]) -> Dict[str, Any]:
+    """Who holds the lock, or held it when it was killed; nothing if nobody has written it."""
+    file.seek(0)
+    try:
+        return dict(json.loads(file.read()))
+    except ValueError:  # it is being written, or was cut off
+        return {}
+
+
+def _write_holder(file: IO[str], token: str) -> None:
+    file.seek(0)
+    file.truncate()
+    since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "token": token}
+    json.dump(holder, file)
+    file.flush()
+
+
+def _alive(holder: Dict[str, Any]) -> bool:
+    """Whether the process that took the lock still runs; on another machine it is taken to."""
+    if not holder:
+        return False
+    return holder.get("host") != socket.gethostname() or running(holder.get("pid", 0))
+
+
+def _end_what_is_left(holder: Dict[str, Any]) -> None:
+    """Ends what the last holder started, if a kill of everything else has spared it."""
+    if holder.get("host") == socket.gethostname() and holder.get("token"):
+        killed = end_started_by(holder["token"])
+        if killed:
+            told = ", ".join(map(str, killed))
+            print(f"ended what a run that was killed has left: process {told}", file=sys.stderr)

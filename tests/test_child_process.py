@@ -1,0 +1,205 @@
+"""Commands end with what started them, with all that they started, however that ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from harness import ENVIRONMENT, ROOT
+
+from fairseq_kd import child_process
+from fairseq_kd.child_process import child, descendants, run, running
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+# A command with workers in sessions of their own, as torchrun has, and one that lost its parent.
+TREE = """\
+setsid sleep 300 &
+setsid bash -c 'sleep 300 & sleep 300' &
+(sleep 300 &)
+wait
+"""
+WHOLE = 8  # the starter, its supervisor, two of bash, four sleeps
+STARTER = """\
+import sys
+from fairseq_kd import child_process, cli
+from fairseq_kd.verbs import merge
+def run(args):
+    with child_process.child(["bash", "-c", args.folder.read_text()]) as process:
+        return process.wait()
+merge.run = run
+sys.exit(cli.main())
+"""
+SOON_SECONDS = 20  # for a machine that is busy: what is waited for takes no second otherwise
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A command of ours whose work is the tree, and what finds its processes."""
+    (tmp_path / "tree").write_text(TREE)
+    mark = f"TREE_OF_TEST={tmp_path}".encode()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTER, "merge", str(tmp_path / "tree")],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "TREE_OF_TEST": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    yield process, lambda: marked(mark)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+
+
+def marked(mark):
+    """The running processes that have something in the environment that they began with."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return [pid for pid in pids if mark in child_process._environment(pid) and running(pid)]
+
+
+def await_until(condition):
+    deadline = time.monotonic() + SOON_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def name_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, WHOLE])
+def test_a_command_that_is_killed_at_any_moment_takes_all_with_it(processes, started):
+    process, alive = started
+    await_until(lambda: len(alive()) >= processes)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    await_until(lambda: not alive())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_all_with_one_line_and_its_status(number, started):
+    process, alive = started
+    await_until(lambda: len(alive()) == WHOLE)
+    process.send_signal(number)
+    told = process.communicate()[1]
+    assert not alive()
+    assert process.returncode == 128 + number
+    how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert told == f"\nfairseq-kd merge: {how}; the same command goes on\n"
+
+
+def test_a_kill_of_the_whole_group_spares_nothing(started):
+    process, alive = started
+    await_until(lambda: len(alive()) == WHOLE)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    await_until(lambda: not alive())
+
+
+def test_a_supervisor_that_is_killed_leaves_nothing(started):
+    process, alive = started
+    await_until(lambda: len(alive()) == WHOLE)
+    (supervisor,) = (pid for pid in alive() if child_process.__file__.encode() in name_of(pid))
+    os.kill(supervisor, signal.SIGKILL)
+    process.communicate()
+    assert not alive()
+    assert process.returncode == -signal.SIGKILL % 256
+
+
+def test_ctrl_z_halts_all_and_its_end_lets_all_go_on(started):
+    process, alive = started
+    await_until(lambda: len(alive()) == WHOLE)
+
+    def halted():
+        return [pid for pid in alive() if child_process._stat(pid)[0] == "T"]
+
+    process.send_signal(signal.SIGSTOP)
+    await_until(lambda: len(halted()) == WHOLE - 1)  # all but the supervisor
+    process.send_signal(signal.SIGCONT)
+    await_until(lambda: not halted())
+    process.kill()
+    process.communicate()
+    await_until(lambda: not alive())
+
+
+def test_what_a_command_leaves_behind_ends_with_it():
+    with child(["bash", "-c", "setsid sleep 300 & exit 3"], token="left") as process:
+        pass
+    assert process.returncode == 3
+    assert not marked(f"{child_process.TOKEN}=left".encode())
+
+
+def test_what_does_not_react_to_a_signal_is_killed(monkeypatch):
+    monkeypatch.setattr(child_process, "GRACE_SECONDS", 0.1)
+    deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
+    with suppress(KeyError), child(["bash", "-c", deaf], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        raise KeyError
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("exit 7", 7),
+        ("kill -ABRT $$", -signal.SIGABRT),
+        ("kill -KILL $$", -signal.SIGKILL),
+        ("kill -PIPE $$", -signal.SIGPIPE),  # which Python ignores, and its children are not to
+        ("cat", 0),  # its input is empty
+    ],
+)
+def test_the_status_is_that_of_the_command(script, status):
+    assert run(["bash", "-c", script]).returncode == status
+
+
+def test_input_and_output_pass_through():
+    done = run(["bash", "-c", "cat; echo über >&2"], input="grün\n")
+    assert (done.stdout, done.stderr) == ("grün\n", "über\n")
+
+
+def test_a_program_that_is_missing_is_named():
+    told = "^no-such-program must be a program on PATH or an executable file, but is neither."
+    with pytest.raises(FileNotFoundError, match=told):
+        run(["no-such-program"])
+
+
+LATE = """\
+import os, sys
+from fairseq_kd.child_process import die_with_parent
+parent = os.getpid()
+if os.fork() == 0:
+    while sys.argv[1] == "late" and os.getppid() == parent:
+        pass
+    print("begun", flush=True)
+    die_with_parent(parent)
+    print("tied", flush=True)
+    os.close(1)
+    os.read(0, 1)
+os.read(0, 1) if sys.argv[1] == "early" else os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("when", "shown"), [("late", "begun\n"), ("early", "begun\ntied\n")])
+def test_a_process_whose_parent_has_ended_before_it_is_tied_to_it_ends(when, shown):
+    command = [sys.executable, "-c", LATE, when]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.read(len(shown)) == shown
+        left = descendants(process.pid)
+        process.kill()
+        await_until(lambda: not any(running(pid) for pid in left))
+        assert process.stdout.read() == ""
+
+
+def test_no_process_is_started_otherwise():
+    other = re.compile(r"Popen\(|subprocess\.(run|call|check)|os\.(system|fork|spawn|popen|exec)")
+    sources = (ROOT / "fairseq_kd").rglob("*.py")
+    found = [path.name for path in sources if other.search(path.read_text(encoding="utf-8"))]
+    assert found == ["child_process.py"]
