@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Set
 
 from fairseq_kd import __version__
+from fairseq_kd.child_process import child
 from fairseq_kd.evaluation.machine import with_gpus
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.progressive.state import manifest_path
@@ -74,7 +75,9 @@ def evaluated(plan: Plan, rows: Sequence[str]) -> Dict[str, Any]:
             kept += ["--student" if flag == "--control" else flag, value]
     others = [word for i, word in enumerate(command) if not {word, command[i - 1]} & set(systems)]
     out = folder / "rows"
-    subprocess.run([*others, *kept, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+    with child([*others, *kept, "--out", str(out)], stdout=subprocess.DEVNULL) as process:
+        if process.wait() != 0:
+            sys.exit(f"fairseq-kd evaluate failed with status {process.returncode}")
     return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
 
 

@@ -22,6 +22,7 @@ import torch
 from measuring import record
 from sacrebleu.metrics import BLEU
 
+from fairseq_kd.child_process import child
 from fairseq_kd.sequence.engines import cores
 from fairseq_kd.sequence.subset import Subset, read_subset
 from fairseq_kd.sequence.training_set import PairWriter
@@ -117,16 +118,12 @@ def one_round(args: argparse.Namespace, folder: Path, number: int) -> Dict[str, 
 
 def run(command: Sequence[str], threads: int) -> str:
     """What a command prints, on both streams."""
-    done = subprocess.run(
-        command,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-    )
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
-    return done.stdout
+    output = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with child(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, **output) as process:
+        printed = process.communicate()[0]
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{printed[-2000:]}")
+    return printed
 
 
 def bleu(hypotheses: List[str], sample: Subset) -> float:

@@ -5,6 +5,7 @@ import ctypes
 import datetime
 import gc
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -17,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fairseq_kd import __version__
+from fairseq_kd.child_process import die_with_parent
 from fairseq_kd.evaluation.machine import machine
 
 RESULTS = Path(__file__).with_name("results.csv")
@@ -65,7 +67,10 @@ def peak_mib(make: Callable[[], Callable[[], Any]], whole_process: bool = False)
     context = multiprocessing.get_context("fork")
     parent, child = context.Pipe()
 
+    own = os.getpid()
+
     def measured() -> None:
+        die_with_parent(own)
         run = make()
         ctypes.CDLL(None).malloc_trim(0)  # what is free already must be asked for again
         Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import functools
 import lzma
 import os
 import pickle
@@ -15,6 +16,8 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
+
+from fairseq_kd.child_process import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 USER_DIR = str(ROOT / "user_dir")
@@ -38,6 +41,7 @@ def run(*command, cwd=ROOT, env=None, check=True):
     """Runs a command, and shows its output where it fails."""
     result = subprocess.run(
         [str(word) for word in command],
+        preexec_fn=functools.partial(die_with_parent, os.getpid()),
         cwd=cwd,
         env={**ENVIRONMENT, **(env or {})},
         text=True,

@@ -34,26 +34,36 @@ def run(args):
 merge.run = run
 sys.exit(cli.main())
 """
+WORKERS = """\
+import functools, sys, time
+from fairseq_kd import cli
+from fairseq_kd.sequence.workers import in_processes
+from fairseq_kd.verbs import merge
+def run(args):
+    return len(list(in_processes([functools.partial(time.sleep, 300)] * 8, 2)))
+merge.run = run
+sys.exit(cli.main())
+"""
+ALL_WORKERS = 4  # the starter, the tracker of multiprocessing, two workers
 SOON_SECONDS = 20  # for a machine that is busy: what is waited for takes no second otherwise
 
 
 @pytest.fixture
-def started(tmp_path):
-    """A command of ours whose work is the tree, and what finds its processes."""
+def started(tmp_path, request):
+    """A command of ours whose work is the tree, or a script, and what finds its processes."""
+    script = getattr(request, "param", STARTER)
     (tmp_path / "tree").write_text(TREE)
     mark = f"TREE_OF_TEST={tmp_path}".encode()
     process = subprocess.Popen(
-        [sys.executable, "-c", STARTER, "merge", str(tmp_path / "tree")],
+        [sys.executable, "-c", script, "merge", str(tmp_path / "tree")],
         cwd=ROOT,
         env={**ENVIRONMENT, "TREE_OF_TEST": str(tmp_path)},
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=(tmp_path / "told").open("w"),
         start_new_session=True,
     )
     yield process, lambda: marked(mark)
     process.kill()
     process.wait()
-    process.stderr.close()
 
 
 def marked(mark):
@@ -83,22 +93,41 @@ def test_a_command_that_is_killed_at_any_moment_takes_all_with_it(processes, sta
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_all_with_one_line_and_its_status(number, started):
+def test_a_signal_ends_all_with_one_line_and_its_status(number, started, tmp_path):
     process, alive = started
     await_until(lambda: len(alive()) == WHOLE)
     process.send_signal(number)
-    told = process.communicate()[1]
+    process.wait()
     assert not alive()
     assert process.returncode == 128 + number
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    told = (tmp_path / "told").read_text()
     assert told == f"\nfairseq-kd merge: {how}; the same command goes on\n"
+
+
+@pytest.mark.parametrize("started", [WORKERS], indirect=True, ids=["workers"])
+@pytest.mark.parametrize("processes", [2, 3, ALL_WORKERS])
+def test_workers_end_with_a_command_that_is_killed_at_any_moment(processes, started):
+    process, alive = started
+    await_until(lambda: len(alive()) >= processes)
+    process.kill()
+    await_until(lambda: not alive())
+
+
+@pytest.mark.parametrize("started", [WORKERS], indirect=True, ids=["workers"])
+def test_a_signal_does_not_wait_for_what_workers_have_to_do(started):
+    process, alive = started
+    await_until(lambda: len(alive()) == ALL_WORKERS)
+    process.terminate()
+    await_until(lambda: not alive())
+    assert process.wait() == 128 + signal.SIGTERM
 
 
 def test_a_kill_of_the_whole_group_spares_nothing(started):
     process, alive = started
     await_until(lambda: len(alive()) == WHOLE)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     await_until(lambda: not alive())
 
 
@@ -107,7 +136,7 @@ def test_a_supervisor_that_is_killed_leaves_nothing(started):
     await_until(lambda: len(alive()) == WHOLE)
     (supervisor,) = (pid for pid in alive() if child_process.__file__.encode() in name_of(pid))
     os.kill(supervisor, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     assert not alive()
     assert process.returncode == -signal.SIGKILL % 256
 
@@ -124,7 +153,7 @@ def test_ctrl_z_halts_all_and_its_end_lets_all_go_on(started):
     process.send_signal(signal.SIGCONT)
     await_until(lambda: not halted())
     process.kill()
-    process.communicate()
+    process.wait()
     await_until(lambda: not alive())
 
 

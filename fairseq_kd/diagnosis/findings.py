@@ -6,8 +6,10 @@ were set on real runs that failed on purpose and on healthy ones; see docs/diagn
 
 import math
 from collections import Counter
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
+from fairseq_kd.diagnosis.advice import Advice, Finding, consistent
+from fairseq_kd.diagnosis.ending import ending
 from fairseq_kd.diagnosis.stage import Stage
 from fairseq_kd.training_log import Record
 
@@ -19,38 +21,36 @@ DOMINANT_SHARE = 0.95  # of the loss
 LEARNT_NOTHING = 0.72  # of log2 V: about what the frequencies of words alone give
 FLAT_GAIN = 0.3  # of agreement, relative, from one third of the updates to the next
 LOW_AGREEMENT, FAR_BITS = 50.0, 1.0
-EXPLAIN_SLOWNESS = ("blow-up", "teacher that knows nothing", "term that dominates", "temperature")
+EXPLAIN_SLOWNESS = (
+    *("blow-up", "loss scale at its minimum", "teacher that knows nothing"),
+    *("term that dominates", "temperature"),
+)
 EARLY, MATURE = 0.3, 0.6  # shares of the updates before which slowness and a gap are not judged
 
 
-class Finding(NamedTuple):
-    """Something that went wrong.
-
-    Args:
-        name: of it, short.
-        evidence: the figures that show it, in a sentence.
-        advice: what to try, most promising first.
-    """
-
-    name: str
-    evidence: str
-    advice: str
+LOWER_RATE = (
+    Advice("lower --lr", "--lr", False),
+    Advice("clip gradients by --clip-norm 1.0", "--clip-norm", False),
+    Advice("warm up longer", "--warmup-updates"),
+)
 
 
 def findings(stage: Stage) -> List[Finding]:
     """All that is wrong with a stage; nothing for a healthy one.
 
     What follows from something else that was found is not named again: a training that blew up is
-    also slow.
+    also slow. Causes come first: the advice of an effect is left out where it contradicts theirs.
     """
-    found: List[Finding] = []
-    for check in (blow_up, learning_rate, collapse, uniform_teacher, empty_teacher):
-        found += filter(None, [check(stage)])
-    found += filter(None, [dominant_term(stage), over_fitting(stage)])
-    if not any(each.name in EXPLAIN_SLOWNESS for each in found):
-        slow = slow_progress(stage)
-        found += filter(None, [slow or capacity_gap(stage)])
-    return found
+    found: List[Finding] = [*filter(None, [ending(stage)])]
+    if stage.training:
+        for check in (blow_up, learning_rate, uniform_teacher, empty_teacher):
+            found += filter(None, [check(stage)])
+        found += filter(None, [dominant_term(stage), over_fitting(stage)])
+        if not any(each.name in EXPLAIN_SLOWNESS for each in found):
+            slow = slow_progress(stage)
+            found += filter(None, [slow or capacity_gap(stage)])
+    found += filter(None, [collapse(stage)])
+    return consistent(found)
 
 
 def blow_up(stage: Stage) -> Optional[Finding]:
@@ -60,8 +60,7 @@ def blow_up(stage: Stage) -> Optional[Finding]:
             return Finding(
                 "blow-up",
                 f"at update {record['update']:,}, the loss or its gradient is no finite number.",
-                "lower --lr, clip gradients by --clip-norm 1.0, warm up longer; with --fp16, try "
-                "--kd-teacher-dtype float32.",
+                (*LOWER_RATE, Advice("with --fp16, try --kd-teacher-dtype float32")),
             )
     rise = _largest_rise(stage.training)
     if rise is None:
@@ -73,7 +72,7 @@ def blow_up(stage: Stage) -> Optional[Finding]:
         f"nll_loss rose from {lowest['nll_loss']:.1f} bits at update {lowest['update']:,} to "
         f"{highest['nll_loss']:.1f} at update {highest['update']:,}; "
         f"{clipped:.0f} % of the gradients were clipped.",
-        "lower --lr, clip gradients by --clip-norm 1.0, warm up longer.",
+        LOWER_RATE,
     )
 
 
@@ -101,8 +100,12 @@ def learning_rate(stage: Stage) -> Optional[Finding]:
     return Finding(
         "learning rate",
         f"the loss was lowest at a rate of {lowest['lr']:.2g} and blew up at {highest['lr']:.2g}.",
-        f"a rate well below {lowest['lr']:.1g}; of transformers, 5e-4 to 5e-3 is usual, of a "
-        "student 50 to 70 % of its teacher's.",
+        (
+            Advice(f"an --lr well below {lowest['lr']:.1g}", "--lr", False),
+            Advice(
+                "of transformers, 5e-4 to 5e-3 is usual, of a student 50 to 70 % of its teacher's"
+            ),
+        ),
     )
 
 
@@ -120,8 +123,12 @@ def collapse(stage: Stage) -> Optional[Finding]:
                 "collapse to one token",
                 f'in {name}, {count} of {len(texts)} translations are "{_short(text)}", and the '
                 f'word "{_short(word)}" makes {share:.0%} of all words.',
-                "more --kd-beta and less --kd-alpha, a lower --kd-temperature, a lower --lr; look "
-                "at what the teacher itself translates.",
+                (
+                    Advice("more --kd-beta and less --kd-alpha", "--kd-beta"),
+                    Advice("a lower --kd-temperature", "--kd-temperature", False),
+                    Advice("a lower --lr", "--lr", False),
+                    Advice("look at what the teacher itself translates"),
+                ),
             )
     return None
 
@@ -136,7 +143,7 @@ def uniform_teacher(stage: Stage) -> Optional[Finding]:
         "temperature",
         f"at temperature {temperature:g} the teacher's entropy is {entropy:.2f} of at most "
         f"{stage.uniform_bits:.2f} bits: every word seems as likely as any other.",
-        "a lower --kd-temperature; begin with 1.",
+        (Advice("a lower --kd-temperature, 1 to begin with", "--kd-temperature", False),),
     )
 
 
@@ -150,8 +157,13 @@ def empty_teacher(stage: Stage) -> Optional[Finding]:
         "teacher that knows nothing",
         f"the student agrees with its teacher on {agreement:.0f} % of the tokens, and its nll_loss "
         f"is {nll_loss:.1f} bits, when guessing gives {stage.uniform_bits:.1f}.",
-        "another --kd-teacher: this checkpoint is not trained, or was trained on other data; "
-        "--kd-beta above 0 lets the student learn from the references, too.",
+        (
+            Advice("another --kd-teacher: this one is not trained, or was trained on other data"),
+            Advice(
+                "--kd-beta above 0, by which the student learns from the references, too",
+                "--kd-beta",
+            ),
+        ),
     )
 
 
@@ -173,8 +185,15 @@ def dominant_term(stage: Stage) -> Optional[Finding]:
         "term that dominates",
         f"{name}_loss is {last[f'{name}_loss']:.3g}, which with its weight "
         f"{_weights(stage)[name]:g} makes {shares[name]:.1%} of the loss.",
-        f"{flag} {_balanced(stage, name):.1g}, with which it would make half of the loss, or less; "
-        "--kd-log-gradients shows what each term teaches.",
+        (
+            Advice(
+                f"{flag} {_balanced(stage, name):.1g}, with which it would make half of the loss, "
+                "or less",
+                flag,
+                False,
+            ),
+            Advice("--kd-log-gradients, which shows what each term teaches"),
+        ),
     )
 
 
@@ -220,8 +239,12 @@ def over_fitting(stage: Stage) -> Optional[Finding]:
         f"validation nll_loss rose from {best['nll_loss']:.2f} at update {best['update']:,} to "
         f"{last['nll_loss']:.2f} at {last['update']:,}, while that of training fell by "
         f"{gained:.2f} bits.",
-        "stop earlier (checkpoint_best.pt has the best update), more --dropout, more data, such as "
-        "the teacher's translations of other text, less --kd-beta.",
+        (
+            Advice("stop earlier (checkpoint_best.pt has the best update)", "--max-update", False),
+            Advice("more --dropout", "--dropout"),
+            Advice("more data, such as the teacher's translations of other text"),
+            Advice("less --kd-beta", "--kd-beta", False),
+        ),
     )
 
 
@@ -236,8 +259,11 @@ def slow_progress(stage: Stage) -> Optional[Finding]:
         "slow progress",
         f"after {stage.training[-1]['update']:,} updates nll_loss is {nll_loss:.1f} bits, when "
         f"guessing gives {stage.uniform_bits:.1f}; the highest learning rate was {rate:.2g}.",
-        "a higher --lr (of transformers, 5e-4 to 5e-3 is usual) with a warm-up, larger batches, "
-        "more updates.",
+        (
+            Advice("a higher --lr (of transformers, 5e-4 to 5e-3 is usual) with a warm-up", "--lr"),
+            Advice("larger batches (--update-freq)", "--update-freq"),
+            Advice("more updates", "--max-update"),
+        ),
     )
 
 
@@ -260,8 +286,13 @@ def capacity_gap(stage: Stage) -> Optional[Finding]:
         "capacity gap",
         f"the agreement with the teacher is {now:.0f} % in the last third of the updates, and was "
         f"{before:.0f} % in the one before.{told}",
-        "a larger student, or smaller steps: distil an intermediate model first and the student "
-        "from that; then more updates.",
+        (
+            Advice(
+                "a larger student, or smaller steps: distil an intermediate model first and the "
+                "student from that"
+            ),
+            Advice("then more updates", "--max-update"),
+        ),
     )
 
 

@@ -3,13 +3,13 @@
 import math
 import re
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
 from fairseq_kd.evaluation.generated import translations
-from fairseq_kd.training_log import FILE, Record, TrainingLog, read_training_log
+from fairseq_kd.locks import is_held
+from fairseq_kd.training_log import FILE, STAGE_LOCK, Record, TrainingLog, read_training_log
 
 Flags = Dict[str, str]
 
@@ -25,6 +25,9 @@ class Stage:
         words: number of words of the target dictionary; None if the log does not tell.
         teacher: the log of its teacher's training, if it lies where the flag says, or beside.
         outputs: by file, translations that were made with it.
+        lines: of the log.
+        start: the place among them at which the last start begins.
+        running: whether a process still works on it; None if that cannot be known.
     """
 
     name: str
@@ -33,6 +36,9 @@ class Stage:
     words: Optional[int]
     teacher: Optional[TrainingLog]
     outputs: Dict[str, List[str]]
+    lines: List[str]
+    start: int
+    running: Optional[bool]
 
     @property
     def training(self) -> List[Record]:
@@ -74,7 +80,6 @@ def find_stages(run: Path) -> List[Stage]:
 
     Raises:
         FileNotFoundError: there is no such folder, or no log in it.
-        ValueError: no log has a figure.
     """
     if not run.exists():
         raise FileNotFoundError(f"{run} does not exist. Give the folder of a training.")
@@ -85,30 +90,25 @@ def find_stages(run: Path) -> List[Stage]:
             f"{run} holds no {FILE}, nor does a folder in it. Give the --save-dir of fairseq-kd "
             f"stage, or a file of what fairseq-train --log-format json printed."
         )
-    stages = [_read(path) for path in logs]
-    found = [stage for stage in stages if stage.training]
-    for path, stage in zip(logs, stages, strict=True):
-        if found and not stage.training:
-            print(f"{path} holds no figures of a training: it is passed over", file=sys.stderr)
-    if not found:
-        raise ValueError(
-            f"{logs[0]} holds no figures of a training. Train with --log-format json and a smaller "
-            "--log-interval."
-        )
-    return found
+    return [_read(path) for path in logs]
 
 
 def _read(path: Path) -> Stage:
     path = path.resolve()  # the folder's own name counts, however it was given
     log = _read_log(path)
     flags = flags_of(log.command)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("$ ")]
     return Stage(
         name=path.parent.name,
         log=log,
         flags=flags,
-        words=_words(path),
+        words=_words(lines),
         teacher=_teacher(path, flags),
         outputs=_outputs(path.parent),
+        lines=lines,
+        start=starts[-1] if starts else 0,
+        running=is_held(path.with_name(STAGE_LOCK)),
     )
 
 
@@ -141,10 +141,9 @@ def flags_of(command: str) -> Flags:
     return flags
 
 
-def _words(path: Path) -> Optional[int]:
+def _words(lines: List[str]) -> Optional[int]:
     """The size of the last dictionary that the log names, which is the target's."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    found = re.findall(r"\] dictionary: (\d+) types", text)
+    found = re.findall(r"\] dictionary: (\d+) types", "\n".join(lines))
     return int(found[-1]) if found else None
 
 

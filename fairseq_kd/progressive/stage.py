@@ -133,6 +133,7 @@ def _run_logged(
     cut_off = log.is_file() and log.read_bytes()[-1:] not in (b"", b"\n")
     with log.open("a", encoding="utf-8") as file:
         file.write("\n" * cut_off + f"$ {shlex.join(command)}\n")
+        file.flush()
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         held = {"token": lock.token, "pass_fds": [lock.descriptor]}
         with child(command, **output, **held) as process:

@@ -7,7 +7,9 @@ from typing import Any
 DESCRIPTION = """\
 Reads the logs of trainings, and what was translated with them, and says what went wrong: a loss
 that blows up, translations that collapse to one token, a temperature or a teacher that teaches
-nothing, a term that dominates, over-fitting, slow progress, a student too small for its teacher.
+nothing, a term that dominates, over-fitting, slow progress, a student too small for its teacher;
+and what ended a training early: the loss scale at its minimum, too little memory, a killed process,
+an exception, a log that just stops or has no figures.
 Each finding has its evidence and what to try. Of healthy trainings it says nothing. Status 1 if
 there is a finding."""
 
@@ -39,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
         for finding in findings(stage):
             status = 1
             print(f"{stage.name}: {finding.name}")
-            print(f"  seen: {finding.evidence}\n  try:  {finding.advice}")
+            print(f"  seen: {finding.evidence}\n  try:  {finding.advice_text}")
     return status

@@ -3,9 +3,11 @@
     python tests/diagnosis/record.py DEMO RUNS
 
 DEMO is the folder of a finished scripts/demo.sh, RUNS what tests/diagnosis/runs.sh DEMO RUNS wrote.
-Of the running figures every fourth line is kept, and the last.
+Of the running figures every fourth line is kept, and the last; of other lines, those that tell
+something and, of a training without figures or an end, the last ones.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 LOGS = Path(__file__).with_name("logs")
 EVERY = 4
+TAIL, LONG = 24, 500  # the last lines that are kept, but for those with so many letters
 
 
 def shortened(text: str, source: str, folders: "dict[str, str]") -> str:
@@ -23,14 +26,17 @@ def shortened(text: str, source: str, folders: "dict[str, str]") -> str:
     inner = [line for line in lines if "| train_inner | {" in line]
     kept = {*inner[::EVERY], *inner[-1:]}
     told = re.compile(r"^\$ |\] dictionary: |\| (?!train_inner|train\b)\w+ \| \{\"")
-    chosen = [line for line in lines if line in kept or told.search(line)]
+    tail = len(lines) if inner and "| done training" in text else len(lines) - TAIL
+    ends = {line for line in lines[tail:] if len(line) < LONG and line not in inner}
+    chosen = [line for line in lines if line in kept or line in ends or told.search(line)]
     return "\n".join([f"# {source}; of train_inner every {EVERY}th line is kept.", *chosen, ""])
 
 
 def main() -> None:
     """Writes one folder a run."""
     demo, runs = sys.argv[1:]
-    folders = {demo: "runs/demo", runs: "runs/failed"}
+    folders = {demo: "runs/demo", runs: "runs/failed", sys.prefix: "env", os.getcwd(): "."}
+    folders[sys.base_prefix] = "python"
     made = Path(demo).glob("*/train.log")
     sources = {path.parent.name: (path, "scripts/demo.sh") for path in made}
     for path in Path(runs).glob("*/train.log"):

@@ -1,0 +1,204 @@
+"""How a training ended before its last update, by the lines of its log after its last start."""
+
+import re
+from typing import Iterator, List, NamedTuple, Optional
+
+from fairseq_kd.diagnosis.advice import Advice, Finding
+from fairseq_kd.diagnosis.stage import Stage
+from fairseq_kd.training_log import ENDED_LINE, figures
+
+LOSS_SCALE = re.compile(r"Minimum loss scale reached")
+GPU_MEMORY = re.compile(
+    r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|OOM: Ran out of memory|"
+    r"OOM during optimization|CUBLAS_STATUS_ALLOC_FAILED"
+)
+HOST_MEMORY = re.compile(
+    r"can't allocate memory|Cannot allocate memory|^MemoryError|ArrayMemoryError|std::bad_alloc"
+)
+KILLED = re.compile(
+    r"exitcode *: -9\b|Signal 9 \(SIGKILL\)|terminated with signal SIGKILL|"
+    r"is killed by signal: |DataLoader worker \(pid\(s\) .*exited unexpectedly|"
+    rf"^{re.escape(ENDED_LINE)}(-9|137)\b"
+)
+TRACEBACK = "Traceback (most recent call last):"
+PREFIX = re.compile(r"^\[\w+\]:\s?")  # of the lines of a worker: [rank0]: in torch, [default0]:
+WRAPPERS = ("ChildFailedError", "ProcessRaisedException", "ProcessExitedException")
+SHOWN_LETTERS = 160
+GOES_ON = Advice("the same command then goes on after the last checkpoint")
+LESS_GPU_MEMORY = (
+    Advice(
+        "a smaller --max-tokens, with a larger --update-freq for the same batch",
+        "--max-tokens",
+        False,
+    ),
+    Advice("--fp16 or --bf16, and --kd-teacher-dtype float16 or bfloat16"),
+    Advice("a store (--kd-store) instead of a teacher that runs"),
+    GOES_ON,
+)
+LESS_HOST_MEMORY = (
+    Advice("fewer --num-workers and fewer processes beside it", "--num-workers", False),
+    Advice("a smaller --max-tokens", "--max-tokens", False),
+    Advice("a machine, or a limit of the job, with more memory"),
+    GOES_ON,
+)
+
+
+class Line(NamedTuple):
+    """A line of a log, with its number from 1."""
+
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        text = self.text.strip()
+        cut = text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
+        return f'line {self.number:,} of the log is "{cut}"'
+
+
+def ending(stage: Stage) -> Optional[Finding]:
+    """What ended a training early, or left batches out; None if nothing did, or it still runs."""
+    lines = [Line(i + 1, text) for i, text in enumerate(stage.lines)][stage.start :]
+    checks = [loss_scale, out_of_memory]
+    if not stage.running:
+        checks += [] if stage.log.finished else [killed, exception, failure, stopped]
+        checks += [no_figures]
+    found = (check(stage, lines) for check in checks)
+    return next((each for each in found if each), None)
+
+
+def loss_scale(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+    """In half precision the gradients overflow however small the loss is scaled."""
+    line = _first(LOSS_SCALE, lines)
+    if line is None:
+        return None
+    return Finding(
+        "loss scale at its minimum",
+        f"{line}: gradients were no finite numbers at any scale.",
+        (
+            Advice("lower --lr", "--lr", False),
+            Advice("clip gradients by --clip-norm 1.0", "--clip-norm", False),
+            Advice("warm up longer", "--warmup-updates"),
+            Advice("--bf16 instead of --fp16, which has the range of float32"),
+            Advice("--kd-teacher-dtype float32, if the teacher overflows"),
+            GOES_ON,
+        ),
+    )
+
+
+def out_of_memory(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+    """The memory of the GPU or of the machine was too small, for a batch or for all."""
+    for pattern, what, advice in (
+        (GPU_MEMORY, "the GPU", LESS_GPU_MEMORY),
+        (HOST_MEMORY, "the machine", LESS_HOST_MEMORY),
+    ):
+        line = _first(pattern, _after_figures(lines))
+        if line is not None and not stage.log.finished:
+            return Finding("out of memory", f"{line}: {what} has too little.", advice)
+        left_out = [each for each in lines if pattern.search(each.text)]
+        if left_out:
+            times = f"{what} had too little {len(left_out)} times"
+            told = f"{left_out[-1]}: {times}, and the training went on without such batches."
+            return Finding("out of memory", told, advice[:-1])
+    return None
+
+
+def killed(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+    """SIGKILL ended a process, which is what the kernel does when memory runs out."""
+    line = _first(KILLED, lines)
+    if line is None:
+        return None
+    shared = "Bus error" in line.text
+    return Finding(
+        "killed process",
+        f"{line}: the training did not end by itself.",
+        (
+            *((Advice("more shared memory (docker run --shm-size)"),) if shared else ()),
+            Advice("if nobody killed it, memory ran out: dmesg, or the log of the job, names it"),
+            *LESS_HOST_MEMORY,
+        ),
+    )
+
+
+def exception(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+    """A traceback stands behind the last figures."""
+    raised = list(_raised(_after_figures(lines)))
+    own = [line for line in raised if not any(word in line.text for word in WRAPPERS)]
+    if not raised:
+        return None
+    line = (own or raised)[-1]
+    if re.match(r"KeyboardInterrupt|.*SignalException", line.text):
+        return Finding("interruption", f"{line}: somebody ended it.", (GOES_ON,))
+    return Finding(
+        "exception",
+        f"{line}: the training ended there.",
+        (Advice("correct what it names; the lines above it say where it was raised"), GOES_ON),
+    )
+
+
+def failure(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+    """The command ended with a status other than 0, without a traceback."""
+    status = _first(re.compile(f"^{re.escape(ENDED_LINE)}"), lines)
+    if status is None:
+        return None
+    before = [line for line in lines if line.number < status.number and line.text.strip()]
+    return Finding(
+        "failure",
+        f"{status}, and {before[-1]}.",
+        (Advice("correct what the last lines name"), GOES_ON),
+    )
+
+
+def stopped(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+    """Nothing runs any more, and nothing says why."""
+    if stage.running is None or not lines:
+        return None
+    return Finding(
+        "sudden end",
+        f"{lines[-1]}, the last one, and nothing works on it: it was interrupted or killed.",
+        (
+            Advice("run the same command again, which goes on after the last checkpoint"),
+            Advice(
+                "if nobody ended it, see whether the machine was restarted, the job's time was "
+                "over, or memory ran out (dmesg)"
+            ),
+        ),
+    )
+
+
+def no_figures(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+    """The log ends before the first update, or its figures are not in JSON."""
+    if stage.training:
+        return None
+    last = f"{lines[-1]}, the last one, and none has figures" if lines else "the log is empty"
+    return Finding(
+        "no figures",
+        f"{last}.",
+        (
+            Advice("if it still runs, wait for its first --log-interval"),
+            Advice(
+                "train with --log-format json, and with a smaller --log-interval if it is short"
+            ),
+        ),
+    )
+
+
+def _first(pattern: "re.Pattern[str]", lines: List[Line]) -> Optional[Line]:
+    return next((line for line in lines if pattern.search(line.text)), None)
+
+
+def _after_figures(lines: List[Line]) -> List[Line]:
+    """The lines behind the last running figures."""
+    last = max((i for i, line in enumerate(lines) if figures(line.text, "train_inner")), default=-1)
+    return lines[last + 1 :]
+
+
+def _raised(lines: List[Line]) -> Iterator[Line]:
+    """The line of each exception: the first one that is not indented behind a traceback's head."""
+    inside = False
+    for number, text in lines:
+        bare = PREFIX.sub("", text)
+        if TRACEBACK in bare:
+            inside = True
+        elif inside and bare.strip() and not bare[0].isspace():
+            inside = False
+            yield Line(number, bare)
