@@ -1,10 +1,12 @@
 """Commands end with what started them, with all that they started, however that ends."""
 
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -225,6 +227,44 @@ def test_a_process_whose_parent_has_ended_before_it_is_tied_to_it_ends(when, sho
         process.kill()
         await_until(lambda: not any(running(pid) for pid in left))
         assert process.stdout.read() == ""
+
+
+TIED = """\
+import os, signal, subprocess, sys
+if sys.argv[1] == "tied":
+    from fairseq_kd.child_process import die_with_script
+    die_with_script()
+    print(os.getpid(), flush=True)
+    os.read(0, 1)
+else:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    subprocess.run([sys.executable, "-c", sys.argv[2], "tied"], stdin=int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("shell", ["a script", "the shell of a terminal"])
+def test_a_stage_ends_with_its_script_but_under_nohup_not_with_its_terminal(shell):
+    source, sink = os.pipe()
+    command = [sys.executable, "-c", TIED, "parent", TIED, str(source)]
+    terminal, end = os.openpty()
+
+    def take_terminal():
+        os.setsid()
+        fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+    own = {} if shell == "a script" else {"preexec_fn": take_terminal}
+    options = {"cwd": ROOT, "pass_fds": [source, end], "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **options, **own) as parent:
+        tied = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+        if shell == "a script":
+            await_until(lambda: not running(tied))
+        assert running(tied) == (shell != "a script")
+        os.close(sink)  # which ends it
+        await_until(lambda: not running(tied))
+    for number in (source, terminal, end):
+        os.close(number)
 
 
 def test_no_process_is_started_otherwise():
