@@ -142,8 +142,9 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.locks import locked
 
     check_matplotlib()
+    evaluation = Evaluation(options)
     with locked(options.out / ".evaluate.lock", f"--out {options.out}"):
-        print(write_report(options.out, Evaluation(options).run()))
+        print(write_report(options.out, evaluation.run()))
     print(f"{options.out / 'report.html'} has all figures, and plots", file=sys.stderr)
     return 0
 
