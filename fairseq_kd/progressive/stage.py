@@ -136,6 +136,7 @@ def _run_logged(
         file.flush()
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         held = {"token": lock.token, "pass_fds": [lock.descriptor]}
+        line = "\n"
         with child(command, **output, **held) as process:
             for line in process.stdout:
                 file.write(line)
@@ -146,7 +147,8 @@ def _run_logged(
                     told = [f"{key} {float(stats[key]):.2f}" for key in SHOWN if key in stats]
                     progress.show(int(stats["num_updates"]), ", ".join(told))
         if process.returncode != 0:
-            file.write(f"{ENDED_LINE}{_status_text(process.returncode)}\n")
+            cut_off = not line.endswith("\n")
+            file.write("\n" * cut_off + f"{ENDED_LINE}{_status_text(process.returncode)}\n")
     return process.returncode, list(tail)
 
 

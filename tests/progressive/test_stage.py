@@ -127,6 +127,14 @@ def test_a_training_that_a_signal_ended_is_told_as_shells_do(command, tmp_path, 
     assert log.endswith("\n# the command ended with status -6 (SIGABRT)\n")
 
 
+def test_a_line_that_a_signal_cut_off_is_not_taken_for_its_end(tmp_path):
+    cut_off = ["bash", "-c", "printf 'now | INFO'; kill -KILL $$", "bash"]
+    command = [*cut_off, "--save-dir", str(tmp_path), "--max-update", "3"]
+    assert stage.run_stage("student", command) == -signal.SIGKILL
+    log = (tmp_path / "train.log").read_text()
+    assert log.endswith("\nnow | INFO\n# the command ended with status -9 (SIGKILL)\n")
+
+
 def test_a_second_stage_in_the_same_folder_is_refused(command, tmp_path, capsys):
     with locked(tmp_path / "run" / ".stage.lock", "it"):
         assert cli.main(["stage", "student", "--", *command]) == 2
