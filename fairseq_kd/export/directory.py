@@ -27,6 +27,7 @@ from fairseq_kd.evaluation.variants import FAIRSEQ, Variant
 from fairseq_kd.export.card import Licences, Measured, card
 from fairseq_kd.export.example import SPLITTERS, translate_py
 from fairseq_kd.export.lineage import lineage
+from fairseq_kd.hashes import write_sums
 from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.conversion import (
@@ -160,6 +161,7 @@ class Export:
     def _add_example(self, work: Path) -> None:
         if self.codes is not None:
             shutil.copyfile(self.codes, work / SPLITTERS[self.options.bpe].file)
+        write_sums(work)  # of what translate.py reads
         options = self.options
         program = translate_py(
             *self.subset.pair, options.tokenizer, options.bpe, options.beam, options.quantization

@@ -2,18 +2,26 @@
 
 from typing import NamedTuple, Optional
 
+from fairseq_kd.hashes import SUMS
+
 HEAD = '''\
 """Translates standard input, a sentence a line: python translate.py < FILE
 
 It needs: pip install {packages}
 """
 
+import hashlib
 import pathlib
 import sys
 
 import ctranslate2
 {imports}
 here = pathlib.Path(__file__).resolve().parent
+for line in (here / "{sums}").read_text(encoding="utf-8").splitlines():
+    digest, name = line.split("  ", 1)
+    if hashlib.sha256((here / name).read_bytes()).hexdigest() != digest:
+        sys.exit(f"{{here / name}} is damaged: it is not what {sums} says. Copy the folder anew.")
+
 '''
 MOSES_IMPORT = "import sacremoses\n"
 MODEL = "model = ctranslate2.Translator(str(here))\n"
@@ -109,6 +117,7 @@ def translate_py(
             HEAD.format(
                 packages=" ".join(filter(None, packages)),
                 imports=MOSES_IMPORT * moses + splitter.imports,
+                sums=SUMS,
             ),
             INT16_MODEL if quantization == "int16" else MODEL,
             MOSES.format(source=source, target=target) if moses else "",

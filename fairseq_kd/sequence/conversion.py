@@ -1,11 +1,13 @@
 """A model converted for CTranslate2: once, cached, and proven to score as fairseq does.
 
-A conversion is a folder of two forms, in float32 and in int8; the proof is of the first.
+A conversion is a folder of two forms, in float32 and in int8; the proof is of the first. The hashes
+of its files are beside them, and one that is damaged is made anew.
 """
 
 import argparse
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from ctranslate2.converters import FairseqConverter
 from torch import Tensor
 
 from fairseq_kd.checkpoints import options_of, read_checkpoint
+from fairseq_kd.hashes import first_damaged, read_sums, write_sums
 from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
 from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
@@ -51,22 +54,42 @@ def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Pat
     """
     folder = cache / f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{sha256[:32]}"
     if folder.is_dir():
-        return folder
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        print(f"{damage}; the teacher is converted anew", file=sys.stderr)
     cache.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
     try:
         write_converted(teacher, subset, work / FLOAT32)
         _prove(work / FLOAT32, teacher, subset)
         write_converted(teacher, subset, work / INT8, INT8)
+        write_sums(work)
         work.chmod(0o755)
-        try:
-            work.replace(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was quicker
-                raise
+        _put_in_place(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _damage(folder: Path) -> Optional[str]:
+    """What is wrong with a conversion in the cache, in a few words; None if nothing is."""
+    sums = read_sums(folder)
+    if not sums:
+        return f"{folder} has no checksums"
+    path = first_damaged(folder, sums)
+    return None if path is None else f"{path} is missing or damaged"
+
+
+def _put_in_place(work: Path, folder: Path) -> None:
+    """Gives a conversion its name, unless another process was quicker; a damaged one is removed."""
+    if folder.is_dir() and _damage(folder) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        work.replace(folder)
+    except OSError:
+        if not folder.is_dir() or _damage(folder) is not None:
+            raise
 
 
 def form(conversion: Path, compute_type: str, device: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_kd import __version__
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.hashes import first_damaged, sha256_of, sums_of
 from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.sequence.distillation import Choice, Judged, judged, sentences_of
 from fairseq_kd.sequence.filters import FILTERS, FilterBank
@@ -151,8 +151,8 @@ class DistilledSet:
         """Makes the folder, whole or not at all, and prints what became of the pairs.
 
         Raises:
-            ValueError: there is something else, another process makes it, or the filters left
-                nothing.
+            ValueError: there is something else, what is there is damaged, another process makes it,
+                or the filters left nothing.
             OSError: the disk is full.
         """
         with locked(lock_beside(self.out), f"--out {self.out}"):
@@ -162,6 +162,12 @@ class DistilledSet:
         if self.out.exists():
             manifest = read_manifest(self.out)
             if manifest is not None and manifest["made_of"] == self.made_of:
+                damaged = first_damaged(self.out, manifest["files"])
+                if damaged is not None:
+                    raise ValueError(
+                        f"{damaged} is missing, or was changed after it was written: its hash is "
+                        f"another. Remove {self.out} and run this again."
+                    )
                 print(f"{self.out} is there already", file=sys.stderr)
                 return
             raise ValueError(
@@ -195,7 +201,7 @@ class DistilledSet:
             "made_of": self.made_of,
             **tally.report(self.bank),
             "gold_pairs": gold_pairs,
-            "files": _hashes(work),
+            "files": sums_of(work),
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (work / MANIFEST).write_text(text, encoding="utf-8")
@@ -253,9 +259,3 @@ def _score_line(judged: Judged) -> str:
     return "\t".join(
         [str(judged.sentence.number), str(judged.place), *scores, judged.taken_by or "-"]
     )
-
-
-def _hashes(folder: Path) -> Dict[str, str]:
-    """SHA-256 of every file by its name in the folder."""
-    files: List[Path] = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): sha256_of([path]) for path in files}

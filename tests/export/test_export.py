@@ -64,6 +64,19 @@ def test_a_byte_that_is_no_utf8_costs_its_own_line_alone(exported, tmp_path):
     assert len(done.stdout.splitlines()) == 3
 
 
+@pytest.mark.parametrize("name", ["model.bin", "codes"])
+def test_a_damaged_file_is_named_before_anything_is_translated(exported, tmp_path, name):
+    moved = shutil.copytree(exported, tmp_path / "moved")
+    content = bytearray((moved / name).read_bytes())
+    content[-9] ^= 1
+    (moved / name).write_bytes(content)
+    done = run(sys.executable, moved / "translate.py", check=False)
+    assert done.returncode == 1
+    told = f"{moved / name} is damaged: it is not what SHA256SUMS says. Copy the folder anew."
+    assert done.stderr == f"{told}\n"
+    assert run("sha256sum", "--check", "--quiet", "SHA256SUMS", cwd=exported).stdout == ""
+
+
 def card(folder):
     return (folder / "README.md").read_text(encoding="utf-8")
 
@@ -71,6 +84,7 @@ def card(folder):
 def test_the_directory_holds_weights_vocabulary_codes_program_and_card(exported):
     names = {path.name for path in exported.iterdir()}
     assert {"model.bin", "config.json", "codes", "translate.py", "README.md"} <= names
+    assert "SHA256SUMS" in names
     assert any(name.endswith("vocabulary.json") for name in names)
     assert list(exported.parent.iterdir()) == [exported]  # nothing is left beside it
 

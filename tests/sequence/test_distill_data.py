@@ -241,6 +241,18 @@ def test_run_again_it_is_there_and_with_other_options_it_is_refused(distill, tmp
     assert manifest(out) == before
 
 
+@pytest.mark.parametrize("name", ["train.es-en.en.bin", "dict.en.txt", "text/train.es"])
+def test_what_is_there_but_damaged_is_refused(distill, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    distill(out)
+    content = bytearray((out / name).read_bytes())
+    content[7] ^= 1
+    (out / name).write_bytes(content)
+    assert distill(out) == 2
+    told = f"{out / name} is missing, or was changed after it was written: its hash is another."
+    assert f"{told} Remove {out} and run this again." in capsys.readouterr().err
+
+
 def test_killed_at_any_file_it_appears_whole_or_not_at_all(distill, tmp_path, monkeypatch, capsys):
     distill(tmp_path / "whole")
     out = tmp_path / "out"

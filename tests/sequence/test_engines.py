@@ -49,6 +49,30 @@ def test_ctranslate2_and_both_ways_of_fairseq_give_the_same_text(
         assert ours.score == pytest.approx(score, abs=0.01)  # it leaves out an end that comes first
 
 
+def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tmp_path, capsys):
+    flags = ["--subset", "valid", "--engine", "ctranslate2", "--cache", tmp_path / "cache"]
+    translate(tmp_path / "whole", *flags)
+    (folder,) = (tmp_path / "cache").iterdir()
+    capsys.readouterr()
+    for name, told in (
+        ("int8/model.bin", f"{folder}/int8/model.bin is missing or damaged"),
+        ("float32/config.json", f"{folder}/float32/config.json is missing or damaged"),
+        ("SHA256SUMS", f"{folder} has no checksums"),
+    ):
+        before, out = (folder / name).read_bytes(), tmp_path / name.replace("/", ".")
+        if name == "SHA256SUMS":  # as of conversions that were made before there were any
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(before[:-40] + bytes([before[-40] ^ 64]) + before[-39:])
+        assert translate(out, *flags) == 0
+        assert f"{told}; the teacher is converted anew\n" in capsys.readouterr().err
+        assert (folder / name).read_bytes() == before
+        assert hypotheses(out) == hypotheses(tmp_path / "whole")
+        assert list((tmp_path / "cache").iterdir()) == [folder]
+    translate(tmp_path / "again", *flags)
+    assert "anew" not in capsys.readouterr().err
+
+
 @pytest.mark.skipif(cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512")
 @pytest.mark.parametrize(("told", "used"), [({}, "AVX512"), ({ISA: "AVX2"}, "AVX2")])
 def test_ctranslate2_uses_avx512_unless_told_otherwise(translate_words, tmp_path, told, used):
