@@ -9,6 +9,7 @@ from typing import Dict, List, Optional
 
 from fairseq_kd.evaluation.generated import translations
 from fairseq_kd.locks import is_held
+from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.training_log import FILE, STAGE_LOCK, Record, TrainingLog, read_training_log
 
 Flags = Dict[str, str]
@@ -172,5 +173,5 @@ def _outputs(folder: Path) -> Dict[str, List[str]]:
         found[path.name] = list(translations(path).values())
     for path in sorted((folder.parent / "translations").glob("*.txt")):
         if path.name.partition(".")[0] == folder.name:
-            found[path.name] = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+            found[path.name] = list(lines_of(str(path)))
     return found

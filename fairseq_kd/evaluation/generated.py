@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 from typing import Dict, List
 
+from fairseq_kd.parallel_text import lines_of
+
 
 def translations(path: Path) -> Dict[int, str]:
     """The detokenised hypotheses that ``fairseq-generate`` printed so far, by their numbers."""
-    text = path.read_text(encoding="utf-8")
+    text = "\n".join(lines_of(str(path)))
     lines = re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.M)
     return dict(sorted((int(number), hypothesis) for number, hypothesis in lines))
 

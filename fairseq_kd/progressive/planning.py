@@ -177,12 +177,12 @@ def _blueprint(run: RunFile, layout: Layout) -> Any:
 
 def _words(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
     """The sizes of the dictionaries; None while the text is not prepared."""
-    from fairseq.data import Dictionary
+    from fairseq_kd.dictionaries import read_dictionary
 
     files = layout.corpus.dictionaries()
     if not all(path.is_file() for path in files):
         return None, None
-    source, target = (len(Dictionary.load(str(path))) for path in files)
+    source, target = (len(read_dictionary(path)) for path in files)
     return source, target
 
 

@@ -11,6 +11,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import jsonschema
 import yaml
 
+from fairseq_kd.parallel_text import lines_of
+
 SCHEMA = Path(__file__).with_name("run.schema.yaml")
 ENDS = ("target", "ladder", "parameters")  # exactly one of them says how small the student gets
 COLD, INHERIT = "cold", "inherit"
@@ -84,7 +86,7 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. Give the YAML file of a run.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load("\n".join(lines_of(str(path))), Loader=_Loader)
     except yaml.YAMLError as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as YAML: {told}") from None

@@ -15,7 +15,7 @@ from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.words import words_of
 from fairseq_kd.sequence.workers import in_processes
 
-CHUNK = 500  # sentences that a process works on at a time
+CHUNK = 100  # sentences that a process works on at a time
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Optional
 from fairseq_kd import __version__
 from fairseq_kd.hashes import first_damaged, sha256_of, sums_of
 from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.distillation import Choice, Judged, judged, sentences_of
 from fairseq_kd.sequence.filters import FILTERS, FilterBank
 from fairseq_kd.sequence.manifest import FILE as MANIFEST
@@ -173,6 +174,12 @@ class DistilledSet:
             raise ValueError(
                 f"--out {self.out} exists and is something else. Remove it, or choose another one."
             )
+        if not self.subset.has_split("valid"):
+            print(
+                f"{self.subset.folder} has no valid set, so {self.out} will have none: add one to "
+                "train with, or train with --disable-validation",
+                file=sys.stderr,
+            )
         work = self.out.with_name(self.out.name + ".partial")
         shutil.rmtree(work, ignore_errors=True)
         with full_disk_explained(self.out.parent, "the translations are kept"):
@@ -211,9 +218,12 @@ class DistilledSet:
         """Adds the gold pairs as often as wanted, and returns how many that are."""
         if self.gold is None:
             return 0
-        for _ in range(self.mix.upsample_gold):
-            for source, target in zip(self.gold.source, self.gold.target, strict=True):
-                writer.add(self._tagged("--tag-gold", source.tolist()), target.tolist())
+        copies = self.mix.upsample_gold
+        with ProgressLine("gold", copies * len(self.gold), "pairs") as progress:
+            for _ in range(copies):
+                for source, target in zip(self.gold.source, self.gold.target, strict=True):
+                    writer.add(self._tagged("--tag-gold", source.tolist()), target.tolist())
+                    progress.add(1)
         return writer.pairs
 
     def _tagged(self, flag: str, source: List[int]) -> List[int]:
@@ -239,8 +249,11 @@ class DistilledSet:
                 for name in (*names, "scores.tsv")
             )
             print(*SCORE_COLUMNS, sep="\t", file=scores)
+            progress = stack.enter_context(ProgressLine("distilled", len(self.subset), "sentences"))
+            progress.show(0)  # minimum Bayes risk may take minutes until the first sentences
             for each in judged(sentences, self.choice, self.bank, self.workers):
                 tally.add(each)
+                progress.show(each.sentence.number + 1, f"{tally.kept:,} pairs kept")
                 print(_score_line(each), file=scores)
                 if each.taken_by is None:
                     tokens = each.sentence.hypotheses[each.place].tokens

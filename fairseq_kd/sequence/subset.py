@@ -1,14 +1,16 @@
 """A binarised set as fairseq reads it: its sentences as token ids, its dictionaries, its files."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from fairseq.data import Dictionary, data_utils
+from fairseq.data import Dictionary, data_utils, indexed_dataset
 from torch import Tensor
 
+from fairseq_kd.dictionaries import check_encoding, read_dictionary
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import plain_languages
 
@@ -69,11 +71,15 @@ class Subset:
     def continuation(self) -> Optional[str]:
         """The split that fairseq-train reads as a part of this one, if it is there: train1."""
         name = f"{self.name}1"
+        return name if self.has_split(name) else None
+
+    def has_split(self, name: str) -> bool:
+        """Whether the folder holds a split in these languages."""
         try:
             _prefix(self.folder, name, self.pair)
         except FileNotFoundError:
-            return None
-        return name
+            return False
+        return True
 
     def dictionary_file(self, language: str) -> Path:
         """The file of a side's dictionary."""
@@ -85,13 +91,19 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
 
     Raises:
         FileNotFoundError: the folder lacks the split or a dictionary.
-        ValueError: source and target have different numbers of sentences, a file is cut off, a
-            dictionary holds a word twice, or a language is no plain name.
+        ValueError: these are several folders, source and target have different numbers of
+            sentences, a file is cut off, a dictionary holds a word twice, or a language is no plain
+            name.
     """
+    if os.pathsep in str(folder) and not folder.exists():
+        raise ValueError(
+            f"--data must be one folder, but is {folder}, which fairseq-train reads as "
+            f"{str(folder).count(os.pathsep) + 1}, one an epoch. Give one of them at a time."
+        )
     source, target = plain_languages(pair, str(folder))
     pair = (source, target)
     prefix = _prefix(folder, name, pair)
-    words = [_dictionary(folder / f"dict.{language}.txt") for language in pair]
+    words = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
     sides = [_sentences(folder / f"{prefix}{pair[i]}", words[i]) for i in (0, 1)]
     source, target = sides
     if target is not None and len(source) != len(target):
@@ -115,29 +127,16 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
     )
 
 
-def _dictionary(path: Path) -> Dictionary:
-    """A dictionary in which every word stands for one index, so that words and ids are the same."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing. Give to --data the folder that fairseq-preprocess wrote."
-        )
-    try:
-        words = Dictionary.load(str(path))
-    except (RuntimeError, ValueError) as error:  # a word twice, or a line that is no entry
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"{path} is no dictionary of fairseq: {reason}. Build it anew.") from error
-    if len(words.indices) != len(words.symbols):  # fairseq allows it to what is marked so
-        twice = next(word for i, word in enumerate(words.symbols) if words.indices[word] != i)
-        raise ValueError(f'{path} holds the word "{twice}" twice. Build it anew.')
-    return words
-
-
 def _sentences(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
     """One side of a split, or None if there are no files of it."""
+    impl = indexed_dataset.infer_dataset_impl(str(path))
+    impl = "lazy" if impl == "cached" else impl  # one format; cached must be told what will be read
     try:
-        dataset = data_utils.load_indexed_dataset(str(path), words)
+        dataset = data_utils.load_indexed_dataset(str(path), words, impl)
         if dataset is not None and len(dataset):
             dataset[len(dataset) - 1]  # the last sentence is what a cut-off file lacks
     except (ValueError, OSError, RuntimeError) as error:
+        if impl == "raw":
+            check_encoding(path)
         raise ValueError(f"{path}.bin is cut off. Binarise the data again.") from error
     return dataset

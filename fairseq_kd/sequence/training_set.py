@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Iterable
 
 import torch
-from fairseq.data import indexed_dataset
+from fairseq.data import Dictionary, data_utils, indexed_dataset
 
-from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.subset import SUFFIXES, Subset
 
 
 class PairWriter:
@@ -56,6 +56,7 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     """Copies the dictionaries and all splits but one into a new data folder.
 
     All get the names of the direction that is trained: fairseq-train takes the languages from any.
+    Raw splits are binarised.
 
     Args:
         data: whose folder is copied from.
@@ -65,11 +66,25 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     for language in data.pair:
         shutil.copyfile(data.dictionary_file(language), folder / f"dict.{language}.txt")
     ours, reverse = (f".{'-'.join(languages)}." for languages in (data.pair, data.pair[::-1]))
+    ends = {language + suffix for language in data.pair for suffix in SUFFIXES}
     for direction in (reverse, ours):  # where both are there, fairseq reads ours
         for path in sorted(data.folder.glob(f"*{direction}*")):
-            name = path.name.split(".")[0]
-            if name.rstrip("0123456789") != split and path.suffix in (".bin", ".idx"):
-                shutil.copyfile(path, folder / path.name.replace(direction, ours, 1))
+            name, _, end = path.name.partition(direction)
+            if name.rstrip("0123456789") == split or end not in ends:
+                continue
+            if end in data.pair:
+                words = data.source_words if end == data.pair[0] else data.target_words
+                _binarise_raw(path, words, folder / f"{name}{ours}{end}")
+            elif not path.with_suffix("").is_file():  # of both, fairseq reads the raw one
+                shutil.copyfile(path, folder / f"{name}{ours}{end}")
+
+
+def _binarise_raw(path: Path, words: Dictionary, prefix: Path) -> None:
+    """Binarises one side: fairseq-train finds no raw split beside others that are not."""
+    builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(words))
+    for ids in data_utils.load_indexed_dataset(str(path), words, "raw"):
+        builder.add_item(ids)
+    builder.finalize(f"{prefix}.idx")
 
 
 def tag_id(subset: Subset, tag: str, flag: str) -> int:

@@ -144,8 +144,9 @@ def _words(text: str) -> List[int]:
 
 
 def _dictionary_sizes(data: Path) -> List[int]:
-    from fairseq.data import Dictionary
     from fairseq.data.data_utils import infer_language_pair
+
+    from fairseq_kd.dictionaries import read_dictionary
 
     pair = infer_language_pair(str(data)) if data.is_dir() else (None, None)
     files = [data / f"dict.{language}.txt" for language in pair]
@@ -154,7 +155,7 @@ def _dictionary_sizes(data: Path) -> List[int]:
             f"--data {data} is not what fairseq-preprocess wrote: it needs a set such as "
             "train.de-en.de.bin and both dictionaries. Give that folder, or --words N."
         )
-    return [len(Dictionary.load(str(file))) for file in files]
+    return [len(read_dictionary(file)) for file in files]
 
 
 def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:

@@ -38,6 +38,13 @@ def test_a_rung_is_a_ratio_or_says_more(read):
     assert rungs[1].settings == {"temperature": 2}
 
 
+def test_a_file_that_is_no_text_is_named_with_its_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"# ma\xf1ana\n" + SHORTEST.encode())
+    with pytest.raises(ValueError, match=f'^{path}, line 1, is not UTF-8: behind "# ma" is the'):
+        read_run(path)
+
+
 REFUSALS = {
     "an unknown key": ("tain: {}", "it has an unknown key tain. Did you mean train?"),
     "one far from all": ("zzz: 1", "it has an unknown key zzz. Known are run, seed, "),

@@ -8,14 +8,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fairseq.data.indexed_dataset import make_builder
 from forks import run_forked
-from harness import PAIR, Setup, run
+from harness import PAIR, Setup, copy_dictionaries, run
 from translations import binarised, hypotheses
 
 from fairseq_kd.export.lineage import lineage
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.sequence import distilled_set
 from fairseq_kd.sequence.filters import FILTERS
+from fairseq_kd.sequence.subset import read_subset
+from fairseq_kd.sequence.training_set import PairWriter
 
 OFF = ["--max-length-ratio", "inf", "--max-copied", "inf", "--max-repeated", "inf"]
 
@@ -175,9 +178,6 @@ def test_filters_take_what_their_scores_say(distill, decoded, tmp_path, capsys):
 
 def test_duplicates_are_counted_over_the_whole_set(distill, data, translate, tmp_path):
     folder = shutil.copytree(data, tmp_path / "data")
-    from fairseq_kd.sequence.subset import read_subset
-    from fairseq_kd.sequence.training_set import PairWriter
-
     writer = PairWriter(folder, "twice", read_subset(folder, "valid", ("es", "en")))
     for _ in range(2):
         for i in range(3):
@@ -288,6 +288,67 @@ def test_a_full_disk_is_told_and_the_translations_are_kept(distill, decoded, tmp
         assert (decoded / "hypotheses.txt").read_bytes() == before
     finally:
         run("umount", "--lazy", disk)
+
+
+@pytest.fixture(params=["raw", "lazy"])
+def binarised_otherwise(request, data, tmp_path):
+    """The data as fairseq-preprocess --dataset-impl raw or lazy writes them."""
+    folder = copy_dictionaries(data, tmp_path / request.param)
+    for split in ("train", "valid", "test"):
+        subset = read_subset(Path(data), split, ("es", "en"))
+        for language, words, side in (
+            ("es", subset.source_words, subset.source),
+            ("en", subset.target_words, subset.target),
+        ):
+            path = folder / f"{split}.es-en.{language}"
+            if request.param == "raw":
+                path.write_text("".join(f"{words.string(ids)}\n" for ids in side), encoding="utf-8")
+                continue
+            builder = make_builder(f"{path}.bin", "lazy")
+            for ids in side:
+                builder.add_item(ids)
+            builder.finalize(f"{path}.idx")
+    return folder
+
+
+def test_data_in_every_format_of_fairseq_come_out_whole(
+    distill, translate, binarised_otherwise, data, tmp_path, capsys
+):
+    folder, out = binarised_otherwise, tmp_path / "out"
+    assert translate(tmp_path / "hyp", "--subset", "valid", folder=folder) == 0
+    flags = [*OFF, "--mix", "extra", "--gold-subset", "test"]
+    assert distill(out, *flags, translations=tmp_path / "hyp", folder=folder) == 0
+    assert "has no valid set" not in capsys.readouterr().err
+    task = Setup(str(out), "--criterion", "cross_entropy").task
+    for split, origin in (("train", "test"), ("valid", "valid"), ("test", "test")):
+        task.load_dataset(split)
+        for language, side in (("es", task.dataset(split).src), ("en", task.dataset(split).tgt)):
+            if side.supports_prefetch:
+                side.prefetch(range(len(side)))
+            assert [each.tolist() for each in side] == binarised(data, origin, language)
+    assert binarised(out, "train1", "es") == binarised(data, "valid", "es")
+
+
+def test_a_folder_without_a_valid_set_is_told_at_the_start(distill, data, tmp_path, capsys):
+    folder, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "out"
+    for path in folder.glob("valid.*"):
+        path.unlink()
+    assert distill(out, folder=folder) == 0
+    told = f"{folder} has no valid set, so {out} will have none: add one to train with, or train "
+    assert capsys.readouterr().err.startswith(told + "with --disable-validation\n")
+
+
+def test_progress_is_shown_in_sentences_from_the_first_to_the_last(distill, tmp_path, capsys):
+    flags = [*OFF, "--select", "mbr", "--mix", "gold", "--upsample-gold", "2"]
+    assert distill(tmp_path / "out", *flags) == 0
+    count = manifest(tmp_path / "out")["counts"]["sentences"]
+    gold, begun, ended = capsys.readouterr().err.splitlines()[-3:]
+    assert gold.startswith("gold: 100% |")
+    assert f" {2 * count}/{2 * count} pairs, 00:00 left" in gold
+    assert begun.startswith("distilled:   0% |")
+    assert f" 0/{count} sentences, ? left" in begun
+    assert ended.startswith("distilled: 100% |")
+    assert ended.endswith(f"| {count}/{count} sentences, 00:00 left, {count} pairs kept")
 
 
 @pytest.mark.parametrize("content", ['{"name": "theirs"}', "[1]", "no JSON", None])

@@ -14,6 +14,18 @@ def refused(distill, tmp_path, capsys, told, *flags, **other):
     assert not (tmp_path / "refused").exists()
 
 
+def test_several_folders_are_refused(distill, data, tmp_path, capsys):
+    told = f"--data must be one folder, but is {data}:other, which fairseq-train reads as 2, one an"
+    refused(distill, tmp_path, capsys, told, folder=f"{data}:other")
+
+
+def test_a_raw_text_that_is_no_text_is_named_with_its_line(distill, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    (folder / "train.es-en.es").write_bytes(b"a\nb\xe9\n")
+    told = f'{folder}/train.es-en.es, line 2, is not UTF-8: behind "b" is the byte 0xe9. '
+    refused(distill, tmp_path, capsys, told, folder=folder)
+
+
 def test_a_changed_dictionary_is_refused(distill, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "data")
     with (folder / "dict.en.txt").open("a") as file:
