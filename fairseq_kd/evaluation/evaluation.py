@@ -34,7 +34,12 @@ from fairseq_kd.evaluation.systems import (
     teacher_of,
 )
 from fairseq_kd.evaluation.training import read_training
-from fairseq_kd.evaluation.translations import translated, write_translations
+from fairseq_kd.evaluation.translations import (
+    decoded_file,
+    translated,
+    translation_file,
+    write_translations,
+)
 from fairseq_kd.evaluation.variants import (
     COMPUTE_TYPES,
     FAIRSEQ,
@@ -63,7 +68,7 @@ class Evaluation:
     """
 
     def __init__(self, options: Options):
-        self.options = options
+        self.options, self.files = options, []  # what is written of the report's folder
         if options.comet is not None:
             check_comet(options.comet)
         torch.set_num_threads(options.threads)
@@ -98,6 +103,7 @@ class Evaluation:
                 "memory": self._memory(converted) if options.memory else None,
                 "speed": self._speed(converted) if options.rounds else None,
             }
+        measured["files"] = [str(path.relative_to(options.out)) for path in self.files]
         measured["training"] = {system.name: read_training(system.path) for system in self.systems}
         return measured
 
@@ -146,13 +152,14 @@ class Evaluation:
             if system.role == "student" and system.name in converted.folders
         ]
         texts: Dict[str, List[str]] = {}
+        search, out = self.options.search, self.options.out
         for variant in variants:
             engine = self._engine(variant, converted, workers=self.options.threads)
-            tokens = translated(variant, engine, self.subset, self.options.search, self.options.out)
+            tokens = translated(variant, engine, self.subset, search, out)
             name = quality_name(variant)
-            texts[name] = write_translations(
-                variant, tokens, self.detokenisers[1], self.options.out
-            )
+            texts[name] = write_translations(variant, tokens, self.detokenisers[1], out)
+            self.files.append(translation_file(variant, out))
+            self.files.append(decoded_file(variant, engine, self.subset, search, out)[0])
         return {**self._scores(texts), **self._bins(texts), **self._observed(texts)}
 
     def _scores(self, texts: Mapping[str, Sequence[str]]) -> Figures:
@@ -214,7 +221,7 @@ class Evaluation:
                 )
             step = partial(training_peak, system.model, subset=subset)
             works["training", system.name, "alone"] = partial(step, None)
-            if system.role != "teacher":
+            if system.role == "student":  # the control is trained as it is measured: alone
                 works["training", system.name, "distilled"] = partial(step, teacher.model)
         found: Figures = {"inference": {}, "training": {}}
         with ProgressLine("memory", len(works), "measurements") as progress:

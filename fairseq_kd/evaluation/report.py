@@ -1,8 +1,10 @@
 """The report of an evaluation: what was gained, how it was measured, and how to repeat it."""
 
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from fairseq_kd.evaluation import deployment, plots, tables
 from fairseq_kd.evaluation.document import Code, Plot, Section, markdown_page, markdown_table
@@ -10,15 +12,22 @@ from fairseq_kd.evaluation.page import html_page
 from fairseq_kd.evaluation.scores import TESTABLE
 from fairseq_kd.evaluation.tables import Figures
 from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
+from fairseq_kd.sequence.shards import WHOLE
 from fairseq_kd.whole_files import written_whole
 
 TITLE = "What the distillation gained"
-PLOTS = "plots"
+PLOTS, FIGURES = "plots", "evaluation.json"
+NAME = r"[\w.-]*\w[\w.-]*"
+REPLACEABLE = re.compile(
+    rf"{PLOTS}/{NAME}\.png|translations/{NAME}\.txt|decoded/{NAME}/{re.escape(WHOLE)}"
+)
 QUIET = 0.1  # the drift between rounds of a machine that does nothing else
 
 
 def write_report(out: Path, measured: Figures) -> str:
     """Writes ``evaluation.json``, ``report.html``, ``report.md`` and the drawings of the latter.
+
+    What an earlier evaluation wrote into the folder and this one did not is removed.
 
     Args:
         out: the folder.
@@ -28,19 +37,42 @@ def write_report(out: Path, measured: Figures) -> str:
         The first table, for a terminal.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with written_whole(out / "evaluation.json") as file:
-        json.dump(measured, file, indent=1)
     page = sections(measured)
+    drawn = [block for each in page for block in each.blocks if isinstance(block, Plot)]
+    plots_of = {f"{PLOTS}/{plot.name}.png": plot for plot in drawn}
+    files, earlier = [*measured["files"], *plots_of], _replaceable_files(out)
+    _write_figures(out, measured, {*files, *earlier})  # a kill must lose no name of them
     (out / PLOTS).mkdir(exist_ok=True)
-    for plot in (block for each in page for block in each.blocks if isinstance(block, Plot)):
-        with written_whole(out / PLOTS / f"{plot.name}.png", "wb") as file:
+    for name, plot in plots_of.items():
+        with written_whole(out / name, "wb") as file:
             file.write(plot.png)
     with written_whole(out / "report.md") as file:
         file.write(markdown_page(TITLE, page, PLOTS))
     with written_whole(out / "report.html") as file:
         file.write(html_page(TITLE, cards(measured), page))
+    for name in set(earlier) - set(files):
+        (out / name).unlink(missing_ok=True)
+        if name.startswith("decoded/"):
+            with suppress(OSError):  # something else lies in it
+                (out / name).parent.rmdir()
+    _write_figures(out, measured, set(files))
     table = tables.overview(measured)
     return markdown_table(table.columns, table.rows)
+
+
+def _write_figures(out: Path, measured: Figures, files: Set[str]) -> None:
+    with written_whole(out / FIGURES) as file:
+        json.dump({**measured, "files": sorted(files)}, file, indent=1)
+
+
+def _replaceable_files(out: Path) -> List[str]:
+    """What an earlier evaluation wrote into the folder under names that a later one may not use."""
+    try:
+        found = json.loads((out / FIGURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is somebody else's
+        return []
+    names = found.get("files", []) if isinstance(found, dict) else []
+    return [name for name in names if isinstance(name, str) and REPLACEABLE.fullmatch(name)]
 
 
 def sections(measured: Figures) -> List[Section]:

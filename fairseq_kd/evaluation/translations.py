@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import List
+from typing import List, Tuple
 
 from fairseq_kd.evaluation.plain_text import Detokeniser
 from fairseq_kd.evaluation.variants import INT8, Variant
@@ -34,26 +34,34 @@ def translated(
         search: how.
         out: the evaluation's folder.
     """
-    plan = {
-        **subset.hashes,
-        "system": variant.system.sha256,
-        **engine.identity,
-        **dataclasses.asdict(search),
-        "max_tokens": engine.batch_tokens,
-    }
-    folder = out / "decoded" / f"{file_stem(variant)}-{plan_id(plan)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = folder / WHOLE
+    whole, plan = decoded_file(variant, engine, subset, search, out)
     if whole.is_file():
-        check_shard(whole, plan_id(plan))
+        check_shard(whole, plan)
     else:
+        whole.parent.mkdir(parents=True, exist_ok=True)
         print(f"{variant.system.name}: {engine.summary}", file=sys.stderr)
         batches = length_sorted_batches(subset.source_lengths, engine.batch_tokens)
         max_source = int(variant.system.model.model.max_positions()[0])
-        ShardDecoder(subset, batches, max_source, folder, Shard(), plan_id(plan)).run(engine)
+        ShardDecoder(subset, batches, max_source, whole.parent, Shard(), plan).run(engine)
     with whole.open(encoding="utf-8") as file:
         lines = (line for line in file if not line.startswith("#"))
         return [hypotheses[0].tokens for _, hypotheses in by_sentence(lines)]
+
+
+def decoded_file(
+    variant: Variant, engine: Engine, subset: Subset, search: Search, out: Path
+) -> Tuple[Path, str]:
+    """Where ``translated`` keeps what it decodes, and what stands for how it is decoded."""
+    plan = plan_id(
+        {
+            **subset.hashes,
+            "system": variant.system.sha256,
+            **engine.identity,
+            **dataclasses.asdict(search),
+            "max_tokens": engine.batch_tokens,
+        }
+    )
+    return out / "decoded" / f"{file_stem(variant)}-{plan}" / WHOLE, plan
 
 
 def file_stem(variant: Variant) -> str:
@@ -61,12 +69,17 @@ def file_stem(variant: Variant) -> str:
     return variant.system.slug + (".int8" if variant.engine == INT8 else "")
 
 
+def translation_file(variant: Variant, out: Path) -> Path:
+    """Where ``write_translations`` writes."""
+    return out / "translations" / f"{file_stem(variant)}.txt"
+
+
 def write_translations(
     variant: Variant, tokens: List[str], detokenise: Detokeniser, out: Path
 ) -> List[str]:
     """Writes ``out/translations/NAME.txt``, plain text for sacrebleu and for eyes; returns it."""
     texts = [detokenise(each) for each in tokens]
-    path = out / "translations" / f"{file_stem(variant)}.txt"
+    path = translation_file(variant, out)
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
         file.writelines(f"{text}\n" for text in texts)

@@ -11,8 +11,8 @@ DESCRIPTION = """\
 Measures a student against its teacher, and against the same student trained without distillation (a
 control): quality by sacreBLEU with paired bootstrap, how translations go wrong, size, memory, and
 speed in fairseq and in CTranslate2, all systems in turns. OUT gets report.html, report.md, every
-translation as plain text, and evaluation.json with all figures. Killed? Run the same command again:
-what was translated is kept."""
+translation as plain text, and evaluation.json with all figures; of an earlier report in OUT nothing
+is left. Killed? Run the same command again: what was translated is kept."""
 BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 
 

@@ -55,6 +55,12 @@ def test_every_system_stands_in_every_table(evaluated, measured):
         for found in by.values():
             assert 0 < found["median_ms"] <= found["p95_ms"]
             assert found["batch_32"]["sentences_per_s"] > 0
+    trained = {name: set(by) for name, by in measured["memory"]["training"].items()}
+    assert trained == {
+        "teacher": {"alone"},
+        "small": {"alone", "distilled"},
+        "left alone": {"alone"},
+    }
     for system in measured["systems"]:
         assert 0 < system["int8_bytes"] < system["float32_bytes"]
     page = (evaluated / "report.md").read_text(encoding="utf-8")
@@ -165,6 +171,36 @@ def test_what_was_translated_is_kept_for_the_next_run(
     page = (again / "report.md").read_text(encoding="utf-8")
     assert "## Speed" not in page
     assert "## Memory" not in page
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_holds_the_files_of_the_last_report_and_what_others_put_there(
+    evaluate_words, evaluated, measured, tmp_path, monkeypatch
+):
+    pages = {"evaluation.json", "report.html", "report.md"}
+    assert files_in(evaluated) == {*measured["files"], *pages}
+    monkeypatch.setattr(translations.ShardDecoder, "run", None)
+    again = shutil.copytree(evaluated, tmp_path / "again")
+    others = {"decoded/notes.txt", "translations/mine.txt", "plots/mine.png", "train.log"}
+    theirs = next(name for name in measured["files"] if name.startswith("decoded/left-alone-"))
+    others.add(str(Path(theirs).with_name("notes.txt")))
+    outside = tmp_path / "mine.txt"
+    for path in (outside, *(again / name for name in others)):
+        path.touch()
+    forged = {**measured, "files": [*measured["files"], "../mine.txt", str(outside), "train.log"]}
+    forged["files"] += ["translations/../../mine.txt", 1]
+    (again / "evaluation.json").write_text(json.dumps(forged), encoding="utf-8")
+    words = evaluate_words(again, "--rounds", "0", "--no-memory")
+    del words[words.index("--control") : words.index("--control") + 2]
+    assert cli.main(words) == 0
+    found = json.loads((again / "evaluation.json").read_text(encoding="utf-8"))
+    assert files_in(again) == {*found["files"], *pages, *others}
+    gone = set(measured["files"]) - set(found["files"])
+    assert {"translations/left-alone.txt", theirs, "plots/front-speed.png"} <= gone
+    assert outside.exists()
 
 
 @pytest.mark.parametrize("flags", [[], ["--sacrebleu-tokenize", "char"]])
