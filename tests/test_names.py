@@ -19,6 +19,7 @@ from fairseq_kd.names import as_code, in_markdown, in_one_line, plain_languages
 from fairseq_kd.progressive.corpus import language_pair
 from fairseq_kd.progressive.run_file import read_run
 from fairseq_kd.progressive.shell_script import write_script
+from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 from fairseq_kd.teachers.store import TeacherStore
@@ -61,7 +62,7 @@ def test_the_languages_of_data_translations_and_stores_are_plain_names(data, tmp
 
 
 def test_the_exported_program_holds_languages_as_texts():
-    tree = ast.parse(translate_py(PROGRAM, PROGRAM, "moses", "none", 5, "int8"))
+    tree = ast.parse(translate_py((PROGRAM, PROGRAM), "moses", "none", "int8", Search(), (9, 9)))
     assert [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)].count(
         PROGRAM
     ) == 2

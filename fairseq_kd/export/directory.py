@@ -162,9 +162,14 @@ class Export:
         if self.codes is not None:
             shutil.copyfile(self.codes, work / SPLITTERS[self.options.bpe].file)
         write_sums(work)  # of what translate.py reads
-        options = self.options
+        options, positions = self.options, self.system.model.model.max_positions()
         program = translate_py(
-            *self.subset.pair, options.tokenizer, options.bpe, options.beam, options.quantization
+            self.subset.pair,
+            options.tokenizer,
+            options.bpe,
+            options.quantization,
+            self.search,
+            (int(positions[0]), int(positions[1])),
         )
         (work / "translate.py").write_text(program, encoding="utf-8")
 

@@ -1,8 +1,9 @@
 """The program beside an exported model that shows how to translate with it."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 from fairseq_kd.hashes import SUMS
+from fairseq_kd.sequence.search import Search
 
 HEAD = '''\
 """Translates standard input, a sentence a line: python translate.py < FILE
@@ -42,11 +43,21 @@ PIECES = """\
 pieces = sentencepiece.SentencePieceProcessor(model_file=str(here / "sentencepiece.model"))
 """
 TRANSLATE = """\
-sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+longest = {longest}  # tokens of a sentence that the model can read
+sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\\n")
 sys.stdout.reconfigure(encoding="utf-8")
-for line in sys.stdin:
+for number, line in enumerate(sys.stdin, 1):
     tokens = {tokens}
-    best = model.translate_batch([tokens], beam_size={beam})[0].hypotheses[0]
+    if len(tokens) > longest:
+        print(f"line {{number}}: cut to {{longest}} of {{len(tokens)}} tokens", file=sys.stderr)
+        tokens = tokens[:longest]
+    result = model.translate_batch(
+        [tokens],
+        beam_size={beam},
+        max_input_length=0,
+        max_decoding_length={length},
+    )
+    best = result[0].hypotheses[0]
     words = {words}
     print({text}, flush=True)
 """
@@ -97,17 +108,22 @@ SPLITTERS = {
 
 
 def translate_py(
-    source: str, target: str, tokenizer: str, bpe: str, beam: int, quantization: str
+    pair: Tuple[str, str],
+    tokenizer: str,
+    bpe: str,
+    quantization: str,
+    search: Search,
+    positions: Tuple[int, int],
 ) -> str:
     """The program.
 
     Args:
-        source: the language that it reads.
-        target: the language that it writes.
+        pair: the languages that it reads and writes.
         tokenizer: ``moses`` or ``none``.
         bpe: one of SPLITTERS; its file is to lie beside the program.
-        beam: width of the beam.
         quantization: of the weights.
+        search: the beam, and how long a translation may be.
+        positions: what the encoder and the decoder can number, the end of sentence included.
     """
     moses, splitter = tokenizer == "moses", SPLITTERS[bpe]
     packages = ["ctranslate2", "sacremoses" * moses, splitter.package]
@@ -120,13 +136,21 @@ def translate_py(
                 sums=SUMS,
             ),
             INT16_MODEL if quantization == "int16" else MODEL,
-            MOSES.format(source=source, target=target) if moses else "",
+            MOSES.format(source=pair[0], target=pair[1]) if moses else "",
             splitter.setup,
             TRANSLATE.format(
                 tokens=splitter.split.format(line=line),
-                beam=beam,
+                beam=search.beam,
+                longest=positions[0] - 1,
+                length=_length(search, positions[1]),
                 words=splitter.join,
                 text="detokeniser.detokenize(words.split())" if moses else "words",
             ),
         ]
     )
+
+
+def _length(search: Search, positions: int) -> str:
+    """The expression for ``search.max_length`` of ``tokens``, which lack their end."""
+    longest = f"int({search.max_len_a:g} * (len(tokens) + 1)) + {search.max_len_b}"
+    return f"min({longest}, {positions - 1})"

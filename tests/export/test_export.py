@@ -17,6 +17,7 @@ from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage
 from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.sequence.search import Search
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 
@@ -75,6 +76,28 @@ def test_a_damaged_file_is_named_before_anything_is_translated(exported, tmp_pat
     told = f"{moved / name} is damaged: it is not what SHA256SUMS says. Copy the folder anew."
     assert done.stderr == f"{told}\n"
     assert run("sha256sum", "--check", "--quiet", "SHA256SUMS", cwd=exported).stdout == ""
+
+
+def test_a_long_line_is_read_and_written_as_far_as_the_model_can_and_what_is_cut_is_told(
+    exported, tmp_path
+):
+    text = "\ufeff" + ", " * 1100 + "\r\n" + ", " * 400 + "\runo\n\n"
+    (tmp_path / "text").write_bytes(text.encode())
+    command = f"{sys.executable} {exported}/translate.py < {tmp_path}/text"
+    done = run("bash", "-c", command)
+    assert done.stderr == "line 1: cut to 1023 of 1100 tokens\n"
+    cut, whole, empty = done.stdout.split("\n")[:-1]
+    assert len(cut.split()) > 256 < len(whole.split())  # where CTranslate2 ends if not told
+    assert empty == ""
+
+
+def test_the_program_writes_as_long_translations_as_the_measurement():
+    search = Search(max_len_a=1.5, max_len_b=7)
+    program = translate_py(("es", "en"), "none", "none", "int8", search, (1024, 50))
+    (length,) = re.findall(r"max_decoding_length=(.*),", program)
+    for count in (0, 1, 4, 500):
+        allowed = search.max_length(count + 1, 50)
+        assert eval(length, {"tokens": [""] * count}) == allowed
 
 
 def card(folder):
@@ -220,7 +243,7 @@ def test_no_codes_beside_the_data_are_asked_for(export, data, tmp_path, capsys):
 @pytest.mark.parametrize("tokenizer", ["moses", "none"])
 @pytest.mark.parametrize("bpe", ["subword_nmt", "none"])
 def test_the_example_is_a_program_that_imports_what_it_names(tokenizer, bpe):
-    program = translate_py("es", "en", tokenizer, bpe, 5, "int8")
+    program = translate_py(("es", "en"), tokenizer, bpe, "int8", Search(), (1024, 1024))
     compile(program, "translate.py", "exec")
     assert ("sacremoses" in program) == (tokenizer == "moses")
     assert ("subword_nmt" in program) == (bpe == "subword_nmt")
