@@ -5,6 +5,7 @@ loads one, and takes what it needs by a function of this module.
 """
 
 import argparse
+import os
 import re
 import warnings
 import zipfile
@@ -36,6 +37,7 @@ torch.serialization.add_safe_globals(
 NO_WEIGHTS = (".version", "._float_tensor")  # marks of fairseq's, the second of them uninitialised
 FLAG_OF = {"model": "arch"}  # that chooses a group's class; of all others it is called as the group
 CODE = re.compile(r"GLOBAL (\S+)|unsupported class (\S+)|unrecognized function (\S+)")
+PARENTS = 3  # a training is called at most so many folders above its --save-dir
 ZIP = b"PK\x03\x04"
 
 INHERITED = "inherited_updates"  # in the history of weights that were taken from a teacher
@@ -220,6 +222,23 @@ def _start(state: Dict[str, Any]) -> Optional[str]:
         return options["finetune_from_model"]
     restored = options.get("restore_file", LAST)
     return restored if restored != LAST and options.get("reset_optimizer") else None
+
+
+def data_folders(checkpoint: Union[str, Path], data: Optional[str]) -> List[Path]:
+    """Where the data that a model was trained on may lie, in the order of search.
+
+    A path that is not absolute was relative to the folder where the training was called. It is
+    looked for from the current folder, then from the checkpoint's own and PARENTS above it.
+
+    Args:
+        checkpoint: the file.
+        data: what its options name: a folder, or several with a colon between them.
+    """
+    folders = [Path(part) for part in (data or "").split(os.pathsep) if part]
+    relative = [folder for folder in folders if not folder.is_absolute()]
+    above = Path(checkpoint).resolve().parents[: 1 + PARENTS]
+    places = [*folders, *(start / folder for folder in relative for start in above)]
+    return list({place.resolve(): place for place in reversed(places)}.values())[::-1]
 
 
 def count_parameters(weights: Dict[str, torch.Tensor]) -> int:

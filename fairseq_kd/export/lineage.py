@@ -6,6 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from fairseq_kd.checkpoints import (
     count_parameters,
+    data_folders,
     options_of,
     read_checkpoint,
     updates_behind,
@@ -69,20 +70,16 @@ def lineage(path: Path) -> List[Ancestor]:
         teachers = (options.get("kd_teacher") or options.get("kd_store") or "").split(os.pathsep)
         for teacher in filter(None, teachers):
             waiting.append((teacher, f"teacher of {Path(name).parent.name or role}"))
-        for folder in _folders(options):
-            if read_manifest(Path(folder)) is not None:
-                waiting.append((folder, f"distilled data of {Path(name).parent.name or role}"))
+        for folder in data_folders(name, options["data"]):
+            if read_manifest(folder) is not None:
+                waiting.append((str(folder), f"distilled data of {Path(name).parent.name or role}"))
     return found
 
 
 def trained_on(checkpoint: Path) -> Path:
-    """The folder of data that a checkpoint names, the first if there were several."""
-    return Path(_folders(_options(read_checkpoint(checkpoint)))[0])
-
-
-def _folders(options: Dict[str, Any]) -> List[str]:
-    """Of the data, as the training named them."""
-    return (options.get("data") or "").split(os.pathsep)
+    """The folder of data that a checkpoint names; of several places, the first that is there."""
+    folders = data_folders(checkpoint, _options(read_checkpoint(checkpoint))["data"]) or [Path()]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _distillation(manifest: Dict[str, Any]) -> Dict[str, str]:

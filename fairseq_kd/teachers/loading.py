@@ -1,8 +1,7 @@
 """Loads a teacher checkpoint with its own task and dictionaries, or says why it cannot."""
 
-import os
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 from fairseq import checkpoint_utils
 from fairseq.data.data_utils import infer_language_pair
@@ -14,7 +13,8 @@ from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
 import fairseq_kd.safe_loading  # noqa: F401  (fairseq loads data alone)
-from fairseq_kd.checkpoints import options_of, read_model
+from fairseq_kd.checkpoints import data_folders, options_of, read_model
+from fairseq_kd.dictionaries import check_encoding
 from fairseq_kd.names import plain_languages
 from fairseq_kd.stored_options import embedding_files
 
@@ -26,8 +26,8 @@ def load_teacher(
 
     The teacher gets its own task: built with the student's, its sequence generator would replace
     the student's and ``--eval-bleu`` would measure the teacher. Its dictionaries come from the
-    checkpoint's own folder if they lie there, else from the data folder that the checkpoint names,
-    never from the student's: they are to be compared.
+    checkpoint's own folder if they lie there, else from the data folder that the checkpoint names
+    (``data_folders``), never from the student's: they are to be compared.
 
     Args:
         path: the checkpoint, as the user typed it.
@@ -46,7 +46,7 @@ def load_teacher(
             f"{name} uses an adaptive softmax, which gives no logits to distil from. Train the "
             "teacher without --adaptive-softmax-cutoff."
         )
-    cfg.task.source_lang, cfg.task.target_lang = _languages(name, cfg.task)
+    cfg.task.source_lang, cfg.task.target_lang = _languages(path, name, cfg.task)
     folder = _dictionary_folder(path, name, cfg.task)
     changes = {"data": folder, "eval_bleu": False, **embedding_files(cfg)}
     checkpoint_utils.overwrite_args_by_name(cfg, changes)
@@ -73,7 +73,7 @@ def teacher_languages(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
         FileNotFoundError, ValueError: as ``load_teacher``, but for the dictionaries.
     """
     name = f"{flag} {path}"
-    return _languages(name, read_translation_model(path, name)["cfg"].task)
+    return _languages(path, name, read_translation_model(path, name)["cfg"].task)
 
 
 def check_family(name: str, state: Dict[str, Any]) -> None:
@@ -162,36 +162,44 @@ def _unusable(name: str, error: Exception) -> str:
     )
 
 
-def _languages(name: str, task_cfg: Any) -> Tuple[str, str]:
+def _languages(path: str, name: str, task_cfg: Any) -> Tuple[str, str]:
     """As recorded, or as its data tell where the training was left to infer it from them."""
     pair = (task_cfg.source_lang, task_cfg.target_lang)
     if None not in pair:
         return plain_languages(pair, name)
-    pairs = [infer_language_pair(part) for part in _data_folders(task_cfg) if os.path.isdir(part)]
-    if not pairs or None in pairs[0]:
+    folders = data_folders(path, task_cfg.data)
+    pairs = [infer_language_pair(str(folder)) for folder in folders if folder.is_dir()]
+    pairs = [pair for pair in pairs if None not in pair]
+    if not pairs:
         raise ValueError(
             f"{name} does not tell its language pair, and no data of one are in "
-            f"{task_cfg.data}, which it was trained on. Put that folder back, or give a "
-            "teacher that was trained with --source-lang and --target-lang."
+            f"{task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder back, "
+            "or give a teacher that was trained with --source-lang and --target-lang."
         )
     return plain_languages(pairs[0], name)
-
-
-def _data_folders(task_cfg: Any) -> List[str]:
-    return [part for part in (task_cfg.data or "").split(os.pathsep) if part]
 
 
 def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
     """The folder to read the teacher's dictionaries from."""
     files = [f"dict.{language}.txt" for language in (task_cfg.source_lang, task_cfg.target_lang)]
-    beside = Path(path).resolve().parent
-    for folder in (beside, *map(Path, _data_folders(task_cfg))):
+    beside, folders = Path(path).resolve().parent, data_folders(path, task_cfg.data)
+    for folder in (beside, *folders):
         if all((folder / file).is_file() for file in files):
+            for file in files:
+                check_encoding(folder / file)
             return str(folder)
     raise FileNotFoundError(
         f"The dictionaries {' and '.join(files)} of {name} are neither beside it nor in "
-        f"{task_cfg.data}, the data folder that it was trained on. Copy them into {beside}."
+        f"{task_cfg.data}, the data folder that it was trained on{_searched(folders)}. Copy them "
+        f"into {beside}."
     )
+
+
+def _searched(folders: Sequence[Path]) -> str:
+    """The places of the data, where they are not only those that a checkpoint names."""
+    if all(folder.is_absolute() for folder in folders):
+        return ""
+    return f" (searched: {', '.join(str(folder.absolute()) for folder in folders)})"
 
 
 def _first_lines(error: Exception) -> str:

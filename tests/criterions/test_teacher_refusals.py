@@ -156,11 +156,12 @@ def test_dictionaries_that_are_nowhere(setup, edited, tmp_path):
 
     path = edited(move)
     (tmp_path / "dict.en.txt").unlink()
+    searched = ", ".join(f"{each}/moved-away" for each in (Path.cwd(), *Path(path).parents[:4]))
     refuses(
         setup,
         f"The dictionaries dict.es.txt and dict.en.txt of --kd-teacher {path} are neither beside "
-        "it nor in moved-away, the data folder that it was trained on. Copy them into "
-        f"{tmp_path}.",
+        f"it nor in moved-away, the data folder that it was trained on (searched: {searched}). "
+        f"Copy them into {tmp_path}.",
         *["--kd-teacher", path],
         error=FileNotFoundError,
     )
@@ -172,11 +173,12 @@ def test_a_teacher_of_no_language_pair(setup, edited):
         state["cfg"]["task"]["data"] = "moved-away"
 
     path = edited(forget)
+    searched = ", ".join(f"{each}/moved-away" for each in (Path.cwd(), *Path(path).parents[:4]))
     refuses(
         setup,
         f"--kd-teacher {path} does not tell its language pair, and no data of one are in "
-        "moved-away, which it was trained on. Put that folder back, or give a teacher that was "
-        "trained with --source-lang and --target-lang.",
+        f"moved-away, which it was trained on (searched: {searched}). Put that folder back, or "
+        "give a teacher that was trained with --source-lang and --target-lang.",
         *["--kd-teacher", path],
     )
 

@@ -9,6 +9,8 @@ import torch
 from harness import Setup, copy_dictionaries
 
 from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.dictionaries import read_dictionary
+from fairseq_kd.export.lineage import trained_on
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 
 
@@ -45,6 +47,37 @@ def test_a_teacher_trained_on_a_relative_path_is_found_where_it_lies(moved):
     assert task.cfg.data == str(moved.parent.resolve())
 
 
+def test_a_dictionary_that_is_no_text_is_named_with_its_line(moved):
+    path = moved.parent / "dict.en.txt"
+    path.write_bytes(b"the 9\nma\xf1ana 3\n")
+    told = f'^{path}, line 2, is not UTF-8: behind "ma" is the byte 0xf1. If the file'
+    for read in (lambda: load_teacher("teacher.pt"), lambda: read_dictionary(path)):
+        with pytest.raises(ValueError, match=told):
+            read()
+
+
+@pytest.mark.parametrize("languages", [("es", "en"), (None, None)])
+def test_data_by_a_relative_path_are_found_from_the_folders_above_the_checkpoint(
+    moved, data, languages, tmp_path_factory, monkeypatch
+):
+    def record(state):
+        source, target = languages
+        state["cfg"]["task"].update(data="bin/es-en:other", source_lang=source, target_lang=target)
+
+    saved = Path(save_with(moved, record))
+    project = tmp_path_factory.mktemp("project")
+    folder = shutil.copytree(data, project / "bin" / "es-en")
+    path = project / "runs" / "wide" / "seed1" / "checkpoint_best.pt"
+    path.parent.mkdir(parents=True)
+    shutil.move(saved, path)
+    for place in (project, moved.parent):  # where the training was called, and somewhere else
+        monkeypatch.chdir(place)
+        _, task = load_teacher(str(path))
+        assert Path(task.cfg.data).resolve() == folder
+        assert (task.cfg.source_lang, task.cfg.target_lang) == ("es", "en")
+    assert trained_on(path) == folder
+
+
 def test_a_checkpoint_from_before_fairseq_had_configurations(moved):
     def age(state):
         cfg = state.pop("cfg")
@@ -70,7 +103,7 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
         return change
 
     assert teacher_languages(save_with(moved, forget(data))) == ("es", "en")
-    with pytest.raises(ValueError, match="no data of one are in gone, which it was trained on"):
+    with pytest.raises(ValueError, match="no data of one are in gone, which it was trained on "):
         teacher_languages(save_with(moved, forget("gone")))
 
 
