@@ -118,7 +118,9 @@ def test_an_extracted_peer_scores_what_the_log_said(peers, data, tmp_path, capsy
     out = tmp_path / "peer.pt"
     words = ["extract-peer", str(checkpoint), "--peer", str(number), "--out", str(out)]
     assert cli.main(words) == 0
-    assert f"peer {number}: " in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert f"peer {number}: " in shown.out
+    assert "averaged" not in shown.err
     told = float(validated[f"valid_nll_loss_{number}"])
     assert told != float(validated["valid_nll_loss"])
     batches = ["--batch-size", "8", *WHOLE_BATCHES, "--cpu"]
@@ -141,6 +143,21 @@ def test_an_extracted_peer_is_an_ordinary_model_of_its_own_size(peers, tmp_path)
     assert "decoder.layers.1.fc1.weight" in state["model"]
     assert state["criterion"] is None
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_told(peers, tmp_path, capsys, half):
+    state = read_checkpoint(peers[0])  # as fairseq's scripts/average_checkpoints.py leaves it
+    state["model"] = {name: tensor.clone() for name, tensor in state["model"].items()}
+    if half:
+        state["criterion"] = {name: each.half() for name, each in state["criterion"].items()}
+    averaged, out = tmp_path / "averaged.pt", tmp_path / "peer.pt"
+    torch.save(state, averaged)
+    assert cli.main(["extract-peer", str(averaged), "--peer", "2", "--out", str(out)]) == 0
+    assert capsys.readouterr().err == (
+        f"{averaged} was averaged, but only its model: peer 2 is that of one of the checkpoints. "
+        "Extract it from each of them, and average what comes out.\n"
+    )
 
 
 @pytest.mark.parametrize(

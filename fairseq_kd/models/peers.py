@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from argparse import Action, ArgumentParser, Namespace
 from difflib import get_close_matches
 from pathlib import Path
@@ -226,6 +227,12 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
             f"{checkpoint} holds no weights of peer {number}. Give a file that fairseq-train wrote."
         )
     check_finite(weights, f"{checkpoint}, peer {number},")
+    if _averaged_without(weights, state["model"]):
+        print(
+            f"{checkpoint} was averaged, but only its model: peer {number} is that of one of the "
+            "checkpoints. Extract it from each of them, and average what comes out.",
+            file=sys.stderr,
+        )
     ordinary = {key: criterion[key] for key in kept}
     ordinary["_name"] = "label_smoothed_cross_entropy"
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
@@ -252,6 +259,21 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     )
     partial.replace(out)
     return count_parameters(weights)
+
+
+def _averaged_without(peer: Dict[str, Tensor], model: Dict[str, Tensor]) -> bool:
+    """Whether a file shows that its model was averaged after a training had written both.
+
+    fairseq's ``average_checkpoints.py`` widens weights in half precision, and takes apart those
+    that a model uses in two places. Where there are neither, it leaves no trace.
+    """
+    wide = {tensor.dtype for tensor in model.values()} != {tensor.dtype for tensor in peer.values()}
+    return wide or (_shares(peer) and not _shares(model))
+
+
+def _shares(weights: Dict[str, Tensor]) -> bool:
+    """Whether two of the weights are one."""
+    return len({tensor.untyped_storage().data_ptr() for tensor in weights.values()}) < len(weights)
 
 
 def peer_weights(criterion: Dict[str, Tensor], number: int) -> Dict[str, Tensor]:
