@@ -47,7 +47,8 @@ def run_step(plan: Plan, name: str) -> int:
         with own_place(Path(plan.folder) / STEPS) as environment:
             attempts = _begin(attempts_path(plan, step))
             number = plan.steps.index(step) + 1
-            print(f"[{number}/{len(plan.steps)}] {step.name}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"[{number}/{len(plan.steps)}] {step.name}\n")  # as one write
+            sys.stderr.flush()
             recipe = _recipe(plan, step)
             for command in step.commands:
                 status = _run(command, environment, attempts_path(plan, step))

@@ -41,23 +41,34 @@ class Follower:
     def __exit__(self, *error) -> None:
         self._ended.set()
         self._thread.join()
-        self._look()
+        self._look(ended=True)
         self._print_end()
 
     def _follow(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
             self._look()
 
-    def _look(self) -> None:
-        for path in sorted(self.folder.glob("*.log")):
+    def _look(self, ended: bool = False) -> None:
+        """Shows what is new, of the log that was written to last at the end.
+
+        So steps that follow one another are shown in their order even if this thread gets no time
+        to look while one begins and ends.
+        """
+        sizes: Dict[Path, int] = {}
+        written: Dict[Path, int] = {}
+        for path in self.folder.glob("*.log"):
+            stat = path.stat()
+            sizes[path], written[path] = stat.st_size, stat.st_mtime_ns
+        for path in sorted(sizes, key=lambda path: (written[path], path)):
             begin = self.seen.get(path, 0)
-            if path.name == "snakemake.log" or path.stat().st_size == begin:
+            if path.name == "snakemake.log" or sizes[path] == begin:
                 continue
             with path.open("rb") as file:
                 file.seek(begin)
-                whole, newline, _ = file.read().rpartition(b"\n")
-            if newline:
-                self.seen[path] = begin + len(whole) + 1
+                new = file.read()
+            whole = new if ended else new[: new.rfind(b"\n") + 1]
+            if whole:
+                self.seen[path] = begin + len(whole)
                 self._show(path, whole.decode("utf-8", errors="replace"))
 
     def _show(self, path: Path, text: str) -> None:
@@ -92,7 +103,8 @@ class Follower:
 
     def _print(self, line: str) -> None:
         self._print_end()
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # print would write twice where output is unbuffered
+        sys.stderr.flush()
 
     def _print_end(self) -> None:
         """Ends the line that is rewritten, if there is one."""

@@ -1,5 +1,6 @@
 """What is shown of the logs of running steps."""
 
+import os
 import re
 import sys
 
@@ -43,6 +44,31 @@ def test_a_line_is_shown_when_it_is_whole(folder, written, capsys):
         assert capsys.readouterr().err == ""
         written("a line\n")
     assert capsys.readouterr().err == "half of a line\n"
+
+
+def test_steps_that_began_between_two_looks_are_shown_in_their_order(folder, written, capsys):
+    steps = ["teacher-translations", "mixed", "rung-70"]
+    with Follower(folder) as following:
+        following._ended.set()  # as if its thread got no time
+        following._thread.join()
+        for number, name in enumerate(steps):
+            written(f"[{number + 1}/3] {name}\nmore\n", name)
+            os.utime(folder / f"{name}.log", ns=(0, 10**9 + number))
+    assert re.findall(r"\] (.*)", capsys.readouterr().err) == steps
+
+
+def test_the_last_words_of_a_step_are_shown_without_an_end_of_line(folder, written, capsys):
+    with Follower(folder):
+        written("one\ntwo")
+    assert capsys.readouterr().err == "one\ntwo\n"
+
+
+def test_every_line_is_one_write_so_that_no_other_process_can_part_it(folder, written, monkeypatch):
+    parts = []
+    with monkeypatch.context() as patch, Follower(folder):
+        patch.setattr(sys.stderr, "write", parts.append)
+        written("one\ntwo\n")
+    assert parts == ["one\n", "two\n"]
 
 
 def test_the_engines_own_log_is_not_shown(folder, written, capsys):
