@@ -260,7 +260,7 @@ def test_killed_at_any_file_it_appears_whole_or_not_at_all(distill, tmp_path, mo
     def die(*_):
         raise KeyboardInterrupt
 
-    for step in ("copy_the_rest", "PairWriter", "_score_line", "_hashes"):
+    for step in ("copy_the_rest", "PairWriter", "_score_line", "sums_of"):
         with monkeypatch.context() as patch:
             patch.setattr(distilled_set, step, die)
             assert distill(out) == 130
