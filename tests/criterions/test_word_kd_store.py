@@ -84,7 +84,9 @@ def test_a_store_without_the_training_set(setup, store):
 
 def test_a_store_without_one_of_two_validation_sets(setup, store):
     message = f"--kd-store {store} holds valid, but the training also needs test. Build it by"
-    refuses(setup, message, "--kd-store", store, "--valid-subset", "valid,test")
+    flags = ["--kd-store", store, "--valid-subset", "valid,test"]
+    refuses(setup, message, *flags)
+    assert setup(*STORED, *flags, "--disable-validation").criterion.teachers
 
 
 def test_a_store_whose_shards_were_not_merged(setup, store, tmp_path):

@@ -114,6 +114,11 @@ def test_bins_hold_every_sentence_once_and_part_no_equals(values):
     assert [each.label for each in bins] == [f"{min(s):g}-{max(s):g}" for s in seen]
 
 
+def test_bins_of_different_values_are_of_equal_size():
+    bins = equal_bins([5, 3, 8, 1, 7, 2, 6, 4], 4, lambda low, high: f"{low}-{high}")
+    assert [each.label for each in bins] == ["1-2", "3-4", "5-6", "7-8"]
+
+
 def test_bleu_of_chinese_is_that_of_the_sacrebleu_command(files):
     references = ["耶和华是我的牧者,我必不至缺乏。", "他使我躺卧在青草地上。", "他领我到水边。"]
     texts = {"teacher": ["耶和华是我的牧人,我不缺乏。", "他使我躺在青草地上。", "他领我到河边。"]}

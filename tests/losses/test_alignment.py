@@ -106,6 +106,13 @@ def test_nothing_real_gives_zero(batch):
     assert linked_distance(student, student, links, tokens).item() == 0.0
 
 
+def test_a_mean_that_float16_holds_is_right_where_the_sum_is_none_that_it_holds(batch):
+    student, ours, teacher, theirs, tokens, _ = batch
+    student, teacher = torch.full_like(student, 3e4).half(), torch.full_like(teacher, 3e4).half()
+    got = pooled_distance(student, ours, teacher[..., :CS], theirs, tokens)
+    assert got.item() == 0.0
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(batch, dtype):
     student, ours, teacher, theirs, tokens, _ = batch

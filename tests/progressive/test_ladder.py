@@ -50,6 +50,7 @@ def test_layers_and_heads_round_halves_up():
     assert shrink(REFERENCE, 0.375, "depth")[:2] == (5, 5)  # 4.5
     assert shrink(Size(5, 3, 80, 5, 320), 0.5, "depth")[:2] == (3, 2)  # 2.5, 1.5
     assert shrink(Size(15, 15, 80, 5, 320), 0.7, "depth")[0] == 11  # 10.5
+    assert shrink(Size(25, 25, 80, 5, 320), 0.58, "depth")[0] == 15  # 14.5, in floats just below
     assert shrink(Size(2, 2, 90, 9, 360), 0.25, "width")[2:4] == (50, 5)  # 4.5 heads of 10
 
 
@@ -105,6 +106,7 @@ def test_ratios_shrink_by_the_factor_until_the_target(target, ratios):
 
 def test_another_factor():
     assert ratios_to(0.25, 0.5) == [1.0, 0.5, 0.25]
+    assert ratios_to(0.125, 0.25) == [1.0, 0.25, 0.125]  # just half a step
 
 
 def test_an_explicit_ladder_may_leave_the_teacher_out():

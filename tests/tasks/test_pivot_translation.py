@@ -137,6 +137,14 @@ def test_lines_out_of_step_are_refused_by_the_first_of_them(broken):
     refuses(broken(swap), "is out of step in line 4: the target of xx is ")
 
 
+def test_a_target_of_other_words_in_the_same_number_is_out_of_step(broken):
+    def turn(language, lines):
+        turned = " ".join(reversed(lines[3].split()))
+        return [*lines[:3], turned if language == "en" else lines[3], *lines[4:]]
+
+    refuses(broken(turn), "is out of step in line 4: the target of xx is ")
+
+
 def test_another_number_of_lines_is_refused(broken, pivoting):
     count = len(pivoting.dataset)
     told = f"has different numbers of lines: xx {count}, en {count}, es {count - 1}. Line N of all"
