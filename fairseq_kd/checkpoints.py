@@ -10,6 +10,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Optional, Union
 
@@ -57,7 +58,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
         called: how errors name it; its path if this is empty.
 
     Returns:
-        What torch reads; ``criterion`` and ``task_state`` are dictionaries or None.
+        What torch reads; ``criterion`` is None and ``task_state`` empty if they are missing.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -165,7 +166,7 @@ def options_of(state: Dict[str, Any], group: str) -> Dict[str, Any]:
     if state.get("args") is not None:
         options = {"task": "translation", **vars(state["args"]), "_name": None}  # its default task
     else:
-        given = state["cfg"].get(group)
+        given = (state.get("cfg") or {}).get(group)
         options = dict(given) if isinstance(given, Mapping) else {**vars(given)} if given else {}
     options["_name"] = options.get("_name") or options.get(FLAG_OF.get(group, group))
     return options
@@ -209,9 +210,10 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
     before = next((each[INHERITED] for each in history if each.get("file") == start), None)
     file, seen = Path(start), seen | {Path(path).resolve()}
     if file.is_file() and file.resolve() not in seen:
-        begun = _completed(unpickled(file, start), start)["optimizer_history"]
-        if history[: len(begun)] == begun:  # fairseq goes on with the history of a start
-            before = updates_behind(file, seen)
+        with suppress(ValueError):  # it is no checkpoint any more
+            begun = _completed(unpickled(file, start), start)["optimizer_history"]
+            if history[: len(begun)] == begun:  # fairseq goes on with the history of a start
+                before = updates_behind(file, seen)
     return None if before is None else before + updates
 
 
@@ -268,9 +270,9 @@ def unpickled(path: Path, called: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write
             state = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
-    except (OSError, MemoryError):
-        raise
     except Exception as error:  # a damaged file can raise anything
+        if isinstance(error, MemoryError) or getattr(error, "filename", None):
+            raise  # not the file's fault, or named: that it may not be read
         raise ValueError(_unreadable(path, called, str(error))) from error
     for name in ("cfg", "args") if isinstance(state, dict) else ():
         refuse_code(called, state.get(name))
@@ -318,6 +320,7 @@ def _completed(state: Any, called: str) -> Dict[str, Any]:
     begun = {"epoch": extra.get("epoch", 1), "iterations_in_epoch": extra.get("batch_offset", 0)}
     state["optimizer_history"] = [*history[:-1], last]
     state["extra_state"] = {"train_iterator": begun, **extra}
+    state["task_state"] = state["task_state"] or {}
     return state
 
 

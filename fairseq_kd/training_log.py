@@ -1,6 +1,7 @@
 """The figures in what ``fairseq-train --log-format json`` prints."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -54,15 +55,14 @@ def read_training_log(path: Path) -> TrainingLog:
         finished = finished or "| done training" in line
         kind = _kind(line)
         told = figures(line, of=kind) if kind else None
-        if told is None:
+        record = _as_numbers(told, "" if kind == "train_inner" else f"{kind}_") if told else None
+        if record is None:
             continue
         if kind == "train_inner":
-            record = _as_numbers(told, "")
             training[record["update"]] = record
         elif kind != "train":  # a validation is called as its subset
             validated = validated or kind
             if kind == validated:  # of several subsets, the first chooses the best checkpoint
-                record = _as_numbers(told, f"{kind}_")
                 validation[record["update"]] = record
     in_order = ([kept[at] for at in sorted(kept)] for kept in (training, validation))
     return TrainingLog(command, *in_order, finished)
@@ -74,13 +74,13 @@ def _kind(line: str) -> str:
     return found[1] if found else ""
 
 
-def _as_numbers(told: Dict[str, Any], prefix: str) -> Record:
-    """The figures as numbers, and the number of updates as ``update``, whole."""
+def _as_numbers(told: Dict[str, Any], prefix: str) -> Optional[Record]:
+    """The figures as numbers, and the number of updates as ``update``, whole; None without it."""
     record: Record = {}
     for name, value in told.items():
         try:
             record[name.removeprefix(prefix)] = float(value)
         except (TypeError, ValueError):
             continue
-    record["update"] = int(record.pop("num_updates"))
-    return record
+    updates = record.pop("num_updates", math.nan)
+    return {**record, "update": int(updates)} if math.isfinite(updates) else None

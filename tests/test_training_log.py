@@ -46,3 +46,12 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
     whole = [line("train_inner", num_updates=number, loss="6.0") for number in ("10", "30")]
     path.write_text(f"{whole[0]}\n{cut}$ fairseq-train data --lr 2\n{whole[1]}\n")
     assert [each["update"] for each in read_training_log(path).training] == [10, 30]
+
+
+def test_figures_without_the_number_of_updates_are_passed_over(tmp_path):
+    path = tmp_path / "train.log"
+    lines = [line("train_inner", loss="5.5"), line("valid", valid_num_updates="NaN")]
+    path.write_text("\n".join([*lines, line("train_inner", num_updates="10", loss="5.5")]) + "\n")
+    log = read_training_log(path)
+    assert [each["update"] for each in log.training] == [10]
+    assert log.validation == []

@@ -13,8 +13,7 @@ def content(folder):
 
 def hypotheses(folder):
     """By sentence, what was decoded into a folder."""
-    with (folder / WHOLE).open(encoding="utf-8") as file:
-        return dict(by_sentence(line for line in file if not line.startswith("#")))
+    return dict(by_sentence(folder / WHOLE))
 
 
 def binarised(folder, split, language):

@@ -97,7 +97,13 @@ def find_stages(run: Path) -> List[Stage]:
 def _read(path: Path) -> Stage:
     path = path.resolve()  # the folder's own name counts, however it was given
     log = _read_log(path)
-    flags = flags_of(log.command)
+    try:
+        flags = flags_of(log.command)
+    except ValueError as error:  # by shlex
+        raise ValueError(
+            f"{path} has a command line that no shell reads: {error}. Mend its line that begins "
+            "with $."
+        ) from error
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("$ ")]
     return Stage(

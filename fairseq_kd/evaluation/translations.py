@@ -43,9 +43,7 @@ def translated(
         batches = length_sorted_batches(subset.source_lengths, engine.batch_tokens)
         max_source = int(variant.system.model.model.max_positions()[0])
         ShardDecoder(subset, batches, max_source, whole.parent, Shard(), plan).run(engine)
-    with whole.open(encoding="utf-8") as file:
-        lines = (line for line in file if not line.startswith("#"))
-        return [hypotheses[0].tokens for _, hypotheses in by_sentence(lines)]
+    return [hypotheses[0].tokens for _, hypotheses in by_sentence(whole)]
 
 
 def decoded_file(

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from fairseq_kd.checkpoints import (
     count_parameters,
@@ -13,7 +13,7 @@ from fairseq_kd.checkpoints import (
     updates_of,
 )
 from fairseq_kd.hashes import sha256_of
-from fairseq_kd.sequence.manifest import read_manifest
+from fairseq_kd.sequence.manifest import is_distilled, read_manifest
 from fairseq_kd.teachers.store import FILE as STORE
 from fairseq_kd.teachers.store import TeacherStore
 from fairseq_kd.training_log import FILE, read_training_log
@@ -51,29 +51,34 @@ def lineage(path: Path) -> List[Ancestor]:
         if name in seen:
             continue
         seen.add(name)
-        if (Path(name) / STORE).is_file():
-            store = TeacherStore(name).identity
-            facts = {"store": f"the {store['topk']} likeliest words of every token"}
-            found.append(Ancestor(name, role, facts, None))
-            waiting.append((store["teacher"], "teacher of the store"))
-            continue
-        manifest = read_manifest(Path(name))
-        if manifest is not None:
-            found.append(Ancestor(name, role, _distillation(manifest), None))
-            continue
-        if not Path(name).is_file():
-            found.append(Ancestor(name, role, {}, None))
-            continue
-        state = read_checkpoint(name)
-        options = _options(state)
-        found.append(Ancestor(name, role, _facts(Path(name), state, options), _command(name)))
-        teachers = (options.get("kd_teacher") or options.get("kd_store") or "").split(os.pathsep)
-        for teacher in filter(None, teachers):
-            waiting.append((teacher, f"teacher of {Path(name).parent.name or role}"))
-        for folder in data_folders(name, options["data"]):
-            if read_manifest(folder) is not None:
-                waiting.append((str(folder), f"distilled data of {Path(name).parent.name or role}"))
+        try:
+            ancestor, before = _described(name, role)
+        except ValueError as error:  # of a damaged file; a card can do without it
+            ancestor, before = Ancestor(name, role, {"not described": str(error)}, None), []
+        found.append(ancestor)
+        waiting += before
     return found
+
+
+def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
+    """An ancestor, and those before it with their roles."""
+    if (Path(name) / STORE).is_file():
+        store = TeacherStore(name).identity
+        facts = {"store": f"the {store['topk']} likeliest words of every token"}
+        return Ancestor(name, role, facts, None), [(store["teacher"], "teacher of the store")]
+    manifest = read_manifest(Path(name))
+    if manifest is not None:
+        return Ancestor(name, role, _distillation(manifest), None), []
+    if not Path(name).is_file():
+        return Ancestor(name, role, {}, None), []
+    state = read_checkpoint(name)
+    options = _options(state)
+    whose = Path(name).parent.name or role
+    teachers = (options.get("kd_teacher") or options.get("kd_store") or "").split(os.pathsep)
+    before = [(teacher, f"teacher of {whose}") for teacher in teachers if teacher]
+    folders = [each for each in data_folders(name, options["data"]) if is_distilled(each)]
+    before += [(str(folder), f"distilled data of {whose}") for folder in folders]
+    return Ancestor(name, role, _facts(Path(name), state, options), _command(name)), before
 
 
 def trained_on(checkpoint: Path) -> Path:

@@ -253,7 +253,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
             "optimizer_history": [{**history, "num_updates": updates_of(state)}],
             "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
             "last_optimizer_state": None,
-            "task_state": state["task_state"] or {},
+            "task_state": state["task_state"],
         },
         partial,
     )

@@ -17,8 +17,9 @@ from fairseq_kd.checkpoints import updates_behind
 from fairseq_kd.child_process import child
 from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.json_files import read_json
 from fairseq_kd.progressive.side_by_side import own_place, places
-from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, recipe_path, stood_on
+from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, read_recipe, stood_on
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import Record, read_training_log
@@ -49,13 +50,13 @@ def run_step(plan: Plan, name: str) -> int:
             number = plan.steps.index(step) + 1
             sys.stderr.write(f"[{number}/{len(plan.steps)}] {step.name}\n")  # as one write
             sys.stderr.flush()
-            recipe = _recipe(plan, step)
+            recipe = read_recipe(plan, step)
             for command in step.commands:
                 status = _run(command, environment, attempts_path(plan, step))
                 if status != 0:
                     print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
                     return status
-        if _recipe(plan, step) != recipe:
+        if read_recipe(plan, step) != recipe:
             raise ValueError(f"{name} was changed while it ran. Its result does not count.")
         manifest = _manifest(plan, step, recipe, attempts)
         with written_whole(manifest_path(plan, step)) as file:
@@ -77,10 +78,15 @@ def _only_process(lock: Path) -> Iterator[None]:
 
 def _begin(path: Path) -> List[Dict[str, str]]:
     """Notes that the step is begun, and returns all its beginnings with their known ends."""
-    attempts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    attempts = _attempts(path) if path.is_file() else []
     attempts.append({"start": _now(), "seen": _now()})
     _note(path, attempts)
     return attempts
+
+
+def _attempts(path: Path) -> List[Dict[str, str]]:
+    repair = "Write [] into it: it only says how long the step took."
+    return read_json(path, [{"start": str, "seen": str}], repair)
 
 
 def _note(path: Path, attempts: List[Dict[str, str]]) -> None:
@@ -102,14 +108,9 @@ def _run(
             try:
                 return process.wait(timeout=pause_s)
             except TimeoutExpired:
-                noted = json.loads(attempts.read_text(encoding="utf-8"))
+                noted = _attempts(attempts)
                 noted[-1]["seen"] = _now()
                 _note(attempts, noted)
-
-
-def _recipe(plan: Plan, step: Step) -> Dict[str, Any]:
-    """What the step is made by, as the driver wrote it."""
-    return json.loads(recipe_path(plan, step).read_text(encoding="utf-8"))
 
 
 def _manifest(

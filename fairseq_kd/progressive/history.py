@@ -1,6 +1,5 @@
 """One page that tells how the models of a run were made, from the manifests of its steps."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -8,7 +7,8 @@ from typing import Any, Dict, List, Optional
 from fairseq_kd.evaluation.document import Block, Code, Section, Table, markdown_page
 from fairseq_kd.evaluation.page import html_page
 from fairseq_kd.evaluation.tables import behind
-from fairseq_kd.progressive.state import manifest_path
+from fairseq_kd.json_files import read_json
+from fairseq_kd.progressive.state import manifest_path, step_manifest
 from fairseq_kd.progressive.steps import Plan
 from fairseq_kd.whole_files import written_whole
 
@@ -35,8 +35,8 @@ def write_history(plan: Plan) -> Path:
 
 def read_manifests(plan: Plan) -> List[Manifest]:
     """The manifests of the finished steps, in the plan's order."""
-    paths = [manifest_path(plan, step) for step in plan.steps]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    manifests = [step_manifest(plan, step) for step in plan.steps]
+    return [each for each in manifests if each is not None]
 
 
 def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
@@ -101,7 +101,8 @@ def _bleu(plan: Plan) -> Dict[str, float]:
     path = Path(plan.folder) / "evaluation.json"
     measured: Optional[Dict[str, Any]] = None
     if path.is_file() and manifest_path(plan, plan.step("evaluation")).is_file():
-        measured = json.loads(path.read_text(encoding="utf-8"))
+        form = {"quality": {"scores": {str: {"BLEU": {"score": float}}}}}
+        measured = read_json(path, form, "Remove it, and the evaluation is run again.")
     scores = measured["quality"]["scores"] if measured else {}
     return {name: found["BLEU"]["score"] for name, found in scores.items()}
 

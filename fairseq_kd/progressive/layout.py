@@ -105,7 +105,7 @@ class Layout:
             names = [TEACHER] if len(asked) == 1 else []
             names = names or [f"{TEACHER}-{i}" for i in range(1, len(asked) + 1)]
             for path in asked:
-                if not Path(path).is_file():
+                if not Path(path).exists():
                     raise FileNotFoundError(
                         f"{self.run.path}: the teacher {path} does not exist. Give a checkpoint, "
                         "or teacher: {arch: ...} to train one."
@@ -206,7 +206,7 @@ class Layout:
         if start == COLD:
             return None
         if start != INHERIT:
-            if not Path(start).is_file():
+            if not Path(start).exists():
                 raise FileNotFoundError(
                     f"{self.run.path}: {name} starts from {start}, which does not exist. Give "
                     f"{COLD}, {INHERIT} or a checkpoint."

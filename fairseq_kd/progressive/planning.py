@@ -73,6 +73,7 @@ def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:
             trainings[step.name] = check_training_command(step.commands[0])
         elif step.kind != "prepare":
             _check_verb(run, step, verbs)
+    _check_teachers(run)
     check_starts(run.path, layout.steps, trainings)
     return layout.steps
 
@@ -184,6 +185,20 @@ def _words(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
         return None, None
     source, target = (len(read_dictionary(path)) for path in files)
     return source, target
+
+
+def _check_teachers(run: RunFile) -> None:
+    """Refuses checkpoints that the run's first steps would refuse.
+
+    Raises:
+        ValueError: one is no checkpoint, or no model of plain translation.
+    """
+    from fairseq_kd.checkpoints import read_model
+    from fairseq_kd.teachers.loading import check_family
+
+    for path in run.teacher if isinstance(run.teacher, list) else ():
+        called = f"{run.path}: the teacher {path}"
+        check_family(called, read_model(path, called))
 
 
 def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:

@@ -87,7 +87,7 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
         raise FileNotFoundError(f"{path} does not exist. Give the YAML file of a run.")
     try:
         content = yaml.load("\n".join(lines_of(str(path))), Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as YAML: {told}") from None
     for change in changes:

@@ -19,7 +19,7 @@ import zipfile
 from pathlib import Path
 from typing import Deque, List, Tuple
 
-from fairseq_kd.checkpoints import updates_done
+from fairseq_kd.checkpoints import check_start, updates_done
 from fairseq_kd.child_process import child
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import ProgressLine
@@ -47,10 +47,14 @@ def run_stage(name: str, command: List[str]) -> int:
         signal ended it.
 
     Raises:
-        FileNotFoundError: there is no such program.
-        ValueError: the command lacks one of the two options, or another stage writes the folder.
+        FileNotFoundError: there is no such program, or no such checkpoint to start from.
+        ValueError: the command lacks one of the two options, starts from what is no checkpoint, or
+            another stage writes the folder.
     """
     options = _stage_options(command)
+    start = options.finetune_from_model
+    if start is not None and not (Path(options.save_dir) / LAST).exists():  # as fairseq-train does
+        check_start(start, f"--finetune-from-model {start}")
     with locked(Path(options.save_dir) / STAGE_LOCK, f"--save-dir {options.save_dir}") as lock:
         return _run_alone(name, command, options, lock)
 
@@ -116,6 +120,7 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
     parser.add_argument("--save-dir")
     parser.add_argument("--max-update", type=int)
     parser.add_argument("--patience", type=int, default=-1)
+    parser.add_argument("--finetune-from-model")
     options, _ = parser.parse_known_args(command)
     for flag, value in (("--save-dir", options.save_dir), ("--max-update", options.max_update)):
         if value is None:

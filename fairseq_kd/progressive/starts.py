@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple
 
+from fairseq_kd.checkpoints import check_start
 from fairseq_kd.progressive.steps import Step
 
 START = "finetune_from_model"
@@ -44,7 +45,8 @@ def check_starts(
         if start in inheriting:
             begun = _inherited(path, name, inheriting[start], trainings)
             _refuse_another_model(path, name, training, begun, "its start has")
-        elif start and Path(start).is_file() and is_transformer(training["arch"]):
+        elif start and Path(start).exists() and is_transformer(training["arch"]):
+            check_start(start, f"{path}: the checkpoint {start}")
             _refuse_another_model(path, name, training, _of_checkpoint(path, start), f"{start} has")
 
 

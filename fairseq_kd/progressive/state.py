@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.json_files import read_json
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.sequence.manifest import FILE as MANIFEST
 from fairseq_kd.sequence.manifest import read_manifest
@@ -25,6 +26,14 @@ STORED = "sentences.npy"  # of a subset of a store
 SMALL_BYTES = 16 << 20  # files below are hashed each time
 PATIENCE_SECONDS = 3.0  # what the steps of a killed driver need to end
 DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"
+RECIPE = {"id": str, "commands": [[str]], "reads": {str: str}, "after": {str: str}}
+OUTPUTS = {str: {"bytes": int, "sha256": str}}
+FORM = {
+    **{"step": str, "kind": str, "parents": [str], "recipe": RECIPE},
+    **{"stood_on": {str: OUTPUTS}, "outputs": OUTPUTS, "seed": int, "attempts": int},
+    **{"begun": str, "finished": str, "seconds": float},
+    **{"machine": str, "version": str, "versions": object},
+}
 
 
 class Verdict(NamedTuple):
@@ -89,12 +98,12 @@ def _recipe(step: Step, before: Dict[str, str], hashes: "FileHashes") -> Dict[st
 def _state(
     plan: Plan, step: Step, recipe: Dict[str, Any], before: Dict[str, Verdict], hashes: "FileHashes"
 ) -> "tuple[str, str]":
-    manifest = _read(manifest_path(plan, step))
+    manifest = step_manifest(plan, step)
     if manifest is None and not attempts_path(plan, step).is_file():
         if step.folder and Path(step.folder).exists() and not _is_ours(plan, step.folder):
             return CHANGED, f"{step.folder} was there before, and this run did not make it"
         return MISSING, "it has not been made yet"
-    begun = manifest["recipe"] if manifest else _read(recipe_path(plan, step))
+    begun = manifest["recipe"] if manifest else read_recipe(plan, step)
     if begun["id"] != recipe["id"]:
         return CHANGED, _difference(begun, recipe)
     again = [name for name, verdict in before.items() if verdict.state != DONE]
@@ -117,7 +126,7 @@ def _state(
 
 def stood_on(plan: Plan, step: Step) -> Dict[str, Any]:
     """What the steps before a step have made, by their names."""
-    manifests = {name: _read(manifest_path(plan, plan.step(name))) for name in step.after}
+    manifests = {name: step_manifest(plan, plan.step(name)) for name in step.after}
     return {name: found["outputs"] for name, found in manifests.items() if found}
 
 
@@ -130,8 +139,27 @@ def _is_ours(plan: Plan, folder: str) -> bool:
     return any(path.is_file() for path in paths)
 
 
-def _read(path: Path) -> Optional[Dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def step_manifest(plan: Plan, step: Step) -> Optional[Dict[str, Any]]:
+    """What a step left when it was finished, or None.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = manifest_path(plan, step)
+    repair = f"Remove it, and {step.name} is run again."
+    return read_json(path, FORM, repair) if path.is_file() else None
+
+
+def read_recipe(plan: Plan, step: Step) -> Dict[str, Any]:
+    """What a step that was begun is made by.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged.
+    """
+    attempts = attempts_path(plan, step)
+    return read_json(
+        recipe_path(plan, step), RECIPE, f"Remove it and {attempts}, and {step.name} begins anew."
+    )
 
 
 def _damage(path: str, made: Dict[str, Any], hashes: "FileHashes") -> str:
@@ -289,7 +317,10 @@ class FileHashes:
     def __init__(self, path: Path, verify: bool = False):
         self.path, self.verify = path, verify
         self.computed: Set[str] = set()  # here, which is enough
-        self.known: Dict[str, Any] = _read(path) or {}
+        self.known: Dict[str, Any] = {}
+        if path.is_file():
+            form = {str: {"stamp": [int], "sha256": str}}
+            self.known = read_json(path, form, "Remove it: it only saves time.")
 
     def of(self, path: str) -> str:
         """The hash of a file.

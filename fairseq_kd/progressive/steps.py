@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from fairseq_kd.json_files import read_json
 from fairseq_kd.whole_files import written_whole
 
 FILE, LOCK = "plan.json", ".lock"  # in the folder of the run
+STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
+STEP.update({"makes": [str], "folder": (str, None), "gpus": int})
+FORM = {"folder": str, "made_from": dict, "seed": int, "steps": [STEP]}
 
 
 class Step(NamedTuple):
@@ -72,6 +76,11 @@ def write_plan(plan: Plan) -> Path:
 
 
 def read_plan(path: Path) -> Plan:
-    """A plan from its file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return Plan(**{**content, "steps": [Step(**step) for step in content["steps"]]})
+    """A plan from its file.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged.
+    """
+    content = read_json(path, FORM, "Run fairseq-kd progressive again, which writes it.")
+    steps = [Step(**{key: step[key] for key in Step._fields}) for step in content["steps"]]
+    return Plan(**{key: content[key] for key in FORM if key != "steps"}, steps=steps)

@@ -66,19 +66,20 @@ def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:
     """The sentences of a set with what was decoded of them.
 
     Raises:
-        ValueError: a sentence has no hypotheses.
+        ValueError: as ``by_sentence``; or sentences and hypotheses are not as many.
     """
     words = (subset.source_words.symbols, subset.target_words.symbols)
     number = -1
-    with hypotheses.open(encoding="utf-8", newline="\n") as file:
-        for number, found in by_sentence(line for line in file if not line.startswith("#")):
-            source = _text(subset.source[number], words[0])
-            target = None if subset.target is None else _text(subset.target[number], words[1])
-            yield Sentence(number, source, target, found)
+    for number, found in by_sentence(hypotheses, subset.target_words.indices):
+        if number == len(subset):
+            break
+        source = _text(subset.source[number], words[0])
+        target = None if subset.target is None else _text(subset.target[number], words[1])
+        yield Sentence(number, source, target, found)
     if number + 1 != len(subset):
         raise ValueError(
-            f"{hypotheses} has {number + 1} sentences, but {subset.folder} has {len(subset)}: a "
-            "line lacks its pair. Decode again."
+            f"{hypotheses} has {'more' if number == len(subset) else number + 1} sentences, but "
+            f"{subset.folder} has {len(subset)}: a line lacks its pair. Decode again."
         )
 
 

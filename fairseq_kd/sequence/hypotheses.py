@@ -7,7 +7,12 @@ the score -inf and no tokens.
 """
 
 import math
-from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+import re
+from pathlib import Path
+from typing import Container, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+LINE = re.compile(r"H-(\d+)\t(-?(?:\d+\.\d+|inf)|nan)\t([^\t]*)")
+AGAIN = "Decode again."
 
 
 class Hypothesis(NamedTuple):
@@ -33,25 +38,50 @@ def number_of(line: bytes) -> int:
     return int(line[2 : line.index(b"\t")])
 
 
-def by_sentence(lines: Iterable[str]) -> Iterator[Tuple[int, List[Hypothesis]]]:
+def by_sentence(
+    path: Path, words: Optional[Container[str]] = None
+) -> Iterator[Tuple[int, List[Hypothesis]]]:
     """Sentences with their hypotheses.
 
+    Args:
+        path: a file of hypotheses.
+        words: the tokens that may stand in it; None if they are not looked at.
+
     Raises:
-        ValueError: a sentence is missing, comes twice or out of order.
+        ValueError: a sentence is missing, comes twice or out of order, or a line is no hypothesis
+            or holds another token; the file and the line are named.
     """
     number, found = -1, []
-    for line in lines:
-        name, score, tokens = line.rstrip("\n").split("\t")
-        at = int(name[2:])
+    for place, line in _lines(path):
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"{place} is no hypothesis: {line[:40]!r}. {AGAIN}")
+        at = int(match[1])
         if at != number:
             if at != number + 1:
                 raise ValueError(
-                    f"Sentence {at} follows sentence {number}, but {number + 1} is due: a line is "
-                    "missing, or lines were sorted otherwise. Decode again."
+                    f"{place}: sentence {at} follows sentence {number}, but {number + 1} is due: a "
+                    f"line is missing, or lines were sorted otherwise. {AGAIN}"
                 )
             if found:
                 yield number, found
             number, found = at, []
-        found.append(Hypothesis(tokens, float(score)))
+        for token in match[3].split() if words is not None else ():
+            if token not in words:
+                raise ValueError(f'{place} holds "{token}", which no dictionary has. {AGAIN}')
+        found.append(Hypothesis(match[3], float(match[2])))
     if found:
         yield number, found
+
+
+def _lines(path: Path) -> Iterator[Tuple[str, str]]:
+    """The lines of hypotheses, each with how errors name it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.startswith(b"#"):
+                continue
+            place = f"{path}, line {number},"
+            try:
+                yield place, line.decode().rstrip("\n")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place} is no UTF-8. {AGAIN}") from error

@@ -11,10 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
+from fairseq_kd.json_files import read_json
 from fairseq_kd.whole_files import written_whole
 
 Plan = Dict[str, Any]
 FILE = "decoding.json"
+FORM = {  # what is read of it
+    **{"sentences": int, "subset": str, "pair": [str], "nbest": int, "teacher": [str]},
+    **{"source": str, "source_dictionary": str, "target_dictionary": str},
+}
 
 
 def plan_id(plan: Plan) -> str:
@@ -49,12 +54,17 @@ def read_plan(folder: Path) -> Plan:
 
     Raises:
         FileNotFoundError: nothing was decoded into it.
+        ValueError: the file is damaged.
     """
     if not (folder / FILE).is_file():
         raise FileNotFoundError(
             f"{folder} holds no {FILE}. Give the folder that fairseq-kd translate --out wrote."
         )
-    return json.loads((folder / FILE).read_text(encoding="utf-8"))
+    repair = f"Copy it from where another shard was decoded, or decode again without {folder}."
+    plan = read_json(folder / FILE, FORM, repair)
+    if len(plan["pair"]) != 2:
+        raise ValueError(f"{folder / FILE} is damaged: 'pair' must be two languages. {repair}")
+    return plan
 
 
 @contextmanager

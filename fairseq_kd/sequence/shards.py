@@ -166,18 +166,21 @@ def merge(folder: Path, decoding: str, sentences: int) -> None:
     for path in files:
         check_shard(path, decoding)
     with ExitStack() as stack:
-        parts = [_numbered(stack.enter_context(path.open("rb")), path.name) for path in files]
+        parts = [_numbered(stack.enter_context(path.open("rb")), path) for path in files]
         lines = _each_once(heapq.merge(*parts), sentences)
         write_shard(folder / WHOLE, Shard(), decoding, lines)
     for path in files:
         path.unlink()
 
 
-def _numbered(lines: Iterable[bytes], name: str) -> Iterator[Tuple[int, str, int, bytes]]:
+def _numbered(lines: Iterable[bytes], path: Path) -> Iterator[Tuple[int, str, int, bytes]]:
     """Hypotheses with what orders them: sentence, file and place in it."""
     for place, line in enumerate(lines):
         if not line.startswith(b"#"):
-            yield number_of(line), name, place, line
+            try:
+                yield number_of(line), path.name, place, line
+            except ValueError as error:
+                raise ValueError(f"{path}, line {place + 1}, is no hypothesis. {AGAIN}") from error
 
 
 def _each_once(lines: Iterable[Tuple[int, str, int, bytes]], sentences: int) -> Iterator[bytes]:

@@ -10,7 +10,8 @@ import numpy as np
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 from torch import Tensor
 
-from fairseq_kd.dictionaries import check_encoding, read_dictionary
+from fairseq_kd.binarised import check_side
+from fairseq_kd.dictionaries import check_distinct, check_encoding, read_dictionary
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import plain_languages
 
@@ -103,7 +104,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
     source, target = plain_languages(pair, str(folder))
     pair = (source, target)
     prefix = _prefix(folder, name, pair)
-    words = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
+    words = [_dictionary(folder / f"dict.{language}.txt") for language in pair]
     sides = [_sentences(folder / f"{prefix}{pair[i]}", words[i]) for i in (0, 1)]
     source, target = sides
     if target is not None and len(source) != len(target):
@@ -119,7 +120,7 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
     source, target = pair
     for languages in (f"{source}-{target}", f"{target}-{source}", f"{source}-None"):
         prefix = f"{name}.{languages}."
-        if any((folder / f"{prefix}{source}{suffix}").is_file() for suffix in SUFFIXES[:2]):
+        if any((folder / f"{prefix}{source}{suffix}").is_file() for suffix in SUFFIXES):
             return prefix
     raise FileNotFoundError(
         f"{folder} holds no {name}.{source}-{target}.{source}. Give to --data the folder that "
@@ -127,8 +128,16 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
     )
 
 
+def _dictionary(path: Path) -> Dictionary:
+    """A dictionary in which every token stands for one index."""
+    words = read_dictionary(path, "Give to --data the folder that fairseq-preprocess wrote.")
+    check_distinct(path, words)
+    return words
+
+
 def _sentences(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
     """One side of a split, or None if there are no files of it."""
+    check_side(path, len(words))
     impl = indexed_dataset.infer_dataset_impl(str(path))
     impl = "lazy" if impl == "cached" else impl  # one format; cached must be told what will be read
     try:

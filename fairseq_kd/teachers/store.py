@@ -21,12 +21,13 @@ checked when it is first read.
 import json
 import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq_kd import json_files
 from fairseq_kd.hashes import first_damaged
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TAIL_POWERS, TopK
 from fairseq_kd.names import plain_languages
@@ -102,6 +103,13 @@ def largest_id(records: np.ndarray) -> int:
 
 FILE = "store.json"  # says what a store was built from
 INDEX, TABLE = "subset.json", "sentences.npy"
+FORMS = {
+    FILE: {
+        **{"format": int, "teacher": str, "fingerprint": str, "languages": [str]},
+        **{"words": int, "topk": int, "part_sentences": int},
+    },
+    INDEX: {"data": str, "sentences": int},
+}
 
 
 class TeacherStore:
@@ -128,6 +136,12 @@ class TeacherStore:
                 f"fairseq_kd, but must have {' or '.join(map(str, POWERS))}. Build it again."
             )
         self.words, self.k = self.identity["words"], self.identity["topk"]
+        sizes = 0 < self.k < self.words <= MAX_WORDS and self.identity["part_sentences"] > 0
+        if not sizes or len(self.identity["languages"]) != 2:
+            raise ValueError(
+                f"{self.path / FILE} is damaged: its languages, words, topk or part_sentences are "
+                f"not those of a store. Build {path} again."
+            )
         self.powers = POWERS[self.identity["format"]]
         self.dtype = record_dtype(self.k, self.words, self.powers)
         self.part_sentences = self.identity["part_sentences"]
@@ -185,7 +199,7 @@ class StoredSubset:
         self.fingerprint = index["data"]
         if first_damaged(folder, {TABLE: index["table"]} if "table" in index else {}):
             raise ValueError(f"{folder / TABLE} is damaged. {AGAIN}")
-        self.sentences = np.load(folder / TABLE, mmap_mode="r")
+        self.sentences = read_table(folder / TABLE, mmap_mode="r")
         self.checked = np.zeros(len(self.sentences), bool)
         ends = np.cumsum(self.sentences["length"], dtype=np.int64)
         self.starts = ends - self.sentences["length"]
@@ -286,6 +300,21 @@ def open_part(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     return records
 
 
+def read_table(path: Path, mmap_mode: Optional[str] = None) -> np.ndarray:
+    """A table of sentences.
+
+    Raises:
+        ValueError: it is missing, cut off, or holds something else.
+    """
+    try:
+        table = np.load(path, mmap_mode=mmap_mode)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is missing or cut off. {AGAIN}") from error
+    if table.dtype not in (SENTENCE, np.dtype(UNCHECKED)) or table.ndim != 1:
+        raise ValueError(f"{path} is no table of sentences. {AGAIN}")
+    return table
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file, whole or not at all."""
     with written_whole(path, "wb") as file:
@@ -299,5 +328,9 @@ def write_json(path: Path, content: Dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Dict[str, Any]:
-    """The JSON object in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The JSON object in a file of a store.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return json_files.read_json(path, FORMS[path.name], f"Build {path.parent} again.")

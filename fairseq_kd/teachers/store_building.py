@@ -9,7 +9,7 @@ import copy
 import io
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from fairseq.data import FairseqDataset
 from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
 
+from fairseq_kd.binarised import check_subset
+from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.hashes import first_damaged, sha256_of
 from fairseq_kd.locks import locked
 from fairseq_kd.losses import TopK, default_chunk
@@ -40,6 +42,7 @@ from fairseq_kd.teachers.store import (
     part_name,
     part_ranges,
     read_json,
+    read_table,
     records_checksum,
     records_fault,
     write_array,
@@ -59,6 +62,7 @@ class StoreBuilder:
         dtype: precision in which the teacher runs: float32, bfloat16 or float16.
         max_tokens: target tokens, padding included, that it reads at once.
         part_sentences: sentences in a part, which is what a kill can lose.
+        subsets: those that will be built, to be checked before anything is written.
 
     Raises:
         FileNotFoundError: the teacher or the data are missing.
@@ -74,6 +78,7 @@ class StoreBuilder:
         dtype: str,
         max_tokens: int,
         part_sentences: int,
+        subsets: Sequence[str] = (),
     ):
         model, task = load_teacher(teacher, "--teacher")
         self.task = task_on(task, data)
@@ -86,6 +91,10 @@ class StoreBuilder:
                 f"words (at most {MAX_WORDS}), but is {topk}."
             )
         self.part_sentences = part_sentences
+        sides = (self.task.source_dictionary, self.task.target_dictionary)
+        words = dict(zip(language_pair(self.task), map(len, sides), strict=True))
+        for subset in subsets:
+            check_subset(Path(data), subset, words)
         self._claim(teacher)
         self.store = TeacherStore(out)
         self.dtype = self.store.dtype
@@ -268,7 +277,7 @@ def merge_subset(out: Path, subset: str, read: bool = True) -> int:
 
 def _with_checksums(folder: Path, part: int, store: TeacherStore) -> np.ndarray:
     """The table of a part's sentences; checksums of records that it lacks are added to its file."""
-    table = np.load(sentences_path(folder, part))
+    table = read_table(sentences_path(folder, part))
     if table.dtype != SENTENCE:
         full = np.zeros(len(table), SENTENCE)
         for name in table.dtype.names:
@@ -291,6 +300,11 @@ def task_on(task: FairseqTask, data: str) -> FairseqTask:
     """A teacher's task over other data."""
     if not Path(data).is_dir():
         raise FileNotFoundError(f"--data {data} is not a folder that fairseq-preprocess wrote.")
+    for language in language_pair(task):
+        read_dictionary(
+            Path(data) / f"dict.{language}.txt",
+            "Give to --data the folder that fairseq-preprocess wrote.",
+        )
     cfg = copy.deepcopy(task.cfg)
     cfg.data = data
     cfg.upsample_primary = 1  # a store has each sentence once
@@ -307,7 +321,7 @@ def part_is_whole(folder: Path, part: int, store: TeacherStore, read: bool = Tru
         read: whether to read the records, too, and compare their checksums.
     """
     try:
-        table = np.load(sentences_path(folder, part))
+        table = read_table(sentences_path(folder, part))
         rows = _records_of(folder, part, table["length"], store)
     except (OSError, ValueError, EOFError):
         return False

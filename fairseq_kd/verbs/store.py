@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.teachers.store_building import StoreBuilder
 
     part = Shard.parse(args.shard)
+    subsets = args.subset.split(",")
     builder = StoreBuilder(
         teacher=args.teacher,
         data=args.data,
@@ -90,8 +91,9 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         max_tokens=args.max_tokens,
         part_sentences=args.part_sentences,
+        subsets=subsets,
     )
-    for subset in args.subset.split(","):
+    for subset in subsets:
         builder.build(subset, part)
     if part.count > 1:
         print(

@@ -165,6 +165,9 @@ def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, 
     assert found[1].role == f"teacher of {tmp_path.name}"
     assert found[0].facts["trained by"].startswith("word_kd (alpha 0.8, beta 0.2, temperature 4.0")
     assert found[2].facts["updates"] == "20"
+    middle.write_text("no weights")
+    told = f"{middle} is not a fairseq checkpoint: torch cannot read it. Give a file that "
+    assert lineage(student)[1].facts == {"not described": f"{told}fairseq-train wrote."}
     middle.unlink()
     assert lineage(student)[1].facts == {}
 

@@ -74,11 +74,11 @@ def test_a_budget_of_parameters_is_kept_and_used(plan_of):
     assert trained["student"]["encoder_embed_dim"] == 64
 
 
-def test_a_ladder_of_named_sizes_does_not_ask_what_the_teacher_is(plan_of, tmp_path):
+@pytest.mark.parametrize("ladder", ["[0.5]", f"[{{arch: {SMALL}}}]"])
+def test_a_teacher_that_is_no_checkpoint_is_refused(plan_of, ladder):
     Path("strange.pt").write_text("no checkpoint")
-    plan_of(f"teacher: strange.pt\nladder: [{{arch: {SMALL}}}]")
     with pytest.raises(ValueError, match=r"the teacher strange\.pt is not a fairseq checkpoint"):
-        plan_of("teacher: strange.pt\nladder: [0.5]")
+        plan_of(f"teacher: strange.pt\nladder: {ladder}")
 
 
 def test_a_teacher_without_a_checkpoint_is_trained_first(plan_of):

@@ -1,0 +1,101 @@
+"""Checks what fairseq-preprocess wrote before fairseq opens it, so that a damaged file is named."""
+
+import re
+import struct
+from pathlib import Path
+from typing import Mapping
+
+import numpy as np
+from fairseq.data import indexed_dataset
+
+MMAP = indexed_dataset.MMapIndexedDataset.Index._HDR_MAGIC
+OTHERS = (b"TNTIDX\x00\x00", b"HUFFIDX\x00\x00")  # of --dataset-impl lazy, cached and huffman
+TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
+HEADER = struct.Struct(f"<{len(MMAP)}sQBQ")  # magic, version, type, sentences
+CHUNK = 1 << 24  # tokens that are looked at at once
+AGAIN = "Binarise the data again."
+
+
+def check_subset(folder: Path, subset: str, words: Mapping[str, int]) -> None:
+    """Makes sure that fairseq can read a subset, with its parts (train1, train2, ...).
+
+    Args:
+        folder: what fairseq-preprocess wrote.
+        subset: its name.
+        words: the size of the dictionary, by language, of both sides.
+
+    Raises:
+        FileNotFoundError: there is no such subset, or one side of it is missing.
+        ValueError: as ``check_side``.
+    """
+    pair = "|".join(map(re.escape, words))
+    name = re.compile(rf"({re.escape(subset)}\d*\.(?:{pair})-(?:{pair})\.)(?:{pair})(\.bin|\.idx)?")
+    found = [name.fullmatch(path.name) for path in folder.iterdir()]
+    prefixes = sorted({match[1] for match in found if match})
+    for prefix in prefixes:
+        for language, size in words.items():
+            if not check_side(folder / f"{prefix}{language}", size):
+                raise FileNotFoundError(f"{folder / prefix}{language}.bin is missing. {AGAIN}")
+    if not prefixes:
+        raise FileNotFoundError(f"{folder} holds no {subset} of {' and '.join(words)}.")
+
+
+def check_side(path: Path, words: int) -> bool:
+    """Makes sure that fairseq can read one side of a split.
+
+    Args:
+        path: its files without ``.bin`` and ``.idx``.
+        words: the size of its dictionary.
+
+    Returns:
+        Whether there are files of it.
+
+    Raises:
+        ValueError: a file is missing, cut off or damaged, or holds a token of another dictionary.
+    """
+    index, content = (path.with_name(path.name + suffix) for suffix in (".idx", ".bin"))
+    there = [index.is_file(), content.is_file()]
+    if not any(there):
+        return path.is_file()  # --dataset-impl raw
+    for each, other, missing in ((index, content, not there[0]), (content, index, not there[1])):
+        if missing:
+            raise ValueError(f"{each} is missing, but {other} is there. {AGAIN}")
+    with index.open("rb") as file:
+        begin = file.read(HEADER.size)
+    if begin.startswith(OTHERS):
+        return True
+    if len(begin) < HEADER.size or not begin.startswith(MMAP):
+        raise ValueError(f"{index} is no index of fairseq. {AGAIN}")
+    _, _, code, sentences = HEADER.unpack(begin)
+    if code not in TYPES:
+        raise ValueError(f"{index} is damaged: it names tokens of an unknown type. {AGAIN}")
+    if index.stat().st_size != HEADER.size + 12 * sentences:
+        raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
+    dtype = np.dtype(TYPES[code])
+    sizes = np.fromfile(index, "<i4", sentences, offset=HEADER.size).astype(np.int64)
+    starts = np.fromfile(index, "<i8", sentences, offset=HEADER.size + 4 * sentences)
+    ends = np.cumsum(sizes) * dtype.itemsize
+    if (sizes < 0).any() or not np.array_equal(starts, ends - sizes * dtype.itemsize):
+        raise ValueError(f"{index} is damaged: its sentences do not follow each other. {AGAIN}")
+    size_bytes = int(ends[-1]) if sentences else 0
+    if content.stat().st_size != size_bytes:
+        raise ValueError(
+            f"{content} is cut off or damaged: it has {content.stat().st_size:,} bytes, and "
+            f"{index.name} says {size_bytes:,}. {AGAIN}"
+        )
+    _check_tokens(content, dtype, words)
+    return True
+
+
+def _check_tokens(content: Path, dtype: np.dtype, words: int) -> None:
+    if not content.stat().st_size:
+        return
+    tokens = np.memmap(content, dtype, "r")
+    for start in range(0, len(tokens), CHUNK):
+        part = tokens[start : start + CHUNK]
+        for token in (int(part.min()), int(part.max())):
+            if not 0 <= token < words:
+                raise ValueError(
+                    f"{content} holds token {token}, but its dictionary has the tokens 0 to "
+                    f"{words - 1}. Binarise the data again, with this dictionary."
+                )

@@ -1,0 +1,109 @@
+"""Reads the JSON files that this package writes: of the right form, or the file is named.
+
+A form says what a file must hold at least:
+
+    int, float, str, bool, None     a value of that kind; float is any number
+    (form, form, ...)               one of several
+    [form]                          a list of such values
+    {"key": form, ...}              an object that has these keys, and maybe more
+    {str: form}                     an object with any keys, and such values
+    object                          anything
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def read_json(path: Path, form: Any, repair: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        form: what it must hold, as above.
+        repair: what to do where it does not, as a sentence.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, or of another form; the key at fault is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist. {repair}") from error
+    except UnicodeDecodeError as error:
+        at = f"its byte {error.start + 1:,} is no UTF-8"
+        raise ValueError(f"{path} is damaged: {at}. {repair}") from error
+    if not text.strip():
+        raise ValueError(f"{path} is damaged: it is empty. {repair}")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"it is no JSON from line {error.lineno}, column {error.colno}, on"
+        raise ValueError(f"{path} is damaged: {at}. {repair}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is damaged: it has too many brackets. {repair}") from error
+    wrong = difference(content, form)
+    if wrong:
+        raise ValueError(f"{path} is damaged: {wrong}. {repair}")
+    return content
+
+
+def difference(content: Any, form: Any, key: str = "") -> str:
+    """How a value first differs from a form, as half a sentence; "" if it does not.
+
+    Args:
+        content: the value, as ``json`` reads it.
+        form: what it must be, as above.
+        key: where it stands; "" at the top.
+    """
+    kinds = form if isinstance(form, tuple) else (form,)
+    fitting = [each for each in kinds if _is(content, each)]
+    if not fitting:
+        must = " or ".join(NAMES[_kind(each)] for each in kinds)
+        is_now = NAMES[type(content)] if not _odd(content) else str(content)
+        return f"{repr(key) if key else 'it'} must be {must}, but is {is_now}"
+    form = fitting[0]
+    if isinstance(form, list):
+        inner = ((f"{key}[{at}]", each, form[0]) for at, each in enumerate(content))
+    elif isinstance(form, dict) and str in form:
+        inner = ((_below(key, name), each, form[str]) for name, each in content.items())
+    elif isinstance(form, dict):
+        missing = [name for name in form if name not in content]
+        if missing:
+            return f"it lacks {_below(key, missing[0])!r}"
+        inner = ((_below(key, name), content[name], each) for name, each in form.items())
+    else:
+        return ""
+    return next(filter(None, (difference(value, each, at) for at, value, each in inner)), "")
+
+
+def _kind(form: Any) -> type:
+    return form if isinstance(form, type) else type(form)
+
+
+def _is(content: Any, form: Any) -> bool:
+    kind = _kind(form)
+    if kind is float:
+        return type(content) in (int, float) and not _odd(content)
+    return kind is object or type(content) is kind
+
+
+def _odd(content: Any) -> bool:
+    """Whether it is NaN or infinity, which Python reads though JSON has none."""
+    return isinstance(content, float) and not math.isfinite(content)
+
+
+def _below(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
