@@ -4,9 +4,10 @@ import argparse
 import signal
 import sys
 from contextlib import suppress
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq_kd.child_process import Terminated, end_on_signals
+from fairseq_kd.flag_types import Range, Several, with_range
 from fairseq_kd.verbs import (
     diagnose,
     distill_data,
@@ -35,14 +36,31 @@ VERBS = (  # in the order of --help
 )
 
 
+class VerbHelp(argparse.HelpFormatter):
+    """Help that shows the range of every number."""
+
+    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
+        text = super()._get_help_string(action)
+        if text is None or not isinstance(action.type, (Range, Several)):
+            return text
+        return with_range(text, action.type)
+
+
 class VerbParser(argparse.ArgumentParser):
     """A command line that may end in ``--`` and words for another program, also behind flags.
 
     argparse alone finds no words after ``--`` for ``[WORD ...]`` if a flag stands between a
-    positional argument and them.
+    positional argument and them. Flags are not abbreviated: a new one would change what an
+    abbreviation means.
     """
 
     others: Optional[str] = None  # where the words after -- go
+
+    def __init__(
+        self, *args: Any, formatter_class: type = argparse.HelpFormatter, **kwargs: Any
+    ) -> None:
+        shows_ranges = type("VerbHelp", (VerbHelp, formatter_class), {})
+        super().__init__(*args, formatter_class=shows_ranges, allow_abbrev=False, **kwargs)
 
     def parse_known_args(
         self,

@@ -5,7 +5,10 @@ import re
 import sys
 from typing import List, NamedTuple
 
+from fairseq_kd.flag_types import Range
+
 NAMED = ("uniform", "last", "none")
+PAIR_WEIGHT = Range(float, 1e-12, 1e6)
 FORM = "pairs student:teacher or student:teacher:weight, such as 0:1,1:3:0.5"
 
 
@@ -88,16 +91,16 @@ def parse_layer_map(
 
 
 def _parse_pair(item: str, text: str, flag: str) -> LayerPair:
-    match = re.fullmatch(r"(\d+):(\d+)(?::(.+))?", item.strip())
+    match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})(?::(.+))?", item.strip())
     if match is None:
         raise ValueError(f"{flag} must be uniform, last, none or {FORM}, but is {text}.")
     try:
         weight = float(match[3] or 1.0)
     except ValueError:
         weight = math.nan
-    if not (weight > 0 and math.isfinite(weight)):
+    if not PAIR_WEIGHT.holds(weight):
         raise ValueError(
             f"{flag} {text} gives the pair {match[1]}:{match[2]} the weight {match[3]}, which must "
-            "be a number greater than 0. Leave the pair out to ignore it."
+            f"be {PAIR_WEIGHT}. Leave the pair out to ignore it."
         )
     return LayerPair(int(match[1]), int(match[2]), weight)

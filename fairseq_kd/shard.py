@@ -1,7 +1,12 @@
 """One of several equal shares of a work, such as ``--shard 3/64``."""
 
+import argparse
 import re
 from dataclasses import dataclass
+
+from fairseq_kd.flag_types import shown
+
+MOST = 10_000  # shares of a work
 
 
 @dataclass(frozen=True)
@@ -21,12 +26,13 @@ class Shard:
         """A shard from how it is typed, such as 3/64.
 
         Raises:
-            ValueError: it is typed otherwise, or there is no such shard.
+            argparse.ArgumentTypeError: it is typed otherwise, or there is no such shard.
         """
-        typed = re.fullmatch(r"(\d+)/(\d+)", text)
-        if typed is None or not 1 <= int(typed[1]) <= int(typed[2]):
-            raise ValueError(
-                f"--shard must be I/N with I from 1 to N, such as 3/64, but is {text}."
+        typed = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if typed is None or not 1 <= int(typed[1]) <= int(typed[2]) <= MOST:
+            raise argparse.ArgumentTypeError(
+                f"it must be I/N with N from 1 to {MOST:,} and I from 1 to N, such as 3/64, but is "
+                f"{shown(text)}"
             )
         return cls(int(typed[1]), int(typed[2]))
 

@@ -28,7 +28,7 @@ def test_the_flags_verb_prints_a_criterions_flags(capsys):
     assert cli.main(["flags", "word_kd"]) == 0
     shown = capsys.readouterr().out
     assert "--kd-temperature-schedule" in shown
-    assert "(default: 0.8)" in shown
+    assert "default: 0.8)" in shown
     assert shown == flags_text("word_kd")
 
 

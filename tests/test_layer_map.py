@@ -73,9 +73,9 @@ def test_words_and_pairs():
             (
                 f"0:1:{weight}",
                 f"0:1:{weight} gives the pair 0:1 the weight {weight}, which must be a number "
-                "greater than 0. Leave the pair out to ignore it.",
+                "from 1e-12 to 1,000,000. Leave the pair out to ignore it.",
             )
-            for weight in ("0", "-1", "nan", "inf", "much")
+            for weight in ("0", "-1", "nan", "inf", "much", "1e-40", "1e300")
         ],
     ],
 )

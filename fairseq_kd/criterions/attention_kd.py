@@ -14,6 +14,7 @@ from fairseq_kd.criterions.intermediate import (
     Positions,
     Term,
 )
+from fairseq_kd.flag_types import COUNT, WEIGHT, number_field
 from fairseq_kd.layer_map import FORM, LayerPair
 from fairseq_kd.losses.attention import (
     attention_kl,
@@ -34,12 +35,10 @@ DISTANCES = {"mse": attention_mse, "kl": attention_kl}
 class AttentionKDConfig(IntermediateKDConfig):
     """The flags of ``attention_kd``, beside those of ``word_kd``."""
 
-    kd_attention_weight: float = field(
-        default=0.05,
-        metadata={
-            "help": "weight of the attention's term, >= 0; 0.05 to 0.1 is usual "
-            "(default: %(default)s)"
-        },
+    kd_attention_weight: float = number_field(
+        0.05,
+        WEIGHT,
+        "weight of the attention's term; 0.05 to 0.1 is usual (default: %(default)s)",
     )
     kd_attention_kinds: str = field(
         default="encoder,decoder,cross",
@@ -79,12 +78,11 @@ class AttentionKDConfig(IntermediateKDConfig):
             "each query; not with relation, which is always kl (default: mse)"
         },
     )
-    kd_attention_relation_heads: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "number of heads into which both models' queries, keys and values are cut "
-            "anew, 1 to the smaller width; only with relation (default: the teacher's heads)"
-        },
+    kd_attention_relation_heads: Optional[int] = number_field(
+        None,
+        COUNT,
+        "number of heads into which both models' queries, keys and values are cut "
+        "anew, 1 to the smaller width; only with relation (default: the teacher's heads)",
     )
 
 

@@ -1,22 +1,44 @@
 """What a criterion refuses before the first update: values out of range, flags without effect."""
 
 import importlib.util
-import math
 import os
 from dataclasses import fields
 from typing import Any, Collection, Dict, Optional, Sequence
 
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from torch import nn
 
-from fairseq_kd.criterions.chunks import check_chunk
+from fairseq_kd.flag_types import UNPRINTABLE, Range
 from fairseq_kd.losses import DIVERGENCES, TAIL_POWERS
 from fairseq_kd.schedules import FOLLOWS_GAP, SHAPES, Schedule
 from fairseq_kd.teachers.live import DTYPES
 
+FAIRSEQ_RANGES = {  # of the flags that fairseq's own criterion has
+    "label_smoothing": Range(float, 0, 1, below=True),
+    "ignore_prefix_size": Range(int, 0, 1_000_000),
+}
 DEFAULT_FINAL_TEMPERATURE = 2.0
 LOWEST_TEMPERATURE = 1 / TAIL_POWERS[-1]  # for which a store that is built now is accurate
 TOKEN_TEMPERATURES = ("uniform", "confidence")
 GATES = ("off", "probability")
+
+
+def check_ranges(cfg: Any) -> None:
+    """Refuses numbers out of their range, and text that is empty or has a line break.
+
+    Args:
+        cfg: the flags of a criterion, whose config's fields state their ranges.
+    """
+    for field in fields(CRITERION_DATACLASS_REGISTRY[cfg._name]):
+        allowed, value = field.metadata.get("range"), getattr(cfg, field.name, None)
+        allowed = allowed or FAIRSEQ_RANGES.get(field.name)
+        if allowed is not None and value is not None:
+            allowed.check(flag(field.name), value)
+        ours = field.name.startswith("kd_") and isinstance(value, str)
+        if ours and (not value.strip() or UNPRINTABLE.search(value)):
+            raise ValueError(
+                f"{flag(field.name)} must be text on one line and not empty, but is {value!r}."
+            )
 
 
 def refuse_a_missing_tpu(cfg: Any) -> None:
@@ -34,17 +56,13 @@ def distils(cfg: Any) -> bool:
 
 
 def check_weights(cfg: Any, others: Dict[str, float]) -> None:
-    """Refuses weights out of range, and a loss that is nothing.
+    """Refuses a loss that is nothing.
 
     Args:
         cfg: the flags.
         others: the weights of further terms, by flag.
     """
     weights = {"--kd-alpha": cfg.kd_alpha, "--kd-beta": cfg.kd_beta, **others}
-    finals = {"--kd-alpha-final": cfg.kd_alpha_final, "--kd-beta-final": cfg.kd_beta_final}
-    for name, weight in {**weights, **finals}.items():
-        if weight is not None and not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"{name} must be 0 or greater, but is {weight}.")
     if not any(weights.values()):
         *flags, last = weights
         raise ValueError(
@@ -101,7 +119,7 @@ def check_one_live_teacher(cfg: Any) -> None:
 
 
 def check_choices(cfg: Any) -> None:
-    """Refuses unknown choices and sizes out of range."""
+    """Refuses unknown choices."""
     for name, choices in (
         ("kd_gate", GATES),
         ("kd_divergence", DIVERGENCES),
@@ -111,7 +129,6 @@ def check_choices(cfg: Any) -> None:
         ("kd_teacher_dtype", DTYPES),
     ):
         check_choice(flag(name), getattr(cfg, name), choices)
-    check_chunk(cfg.kd_chunk_tokens)
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -140,10 +157,6 @@ def check_nothing_distilled(cfg: Any, defaults: type, used: Sequence[str] = ()) 
 
 def temperature_schedule(cfg: Any) -> Schedule:
     """The temperature over the updates, as the flags ask for it; refuses values that make none."""
-    for name in ("kd_temperature", "kd_temperature_final"):
-        value = getattr(cfg, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{flag(name)} must be greater than 0, but is {value}.")
     return _schedule(cfg, "kd_temperature", "kd_temperature", DEFAULT_FINAL_TEMPERATURE)
 
 

@@ -1,17 +1,18 @@
 """The flags of a loss that goes by chunks of tokens; they change memory and speed alone."""
 
 from dataclasses import field
-from typing import Any, Optional
+from typing import Any
+
+from fairseq_kd.flag_types import Range, number_field
 
 
 def chunk_tokens_flag() -> Any:
     """The field ``kd_chunk_tokens``, an optional int."""
-    return field(
-        default=None,
-        metadata={
-            "help": "target tokens that are projected to the vocabulary at once; 0: the whole "
-            "batch; changes memory and speed, not the result (default: by the vocabulary's size)"
-        },
+    return number_field(
+        None,
+        Range(int, 0, 1_000_000_000),
+        "target tokens that are projected to the vocabulary at once; 0: the whole "
+        "batch; changes memory and speed, not the result (default: by the vocabulary's size)",
     )
 
 
@@ -24,9 +25,3 @@ def compile_flag() -> Any:
             "validation: faster on a GPU, and the same within rounding (default: off)"
         },
     )
-
-
-def check_chunk(tokens: Optional[int]) -> None:
-    """Refuses a negative size of chunks."""
-    if tokens is not None and tokens < 0:
-        raise ValueError(f"--kd-chunk-tokens must be 0 or greater, but is {tokens}.")

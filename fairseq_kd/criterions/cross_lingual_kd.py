@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.criterions.checks import check_choice, check_one_live_teacher
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
+from fairseq_kd.flag_types import WEIGHT, number_field
 from fairseq_kd.losses.alignment import linked_distance, pooled_distance
 from fairseq_kd.losses.hidden import DISTANCES
 from fairseq_kd.models.structure import Structure, student_structure
@@ -41,12 +42,11 @@ class CrossLingualKDConfig(WordKDConfig):
             "(default: off)"
         },
     )
-    kd_align_weight: float = field(
-        default=0.1,
-        metadata={
-            "help": "weight of the distance between what the encoders of student and teacher make "
-            "of a sentence, >= 0 (default: %(default)s)"
-        },
+    kd_align_weight: float = number_field(
+        0.1,
+        WEIGHT,
+        "weight of the distance between what the encoders of student and teacher make "
+        "of a sentence (default: %(default)s)",
     )
     kd_align_level: str = field(
         default="sentence",

@@ -14,6 +14,7 @@ from fairseq_kd.criterions.intermediate import (
     Positions,
     Term,
 )
+from fairseq_kd.flag_types import WEIGHT, number_field
 from fairseq_kd.layer_map import FORM, LayerPair
 from fairseq_kd.losses.hidden import DISTANCES, hidden_distance
 from fairseq_kd.models.structure import SIDES, Structure
@@ -24,9 +25,10 @@ from fairseq_kd.taps import Reading, Taps
 class FeatureKDConfig(IntermediateKDConfig):
     """The flags of ``feature_kd``, beside those of ``word_kd``."""
 
-    kd_feature_weight: float = field(
-        default=0.1,
-        metadata={"help": "weight gamma of the hidden states' term, >= 0 (default: %(default)s)"},
+    kd_feature_weight: float = number_field(
+        0.1,
+        WEIGHT,
+        "weight gamma of the hidden states' term (default: %(default)s)",
     )
     kd_feature_layers: str = field(
         default="uniform",

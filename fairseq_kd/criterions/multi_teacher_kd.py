@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from fairseq_kd.criterions.checks import check_choice, check_some_teacher, distils
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
+from fairseq_kd.flag_types import TEMPERATURE, Range, number_field
 from fairseq_kd.losses import MEANS, TOKEN_WEIGHTS, LossOptions, LossTerms, Mixture
 from fairseq_kd.losses.entropy_floor import even_share
 from fairseq_kd.teachers import named_teachers
 
 UNIFORM, LEARNED = "uniform", "learned"
 DEFAULT_ENTROPY = 0.5
+ENTROPY = Range(float, 0, 1, below=True)
+SHARE = Range(float, 1e-6, 1, also=(0,))
 
 
 @dataclass
@@ -50,13 +53,12 @@ class MultiTeacherKDConfig(WordKDConfig):
             "(default: %(default)s)"
         },
     )
-    kd_teacher_entropy: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "how even learned weights stay: their entropy as a share of its greatest value "
-            "never falls below this, from 0 to below 1; only with --kd-teacher-weights learned "
-            f"(default: {DEFAULT_ENTROPY})"
-        },
+    kd_teacher_entropy: Optional[float] = number_field(
+        None,
+        ENTROPY,
+        "how even learned weights stay: their entropy as a share of its greatest value "
+        "never falls below this; only with --kd-teacher-weights learned "
+        f"(default: {DEFAULT_ENTROPY})",
     )
     kd_teacher_temperatures: Optional[str] = field(
         default=None,
@@ -214,11 +216,6 @@ def check_mean(cfg: MultiTeacherKDConfig) -> None:
             f"--kd-teacher-entropy is {entropy}, but has no effect with --kd-teacher-weights "
             f"{cfg.kd_teacher_weights}. Leave it out, or set --kd-teacher-weights learned."
         )
-    if entropy is not None and not 0 <= entropy < 1:
-        raise ValueError(
-            f"--kd-teacher-entropy must be at least 0 and below 1, but is {entropy}. At 1 all "
-            "weights are equal: use --kd-teacher-weights uniform for that."
-        )
 
 
 def fixed_weights(text: str, count: int) -> Optional[List[float]]:
@@ -231,9 +228,7 @@ def fixed_weights(text: str, count: int) -> Optional[List[float]]:
     if text in (UNIFORM, LEARNED, *TOKEN_WEIGHTS):
         return None
     choices = f"{UNIFORM}, {LEARNED}, {', '.join(TOKEN_WEIGHTS)} or weights such as 0.7,0.3"
-    weights = _numbers("--kd-teacher-weights", text, count, choices)
-    if min(weights) < 0:
-        raise ValueError(f"--kd-teacher-weights must not be negative, but is {text}.")
+    weights = _numbers("--kd-teacher-weights", text, count, SHARE, choices)
     total = sum(weights)
     if not math.isclose(total, 1.0, abs_tol=1e-3):
         raise ValueError(
@@ -253,20 +248,20 @@ def temperature_factors(cfg: MultiTeacherKDConfig, count: int) -> Optional[List[
             f"--kd-teacher-temperatures is {text}, but --kd-token-temperature "
             f"{cfg.kd_token_temperature} gives each token one T for all teachers. Leave one out."
         )
-    own = _numbers("--kd-teacher-temperatures", text, count, "temperatures such as 4,2")
-    if min(own) <= 0:
-        raise ValueError(f"--kd-teacher-temperatures must be greater than 0, but is {text}.")
+    own = _numbers(
+        "--kd-teacher-temperatures", text, count, TEMPERATURE, "temperatures such as 4,2"
+    )
     return [each / cfg.kd_temperature for each in own]
 
 
-def _numbers(flag: str, text: str, count: int, choices: str) -> List[float]:
+def _numbers(flag: str, text: str, count: int, allowed: Range, choices: str) -> List[float]:
     """The numbers, one a teacher, in a flag."""
     try:
         numbers = [float(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"{flag} must be {choices}, but is {text}.") from None
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{flag} must be finite numbers, but is {text}.")
+    if not all(map(allowed.holds, numbers)):
+        raise ValueError(f"{flag} must be numbers, each {allowed}, but is {text}.")
     if len(numbers) != count:
         raise ValueError(
             f"{flag} {text} has {len(numbers)} numbers for {count} teachers. Give one a teacher: "

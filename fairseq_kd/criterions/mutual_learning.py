@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from fairseq_kd.criterions.checks import (
     check_choice,
+    check_ranges,
     refuse_a_missing_tpu,
     refuse_adaptive_softmax,
 )
-from fairseq_kd.criterions.chunks import check_chunk, chunk_tokens_flag, compile_flag
+from fairseq_kd.criterions.chunks import chunk_tokens_flag, compile_flag
 from fairseq_kd.criterions.observers import RunningMean
 from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
+from fairseq_kd.flag_types import WEIGHT, Range, number_field
 from fairseq_kd.losses import LossOptions, LossTerms, TeacherLogits, chunked_loss
 from fairseq_kd.models.peers import build_peer, peer_configurations
 from fairseq_kd.projection import real_hidden, refuse_unseen_projection
@@ -32,18 +34,18 @@ GRADIENTS = {  # how a peer's KL terms reach it: as those of which divergence fr
     "detached": "forward_kl",
     "symmetric": "jeffreys",
 }
+PEERS, DETACH_RATIO = Range(int, 2, 100), Range(float, 1, 1e6)
 
 
 @dataclass
 class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
     """The flags of ``mutual_learning``, beside those of ``label_smoothed_cross_entropy``."""
 
-    kd_peers: int = field(
-        default=2,
-        metadata={
-            "help": "number of models that learn together, 2 or more; the model of the run is one "
-            "of them (default: %(default)s)"
-        },
+    kd_peers: int = number_field(
+        2,
+        PEERS,
+        "number of models that learn together; the model of the run is one "
+        "of them (default: %(default)s)",
     )
     kd_peer_overrides: Optional[str] = field(
         default=None,
@@ -53,14 +55,12 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "its own if separated by colons (default: all peers are alike)"
         },
     )
-    kd_mutual_weight: float = field(
-        default=1.0,
-        metadata={
-            "help": "weight lambda of the mean KL divergence over ordered pairs of peers, >= 0; "
-            "each of n peers learns from the others with lambda / n times the strength of "
-            "arXiv:1706.00384: with two peers 1 is half of it, and 2 all of it; 0 trains them side "
-            "by side (default: %(default)s)"
-        },
+    kd_mutual_weight: float = number_field(
+        1.0,
+        WEIGHT,
+        "weight lambda of the mean KL divergence over ordered pairs of peers; each of n peers "
+        "learns from the others with lambda / n times the strength of arXiv:1706.00384: with two "
+        "peers 1 is half of it, and 2 all of it; 0 trains them side by side (default: %(default)s)",
     )
     kd_mutual_gradient: str = field(
         default="detached",
@@ -69,12 +69,11 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "(default: %(default)s)"
         },
     )
-    kd_detach_ratio: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "a peer learns nothing from one whose running nll_loss is this many times its "
-            "own, >= 1 (default: it learns from all; after AIO-KD, EMNLP 2023)"
-        },
+    kd_detach_ratio: Optional[float] = number_field(
+        None,
+        DETACH_RATIO,
+        "a peer learns nothing from one whose running nll_loss is this many times its "
+        "own (default: it learns from all; after AIO-KD, EMNLP 2023)",
     )
     kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
     kd_compile: bool = compile_flag()
@@ -136,17 +135,11 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     @staticmethod
     def check_flags(cfg: MutualLearningConfig) -> None:
         """Refuses values out of range and flags without effect, before any model is built."""
+        check_ranges(cfg)
         refuse_a_missing_tpu(cfg)
-        if cfg.kd_peers < 2:
-            raise ValueError(f"--kd-peers must be 2 or greater, but is {cfg.kd_peers}.")
         weight = cfg.kd_mutual_weight
-        if not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"--kd-mutual-weight must be 0 or greater, but is {weight}.")
         check_choice("--kd-mutual-gradient", cfg.kd_mutual_gradient, GRADIENTS)
-        check_chunk(cfg.kd_chunk_tokens)
         ratio, chunk = cfg.kd_detach_ratio, cfg.kd_chunk_tokens
-        if ratio is not None and not ratio >= 1:
-            raise ValueError(f"--kd-detach-ratio must be 1 or greater, but is {ratio}.")
         unused = {
             "--kd-mutual-gradient": None if cfg.kd_mutual_gradient == "detached" else "symmetric",
             "--kd-detach-ratio": ratio,

@@ -20,6 +20,7 @@ from fairseq_kd.criterions.checks import (
     check_choices,
     check_nothing_distilled,
     check_one_teacher_source,
+    check_ranges,
     check_store_temperatures,
     check_token_temperature,
     check_weights,
@@ -34,6 +35,7 @@ from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
 from fairseq_kd.criterions.placement import follow
 from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.criterions.shared_encoder import SharedEncoder, check_shared_encoder
+from fairseq_kd.flag_types import COUNT, TEMPERATURE, WEIGHT, number_field
 from fairseq_kd.losses import LossOptions, LossTerms, Mixture, SoftTargets, chunked_loss
 from fairseq_kd.projection import RealHidden, real_hidden, refuse_unseen_projection
 from fairseq_kd.schedules import FOLLOWS_GAP
@@ -70,19 +72,16 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "more; several as A:B (default: none)"
         },
     )
-    kd_alpha: float = field(
-        default=0.8,
-        metadata={
-            "help": "weight of the distillation loss, >= 0; 0.7 to 0.9 is usual "
-            "(default: %(default)s)"
-        },
+    kd_alpha: float = number_field(
+        0.8,
+        WEIGHT,
+        "weight of the distillation loss; 0.7 to 0.9 is usual (default: %(default)s)",
     )
-    kd_beta: float = field(
-        default=0.2,
-        metadata={
-            "help": "weight of the label-smoothed cross-entropy with the reference, >= 0; 0.1 to "
-            "0.3 is usual, mostly with alpha + beta = 1 (default: %(default)s)"
-        },
+    kd_beta: float = number_field(
+        0.2,
+        WEIGHT,
+        "weight of the label-smoothed cross-entropy with the reference; 0.1 to "
+        "0.3 is usual, mostly with alpha + beta = 1 (default: %(default)s)",
     )
     kd_gate: str = field(
         default="off",
@@ -99,13 +98,12 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "reverse_kl, jeffreys, js or tvd (default: %(default)s; arXiv:2307.15190)"
         },
     )
-    kd_temperature: float = field(
-        default=4.0,
-        metadata={
-            "help": "softmax temperature T of both models in the distillation loss, > 0; in "
-            "translation begin with 1: 3 to 6, usual for classifiers of images, did harm here; at "
-            "the first update if it is scheduled (default: %(default)s; arXiv:1503.02531)"
-        },
+    kd_temperature: float = number_field(
+        4.0,
+        TEMPERATURE,
+        "softmax temperature T of both models in the distillation loss; in "
+        "translation begin with 1: 3 to 6, usual for classifiers of images, did harm here; at "
+        "the first update if it is scheduled (default: %(default)s; arXiv:1503.02531)",
     )
     kd_temperature_schedule: str = field(
         default="constant",
@@ -115,19 +113,17 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "to agree with the teacher (default: %(default)s)"
         },
     )
-    kd_temperature_final: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "T at the end of the schedule, > 0; 2 to 3 is usual; not with constant "
-            f"(default: {DEFAULT_FINAL_TEMPERATURE})"
-        },
+    kd_temperature_final: Optional[float] = number_field(
+        None,
+        TEMPERATURE,
+        "T at the end of the schedule; 2 to 3 is usual; not with constant "
+        f"(default: {DEFAULT_FINAL_TEMPERATURE})",
     )
-    kd_temperature_updates: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "number of updates from the first T to the final one; not with constant and "
-            "loss (default: --max-update)"
-        },
+    kd_temperature_updates: Optional[int] = number_field(
+        None,
+        COUNT,
+        "number of updates from the first T to the final one; not with constant and "
+        "loss (default: --max-update)",
     )
     kd_token_temperature: str = field(
         default="uniform",
@@ -144,26 +140,21 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
             "same choices as for the temperature (default: %(default)s)"
         },
     )
-    kd_alpha_final: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "alpha at the end of --kd-weight-schedule, >= 0; not with constant "
-            "(default: --kd-alpha)"
-        },
+    kd_alpha_final: Optional[float] = number_field(
+        None,
+        WEIGHT,
+        "alpha at the end of --kd-weight-schedule; not with constant (default: --kd-alpha)",
     )
-    kd_beta_final: Optional[float] = field(
-        default=None,
-        metadata={
-            "help": "beta at the end of --kd-weight-schedule, >= 0; not with constant "
-            "(default: --kd-beta)"
-        },
+    kd_beta_final: Optional[float] = number_field(
+        None,
+        WEIGHT,
+        "beta at the end of --kd-weight-schedule; not with constant (default: --kd-beta)",
     )
-    kd_weight_updates: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "number of updates from the first weights to the final ones; not with constant "
-            "or loss (default: --max-update)"
-        },
+    kd_weight_updates: Optional[int] = number_field(
+        None,
+        COUNT,
+        "number of updates from the first weights to the final ones; not with constant "
+        "or loss (default: --max-update)",
     )
     kd_teacher_dtype: str = field(
         default="student",
@@ -254,6 +245,7 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
         """Refuses what can be told from the flags alone, before any model is read."""
         others = cls.other_weights(cfg)
         taught_otherwise = any(others.values())
+        check_ranges(cfg)
         refuse_a_missing_tpu(cfg)
         check_weights(cfg, others)
         check_choices(cfg)

@@ -8,6 +8,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.nat import FairseqNATModel
 from fairseq.models.transformer import TransformerModel
 
+from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.models.architectures import ARCHITECTURES
 
 FORM = (
@@ -45,7 +46,8 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
         flags: of fairseq-train, for the model.
 
     Raises:
-        ValueError: the architecture is no transformer, or a flag is not one of its.
+        ValueError: the architecture is no transformer, or a flag is not one of its or out of its
+            range.
     """
     if not is_transformer(arch):
         raise ValueError(
@@ -55,6 +57,9 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
     parser = _ModelFlags(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
     ARCH_MODEL_REGISTRY[arch].add_args(parser)
     asked = vars(parser.parse_args(list(flags)))
+    for key, value in asked.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            range_of(key, type(value)).check(f"--{key.replace('_', '-')}", value)
     usual = Namespace(arch=arch, **POSITIONS)
     ARCH_CONFIG_REGISTRY[arch](usual)
     form = {key: getattr(form_of, key, None) for key in FORM if key not in asked}

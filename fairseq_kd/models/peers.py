@@ -21,6 +21,7 @@ from fairseq_kd.checkpoints import (
     read_checkpoint,
     updates_of,
 )
+from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.models.architectures import ARCHITECTURES
 from fairseq_kd.stored_options import EVALUATED, is_plain
 
@@ -137,6 +138,8 @@ def _parsed(action: Action, key: str, value: str) -> Any:
         parsed = int(parsed) if parsed is not None and action.type is int else parsed
     if parsed is None:
         raise ValueError(f"--kd-peer-overrides {key} must be {wanted}, but is {value}.")
+    if isinstance(parsed, (int, float)) and not isinstance(parsed, bool):
+        range_of(key, type(parsed)).check(f"--kd-peer-overrides {key}", parsed)
     return parsed
 
 

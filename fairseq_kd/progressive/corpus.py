@@ -93,6 +93,8 @@ def corpus_of(run: RunFile) -> Corpus:
         )
     source, target = plain_languages((asked["source"], asked["target"]), f"{run.path}: data")
     pair = (source, target)
+    if source == target:
+        raise ValueError(f"{run.path}: data.source and data.target are both {source}.")
     env = [f"{name}={asked[key]}" for key, name in PREPARING.items() if key in asked]
     vocabulary = asked.get("vocabulary")
     reads = text_files(Path(asked["text"]), pair)

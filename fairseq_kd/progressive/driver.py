@@ -135,8 +135,6 @@ def _sets_cores(engine: Sequence[str]) -> bool:
 
 def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None:
     several = [step.name for step in steps if step.gpus > 1]
-    if jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, but is {jobs}.")
     if not _works_here(engine):
         raise ValueError(
             "--jobs shares out one machine, but --profile, an executor or SNAKEMAKE_PROFILE has "

@@ -13,6 +13,9 @@ SIZES = tuple(
 )
 OWN_KEYS = {  # flags that the run sets, and what sets them
     "arch": "arch or ratio",
+    "source-lang": "data",
+    "target-lang": "data",
+    "distributed-world-size": "gpus",
     "save-dir": "run",
     "user-dir": "user-dir",
     "seed": "seed",
@@ -21,6 +24,17 @@ STAGE_KEYS = {  # those of a rung only
     "criterion": "criterion",
     "finetune-from-model": "start",
     "kd-teacher": "learns-from",
+}
+SECTION_KEYS = {  # by section, flags of our commands that the run sets, and what sets them
+    "evaluate": {
+        **{"data": "data", "out": "run", "teacher": "teacher"},
+        **{"student": "ladder", "control": "controls"},
+    },
+    "translate": {
+        **{"teacher": "teacher", "data": "data", "out": "run", "shard": "shards"},
+        "subset": "distilled",
+    },
+    "distill-data": {"translations": "run", "data": "data", "out": "run"},
 }
 
 
@@ -52,7 +66,7 @@ def check_effects(run: RunFile, rungs: Sequence[Rung], teachers: Sequence[str]) 
 def _trainings(
     run: RunFile, rungs: Sequence[Rung]
 ) -> Iterator[Tuple[str, Mapping[str, Any], Dict[str, str]]]:
-    """Every section of flags for fairseq-train, with the flags that it may not hold."""
+    """Every section of flags, with those that it may not hold."""
     of_stages = {**OWN_KEYS, **STAGE_KEYS}
     stores = any(run.stage(rung)["knowledge"] == "store" for rung in rungs)
     if stores:
@@ -63,6 +77,11 @@ def _trainings(
     yield "each.train", run.each.get("train", {}), of_stages
     for rung in rungs:
         yield f"{rung.name}: train", rung.settings.get("train", {}), of_stages
+    yield "evaluate", run.get("evaluate", {}), SECTION_KEYS["evaluate"]
+    alone = any(run.stage(rung)["data"] == "distilled" for rung in rungs)
+    for section in ("translate", "distill-data"):
+        keys = {**SECTION_KEYS[section], **({"mix": "data"} if alone else {})}
+        yield f"distilled.{section}", run.get("distilled", {}).get(section, {}), keys
 
 
 def _check_sizes(run: RunFile, rungs: Sequence[Rung]) -> None:

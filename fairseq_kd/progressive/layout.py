@@ -110,6 +110,11 @@ class Layout:
                         f"{self.run.path}: the teacher {path} does not exist. Give a checkpoint, "
                         "or teacher: {arch: ...} to train one."
                     )
+            same = [path for i, path in enumerate(asked) if _is_one_of(path, asked[:i])]
+            if same:
+                raise ValueError(
+                    f"{self.run.path}: the teacher {same[0]} stands twice. Name each once."
+                )
             return [Model(name, path, None) for name, path in zip(names, asked, strict=True)]
         settings = {"criterion": PLAIN, **asked}
         size = self.arch_flags(asked["arch"])
@@ -275,6 +280,10 @@ class Layout:
         reads += self.corpus.reads((str(asked["subset"]),))
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
         self._add(Step("evaluation", "evaluate", [command], after, reads, makes))
+
+
+def _is_one_of(path: str, others: Sequence[str]) -> bool:
+    return any(Path(path).samefile(other) for other in others)
 
 
 def _as_list(value: Any) -> List[str]:

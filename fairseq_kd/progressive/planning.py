@@ -9,13 +9,14 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.locks import locked
+from fairseq_kd.progressive.data_check import check_fit, dictionaries_of
 from fairseq_kd.progressive.effects import check_effects
 from fairseq_kd.progressive.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.progressive.run_file import RunFile, Rung, read_run
 from fairseq_kd.progressive.starts import check_starts
 from fairseq_kd.progressive.state import HASHES, REPLACED, STEPS, FileHashes
 from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, read_plan, write_plan
-from fairseq_kd.progressive.training_command import check_training_command, complaint_told
+from fairseq_kd.progressive.training_check import check_training_command, complaint_told
 
 STRATEGY, FACTOR = "balanced", 0.7
 RESERVED = (  # folders of a run that are no rung's
@@ -73,8 +74,8 @@ def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:
             trainings[step.name] = check_training_command(step.commands[0])
         elif step.kind != "prepare":
             _check_verb(run, step, verbs)
-    _check_teachers(run)
     check_starts(run.path, layout.steps, trainings)
+    check_fit(run, layout, trainings)
     return layout.steps
 
 
@@ -84,6 +85,7 @@ def _made_from(run: RunFile) -> Dict[str, Any]:
     data = Path(run.data) if isinstance(run.data, str) else None
     files = sorted(data.iterdir()) if data and data.is_dir() else []
     words = [path for path in files if path.name.startswith("dict.")]
+    sets = [path for path in files if path.suffix == ".idx"]
     return {
         "file": str(run.path),
         "sha256": sha256_of([run.path]),
@@ -92,6 +94,7 @@ def _made_from(run: RunFile) -> Dict[str, Any]:
         "teachers": {path: hashes.of(path) for path in given if Path(path).is_file()},
         "data": [path.name for path in files],
         "dictionaries": [sha256_of([path]) for path in words],
+        "sizes": {path.name: hashes.of(str(path)) for path in sets},
     }
 
 
@@ -178,27 +181,8 @@ def _blueprint(run: RunFile, layout: Layout) -> Any:
 
 def _words(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
     """The sizes of the dictionaries; None while the text is not prepared."""
-    from fairseq_kd.dictionaries import read_dictionary
-
-    files = layout.corpus.dictionaries()
-    if not all(path.is_file() for path in files):
-        return None, None
-    source, target = (len(read_dictionary(path)) for path in files)
-    return source, target
-
-
-def _check_teachers(run: RunFile) -> None:
-    """Refuses checkpoints that the run's first steps would refuse.
-
-    Raises:
-        ValueError: one is no checkpoint, or no model of plain translation.
-    """
-    from fairseq_kd.checkpoints import read_model
-    from fairseq_kd.teachers.loading import check_family
-
-    for path in run.teacher if isinstance(run.teacher, list) else ():
-        called = f"{run.path}: the teacher {path}"
-        check_family(called, read_model(path, called))
+    dictionaries = dictionaries_of(layout)
+    return (len(dictionaries[0]), len(dictionaries[1])) if dictionaries else (None, None)
 
 
 def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:
@@ -214,5 +198,5 @@ def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:
         try:
             if hasattr(args, "check"):
                 args.check(args)
-        except ValueError as error:
-            raise ValueError(f"{run.path}: the step {step.name} is refused: {error}") from None
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"{run.path}: the step {step.name} is refused: {error}") from None

@@ -3,6 +3,9 @@
 ``run.schema.yaml`` says what it may hold, and docs/progressive.md what each key means.
 """
 
+import datetime
+import math
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +21,17 @@ ENDS = ("target", "ladder", "parameters")  # exactly one of them says how small 
 COLD, INHERIT = "cold", "inherit"
 STAGE_DEFAULTS = {"criterion": "word_kd", "knowledge": "live", "start": COLD, "data": "gold"}
 Flags = Dict[str, Any]
+VALIDATOR = jsonschema.validators.extend(  # in which 2.0 is no whole number, and nan none at all
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda checker, value: type(value) is int,
+            "number": lambda checker, value: (
+                type(value) is int or (type(value) is float and math.isfinite(value))
+            ),
+        }
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -86,13 +100,14 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. Give the YAML file of a run.")
     try:
-        content = yaml.load("\n".join(lines_of(str(path))), Loader=_Loader)
+        text = "\n".join(lines_of(str(path)))
+        content = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as YAML: {told}") from None
     for change in changes:
         _change(content, change)
-    check(path, content)
+    check(path, content, text)
     known = ("run", "data", "teacher", "ladder", "each", "train")
     teacher = content["teacher"]
     return RunFile(
@@ -121,15 +136,20 @@ def _change(content: Any, change: str) -> None:
         for name in way:
             within = isinstance(content, dict)
             content = content.setdefault(name, {}) if within else content[name]
-        content[last] = yaml.safe_load(value)
+        content[last] = yaml.load(value, Loader=_Loader)
     except (IndexError, TypeError):
         raise ValueError(f"--set {change}: the run file has no place {key}.") from None
     except yaml.YAMLError:
         raise ValueError(f"--set {change}: {value} cannot be read as YAML.") from None
 
 
-def check(path: Path, content: Any) -> None:
+def check(path: Path, content: Any, text: str) -> None:
     """Refuses what the schema does not allow.
+
+    Args:
+        path: of the run file.
+        content: of the file, with changes.
+        text: of the file.
 
     Raises:
         ValueError: naming the key, and the nearest known one.
@@ -137,10 +157,10 @@ def check(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values, such as data: DATA_BIN.")
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    errors = list(jsonschema.Draft202012Validator(schema).iter_errors(content))
+    errors = list(VALIDATOR(schema).iter_errors(content))
     if errors:
         wrong = min(errors, key=lambda error: (error.validator == "oneOf", list(error.path)))
-        raise ValueError(f"{path}: {_sentence(_innermost(wrong))}")
+        raise ValueError(f"{path}: {_sentence(_innermost(wrong), text)}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -152,6 +172,21 @@ class _Loader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"{key} stands twice {node.start_mark}")
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        """A whole number in digits; YAML also reads 1:30 as 90 and 010 as 8."""
+        number = super().construct_yaml_int(node)
+        if ":" in node.value or re.match(r"[-+]?0[0-9]", node.value):
+            raise yaml.YAMLError(
+                f"{node.value} would be read as {number}, so write it in quotes {node.start_mark}"
+            )
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_implicit_resolver(  # 5e-4, which YAML 1.1 takes for a word
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
 
 
 def _rung(entry: Any) -> Rung:
@@ -178,7 +213,7 @@ def _innermost(error: Any) -> Any:
     return error
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, text: str) -> str:
     """What is wrong, in the words of the file."""
     path = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.absolute_path]
     where = "".join(path).lstrip(".")
@@ -200,6 +235,34 @@ def _sentence(error: Any) -> str:
     if error.validator == "enum":
         choices = ", ".join(map(str, error.validator_value))
         return f"{where} must be one of {choices}, but is {value}."
+    if error.validator == "pattern":
+        return f"{where} must be {error.schema['description']}, but is {value!r}."
+    if error.validator == "uniqueItems":
+        return f"{where} names one of {', '.join(map(str, value))} twice. Name each once."
+    if _may_be_text(error) and isinstance(value, (bool, int, float, datetime.date)):
+        typed = _typed(error, text)
+        kind = "a date" if isinstance(value, datetime.date) else "a number"
+        kind = "true or false" if isinstance(value, bool) else kind
+        return f"{where} is {typed}, which YAML reads as {kind}: write '{typed}' in quotes."
     if error.validator in ("type", "oneOf"):
         return f"{where} cannot be {value!r}. docs/progressive.md shows what it may be."
     return f"{where} cannot be {value!r}: {error.message}."
+
+
+def _may_be_text(error: Any) -> bool:
+    """Whether a key that has another value could be text."""
+    kinds = [each for each in (error, *error.context) if each.validator == "type"]
+    return any("string" in each.validator_value for each in kinds)
+
+
+def _typed(error: Any, text: str) -> str:
+    """A value as it stands in the file."""
+    node = yaml.compose(text, Loader=_Loader)
+    for key in error.absolute_path:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for name, value in node.value if name.value == str(key)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+            node = node.value[key] if key < len(node.value) else None
+    if isinstance(node, yaml.ScalarNode):
+        return node.value
+    return str(error.instance).lower()

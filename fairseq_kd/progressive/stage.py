@@ -21,6 +21,7 @@ from typing import Deque, List, Tuple
 
 from fairseq_kd.checkpoints import check_start, updates_done
 from fairseq_kd.child_process import child
+from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, STAGE_LOCK, figures
@@ -28,6 +29,7 @@ from fairseq_kd.training_log import ENDED_LINE, STAGE_LOCK, figures
 LAST = "checkpoint_last.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
+PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
 LOG_TAIL_LINES = 15
 SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
 
@@ -116,10 +118,10 @@ def restore_last_checkpoint(save_dir: Path) -> None:
 
 
 def _stage_options(command: List[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--save-dir")
-    parser.add_argument("--max-update", type=int)
-    parser.add_argument("--patience", type=int, default=-1)
+    parser = argparse.ArgumentParser("fairseq-kd stage", add_help=False, allow_abbrev=False)
+    parser.add_argument("--save-dir", type=one_line)
+    parser.add_argument("--max-update", type=COUNT)
+    parser.add_argument("--patience", type=PATIENCE, default=-1)
     parser.add_argument("--finetune-from-model")
     options, _ = parser.parse_known_args(command)
     for flag, value in (("--save-dir", options.save_dir), ("--max-update", options.max_update)):

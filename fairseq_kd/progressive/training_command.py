@@ -1,11 +1,8 @@
 """The ``fairseq-train`` command line of a stage: defaults, and what a run file says over them."""
 
-import contextlib
-import io
-import shlex
-from argparse import Namespace
-from typing import Any, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, List, Mapping, Sequence
 
+from fairseq_kd.flag_types import WHOLE
 from fairseq_kd.progressive.run_file import Flags
 
 DEFAULTS: Flags = {
@@ -27,7 +24,7 @@ DEFAULTS: Flags = {
     "log-format": "json",
     "log-interval": 50,
 }
-WARMUP = 4000  # updates, or a tenth of a shorter training
+WARMUP = 4000  # updates, or a tenth of a shorter training, and at least 1
 WARMING = ("inverse_sqrt", "polynomial_decay", "cosine", "reduce_lr_on_plateau", "step")
 SETTINGS = {  # of a stage, and the flags that they are
     "criterion": "criterion",
@@ -62,7 +59,7 @@ def stage_flags(settings: Mapping[str, Any], knowledge: Flags, *layers: Flags) -
     if "total-num-update" not in flags and flags["lr-scheduler"] == "polynomial_decay":
         flags["total-num-update"] = flags["max-update"]
     if "warmup-updates" not in flags and flags["lr-scheduler"] in WARMING:
-        flags["warmup-updates"] = min(WARMUP, _updates(flags) // 10)
+        flags["warmup-updates"] = max(1, min(WARMUP, _updates(flags) // 10))  # some divide by it
     if flags["criterion"] in TEACHERLESS:
         known = TEACHERLESS[flags["criterion"]]
         flags = {k: value for k, value in flags.items() if not k.startswith("kd-") or k in known}
@@ -71,7 +68,7 @@ def stage_flags(settings: Mapping[str, Any], knowledge: Flags, *layers: Flags) -
 
 def _updates(flags: Flags) -> int:
     asked = str(flags["max-update"])
-    if not asked.isdecimal() or int(asked) == 0:
+    if not WHOLE.fullmatch(asked) or int(asked) <= 0:
         raise ValueError(f"max-update must be a whole number above 0, but is {asked}.")
     return int(asked)
 
@@ -110,68 +107,3 @@ def training_command(
     workers = [] if gpus > 1 else ["--distributed-world-size", "1"]
     train = [*launcher, "fairseq-train", data, "--user-dir", user_dir, "--save-dir", save_dir]
     return ["fairseq-kd", "stage", name, "--", *train, *workers, *words]
-
-
-@contextlib.contextmanager
-def complaint_told(refused: str, command: List[str]) -> Iterator[None]:
-    """Makes one sentence of what a parser prints before it exits.
-
-    Args:
-        refused: its beginning.
-        command: the command line that is parsed.
-
-    Raises:
-        ValueError: the parser complained.
-    """
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
-            yield
-    except SystemExit:
-        wrong = told.getvalue().rpartition("error: ")[2].strip()
-        raise ValueError(
-            f"{refused}: {wrong}. Its command would be: {shlex.join(command)}"
-        ) from None
-
-
-def check_training_command(command: List[str]) -> Dict[str, Any]:
-    """What fairseq makes of a training command, read as it will be read when its turn comes.
-
-    Raises:
-        ValueError: fairseq does not understand it, or its criterion would refuse its flags.
-    """
-    from fairseq import options
-
-    import fairseq_kd.plugin  # noqa: F401  (our criterions and architectures)
-
-    words = command[command.index("fairseq-train") + 1 :]
-    refused = f"fairseq-train does not understand the training of {command[2]}"
-    with complaint_told(refused, command[4:]):
-        args = options.parse_args_and_arch(options.get_training_parser(), words)
-    try:
-        _check_distillation(args)
-    except ValueError as error:
-        raise ValueError(f"The training of {command[2]} would be refused: {error}") from None
-    return vars(args)
-
-
-def _check_distillation(args: Namespace) -> None:
-    """What our criterions refuse before they load a teacher, which may not be trained yet.
-
-    Raises:
-        ValueError: a flag is out of range, has no effect, or names too few or too many teachers.
-    """
-    from fairseq.criterions import CRITERION_REGISTRY
-
-    from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
-    from fairseq_kd.teachers import named_teachers
-
-    criterion = CRITERION_REGISTRY[args.criterion]
-    if issubclass(criterion, MultiTeacherKDCriterion) and len(named_teachers(args)) == 1:
-        (named,) = named_teachers(args)
-        raise ValueError(
-            f"--criterion {args.criterion} needs two or more teachers, but has only {named}. Name "
-            "more by learns-from, or choose the criterion word_kd."
-        )
-    if hasattr(criterion, "check_flags"):
-        criterion.check_flags(Namespace(**vars(args), _name=args.criterion))

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from fairseq_kd.flag_types import Range
+
 REPEATED_NGRAM = 3
 
 
@@ -58,6 +60,7 @@ class Filter:
         name: of the score.
         flag: of the threshold; it begins with min or max, which tells the side to keep.
         score: of a pair.
+        range: of the threshold; inf or -inf turns the filter off.
         default: threshold; None for no filter unless asked for.
         help: what the score is.
     """
@@ -65,6 +68,7 @@ class Filter:
     name: str
     flag: str
     score: Callable[[Pair], float]
+    range: Range
     default: Optional[float]
     help: str
 
@@ -78,36 +82,42 @@ class Filter:
         return score >= threshold if self.flag.startswith("--min") else score <= threshold
 
 
+SHARE = Range(float, 0, 1, also=(math.inf,))
 FILTERS = (
     Filter(
-        *("words", "--min-words", lambda pair: len(pair.target_words), 1),
-        "words of the translation, at least 1: empty ones and sentences that the teacher could not "
-        "read go",
+        *("words", "--min-words", lambda pair: len(pair.target_words)),
+        *(Range(int, 1, 1_000_000, also=(-math.inf,)), 1),
+        "words of the translation: empty ones and sentences that the teacher could not read go",
     ),
     Filter(
-        *("teacher_score", "--min-score", lambda pair: pair.teacher_score, None),
+        *("teacher_score", "--min-score", lambda pair: pair.teacher_score),
+        *(Range(float, -1e6, 0, also=(-math.inf,)), None),
         "log2 of the teacher's probability per token, as fairseq-generate prints it: -0.5 to "
         "-1.5 for a good teacher",
     ),
     Filter(
-        *("length_ratio", "--max-length-ratio", length_ratio, 3.0),
+        *("length_ratio", "--max-length-ratio", length_ratio),
+        *(Range(float, 1, 1e6, also=(math.inf,)), 3.0),
         "tokens of the longer side for one of the shorter",
     ),
     Filter(
-        *("copied", "--max-copied", copied, 0.9),
-        "share of the translation's words that stand in the source, 0 to 1",
+        *("copied", "--max-copied", copied),
+        *(SHARE, 0.9),
+        "share of the translation's words that stand in the source",
     ),
     Filter(
-        *("repeated", "--max-repeated", repeated, 0.3),
-        "share of the translation's 3-grams that came before in it, less the same of the source, "
-        "0 to 1",
+        *("repeated", "--max-repeated", repeated),
+        *(SHARE, 0.3),
+        "share of the translation's 3-grams that came before in it, less the same of the source",
     ),
     Filter(
-        *("similarity", "--min-similarity", lambda pair: pair.similarity, None),
-        "of the translation to the reference, by --metric, 0 to 100",
+        *("similarity", "--min-similarity", lambda pair: pair.similarity),
+        *(Range(float, 0, 100, also=(-math.inf,)), None),
+        "of the translation to the reference, by --metric",
     ),
     Filter(
-        *("duplicates", "--max-duplicates", lambda pair: pair.earlier, None),
+        *("duplicates", "--max-duplicates", lambda pair: pair.earlier),
+        *(Range(int, 0, 1_000_000_000, also=(math.inf,)), None),
         "earlier pairs that are the same in every token: 0 keeps one of each",
     ),
 )

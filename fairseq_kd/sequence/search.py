@@ -1,11 +1,13 @@
 """How the teacher searches for its translations: the flags of ``fairseq-generate``, checked."""
 
 import argparse
-import math
 from dataclasses import dataclass
 from typing import Optional
 
+from fairseq_kd.flag_types import BEAM, COUNT, SEED, TEMPERATURE, Range
+
 DEFAULT_BEAM = 5
+LENPEN = Range(float, -100, 100)
 
 
 @dataclass(frozen=True)
@@ -51,48 +53,57 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     flags = parser.add_argument_group("search, as in fairseq-generate")
     flags.add_argument(
         "--beam",
-        type=int,
+        type=BEAM,
         help=f"beam width, and --nbest where that is more (default: {DEFAULT_BEAM})",
     )
     flags.add_argument(
         "--nbest",
-        type=int,
+        type=BEAM,
         default=1,
         help="hypotheses to keep of each sentence; more than one for n-best, interpolation and "
         "MBR (default: %(default)s)",
     )
     flags.add_argument(
-        "--lenpen", type=float, help="length penalty: < 1 favours shorter ones (default: 1)"
+        "--lenpen",
+        type=LENPEN,
+        help="length penalty: < 1 favours shorter ones (default: 1)",
     )
     flags.add_argument(
         "--max-len-a",
-        type=float,
+        type=Range(float, 0, 1000),
         default=Search.max_len_a,
         help="longest translation: a * source tokens + b (default: %(default)s)",
     )
     flags.add_argument(
-        "--max-len-b", type=int, default=Search.max_len_b, help="the b of it (default: %(default)s)"
+        "--max-len-b",
+        type=Range(int, 0, 1_000_000),
+        default=Search.max_len_b,
+        help="the b of it (default: %(default)s)",
     )
     flags.add_argument(
         "--sampling",
         action="store_true",
         help="draw --nbest samples from the teacher's distribution instead of searching",
     )
-    flags.add_argument("--sampling-topk", type=int, help="draw from the K likeliest words only")
+    flags.add_argument("--sampling-topk", type=COUNT, help="draw from the K likeliest words only")
     flags.add_argument(
-        "--sampling-topp", type=float, help="draw from the likeliest words of probability P only"
+        "--sampling-topp",
+        type=Range(float, 1e-6, 1, below=True),
+        help="draw from the likeliest words of probability P only",
     )
     flags.add_argument(
-        "--temperature", type=float, help="of the softmax that is drawn from (default: 1)"
+        "--temperature",
+        type=TEMPERATURE,
+        help="of the softmax that is drawn from (default: 1)",
     )
-    flags.add_argument("--seed", type=int, help="of the drawing (default: 1)")
+    flags.add_argument("--seed", type=SEED, help="of the drawing (default: 1)")
 
 
 def search_of(args: argparse.Namespace) -> Search:
     """The search that the flags describe.
 
     Raises:
-        ValueError: a flag is out of its range, or has no effect beside the others.
+        ValueError: a flag has no effect beside the others.
     """
     without_effect = ("sampling_topk", "sampling_topp", "temperature", "seed")
     why = "without --sampling. Add that, or leave it out."
@@ -103,22 +114,6 @@ def search_of(args: argparse.Namespace) -> Search:
             raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
     if args.sampling_topk is not None and args.sampling_topp is not None:
         raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
-    for name, least in (("beam", 1), ("nbest", 1), ("sampling_topk", 1), ("max_len_b", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be at least {least}, but is {value}."
-            )
-    for name in ("lenpen", "max_len_a", "temperature"):
-        value = getattr(args, name)
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"--{name.replace('_', '-')} must be a number, but is {value}.")
-    if args.max_len_a < 0:
-        raise ValueError(f"--max-len-a must be at least 0, but is {args.max_len_a}.")
-    if args.temperature is not None and args.temperature <= 0:
-        raise ValueError(f"--temperature must be greater than 0, but is {args.temperature}.")
-    if args.sampling_topp is not None and not 0 < args.sampling_topp < 1:
-        raise ValueError(f"--sampling-topp must be between 0 and 1, but is {args.sampling_topp}.")
     common = {"nbest": args.nbest, "max_len_a": args.max_len_a, "max_len_b": args.max_len_b}
     if args.sampling:
         return Search(

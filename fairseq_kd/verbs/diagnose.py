@@ -1,8 +1,9 @@
 """The verb ``fairseq-kd diagnose``."""
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from fairseq_kd.flag_types import file_path
 
 DESCRIPTION = """\
 Reads the logs of trainings, and what was translated with them, and says what went wrong: a loss
@@ -23,7 +24,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "folder",
-        type=Path,
+        type=file_path,
         metavar="RUN",
         help="the --save-dir of a training with its train.log, a folder of several, or a file of "
         "what fairseq-train --log-format json printed",

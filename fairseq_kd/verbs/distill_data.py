@@ -2,9 +2,9 @@
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any, Dict, Optional
 
+from fairseq_kd.flag_types import COUNT, THREADS, Range, file_path, one_word, split_name
 from fairseq_kd.sequence.filters import FILTERS
 
 DESCRIPTION = """\
@@ -26,12 +26,15 @@ def add_parser(verbs: Any) -> None:
         description=DESCRIPTION,
     )
     parser.add_argument(
-        "--translations", required=True, type=Path, help="the --out folder of fairseq-kd translate"
+        "--translations",
+        required=True,
+        type=file_path,
+        help="the --out folder of fairseq-kd translate",
     )
     parser.add_argument(
-        "--data", required=True, type=Path, help="the data folder that was translated"
+        "--data", required=True, type=file_path, help="the data folder that was translated"
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder for the training set")
+    parser.add_argument("--out", required=True, type=file_path, help="folder for the training set")
     parser.add_argument(
         "--remove-bpe",
         choices=BPE,
@@ -39,7 +42,9 @@ def add_parser(verbs: Any) -> None:
         help="how words were split; only scores are computed on words (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, help="processes that compute similarities (default: one a core)"
+        "--workers",
+        type=THREADS,
+        help="processes that compute similarities (default: one a core)",
     )
     _add_selection(parser.add_argument_group("selection"))
     filters = parser.add_argument_group(
@@ -49,20 +54,9 @@ def add_parser(verbs: Any) -> None:
     )
     for each in FILTERS:
         default = "none" if each.default is None else f"{each.default:g}"
-        kind = whole_or_infinite if each.name in ("words", "duplicates") else float
-        filters.add_argument(each.flag, type=kind, help=f"{each.help} (default: {default})")
+        filters.add_argument(each.flag, type=each.range, help=f"{each.help} (default: {default})")
     _add_mixing(parser.add_argument_group("mixing with gold data"))
     parser.set_defaults(run=run, check=check_flags)
-
-
-def whole_or_infinite(text: str) -> float:
-    """A whole number, or inf or -inf."""
-    try:
-        return int(text)
-    except ValueError:
-        if text.lstrip("+-") == "inf":
-            return float(text)
-    raise argparse.ArgumentTypeError(f"it must be a whole number, inf or -inf, but is {text}")
 
 
 def _add_selection(flags: Any) -> None:
@@ -74,7 +68,7 @@ def _add_selection(flags: Any) -> None:
         "(arXiv:1606.07947); or the one nearest to all others, minimum Bayes risk (default: best)",
     )
     flags.add_argument(
-        "--copies", type=int, help="with nbest: hypotheses of a sentence at most (default: all)"
+        "--copies", type=COUNT, help="with nbest: hypotheses of a sentence at most (default: all)"
     )
     flags.add_argument(
         "--metric",
@@ -92,14 +86,24 @@ def _add_mixing(flags: Any) -> None:
         "distilled as train1, which fairseq-train reads together (and weights by "
         "--upsample-primary) (default: alone)",
     )
-    flags.add_argument("--gold-subset", help="the gold split in --data (default: train)")
     flags.add_argument(
-        "--upsample-gold", type=int, metavar="N", help="with gold: N copies of it (default: 1)"
+        "--gold-subset", type=split_name, help="the gold split in --data (default: train)"
     )
     flags.add_argument(
-        "--tag-distilled", metavar="WORD", help="with gold or extra: begin distilled sources so"
+        "--upsample-gold",
+        type=Range(int, 1, 1000),
+        metavar="N",
+        help="with gold: N copies of it (default: 1)",
     )
-    flags.add_argument("--tag-gold", metavar="WORD", help="with gold: begin gold sources so")
+    flags.add_argument(
+        "--tag-distilled",
+        type=one_word,
+        metavar="WORD",
+        help="with gold or extra: begin distilled sources so",
+    )
+    flags.add_argument(
+        "--tag-gold", type=one_word, metavar="WORD", help="with gold: begin gold sources so"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -144,21 +148,11 @@ def thresholds_of(args: argparse.Namespace) -> Dict[str, float]:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuses what is out of range or has no effect.
+    """Refuses what has no effect.
 
     Raises:
         ValueError: naming the flag.
     """
-    for flag in ("--copies", "--upsample-gold", "--workers", "--min-words"):
-        value = getattr(args, flag[2:].replace("-", "_"))
-        if value is not None and -math.inf < value < 1:
-            raise ValueError(f"{flag} must be at least 1, but is {value}.")
-    for each in FILTERS:
-        if math.isnan(getattr(args, each.option) or 0):
-            off = "-inf" if each.flag.startswith("--min") else "inf"
-            raise ValueError(
-                f"{each.flag} must be a number, or {off} to turn the filter off, but is nan."
-            )
     if args.tag_distilled is not None and args.tag_distilled == args.tag_gold:
         raise ValueError("--tag-distilled and --tag-gold are one word, which tells nothing apart.")
     compares = args.select in ("interpolation", "mbr") or args.min_similarity is not None

@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
+from fairseq_kd.flag_types import BEAM, COUNT, THREADS, Range, file_path, one_line, split_name
+from fairseq_kd.sequence.search import LENPEN
 
 DESCRIPTION = """\
 Measures a student against its teacher, and against the same student trained without distillation (a
@@ -24,27 +25,35 @@ def add_parser(verbs: Any) -> None:
         description=DESCRIPTION,
     )
     parser.add_argument(
-        "--teacher", required=True, metavar="T.pt", help="the checkpoint of the teacher"
+        "--teacher",
+        required=True,
+        type=one_line,
+        metavar="T.pt",
+        help="the checkpoint of the teacher",
     )
     parser.add_argument(
         "--student",
         required=True,
         action="append",
+        type=one_line,
         metavar="[NAME=]S.pt",
         help="the checkpoint of a student, and what to call it (default: student); may be repeated",
     )
     parser.add_argument(
         "--control",
         action="append",
+        type=one_line,
         metavar="[NAME=]C.pt",
         help="the checkpoint of a student of the same size that was trained without distillation; "
         "may be repeated (default: none)",
     )
     parser.add_argument(
-        "--data", required=True, type=Path, help="the folder that fairseq-preprocess wrote"
+        "--data", required=True, type=file_path, help="the folder that fairseq-preprocess wrote"
     )
-    parser.add_argument("--subset", default="test", help="which split (default: %(default)s)")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the report")
+    parser.add_argument(
+        "--subset", type=split_name, default="test", help="which split (default: %(default)s)"
+    )
+    parser.add_argument("--out", required=True, type=file_path, help="folder for the report")
     _add_text(parser.add_argument_group("text and search"))
     _add_measuring(parser.add_argument_group("measuring"))
     parser.set_defaults(run=run, check=options_of)
@@ -53,7 +62,7 @@ def add_parser(verbs: Any) -> None:
 def _add_text(flags: Any) -> None:
     flags.add_argument(
         "--reference",
-        type=Path,
+        type=file_path,
         help="the references as plain text (default: text/SUBSET.LANG beside DATA, where "
         "scripts/prepare.sh puts it, else the binarised references, detokenised)",
     )
@@ -71,33 +80,38 @@ def _add_text(flags: Any) -> None:
     )
     flags.add_argument("--sacrebleu-tokenize", choices=TOKENIZERS, metavar="NAME", help=HELP)
     flags.add_argument(
-        "--beam", type=int, default=5, help="beam width of every system (default: %(default)s)"
+        "--beam",
+        type=BEAM,
+        default=5,
+        help="beam width of every system (default: %(default)s)",
     )
     flags.add_argument(
         "--lenpen",
-        type=float,
+        type=LENPEN,
         default=1.0,
         help="length penalty: < 1 favours shorter translations (default: %(default)s)",
     )
     flags.add_argument(
         "--bootstrap",
-        type=int,
+        type=Range(int, 100, 1_000_000),
         default=1000,
         metavar="N",
         help="resamples of the paired bootstrap (default: %(default)s)",
     )
     flags.add_argument(
-        "--comet", type=Path, metavar="MODEL.ckpt", help="score by this COMET model, too"
+        "--comet", type=file_path, metavar="MODEL.ckpt", help="score by this COMET model, too"
     )
 
 
 def _add_measuring(flags: Any) -> None:
     flags.add_argument(
-        "--threads", type=int, help="threads of every measurement but latency (default: one a core)"
+        "--threads",
+        type=THREADS,
+        help="threads of every measurement but latency (default: one a core)",
     )
     flags.add_argument(
         "--latency-threads",
-        type=int,
+        type=THREADS,
         default=1,
         metavar="THREADS",
         help="threads that work on one sentence alone; small models gain nothing by several "
@@ -105,20 +119,20 @@ def _add_measuring(flags: Any) -> None:
     )
     flags.add_argument(
         "--rounds",
-        type=int,
+        type=Range(int, 0, 1000),
         default=3,
         help="rounds, of which the median counts; 0: speed is not measured (default: %(default)s)",
     )
     flags.add_argument(
         "--latency-sentences",
-        type=int,
+        type=COUNT,
         default=32,
         metavar="N",
         help="sentences that are translated one by one, of all lengths (default: %(default)s)",
     )
     flags.add_argument(
         "--batch-sentences",
-        type=int,
+        type=COUNT,
         default=128,
         metavar="N",
         help="sentences that are translated in batches of 32 and of 128 (default: %(default)s)",
@@ -126,7 +140,7 @@ def _add_measuring(flags: Any) -> None:
     flags.add_argument("--no-memory", action="store_true", help="memory is not measured")
     flags.add_argument(
         "--cache",
-        type=Path,
+        type=file_path,
         help="folder for models converted for CTranslate2 (default: fairseq_kd in "
         "$XDG_CACHE_HOME or ~/.cache)",
     )
@@ -153,21 +167,20 @@ def options_of(args: argparse.Namespace) -> Any:
     """What the flags ask for.
 
     Raises:
-        ValueError: a flag is out of its range.
+        ValueError: a name or a checkpoint is none.
     """
+    from fairseq_kd.evaluation.comet_score import check_comet
     from fairseq_kd.evaluation.options import Options
     from fairseq_kd.evaluation.systems import Named
     from fairseq_kd.sequence.engines import cores
     from fairseq_kd.sequence.search import Search
 
-    for name, least in (
-        *(("beam", 1), ("bootstrap", 100), ("threads", 1), ("rounds", 0)),
-        *(("latency_threads", 1), ("latency_sentences", 1), ("batch_sentences", 1)),
-    ):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} must be at least {least}, but is {value}.")
+    if args.comet is not None:
+        check_comet(args.comet)
+    if args.reference is not None and not args.reference.is_file():
+        raise FileNotFoundError(
+            f"--reference {args.reference} does not exist. Give the plain text of the references."
+        )
     systems = [Named.parse("teacher", args.teacher)]
     systems += [Named.parse("student", each) for each in args.student]
     systems += [Named.parse("control", each) for each in args.control or []]

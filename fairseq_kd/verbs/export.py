@@ -2,10 +2,10 @@
 
 import argparse
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
+from fairseq_kd.flag_types import BEAM, THREADS, file_path, one_line, split_name
 
 DESCRIPTION = """\
 Converts a student for CTranslate2 and writes a directory with all that translating takes: weights,
@@ -22,8 +22,8 @@ def add_parser(verbs: Any) -> None:
         help="write a student as a CTranslate2 directory with codes, example and model card",
         description=DESCRIPTION,
     )
-    parser.add_argument("student", metavar="S.pt", help="the checkpoint")
-    parser.add_argument("--out", required=True, type=Path, help="the directory to write")
+    parser.add_argument("student", type=one_line, metavar="S.pt", help="the checkpoint")
+    parser.add_argument("--out", required=True, type=file_path, help="the directory to write")
     parser.add_argument(
         "--quantization",
         choices=QUANTIZATIONS,
@@ -32,15 +32,18 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--data",
-        type=Path,
+        type=file_path,
         help="the folder that fairseq-preprocess wrote (default: the one that it was trained on)",
     )
     parser.add_argument(
-        "--subset", default="test", help="the split to measure with (default: %(default)s)"
+        "--subset",
+        type=split_name,
+        default="test",
+        help="the split to measure with (default: %(default)s)",
     )
     parser.add_argument(
         "--codes",
-        type=Path,
+        type=file_path,
         help="the BPE merges, or the model of SentencePiece (default: the file codes or "
         "sentencepiece.model beside DATA)",
     )
@@ -57,21 +60,27 @@ def add_parser(verbs: Any) -> None:
         help="how text was tokenised (default: %(default)s)",
     )
     parser.add_argument("--sacrebleu-tokenize", choices=TOKENIZERS, metavar="NAME", help=HELP)
-    parser.add_argument("--beam", type=int, default=5, help="beam width (default: %(default)s)")
+    parser.add_argument("--beam", type=BEAM, default=5, help="beam width (default: %(default)s)")
     parser.add_argument(
-        "--threads", type=int, help="threads of the measurement (default: one a core)"
+        "--threads",
+        type=THREADS,
+        help="threads of the measurement (default: one a core)",
     )
     parser.add_argument(
-        "--license", default="not stated", help="of the model, for its card (default: %(default)s)"
+        "--license",
+        type=one_line,
+        default="not stated",
+        help="of the model, for its card (default: %(default)s)",
     )
     parser.add_argument(
         "--data-license",
+        type=one_line,
         default="not stated",
         help="name, origin and licence of the training data, for the card (default: %(default)s)",
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=file_path,
         help="folder for models converted in float32, which prove the conversion (default: "
         "fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
     )
@@ -84,10 +93,6 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.evaluation.systems import Named, load_named
     from fairseq_kd.sequence.engines import INSTALL, cores
 
-    for name in ("beam", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, but is {value}.")
     if args.bpe == "none" and args.codes is not None:
         raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")
     if find_spec("ctranslate2") is None:

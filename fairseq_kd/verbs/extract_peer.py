@@ -1,7 +1,8 @@
 """The verb ``fairseq-kd extract-peer``."""
 
 import argparse
-from pathlib import Path
+
+from fairseq_kd.flag_types import Range, file_path, one_line
 
 DESCRIPTION = """\
 Writes a peer of --criterion mutual_learning as a checkpoint of its own, for fairseq-generate,
@@ -17,17 +18,20 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description=DESCRIPTION,
     )
     parser.add_argument(
-        "checkpoint", metavar="CKPT", help="a checkpoint of a training with mutual_learning"
+        "checkpoint",
+        type=one_line,
+        metavar="CKPT",
+        help="a checkpoint of a training with mutual_learning",
     )
     parser.add_argument(
         "--peer",
-        type=int,
+        type=Range(int, 1, 99),
         default=1,
         metavar="N",
         help="which one, counted from 1; the model of the run is CKPT itself (default: 1)",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="P.pt", help="the checkpoint to write"
+        "--out", required=True, type=file_path, metavar="P.pt", help="the checkpoint to write"
     )
     parser.set_defaults(run=run)
 

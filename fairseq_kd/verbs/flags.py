@@ -2,6 +2,8 @@
 
 import argparse
 
+from fairseq_kd.flag_types import one_line
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Adds the verb to the command line."""
@@ -9,7 +11,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "flags", help="list the flags of our criterions, which fairseq-train --help omits"
     )
     flags.add_argument(
-        "criterion", nargs="?", help="one criterion or task, such as word_kd (default: all)"
+        "criterion",
+        nargs="?",
+        type=one_line,
+        help="one criterion or task, such as word_kd (default: all)",
     )
     flags.add_argument("--markdown", action="store_true", help="as the page docs/flags.md")
     flags.set_defaults(run=run)

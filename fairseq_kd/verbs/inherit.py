@@ -1,8 +1,8 @@
 """The verb ``fairseq-kd inherit``."""
 
 import argparse
-from pathlib import Path
-from typing import List, Optional
+
+from fairseq_kd.flag_types import Range, Several, file_path, one_line
 
 DESCRIPTION = """\
 Writes a checkpoint to start a student from, by fairseq-train --finetune-from-model: the teacher's
@@ -20,16 +20,23 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description=DESCRIPTION,
         usage="fairseq-kd inherit --teacher T.pt --arch A --out S.pt [flags] [-- model flags]",
     )
-    parser.add_argument("--teacher", required=True, metavar="T.pt", help="the teacher's checkpoint")
     parser.add_argument(
-        "--arch", required=True, metavar="A", help="the student's size, as for fairseq-train"
+        "--teacher", required=True, type=one_line, metavar="T.pt", help="the teacher's checkpoint"
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="S.pt", help="the checkpoint to write"
+        "--arch",
+        required=True,
+        type=one_line,
+        metavar="A",
+        help="the student's size, as for fairseq-train",
+    )
+    parser.add_argument(
+        "--out", required=True, type=file_path, metavar="S.pt", help="the checkpoint to write"
     )
     for side in ("encoder", "decoder"):
         parser.add_argument(
             f"--{side}-layers",
+            type=Several(Range(int, 0, 999), 1000),
             metavar="0,2,5",
             help=f"the teacher layer that each layer of the student's {side} starts from, counted "
             "from 0 (default: the first, the last, and others evenly between)",
@@ -42,19 +49,6 @@ def run(args: argparse.Namespace) -> int:
     """Writes the checkpoint and prints what was copied from where."""
     from fairseq_kd.models.student_checkpoint import write_student
 
-    layers = {
-        side: _numbers(f"--{side}-layers", getattr(args, f"{side}_layers"))
-        for side in ("encoder", "decoder")
-    }
+    layers = {side: getattr(args, f"{side}_layers") for side in ("encoder", "decoder")}
     print(write_student(args.teacher, args.arch, args.out, layers, args.model_flags))
     return 0
-
-
-def _numbers(flag: str, text: Optional[str]) -> Optional[List[int]]:
-    if text is None:
-        return None
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        message = f"{flag} must be numbers of layers such as 0,2,5, but is {text}."
-        raise ValueError(message) from None

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fairseq_kd.flag_types import file_path
+
 
 def add_parser(verbs: Any) -> None:
     """Adds the verb to the command line."""
@@ -15,7 +17,9 @@ def add_parser(verbs: Any) -> None:
         "file that an undivided run writes, bit for bit. The last shard to end does so by itself; "
         "this is for shards that were decoded in different places and copied together.",
     )
-    parser.add_argument("folder", metavar="OUT", type=Path, help="the --out folder of translate")
+    parser.add_argument(
+        "folder", metavar="OUT", type=file_path, help="the --out folder of translate"
+    )
     parser.set_defaults(run=run)
 
 

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any, List
 
+from fairseq_kd.flag_types import THREADS, Range, Several, file_path, one_line, shown
+
 DESCRIPTION = """\
 Plans the ladder of a progressive distillation, from a teacher down to a student of the size that
 you ask for: a table with the true parameters of every rung, notes where a step is too steep, and
@@ -16,6 +18,8 @@ STRATEGIES = {
     "deep-shallow": "as balanced, but the decoder loses most layers",
 }
 FACTOR = 0.7
+RATIO = Range(float, 0.001, 1, below=True)
+BUDGET = Range(float, 1e-6, 1e12)
 
 
 def add_parser(verbs: Any) -> None:
@@ -28,13 +32,20 @@ def add_parser(verbs: Any) -> None:
         "[-- model flags]",
     )
     teacher = parser.add_argument_group("the teacher").add_mutually_exclusive_group(required=True)
-    teacher.add_argument("--teacher", metavar="T.pt", help="its checkpoint")
-    teacher.add_argument("--arch", metavar="A", help="its architecture, if it is not trained yet")
+    teacher.add_argument("--teacher", type=one_line, metavar="T.pt", help="its checkpoint")
+    teacher.add_argument(
+        "--arch", type=one_line, metavar="A", help="its architecture, if it is not trained yet"
+    )
     words = parser.add_argument_group("the vocabulary of --arch").add_mutually_exclusive_group()
     words.add_argument(
-        "--words", metavar="N[,M]", help="words of both dictionaries, or of source and target"
+        "--words",
+        type=Several(Range(int, 5, 100_000_000), 2),
+        metavar="N[,M]",
+        help="words of both dictionaries, or of source and target",
     )
-    words.add_argument("--data", type=Path, metavar="BIN", help="a folder with dict.LANGUAGE.txt")
+    words.add_argument(
+        "--data", type=file_path, metavar="BIN", help="a folder with dict.LANGUAGE.txt"
+    )
     _add_targets(parser.add_argument_group("TARGET: how small the student gets, one of"))
     _add_shape(parser.add_argument_group("the way down"))
     parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
@@ -44,25 +55,48 @@ def add_parser(verbs: Any) -> None:
 def _add_targets(group: Any) -> None:
     targets = group.add_mutually_exclusive_group(required=True)
     targets.add_argument(
-        "--target", type=float, metavar="0.25", help="its ratio r in the strategy's formulas"
+        "--target",
+        type=RATIO,
+        metavar="0.25",
+        help="its ratio r in the strategy's formulas",
     )
     targets.add_argument(
-        "--ladder", metavar="1.0,0.75,0.5,0.25", help="the ratios of all rungs, the student's last"
+        "--ladder",
+        type=Several(Range(float, 0.001, 1), 100),
+        metavar="1.0,0.75,0.5,0.25",
+        help="the ratios of all rungs, the student's last",
     )
-    targets.add_argument("--parameters", metavar="10M", help="at most so many parameters")
+    targets.add_argument(
+        "--parameters", type=parameters, metavar="10M", help="at most so many parameters"
+    )
     targets.add_argument(
         "--size-mb",
-        type=float,
+        type=BUDGET,
         metavar="20",
         help="at most so many megabytes on disk, converted for CTranslate2 in int8",
     )
     targets.add_argument(
         "--latency-ms",
-        type=float,
+        type=BUDGET,
         metavar="15",
         help="at most so many milliseconds for a sentence of 20 tokens on this machine, translated "
         "alone and greedily by CTranslate2 in int8",
     )
+
+
+def parameters(text: str) -> int:
+    """A number of parameters, such as 10M.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    from fairseq_kd.progressive.budget import count_of
+
+    try:
+        return count_of(text)
+    except ValueError:
+        told = f"it must be a number such as 600000 or 10M, but is {shown(text)}"
+        raise argparse.ArgumentTypeError(told) from None
 
 
 def _add_shape(group: Any) -> None:
@@ -75,14 +109,14 @@ def _add_shape(group: Any) -> None:
     )
     group.add_argument(
         "--factor",
-        type=float,
-        help=f"from the ratio of a rung to that of the next, in (0, 1) (default: {FACTOR})",
+        type=RATIO,
+        help=f"from the ratio of a rung to that of the next (default: {FACTOR})",
     )
     group.add_argument(
-        "--threads", type=int, help="threads that --latency-ms measures on (default: 1)"
+        "--threads", type=THREADS, help="threads that --latency-ms measures on (default: 1)"
     )
     group.add_argument(
-        "--chart", type=Path, metavar="FILE.svg", help="draw the ladder, as .svg or .png"
+        "--chart", type=file_path, metavar="FILE.svg", help="draw the ladder, as .svg or .png"
     )
 
 
@@ -119,11 +153,6 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
         raise ValueError(
             "--arch needs --words N or --data BIN, since embeddings are a part of every rung."
         )
-    for name in ("size_mb", "latency_ms", "threads"):
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} must be greater than 0, but is {value}.")
 
 
 def _blueprint(args: argparse.Namespace) -> Any:
@@ -132,15 +161,8 @@ def _blueprint(args: argparse.Namespace) -> Any:
 
     if args.teacher is not None:
         return Blueprint.of_checkpoint(args.teacher)
-    words = _words(args.words) if args.words is not None else _dictionary_sizes(args.data)
-    return Blueprint.of_arch(args.arch, *words, args.model_flags)
-
-
-def _words(text: str) -> List[int]:
-    numbers = [part.replace("_", "") for part in text.split(",")]
-    if len(numbers) > 2 or not all(part.isdigit() and int(part) > 4 for part in numbers):
-        raise ValueError(f"--words must be a number such as 40000, or two, but is {text}.")
-    return [int(numbers[0]), int(numbers[-1])]
+    words = args.words or _dictionary_sizes(args.data)
+    return Blueprint.of_arch(args.arch, words[0], words[-1], args.model_flags)
 
 
 def _dictionary_sizes(data: Path) -> List[int]:
@@ -165,7 +187,7 @@ def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
 
     factor = FACTOR if args.factor is None else args.factor
     if args.ladder is not None:
-        return checked_ladder(_numbers(args.ladder))
+        return checked_ladder(args.ladder)
     if args.target is not None:
         return buildable(blueprint.size, ratios_to(args.target, factor), args.strategy)
     if args.parameters is not None:
@@ -187,11 +209,3 @@ def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:
     if args.size_mb is not None:
         return size_budget(blueprint, args.size_mb)
     return latency_budget(blueprint, args.latency_ms, args.threads or 1)
-
-
-def _numbers(text: str) -> List[float]:
-    try:
-        return [float(number) for number in text.split(",")]
-    except ValueError:
-        message = f"--ladder must be ratios such as 1.0,0.75,0.5,0.25, but is {text}."
-        raise ValueError(message) from None

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any, List
 
+from fairseq_kd.flag_types import Range, file_path, one_line
+
 DESCRIPTION = """\
 Brings a run to its end: text, teacher, store or translations, each rung of the ladder, controls and
 the evaluation, as RUN.yaml describes them (docs/progressive.md). Only what is missing, or no longer
@@ -28,11 +30,16 @@ def add_parser(verbs: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="RUN.yaml", type=Path, help="the description of the run")
-    parser.add_argument("--until", metavar="STEP", help="build this step and what it needs")
+    parser.add_argument(
+        "file", metavar="RUN.yaml", type=file_path, help="the description of the run"
+    )
+    parser.add_argument(
+        "--until", type=one_line, metavar="STEP", help="build this step and what it needs"
+    )
     parser.add_argument(
         "--set",
         action="append",
+        type=one_line,
         default=[],
         dest="changes",
         metavar="KEY=VALUE",
@@ -40,7 +47,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=Range(int, 1, 1000),
         default=1,
         metavar="N",
         help="steps at the same time on this machine, each with its share of the cores and with "
@@ -51,7 +58,10 @@ def add_parser(verbs: Any) -> None:
         "--dry-run", action="store_true", help="show what would be built and why, with its commands"
     )
     shown.add_argument(
-        "--shell", metavar="OUT.sh", type=Path, help="write the run as a bash script; run nothing"
+        "--shell",
+        metavar="OUT.sh",
+        type=file_path,
+        help="write the run as a bash script; run nothing",
     )
     parser.add_argument(
         "--verify",
@@ -61,6 +71,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument(
         "--profile",
+        type=one_line,
         metavar="DIR",
         help="a Snakemake profile, whose executor runs the steps (Slurm, Kubernetes, ...)",
     )

@@ -2,6 +2,8 @@
 
 import argparse
 
+from fairseq_kd.flag_types import one_line
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Adds the verb to the command line."""
@@ -10,7 +12,9 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="run one fairseq-train command to its last update, however often it is interrupted",
         usage="fairseq-kd stage NAME -- fairseq-train DATA --save-dir DIR --max-update N ...",
     )
-    stage.add_argument("name", metavar="NAME", help="what to call it in the progress line")
+    stage.add_argument(
+        "name", type=one_line, metavar="NAME", help="what to call it in the progress line"
+    )
     stage.add_argument(
         "command", metavar="COMMAND", nargs="+", help="the training command, after --"
     )

@@ -1,8 +1,9 @@
 """The verb ``fairseq-kd step``."""
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from fairseq_kd.flag_types import file_path, one_line
 
 
 def add_parser(verbs: Any) -> None:
@@ -13,8 +14,8 @@ def add_parser(verbs: Any) -> None:
         description="Runs the commands of one step of a run that fairseq-kd progressive laid out, "
         "or goes on with them, and writes its manifest. Steps before it must be done.",
     )
-    parser.add_argument("plan", metavar="RUN/plan.json", type=Path, help="the plan of the run")
-    parser.add_argument("name", metavar="STEP", help="the step")
+    parser.add_argument("plan", metavar="RUN/plan.json", type=file_path, help="the plan of the run")
+    parser.add_argument("name", type=one_line, metavar="STEP", help="the step")
     parser.set_defaults(run=run)
 
 

@@ -1,8 +1,8 @@
 """The verb ``fairseq-kd store``."""
 
 import argparse
-from pathlib import Path
 
+from fairseq_kd.flag_types import COUNT, Range, file_path, one_line, split_names
 from fairseq_kd.shard import Shard
 from fairseq_kd.verbs import store_merge
 
@@ -31,32 +31,39 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    store.add_argument("--teacher", required=True, help="its checkpoint")
-    store.add_argument("--data", required=True, help="the folder that fairseq-train reads")
+    store.add_argument("--teacher", required=True, type=one_line, help="its checkpoint")
+    store.add_argument(
+        "--data", required=True, type=one_line, help="the folder that fairseq-train reads"
+    )
     store.add_argument(
         "--subset",
+        type=split_names,
         default="train,valid",
         help="one or several, with commas (default: %(default)s)",
     )
-    store.add_argument("--out", required=True, type=Path, help="the folder of the store")
+    store.add_argument("--out", required=True, type=file_path, help="the folder of the store")
     store.add_argument(
-        "--topk", type=int, default=64, help="K, words kept of each token (default: %(default)s)"
+        "--topk",
+        type=Range(int, 1, 65536),
+        default=64,
+        help="K, words kept of each token (default: %(default)s)",
     )
     store.add_argument(
         "--shard",
+        type=Shard.parse,
         default="1/1",
         metavar="I/N",
         help="build the I-th of N shares only (default: 1/1, and merge)",
     )
     store.add_argument(
         "--max-tokens",
-        type=positive,
+        type=COUNT,
         default=4000,
         help="target tokens that the teacher reads at once (default: %(default)s)",
     )
     store.add_argument(
         "--part-sentences",
-        type=positive,
+        type=Range(int, 1, 10_000_000),
         default=4096,
         help="sentences that are written at once, and lost by a kill (default: %(default)s)",
     )
@@ -69,19 +76,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     store.set_defaults(run=run)
 
 
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"it must be a whole number above 0, but is {text}")
-    return int(text)
-
-
 def run(args: argparse.Namespace) -> int:
     """Builds the shard, and merges if it is the whole."""
     from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
     from fairseq_kd.teachers.store_building import StoreBuilder
 
-    part = Shard.parse(args.shard)
     subsets = args.subset.split(",")
     builder = StoreBuilder(
         teacher=args.teacher,
@@ -94,10 +93,10 @@ def run(args: argparse.Namespace) -> int:
         subsets=subsets,
     )
     for subset in subsets:
-        builder.build(subset, part)
-    if part.count > 1:
+        builder.build(subset, args.shard)
+    if args.shard.count > 1:
         print(
-            f"shard {part} is done; after the others: fairseq-kd store-merge "
+            f"shard {args.shard} is done; after the others: fairseq-kd store-merge "
             f"--out {args.out} --subset {args.subset}"
         )
         return 0

@@ -1,7 +1,8 @@
 """The verb ``fairseq-kd store-merge``."""
 
 import argparse
-from pathlib import Path
+
+from fairseq_kd.flag_types import file_path, split_names
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -12,8 +13,10 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         description="Refuses a subset of which a part is missing or damaged, for which it reads "
         "all of it and compares checksums. A store of a former version, which has none, gets them.",
     )
-    parser.add_argument("--out", required=True, type=Path, help="the folder of the store")
-    parser.add_argument("--subset", default="train,valid", help="as for fairseq-kd store")
+    parser.add_argument("--out", required=True, type=file_path, help="the folder of the store")
+    parser.add_argument(
+        "--subset", type=split_names, default="train,valid", help="as for fairseq-kd store"
+    )
     parser.set_defaults(run=run)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Tuple
 
+from fairseq_kd.flag_types import COUNT, THREADS, file_path, one_line, one_word, split_name
 from fairseq_kd.sequence.search import Search, add_search_flags, search_of
 from fairseq_kd.shard import Shard
 
@@ -26,16 +27,20 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--teacher",
         required=True,
+        type=one_line,
         metavar="T.pt[:T2.pt]",
         help="fairseq checkpoint; several are averaged",
     )
     parser.add_argument(
-        "--data", required=True, type=Path, help="the folder that fairseq-preprocess wrote"
+        "--data", required=True, type=file_path, help="the folder that fairseq-preprocess wrote"
     )
-    parser.add_argument("--subset", default="train", help="which split (default: %(default)s)")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the translations")
+    parser.add_argument(
+        "--subset", type=split_name, default="train", help="which split (default: %(default)s)"
+    )
+    parser.add_argument("--out", required=True, type=file_path, help="folder for the translations")
     parser.add_argument(
         "--shard",
+        type=Shard.parse,
         default="1/1",
         metavar="I/N",
         help="decode the I-th of N parts, so that N machines share the work; the last one to end "
@@ -58,27 +63,30 @@ def add_parser(verbs: Any) -> None:
     )
     engine.add_argument(
         "--compute-type",
+        type=one_word,
         default="auto",
         help="int8, float32, float16, ..., as the engine has them (default: auto, float16 on GPUs, "
         "and on CPUs int8 of CTranslate2 and float32 of fairseq)",
     )
     engine.add_argument(
         "--workers",
-        type=int,
+        type=THREADS,
         help="batches that CTranslate2 decodes at the same time (default: one a core or GPU)",
     )
     engine.add_argument(
         "--max-tokens",
-        type=int,
+        type=COUNT,
         help="source tokens of a batch, padding included; it can change the last digits of scores "
         "(default: what suits the engine)",
     )
     engine.add_argument(
         "--cache",
-        type=Path,
+        type=file_path,
         help="folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
     )
-    engine.add_argument("--user-dir", help="your own plugin of fairseq, if the teacher needs it")
+    engine.add_argument(
+        "--user-dir", type=one_line, help="your own plugin of fairseq, if the teacher needs it"
+    )
     parser.set_defaults(run=run, check=check_flags)
 
 
@@ -86,12 +94,9 @@ def check_flags(args: argparse.Namespace) -> Tuple[Search, Shard]:
     """The search and the shard that the flags describe.
 
     Raises:
-        ValueError: a flag is out of its range, or has no effect beside the others.
+        ValueError: a flag has no effect beside the others.
     """
-    for flag, value in (("--workers", args.workers), ("--max-tokens", args.max_tokens)):
-        if value is not None and value < 1:
-            raise ValueError(f"{flag} must be at least 1, but is {value}.")
-    return search_of(args), Shard.parse(args.shard)
+    return search_of(args), args.shard
 
 
 def run(args: argparse.Namespace) -> int:

@@ -173,7 +173,10 @@ def test_refusals(setup, three_way, teacher, cross, tmp_path):
         *["--criterion", "cross_lingual_kd", "--kd-teacher", teacher],
     )
     refuses(
-        "--kd-align-weight must be 0 or greater, but is -1.0.", cross, "--kd-align-weight", "-1"
+        "--kd-align-weight must be 0 or a number from 1e-12 to 1,000,000, but is -1.0.",
+        cross,
+        "--kd-align-weight",
+        "-1",
     )
     refuses(
         "--kd-align-level must be one of sentence, token, both, but is word.",

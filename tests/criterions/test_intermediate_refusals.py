@@ -15,7 +15,7 @@ REFUSALS = [
      "--kd-feature-weight 0.", ["--kd-feature-layers", "none"]),
     (FEATURE, "--kd-feature-distance must be one of mse, cosine, but is l1.",
      ["--kd-feature-distance", "l1"]),
-    (FEATURE, "--kd-feature-weight must be 0 or greater, but is -1.0.",
+    (FEATURE, "--kd-feature-weight must be 0 or a number from 1e-12 to 1,000,000, but is -1.0.",
      ["--kd-feature-weight=-1"]),
     (HYBRID, "--kd-feature-layers is last, but has no effect while --kd-feature-weight is 0. Leave "
      "it out, or set the weight above 0.",

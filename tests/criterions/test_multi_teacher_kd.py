@@ -288,7 +288,8 @@ def test_refusals(setup, teacher, data):
             [*two, "--kd-teacher-weights", "2,1"],
         ),
         (
-            "--kd-teacher-weights must not be negative, but is 2,-1.",
+            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1, but is "
+            "2,-1.",
             [*two, "--kd-teacher-weights", "2,-1"],
         ),
         (
@@ -297,11 +298,13 @@ def test_refusals(setup, teacher, data):
             [*two, "--kd-teacher-weights", "best"],
         ),
         (
-            "--kd-teacher-weights must be finite numbers, but is nan,1.",
+            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1, but is "
+            "nan,1.",
             [*two, "--kd-teacher-weights", "nan,1"],
         ),
         (
-            "--kd-teacher-temperatures must be greater than 0, but is 4,0.",
+            "--kd-teacher-temperatures must be numbers, each a number from 0.01 to 100, but is "
+            "4,0.",
             [*two, "--kd-teacher-temperatures", "4,0"],
         ),
         (
@@ -321,7 +324,7 @@ def test_refusals(setup, teacher, data):
             [*two, "--kd-teacher-entropy", "0.3"],
         ),
         (
-            "--kd-teacher-entropy must be at least 0 and below 1, but is 1.0. At 1 all weights are",
+            "--kd-teacher-entropy must be a number from 0 to below 1, but is 1.0.",
             [*two, *LEARNED, "--kd-teacher-entropy", "1"],
         ),
         (

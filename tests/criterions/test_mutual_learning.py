@@ -270,17 +270,23 @@ def test_each_peer_may_have_its_own_size(mutual):
 @pytest.mark.parametrize(
     ("message", "flags"),
     [
-        ("--kd-peers must be 2 or greater, but is 1.", ["--kd-peers", "1"]),
+        ("--kd-peers must be a whole number from 2 to 100, but is 1.", ["--kd-peers", "1"]),
         (
-            "--kd-mutual-weight must be 0 or greater, but is -1.0.",
+            "--kd-mutual-weight must be 0 or a number from 1e-12 to 1,000,000, but is -1.0.",
             ["--kd-mutual-weight", "-1"],
         ),
         (
             "--kd-mutual-gradient must be one of detached, symmetric, but is both.",
             ["--kd-mutual-gradient", "both"],
         ),
-        ("--kd-detach-ratio must be 1 or greater, but is 0.5.", ["--kd-detach-ratio", "0.5"]),
-        ("--kd-chunk-tokens must be 0 or greater, but is -1.", ["--kd-chunk-tokens", "-1"]),
+        (
+            "--kd-detach-ratio must be a number from 1 to 1,000,000, but is 0.5.",
+            ["--kd-detach-ratio", "0.5"],
+        ),
+        (
+            "--kd-chunk-tokens must be a whole number from 0 to 1,000,000,000, but is -1.",
+            ["--kd-chunk-tokens", "-1"],
+        ),
         (
             "--kd-detach-ratio is 2.0, but has no effect while --kd-mutual-weight is 0.",
             ["--kd-mutual-weight", "0", "--kd-detach-ratio", "2"],

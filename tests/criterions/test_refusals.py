@@ -16,9 +16,9 @@ def test_bfloat16_that_fairseq_takes_for_a_tpu(setup, criterion):
 
 
 @pytest.mark.parametrize("flag", ["--kd-alpha", "--kd-beta"])
-@pytest.mark.parametrize("weight", ["-0.1", "nan", "inf"])
+@pytest.mark.parametrize("weight", ["-0.1", "nan", "inf", "1e-40", "1e38"])
 def test_weights_out_of_range(setup, teacher, flag, weight):
-    message = f"{flag} must be 0 or greater, but is {float(weight)}."
+    message = f"{flag} must be 0 or a number from 1e-12 to 1,000,000, but is {float(weight)}."
     refuses(setup, message, "--kd-teacher", teacher, f"{flag}={weight}")
 
 
@@ -31,9 +31,9 @@ def test_nothing_to_learn(setup):
 
 
 @pytest.mark.parametrize("flag", ["--kd-temperature", "--kd-temperature-final"])
-@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan"])
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "1e-40", "1e300"])
 def test_temperature_out_of_range(setup, teacher, flag, value):
-    message = f"{flag} must be greater than 0, but is {float(value)}."
+    message = f"{flag} must be a number from 0.01 to 100, but is {float(value)}."
     schedule = ["--kd-temperature-schedule", "linear", "--kd-teacher", teacher]
     refuses(setup, message, *schedule, f"{flag}={value}")
 
@@ -122,7 +122,7 @@ def test_temperatures_of_tokens_between_1_and_1(setup, teacher):
 
 
 def test_a_negative_chunk(setup, teacher):
-    message = "--kd-chunk-tokens must be 0 or greater, but is -1."
+    message = "--kd-chunk-tokens must be a whole number from 0 to 1,000,000,000, but is -1."
     refuses(setup, message, "--kd-teacher", teacher, "--kd-chunk-tokens=-1")
 
 

@@ -208,8 +208,6 @@ def test_codes_that_are_not_the_datas_are_found_out(export, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--beam", "0"], "--beam must be at least 1, but is 0."),
-        (["--threads", "0"], "--threads must be at least 1, but is 0."),
         (["--codes", "none"], "--codes none does not exist. Give the merges"),
         (["--codes", "x", "--bpe", "none"], "--codes has no effect with --bpe none."),
         (["--subset", "dev"], "holds no dev.es-en.es."),

@@ -74,6 +74,34 @@ WITHOUT_EFFECT = {
         "ladder: [{ratio: 0.5, knowledge: store, train: {kd-store: s}}]",
         "student: train has kd-store, which the key knowledge sets",
     ),
+    "another pair": (
+        "ladder: [0.5]\ntrain: {source-lang: en, target-lang: es}",
+        r"train has source-lang, which the key data sets\. Leave it out there\.",
+    ),
+    "other GPUs": (
+        "ladder: [0.5]\nteacher: {arch: transformer, train: {distributed-world-size: 2}}",
+        "teacher.train has distributed-world-size, which the key gpus sets",
+    ),
+    "the folder of the report": (
+        "ladder: [0.5]\nevaluate: {out: here}",
+        r"evaluate has out, which the key run sets\. Leave it out there\.",
+    ),
+    "another teacher of the report": (
+        "ladder: [0.5]\nevaluate: {teacher: t.pt}",
+        "evaluate has teacher, which the key teacher sets",
+    ),
+    "a shard of translations": (
+        "ladder: [{ratio: 0.5, data: distilled}]\ndistilled: {translate: {shard: 1/2}}",
+        r"distilled\.translate has shard, which the key shards sets",
+    ),
+    "other translations": (
+        "ladder: [{ratio: 0.5, data: distilled}]\ndistilled: {distill-data: {translations: t}}",
+        r"distilled\.distill-data has translations, which the key run sets",
+    ),
+    "gold pairs among translations": (
+        "ladder: [{ratio: 0.5, data: distilled}]\ndistilled: {distill-data: {mix: gold}}",
+        r"distilled\.distill-data has mix, which the key data sets",
+    ),
     "another size": (
         "ladder: [0.5]\ntrain: {encoder-layers: 3}",
         r"encoder-layers is 3 in the training of student, whose ratio of 0\.5 says how large it is",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from harness import ROOT
 
-from fairseq_kd.progressive.training_command import check_training_command
+from fairseq_kd.progressive.training_check import check_training_command
 
 SMALL = "transformer_kd_small_student"
 

@@ -64,6 +64,47 @@ REFUSALS = {
     ),
     "a word for a number": ("seed: many", "seed cannot be 'many'. docs/progressive.md shows"),
     "a negative temperature": ("each: {temperature: -1}", "each.temperature cannot be -1: "),
+    "no that YAML reads as false": (
+        "data: {text: t, source: es, target: no}",
+        "data.target is no, which YAML reads as true or false: write 'no' in quotes.",
+    ),
+    "a name that YAML reads as a number": (
+        "ladder: [{ratio: 0.5, name: 07.5}]",
+        "ladder[0].name is 07.5, which YAML reads as a number: write '07.5' in quotes.",
+    ),
+    "a folder that YAML reads as a date": (
+        "run: 2026-11-28",
+        "run is 2026-11-28, which YAML reads as a date: write '2026-11-28' in quotes.",
+    ),
+    "a teacher that YAML reads as true": (
+        "teacher: on",
+        "teacher is on, which YAML reads as true or false: write 'on' in quotes.",
+    ),
+    "a layer map that YAML reads as minutes": (
+        "each: {train: {kd-feature-layers: 1:2}}",
+        "1:2 would be read as 62, so write it in quotes",
+    ),
+    "a number that YAML reads as octal": ("seed: 010", "010 would be read as 8, so write it in"),
+    "a name that ends its line": (
+        'ladder: [{ratio: 0.5, name: "half\\n"}]',
+        "ladder[0].name must be a name of letters, digits, - and _, but is 'half\\n'.",
+    ),
+    "a flag that ends its line": (
+        'each: {train: {"lr\\n": 1}}',
+        "each.train must be flags without their dashes, each a name, but is 'lr\\n'.",
+    ),
+    "a folder of two lines": (
+        'run: "a\\nb"',
+        "run must be text on one line and not empty, but is 'a\\nb'.",
+    ),
+    "a folder of spaces": ('run: "  "', "run must be text on one line and not empty, but is '  '."),
+    "a weight that is none": ("each: {alpha: .nan}", "each.alpha cannot be nan."),
+    "shards that are no whole number": ("store: {shards: 2.0}", "store.shards cannot be 2.0."),
+    "more shards than anyone has": ("store: {shards: 2000000000}", "store.shards cannot be 20000"),
+    "a teacher that is learned from twice": (
+        "ladder: [{ratio: 0.5, learns-from: [teacher, teacher]}]",
+        "ladder[0].learns-from names one of teacher, teacher twice. Name each once.",
+    ),
     "both ends": (
         "ladder: [0.5]",
         "it must have exactly one of target, ladder, parameters, but has target and ladder.",
@@ -77,7 +118,8 @@ REFUSALS = {
 def test_a_mistake_is_told_by_its_key(read, wrong):
     line, told = REFUSALS[wrong]
     key = line.partition(":")[0]
-    kept = [each for each in SHORTEST.splitlines() if not each.startswith(key)]
+    replaced = (key, "target") if key == "ladder" and wrong != "both ends" else (key,)
+    kept = [each for each in SHORTEST.splitlines() if not each.startswith(replaced)]
     with pytest.raises(ValueError, match=r"run\.yaml") as refused:
         read("\n".join([*kept, line]))
     assert told in str(refused.value)
@@ -87,6 +129,11 @@ def test_an_unknown_key_of_a_rung_is_told_with_its_place(read):
     ladder = "ladder:\n  - 0.7\n  - {ratio: 0.5, critrion: word_kd}"
     with pytest.raises(ValueError, match=r"ladder\[1\] has an unknown key critrion. Did you mean"):
         read(SHORTEST.replace("target: 0.25", ladder))
+
+
+def test_a_number_is_read_as_people_write_it(read):
+    run = read(SHORTEST.replace("max-update: 100000", "lr: 5e-4"))
+    assert run.train == {"lr": 5e-4}
 
 
 def test_a_rung_needs_one_size(read):

@@ -84,7 +84,6 @@ def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
     plan = small_plan(tmp_path / "run")
     several = plan._replace(steps=[step._replace(gpus=2) for step in plan.steps])
     for each, engine, jobs, message in (
-        (plan, [], 0, "--jobs must be at least 1, but is 0."),
         (plan, ["--executor", "slurm"], 2, "--jobs shares out one machine, but --profile, an exec"),
         (plan, ["-c4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS says."),
         (plan, ["--cores", "4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS"),

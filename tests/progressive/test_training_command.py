@@ -3,10 +3,10 @@
 import pytest
 from harness import USER_DIR
 
+from fairseq_kd.progressive.training_check import check_training_command
 from fairseq_kd.progressive.training_command import (
     PLAIN,
     as_words,
-    check_training_command,
     stage_flags,
     training_command,
 )
@@ -78,7 +78,8 @@ def test_a_polynomial_decay_ends_with_the_training():
         ({}, 4000),
         ({"max-update": 40000}, 4000),
         ({"max-update": 39990}, 3999),
-        ({"max-update": 9}, 0),
+        ({"max-update": 9}, 1),
+        ({"max-update": 4}, 1),
         ({"max-update": 100, "warmup-updates": 70}, 70),
         ({"lr-scheduler": "cosine", "max-update": 100}, 10),
         ({"lr-scheduler": "fixed"}, None),
@@ -120,6 +121,7 @@ def test_fairseq_understands_the_defaults_of_every_criterion_with_a_teacher():
     assert checked({"criterion": "multi_teacher_kd"}, knowledge=several)["warmup_updates"] == 4000
     for scheduler in ("polynomial_decay", "cosine", "fixed", "tri_stage", "step"):
         layer = {"lr-scheduler": scheduler, "max-update": 100}
+        layer |= {"phase-ratio": "(0.1, 0.4, 0.5)"} if scheduler == "tri_stage" else {}
         assert checked({"criterion": PLAIN}, layer, knowledge={})["lr_scheduler"] == scheduler
 
 
@@ -171,7 +173,7 @@ REFUSALS = {
     "layers": ({"criterion": "feature_kd"}, {"kd-feature-layers": "a"}, "--kd-feature-layers"),
     "heads": ({"criterion": "attention_kd"}, {"kd-attention-heads": "all"}, "--kd-attention-heads"),
     "kinds": ({"criterion": "hybrid_kd"}, {"kd-attention-kinds": "self"}, "--kd-attention-kinds"),
-    "peers": ({"criterion": "mutual_learning"}, {"kd-peers": 1}, "--kd-peers must be 2 or greater"),
+    "peers": ({"criterion": "mutual_learning"}, {"kd-peers": 1}, "--kd-peers must be a whole num"),
     "two sources": (DISTILLED, {"kd-store": "store"}, "only one of them can teach"),
     "one teacher": (
         {"criterion": "multi_teacher_kd"},

@@ -377,11 +377,3 @@ def test_pairs_without_a_word_go_even_if_their_filter_is_off(
         "1",
         "2",
     ]
-
-
-@pytest.mark.parametrize("words", ["2.5", "nan", "many"])
-def test_a_count_that_is_none_is_refused(distill, tmp_path, words, capsys):
-    with pytest.raises(SystemExit):
-        distill(tmp_path / "out", f"--max-duplicates={words}")
-    told = f"--max-duplicates: it must be a whole number, inf or -inf, but is {words}"
-    assert told in capsys.readouterr().err

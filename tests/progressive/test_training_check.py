@@ -1,0 +1,158 @@
+"""A dry run sees what a training would fail on, and says which key or flag it is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+SMALL = "transformer_kd_small_student"
+LADDER = "ladder: [0.5]\n"
+TRAIN = {  # a flag under train, and what is told of it
+    "lr: 5e-4x": "--lr must be a number, or several as (0.9, 0.98), but is 5e-4x.",
+    "lr: -1": "--lr must be a number from 1e-12 to 1,000, but is -1.0.",
+    "adam-betas: print(1)": "--adam-betas must be a number, or several as (0.9, 0.98), but is prin",
+    "adam-betas: 0.9": "--adam-betas must",
+    "dropout: 2": "--dropout must be a number from 0 to below 1, but is 2.0.",
+    "clip-norm: nan": "--clip-norm must be 0 or a number from 1e-30 to 1,000,000,000, but is nan.",
+    "max-tokens: 0": "--max-tokens must be a whole number from 1 to 1,000,000,000, but is 0.",
+    "max-tokens: 9": "--max-tokens is 9, but the set valid has a sentence of ",
+    "max-tokens-valid: 9": "--max-tokens-valid is 9, but the set valid has a sentence of ",
+    "max-sentences: 0": "--max-sentences must be a whole number from 1 to ",
+    "max-tokens: false": "it has neither --max-tokens nor --batch-size. Give one of them.",
+    "update-freq: 0": "--update-freq must be a whole number from 1 to ",
+    "warmup-updates: 0": "--warmup-updates 0, --max-update 100 give no learning rate: ",
+    "lr-scheduler: tri_stage": "give no learning rate: please specify steps or phase_ratio. Change",
+    "no-save: true": "--no-save is True, but a killed training could not go on, nor the next",
+    "no-last-checkpoints: true": "--no-last-checkpoints is True, but a killed training could not",
+    "no-save-optimizer-state: true": "--no-save-optimizer-state is True, but a killed training",
+    "disable-validation: true": "--disable-validation is True, but the best checkpoint is chosen",
+    "restore-file: x.pt": "--restore-file is x.pt, but a training goes on from its own folder; say",
+    "reset-optimizer: true": "--reset-optimizer is True, but it would do so at every restart; say",
+    "reset-dataloader: true": "--reset-dataloader is True, but it would do so at every restart;",
+    "max-epoch: 3": "--max-epoch is 3, but max-update alone says how long a training is, beside",
+    "stop-time-hours: 1": "--stop-time-hours is 1.0, but max-update alone says how long",
+    "stop-min-lr: 1e-9": "--stop-min-lr is 1e-09, but max-update alone says how long",
+    "checkpoint-suffix: x": "--checkpoint-suffix is x, but the next step reads one file",
+    "validate-after-updates: 100": "--validate-after-updates is 100, but the training ends at upd",
+    "log-format: simple": "--log-format is simple, but progress and diagnosis read json. Leave it",
+    "best-checkpoint-metric: nl_loss": "--best-checkpoint-metric must be one of agreement, ",
+    "best-checkpoint-metric: ppl, maximize-best-checkpoint-metric: true": "which is better the sm",
+    "eval-bleu: true, best-checkpoint-metric: bleu": "which is better the greater it is, but --max",
+    "eval-bleu: true, eval-bleu-args: '{'": "--eval-bleu-args must be keys and values in JSON, ",
+    "train-subset: none": "holds no set none of es-en. Add it by fairseq-preprocess, or name",
+    "valid-subset: 'valid,none'": "holds no set none of es-en.",
+    "max-target-positions: 5": "sentence 1 of the set valid in ",
+    "kd-temperature: 1e-40": "--kd-temperature must be a number from 0.01 to 100, but is 1e-40.",
+    "bf16: true": "fairseq-train takes --bf16 and --tpu for a training on TPUs",
+    "encoder-embed-path: none": "encoder-embed-path of student is none, which does not exist.",
+}
+
+
+@pytest.mark.parametrize("flag", TRAIN)
+def test_a_flag_with_which_a_training_would_fail_is_refused(plan_of, flag):
+    flags = flag if "max-update" in flag else f"max-update: 100, {flag}"
+    with pytest.raises((ValueError, FileNotFoundError)) as refused:
+        plan_of(f"{LADDER}train: {{{flags}}}")
+    told = TRAIN[flag] if TRAIN[flag] != "--adam-betas must" else "--optimizer adam"
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_few_updates_are_a_training(plan_of):
+    for updates in (1, 4, 9):
+        steps = plan_of(f"{LADDER}train: {{max-update: {updates}}}").steps
+        command = steps[0].commands[0]
+        assert command[command.index("--warmup-updates") + 1] == "1"
+
+
+def test_flags_that_a_training_can_have_are_taken(plan_of):
+    flags = "lr-scheduler: polynomial_decay, update-freq: '2', patience: -1, max-tokens-valid: 900"
+    flags += ", adam-betas: '(0.9, 0.999)', best-checkpoint-metric: bleu, eval-bleu: true"
+    flags += ", maximize-best-checkpoint-metric: true, keep-last-epochs: 3, dropout: 0, fp16: true"
+    assert plan_of(f"{LADDER}train: {{max-update: 100, {flags}}}").steps
+
+
+@pytest.fixture
+def own_data(data, tmp_path):
+    """A copy of the data, to take something away."""
+    return Path(shutil.copytree(data, tmp_path / "own"))
+
+
+def test_data_without_a_valid_set_are_refused(plan_of, own_data):
+    for path in own_data.glob("valid.*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"own holds no set valid of es-en\. Add it by f"):
+        plan_of(f"data: {own_data}\n{LADDER}")
+
+
+def test_a_second_valid_set_that_would_be_ignored_is_refused(plan_of, own_data):
+    for path in [*own_data.glob("valid.*")]:
+        shutil.copy(path, own_data / path.name.replace("valid", "valid1"))
+    with pytest.raises(ValueError, match=r"'valid1\S+'\] will be ignored\. Set --combine-val"):
+        plan_of(f"data: {own_data}\n{LADDER}")
+    assert plan_of(f"data: {own_data}\n{LADDER}train: {{max-update: 9, combine-val: true}}").steps
+
+
+def test_a_long_validation_sentence_is_refused_unless_it_is_skipped(plan_of):
+    limit = "max-source-positions: 25, max-target-positions: 25, max-update: 100"
+    told = r"sentence \d+ of the set valid in \S+ has \d+ and \d+ tokens, but the model reads 2"
+    with pytest.raises(ValueError, match=told):
+        plan_of(f"{LADDER}train: {{{limit}}}")
+    assert plan_of(f"{LADDER}train: {{{limit}, skip-invalid-size-inputs-valid-test: true}}").steps
+
+
+def test_more_words_than_there_are_cannot_be_stored(plan_of):
+    rung = "ladder: [{ratio: 0.5, knowledge: store}]\n"
+    with pytest.raises(ValueError, match=r"store\.topk must be below \d+, the words of the tar"):
+        plan_of(f"{rung}store: {{topk: 60000}}")
+
+
+def test_words_that_were_split_otherwise_than_the_evaluation_says_are_refused(plan_of):
+    told = r"run\.yaml: evaluate: remove-bpe is sentencepiece, but the words of the data were sp"
+    with pytest.raises(ValueError, match=told):
+        plan_of(f"{LADDER}evaluate: {{remove-bpe: sentencepiece}}")
+
+
+@pytest.mark.parametrize("flag", ["comet", "reference"])
+def test_a_file_that_the_evaluation_reads_must_be_there(plan_of, flag):
+    told = rf"the step evaluation is refused: --{flag} none does not exist\."
+    with pytest.raises(FileNotFoundError, match=told):
+        plan_of(f"{LADDER}evaluate: {{{flag}: none}}")
+
+
+# ---- teachers that are given
+
+
+def changed(teacher, path, **task):
+    """A copy of a teacher whose task has other options; None takes one away."""
+    state = torch.load(teacher, weights_only=True)
+    state["cfg"]["task"].update(task)
+    torch.save(state, path)
+    return path
+
+
+def test_a_teacher_of_the_other_direction_is_refused(plan_of, large_teacher, tmp_path):
+    folder = Path(large_teacher).parent
+    swapped = changed(large_teacher, folder / "swapped.pt", source_lang="en", target_lang="es")
+    told = r"run\.yaml: the teacher \S+ translates en-es, but the data are es-en \(the pair is sw"
+    with pytest.raises(ValueError, match=told):
+        plan_of(f"{LADDER}teacher: {swapped}")
+
+
+def test_a_teacher_of_an_unknown_pair_is_refused(plan_of, large_teacher, tmp_path):
+    (tmp_path / "teachers").mkdir()
+    unknown = changed(
+        *(large_teacher, tmp_path / "teachers" / "unknown.pt"),
+        **{"source_lang": None, "target_lang": None, "data": "nowhere"},
+    )
+    with pytest.raises((ValueError, FileNotFoundError), match=r"run\.yaml: the teacher \S+unkno"):
+        plan_of(f"{LADDER}teacher: {unknown}")
+
+
+def test_the_same_teacher_twice_is_refused(plan_of, large_teacher, tmp_path):
+    linked = tmp_path / "linked.pt"
+    linked.symlink_to(large_teacher)
+    for other in (large_teacher, linked):
+        with pytest.raises(ValueError, match=r"the teacher \S+ stands twice\. Name each once\."):
+            plan_of(f"{LADDER}teacher: [{large_teacher}, {other}]")
