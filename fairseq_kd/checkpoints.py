@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from fairseq_kd.stored_options import refuse_code
+from fairseq_kd.whole_files import check_new_file
 
 # torch >= 2.6 unpickles weights only. fairseq keeps a model's options as a Namespace, and the
 # counts of --eval-bleu as a numpy array. Both are data: naming them safe lets every fairseq command
@@ -134,6 +135,47 @@ def check_finite(weights: Dict[str, torch.Tensor], called: str) -> None:
                 f"'{name}'. Its training diverged, or the file is damaged: give another "
                 "checkpoint, such as an earlier one of that training."
             )
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a file is the beginning of a checkpoint, in the format of any torch, and no more."""
+    if zipfile.is_zipfile(path):  # its index stands at the end
+        return False
+    with path.open("rb") as file:
+        beginning = file.read(len(ZIP))
+    if ZIP.startswith(beginning):
+        return True
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)  # the format of torch before 1.6
+    except EOFError:
+        return True
+    except Exception as error:  # what is no checkpoint can raise anything
+        return "unexpected EOF" in str(error)
+    return False
+
+
+def is_made_of(path: Path, made_of: Dict[str, Any]) -> bool:
+    """Whether a checkpoint is there that a command of ours made of just this.
+
+    Args:
+        path: where it would be.
+        made_of: what such a command writes into it, as ``made_of``.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if path.is_file() and _made_of(path) == made_of:
+        return True
+    check_new_file(path)
+    return False
+
+
+def _made_of(path: Path) -> Any:
+    """What a command of ours made a checkpoint of; None if it is none of those."""
+    try:
+        return read_checkpoint(path).get("made_of")
+    except (OSError, ValueError):
+        return None
 
 
 def updates_done(path: Union[str, Path]) -> int:

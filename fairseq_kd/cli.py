@@ -1,9 +1,11 @@
 """The command ``fairseq-kd VERB``; every verb has its own ``--help``."""
 
 import argparse
+import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq_kd.child_process import Terminated, end_on_signals
@@ -25,6 +27,7 @@ from fairseq_kd.verbs import (
     store_merge,
     translate,
 )
+from fairseq_kd.whole_files import explained, writing
 
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
@@ -86,13 +89,25 @@ def main(argv: Optional[List[str]] = None) -> int:
     """
     if argv is None:
         end_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     from fairseq_kd import quiet  # noqa: F401
 
     try:
-        return args.run(args)
-    except (OSError, ValueError) as error:
-        print(f"fairseq-kd {args.verb}: {error}", file=sys.stderr)
+        status = args.run(args)
+        with writing(Path("standard output")):
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, ValueError, RuntimeError) as error:
+        told = explained(error, getattr(args, "out", None), args.kept)
+        if told is None and isinstance(error, RuntimeError):
+            raise
+        print(f"fairseq-kd {args.verb}: {told or error}", file=sys.stderr)
         return 2
     except ImportError as error:
         print(f"fairseq-kd {args.verb}: {error}. {INSTALL}", file=sys.stderr)
@@ -112,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     for verb in VERBS:
         verb.add_parser(verbs)
     top.set_defaults(parser=top)  # for the verb that tries the command lines of others
+    top.set_defaults(kept="what was there before is as it was")
     return top
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Dict, Iterator, NamedTuple, Optional
 
 from fairseq_kd.child_process import end_started_by, new_token, running
+from fairseq_kd.whole_files import make_folder, writing
 
 PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
 
@@ -29,24 +30,28 @@ class Lock(NamedTuple):
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[Lock]:
+def locked(path: Path, what: str, written: Optional[Path] = None) -> Iterator[Lock]:
     """Holds a lock; if its last holder was killed, waits for what that started, or ends it.
 
     Args:
         path: of the lock, which is removed afterwards. Its folder is made if there is none.
         what: the lock protects, for the message: a flag with its value, or a folder.
+        written: what errors of writing name (default: the folder of the lock).
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or it is somebody else's file.
+        OSError: it cannot be written; ``whole_files.explained`` says why.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    written = path.parent if written is None else written
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        with path.open("a+", encoding="utf-8") as file:
+        with _opened(path, written) as file:
             if _acquired(file, path):
                 token = new_token()
                 _end_what_is_left(_holder(file))
-                _write_holder(file, token)
+                with writing(written):
+                    _write_holder(file, token)
                 try:
                     yield Lock(file.fileno(), token)
                 except Exception:
@@ -62,6 +67,22 @@ def locked(path: Path, what: str) -> Iterator[Lock]:
                 "or end it; the same command then goes on."
             )
         time.sleep(0.2)
+
+
+def _opened(path: Path, written: Path) -> IO[str]:
+    """The file of a lock, made if there is none.
+
+    Raises:
+        ValueError: it holds something else than who holds a lock.
+        OSError: it cannot be made.
+    """
+    with writing(written, path):
+        file = path.open("a+", encoding="utf-8", errors="replace")
+    file.seek(0)
+    if file.read(1) not in ("", "{"):
+        file.close()
+        raise ValueError(f"{path} is there, and is no lock of fairseq_kd. Move it away.")
+    return file
 
 
 def is_held(path: Path) -> Optional[bool]:

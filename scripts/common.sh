@@ -21,3 +21,43 @@ moses() { # moses LANGUAGE PROCESSES COMMAND...: sacremoses, a million lines at 
 clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: what can be used of parallel text; refuses what is no text
   python -I "$root/fairseq_kd/parallel_text.py" "$@"
 }
+
+mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/whole_files.py
+
+begin() { # begin OUT: sets work to an empty folder, for finish; what a killed run left is removed, what is not ours is not
+  local number=1 why
+  why=$(mkdir -p "$(dirname "$1")" 2>&1) || die "$1 cannot be made (${why##*: }). Give another path."
+  place=$1.partial
+  while [[ ! -f $place/$mark ]]; do
+    if [[ -e $place || -L $place ]]; then
+      number=$((number + 1)) place=$1.$number.partial
+    else
+      why=$(mkdir "$place" 2>&1) || die "$1 cannot be made (${why##*: }). Give another path."
+      : > "$place/$mark"
+    fi
+  done
+  exec {lock}> "$place/$mark" # what a kill left running holds it, too
+  flock --nonblock "$lock" || { say "waiting for the process that still makes $1"; flock "$lock"; }
+  if [[ ! -f $place/$mark ]]; then exec {lock}>&-; begin "$1"; return; fi
+  trap "" XFSZ # a file that may not grow is an error like a full disk
+  making=$1 work=$place/made
+  trap 'give_up $?' EXIT
+  rm -rf "$work"
+  mkdir "$work"
+}
+
+finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT, where nothing is
+  mv --no-target-directory "${1:-$work}" "$making"
+  rm -rf "$place"
+  trap - EXIT
+  exec {lock}>&-
+}
+
+give_up() { # give_up STATUS: removes what is not whole, and says so if that was for want of space
+  local status=$1 told=""
+  (head --bytes 1048576 /dev/zero > "$place/room") 2> /dev/null ||
+    told="The disk of $making is full; what was there before is as it was. Free some space and run the same line again."
+  rm -rf "$place"
+  [[ -z $told ]] || say "$told" >&2
+  exit "$status"
+}

@@ -39,8 +39,8 @@ binarise() { # binarise SOURCE TEXT OUT: one dictionary for all languages
 }
 
 prepare() { # everything below $work, which becomes $run/data when it is whole
-  rm -rf "$work"
-  mkdir -p "$work"/{text,bpe,few,dict}
+  begin "$run/data"
+  mkdir "$work"/{text,bpe,few,dict}
   for set in train valid test; do
     clean_text "$in/$set" "$work/text/$set" "$max_words" "$low" "$high" "$tgt"
   done
@@ -67,11 +67,10 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
   binarise "$low" "$work/few" "$work/poor"  # the student's data,
   binarise "$high" "$work/few" "$work/poor" # and the same sentences as the teacher reads them
   rm -r "$work/dict"
-  mv "$work" "$run/data"
+  finish
 }
 
-work=$run/data.partial text=$run/data/text
-mkdir -p "$run"
+text=$run/data/text
 [[ -d $run/data ]] || prepare
 
 teacher() { # teacher NAME SOURCE DATA: trained on the references

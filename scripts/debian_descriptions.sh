@@ -84,10 +84,7 @@ END
   done
 }
 
-mkdir -p "$(dirname "$out")"
-work=$(cd "$(dirname "$out")" && pwd)/$(basename "$out").partial
-rm -rf "$work"
-mkdir "$work"
+begin "$(realpath -m "$(dirname "$out")")/$(basename "$out")" # apt-get wants the whole path
 if [[ -n $from ]]; then
   say "[1/5] reading Translation files of $from"
   lists=$from origin="the files below $from"
@@ -98,6 +95,5 @@ else
 fi
 python3 "$root/scripts/debian_descriptions.py" "$lang" "$lists" "$work/corpus" \
   --origin "$origin" --valid "$valid" --test "$test"
-mv "$work/corpus" "$out"
-rm -r "$work"
+finish "$work/corpus"
 say "$out is ready"

@@ -48,7 +48,8 @@ table "${names[@]}"
 
 # A peer as a checkpoint of its own: that of the last student.
 last="$run/students/${names[${#kinds[@]}]}/${seeds[-1]}"
-[[ $last/peer/peer.pt -nt $last/checkpoint_last.pt ]] ||
+[[ $last/peer/peer.pt -nt $last/checkpoint_last.pt ]] || rm -f "$last/peer/peer.pt" # that of an earlier update
+[[ -e $last/peer/peer.pt ]] ||
   fairseq-kd extract-peer "$last/checkpoint_last.pt" --peer 1 --out "$last/peer/peer.pt"
 score "$last/peer" "$last/peer/peer.pt"
 say "its peer as a model of its own: $(< "$last/peer/bleu") BLEU"

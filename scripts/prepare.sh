@@ -27,6 +27,7 @@ src=$1 tgt=$2 in=$3 out=${4%/}
 merges=${MERGES:-8000} vocabulary=${VOCABULARY:-} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
 [[ -d $out/bin ]] && { say "$out is there already"; exit 0; }
 [[ ! -e $out ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
+[[ $(realpath -m "$out") != "$(realpath -m "$in")"/* ]] || die "$out lies inside $in, which is only read; choose another OUT_DIR."
 
 if [[ -n $vocabulary ]]; then
   for file in codes "dict.$src.txt" "dict.$tgt.txt"; do
@@ -35,9 +36,8 @@ if [[ -n $vocabulary ]]; then
   done
 fi
 
-work=$out.partial
-rm -rf "$work"
-mkdir -p "$work/text" "$work/tok" "$work/bpe"
+begin "$out"
+mkdir "$work/text" "$work/tok" "$work/bpe"
 
 for set in train valid test; do
   clean_text "$in/$set" "$work/text/$set" "$max_words" "$src" "$tgt"
@@ -67,5 +67,5 @@ fairseq-preprocess --source-lang "$src" --target-lang "$tgt" "${dictionaries[@]}
   --trainpref "$work/bpe/train" --validpref "$work/bpe/valid" --testpref "$work/bpe/test" \
   --destdir "$work/bin" >> "$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "fairseq-preprocess failed."; }
 rm -r "$work/tok"
-mv "$work" "$out"
+finish
 say "$out/bin: a dictionary of $(wc -l < "$out/bin/dict.$tgt.txt") entries"

@@ -43,10 +43,10 @@ recipe() { # recipe flags...: all of it
   settle
   if [[ ! -d $run/text ]]; then
     get_archives
-    rm -rf "$run/text.partial"
-    mkdir "$run/text.partial"
-    write_text "$run/text.partial"
-    mv "$run/text.partial" "$run/text"
+    [[ -z $test_set ]] || unpack_sets
+    begin "$run/text"
+    write_text "$work"
+    finish
   fi
   MERGES=$merges WORKERS=$workers scripts/prepare.sh "$src" "$tgt" "$run/text" "$run/data"
   check_test_set
@@ -158,7 +158,6 @@ END
 
 write_text() { # write_text OUT: train, valid and test, each with .$src and .$tgt
   local out=$1 most=0 corpus file stem suffix lang
-  unpack_sets
   [[ $smoke == 0 ]] || most=$(((lines + ${#corpora[@]} - 1) / ${#corpora[@]})) # evenly from all of them
   for corpus in "${corpora[@]}"; do
     read -r file stem suffix <<< "$corpus"
@@ -182,20 +181,20 @@ write_text() { # write_text OUT: train, valid and test, each with .$src and .$tg
 }
 
 unpack_sets() { # $run/sacrebleu: the two sets, where sacreBLEU looks before it downloads; source TAB reference
-  local list file set raw partial=$run/sacrebleu.partial
+  local list file set raw
   [[ ! -d $run/sacrebleu ]] || return 0
-  rm -rf "$partial"
+  begin "$run/sacrebleu"
   list=$(sacrebleu_archives)
   for set in "$valid_set" "$test_set"; do
     read -r _ _ file <<< "$list"
-    list=${list#*$'\n'} raw=$partial/$set/raw
+    list=${list#*$'\n'} raw=$work/$set/raw
     mkdir -p "$raw"
     tar --extract --file "$run/archives/$file" --directory "$raw"
     ln -s "$(realpath "$run/archives/$file")" "$raw/$file"
   done
-  SACREBLEU=$partial sacrebleu -t "$valid_set" -l "$src-$tgt" --echo src ref > "$partial/valid.tsv"
-  SACREBLEU=$partial sacrebleu -t "$test_set" -l "$src-$tgt" --echo src ref > "$partial/test.tsv"
-  mv "$partial" "$run/sacrebleu"
+  SACREBLEU=$work sacrebleu -t "$valid_set" -l "$src-$tgt" --echo src ref > "$work/valid.tsv"
+  SACREBLEU=$work sacrebleu -t "$test_set" -l "$src-$tgt" --echo src ref > "$work/test.tsv"
+  finish
 }
 
 clean_side() { # clean_side OUT LANGUAGE COLUMN: the three sets of one language
@@ -240,11 +239,12 @@ show_scores() { # writes $run/scores.md if the evaluation is newer, and shows it
 }
 
 write_scores() { # two tables, which are never one: figures of the one kind say nothing of the other
-  local work=$run/scores.partial reference=$run/data/text/test.$tgt scorer named file found rows=""
+  local reference=$run/data/text/test.$tgt scorer named file found rows=""
   local -a systems
   mapfile -t systems <<< "$(translated)"
-  rm -rf "$work"
-  mkdir "$work"
+  [[ ! -e $run/scores.md || $(head -n 1 "$run/scores.md") == "# Scores of $name" ]] ||
+    die "$run/scores.md is there, and this script did not write it; move it away."
+  begin "$run/scores.md"
   scorer=(sacrebleu "$reference") named="\`sacrebleu\` by the references of the archive: sacreBLEU has no set of them"
   [[ -z $test_set ]] || { scorer=(sacrebleu -t "$test_set" -l "$src-$tgt"); named="\`${scorer[*]}\`"; }
   for file in "${systems[@]}"; do
@@ -260,8 +260,7 @@ write_scores() { # two tables, which are never one: figures of the one kind say 
     printf '%s\n' "| system | tokenised BLEU |" "| :--- | ---: |"
     tokenised_rows "$work" "$reference" "${systems[@]}"
   } > "$work/scores.md"
-  mv "$work/scores.md" "$run/scores.md"
-  rm -r "$work"
+  finish "$work/scores.md"
 }
 
 translated() { # the translations of every system of the report, in its order

@@ -40,17 +40,23 @@ read -r src tgt <<< "$pair"
 
 [[ -f $data/train.$src-$tgt.$src.idx || -f $data/train.$tgt-$src.$src.idx ]] ||
   die "$data holds no train.$src-$tgt.$src, which $teacher translates. Give what fairseq-preprocess wrote."
-mkdir -p "$out"
+for name in "$out"/*; do
+  [[ ! -e $name || -f $out/$mark || -f $out/generate.txt ]] ||
+    die "$out is there already, with ${name##*/} in it; remove it or choose another OUT_DIR."
+done
+[[ $(realpath -m "$out") != "$(realpath -m "$data")"/* ]] || die "$out lies inside $data, which is only read; choose another OUT_DIR."
+why=$(mkdir -p "$out" 2>&1 && : 2>&1 >> "$out/$mark") || die "$out cannot be written (${why##*: }). Give another path."
 shopt -s nullglob
 
 if [[ ! -f $out/generate.txt ]]; then
+  begin "$out/generate.txt"
   # Without a batch-size multiple of 1, fairseq-generate drops the last sentences.
   fairseq-generate "$data" --user-dir "$root/user_dir" --path "$teacher" --gen-subset train \
     --source-lang "$src" --target-lang "$tgt" --beam "${BEAM:-5}" --max-tokens "${MAX_TOKENS:-4000}" \
     --max-len-a 2 --max-len-b 20 --skip-invalid-size-inputs-valid-test \
-    --required-batch-size-multiple 1 "$@" > "$out/generate.partial" 2> "$out/generate.log" ||
+    --required-batch-size-multiple 1 "$@" > "$work/generate.txt" 2> "$out/generate.log" ||
     { tail -n 15 "$out/generate.log" >&2; die "fairseq-generate failed."; }
-  mv "$out/generate.partial" "$out/generate.txt"
+  finish "$work/generate.txt"
 fi
 
 column() { # column LETTER FIELD: S- or H- lines in the set's order
@@ -58,24 +64,23 @@ column() { # column LETTER FIELD: S- or H- lines in the set's order
 }
 
 if [[ ! -d $out/text ]]; then
-  rm -rf "$out/text.partial"
-  mkdir "$out/text.partial"
+  begin "$out/text"
   cmp <(column S 1) <(column H 1) || die "$out/generate.txt has sources without translation. Remove it and run this again."
-  column S 2 > "$out/text.partial/train.$src"
-  column H 3 > "$out/text.partial/train.$tgt"
-  mv "$out/text.partial" "$out/text"
+  column S 2 > "$work/train.$src"
+  column H 3 > "$work/train.$tgt"
+  finish
 fi
 
 if [[ ! -d $out/bin ]]; then
-  rm -rf "$out/bin.partial"
+  begin "$out/bin"
   fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --workers "${WORKERS:-2}" \
     --srcdict "$data/dict.$src.txt" --tgtdict "$data/dict.$tgt.txt" \
-    --trainpref "$out/text/train" --destdir "$out/bin.partial" > "$out/preprocess.log" 2>&1 ||
+    --trainpref "$out/text/train" --destdir "$work" > "$out/preprocess.log" 2>&1 ||
     { tail -n 15 "$out/preprocess.log" >&2; die "fairseq-preprocess failed."; }
   for path in "$data"/{valid,test}*.{"$src-$tgt","$tgt-$src"}.*; do
     name=${path##*/}
-    cp "$path" "$out/bin.partial/${name/".$tgt-$src."/".$src-$tgt."}"
+    cp "$path" "$work/${name/".$tgt-$src."/".$src-$tgt."}"
   done
-  mv "$out/bin.partial" "$out/bin"
+  finish
 fi
 echo "$out/bin is ready for fairseq-train: $(wc -l < "$out/text/train.$tgt") pairs"

@@ -30,6 +30,8 @@ command -v "${CXX:-g++}" > /dev/null ||
 "$python" -c 'import os, sysconfig as s, sys; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' ||
   die "The headers of $python are missing, which fairseq is built with (Debian, Ubuntu: apt install python3-dev)."
 
+[[ ! -e .venv || -f .venv/pyvenv.cfg || -z $(ls -A .venv) ]] ||
+  die ".venv is there and is no virtual environment; move it away."
 say "making .venv (fairseq is compiled: about three minutes)"
 [[ -x .venv/bin/python ]] || "$python" -m venv --clear .venv
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1

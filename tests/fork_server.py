@@ -88,6 +88,10 @@ def become(files, words, folder, environment):
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    for name, number, buffering in (("stdout", 1, -1), ("stderr", 2, 1)):
+        stream = getattr(sys, name)  # made for a file of another kind
+        how = {"encoding": stream.encoding, "errors": stream.errors, "closefd": False}
+        setattr(sys, name, os.fdopen(number, "w", buffering=buffering, **how))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -45,6 +45,7 @@ def drawn(name: str, says: str, size: Sequence[float], draw: Draw) -> Plot:
     style |= {"axes.edgecolor": INK, "axes.grid": True, "grid.alpha": 0.25, "grid.color": "#808080"}
     style |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     style |= {"font.family": "sans-serif", "font.size": 10, "svg.fonttype": "none"}
+    style |= {"text.usetex": False}  # as a user's matplotlibrc may have it
     style |= {"svg.hashsalt": name, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=tuple(size), layout="constrained")
@@ -139,16 +140,25 @@ def _legend(figure: Any, axes: Any, names: List[str], engines: "set[str]", again
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=COLOURS[i % len(COLOURS)], label=name)
-        for i, name in enumerate(names)
+        Line2D([], [], marker="o", linestyle="", color=COLOURS[i % len(COLOURS)])
+        for i in range(len(names))
     ]
     if against == "speed":
+        shown = [each for each in MARKERS if each in engines]
         handles += [
-            Line2D([], [], marker=MARKERS[each], linestyle="", color="#808080", label=each)
-            for each in MARKERS
-            if each in engines
+            Line2D([], [], marker=MARKERS[each], linestyle="", color="#808080") for each in shown
         ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+        names = [*names, *shown]
+    _legend_of_names(figure, handles, names)
+
+
+def _legend_of_names(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """A legend below, in which names are plain text: a $ begins no formula, a _ hides no line."""
+    numbers = [str(i) for i in range(len(names))]
+    legend = figure.legend(handles, numbers, loc="outside lower center", ncols=2, fontsize=9)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
 
 
 def _plain_ticks(axes: Any, values: Sequence[float]) -> None:
@@ -181,10 +191,10 @@ def by_bins(measured: Figures, which: str, heading: str) -> Plot:
         for name in measured["quality"]["scores"]:
             dashed = "--" if name.endswith(", int8") else "-"
             heights = [each["bleu"][name] for each in bins]
-            axes.plot(labels, heights, marker="o", markersize=4, linestyle=dashed, label=name)
+            axes.plot(labels, heights, marker="o", markersize=4, linestyle=dashed)
         axes.set(ylabel="BLEU")
         axes.set_ylim(bottom=0)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+        _legend_of_names(figure, axes.lines, list(measured["quality"]["scores"]))
 
     return drawn(which.replace("_", "-"), f"BLEU by {heading}", (5.6, 3.8), draw)
 

@@ -1,10 +1,11 @@
 """The report of an evaluation: what was gained, how it was measured, and how to repeat it."""
 
 import json
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Union
 
 from fairseq_kd.evaluation import deployment, plots, tables
 from fairseq_kd.evaluation.document import Code, Plot, Section, markdown_page, markdown_table
@@ -13,10 +14,12 @@ from fairseq_kd.evaluation.scores import TESTABLE
 from fairseq_kd.evaluation.tables import Figures
 from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
 from fairseq_kd.sequence.shards import WHOLE
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import check_apart, make_folder, written_whole
 
 TITLE = "What the distillation gained"
 PLOTS, FIGURES = "plots", "evaluation.json"
+WRITTEN = (FIGURES, "report.md", "report.html", PLOTS, "translations", "decoded")
+DECODED = re.compile(r".+-[0-9a-f]{16}")  # a folder of the translations of a system
 NAME = r"[\w.-]*\w[\w.-]*"
 REPLACEABLE = re.compile(
     rf"{PLOTS}/{NAME}\.png|translations/{NAME}\.txt|decoded/{NAME}/{re.escape(WHOLE)}"
@@ -36,20 +39,22 @@ def write_report(out: Path, measured: Figures) -> str:
     Returns:
         The first table, for a terminal.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    files, earlier = measured["files"], _replaceable_files(out)
+    _write_figures(out, measured, {*files, *earlier})  # before anything is drawn
     page = sections(measured)
     drawn = [block for each in page for block in each.blocks if isinstance(block, Plot)]
     plots_of = {f"{PLOTS}/{plot.name}.png": plot for plot in drawn}
-    files, earlier = [*measured["files"], *plots_of], _replaceable_files(out)
+    files = [*files, *plots_of]
     _write_figures(out, measured, {*files, *earlier})  # a kill must lose no name of them
-    (out / PLOTS).mkdir(exist_ok=True)
-    for name, plot in plots_of.items():
-        with written_whole(out / name, "wb") as file:
-            file.write(plot.png)
     with written_whole(out / "report.md") as file:
         file.write(markdown_page(TITLE, page, PLOTS))
     with written_whole(out / "report.html") as file:
         file.write(html_page(TITLE, cards(measured), page))
+    make_folder(out / PLOTS)
+    for name, plot in plots_of.items():
+        with written_whole(out / name, "wb") as file:
+            file.write(plot.png)
     for name in set(earlier) - set(files):
         (out / name).unlink(missing_ok=True)
         if name.startswith("decoded/"):
@@ -73,6 +78,39 @@ def _replaceable_files(out: Path) -> List[str]:
         return []
     names = found.get("files", []) if isinstance(found, dict) else []
     return [name for name in names if isinstance(name, str) and REPLACEABLE.fullmatch(name)]
+
+
+def check_out(out: Path, data: Path) -> None:
+    """Refuses a folder for the report in which something else than an evaluation would be replaced.
+
+    Args:
+        out: the folder; other files may be in it.
+        data: what is evaluated on.
+
+    Raises:
+        ValueError: something is in the place of a file of the report.
+    """
+    check_apart(out, {"--data": data})
+    if _is_evaluations(out):
+        return
+    for name in WRITTEN:
+        if os.path.lexists(out / name):
+            raise ValueError(
+                f"--out {out} holds {name}, which no evaluation made. Move it, or choose another."
+            )
+
+
+def _is_evaluations(out: Path) -> bool:
+    """Whether an evaluation was written into a folder, or was begun there."""
+    try:
+        figures = json.loads((out / FIGURES).read_text(encoding="utf-8"))
+        return isinstance(figures, dict) and figures.keys() >= {"made", "systems", "quality"}
+    except FileNotFoundError:
+        names = os.listdir(out / "decoded") if (out / "decoded").is_dir() else []
+        later = [name for name in WRITTEN[:4] if os.path.lexists(out / name)]
+        return bool(names) and all(map(DECODED.fullmatch, names)) and not later
+    except (OSError, ValueError):
+        return False
 
 
 def sections(measured: Figures) -> List[Section]:
@@ -145,7 +183,7 @@ def _summary(measured: Figures) -> Section:
         f"{_threads(made['threads'])}; once against the teacher in the same engine and type, once "
         "against the teacher in fairseq, which adds what the engine gains."
     )
-    fronts = (plots.front(measured, each) for each in ("speed", "size"))
+    fronts = (_drawn(plots.front, measured, each) for each in ("speed", "size"))
     where = f"{made['machine']}; {made['date']}, fairseq_kd {made['version']}, {made['versions']}."
     drawn = [plot for plot in fronts if plot is not None]
     return Section("", [text, tables.overview(measured), *drawn, where])
@@ -181,8 +219,8 @@ def _bins(measured: Figures) -> Section:
             "BPE, or unknown. In brackets, sentences.",
             tables.by_bins(measured, "by_length", "source"),
             tables.by_bins(measured, "by_rare", "source"),
-            plots.by_bins(measured, "by_length", "words of the source"),
-            plots.by_bins(measured, "by_rare", "share of rare words"),
+            _drawn(plots.by_bins, measured, "by_length", "words of the source"),
+            _drawn(plots.by_bins, measured, "by_rare", "share of rare words"),
         ],
     )
 
@@ -275,7 +313,7 @@ def _deployment(measured: Figures) -> Section:
 
 def _training(measured: Figures) -> Section:
     trained: Dict[str, Any] = measured["training"]
-    drawn = [plots.training(name, each) for name, each in trained.items() if each]
+    drawn = [_drawn(plots.training, name, each) for name, each in trained.items() if each]
     kept = [plot for plot in drawn if plot is not None]
     if not kept:
         return Section("Training")
@@ -293,6 +331,14 @@ def _commands(measured: Figures) -> Section:
         if training and training["command"]:
             blocks += [f"{name}:", Code(tables.wrapped(training["command"]))]
     return Section("Commands", blocks)
+
+
+def _drawn(plot: Callable[..., Optional[Plot]], *args: Any) -> Union[Plot, str, None]:
+    """A plot, or a sentence where it fails: no figure is lost for want of its picture."""
+    try:
+        return plot(*args)
+    except Exception as error:  # matplotlib's are of many kinds
+        return f"A plot could not be drawn ({' '.join(str(error).split())})."
 
 
 def _threads(count: int) -> str:

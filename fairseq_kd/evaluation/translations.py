@@ -16,7 +16,7 @@ from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.shards import WHOLE, check_shard
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.shard import Shard
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import make_folder, written_whole
 
 
 def translated(
@@ -38,7 +38,7 @@ def translated(
     if whole.is_file():
         check_shard(whole, plan)
     else:
-        whole.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(whole.parent)
         print(f"{variant.system.name}: {engine.summary}", file=sys.stderr)
         batches = length_sorted_batches(subset.source_lengths, engine.batch_tokens)
         max_source = int(variant.system.model.model.max_positions()[0])
@@ -78,7 +78,7 @@ def write_translations(
     """Writes ``out/translations/NAME.txt``, plain text for sacrebleu and for eyes; returns it."""
     texts = [detokenise(each) for each in tokens]
     path = translation_file(variant, out)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with written_whole(path) as file:
         file.writelines(f"{text}\n" for text in texts)
     return texts

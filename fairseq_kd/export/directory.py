@@ -42,6 +42,7 @@ from fairseq_kd.sequence.fairseq_engine import FairseqEngine
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.words import check_splitting
+from fairseq_kd.whole_files import check_apart, check_vacant, whole_folder
 
 EXPORT = "export"
 ROUNDS, ALONE, TOGETHER, BATCH = 3, 48, 256, 32  # of the measurement of speed
@@ -92,7 +93,8 @@ class Export:
     """
 
     def __init__(self, system: System, options: Options):
-        check_free(options.out)
+        check_apart(options.out, {"--data": options.data})
+        check_vacant(options.out)
         self.system, self.options = system, options
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([system], options.data, options.subset)
@@ -112,17 +114,15 @@ class Export:
             ValueError: CTranslate2 cannot convert the model, the smoke check failed, or another
                 process exports to the same place.
         """
-        with locked(lock_beside(self.options.out), f"--out {self.options.out}"):
-            check_free(self.options.out)
+        out = self.options.out
+        with locked(lock_beside(out), f"--out {out}", out):
             return self._write()
 
     def _write(self) -> str:
         torch.set_num_threads(self.options.threads)
         out = self.options.out
-        work = out.with_name(f"{out.name}.partial")
-        shutil.rmtree(work, ignore_errors=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        ancestors = lineage(self.system.path)
+        with whole_folder(out) as work:
             self._convert(work)
             self._add_example(work)
             with torch.no_grad():
@@ -134,14 +134,10 @@ class Export:
                 self.options.quantization,
                 forms,
                 made,
-                lineage(self.system.path),
+                ancestors,
                 self.options.licences,
             )
             (work / "README.md").write_text(told, encoding="utf-8")
-            work.replace(out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(decoded_beside(out), ignore_errors=True)
         before, after = forms
         return (
             f"{out}: {after.size_bytes / 2**20:.1f} MiB, BLEU {after.bleu:.1f} (checkpoint "
@@ -182,7 +178,7 @@ class Export:
                 waits = latencies(self._engines(work), alone, ROUNDS, progress)
             engines = self._engines(work, workers=self.options.threads)
             speeds = throughputs(engines, sentences, [BATCH], ROUNDS, progress)
-        texts = {name: self._translate(name, engine) for name, engine in engines.items()}
+        texts = {name: self._translate(name, engine, work) for name, engine in engines.items()}
         sizes = {FAIRSEQ: self.system.path.stat().st_size, EXPORT: folder_bytes(work)}
         names = {FAIRSEQ: "checkpoint, fairseq", EXPORT: f"this, {self.options.quantization}"}
         return [
@@ -212,10 +208,9 @@ class Export:
             ),
         }
 
-    def _translate(self, name: str, engine: Engine) -> List[str]:
+    def _translate(self, name: str, engine: Engine, work: Path) -> List[str]:
         variant = Variant(self.system._replace(name=name), FAIRSEQ)
-        beside = decoded_beside(self.options.out)
-        tokens = translated(variant, engine, self.subset, self.search, beside)
+        tokens = translated(variant, engine, self.subset, self.search, work.parent)
         return [self.detokenisers[1](each) for each in tokens]
 
     def _smoke_check(self, work: Path) -> None:
@@ -253,24 +248,9 @@ class Export:
         }
 
 
-def check_free(out: Path) -> None:
-    """Refuses to export over anything.
-
-    Raises:
-        ValueError: there is something.
-    """
-    if out.exists():
-        raise ValueError(f"--out {out} is there already. Remove it or choose another.")
-
-
 def computed_in(quantization: str) -> str:
     """The type in which this processor computes with such weights: float32 if not in theirs."""
     return quantization if quantization in get_supported_compute_types("cpu") else "float32"
-
-
-def decoded_beside(out: Path) -> Path:
-    """Where translations lie while an export is made."""
-    return out.with_name(f"{out.name}.decoded")
 
 
 def find_codes(options: Options) -> Path:

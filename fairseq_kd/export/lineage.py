@@ -18,6 +18,7 @@ from fairseq_kd.teachers.store import FILE as STORE
 from fairseq_kd.teachers.store import TeacherStore
 from fairseq_kd.training_log import FILE, read_training_log
 
+UNREAD = "could not be read"
 SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "label_smoothing")
 
 
@@ -41,7 +42,7 @@ def lineage(path: Path) -> List[Ancestor]:
     """A checkpoint, its teacher, the teacher's teacher, and so on, as far as the files are there.
 
     Several teachers of one student all stand in the line, each with its own; so do stores, and
-    data that a teacher translated.
+    data that a teacher translated. Of a file that cannot be read, the reason is all that is known.
     """
     found: List[Ancestor] = []
     waiting = [(str(path), "student")]
@@ -53,15 +54,16 @@ def lineage(path: Path) -> List[Ancestor]:
         seen.add(name)
         try:
             ancestor, before = _described(name, role)
-        except ValueError as error:  # of a damaged file; a card can do without it
-            ancestor, before = Ancestor(name, role, {"not described": str(error)}, None), []
+        except Exception as error:  # what was there in training may be anything by now
+            reason = " ".join(str(error).split()) or type(error).__name__
+            ancestor, before = Ancestor(name, role, {UNREAD: reason[:300]}, None), []
         found.append(ancestor)
         waiting += before
     return found
 
 
 def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
-    """An ancestor, and those before it with their roles."""
+    """What is known of a file or folder, and those that stand before it, each with its role."""
     if (Path(name) / STORE).is_file():
         store = TeacherStore(name).identity
         facts = {"store": f"the {store['topk']} likeliest words of every token"}

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from fairseq_kd.checkpoints import (
     check_finite,
     count_parameters,
+    is_made_of,
     options_of,
     read_checkpoint,
     updates_of,
 )
 from fairseq_kd.fairseq_flags import range_of
+from fairseq_kd.hashes import sha256_of
 from fairseq_kd.models.architectures import ARCHITECTURES
 from fairseq_kd.stored_options import EVALUATED, is_plain
+from fairseq_kd.whole_files import check_apart, make_folder, written_whole
 
 SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_target")
 FOLLOWING = {  # widths that fairseq derives from another one
@@ -194,13 +197,9 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it holds no such peer.
+        ValueError: it holds no such peer, or something is in the place of the file.
     """
-    if out.is_dir() or out.resolve() == Path(checkpoint).resolve():
-        raise ValueError(
-            f"--out {out} is {'a folder' if out.is_dir() else 'the checkpoint itself'}. Name "
-            "another file for the peer."
-        )
+    check_apart(out, {"CKPT": checkpoint})
     state = read_checkpoint(checkpoint)
     criterion = options_of(state, "criterion")
     if state.get("args") or criterion["_name"] != "mutual_learning":
@@ -240,27 +239,27 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     ordinary["_name"] = "label_smoothed_cross_entropy"
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     cold = {**options_of(state, "checkpoint"), "finetune_from_model": None}  # as a peer begins
-    partial = out.with_name(f"{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {
-            "args": None,
-            "cfg": {
-                **state["cfg"],
-                "model": configurations[number - 1],
-                "criterion": ordinary,
-                "checkpoint": cold,
-            },
-            "model": weights,
-            "criterion": None,
-            "optimizer_history": [{**history, "num_updates": updates_of(state)}],
-            "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-            "last_optimizer_state": None,
-            "task_state": state["task_state"],
+    made_of = {"checkpoint": sha256_of([Path(checkpoint)]), "peer": number}
+    peer = {
+        "args": None,
+        "cfg": {
+            **state["cfg"],
+            "model": configurations[number - 1],
+            "criterion": ordinary,
+            "checkpoint": cold,
         },
-        partial,
-    )
-    partial.replace(out)
+        "model": weights,
+        "criterion": None,
+        "optimizer_history": [{**history, "num_updates": updates_of(state)}],
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": None,
+        "task_state": state["task_state"] or {},
+        "made_of": made_of,
+    }
+    if not is_made_of(out, made_of):
+        make_folder(out.parent)
+        with written_whole(out, "wb", new=True) as file:
+            torch.save(peer, file)
     return count_parameters(weights)
 
 

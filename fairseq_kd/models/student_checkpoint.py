@@ -1,5 +1,6 @@
 """Writes a student checkpoint that starts from a teacher, for ``--finetune-from-model``."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -8,11 +9,13 @@ import torch
 from fairseq.models import build_model
 from omegaconf import OmegaConf
 
-from fairseq_kd.checkpoints import inherited_history, updates_behind
+from fairseq_kd.checkpoints import inherited_history, is_made_of, updates_behind
+from fairseq_kd.hashes import sha256_of
 from fairseq_kd.models.form import model_args
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.teachers.loading import load_teacher, read_translation_model
+from fairseq_kd.whole_files import check_apart, make_folder, written_whole
 
 
 def write_student(
@@ -36,14 +39,20 @@ def write_student(
 
     Raises:
         FileNotFoundError: the teacher or its dictionaries are missing.
-        ValueError: this student cannot start from this teacher.
+        ValueError: this student cannot start from this teacher, or the file is there.
     """
+    check_apart(out, {"--teacher": teacher})
+    if os.path.isfile(teacher):
+        made_of = {"teacher": sha256_of([Path(teacher)]), "arch": arch}
+        made_of |= {"layers": layers, "model_flags": model_flags}
+        if is_made_of(out, made_of):
+            return f"{out} is there already"
     model, task = load_teacher(teacher, "--teacher")
     source = Structure(model, f"--teacher {teacher}")
     args, flags = model_args(arch, model.args, model_flags)
     student = build_model(args, task)
     lines = inherit(Structure(student, f"--arch {arch}"), source, layers)
-    _save(out, student, args, teacher)
+    _save(out, student, args, teacher, made_of)
     sizes = [sum(each.numel() for each in whole.parameters()) for whole in (student, model)]
     return "\n".join(
         [
@@ -54,7 +63,7 @@ def write_student(
     )
 
 
-def _save(out: Path, student: Any, args: Namespace, teacher: str) -> None:
+def _save(out: Path, student: Any, args: Namespace, teacher: str, made_of: Dict[str, Any]) -> None:
     """Writes what fairseq-train would have written before its first update."""
     cfg = read_translation_model(teacher, f"--teacher {teacher}")["cfg"]
     cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
@@ -67,8 +76,8 @@ def _save(out: Path, student: Any, args: Namespace, teacher: str) -> None:
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
         "task_state": {},
+        "made_of": made_of,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    torch.save(start, partial)
-    partial.replace(out)
+    make_folder(out.parent)
+    with written_whole(out, "wb", new=True) as file:
+        torch.save(start, file)

@@ -28,7 +28,7 @@ from fairseq_kd.progressive.state import (
     manifest_path,
 )
 from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, write_plan
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import check_room, writing, written_whole
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOGS, ENGINE_LOG = "logs", "snakemake.log"
@@ -98,12 +98,13 @@ def run_plan(
 
     Raises:
         ValueError: another driver works on the run, or its steps cannot share this machine.
+        OSError: the folder of the run cannot be written, such as when a step failed for that.
     """
     folder = Path(plan.folder)
     names = wanted(plan, until)
     if jobs != 1:
         _check_jobs([plan.step(name) for name in names], engine, jobs)
-    with locked(folder / LOCK, plan.folder) as lock:
+    with writing(folder), locked(folder / LOCK, plan.folder) as lock:
         write_plan(plan)
         verdicts = [verdict for verdict in judge(plan, verify) if verdict.step.name in names]
         print(f"{plan.folder}: {len(verdicts)} steps\n{overview(verdicts)}", file=sys.stderr)
@@ -117,6 +118,7 @@ def run_plan(
             left = [v for v in open_steps if not manifest_path(plan, v.step).is_file()]
             if status != 0 or left:
                 _tell_failure(plan, [v.step for v in left], started)
+                check_room(folder)
                 return status or 1
         page = write_history(plan)
     print(f"{page} tells how everything was made.", file=sys.stderr)

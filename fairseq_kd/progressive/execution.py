@@ -67,7 +67,7 @@ def run_step(plan: Plan, name: str) -> int:
 @contextmanager
 def _only_process(lock: Path) -> Iterator[None]:
     """Waits until no other process holds the lock, such as one on a node thought dead."""
-    with lock.open("w") as file:
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,7 +9,7 @@ from fairseq_kd.evaluation.document import markdown_table
 from fairseq_kd.evaluation.size import PARTS
 from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.progressive.ladder import rungs, warnings
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import write_new
 
 BAR = 40  # characters that stand for the teacher
 COLUMNS = ("rung", "ratio", "layers", "width", "heads", "feed-forward", "parameters")
@@ -102,17 +102,15 @@ class LadderReport:
 
         Args:
             path: ends with one of FORMATS.
+
+        Raises:
+            ValueError: something else is there.
         """
         from fairseq_kd.evaluation.plots import drawn
 
         inches = (5.6, 1.6 + 0.4 * len(self.sizes))
         plot = drawn("ladder", "parameters of the rungs", inches, self._draw)
-        if path.suffix == ".png":
-            with written_whole(path, "wb") as file:
-                file.write(plot.png)
-        else:
-            with written_whole(path) as file:
-                file.write(plot.svg)
+        write_new(path, plot.png if path.suffix == ".png" else plot.svg, "--chart")
 
     def _draw(self, figure: Any) -> None:
         axes = figure.subplots()

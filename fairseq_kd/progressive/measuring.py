@@ -8,7 +8,9 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 import ctranslate2
 import torch
@@ -18,6 +20,7 @@ from fairseq_kd.evaluation.size import folder_bytes
 from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.progressive.budget import Budget
 from fairseq_kd.progressive.ladder import Size
+from fairseq_kd.whole_files import writing
 
 QUANTIZATION = "int8"
 TOKENS = 20  # of the sentence that is translated, and of its translation
@@ -29,8 +32,8 @@ def size_budget(blueprint: Blueprint, limit_mb: float) -> Budget:
     """So many megabytes of the converted model, its vocabularies with stand-ins for words."""
 
     def cost(size: Size) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            megabytes = folder_bytes(write_random(blueprint, size, Path(folder))) / MB
+        with _temporary_folder() as folder:
+            megabytes = folder_bytes(write_random(blueprint, size, folder)) / MB
         _tell(size, f"{megabytes:,.1f} MB")
         return megabytes
 
@@ -41,12 +44,19 @@ def latency_budget(blueprint: Blueprint, limit_ms: float, threads: int) -> Budge
     """So many milliseconds for a sentence alone, greedily, of TOKENS in and out."""
 
     def cost(size: Size) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            latency_ms = median_latency_ms(write_random(blueprint, size, Path(folder)), threads)
+        with _temporary_folder() as folder:
+            latency_ms = median_latency_ms(write_random(blueprint, size, folder), threads)
         _tell(size, f"{latency_ms:,.1f} ms")
         return latency_ms
 
     return Budget("--latency-ms", limit_ms, cost, "ms")
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    disk = Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory() as folder, writing(disk, disk):
+        yield Path(folder)
 
 
 def write_random(blueprint: Blueprint, size: Size, folder: Path) -> Path:
@@ -66,7 +76,8 @@ def write_random(blueprint: Blueprint, size: Size, folder: Path) -> Path:
     task = {"task": "translation", "source_lang": "source", "target_lang": "target"}
     checkpoint = folder / "random.pt"
     state = {"args": Namespace(**vars(args), **task), "model": model.state_dict()}
-    torch.save(state, checkpoint)
+    with checkpoint.open("wb") as file:
+        torch.save(state, file)
     del model, state
     out = folder / "converted"
     FairseqConverter(str(checkpoint), str(folder)).convert(str(out), quantization=QUANTIZATION)

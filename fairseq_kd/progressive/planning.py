@@ -1,6 +1,7 @@
 """From a run file to its plan: sizes looked up, steps laid out, every command tried."""
 
 import functools
+import os
 import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -17,11 +18,17 @@ from fairseq_kd.progressive.starts import check_starts
 from fairseq_kd.progressive.state import HASHES, REPLACED, STEPS, FileHashes
 from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, read_plan, write_plan
 from fairseq_kd.progressive.training_check import check_training_command, complaint_told
+from fairseq_kd.whole_files import check_apart
 
 STRATEGY, FACTOR = "balanced", 0.7
 RESERVED = (  # folders of a run that are no rung's
     *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", "logs", "evaluation"),
     *("decoded", "translations", "plots"),  # of the evaluation
+)
+
+WRITTEN = (  # files and folders of a run, beside those of its steps
+    *(STEPS, REPLACED, "logs", "history.md", "history.html", "report.md", "report.html"),
+    *("evaluation.json", "decoded", "translations", "plots"),
 )
 
 
@@ -39,6 +46,7 @@ def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> 
             driver works by the plan that there is.
     """
     run = read_run(path, changes)
+    _check_folder(run)
     made_from = {**_made_from(run), "changes": list(changes)}
     kept = run.folder / FILE
     if kept.is_file():
@@ -49,6 +57,31 @@ def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> 
     with locked(run.folder / LOCK, str(run.folder)):
         write_plan(plan)
     return plan
+
+
+def _check_folder(run: RunFile) -> None:
+    """Refuses a folder in which the run would replace what no run made; other files may be in it.
+
+    Raises:
+        ValueError: naming what is in the way.
+    """
+    given = {"data:": run.data if isinstance(run.data, str) else run.data.get("text")}
+    check_apart(run.folder, given, "run:")
+    if run.folder.exists() and not run.folder.is_dir():
+        raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")
+    try:
+        read_plan(run.folder / FILE)
+    except FileNotFoundError:
+        there = [name for name in WRITTEN if os.path.lexists(run.folder / name)]
+    except (OSError, ValueError, TypeError, KeyError):
+        there = [FILE]
+    else:
+        return
+    if there:
+        raise ValueError(
+            f"run: {run.folder} holds {there[0]}, which no run made. Move that away, or give "
+            "another folder."
+        )
 
 
 def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:

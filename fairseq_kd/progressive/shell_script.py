@@ -7,7 +7,7 @@ from typing import List
 
 from fairseq_kd.names import in_one_line
 from fairseq_kd.progressive.steps import Plan, Step
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import write_new
 
 HEAD = """\
 #!/usr/bin/env bash
@@ -34,6 +34,9 @@ def write_script(plan: Plan, out: Path) -> None:
     Args:
         plan: the run.
         out: its file.
+
+    Raises:
+        ValueError: something else is there.
     """
     parts = [
         HEAD.format(
@@ -46,8 +49,7 @@ def write_script(plan: Plan, out: Path) -> None:
         )
     ]
     parts += [_step(plan, number, step) for number, step in enumerate(plan.steps, 1)]
-    with written_whole(out) as file:
-        file.write("\n".join(parts))
+    write_new(out, "\n".join(parts), "--shell")
     out.chmod(0o755)
 
 

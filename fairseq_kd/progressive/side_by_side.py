@@ -32,7 +32,7 @@ def own_place(folder: Path) -> Iterator[Dict[str, str]]:
         return
     while True:
         for number in range(count):
-            with (folder / f".place-{number}").open("w") as file:
+            with (folder / f".place-{number}").open("a") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

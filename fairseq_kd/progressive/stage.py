@@ -15,16 +15,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Deque, List, Tuple
 
-from fairseq_kd.checkpoints import check_start, updates_done
+from fairseq_kd.checkpoints import check_start, is_cut_off, updates_done
 from fairseq_kd.child_process import child
 from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, STAGE_LOCK, figures
+from fairseq_kd.whole_files import check_room, moved_aside, writing, written_whole
 
 LAST = "checkpoint_last.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
@@ -52,6 +52,7 @@ def run_stage(name: str, command: List[str]) -> int:
         FileNotFoundError: there is no such program, or no such checkpoint to start from.
         ValueError: the command lacks one of the two options, starts from what is no checkpoint, or
             another stage writes the folder.
+        OSError: the folder cannot be written, such as when the training failed for want of space.
     """
     options = _stage_options(command)
     start = options.finetune_from_model
@@ -78,7 +79,8 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
         return 0  # its reading thread, cut off at the very end, took the process with it
     if status == 0 and options.patience > 0:
-        ended.write_text(shlex.join(command), encoding="utf-8")
+        with written_whole(ended) as file:
+            file.write(shlex.join(command))
     if status != 0:
         print(
             *tail,
@@ -87,11 +89,12 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
             sep="\n",
             file=sys.stderr,
         )
+        check_room(save_dir)
     return status
 
 
 def restore_last_checkpoint(save_dir: Path) -> None:
-    """Replaces a half-copied ``checkpoint_last.pt`` by the checkpoint that it was copied from.
+    """Puts a half-copied ``checkpoint_last.pt`` aside, and a copy of its source in its place.
 
     fairseq writes a checkpoint once, as ``checkpoint_EPOCH_UPDATE.pt``, ``checkpointEPOCH.pt`` or,
     if it keeps neither, ``checkpoint_best.pt``, and copies it, to ``checkpoint_last.pt`` last of
@@ -99,22 +102,26 @@ def restore_last_checkpoint(save_dir: Path) -> None:
     nothing else is missing.
     """
     last = save_dir / LAST
-    if not last.exists() or zipfile.is_zipfile(last):  # the index of a zip file stands at its end
+    if last.exists() and not is_cut_off(last):
+        return
+    if not last.exists() and not any(save_dir.glob(f"{LAST}.damaged*")):
         return
     sources = (path for path in save_dir.iterdir() if COPIED.fullmatch(path.name))
-    whole = [path for path in sources if zipfile.is_zipfile(path)]
-    if not whole:
-        print(
-            f"{last} was cut off while it was written; starting from the first update",
-            file=sys.stderr,
-        )
-        last.unlink()
-        return
-    newest = max(whole, key=updates_done)
-    print(f"{last} was cut off while it was written; going on from {newest.name}", file=sys.stderr)
-    beside = last.with_suffix(".restored")
-    shutil.copyfile(newest, beside)
-    beside.replace(last)
+    whole = [path for path in sources if not is_cut_off(path)]
+    if whole:
+        newest = max(whole, key=updates_done)
+        with written_whole(last, "wb", new=True) as file, newest.open("rb") as source:
+            shutil.copyfileobj(source, file)
+            _put_aside(last)  # killed after this, the next start copies again
+    else:
+        _put_aside(last)
+    begin = f"going on from {newest.name}" if whole else "starting from the first update"
+    print(f"{last} was cut off while it was written; {begin}", file=sys.stderr)
+
+
+def _put_aside(last: Path) -> None:
+    if last.exists():
+        print(f"{last} is now {moved_aside(last).name}", file=sys.stderr)
 
 
 def _stage_options(command: List[str]) -> argparse.Namespace:
@@ -138,10 +145,11 @@ def _run_logged(
     """Runs the command with its output in the log, and returns its status and its last lines."""
     tail: Deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
     cut_off = log.is_file() and log.read_bytes()[-1:] not in (b"", b"\n")
-    with log.open("a", encoding="utf-8") as file:
+    with writing(log), log.open("a", encoding="utf-8") as file:
         file.write("\n" * cut_off + f"$ {shlex.join(command)}\n")
         file.flush()
-        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        output |= {"encoding": "utf-8", "errors": "replace"}
         held = {"token": lock.token, "pass_fds": [lock.descriptor]}
         line = "\n"
         with child(command, **output, **held) as process:

@@ -25,6 +25,7 @@ from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher
 from fairseq_kd.stored_options import EMBEDDING_FILES, embedding_files
+from fairseq_kd.whole_files import make_folder, writing
 
 FLOAT32, INT8 = "float32", "int8"
 PROBES, PROBE_TOKENS = 4, 60
@@ -58,15 +59,17 @@ def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Pat
         if damage is None:
             return folder
         print(f"{damage}; the teacher is converted anew", file=sys.stderr)
-    cache.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
+    make_folder(cache)
+    with writing(cache, cache):
+        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
     try:
-        write_converted(teacher, subset, work / FLOAT32)
-        _prove(work / FLOAT32, teacher, subset)
-        write_converted(teacher, subset, work / INT8, INT8)
-        write_sums(work)
-        work.chmod(0o755)
-        _put_in_place(work, folder)
+        with writing(cache, work):
+            write_converted(teacher, subset, work / FLOAT32)
+            _prove(work / FLOAT32, teacher, subset)
+            write_converted(teacher, subset, work / INT8, INT8)
+            write_sums(work)
+            work.chmod(0o755)
+            _put_in_place(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
@@ -150,7 +153,8 @@ def _with_a_namespace(path: Path) -> Iterator[Path]:
         args = argparse.Namespace(**{**vars(args), **dict.fromkeys(EMBEDDING_FILES)})
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        torch.save({"args": args, "model": state["model"]}, copy)
+        with writing(Path(tempfile.gettempdir()), Path(folder)), copy.open("wb") as file:
+            torch.save({"args": args, "model": state["model"]}, file)
         yield copy
 
 

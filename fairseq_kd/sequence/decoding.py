@@ -13,7 +13,7 @@ from fairseq_kd.sequence.journal import Journal
 from fairseq_kd.sequence.shards import shard_file, sorted_lines, write_shard
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.shard import Shard
-from fairseq_kd.whole_files import full_disk_explained
+from fairseq_kd.whole_files import writing
 
 
 class DecodingProgress(ProgressLine):
@@ -72,7 +72,7 @@ class ShardDecoder:
         """Decodes what is not decoded yet."""
         title = f"journal of shard {self.shard} of decoding {self.decoding}"
         journal_path = self.path.with_suffix(".journal")
-        with full_disk_explained(self.folder, "what was decoded before is kept"):
+        with writing(self.folder):
             journal = Journal(journal_path, title)
             try:
                 todo = self.own[journal.batches :]

@@ -1,7 +1,6 @@
 """The student's training set: built beside its place, checked, described, and then moved there."""
 
 import json
-import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from fairseq_kd.sequence.subset import Subset, read_subset
 from fairseq_kd.sequence.tally import Tally
 from fairseq_kd.sequence.training_set import PairWriter, copy_the_rest, tag_id
 from fairseq_kd.sequence.words import check_splitting
-from fairseq_kd.whole_files import full_disk_explained
+from fairseq_kd.whole_files import check_apart, whole_folder
 
 SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "taken_by")
 
@@ -75,6 +74,7 @@ class DistilledSet:
         mix: Mix,
         workers: int,
     ):
+        check_apart(out, {"--translations": translations, "--data": data})
         self.out, self.choice, self.mix, self.workers = out, choice, mix, workers
         self.bank = FilterBank(thresholds)
         self.hypotheses = translations / WHOLE
@@ -152,46 +152,38 @@ class DistilledSet:
         """Makes the folder, whole or not at all, and prints what became of the pairs.
 
         Raises:
-            ValueError: there is something else, what is there is damaged, another process makes it,
+            ValueError: something else is there, what is there is damaged, another process makes it,
                 or the filters left nothing.
-            OSError: the disk is full.
+            OSError: it cannot be written.
         """
-        with locked(lock_beside(self.out), f"--out {self.out}"):
+        with locked(lock_beside(self.out), f"--out {self.out}", self.out):
             self._make()
 
     def _make(self) -> None:
-        if self.out.exists():
-            manifest = read_manifest(self.out)
-            if manifest is not None and manifest["made_of"] == self.made_of:
-                damaged = first_damaged(self.out, manifest["files"])
-                if damaged is not None:
-                    raise ValueError(
-                        f"{damaged} is missing, or was changed after it was written: its hash is "
-                        f"another. Remove {self.out} and run this again."
-                    )
-                print(f"{self.out} is there already", file=sys.stderr)
-                return
-            raise ValueError(
-                f"--out {self.out} exists and is something else. Remove it, or choose another one."
-            )
+        manifest = read_manifest(self.out)
+        if manifest is not None and manifest["made_of"] == self.made_of:
+            damaged = first_damaged(self.out, manifest["files"])
+            if damaged is not None:
+                raise ValueError(
+                    f"{damaged} is missing, or was changed after it was written: its hash is "
+                    f"another. Remove {self.out} and run this again."
+                )
+            print(f"{self.out} is there already", file=sys.stderr)
+            return
         if not self.subset.has_split("valid"):
             print(
                 f"{self.subset.folder} has no valid set, so {self.out} will have none: add one to "
                 "train with, or train with --disable-validation",
                 file=sys.stderr,
             )
-        work = self.out.with_name(self.out.name + ".partial")
-        shutil.rmtree(work, ignore_errors=True)
-        with full_disk_explained(self.out.parent, "the translations are kept"):
-            try:
-                self._fill(work)
-                work.rename(self.out)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+        with whole_folder(self.out) as work:  # nothing that fails later takes it back
+            told = self._fill(work)
+        print(told)
         print(f"{self.out} is ready for fairseq-train; {MANIFEST} in it tells what it is made of")
 
-    def _fill(self, work: Path) -> None:
-        (work / "text").mkdir(parents=True)
+    def _fill(self, work: Path) -> str:
+        """Writes the files, and returns what became of the pairs."""
+        (work / "text").mkdir()
         copy_the_rest(self.subset, "train", work)
         train = PairWriter(work, "train", self.subset)
         gold_pairs = self._add_gold(train)
@@ -212,7 +204,7 @@ class DistilledSet:
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (work / MANIFEST).write_text(text, encoding="utf-8")
-        print(tally.text(self.bank))
+        return tally.text(self.bank)
 
     def _add_gold(self, writer: PairWriter) -> int:
         """Adds the gold pairs as often as wanted, and returns how many that are."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 from fairseq_kd.json_files import read_json
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import check_vacant, make_folder, written_whole
 
 Plan = Dict[str, Any]
 FILE = "decoding.json"
@@ -31,9 +31,12 @@ def agree_on(plan: Plan, folder: Path) -> None:
     """Writes the plan into a folder, or makes sure that it is the one that is there.
 
     Raises:
-        ValueError: the folder was begun with another plan; the first difference is named.
+        ValueError: the folder was begun with another plan, whose first difference is named, or
+            holds something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / FILE).is_file():
+        check_vacant(folder)
+    make_folder(folder)
     with locked(folder):
         if not (folder / FILE).exists():
             with written_whole(folder / FILE) as file:
@@ -70,7 +73,7 @@ def read_plan(folder: Path) -> Plan:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lets one process at a time change what belongs to all shards of a folder."""
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

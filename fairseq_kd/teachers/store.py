@@ -21,6 +21,7 @@ checked when it is first read.
 import json
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
@@ -318,7 +319,8 @@ def read_table(path: Path, mmap_mode: Optional[str] = None) -> np.ndarray:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file, whole or not at all."""
     with written_whole(path, "wb") as file:
-        np.save(file, array)
+        # given a file of the system, numpy does not notice that a full disk cut off a small array
+        np.save(SimpleNamespace(write=file.write), array)
 
 
 def write_json(path: Path, content: Dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ from fairseq_kd.teachers.store import (
     write_array,
     write_json,
 )
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import check_apart, check_vacant, make_folder, written_whole
 
 
 class StoreBuilder:
@@ -66,7 +66,8 @@ class StoreBuilder:
 
     Raises:
         FileNotFoundError: the teacher or the data are missing.
-        ValueError: they do not fit each other, or the store is another teacher's.
+        ValueError: they do not fit each other, the store is another teacher's, or something else
+            than a store is in its place.
     """
 
     def __init__(
@@ -80,6 +81,9 @@ class StoreBuilder:
         part_sentences: int,
         subsets: Sequence[str] = (),
     ):
+        check_apart(out, {"--teacher": teacher, "--data": data})
+        if not (out / FILE).is_file():
+            check_vacant(out)
         model, task = load_teacher(teacher, "--teacher")
         self.task = task_on(task, data)
         check_same_words(f"--teacher {teacher}", task, self.task)
@@ -119,10 +123,8 @@ class StoreBuilder:
         }
         path = self.out / FILE
         if not path.is_file():
-            self.out.mkdir(parents=True, exist_ok=True)
-            identity["dictionaries"] = self._write_dictionaries({})
+            make_folder(self.out)
             write_json(path, identity)
-            return
         there = TeacherStore(self.out).identity
         for key, what in (
             ("fingerprint", f"from another teacher, {there['teacher']}"),
@@ -177,7 +179,7 @@ class StoreBuilder:
         folder = self.out / subset
         identity = {"data": data, "sentences": len(dataset)}
         if not (folder / INDEX).is_file():
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             write_json(folder / INDEX, identity)
         elif not identity.items() <= read_json(folder / INDEX).items():
             raise ValueError(

@@ -56,7 +56,7 @@ def add_parser(verbs: Any) -> None:
         default = "none" if each.default is None else f"{each.default:g}"
         filters.add_argument(each.flag, type=each.range, help=f"{each.help} (default: {default})")
     _add_mixing(parser.add_argument_group("mixing with gold data"))
-    parser.set_defaults(run=run, check=check_flags)
+    parser.set_defaults(run=run, check=check_flags, kept="the translations are kept")
 
 
 def _add_selection(flags: Any) -> None:

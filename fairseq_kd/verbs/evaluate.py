@@ -56,7 +56,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--out", required=True, type=file_path, help="folder for the report")
     _add_text(parser.add_argument_group("text and search"))
     _add_measuring(parser.add_argument_group("measuring"))
-    parser.set_defaults(run=run, check=options_of)
+    parser.set_defaults(run=run, check=options_of, kept="what was translated is kept")
 
 
 def _add_text(flags: Any) -> None:
@@ -152,10 +152,11 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd import plugin  # noqa: F401  (architectures that a system may have)
     from fairseq_kd.evaluation.evaluation import Evaluation
     from fairseq_kd.evaluation.plots import check_matplotlib
-    from fairseq_kd.evaluation.report import write_report
+    from fairseq_kd.evaluation.report import check_out, write_report
     from fairseq_kd.locks import locked
 
     check_matplotlib()
+    check_out(options.out, options.data)
     evaluation = Evaluation(options)
     with locked(options.out / ".evaluate.lock", f"--out {options.out}"):
         print(write_report(options.out, evaluation.run()))

@@ -84,7 +84,7 @@ def add_parser(verbs: Any) -> None:
         help="folder for models converted in float32, which prove the conversion (default: "
         "fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="the checkpoint is as it was")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", required=True, type=file_path, metavar="P.pt", help="the checkpoint to write"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="CKPT is as it was")
 
 
 def run(args: argparse.Namespace) -> int:

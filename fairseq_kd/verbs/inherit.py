@@ -42,7 +42,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
             "from 0 (default: the first, the last, and others evenly between)",
         )
     parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="the teacher is as it was")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "folder", metavar="OUT", type=file_path, help="the --out folder of translate"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="the shards are kept")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,10 +33,9 @@ def merge_shards(folder: Path) -> None:
     """Merges while no other process does."""
     from fairseq_kd.sequence.plan import locked, plan_id, read_plan
     from fairseq_kd.sequence.shards import WHOLE, check_shard, merge
-    from fairseq_kd.whole_files import full_disk_explained
 
     plan = read_plan(folder)
-    with locked(folder), full_disk_explained(folder, "the shards are kept"):
+    with locked(folder):
         if (folder / WHOLE).is_file():
             check_shard(folder / WHOLE, plan_id(plan))
             print(f"{folder / WHOLE} is there already", file=sys.stderr)

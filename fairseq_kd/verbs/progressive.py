@@ -82,7 +82,7 @@ def add_parser(verbs: Any) -> None:
         help="after --: further flags for Snakemake, such as -- --executor slurm --jobs 8",
     )
     parser.others = "snakemake_flags"
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="what is finished is kept")
 
 
 def run(args: argparse.Namespace) -> int:

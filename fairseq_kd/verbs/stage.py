@@ -18,7 +18,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     stage.add_argument(
         "command", metavar="COMMAND", nargs="+", help="the training command, after --"
     )
-    stage.set_defaults(run=run)
+    stage.set_defaults(run=run, kept="the checkpoints are kept")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("plan", metavar="RUN/plan.json", type=file_path, help="the plan of the run")
     parser.add_argument("name", type=one_line, metavar="STEP", help="the step")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="what is finished is kept")
 
 
 def run(args: argparse.Namespace) -> int:

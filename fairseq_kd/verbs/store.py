@@ -73,7 +73,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         default="float32",
         help="precision in which it runs (default: %(default)s)",
     )
-    store.set_defaults(run=run)
+    store.set_defaults(run=run, kept="the parts that are whole are kept")
 
 
 def run(args: argparse.Namespace) -> int:

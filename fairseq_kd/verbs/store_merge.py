@@ -17,7 +17,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--subset", type=split_names, default="train,valid", help="as for fairseq-kd store"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="the parts are kept")
 
 
 def run(args: argparse.Namespace, read: bool = True) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Tuple
 from fairseq_kd.flag_types import COUNT, THREADS, file_path, one_line, one_word, split_name
 from fairseq_kd.sequence.search import Search, add_search_flags, search_of
 from fairseq_kd.shard import Shard
+from fairseq_kd.whole_files import check_apart
 
 DESCRIPTION = """\
 Decodes a set that fairseq-preprocess binarised, for a student to learn from. Tokens stay as they
@@ -87,7 +88,7 @@ def add_parser(verbs: Any) -> None:
     engine.add_argument(
         "--user-dir", type=one_line, help="your own plugin of fairseq, if the teacher needs it"
     )
-    parser.set_defaults(run=run, check=check_flags)
+    parser.set_defaults(run=run, check=check_flags, kept="what was decoded before is kept")
 
 
 def check_flags(args: argparse.Namespace) -> Tuple[Search, Shard]:
@@ -102,6 +103,7 @@ def check_flags(args: argparse.Namespace) -> Tuple[Search, Shard]:
 def run(args: argparse.Namespace) -> int:
     """Decodes one shard, and merges if it was the last."""
     search, shard = check_flags(args)
+    check_apart(args.out, {"--data": args.data, "--cache": args.cache})
     _import_plugins(args.user_dir)
 
     from fairseq_kd.hashes import sha256_of

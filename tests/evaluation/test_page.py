@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from fairseq_kd import cli
+from fairseq_kd.evaluation import report
 from fairseq_kd.evaluation.document import Code, Section, Table, markdown_page
 from fairseq_kd.evaluation.page import html_page
-from fairseq_kd.evaluation.plots import pareto, training
+from fairseq_kd.evaluation.plots import by_bins, front, pareto, training
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -126,3 +127,33 @@ def test_systems_of_names_that_are_alike_have_drawings_of_their_own():
     ids = [set(re.findall(r'\bid="([^"]+)"', plot.svg)) for plot in plots]
     assert all(ids)
     assert not ids[0] & ids[1]
+
+
+def renamed(measured, names):
+    """The figures with other names for the systems."""
+    text = json.dumps(measured)
+    for old, new in names.items():
+        text = text.replace(f'"{old}', json.dumps(new)[:-1])
+    return json.loads(text)
+
+
+def test_names_are_plain_text_in_every_plot(measured):
+    names = {"teacher": r"$\foo$", "small": r"_a\$b", "left alone": "100 $ & <b>"}
+    figures = renamed(measured, names)
+    for plot in (front(figures, "speed"), front(figures, "size"), by_bins(figures, "by_rare", "")):
+        for name in names.values():
+            assert f">{html.escape(name, quote=False)}<" in plot.svg
+
+
+def test_a_plot_that_fails_costs_no_figure(measured, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no such\nfont")
+
+    monkeypatch.setattr(report.plots, "by_bins", fail)
+    table = report.write_report(tmp_path / "out", measured)
+    assert "| teacher" in table
+    page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert page.count("A plot could not be drawn (no such font).") == 2
+    assert "![BLEU over parameters" in page
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == measured
+    assert (tmp_path / "out" / "plots" / "front-size.png").is_file()

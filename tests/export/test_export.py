@@ -123,6 +123,15 @@ def test_the_card_tells_worth_lineage_and_licences(exported, ending_teacher):
     assert ending_teacher in text
 
 
+def test_what_cannot_be_read_of_the_lineage_is_a_line_of_the_card(export, tmp_path, monkeypatch):
+    def fail(name):
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr("fairseq_kd.export.lineage._command", fail)  # when its student was read
+    assert export(tmp_path / "out") == 0
+    assert "- could not be read: [Errno 13] Permission denied: '" in card(tmp_path / "out")
+
+
 def test_float32_keeps_every_weight(export, tmp_path, capsys):
     flags = ["--quantization", "float32", "--sacrebleu-tokenize", "char"]
     assert export(tmp_path / "whole", *flags) == 0
@@ -170,6 +179,11 @@ def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, 
     assert lineage(student)[1].facts == {"not described": f"{told}fairseq-train wrote."}
     middle.unlink()
     assert lineage(student)[1].facts == {}
+    middle.write_bytes(b"no checkpoint any more")
+    found = lineage(student)
+    told = found[1].facts["could not be read"]
+    assert told.startswith(f"{middle} is not a fairseq checkpoint")
+    assert found[2].path == teacher
 
 
 def test_a_store_stands_between_a_student_and_its_teacher(setup, teacher, data, tmp_path):

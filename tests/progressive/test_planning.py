@@ -318,3 +318,29 @@ def test_parameters_cannot_be_counted_before_the_text_is_prepared(plan_of, prepa
         ValueError, match=r"before the text is prepared\. Run \S+/prepare\.sh es en"
     ):
         plan_of(f"{text}{TEACHER}parameters: 60K")
+
+
+def test_what_no_run_made_is_not_replaced(plan_of, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("beside a run")
+    for name in ("history.md", "plan.json", "report.html"):
+        (mine / name).write_text("{}")
+        told = f"run: {mine} holds {name}, which no run made. Move that away, or give another"
+        with pytest.raises(ValueError, match=told):
+            plan_of(f"target: 0.25\nrun: {mine}")
+        assert sorted(path.name for path in mine.iterdir()) == sorted([name, "notes.txt"])
+        (mine / name).unlink()
+    told = f"run: {mine}/notes.txt must be a folder, but is a file. Give another path."
+    with pytest.raises(ValueError, match=told):
+        plan_of(f"target: 0.25\nrun: {mine}/notes.txt")
+    plan_of(f"target: 0.25\nrun: {mine}")
+    assert (mine / "notes.txt").read_text() == "beside a run"
+
+
+@pytest.mark.parametrize("name", [".", "run"])
+def test_a_run_in_its_data_is_refused(plan_of, data, name):
+    folder = os.path.normpath(os.path.join(data, name))
+    with pytest.raises(ValueError, match=f"run: {folder} (is what|lies inside) data: {data}"):
+        plan_of(f"target: 0.25\nrun: {folder}")
+    assert not os.path.exists(os.path.join(data, "plan.json"))

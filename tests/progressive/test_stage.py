@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from disks import small_disk
 from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd import cli
@@ -18,7 +20,7 @@ from fairseq_kd.progressive import stage
 FAKE = """\
 #!{python}
 # Stands in for fairseq-train: logs as many updates as it is asked for, and saves as fairseq does.
-import json, os, sys, time, torch
+import argparse, json, os, sys, time, torch
 words = sys.argv[1:]
 folder, last = (words[words.index(flag) + 1] for flag in ("--save-dir", "--max-update"))
 print("$", *words, flush=True)
@@ -33,9 +35,12 @@ for update in range(1, int(last) + 1):
     except BrokenPipeError:
         pass  # logging does so
     time.sleep(0.05 if "--slow" in words else 0)
-state = dict(optimizer_history=[dict(num_updates=int(last))])
+model = dict(args=argparse.Namespace(arch="transformer"), model=dict(weight=torch.zeros(1)))
+state = dict(model, optimizer_history=[dict(num_updates=int(last))])
+if "--pad" in words:
+    state["pad"] = torch.zeros(int(words[-1]))
 if "--patience" in words:
-    state = dict(optimizer_history=[dict(num_updates=5)])
+    state = dict(model, optimizer_history=[dict(num_updates=5)])
 if "--abort-early" in words:
     os.abort()
 torch.save(state, os.path.join(folder, "checkpoint_last.pt"))
@@ -56,9 +61,11 @@ def command(tmp_path, monkeypatch):
     return ["fairseq-train", "data", "--user-dir", "user_dir", *save_dir]
 
 
-def checkpoint(path, updates):
+def checkpoint(path, updates, old_format=False):
     path.parent.mkdir(exist_ok=True)
-    torch.save({"optimizer_history": [{"num_updates": updates}], "pad": torch.rand(2000)}, path)
+    state = {"args": Namespace(arch="transformer"), "model": {"weight": torch.rand(2000)}}
+    state["optimizer_history"] = [{"num_updates": updates}]
+    torch.save(state, path, _use_new_zipfile_serialization=not old_format)
     return path
 
 
@@ -153,10 +160,18 @@ def test_a_half_copied_last_checkpoint_is_replaced_by_its_source(tmp_path, capsy
     last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
     checkpoint(tmp_path / "run" / "checkpoint_1_10.pt", 10)
     checkpoint(tmp_path / "run" / "checkpoint_2_20.pt", 20)
-    last.write_bytes(last.read_bytes()[:3000])
+    half = last.read_bytes()[:3000]
+    last.write_bytes(half)
     stage.restore_last_checkpoint(last.parent)
     assert last.read_bytes() == (last.parent / "checkpoint_2_20.pt").read_bytes()
-    assert "was cut off while it was written; going on from" in capsys.readouterr().err
+    assert (last.parent / "checkpoint_last.pt.damaged").read_bytes() == half
+    assert capsys.readouterr().err == (
+        f"{last} is now checkpoint_last.pt.damaged\n"
+        f"{last} was cut off while it was written; going on from checkpoint_2_20.pt\n"
+    )
+    last.unlink()  # a kill between the two
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == (last.parent / "checkpoint_2_20.pt").read_bytes()
 
 
 @pytest.mark.parametrize("source", ["checkpoint2.pt", "checkpoint_best.pt"])
@@ -170,20 +185,53 @@ def test_it_is_restored_from_whatever_it_was_copied_from(tmp_path, source):
     assert last.read_bytes() == (last.parent / source).read_bytes()
 
 
-def test_a_half_written_checkpoint_without_a_source_is_removed(tmp_path, capsys):
-    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
-    last.write_bytes(last.read_bytes()[:3000])
-    stage.restore_last_checkpoint(last.parent)
-    assert not last.exists()
-    assert "starting from the first update" in capsys.readouterr().err
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_half_written_checkpoint_without_a_source_is_put_aside(tmp_path, old_format, capsys):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20, old_format)
+    whole = last.read_bytes()
+    for number, size in enumerate((3000, 0), 1):
+        last.write_bytes(whole[:size])
+        stage.restore_last_checkpoint(last.parent)
+        assert not last.exists()
+        assert "starting from the first update" in capsys.readouterr().err
+        aside = f"checkpoint_last.pt.damaged{'' if number == 1 else f'.{number}'}"
+        assert (last.parent / aside).read_bytes() == whole[:size]
 
 
-def test_a_whole_last_checkpoint_is_left_alone(tmp_path):
-    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 10)
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_whole_last_checkpoint_is_left_alone(tmp_path, old_format):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 10, old_format)
     checkpoint(tmp_path / "run" / "checkpoint_2_20.pt", 20)
     before = last.read_bytes()
     stage.restore_last_checkpoint(last.parent)
     assert last.read_bytes() == before
+    assert len(list(last.parent.iterdir())) == 2
+
+
+def test_an_unfinished_stage_of_an_old_torch_goes_on(command, tmp_path, capsys):
+    checkpoint(tmp_path / "run" / "checkpoint_last.pt", 12, old_format=True)
+    assert stage.run_stage("student", command) == 0
+    assert "student: going on after update 12" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_is_not_taken_for_one_that_was_cut_off(tmp_path):
+    last = tmp_path / "checkpoint_last.pt"
+    last.write_bytes(b"the only copy of something else")
+    stage.restore_last_checkpoint(tmp_path)
+    assert last.read_bytes() == b"the only copy of something else"
+
+
+def test_a_training_that_fails_on_a_full_disk_says_so(command, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        at = command.index("--save-dir") + 1
+        words = [*command[:at], str(disk / "run"), *command[at + 1 :], "--pad", "100000"]
+        assert cli.main(["stage", "student", "--", *words]) == 2
+        shown = capsys.readouterr().err
+    assert "student failed with status 1; the whole log is in" in shown
+    assert shown.endswith(
+        f"fairseq-kd stage: The disk of {disk}/run is full; the checkpoints are kept. Free some "
+        "space and run the same command again.\n"
+    )
 
 
 def test_a_training_whose_progress_cannot_be_shown_is_ended(command, tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def test_apt_get_fetches_into_folders_of_its_own_and_later_suites_win(tmp_path):
     assert (tmp_path / "sources.list").read_text() == want
     conf = (tmp_path / "apt.conf").read_text()
     for name in ("State", "Cache", "Etc::sourcelist"):
-        assert re.search(rf'^Dir::{name} "{tmp_path}/out.partial/apt/', conf, re.M)
+        assert re.search(rf'^Dir::{name} "{tmp_path}/out.partial/made/apt/', conf, re.M)
     assert 'Acquire::Languages { "en"; "de"; };' in conf
     assert not (tmp_path / "out.partial").exists()
 
@@ -108,7 +108,8 @@ def test_what_is_there_is_kept_and_anything_else_is_refused(built, texts, tmp_pa
 
 
 def test_what_a_killed_run_left_is_no_obstacle(built, texts, tmp_path):
-    (tmp_path / "out.partial" / "corpus").mkdir(parents=True)
+    (tmp_path / "out.partial" / "made" / "corpus").mkdir(parents=True)
+    (tmp_path / "out.partial" / ".fairseq_kd").touch()
     build(texts, tmp_path / "out")
     assert pairs(tmp_path / "out", "test") == pairs(built[0], "test")
     assert not (tmp_path / "out.partial").exists()

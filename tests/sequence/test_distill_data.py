@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from disks import small_disk
 from fairseq.data.indexed_dataset import make_builder
 from forks import run_forked
-from harness import PAIR, Setup, copy_dictionaries, run
+from harness import PAIR, Setup, copy_dictionaries
 from translations import binarised, hypotheses
 
 from fairseq_kd.export.lineage import lineage
@@ -19,6 +20,7 @@ from fairseq_kd.sequence import distilled_set
 from fairseq_kd.sequence.filters import FILTERS
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
+from fairseq_kd.whole_files import MARK
 
 OFF = ["--max-length-ratio", "inf", "--max-copied", "inf", "--max-repeated", "inf"]
 
@@ -266,28 +268,23 @@ def test_killed_at_any_file_it_appears_whole_or_not_at_all(distill, tmp_path, mo
             assert distill(out) == 130
         assert "interrupted; the same command goes on" in capsys.readouterr().err
         assert not out.exists()
-    (tmp_path / "out.partial").mkdir()  # what SIGKILL would leave
-    (tmp_path / "out.partial" / "train.es-en.es.bin").write_bytes(b"half")
+    left = tmp_path / "out.partial" / "made"  # what SIGKILL would leave
+    left.mkdir(parents=True)
+    (left / "train.es-en.es.bin").write_bytes(b"half")
+    (left.parent / MARK).touch()
     assert distill(out) == 0
     assert manifest(out) == manifest(tmp_path / "whole")
     assert not (tmp_path / "out.partial").exists()
 
 
 def test_a_full_disk_is_told_and_the_translations_are_kept(distill, decoded, tmp_path, capsys):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = run("mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", disk, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("may not mount a small file system")
-    try:
+    with small_disk(tmp_path / "disk", "size=40k") as disk:
         before = (decoded / "hypotheses.txt").read_bytes()
         assert distill(disk / "out") == 2
-        told = f"The disk of {disk} is full; the translations are kept. Free some space and run"
+        told = f"The disk of {disk / 'out'} is full; the translations are kept. Free some space and"
         assert told in capsys.readouterr().err
         assert os.listdir(disk) == []
         assert (decoded / "hypotheses.txt").read_bytes() == before
-    finally:
-        run("umount", "--lazy", disk)
 
 
 @pytest.fixture(params=["raw", "lazy"])
@@ -351,14 +348,15 @@ def test_progress_is_shown_in_sentences_from_the_first_to_the_last(distill, tmp_
     assert ended.endswith(f"| {count}/{count} sentences, 00:00 left, {count} pairs kept")
 
 
-@pytest.mark.parametrize("content", ['{"name": "theirs"}', "[1]", "no JSON", None])
+@pytest.mark.parametrize("content", ['{"name": "theirs"}', "[1]", "no JSON"])
 def test_a_folder_of_somebody_else_is_refused(distill, tmp_path, content, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    if content is not None:
-        (out / "manifest.json").write_text(content)
+    (out / "manifest.json").write_text(content)
     assert distill(out) == 2
-    assert f"--out {out} exists and is something else. Remove it" in capsys.readouterr().err
+    told = f"--out {out} is there already, with manifest.json in it. Remove it or choose another."
+    assert told in capsys.readouterr().err
+    assert (out / "manifest.json").read_text() == content
 
 
 def test_every_filter_can_be_turned_off(distill, decoded, tmp_path):

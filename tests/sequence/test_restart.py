@@ -11,6 +11,7 @@ import time
 from importlib.util import find_spec
 
 import pytest
+from disks import small_disk
 from harness import ENVIRONMENT, ROOT, run
 from translations import content, hypotheses
 
@@ -134,17 +135,10 @@ def test_a_full_disk_is_told_and_what_was_decoded_is_kept(
 def test_a_full_file_system_is_told_and_what_was_decoded_is_kept(
     translate, decoded, tmp_path, capsys
 ):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = run("mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", disk, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("may not mount a small file system")
-    try:
+    with small_disk(tmp_path / "disk", "size=48k") as disk:
         assert translate(disk / "out", "--nbest", "4") == 2
         assert f"The disk of {disk / 'out'} is full; what was" in capsys.readouterr().err
         kept = shutil.copytree(disk / "out", tmp_path / "out")
-    finally:
-        run("umount", "--lazy", disk)
     assert (kept / "hypotheses.journal").stat().st_size > 20_000
     assert translate(kept, "--nbest", "4") == 0
     assert "going on after" in capsys.readouterr().err

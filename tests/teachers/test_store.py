@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disks import files_up_to
 from harness import ENVIRONMENT, ROOT, Setup
 
 from fairseq_kd import cli
@@ -20,7 +21,7 @@ from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.store import TeacherStore, pack, record_dtype, unpack
+from fairseq_kd.teachers.store import TeacherStore, pack, record_dtype, unpack, write_array
 from fairseq_kd.teachers.store_building import merge_subset
 
 CPU = torch.device("cpu")
@@ -292,3 +293,13 @@ def test_a_training_set_of_several_parts_is_stored_whole(build, data, tmp_path):
         ValueError, match=r"^--kd-store .* serves one data folder, but the training"
     ):
         Setup(f"{parts}:{data}", *flags)
+
+
+@pytest.mark.parametrize("size", [50, 5000])
+def test_an_array_that_a_full_disk_cuts_off_is_not_written(tmp_path, size):
+    """numpy itself leaves half a file of a small one, and raises nothing."""
+    with files_up_to(8 * size), pytest.raises(OSError, match="File too large"):
+        write_array(tmp_path / "array.npy", np.zeros(size))
+    assert list(tmp_path.iterdir()) == []
+    write_array(tmp_path / "array.npy", np.arange(size))
+    assert np.load(tmp_path / "array.npy").tolist() == list(range(size))

@@ -1,0 +1,31 @@
+"""Disks that are small or read-only, where one may mount them, and a limit of size elsewhere."""
+
+import resource
+from contextlib import contextmanager
+
+import pytest
+from harness import run
+
+
+@contextmanager
+def small_disk(folder, options):
+    """A file system in memory, mounted at a folder, with options such as ``size=40k`` or ``ro``."""
+    folder.mkdir()
+    mounted = run("mount", "-t", "tmpfs", "-o", options, "tmpfs", folder, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    try:
+        yield folder
+    finally:
+        run("umount", "--lazy", folder)
+
+
+@contextmanager
+def files_up_to(size_bytes):
+    """No file of this process grows beyond a size, as if the disk were full."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)

@@ -1,0 +1,94 @@
+"""Folders that scripts make: whole or not at all, and beside what is not theirs."""
+
+import os
+import subprocess
+
+import pytest
+from disks import small_disk
+from harness import ENVIRONMENT, ROOT, run
+
+MAKE = 'set -euo pipefail; source "$0/scripts/common.sh"; begin "$1"; echo whole > "$work/file"; '
+
+
+def make(out, then="finish", check=True):
+    return run("bash", "-c", MAKE + then, ROOT, out, check=check)
+
+
+def test_a_folder_appears_when_it_is_finished(tmp_path):
+    out = tmp_path / "new" / "out"
+    assert make(out, '[[ ! -e $1 ]]; finish; echo "done"').stdout == "done\n"
+    assert (out / "file").read_text() == "whole\n"
+    assert os.listdir(tmp_path / "new") == ["out"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_killed_script_left_is_removed_and_nothing_else(tmp_path, ours):
+    partial = tmp_path / "out.partial"
+    (partial / "made").mkdir(parents=True)
+    (partial / "made" / "half").write_text("half")
+    if ours:
+        (partial / ".fairseq_kd").touch()
+    make(tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["file"]
+    if ours:
+        assert os.listdir(tmp_path) == ["out"]
+    else:
+        assert (partial / "made" / "half").read_text() == "half"
+        assert sorted(os.listdir(tmp_path)) == ["out", "out.partial"]
+
+
+def test_what_has_come_meanwhile_is_not_replaced(tmp_path):
+    result = make(tmp_path / "out", 'mkdir "$1"; echo theirs > "$1/file"; finish', check=False)
+    assert result.returncode != 0
+    assert (tmp_path / "out" / "file").read_text() == "theirs\n"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_two_scripts_do_not_make_one_folder_at_the_same_time(tmp_path):
+    command = ["bash", "-c", MAKE + "echo begun; read -r; finish", ROOT, tmp_path / "out"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([str(word) for word in command], env=ENVIRONMENT, **pipes) as first:
+        assert first.stdout.readline() == "begun\n"
+        with subprocess.Popen([str(word) for word in command], env=ENVIRONMENT, **pipes) as second:
+            told = f"waiting for the process that still makes {tmp_path}/out\n"
+            assert second.stdout.readline() == told
+            first.communicate("\n")
+            second.communicate("\n")
+    assert first.returncode == 0
+    assert second.returncode != 0  # what the first made is there
+    assert (tmp_path / "out" / "file").read_text() == "whole\n"
+
+
+@pytest.mark.parametrize("how", ["a small disk", "a limit"])
+def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, how):
+    write = 'head --bytes 200000 /dev/zero > "$work/more"; finish'
+
+    def full(out, limit=""):
+        result = make(out, limit + write, check=False)
+        assert result.returncode != 0
+        assert result.stderr.endswith(
+            f"The disk of {out} is full; what was there before is as it was. Free some space and "
+            "run the same line again.\n"
+        )
+        assert os.listdir(out.parent) == []
+
+    if how == "a limit":
+        (tmp_path / "folder").mkdir()
+        full(tmp_path / "folder" / "out", "ulimit -f 64; ")
+        return
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        full(disk / "out")
+
+
+def test_a_place_where_nothing_can_be_made_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    result = make(tmp_path / "file" / "out", check=False)
+    assert result.stderr == (
+        f"{tmp_path}/file/out cannot be made (File exists). Give another path.\n"
+    )
+    result = make(tmp_path / ("n" * 300), check=False)
+    assert "cannot be made (File name too long). Give another path." in result.stderr
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        result = make(disk / "out", check=False)
+        told = f"{disk}/out cannot be made (Read-only file system). Give another path.\n"
+        assert result.stderr == told
