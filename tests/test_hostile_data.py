@@ -79,11 +79,11 @@ def uncounted(path):
 
 
 DICTIONARIES = {
-    "no UTF-8": (latin, ', line 1, is not UTF-8: behind "" is the byte 0xfc.'),
-    "a token twice": (twice, "is no dictionary of fairseq: Duplicate word found when loading"),
+    "no UTF-8": (latin, "line 1, is not UTF-8: behind"),
+    "a word twice": (twice, "is no dictionary of fairseq: Duplicate word found when loading"),
     "no count": (
         uncounted,
-        'is no dictionary of fairseq: a line is no token with its count, "word',
+        'is no dictionary of fairseq: a line is no word with its count, "word',
     ),
     "missing": (Path.unlink, ""),
 }
@@ -137,7 +137,7 @@ def test_a_dictionary_of_the_data_that_cannot_be_used_is_named(
     words = ["plan", "--arch", "transformer", "--data", copied, "--ladder", "0.5"]
     words = words if command == "plan" else words_of(command, teacher, copied)
     named = copied if command == "plan" and kind == "missing" else path
-    refused(capsys, words, [copied.parent], f"{named} {message}")
+    refused(capsys, words, [copied.parent], named, message)
 
 
 @pytest.mark.parametrize("kind", [each for each in DICTIONARIES if each != "missing"])
@@ -150,7 +150,7 @@ def test_a_dictionary_beside_the_teacher_that_cannot_be_used_is_named(
     spoil(copied / "dict.en.txt")
     words = ["inherit", "--teacher", copied / "teacher.pt", "--arch", "transformer", "--out", "out"]
     words = words if command == "inherit" else words_of(command, copied / "teacher.pt", data)
-    refused(capsys, words, [copied.parent], f"{copied / 'dict.en.txt'} {message}")
+    refused(capsys, words, [copied.parent], copied / "dict.en.txt", message)
 
 
 # ---- JSON
@@ -292,7 +292,7 @@ def test_a_damaged_file_of_a_run_is_named(name, kind, run_file, capsys):
         (b"", "must hold keys and values, such as data: DATA_BIN."),
         (b"- 1\n", "must hold keys and values, such as data: DATA_BIN."),
         (b"data: [\n", "cannot be read as YAML: while parsing"),
-        (b"data: \xff\n", "cannot be read as YAML: 'utf-8' codec can't decode"),
+        (b"data: \xff\n", "line 1, is not UTF-8: behind"),
         (b"data: 7\nteacher: t.pt\ntarget: 0.5\n", "data cannot be 7."),
     ],
 )

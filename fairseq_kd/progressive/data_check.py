@@ -108,7 +108,7 @@ def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
     files = layout.corpus.dictionaries()
     if not all(path.is_file() for path in files):
         return None
-    source, target = (read_dictionary(path) for path in files)
+    source, target = (read_dictionary(path, distinct=False) for path in files)
     return source, target
 
 

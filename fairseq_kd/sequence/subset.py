@@ -11,7 +11,7 @@ from fairseq.data import Dictionary, data_utils, indexed_dataset
 from torch import Tensor
 
 from fairseq_kd.binarised import check_side
-from fairseq_kd.dictionaries import check_distinct, check_encoding, read_dictionary
+from fairseq_kd.dictionaries import check_encoding, read_dictionary
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import plain_languages
 
@@ -104,7 +104,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
     source, target = plain_languages(pair, str(folder))
     pair = (source, target)
     prefix = _prefix(folder, name, pair)
-    words = [_dictionary(folder / f"dict.{language}.txt") for language in pair]
+    words = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
     sides = [_sentences(folder / f"{prefix}{pair[i]}", words[i]) for i in (0, 1)]
     source, target = sides
     if target is not None and len(source) != len(target):
@@ -126,13 +126,6 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
         f"{folder} holds no {name}.{source}-{target}.{source}. Give to --data the folder that "
         "fairseq-preprocess wrote, and to --subset one of its splits."
     )
-
-
-def _dictionary(path: Path) -> Dictionary:
-    """A dictionary in which every token stands for one index."""
-    words = read_dictionary(path, "Give to --data the folder that fairseq-preprocess wrote.")
-    check_distinct(path, words)
-    return words
 
 
 def _sentences(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:

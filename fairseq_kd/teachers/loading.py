@@ -50,8 +50,6 @@ def load_teacher(
     folder = _dictionary_folder(path, name, cfg.task)
     changes = {"data": folder, "eval_bleu": False, **embedding_files(cfg)}
     checkpoint_utils.overwrite_args_by_name(cfg, changes)
-    for language in (cfg.task.source_lang, cfg.task.target_lang):
-        read_dictionary(Path(folder) / f"dict.{language}.txt")
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
     except (RuntimeError, ValueError) as error:  # by torch for the weights, by fairseq for sharing
@@ -187,6 +185,8 @@ def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
     beside, folders = Path(path).resolve().parent, data_folders(path, task_cfg.data)
     for folder in (beside, *folders):
         if all((folder / file).is_file() for file in files):
+            for file in files:
+                read_dictionary(folder / file, distinct=False)
             return str(folder)
     raise FileNotFoundError(
         f"The dictionaries {' and '.join(files)} of {name} are neither beside it nor in "

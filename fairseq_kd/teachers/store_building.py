@@ -303,10 +303,7 @@ def task_on(task: FairseqTask, data: str) -> FairseqTask:
     if not Path(data).is_dir():
         raise FileNotFoundError(f"--data {data} is not a folder that fairseq-preprocess wrote.")
     for language in language_pair(task):
-        read_dictionary(
-            Path(data) / f"dict.{language}.txt",
-            "Give to --data the folder that fairseq-preprocess wrote.",
-        )
+        read_dictionary(Path(data) / f"dict.{language}.txt", distinct=False)
     cfg = copy.deepcopy(task.cfg)
     cfg.data = data
     cfg.upsample_primary = 1  # a store has each sentence once

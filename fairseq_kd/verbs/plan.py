@@ -177,7 +177,7 @@ def _dictionary_sizes(data: Path) -> List[int]:
             f"--data {data} is not what fairseq-preprocess wrote: it needs a set such as "
             "train.de-en.de.bin and both dictionaries. Give that folder, or --words N."
         )
-    return [len(read_dictionary(file)) for file in files]
+    return [len(read_dictionary(file, distinct=False)) for file in files]
 
 
 def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
