@@ -5,6 +5,7 @@ loads one, and takes what it needs by a function of this module.
 """
 
 import argparse
+import functools
 import os
 import re
 import warnings
@@ -308,6 +309,13 @@ def unpickled(path: Path, called: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{called} does not exist. Give the path of a fairseq checkpoint.")
     mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
+    stat = path.stat()
+    damaged = _damaged_record(path, stat.st_size, stat.st_mtime_ns) if mapped else None
+    if damaged is not None:
+        raise ValueError(
+            f"{called} is damaged: the checksum of {damaged} in it is wrong. Copy it again, or "
+            "give another checkpoint of that training."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write
@@ -319,6 +327,27 @@ def unpickled(path: Path, called: str) -> Any:
     for name in ("cfg", "args") if isinstance(state, dict) else ():
         refuse_code(called, state.get(name))
     return state
+
+
+@functools.lru_cache(maxsize=64)
+def _damaged_record(path: Path, size: int, changed_ns: int) -> Optional[str]:
+    """The first record of a zip file whose CRC-32 is wrong, which torch does not compare.
+
+    Args:
+        path: the file.
+        size: of the file in bytes; it is read again only if this or the next has changed.
+        changed_ns: when it was written last.
+
+    Returns:
+        The record's name; None if all are whole, or the file is so damaged that torch refuses it.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip()
+    except OSError:
+        raise
+    except Exception:  # a damaged directory of records can raise anything
+        return None
 
 
 def _unreadable(path: Path, called: str, reason: str) -> str:

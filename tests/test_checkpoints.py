@@ -46,8 +46,20 @@ def another_zip(path):
 
 
 def lost_bytes(path):
+    """An option whose name is no UTF-8, by a writer who takes that for right."""
+    whole = saved(path, {"model": WEIGHTS, "args": ARGS})
+    with zipfile.ZipFile(whole) as file:
+        records = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in records.items():
+            file.writestr(name, content.replace(b"encoder_layers", b"encoder\xfflayers"))
+
+
+def a_flipped_bit(path):
     whole = saved(path, {"model": WEIGHTS, "args": ARGS}).read_bytes()
-    path.write_bytes(whole.replace(b"encoder_layers", b"encoder\xfflayers"))
+    weights = WEIGHTS["encoder.weight"].numpy().tobytes()
+    assert whole.count(weights) == 1
+    path.write_bytes(whole.replace(weights, bytes([weights[0] ^ 1]) + weights[1:]))
 
 
 UNREADABLE = f"is not a fairseq checkpoint: torch cannot read it. {GIVE}"
@@ -58,6 +70,10 @@ FILES = {
         lambda path: path.mkdir(),
         "is a folder, but must be a fairseq checkpoint. Give a file in it, such as "
         "checkpoint_best.pt.",
+    ),
+    "a flipped bit": (
+        a_flipped_bit,
+        f"is damaged: the checksum of T/data/0 in it is wrong. {AGAIN}",
     ),
     "cut off": (cut_off, f"is cut off, its end is missing. {AGAIN}"),
     "another zip": (another_zip, UNREADABLE),
