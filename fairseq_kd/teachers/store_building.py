@@ -35,6 +35,7 @@ from fairseq_kd.teachers.store import (
     MAX_WORDS,
     SENTENCE,
     TABLE,
+    UNCHECKED,
     TeacherStore,
     dictionary_name,
     open_part,
@@ -105,6 +106,7 @@ class StoreBuilder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = LiveTeacher(model.to(self.device), dtype)
         self.teacher.follow(model)
+        self.teacher_path, self.teacher_dtype = teacher, dtype
 
     def _claim(self, teacher: str) -> None:
         """Writes what the store is made from, or compares it with what is there.
@@ -188,7 +190,10 @@ class StoreBuilder:
             )
         ranges = part_ranges(len(dataset), self.part_sentences)
         missing = [
-            part for part in shard.share(len(ranges)) if not part_is_whole(folder, part, self.store)
+            part
+            for part in shard.share(len(ranges))
+            if not part_is_whole(folder, part, self.store)
+            or not self._is_of(dataset, ranges[part], np.load(sentences_path(folder, part)))
         ]
         total = sum(len(ranges[part]) for part in shard.share(len(ranges)))
         done = total - sum(len(ranges[part]) for part in missing)
@@ -215,11 +220,24 @@ class StoreBuilder:
             lengths = real.sum(-1).tolist()
             rows = np.split(self._records(sample, real), np.cumsum(lengths)[:-1])
             ids = sample["id"].tolist()
+            self._check_numbers(rows, ids)
             for number, length, checksum, own in zip(ids, lengths, checksums, rows, strict=True):
                 sentences[number - numbers.start] = (length, checksum, records_checksum(own))
                 records[number - numbers.start] = own
             progress.add(len(batch))
         return np.concatenate(records), sentences
+
+    def _is_of(self, dataset: FairseqDataset, numbers: range, table: np.ndarray) -> bool:
+        """Whether the table of a part is that of these sentences, and of no others."""
+        expected = np.zeros(len(numbers), UNCHECKED)
+        pad = self.task.target_dictionary.pad()
+        for batch in self._batches(dataset, numbers):
+            sample = dataset.collater([dataset[number] for number in batch])
+            lengths = sample["target"].ne(pad).sum(-1).tolist()
+            ids, checksums = sample["id"].tolist(), sentence_checksums(sample, pad)
+            for number, length, checksum in zip(ids, lengths, checksums, strict=True):
+                expected[number - numbers.start] = (length, checksum)
+        return all(np.array_equal(table[name], expected[name]) for name, _ in UNCHECKED)
 
     def _batches(self, dataset: FairseqDataset, numbers: range) -> List[List[int]]:
         """Sentences of like length, ``max_tokens`` together; none too long for the teacher."""
@@ -238,6 +256,25 @@ class StoreBuilder:
         chunks = [taught[start : start + step] for start in range(0, int(real.sum()), step)]
         kept = (TopK.of_logits(each.hidden, self.topk, self.store.powers) for each in chunks)
         return np.concatenate([pack(each) for each in kept])
+
+    def _check_numbers(self, rows: List[np.ndarray], ids: List[int]) -> None:
+        """Refuses what no student can learn from.
+
+        Args:
+            rows: the records of each sentence.
+            ids: the numbers of the sentences.
+
+        Raises:
+            ValueError: the teacher's probabilities are NaN, as after an overflow in float16.
+        """
+        teacher, precision = self.teacher_path, self.teacher_dtype
+        for number, records in zip(ids, rows, strict=True):
+            if np.isnan(records["log_p"]).any() or np.isnan(records["log_tail"]).any():
+                advice = "--dtype float32" if precision != "float32" else "another checkpoint"
+                raise ValueError(
+                    f"--teacher {teacher} computes NaN in {precision} for sentence {number}. Give "
+                    f"{advice}."
+                )
 
 
 def merge_subset(out: Path, subset: str, read: bool = True) -> int:

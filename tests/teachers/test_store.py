@@ -101,6 +101,27 @@ def test_the_size_of_the_batches_changes_nothing_but_rounding(store, build, tmp_
             torch.testing.assert_close(a.log_p, b.log_p, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("factor", "dtype", "advice"),
+    [(3e4, "float16", "--dtype float32"), (1e38, "float32", "another checkpoint")],
+)
+def test_a_teacher_that_computes_nan_builds_no_store(
+    build, teacher, tmp_path, factor, dtype, advice
+):
+    state = torch.load(teacher, weights_only=False)
+    for name, tensor in state["model"].items():
+        if name.endswith("layer_norm.weight"):
+            tensor.mul_(factor)
+    for path in Path(teacher).parent.glob("dict.*.txt"):
+        shutil.copy(path, tmp_path)
+    large = tmp_path / "large.pt"
+    torch.save(state, large)
+    told = rf"--teacher {large} computes NaN in {dtype} for sentence \d+\. Give {advice}\."
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        build(tmp_path / "store", subsets=["valid"], teacher=str(large), dtype=dtype)
+    assert not list((tmp_path / "store" / "valid").glob("*.npy"))
+
+
 def test_a_merge_with_a_gap_names_what_is_missing(build, tmp_path):
     out = build(tmp_path / "store", [Shard(1, 3), Shard(3, 3)], ["valid"], merge=False)
     with pytest.raises(ValueError, match=r"lacks 2 of its 5 parts, .* \(numbers 1, 4; part P"):

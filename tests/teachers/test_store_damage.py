@@ -97,6 +97,21 @@ def test_a_damaged_table_of_sentences_is_mended_by_the_same_command(copied, buil
     assert contents(copied) == before
 
 
+def test_parts_of_other_sentences_are_built_anew(copied, build):
+    before = contents(copied)
+    folder = copied / "valid"
+    flip(folder / "00002.sentences.npy", place=-5)  # a checksum of words
+    for name in ("npy", "sentences.npy"):
+        one, two = (folder / f"0000{part}.{name}" for part in (0, 1))
+        swapped = one.read_bytes(), two.read_bytes()
+        two.write_bytes(swapped[0])
+        one.write_bytes(swapped[1])
+    whole = {each: each.stat().st_mtime_ns for each in folder.glob("0000[34].npy")}
+    build(copied, subsets=["valid"])
+    assert contents(copied) == before
+    assert {each: each.stat().st_mtime_ns for each in whole} == whole
+
+
 def test_what_was_read_undamaged_is_not_checked_again(copied, monkeypatch):
     subset = TeacherStore(copied).subset("valid")
     first = subset.records(3).tobytes()
