@@ -20,7 +20,7 @@ from fairseq_kd.teachers import named_teachers
 UNIFORM, LEARNED = "uniform", "learned"
 DEFAULT_ENTROPY = 0.5
 ENTROPY = Range(float, 0, 1, below=True)
-SHARE = Range(float, 1e-6, 1, also=(0,))
+SHARE = Range(float, 1e-6, 1e6, also=(0,))  # before the sum is checked
 
 
 @dataclass

@@ -288,8 +288,8 @@ def test_refusals(setup, teacher, data):
             [*two, "--kd-teacher-weights", "2,1"],
         ),
         (
-            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1, but is "
-            "2,-1.",
+            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1,000,000, "
+            "but is 2,-1.",
             [*two, "--kd-teacher-weights", "2,-1"],
         ),
         (
@@ -298,8 +298,8 @@ def test_refusals(setup, teacher, data):
             [*two, "--kd-teacher-weights", "best"],
         ),
         (
-            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1, but is "
-            "nan,1.",
+            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1,000,000, "
+            "but is nan,1.",
             [*two, "--kd-teacher-weights", "nan,1"],
         ),
         (

@@ -270,7 +270,7 @@ def test_its_published_setting_can_be_trained(name, teacher, data, tmp_path):
     assert arch.endswith("_big") == (teacher == "big")
     for command in trained.values():
         assert command[command.index("--adam-betas") + 1] == "(0.9, 0.98)"
-        assert command[command.index("--warmup-init-lr") + 1] == "1e-7"
+        assert float(command[command.index("--warmup-init-lr") + 1]) == 1e-7
         assert "--fp16" in command
 
 

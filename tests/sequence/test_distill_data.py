@@ -238,7 +238,7 @@ def test_run_again_it_is_there_and_with_other_options_it_is_refused(distill, tmp
     assert distill(out) == 0
     assert f"{out} is there already" in capsys.readouterr().err
     assert distill(out, "--min-words", "2") == 2
-    told = f"--out {out} exists and is something else. Remove it, or choose another one."
+    told = f"--out {out} is there already, with dict.en.txt in it. Remove it or choose another."
     assert told in capsys.readouterr().err
     assert manifest(out) == before
 

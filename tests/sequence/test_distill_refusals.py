@@ -89,8 +89,10 @@ def test_a_cut_off_decoding_is_refused(distill, decoded_copy, tmp_path, capsys):
 
 
 def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
-    told = f"{tmp_path} holds no decoding.json. Give the folder that fairseq-kd translate --out"
-    refused(distill, tmp_path, capsys, told, translations=tmp_path)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    told = f"{folder} holds no decoding.json. Give the folder that fairseq-kd translate --out"
+    refused(distill, tmp_path, capsys, told, translations=folder)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def test_a_binary_file_that_is_cut_off_is_refused(translate, data, tmp_path, cap
     path = folder / "train.es-en.es.bin"
     path.write_bytes(path.read_bytes()[:-20])
     assert translate(tmp_path / "out", folder=folder) == 2
-    assert f"{path} is cut off. Binarise the data again." in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{path} is cut off or damaged: it has " in told
+    assert told.endswith("Binarise the data again.\n")
 
 
 @pytest.mark.parametrize(
