@@ -15,27 +15,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Optional, Union
 
-import numpy as np
 import torch
 
+import fairseq_kd.stored_arrays  # noqa: F401  (torch reads arrays of numbers)
 from fairseq_kd.stored_options import refuse_code
 from fairseq_kd.whole_files import check_new_file
 
 # torch >= 2.6 unpickles weights only. fairseq keeps a model's options as a Namespace, and the
-# counts of --eval-bleu as a numpy array. Both are data: naming them safe lets every fairseq command
-# in this process read its own checkpoints again, while one that carries code is still refused.
-_reconstruct = np.array([0]).__reduce__()[0]
-torch.serialization.add_safe_globals(
-    [
-        argparse.Namespace,
-        np.ndarray,
-        np.dtype,
-        type(np.dtype(np.int64)),
-        type(np.dtype(np.float64)),
-        (_reconstruct, "numpy._core.multiarray._reconstruct"),  # as numpy 2 calls it
-        (_reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy 1 calls it
-    ]
-)
+# counts of --eval-bleu as a numpy array, for which see stored_arrays. Both are data: naming them
+# safe lets every fairseq command in this process read its own checkpoints again, while one that
+# carries code is still refused.
+torch.serialization.add_safe_globals([argparse.Namespace])
 
 NO_WEIGHTS = (".version", "._float_tensor")  # marks of fairseq's, the second of them uninitialised
 FLAG_OF = {"model": "arch"}  # that chooses a group's class; of all others it is called as the group
