@@ -31,7 +31,7 @@ EVALUATED: Dict[str, str] = {  # option: a value of it; tests compare it with fa
     "decoder_xformers_att_config": TABLE,
     "wer_args": "('kenlm.bin', 'lexicon.txt', 2.0, -1.0)",
 }
-EMBEDDING_FILES = ("encoder_embed_path", "decoder_embed_path", "embed_path")
+UNOPENED = ("encoder_embed_path", "decoder_embed_path", "embed_path", "save_predictions")
 _OPERATIONS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -142,16 +142,17 @@ def stored_options(options: Any) -> Iterator[Tuple[Tuple[str, ...], Any]]:
             waiting += reversed(inner)
 
 
-def embedding_files(*options: Any) -> Dict[str, None]:
-    """The options that name files of pretrained embeddings, each with None, which is to replace it.
+def unopened_files(*options: Any) -> Dict[str, None]:
+    """The options that name files which fairseq would open, each with None, which is to replace it.
 
-    A checkpoint has the vectors among its weights: whoever loads it need not have those files.
+    Those of pretrained embeddings are not needed, since a checkpoint has the vectors among its
+    weights; that of predictions fairseq would overwrite.
 
     Args:
         options: configurations of fairseq.
     """
     named = {path[-1] for path, value in stored_options(options) if path and value is not None}
-    return {name: None for name in EMBEDDING_FILES if name in named}
+    return {name: None for name in UNOPENED if name in named}
 
 
 def shown(value: Any) -> str:

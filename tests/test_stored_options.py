@@ -3,12 +3,15 @@
 import ast
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import fairseq
 import hostile
 import pytest
 from fairseq import checkpoint_utils, utils
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import load_indexed_dataset
 from fairseq.models import build_model
 from forks import run_forked
 from harness import PAIR, TRAINING, USER_DIR, Setup, namespace
@@ -225,3 +228,31 @@ def test_a_checkpoints_pretrained_embeddings_are_not_read_again(teacher, folder)
     assert model.encoder.embed_tokens.weight.equal(
         read_checkpoint(teacher)["model"]["encoder.embed_tokens.weight"]
     )
+
+
+def test_a_file_that_a_checkpoint_names_for_predictions_is_not_overwritten(teacher, folder):
+    kept = folder / "kept.txt"
+    kept.write_text("mine\n")
+
+    def predictions(state):
+        options = {"_name": "sentence_ranking", "ranking_head_name": "x", "num_classes": 2}
+        state["cfg"]["criterion"] = Namespace(**options, save_predictions=str(kept))
+
+    path = hostile.changed(teacher, folder, predictions)
+    (_,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([path])
+    task.build_criterion(cfg.criterion)  # as fairseq-validate
+    assert kept.read_text() == "mine\n"
+
+
+def test_no_shell_reads_the_name_of_a_file_of_data(folder):
+    path = f"train.es-en$(touch {hostile.MARK}).en"
+    (folder / f"{path}.fasta").write_text(">a\nabc\n")
+    with pytest.raises(ValueError, match=r"\.en\.fasta is FASTA text, which fairseq would read by"):
+        load_indexed_dataset(path, Dictionary())
+
+
+def test_nothing_else_of_fairseq_uses_a_shell():
+    root, shell = Path(fairseq.__file__).parent, re.compile(r"shell=True|os\.(system|popen)\(")
+    files = (path for path in root.rglob("*.py") if "examples" not in path.parts)
+    found = [path.name for path in files if shell.search(path.read_text(encoding="utf-8"))]
+    assert found == ["fasta_dataset.py"]

@@ -24,7 +24,7 @@ from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_sym
 from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher
-from fairseq_kd.stored_options import EMBEDDING_FILES, embedding_files
+from fairseq_kd.stored_options import UNOPENED, unopened_files
 from fairseq_kd.whole_files import make_folder, writing
 
 FLOAT32, INT8 = "float32", "int8"
@@ -143,14 +143,14 @@ def _with_a_namespace(path: Path) -> Iterator[Path]:
     """A checkpoint as CTranslate2 reads it, which knows those of fairseq-train alone."""
     state = read_checkpoint(path)
     args = state.get("args") or state["cfg"]["model"]
-    forgotten = embedding_files(args)
+    forgotten = unopened_files(args)
     if isinstance(args, argparse.Namespace) and "args" in state and not forgotten:
         yield path
         return
     if not isinstance(args, argparse.Namespace):
         args = namespace_of(options_of(state, "model"))
     if forgotten:
-        args = argparse.Namespace(**{**vars(args), **dict.fromkeys(EMBEDDING_FILES)})
+        args = argparse.Namespace(**{**vars(args), **dict.fromkeys(UNOPENED)})
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         with writing(Path(tempfile.gettempdir()), Path(folder)), copy.open("wb") as file:

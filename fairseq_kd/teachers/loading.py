@@ -16,7 +16,7 @@ import fairseq_kd.safe_loading  # noqa: F401  (fairseq loads data alone)
 from fairseq_kd.checkpoints import data_folders, options_of, read_model
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.names import plain_languages
-from fairseq_kd.stored_options import embedding_files
+from fairseq_kd.stored_options import unopened_files
 
 
 def load_teacher(
@@ -48,7 +48,7 @@ def load_teacher(
         )
     cfg.task.source_lang, cfg.task.target_lang = _languages(path, name, cfg.task)
     folder = _dictionary_folder(path, name, cfg.task)
-    changes = {"data": folder, "eval_bleu": False, **embedding_files(cfg)}
+    changes = {"data": folder, "eval_bleu": False, **unopened_files(cfg)}
     checkpoint_utils.overwrite_args_by_name(cfg, changes)
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
