@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Dict, Iterator, NamedTuple, Optional
 
 from fairseq_kd.child_process import end_started_by, new_token, running
-from fairseq_kd.whole_files import make_folder, writing
+from fairseq_kd.whole_files import make_folder, own_file, writing
 
 PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
 
@@ -76,8 +76,9 @@ def _opened(path: Path, written: Path) -> IO[str]:
         ValueError: it holds something else than who holds a lock.
         OSError: it cannot be made.
     """
+    how = {"encoding": "utf-8", "errors": "replace", "opener": own_file}
     with writing(written, path):
-        file = path.open("a+", encoding="utf-8", errors="replace")
+        file = open(path, "a+", **how)  # noqa: SIM115  (its user closes it)
     file.seek(0)
     if file.read(1) not in ("", "{"):
         file.close()

@@ -40,6 +40,24 @@ CUT_SHORT = re.compile(  # torch and numpy say so without a number
 )
 
 
+def own_file(path: str, flags: int) -> int:
+    """Opens a file of ours, for ``open(..., opener=own_file)``; not one elsewhere by a link.
+
+    A folder from somebody else may hold a link where we write a lock or a journal.
+
+    Raises:
+        ValueError: there is a symbolic link.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(
+            f"{path} is a link to another file, which would be overwritten. Remove the link."
+        ) from error
+
+
 @contextmanager
 def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator[IO[Any]]:
     """Opens a file that takes its name only when the block ends without an error.

@@ -15,6 +15,8 @@ from harness import ENVIRONMENT, ROOT
 from fairseq_kd import locks
 from fairseq_kd.child_process import TOKEN, running
 from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.sequence import plan
+from fairseq_kd.sequence.journal import Journal
 
 FILE = ".lock"
 HOLDER = """\
@@ -140,3 +142,22 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 
 def test_what_appears_whole_has_its_lock_beside_it(tmp_path):
     assert lock_beside(tmp_path / "student") == tmp_path / ".student.lock"
+
+
+OPENED = {
+    "a lock": lambda path: locked(path, "the folder").__enter__(),
+    "a lock of shards": lambda path: plan.locked(path.parent).__enter__(),
+    "a journal": lambda path: Journal(path, "decoding"),
+}
+
+
+@pytest.mark.parametrize("kind", OPENED)
+def test_a_link_does_not_have_another_file_overwritten(tmp_path, kind):
+    kept, link = tmp_path / "kept.txt", tmp_path / "given" / FILE
+    kept.write_text("mine")
+    link.parent.mkdir()
+    link.symlink_to(kept)
+    message = f"{link} is a link to another file, which would be overwritten. Remove the link."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        OPENED[kind](link)
+    assert kept.read_text() == "mine"

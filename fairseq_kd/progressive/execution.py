@@ -23,7 +23,7 @@ from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, re
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import Record, read_training_log
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import own_file, written_whole
 
 SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")
 
@@ -67,7 +67,7 @@ def run_step(plan: Plan, name: str) -> int:
 @contextmanager
 def _only_process(lock: Path) -> Iterator[None]:
     """Waits until no other process holds the lock, such as one on a node thought dead."""
-    with lock.open("a") as file:
+    with open(lock, "a", opener=own_file) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List
 
 from fairseq_kd.evaluation.machine import gpu_names
+from fairseq_kd.whole_files import own_file
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time, as the driver says
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -32,7 +33,7 @@ def own_place(folder: Path) -> Iterator[Dict[str, str]]:
         return
     while True:
         for number in range(count):
-            with (folder / f".place-{number}").open("a") as file:
+            with open(folder / f".place-{number}", "a", opener=own_file) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

@@ -19,7 +19,7 @@ from fairseq_kd.json_files import read_json
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.sequence.manifest import FILE as MANIFEST
 from fairseq_kd.sequence.manifest import read_manifest
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import own_file, written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
 STORED = "sentences.npy"  # of a subset of a store
@@ -284,7 +284,7 @@ def _of_shards(steps: Path, name: str) -> List[Path]:
 
 def _refuse_running(lock: Path, step: Step) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    with lock.open("a") as file:
+    with open(lock, "a", opener=own_file) as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

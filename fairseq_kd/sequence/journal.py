@@ -5,9 +5,12 @@ number, its size in bytes and their CRC-32, then that many bytes of text. A reco
 or damaged ends what is kept: it and all after it are decoded again.
 """
 
+import io
 import re
 import zlib
 from pathlib import Path
+
+from fairseq_kd.whole_files import own_file
 
 RECORD = re.compile(rb"# batch (\d+), (\d+) bytes, crc32 ([0-9a-f]{8})\n")
 
@@ -25,7 +28,7 @@ class Journal:
 
     def __init__(self, path: Path, title: str):
         self.path = path
-        self._file = path.open("ab", buffering=0)
+        self._file = io.FileIO(path, "ab", opener=own_file)
         self.batches, end = self._whole_records(f"# {title}\n".encode())
         self._file.truncate(end)
         if end == 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 from fairseq_kd.json_files import read_json
-from fairseq_kd.whole_files import check_vacant, make_folder, written_whole
+from fairseq_kd.whole_files import check_vacant, make_folder, own_file, written_whole
 
 Plan = Dict[str, Any]
 FILE = "decoding.json"
@@ -73,7 +73,7 @@ def read_plan(folder: Path) -> Plan:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Lets one process at a time change what belongs to all shards of a folder."""
-    with (folder / ".lock").open("a") as file:
+    with open(folder / ".lock", "a", opener=own_file) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
