@@ -201,7 +201,10 @@ def options_of(state: Dict[str, Any], group: str) -> Dict[str, Any]:
     else:
         given = (state.get("cfg") or {}).get(group)
         options = dict(given) if isinstance(given, Mapping) else {**vars(given)} if given else {}
-    options["_name"] = options.get("_name") or options.get(FLAG_OF.get(group, group))
+    named = options.get(FLAG_OF.get(group, group))
+    if group == "task" and isinstance(named, str):  # which fairseq prefers, of tasks alone
+        options["_name"] = named
+    options["_name"] = options.get("_name") or named
     return options
 
 

@@ -169,6 +169,11 @@ def test_options_of_all_groups_are_in_one_place_in_old_files():
     assert options_of({"cfg": {"task": {"data": "x"}}}, "criterion") == {"_name": None}
 
 
+def test_a_task_is_the_one_that_fairseq_would_set_up():
+    task = {"_name": "translation", "task": "denoising"}
+    assert options_of({"cfg": {"task": task}}, "task")["_name"] == "denoising"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_first_weight_that_is_not_finite_is_named(tmp_path, value, dtype):
