@@ -10,6 +10,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq_kd.child_process import Terminated, end_on_signals
 from fairseq_kd.flag_types import Range, Several, with_range
+from fairseq_kd.names import on_terminal
 from fairseq_kd.verbs import (
     diagnose,
     distill_data,
@@ -107,10 +108,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         told = explained(error, getattr(args, "out", None), args.kept)
         if told is None and isinstance(error, RuntimeError):
             raise
-        print(f"fairseq-kd {args.verb}: {told or error}", file=sys.stderr)
+        print(f"fairseq-kd {args.verb}: {on_terminal(told or error)}", file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"fairseq-kd {args.verb}: {error}. {INSTALL}", file=sys.stderr)
+        print(f"fairseq-kd {args.verb}: {on_terminal(error)}. {INSTALL}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as ended:
         number = ended.number if isinstance(ended, Terminated) else signal.SIGINT

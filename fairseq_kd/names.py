@@ -32,6 +32,12 @@ def in_one_line(text: object) -> str:
     return re.sub(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+", " ", str(text)).strip()
 
 
+def on_terminal(text: object) -> str:
+    """A text whose control characters a terminal shows and does not obey; lines stay lines."""
+    controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+    return controls.sub(lambda found: repr(found[0])[1:-1], str(text))
+
+
 def in_markdown(text: object) -> str:
     """A text as a line of Markdown, neither HTML nor a link; `code` and *emphasis* stay."""
     return re.sub(r"<(?=[A-Za-z/!?])|\](?=[(\[:])", r"\\\g<0>", in_one_line(text))

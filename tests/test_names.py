@@ -15,7 +15,7 @@ from fairseq_kd.evaluation.tables import wrapped
 from fairseq_kd.export.card import Licences, Measured, card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import Ancestor
-from fairseq_kd.names import as_code, in_markdown, in_one_line, plain_languages
+from fairseq_kd.names import as_code, in_markdown, in_one_line, on_terminal, plain_languages
 from fairseq_kd.progressive.corpus import language_pair
 from fairseq_kd.progressive.run_file import read_run
 from fairseq_kd.progressive.shell_script import write_script
@@ -128,6 +128,7 @@ def test_a_card_shows_the_names_of_a_checkpoint_as_they_are():
 
 def test_names_lose_no_more_than_the_ends_of_their_lines():
     assert in_one_line("a\n\u2028b\x1b c") == "a b c"
+    assert on_terminal("a\n\x1b[2J\x9b1mé\tb\r") == "a\n\\x1b[2J\\x9b1mé\tb\\r"
     assert in_markdown("p < 0.05, [x] <b> [c](d)") == "p < 0.05, [x] \\<b> [c\\](d)"
     assert as_code("a`` b`") == "``` a`` b` ```"
     assert as_code("a") == "`a`"

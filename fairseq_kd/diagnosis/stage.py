@@ -136,10 +136,17 @@ def _with_nll_loss(record: Record) -> Record:
 
 
 def flags_of(command: str) -> Flags:
-    """The flags of a command line with their values; the last one of a name counts."""
+    """The flags of a command line with their values; the last one of a name counts.
+
+    If a quote stays open, as in a log that is cut off, words end at blanks.
+    """
     flags: Flags = {}
     name = ""
-    for word in shlex.split(command):
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    for word in words:
         if word.startswith("--"):
             name, _, value = word.partition("=")
             flags[name] = value

@@ -36,11 +36,13 @@ def run(args: argparse.Namespace) -> int:
     """Prints the findings; 1 if there are any."""
     from fairseq_kd.diagnosis.findings import findings
     from fairseq_kd.diagnosis.stage import find_stages
+    from fairseq_kd.names import on_terminal
 
     status = 0
     for stage in find_stages(args.folder):
         for finding in findings(stage):
             status = 1
-            print(f"{stage.name}: {finding.name}")
-            print(f"  seen: {finding.evidence}\n  try:  {finding.advice_text}")
+            print(f"{on_terminal(stage.name)}: {finding.name}")
+            seen = f"  seen: {finding.evidence}\n  try:  {finding.advice_text}"
+            print(on_terminal(seen))
     return status

@@ -212,6 +212,7 @@ def test_flags_are_read_as_argparse_does():
         "--betas": "(0.9, 0.98)",
         "--kd-alpha": "1",
     }
+    assert flags_of("fairseq-train 'data --lr 1") == {"--lr": "1"}
 
 
 @pytest.fixture(scope="module")
