@@ -11,9 +11,8 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, FrozenSet, List, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
 import torch
 
@@ -32,9 +31,6 @@ FLAG_OF = {"model": "arch"}  # that chooses a group's class; of all others it is
 CODE = re.compile(r"GLOBAL (\S+)|unsupported class (\S+)|unrecognized function (\S+)")
 PARENTS = 3  # a training is called at most so many folders above its --save-dir
 ZIP = b"PK\x03\x04"
-
-INHERITED = "inherited_updates"  # in the history of weights that were taken from a teacher
-LAST = "checkpoint_last.pt"  # what fairseq-train goes on from unless told otherwise
 
 
 def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
@@ -58,7 +54,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
             and Namespaces, which is not loaded.
     """
     called = called or str(path)
-    state = _completed(unpickled(Path(path), called), called)
+    state = read_state(path, called)
     for part, correct in (
         ("'model'", _are_weights(state.get("model"))),
         ("'cfg' or 'args' of a model", _are_options(state)),
@@ -69,6 +65,19 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
                 "fairseq-train wrote."
             )
     return state
+
+
+def read_state(path: Union[str, Path], called: str) -> Dict[str, Any]:
+    """As ``read_checkpoint``, of a file that need not hold a model and its options.
+
+    Args:
+        path: the checkpoint, as the user typed it.
+        called: how errors name it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_checkpoint``.
+    """
+    return _completed(unpickled(Path(path), called), called)
 
 
 def read_model(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
@@ -169,22 +178,6 @@ def _made_of(path: Path) -> Any:
         return None
 
 
-def updates_done(path: Union[str, Path]) -> int:
-    """The number of updates after which a checkpoint was written; 0 if there is no such file."""
-    if not Path(path).exists():
-        return 0
-    return updates_of(_completed(unpickled(Path(path), str(path)), str(path)))
-
-
-def updates_of(state: Dict[str, Any]) -> int:
-    """The number of updates after which a checkpoint was written.
-
-    Args:
-        state: as ``read_checkpoint`` gives it.
-    """
-    return state["optimizer_history"][-1]["num_updates"]
-
-
 def options_of(state: Dict[str, Any], group: str) -> Dict[str, Any]:
     """The options of a model, a task, a criterion or another of fairseq's groups, by their names.
 
@@ -206,60 +199,6 @@ def options_of(state: Dict[str, Any], group: str) -> Dict[str, Any]:
         options["_name"] = named
     options["_name"] = options.get("_name") or named
     return options
-
-
-def inherited_history(out: Union[str, Path], updates: Optional[int]) -> List[Dict[str, Any]]:
-    """The ``optimizer_history`` of weights that were taken from a teacher and not trained yet.
-
-    fairseq keeps it in front of that of the training which starts from them, so that
-    ``updates_behind`` finds it when the file is gone.
-
-    Args:
-        out: the file that they are written to.
-        updates: those behind the teacher's weights; None if they are not known.
-    """
-    names = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
-    return [{**names, "num_updates": 0, INHERITED: updates, "file": str(out)}]
-
-
-def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) -> Optional[int]:
-    """The number of updates behind a checkpoint's weights: its training's and all inherited ones.
-
-    A training that began with ``--finetune-from-model``, or with ``--restore-file`` and
-    ``--reset-optimizer``, counts its own updates alone; those of its start are added here, which
-    may have had a start itself. What ``fairseq-kd inherit`` writes has its teacher's.
-
-    Args:
-        path: the checkpoint.
-        seen: checkpoints that started from it, which cannot be its start.
-
-    Returns:
-        None if its start is no longer there, or is another file by now.
-    """
-    state = _completed(unpickled(Path(path), str(path)), str(path))
-    history = state["optimizer_history"]
-    if INHERITED in history[-1]:
-        return history[-1][INHERITED]
-    start, updates = _start(state), updates_of(state)
-    if start is None:
-        return updates
-    before = next((each[INHERITED] for each in history if each.get("file") == start), None)
-    file, seen = Path(start), seen | {Path(path).resolve()}
-    if file.is_file() and file.resolve() not in seen:
-        with suppress(ValueError):  # it is no checkpoint any more
-            begun = _completed(unpickled(file, start), start)["optimizer_history"]
-            if history[: len(begun)] == begun:  # fairseq goes on with the history of a start
-                before = updates_behind(file, seen)
-    return None if before is None else before + updates
-
-
-def _start(state: Dict[str, Any]) -> Optional[str]:
-    """The checkpoint whose weights a training began with, as its command named it."""
-    options = options_of(state, "checkpoint")
-    if options.get("finetune_from_model"):
-        return options["finetune_from_model"]
-    restored = options.get("restore_file", LAST)
-    return restored if restored != LAST and options.get("reset_optimizer") else None
 
 
 def data_folders(checkpoint: Union[str, Path], data: Optional[str]) -> List[Path]:

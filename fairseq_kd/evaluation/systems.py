@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
-from fairseq_kd.checkpoints import updates_behind, updates_done
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import SYSTEM, in_one_line
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Teacher, load_system, read_their_subset
 from fairseq_kd.teachers.compatibility import language_pair
+from fairseq_kd.updates import updates_behind, updates_done
 
 ROLES = ("teacher", "student", "control")
 

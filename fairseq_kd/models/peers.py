@@ -20,12 +20,12 @@ from fairseq_kd.checkpoints import (
     is_made_of,
     options_of,
     read_checkpoint,
-    updates_of,
 )
 from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.models.architectures import ARCHITECTURES
 from fairseq_kd.stored_options import EVALUATED, is_plain
+from fairseq_kd.updates import updates_of
 from fairseq_kd.whole_files import check_apart, make_folder, written_whole
 
 SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_target")

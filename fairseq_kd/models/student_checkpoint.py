@@ -9,12 +9,13 @@ import torch
 from fairseq.models import build_model
 from omegaconf import OmegaConf
 
-from fairseq_kd.checkpoints import inherited_history, is_made_of, updates_behind
+from fairseq_kd.checkpoints import is_made_of
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.models.form import model_args
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.teachers.loading import load_teacher, read_translation_model
+from fairseq_kd.updates import inherited_history, updates_behind
 from fairseq_kd.whole_files import check_apart, make_folder, written_whole
 
 

@@ -13,7 +13,6 @@ from subprocess import TimeoutExpired
 from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_kd import __version__
-from fairseq_kd.checkpoints import updates_behind
 from fairseq_kd.child_process import child
 from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
@@ -23,6 +22,7 @@ from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, re
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import Record, read_training_log
+from fairseq_kd.updates import updates_behind
 from fairseq_kd.whole_files import own_file, written_whole
 
 SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")

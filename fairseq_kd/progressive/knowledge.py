@@ -3,10 +3,10 @@
 import os
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
 
-from fairseq_kd.checkpoints import updates_behind
 from fairseq_kd.progressive.corpus import Corpus
 from fairseq_kd.progressive.steps import Step
 from fairseq_kd.progressive.training_command import as_words
+from fairseq_kd.updates import updates_behind
 
 TRANSLATIONS = "teacher-translations"
 

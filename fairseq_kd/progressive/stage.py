@@ -18,12 +18,13 @@ import sys
 from pathlib import Path
 from typing import Deque, List, Tuple
 
-from fairseq_kd.checkpoints import check_start, is_cut_off, updates_done
+from fairseq_kd.checkpoints import check_start, is_cut_off
 from fairseq_kd.child_process import child
 from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, STAGE_LOCK, figures
+from fairseq_kd.updates import updates_done
 from fairseq_kd.whole_files import check_room, moved_aside, writing, written_whole
 
 LAST = "checkpoint_last.pt"

@@ -176,7 +176,7 @@ def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, 
     assert found[2].facts["updates"] == "20"
     middle.write_text("no weights")
     told = f"{middle} is not a fairseq checkpoint: torch cannot read it. Give a file that "
-    assert lineage(student)[1].facts == {"not described": f"{told}fairseq-train wrote."}
+    assert lineage(student)[1].facts == {"could not be read": f"{told}fairseq-train wrote."}
     middle.unlink()
     assert lineage(student)[1].facts == {}
     middle.write_bytes(b"no checkpoint any more")
@@ -237,7 +237,8 @@ def test_mistakes_are_refused(export, flags, told, tmp_path, capsys):
 def test_a_directory_that_is_there_is_left_alone(export, exported, capsys):
     before = card(exported)
     assert export(exported) == 2
-    assert f"--out {exported} is there already. Remove it" in capsys.readouterr().err
+    told = f"--out {exported} is there already, with README.md in it. Remove it or choose another."
+    assert told in capsys.readouterr().err
     assert card(exported) == before
 
 

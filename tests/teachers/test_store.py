@@ -269,10 +269,11 @@ def test_a_shard_that_another_process_builds_is_refused(teacher, data, tmp_path,
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
 def test_a_shard_out_of_range_is_refused(shard, capsys):
-    assert cli.main(["store", "--teacher", "t", "--data", "d", "--out", "o", "--shard", shard]) == 2
-    assert f"--shard must be I/N with I from 1 to N, such as 3/64, but is {shard}." in (
-        capsys.readouterr().err
-    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["store", "--teacher", "t", "--data", "d", "--out", "o", "--shard", shard])
+    assert ended.value.code == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--shard: it must be I/N with N from 1 to 10,000 and I from 1 to N, such as 3/64" in told
 
 
 def test_a_store_of_another_format_is_refused(store, tmp_path):
