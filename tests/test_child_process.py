@@ -62,10 +62,17 @@ def started(tmp_path, request):
         env={**ENVIRONMENT, "TREE_OF_TEST": str(tmp_path)},
         stderr=(tmp_path / "told").open("w"),
         start_new_session=True,
+        preexec_fn=heed_signals,
     )
     yield process, lambda: marked(mark)
     process.kill()
     process.wait()
+
+
+def heed_signals():
+    """Lets signals end this process, also where the tests run under nohup or behind an &."""
+    for number in child_process.ENDING:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def marked(mark):
