@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import List, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 from fairseq_kd.names import fence_around, in_markdown
 
@@ -55,6 +55,11 @@ class Section:
 
     title: str
     blocks: List[Block] = field(default_factory=list)
+
+
+def count_text(count: Optional[int]) -> str:
+    """A count as tables show it; - where it is not known."""
+    return "-" if count is None else f"{count:,}"
 
 
 def markdown_table(columns: Row, rows: Sequence[Row]) -> str:

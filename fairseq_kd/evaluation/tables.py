@@ -3,7 +3,7 @@
 import shlex
 from typing import Any, Dict, List, Optional
 
-from fairseq_kd.evaluation.document import Table
+from fairseq_kd.evaluation.document import Table, count_text
 from fairseq_kd.evaluation.scores import METRICS, SIGNIFICANT_P, TESTABLE
 from fairseq_kd.evaluation.size import PARTS
 from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
@@ -32,7 +32,7 @@ def _overview_row(measured: Figures, system: Figures, name: str, engine: str) ->
         f"{_total(system):,}",
         f"{_total(system) / _total(teacher):.0%}",
         f"{system['updates']:,}",
-        behind(system),
+        count_text(system["updates_behind"]),
         f"{score['BLEU']['score']:.1f}",
         kept(measured, name, "BLEU"),
         f"{score['chrF2']['score']:.1f}",
@@ -41,12 +41,6 @@ def _overview_row(measured: Figures, system: Figures, name: str, engine: str) ->
             *(_batch_32(speeds, teacher["name"], each) for each in (engine, FAIRSEQ)),
         ),
     ]
-
-
-def behind(system: Figures) -> str:
-    """The number of updates behind a system's weights, inherited ones included."""
-    updates = system.get("updates_behind")
-    return NOT_KNOWN if updates is None else f"{updates:,}"
 
 
 def _speed_cells(speed: Optional[float], *teacher: Optional[float]) -> List[str]:

@@ -22,7 +22,6 @@ from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, re
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import Record, read_training_log
-from fairseq_kd.updates import updates_behind
 from fairseq_kd.whole_files import own_file, written_whole
 
 SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")
@@ -154,6 +153,8 @@ def _training(step: Step) -> Dict[str, Any]:
     if counts and step.makes[0].endswith("_best.pt"):  # of the checkpoint that counts
         counts = best_validation(read.validation, step.commands[0])
     scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
+    from fairseq_kd.updates import updates_behind  # which imports torch
+
     return {
         "updates": int(read.training[-1]["update"]) if read.training else 0,
         "updates_behind": updates_behind(step.makes[0]),

@@ -4,9 +4,8 @@ import shlex
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from fairseq_kd.evaluation.document import Block, Code, Section, Table, markdown_page
+from fairseq_kd.evaluation.document import Block, Code, Section, Table, count_text, markdown_page
 from fairseq_kd.evaluation.page import html_page
-from fairseq_kd.evaluation.tables import behind
 from fairseq_kd.json_files import read_json
 from fairseq_kd.progressive.state import manifest_path, step_manifest
 from fairseq_kd.progressive.steps import Plan
@@ -83,7 +82,7 @@ def _models(plan: Plan, manifests: List[Manifest]) -> Section:
                 each["step"],
                 stands_on(each, manifests),
                 f"{each.get('updates', 0):,}",
-                behind(each),
+                count_text(each.get("updates_behind")),
                 f"{scores['nll_loss']:.2f}" if "nll_loss" in scores else "-",
                 f"{bleu[each['step']]:.1f}" if each["step"] in bleu else "-",
                 _duration(each["seconds"]),

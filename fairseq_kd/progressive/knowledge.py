@@ -6,7 +6,6 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
 from fairseq_kd.progressive.corpus import Corpus
 from fairseq_kd.progressive.steps import Step
 from fairseq_kd.progressive.training_command import as_words
-from fairseq_kd.updates import updates_behind
 
 TRANSLATIONS = "teacher-translations"
 
@@ -39,6 +38,8 @@ class Model(NamedTuple):
 
     def updates_behind(self) -> Optional[int]:
         """Those that will stand behind its weights, inherited ones included; None if unknown."""
+        from fairseq_kd.updates import updates_behind  # which imports torch
+
         if self.step is None:
             return updates_behind(self.checkpoint)
         inherited = self.start.updates_behind() if self.start else 0

@@ -4,7 +4,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple
 
-from fairseq_kd.checkpoints import check_start
 from fairseq_kd.progressive.steps import Step
 
 START = "finetune_from_model"
@@ -37,6 +36,7 @@ def check_starts(
     Raises:
         ValueError: naming the model, what it starts from, and the number that does not fit.
     """
+    from fairseq_kd.checkpoints import check_start
     from fairseq_kd.models.form import is_transformer
 
     inheriting = {step.makes[0]: step for step in steps if step.kind == "inherit"}

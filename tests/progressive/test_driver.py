@@ -204,6 +204,12 @@ def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, 
     assert ends["translations"]["begun"] >= max(ends[name]["finished"] for name in shards)
 
 
+@pytest.mark.parametrize("module", ["driver", "execution", "planning"])
+def test_a_step_begins_without_the_seconds_that_torch_takes(module):
+    code = f"import sys, fairseq_kd.progressive.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_without_snakemake_the_line_that_installs_it_is_told(monkeypatch):
     monkeypatch.setattr(driver, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs Snakemake: pip install 'snakemake>=9'"):
