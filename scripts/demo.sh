@@ -5,10 +5,11 @@
 #
 # A quarter of an hour on two CPU cores, after installation. scripts/demo.yaml describes the run: verses
 # from data/bible.es-en, Spanish to English; a teacher, an intermediate that starts from its layers and
-# learns from it, a student that does so from the intermediate, and the same student without
-# distillation. Then runs/demo/report.html (and report.md) says what each is worth, and runs/demo/history.html how each
-# was made. Every training is one fairseq-train line. scripts/progressive.sh is the same without the
-# driver, as plain shell.
+# learns from it, a student that does so from the intermediate, and three controls without
+# distillation: the same student after as many updates, from the same start, and after as many updates as
+# stand behind its weights in all. Then runs/demo/report.html (and report.md) says what each is worth, and
+# runs/demo/history.html how each was made. Every training is one fairseq-train line. scripts/progressive.sh
+# is the same without the driver, as plain shell.
 #
 # Env: RUN=runs/demo                where everything goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en

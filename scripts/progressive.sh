@@ -9,6 +9,8 @@
 #   intermediate  starts from the teacher's layers, word_kd from the teacher
 #   student       starts from the intermediate's layers, word_kd from the intermediate
 #   undistilled   the student's size and updates without distillation
+#   inherited     the same from the student's start
+#   total         the same from random weights, with as many updates as stand behind the student's weights in all
 # Then report.html and report.md in the run's folder say what each is worth.
 #
 # Env: RUN=runs/progressive                where everything goes
@@ -36,7 +38,7 @@ flock --nonblock 9 || { say "waiting for the run that is still running in $run";
 
 data=$run/data/bin
 started=$SECONDS
-stages=6 stage=0
+stages=8 stage=0
 heading() { stage=$((stage + 1)); say "[$stage/$stages] $*"; }
 
 # Without --update-epoch-batch-itr, fairseq cuts other batches after a restart than it would have had.
@@ -68,13 +70,18 @@ train teacher "${TEACHER_UPDATES:-1500}" --arch transformer_kd_small_teacher --l
   --criterion label_smoothed_cross_entropy
 distil intermediate "${INTERMEDIATE_UPDATES:-300}" transformer_kd_small_intermediate "$run/teacher/checkpoint_best.pt"
 distil student "${STUDENT_UPDATES:-500}" transformer_kd_small_student "$run/intermediate/checkpoint_best.pt"
-train undistilled "${STUDENT_UPDATES:-500}" --arch transformer_kd_small_student --lr 6e-3 --warmup-updates 200 \
-  --criterion label_smoothed_cross_entropy
+control() { # control NAME UPDATES fairseq-train flags...: the student's size without distillation
+  train "$@" --arch transformer_kd_small_student --lr 6e-3 --warmup-updates 200 --criterion label_smoothed_cross_entropy
+}
+control undistilled "${STUDENT_UPDATES:-500}"
+control inherited "${STUDENT_UPDATES:-500}" --finetune-from-model "$run/student-start/start.pt"
+control total $((${TEACHER_UPDATES:-1500} + ${INTERMEDIATE_UPDATES:-300} + ${STUDENT_UPDATES:-500}))
 
 heading "measure what was gained"
 fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/teacher/checkpoint_best.pt" \
   --student "intermediate=$run/intermediate/checkpoint_best.pt" --student "$run/student/checkpoint_best.pt" \
   --control "undistilled=$run/undistilled/checkpoint_best.pt" \
+  --control "inherited=$run/inherited/checkpoint_best.pt" --control "total=$run/total/checkpoint_best.pt" \
   --rounds 1 --latency-sentences 8 --batch-sentences 64 --no-memory # quick: leave these out for firmer figures
 say "$run/report.html has every figure, the signatures, the curves and the commands." \
   "This took $(((SECONDS - started + 30) / 60)) minutes."

@@ -14,7 +14,7 @@ from harness import ENVIRONMENT, ROOT, run, write_text
 
 DEMO, PLAIN = (ROOT / "scripts" / f"{name}.sh" for name in ("demo", "progressive"))
 SMALL = {"TEACHER_UPDATES": "210", "INTERMEDIATE_UPDATES": "210", "STUDENT_UPDATES": "210"}
-STAGES = 8
+STAGES = 10
 
 
 def start(env, log):
@@ -26,7 +26,7 @@ def start(env, log):
 def table_without_timings(folder):
     overview = (folder / "report.md").read_text().partition("\n## ")[0]
     rows = re.findall(r"^\|.*\|$", overview, re.M)
-    return [row.split("|")[1:8] for row in rows]
+    return [row.split("|")[1:9] for row in rows]
 
 
 def test_the_header_is_the_help():
@@ -68,7 +68,7 @@ def in_the_middle(log, folder, stage):
     reached = re.search(rf"^\[{stage}/{STAGES}\] ([\w-]+)$", latest, re.M)
     if reached is None:
         return False
-    if reached[1] in ("teacher", "intermediate", "student", "undistilled"):
+    if reached[1] in ("teacher", "intermediate", "student", "undistilled", "inherited", "total"):
         return any((folder / reached[1]).glob("checkpoint_*_*.pt"))
     time.sleep(1)
     return True
