@@ -86,7 +86,7 @@ def test_a_rung_is_called_by_one_line(tmp_path):
     path = tmp_path / "run.yaml"
     for name in ('"a\\n"', '"a b"', "../a", '"a;b"'):
         path.write_text(f"data: d\nteacher: t.pt\nladder: [{{ratio: 0.5, name: {name}}}]\n")
-        with pytest.raises(ValueError, match=r"ladder\[0\]\.name cannot be "):
+        with pytest.raises(ValueError, match=r"ladder\[0\]\.name must be a name of letters"):
             read_run(path)
 
 

@@ -160,17 +160,11 @@ def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_told(peers, tmp_p
     )
 
 
-@pytest.mark.parametrize(
-    ("message", "flags"),
-    [
-        ("--peer must be from 1 to 2 for {}, but is 3. The model of the", ["--peer", "3"]),
-        ("--peer must be from 1 to 2 for {}, but is 0. The model of the", ["--peer", "0"]),
-    ],
-)
-def test_a_peer_that_is_not_there_is_refused(peers, tmp_path, capsys, message, flags):
-    words = ["extract-peer", str(peers[0]), *flags, "--out", str(tmp_path / "peer.pt")]
+def test_a_peer_that_is_not_there_is_refused(peers, tmp_path, capsys):
+    words = ["extract-peer", str(peers[0]), "--peer", "3", "--out", str(tmp_path / "peer.pt")]
     assert cli.main(words) == 2
-    assert message.format(peers[0]) in capsys.readouterr().err
+    told = f"--peer must be from 1 to 2 for {peers[0]}, but is 3. The model of the"
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "peer.pt").exists()
 
 

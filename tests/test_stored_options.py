@@ -62,7 +62,10 @@ def test_every_option_that_fairseq_evaluates_is_in_the_table():
 def test_no_module_of_fairseq_has_pythons_eval():
     modules = [name for name in sys.modules if name.partition(".")[0] == "fairseq"]
     assert len(modules) > 300
-    assert all(sys.modules[name].eval is evaluate for name in modules)
+    later = [name for name in modules if getattr(sys.modules[name], "eval", None) is not evaluate]
+    for name in later:  # loaded by other tests after the plugin
+        source = Path(sys.modules[name].__file__).read_text(encoding="utf-8")
+        assert not re.search(r"(?<![.\w])eval\(", source), name
 
 
 @pytest.mark.parametrize(
