@@ -281,7 +281,7 @@ MISSING = {
         "data: none\nladder: [0.5]",
         r"data: none is no folder\. Give what fairseq-prepro",
     ),
-    "the training set": ("data: .\nladder: [0.5]", r"data: \. holds no training set\."),
+    "the training set": ("data: empty\nladder: [0.5]", r"data: empty holds no training set\."),
     "the text": (
         "data: {text: none, source: es, target: en}\nladder: [0.5]",
         r"data\.text: none/train\.es is missing \(nor is there none/train\.es\.xz or ",
@@ -301,6 +301,7 @@ MISSING = {
 @pytest.mark.parametrize("missing", MISSING)
 def test_what_is_missing_is_named(plan_of, missing):
     text, told = MISSING[missing]
+    Path("empty").mkdir()
     with pytest.raises(FileNotFoundError, match=told):
         plan_of(text)
 

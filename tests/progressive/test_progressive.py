@@ -39,8 +39,8 @@ evaluate: {{rounds: 0, no-memory: true, beam: 1}}
 """
 STEPS = ["data", "teacher", "rung-70", "teacher-translations-1-of-2", "teacher-translations-2-of-2"]
 STEPS += ["teacher-translations", "mixed", "rung-70-store-mixed", "student-start", "student"]
-STEPS += ["undistilled", "evaluation"]
-MODELS = ("teacher", "rung-70", "student", "undistilled")
+STEPS += ["undistilled", "inherited", "evaluation"]
+MODELS = ("teacher", "rung-70", "student", "undistilled", "inherited")
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,7 @@ def test_a_real_run_is_a_script_without_its_folder(plan_of, tmp_path):
 def commands_of(tmp_path, *steps):
     """The lines of the script that run some steps of a run in runs/a."""
     plan = Plan("runs/a", {"file": "a.yaml", "started in": str(tmp_path)}, 1, list(steps))
+    (tmp_path / "a.sh").unlink(missing_ok=True)
     write_script(plan, tmp_path / "a.sh")
     return (tmp_path / "a.sh").read_text().partition("step() {")[2].partition("\n")[2]
 

@@ -138,7 +138,10 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     (out / "text").mkdir(parents=True)
     (out / "text" / "train.en").write_text("one\ntwo\n")
     files = {"text/train.en": hashlib.sha256(b"one\ntwo\n").hexdigest()}
-    (out / "manifest.json").write_text(json.dumps({"made_of": {}, "files": files}))
+    decoding = {"teacher": ["t"], "beam": 5, "compute_type": "int8", "engine": "e"}
+    made_of = {"decoding": decoding, "choice": {"select": "best"}}
+    told = {"made_of": made_of, "counts": {"kept": 1, "sentences": 1}, "gold_pairs": 0}
+    (out / "manifest.json").write_text(json.dumps({**told, "files": files}))
     assert run_step(plan, "distilled") == 0
     assert verdicts(plan)["distilled"] == (state.DONE, "")
     flipped(out / "text" / "train.en")
