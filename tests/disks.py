@@ -6,6 +6,17 @@ from contextlib import contextmanager
 import pytest
 from harness import run
 
+from fairseq_kd.whole_files import MARK
+
+
+def left_by_a_kill(folder, mark):
+    """A temporary folder as a killed command leaves it, with our mark in it or without."""
+    (folder / "made").mkdir(parents=True)
+    (folder / "made" / "half").write_text("half")
+    if mark:
+        (folder / MARK).touch()
+    return folder
+
 
 @contextmanager
 def small_disk(folder, options):

@@ -6,10 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from disks import files_up_to, small_disk
+from disks import files_up_to, left_by_a_kill, small_disk
 
 from fairseq_kd.whole_files import (
-    MARK,
     check_apart,
     check_new_file,
     check_vacant,
@@ -58,11 +57,7 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_of_temporary_folders_ours_is_taken_again_and_no_other(tmp_path, ours):
-    partial = tmp_path / "out.partial"
-    (partial / "made").mkdir(parents=True)
-    (partial / "made" / "half").write_text("half")
-    if ours:
-        (partial / MARK).touch()
+    partial = left_by_a_kill(tmp_path / "out.partial", mark=ours)
     with whole_folder(tmp_path / "out") as work:
         (work / "file").write_text("whole")
         assert os.listdir(tmp_path / "out.partial" / "made") == (["file"] if ours else ["half"])

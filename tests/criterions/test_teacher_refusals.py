@@ -1,7 +1,6 @@
 """A teacher that cannot teach is refused before the first update, by one sentence."""
 
 import argparse
-import os
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness import copy_dictionaries
+from hostile_files import Intruder
 from refusals import WORD_KD, refuses
 
 from fairseq_kd.checkpoints import read_checkpoint
@@ -35,16 +35,6 @@ def test_a_missing_teacher(setup):
         *["--kd-teacher", "nowhere.pt"],
         error=FileNotFoundError,
     )
-
-
-class Intruder:
-    """Would make a folder if it were unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
 
 
 def test_a_checkpoint_that_carries_code_is_not_run(setup, tmp_path):

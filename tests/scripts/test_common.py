@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from disks import small_disk
+from disks import left_by_a_kill, small_disk
 from harness import ENVIRONMENT, ROOT, run
 
 MAKE = 'set -euo pipefail; source "$0/scripts/common.sh"; begin "$1"; echo whole > "$work/file"; '
@@ -23,11 +23,7 @@ def test_a_folder_appears_when_it_is_finished(tmp_path):
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_what_a_killed_script_left_is_removed_and_nothing_else(tmp_path, ours):
-    partial = tmp_path / "out.partial"
-    (partial / "made").mkdir(parents=True)
-    (partial / "made" / "half").write_text("half")
-    if ours:
-        (partial / ".fairseq_kd").touch()
+    partial = left_by_a_kill(tmp_path / "out.partial", mark=ours)
     make(tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["file"]
     if ours:
