@@ -24,10 +24,9 @@ from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, STAGE_LOCK, figures
-from fairseq_kd.updates import updates_done
+from fairseq_kd.updates import LAST, updates_done
 from fairseq_kd.whole_files import check_room, moved_aside, writing, written_whole
 
-LAST = "checkpoint_last.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
 PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
