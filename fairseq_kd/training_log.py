@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shlex
+from collections import deque
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -10,6 +12,7 @@ FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writ
 STAGE_LOCK = ".stage.lock"  # beside it, while fairseq-kd stage works on it, or after a kill of that
 ENDED_LINE = "# the command ended with status "  # which fairseq-kd stage adds where it failed
 Record = Dict[str, float]
+Flags = Dict[str, str]
 
 
 def figures(line: str, of: str) -> Optional[Dict[str, Any]]:
@@ -66,6 +69,35 @@ def read_training_log(path: Path) -> TrainingLog:
                 validation[record["update"]] = record
     in_order = ([kept[at] for at in sorted(kept)] for kept in (training, validation))
     return TrainingLog(command, *in_order, finished)
+
+
+def last_command(path: Path) -> str:
+    """The command line that the log of a training was last begun with; "" if there is none."""
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        commands = deque((line for line in file if line.startswith("$ ")), maxlen=1)
+    return commands[0][2:].rstrip("\n") if commands else ""
+
+
+def flags_of(command: str) -> Flags:
+    """The flags of a command line with their values; the last one of a name counts.
+
+    If a quote stays open, as in a log that is cut off, words end at blanks.
+    """
+    flags: Flags = {}
+    name = ""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            flags[name] = value
+        elif name and not flags[name]:
+            flags[name] = word
+    return flags
 
 
 def _kind(line: str) -> str:

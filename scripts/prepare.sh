@@ -24,9 +24,9 @@ usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
 src=$1 tgt=$2 in=$3 out=${4%/}
+made_from=prepared.txt # what a folder was made of
 merges=${MERGES:-8000} vocabulary=${VOCABULARY:-} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
-[[ -d $out/bin ]] && { say "$out is there already"; exit 0; }
-[[ ! -e $out ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
+[[ ! -e $out || -d $out/bin ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
 [[ $(realpath -m "$out") != "$(realpath -m "$in")"/* ]] || die "$out lies inside $in, which is only read; choose another OUT_DIR."
 
 if [[ -n $vocabulary ]]; then
@@ -36,7 +36,20 @@ if [[ -n $vocabulary ]]; then
   done
 fi
 
+settings="MERGES=$merges"
+[[ -z $vocabulary ]] || settings="VOCABULARY of hash $(cat "$vocabulary/codes" "$vocabulary"/dict.{"$src","$tgt"}.txt | sha256sum | cut -c -16)"
+text=$({ cat "$in"/{train,valid,test}.{"$src","$tgt"}{,.xz,.gz} 2> /dev/null || true; } | sha256sum | cut -c -16)
+settings="$src-$tgt, $settings, MAX_WORDS=$max_words and text of hash $text"
+if [[ -d $out/bin ]]; then
+  made=$(cat "$out/$made_from" 2> /dev/null || printf '%s\n' "$settings") # version 0.1 kept nothing
+  [[ $made == "$settings" ]] ||
+    die "$out is there already, made from $made, not from $settings; remove it or choose another OUT_DIR."
+  say "$out is there already"
+  exit 0
+fi
+
 begin "$out"
+printf '%s\n' "$settings" > "$work/$made_from"
 mkdir "$work/text" "$work/tok" "$work/bpe"
 
 for set in train valid test; do

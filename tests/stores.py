@@ -32,7 +32,7 @@ def write_random_store(out, subset):
     for part in range(2):
         records = files.pack(TopK.of_logits(torch.randn(10, 50, generator=generator), 4))
         files.write_array(folder / files.part_name(part), records)
-        sums = [files.records_checksum(each) for each in np.split(records, 2)]
+        sums = [files.records_checksum(each, 0) for each in np.split(records, 2)]
         table["records"][2 * part : 2 * part + 2] = sums
     files.write_json(folder / files.INDEX, {"data": "", "sentences": 4})
     files.write_array(folder / files.TABLE, table)

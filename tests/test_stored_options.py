@@ -64,8 +64,9 @@ def test_no_module_of_fairseq_has_pythons_eval():
     assert len(modules) > 300
     later = [name for name in modules if getattr(sys.modules[name], "eval", None) is not evaluate]
     for name in later:  # loaded by other tests after the plugin
-        source = Path(sys.modules[name].__file__).read_text(encoding="utf-8")
-        assert not re.search(r"(?<![.\w])eval\(", source), name
+        path = Path(sys.modules[name].__file__)
+        if path.suffix == ".py":  # the compiled ones are C
+            assert not re.search(r"(?<![.\w])eval\(", path.read_text(encoding="utf-8")), name
 
 
 @pytest.mark.parametrize(

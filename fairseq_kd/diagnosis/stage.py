@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -10,9 +9,15 @@ from typing import Dict, List, Optional
 from fairseq_kd.evaluation.generated import translations
 from fairseq_kd.locks import is_held
 from fairseq_kd.parallel_text import lines_of
-from fairseq_kd.training_log import FILE, STAGE_LOCK, Record, TrainingLog, read_training_log
-
-Flags = Dict[str, str]
+from fairseq_kd.training_log import (
+    FILE,
+    STAGE_LOCK,
+    Flags,
+    Record,
+    TrainingLog,
+    flags_of,
+    read_training_log,
+)
 
 
 @dataclass(frozen=True)
@@ -133,26 +138,6 @@ def _read_log(path: Path) -> TrainingLog:
 
 def _with_nll_loss(record: Record) -> Record:
     return {"nll_loss": record["loss"], **record} if "loss" in record else record
-
-
-def flags_of(command: str) -> Flags:
-    """The flags of a command line with their values; the last one of a name counts.
-
-    If a quote stays open, as in a log that is cut off, words end at blanks.
-    """
-    flags: Flags = {}
-    name = ""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = command.split()
-    for word in words:
-        if word.startswith("--"):
-            name, _, value = word.partition("=")
-            flags[name] = value
-        elif name and not flags[name]:
-            flags[name] = word
-    return flags
 
 
 def _words(lines: List[str]) -> Optional[int]:

@@ -5,7 +5,7 @@ import os
 import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
@@ -65,7 +65,8 @@ def _check_folder(run: RunFile) -> None:
     Raises:
         ValueError: naming what is in the way.
     """
-    given = {"data:": run.data if isinstance(run.data, str) else run.data.get("text")}
+    text = run.data if isinstance(run.data, Mapping) else {"text": run.data}
+    given = {"data:": text["text"], "data.vocabulary:": text.get("vocabulary")}
     check_apart(run.folder, given, "run:")
     if run.folder.exists() and not run.folder.is_dir():
         raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")

@@ -4,7 +4,9 @@
 """
 
 import datetime
+import itertools
 import math
+import os
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,6 +21,7 @@ from fairseq_kd.parallel_text import lines_of
 SCHEMA = Path(__file__).with_name("run.schema.yaml")
 ENDS = ("target", "ladder", "parameters")  # exactly one of them says how small the student gets
 COLD, INHERIT = "cold", "inherit"
+MOST_VALUES = 100_000
 STAGE_DEFAULTS = {"criterion": "word_kd", "knowledge": "live", "start": COLD, "data": "gold"}
 Flags = Dict[str, Any]
 VALIDATOR = jsonschema.validators.extend(  # in which 2.0 is no whole number, and nan none at all
@@ -101,12 +104,13 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
         raise FileNotFoundError(f"{path} does not exist. Give the YAML file of a run.")
     try:
         text = "\n".join(lines_of(str(path)))
-        content = yaml.load(text, Loader=_Loader)
+        content = _loaded(text)
     except (yaml.YAMLError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as YAML: {told}") from None
     for change in changes:
         _change(content, change)
+    content = _with_home(content)
     check(path, content, text)
     known = ("run", "data", "teacher", "ladder", "each", "train")
     teacher = content["teacher"]
@@ -136,7 +140,7 @@ def _change(content: Any, change: str) -> None:
         for name in way:
             within = isinstance(content, dict)
             content = content.setdefault(name, {}) if within else content[name]
-        content[last] = yaml.load(value, Loader=_Loader)
+        content[last] = _loaded(value)
     except (IndexError, TypeError):
         raise ValueError(f"--set {change}: the run file has no place {key}.") from None
     except yaml.YAMLError:
@@ -161,6 +165,40 @@ def check(path: Path, content: Any, text: str) -> None:
     if errors:
         wrong = min(errors, key=lambda error: (error.validator == "oneOf", list(error.path)))
         raise ValueError(f"{path}: {_sentence(_innermost(wrong), text)}")
+
+
+def _loaded(text: str) -> Any:
+    """What YAML says, which aliases may not make much longer than its text.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or longer.
+    """
+    node = yaml.compose(text, Loader=_Loader)
+    if node is not None and _length(node, {}) > MOST_VALUES:
+        raise yaml.YAMLError(f"its aliases make it longer than {MOST_VALUES:,} values")
+    return yaml.load(text, Loader=_Loader)
+
+
+def _length(node: yaml.Node, known: Dict[int, float]) -> float:
+    """The number of values in a node, those of aliases included; infinite if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = isinstance(node, yaml.MappingNode)
+        each = itertools.chain.from_iterable(inner) if pairs else inner
+        known[id(node)] = 1 + sum(_length(value, known) for value in each)
+    return known[id(node)]
+
+
+def _with_home(content: Any) -> Any:
+    """A value in which texts that begin with ``~/`` begin with the user's home folder instead."""
+    if isinstance(content, dict):
+        return {key: _with_home(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_home(value) for value in content]
+    if isinstance(content, str) and content.startswith("~/"):
+        return os.path.expanduser(content)
+    return content
 
 
 class _Loader(yaml.SafeLoader):

@@ -23,13 +23,15 @@ from fairseq_kd.child_process import child
 from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.training_log import ENDED_LINE, STAGE_LOCK, figures
+from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
 from fairseq_kd.updates import LAST, updates_done
-from fairseq_kd.whole_files import check_room, moved_aside, writing, written_whole
+from fairseq_kd.whole_files import check_room, moved_aside, own_file, writing, written_whole
 
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
 PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
+SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
+SHOWN_FLAGS = 4
 LOG_TAIL_LINES = 15
 SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
 
@@ -66,6 +68,8 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     save_dir = Path(options.save_dir)
     restore_last_checkpoint(save_dir)
     done, ended = updates_done(save_dir / LAST), save_dir / ENDED
+    if done:
+        _say_what_changed(name, command, save_dir)
     if done >= options.max_update:
         print(f"{name}: all {done} updates are done", file=sys.stderr)
         return 0
@@ -75,7 +79,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     if done:
         print(f"{name}: going on after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
-        status, tail = _run_logged(command, save_dir / "train.log", progress, lock)
+        status, tail = _run_logged(command, save_dir / FILE, progress, lock)
     if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
         return 0  # its reading thread, cut off at the very end, took the process with it
     if status == 0 and options.patience > 0:
@@ -91,6 +95,23 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         )
         check_room(save_dir)
     return status
+
+
+def _say_what_changed(name: str, command: List[str], save_dir: Path) -> None:
+    """Names the flags that differ from those the training in the folder was last begun with."""
+    before, now = flags_of(last_command(save_dir / FILE)), flags_of(shlex.join(command))
+    flags = sorted({**before, **now}.keys() - SAME_TRAINING)
+    changed = [flag for flag in flags if before.get(flag) != now.get(flag)]
+    if before and changed:
+        some = changed[:SHOWN_FLAGS]
+        told = ", ".join(
+            f"{flag} {before[flag]}".strip() if flag in before else f"no {flag}" for flag in some
+        )
+        print(
+            f"{name}: the training in {save_dir} was begun with {told}, and is gone on with all "
+            "the same. For a training of its own give another --save-dir.",
+            file=sys.stderr,
+        )
 
 
 def restore_last_checkpoint(save_dir: Path) -> None:
@@ -145,7 +166,7 @@ def _run_logged(
     """Runs the command with its output in the log, and returns its status and its last lines."""
     tail: Deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
     cut_off = log.is_file() and log.read_bytes()[-1:] not in (b"", b"\n")
-    with writing(log), log.open("a", encoding="utf-8") as file:
+    with writing(log), open(log, "a", encoding="utf-8", opener=own_file) as file:
         file.write("\n" * cut_off + f"$ {shlex.join(command)}\n")
         file.flush()
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

@@ -48,7 +48,8 @@ def agree_on(plan: Plan, folder: Path) -> None:
         if begun.get(name) != plan.get(name):
             raise ValueError(
                 f"{folder} was begun with {name} {_short(begun.get(name))}, but now it is "
-                f"{_short(plan.get(name))}. Choose another --out, or remove {folder}."
+                f"{_short(plan.get(name))}, or {folder / FILE} is damaged. Choose another --out, "
+                f"or remove {folder}."
             )
 
 

@@ -7,7 +7,7 @@
                                 of sentences.npy
     STORE/SUBSET/00000.npy      a part: the records of the tokens of 4,096 sentences; and
                                 00000.sentences.npy, the length and two checksums of each: of its
-                                words and of its records
+                                words, and of its teacher and its records
     STORE/SUBSET/sentences.npy  the same of all sentences; written last
 
 A record is 288 bytes at K = 64: log-probabilities at T = 1 (float16), word numbers (two bytes), and
@@ -146,6 +146,7 @@ class TeacherStore:
         self.powers = POWERS[self.identity["format"]]
         self.dtype = record_dtype(self.k, self.words, self.powers)
         self.part_sentences = self.identity["part_sentences"]
+        self.seed = zlib.crc32(self.identity["fingerprint"].encode())
 
     @property
     def lowest_temperature(self) -> float:
@@ -173,7 +174,9 @@ class TeacherStore:
 
     def subset(self, name: str) -> "StoredSubset":
         """A complete subset."""
-        return StoredSubset(self.path / name, self.words, self.dtype, self.part_sentences)
+        return StoredSubset(
+            self.path / name, self.words, self.dtype, self.part_sentences, self.seed
+        )
 
     def unpack(self, records: np.ndarray, device: torch.device) -> TopK:
         """What the store holds of some tokens, on a device."""
@@ -188,14 +191,15 @@ class StoredSubset:
         words: V.
         dtype: of a record.
         part_sentences: sentences in a part; the last one may have fewer.
+        seed: of the checksums of records, which differs between teachers.
 
     Raises:
         ValueError: a part is cut off, or the table of the sentences damaged.
     """
 
-    def __init__(self, folder: Path, words: int, dtype: np.dtype, part_sentences: int):
+    def __init__(self, folder: Path, words: int, dtype: np.dtype, part_sentences: int, seed: int):
         self.folder, self.words, self.dtype = folder, words, dtype
-        self.part_sentences = part_sentences
+        self.part_sentences, self.seed = part_sentences, seed
         index = read_json(folder / INDEX)
         self.fingerprint = index["data"]
         if first_damaged(folder, {TABLE: index["table"]} if "table" in index else {}):
@@ -229,7 +233,7 @@ class StoredSubset:
         row = self.sentences[sentence]
         records = self.parts[part][start : start + int(row["length"])]
         if not self.checked[sentence]:
-            fault = records_fault(records, row, self.words)
+            fault = records_fault(records, row, self.words, self.seed)
             if fault:
                 path = self.folder / part_name(part)
                 raise ValueError(f"{path} is damaged: of sentence {sentence} {fault}. {AGAIN}")
@@ -246,7 +250,7 @@ class StoredSubset:
             self.records(sentence)
 
 
-def records_fault(records: np.ndarray, row: np.void, words: int) -> str:
+def records_fault(records: np.ndarray, row: np.void, words: int, seed: int) -> str:
     """What is wrong with the records of a sentence, as the end of a sentence; "" if nothing is.
 
     Args:
@@ -254,17 +258,18 @@ def records_fault(records: np.ndarray, row: np.void, words: int) -> str:
         row: of the table of sentences; in format 1 it may have no checksum of the records, and
             then only numbers of words that there are not can be told.
         words: V.
+        seed: of the checksums.
     """
     if "records" in row.dtype.names:
-        same = records_checksum(records) == row["records"]
-        return "" if same else "its records are not what was written"
+        same = records_checksum(records, seed) == row["records"]
+        return "" if same else "the records are not what was written, or another teacher's"
     largest = largest_id(records)
     return f"a record names token {largest} of {words}" if largest >= words else ""
 
 
-def records_checksum(records: np.ndarray) -> int:
-    """The CRC-32 of some records."""
-    return zlib.crc32(records.view(np.uint8))
+def records_checksum(records: np.ndarray, seed: int) -> int:
+    """The CRC-32 of some records, after that of their teacher's fingerprint; of none it is 0."""
+    return zlib.crc32(records.view(np.uint8), seed) if len(records) else 0
 
 
 def dictionary_name(language: str) -> str:
@@ -323,9 +328,9 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(SimpleNamespace(write=file.write), array)
 
 
-def write_json(path: Path, content: Dict[str, Any]) -> None:
-    """Writes a JSON object, whole or not at all."""
-    with written_whole(path) as file:
+def write_json(path: Path, content: Dict[str, Any], new: bool = False) -> None:
+    """Writes a JSON object, whole or not at all; a new one only where nothing is."""
+    with written_whole(path, new=new) as file:
         file.write(f"{json.dumps(content, indent=2)}\n")
 
 

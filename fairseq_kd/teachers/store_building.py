@@ -5,6 +5,7 @@ nor on interruptions. A part appears whole or not at all, and one that is there 
 built again.
 """
 
+import contextlib
 import copy
 import io
 from hashlib import sha256
@@ -126,7 +127,8 @@ class StoreBuilder:
         path = self.out / FILE
         if not path.is_file():
             make_folder(self.out)
-            write_json(path, identity)
+            with contextlib.suppress(FileExistsError):  # by another shard
+                write_json(path, identity, new=True)
         there = TeacherStore(self.out).identity
         for key, what in (
             ("fingerprint", f"from another teacher, {there['teacher']}"),
@@ -185,8 +187,8 @@ class StoreBuilder:
             write_json(folder / INDEX, identity)
         elif not identity.items() <= read_json(folder / INDEX).items():
             raise ValueError(
-                f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}. "
-                f"Remove {folder}, or choose another --out."
+                f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}, or "
+                f"{folder / INDEX} is damaged. Remove {folder}, or choose another --out."
             )
         ranges = part_ranges(len(dataset), self.part_sentences)
         missing = [
@@ -222,10 +224,13 @@ class StoreBuilder:
             ids = sample["id"].tolist()
             self._check_numbers(rows, ids)
             for number, length, checksum, own in zip(ids, lengths, checksums, rows, strict=True):
-                sentences[number - numbers.start] = (length, checksum, records_checksum(own))
+                sentences[number - numbers.start] = (length, checksum, self._checksum(own))
                 records[number - numbers.start] = own
             progress.add(len(batch))
         return np.concatenate(records), sentences
+
+    def _checksum(self, records: np.ndarray) -> int:
+        return records_checksum(records, self.store.seed)
 
     def _is_of(self, dataset: FairseqDataset, numbers: range, table: np.ndarray) -> bool:
         """Whether the table of a part is that of these sentences, and of no others."""
@@ -322,7 +327,7 @@ def _with_checksums(folder: Path, part: int, store: TeacherStore) -> np.ndarray:
         for name in table.dtype.names:
             full[name] = table[name]
         rows = _records_of(folder, part, table["length"], store)
-        full["records"] = [records_checksum(records) for records in rows]
+        full["records"] = [records_checksum(records, store.seed) for records in rows]
         table = full
         write_array(sentences_path(folder, part), table)
     return table
@@ -364,7 +369,8 @@ def part_is_whole(folder: Path, part: int, store: TeacherStore, read: bool = Tru
     if not read:
         return True
     return not any(
-        records_fault(records, row, store.words) for records, row in zip(rows, table, strict=True)
+        records_fault(records, row, store.words, store.seed)
+        for records, row in zip(rows, table, strict=True)
     )
 
 

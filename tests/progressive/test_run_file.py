@@ -110,6 +110,15 @@ REFUSALS = {
         "it must have exactly one of target, ladder, parameters, but has target and ladder.",
     ),
     "a key that stands twice": ("seed: 1\nseed: 2", "cannot be read as YAML: seed stands twice"),
+    "aliases that multiply": (
+        "each: [&a [1, 2, 3], &b [*a, *a, *a], "
+        + ", ".join(
+            f"&{y} [{', '.join([f'*{x}'] * 9)}]" for x, y in zip("bcdefg", "cdefgh", strict=True)
+        )
+        + "]",
+        "cannot be read as YAML: its aliases make it longer than 100,000 values",
+    ),
+    "an alias of itself": ("each: &a [*a]", "its aliases make it longer than 100,000 values"),
     "no YAML": ("each: [", "cannot be read as YAML: "),
 }
 
@@ -146,6 +155,13 @@ def test_a_rung_needs_one_size(read):
 def test_a_run_without_an_end_says_which_there_are(read):
     with pytest.raises(ValueError, match="one of target, ladder, parameters, but has none"):
         read(SHORTEST.replace("target: 0.25\n", ""))
+
+
+def test_a_path_may_begin_with_the_home_folder(read, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    run = read(f"run: ~/runs/one\n{SHORTEST.replace('teacher.pt', '~/teacher.pt')}")
+    assert str(run.folder) == "/home/anna/runs/one"
+    assert run.teacher == ["/home/anna/teacher.pt"]
 
 
 def test_a_missing_file_is_named(tmp_path):

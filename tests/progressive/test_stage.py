@@ -95,7 +95,30 @@ def test_a_finished_stage_is_not_run_again(command, tmp_path, capsys):
     assert stage.run_stage("student", command) == 0
     assert stage.run_stage("student", command) == 0
     assert len(runs(tmp_path)) == 1
-    assert "student: all 30 updates are done" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("student: all 30 updates are done\n")
+
+
+def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
+    command, tmp_path, capsys
+):
+    assert stage.run_stage("student", [*command, "--lr", "1e-3", "--fp16"]) == 0
+    capsys.readouterr()
+    assert stage.run_stage("student", [*command, "--lr", "5e-4", "--log-interval", "9"]) == 0
+    told = (
+        f"student: the training in {tmp_path / 'run'} was begun with --fp16, --lr 1e-3, and is "
+        "gone on with all the same. For a training of its own give another --save-dir.\n"
+        "student: all 30 updates are done\n"
+    )
+    assert capsys.readouterr().err == told
+
+
+def test_a_log_that_is_a_link_is_refused(command, tmp_path):
+    (tmp_path / "theirs").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").symlink_to(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=r"/train\.log is a link to another file, which would be"):
+        stage.run_stage("student", command)
+    assert (tmp_path / "theirs").read_text() == "precious"
 
 
 def test_an_unfinished_stage_goes_on(command, tmp_path, capsys):

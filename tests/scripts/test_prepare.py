@@ -42,6 +42,20 @@ def test_lines_stay_together_and_come_back_as_written(prepared):
             assert binary[number].tolist() == known.tolist()
 
 
+def test_a_folder_made_from_other_text_or_settings_is_not_taken(text, tmp_path):
+    out = tmp_path / "out"
+    prepare(text, out)
+    assert prepare(text, out).stdout == f"{out} is there already\n"
+    result = prepare(text, out, check=False, MERGES="99")
+    assert result.returncode == 1
+    assert "made from es-en, MERGES=100, MAX_WORDS=0 and text of hash " in result.stderr
+    assert "not from es-en, MERGES=99, " in result.stderr
+    with (text / "train.es").open("a") as file, (text / "train.en").open("a") as other:
+        print("una más", file=file)
+        print("one more", file=other)
+    assert prepare(text, out, check=False).returncode == 1
+
+
 def test_both_sides_share_one_dictionary(prepared):
     source, target = ((prepared / "bin" / f"dict.{lang}.txt").read_text() for lang in ("es", "en"))
     assert source == target
@@ -87,9 +101,10 @@ def test_empty_lines_drop_out_on_both_sides_and_gzip_is_read(text, tmp_path):
 
 def test_paths_are_relative_to_where_one_stands_and_what_is_there_is_kept(text, tmp_path):
     command = [PREPARE, "es", "en", "text", "out/"]
-    run_forked(*command, cwd=tmp_path, env={"MERGES": "100"})
+    merges = {"MERGES": "100"}
+    run_forked(*command, cwd=tmp_path, env=merges)
     assert (tmp_path / "out" / "bin" / "dict.en.txt").is_file()
-    assert run_forked(*command, cwd=tmp_path).stdout == "out is there already\n"
+    assert run_forked(*command, cwd=tmp_path, env=merges).stdout == "out is there already\n"
 
 
 def test_the_header_is_the_help():

@@ -73,7 +73,8 @@ def test_a_flipped_bit_of_a_part_is_noticed_when_its_sentence_is_read_and_built_
     flip(path)
     setup = train_on(data, copied)
     setup.criterion(setup.model, setup.batch(0, 13, 15))
-    told = f"{path} is damaged: of sentence 14 its records are not what was written. {AGAIN}"
+    fault = "of sentence 14 the records are not what was written, or another teacher's"
+    told = f"{path} is damaged: {fault}. {AGAIN}"
     with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         setup.criterion(setup.model, setup.batch(0, 14, 15))
     with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts, .* damaged \(numbers 2; part"):
@@ -110,6 +111,16 @@ def test_parts_of_other_sentences_are_built_anew(copied, build):
     build(copied, subsets=["valid"])
     assert contents(copied) == before
     assert {each: each.stat().st_mtime_ns for each in whole} == whole
+
+
+def test_parts_of_another_teachers_store_are_noticed(copied, build):
+    identity = json.loads((copied / "store.json").read_text())
+    other = {**identity, "fingerprint": identity["fingerprint"][::-1]}
+    (copied / "store.json").write_text(json.dumps(other))  # as if its parts had been copied here
+    with pytest.raises(ValueError, match=r"of sentence 0 the records are not .* another teacher's"):
+        TeacherStore(copied).subset("valid").records(0)
+    with pytest.raises(ValueError, match=r"lacks 5 of its 5 parts, or they are damaged"):
+        merge_subset(copied, "valid")
 
 
 def test_what_was_read_undamaged_is_not_checked_again(copied, monkeypatch):
@@ -187,7 +198,7 @@ def test_a_store_of_the_former_format_is_read_with_a_warning_until_merging_adds_
     assert setup.criterion(setup.model.eval(), sample)[2]["kd_loss"] == before
     assert np.load(former / "valid" / "00001.sentences.npy").dtype == SENTENCE
     flip(former / "valid" / "00001.npy")
-    with pytest.raises(ValueError, match=r"00001\.npy is damaged: of sentence 9 its records"):
+    with pytest.raises(ValueError, match=r"00001\.npy is damaged: of sentence 9 the records"):
         setup.criterion(setup.model, setup.batch(9))
     flip(former / "dict.en.txt", place=0)
     with pytest.raises(ValueError, match=r"dict\.en\.txt is missing or damaged\."):
