@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from argparse import Namespace
 
+import pytest
 import torch
 from hostile import CODES
 
@@ -171,6 +172,17 @@ ACCEPTED = {
     "args alone": without_configuration,
     "no updates": without_updates,
 }
+
+
+def crossed(columns, rows):
+    """Every pair of two tables; where each row and each column has been tried once, it is slow."""
+    columns, rows = list(columns), list(rows)
+    few = min(len(columns), len(rows))
+    return [
+        pytest.param(column, row, marks=() if (i + j) % few == 0 else pytest.mark.slow)
+        for i, column in enumerate(columns)
+        for j, row in enumerate(rows)
+    ]
 
 
 def refused(capsys, words, watched, *parts):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import Setup, copy_dictionaries
-from hostile_files import refused
+from hostile_files import crossed, refused
 from stores import build
 
 from fairseq_kd import cli
@@ -118,16 +118,14 @@ def words_of(command, teacher, data, out="out"):
     return [*READ_DATA[command](teacher, data, out), "--data", data, "--out", out]
 
 
-@pytest.mark.parametrize("kind", DATA)
-@pytest.mark.parametrize("command", READ_DATA)
+@pytest.mark.parametrize(("command", "kind"), crossed(READ_DATA, DATA))
 def test_damaged_data_are_named(command, kind, teacher, copied, capsys):
     name, spoil, message = DATA[kind]
     spoil(copied / f"valid.es-en.{name}")
     refused(capsys, words_of(command, teacher, copied), [copied.parent], f"{copied}/{message}")
 
 
-@pytest.mark.parametrize("kind", DICTIONARIES)
-@pytest.mark.parametrize("command", [*READ_DATA, "plan"])
+@pytest.mark.parametrize(("command", "kind"), crossed([*READ_DATA, "plan"], DICTIONARIES))
 def test_a_dictionary_of_the_data_that_cannot_be_used_is_named(
     command, kind, teacher, copied, capsys
 ):
@@ -140,8 +138,13 @@ def test_a_dictionary_of_the_data_that_cannot_be_used_is_named(
     refused(capsys, words, [copied.parent], named, message)
 
 
-@pytest.mark.parametrize("kind", [each for each in DICTIONARIES if each != "missing"])
-@pytest.mark.parametrize("command", ["store", "translate", "evaluate", "inherit"])
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    crossed(
+        ["store", "translate", "evaluate", "inherit"],
+        [each for each in DICTIONARIES if each != "missing"],
+    ),
+)
 def test_a_dictionary_beside_the_teacher_that_cannot_be_used_is_named(
     command, kind, teacher, data, copied, capsys
 ):  # one that is missing there is read from the data that the teacher was trained on

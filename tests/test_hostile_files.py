@@ -1,13 +1,14 @@
 """Every command is given every hostile file: one sentence that names it, and nothing is touched.
 
 A row is a file, a column a command. What a command legitimately accepts is stated as such below.
+Each command and each file is tried once; all pairs are, by ``pytest -m slow``.
 """
 
 from pathlib import Path
 
 import pytest
 from harness import SIZE, Setup, copy_dictionaries
-from hostile_files import ACCEPTED, NOT_FINITE, OTHER_TASKS, REFUSED, refused, snapshot
+from hostile_files import ACCEPTED, NOT_FINITE, OTHER_TASKS, REFUSED, crossed, refused, snapshot
 from three_languages import PIVOT
 
 from fairseq_kd import cli
@@ -117,8 +118,7 @@ def words_of(command, bad, data, good, tmp_path):
     return COMMANDS[command](bad=bad, data=data, out=tmp_path / "out", teacher=good)
 
 
-@pytest.mark.parametrize("kind", REFUSED)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "kind"), crossed(COMMANDS, REFUSED))
 def test_no_command_takes_it(command, kind, files, refuse, data, good, tmp_path):
     write, message = REFUSED[kind]
     bad = files(write)
@@ -126,8 +126,9 @@ def test_no_command_takes_it(command, kind, files, refuse, data, good, tmp_path)
     refuse(words, bad, message)
 
 
-@pytest.mark.parametrize("kind", NOT_FINITE)
-@pytest.mark.parametrize("command", [each for each in COMMANDS if each != "extract-peer"])
+@pytest.mark.parametrize(
+    ("command", "kind"), crossed([each for each in COMMANDS if each != "extract-peer"], NOT_FINITE)
+)
 def test_no_command_uses_weights_that_are_not_finite(
     command, kind, files, refuse, data, good, tmp_path
 ):
@@ -136,9 +137,9 @@ def test_no_command_uses_weights_that_are_not_finite(
     refuse(words_of(command, bad, data, good, tmp_path), bad, message)
 
 
-@pytest.mark.parametrize("task", OTHER_TASKS)
 @pytest.mark.parametrize(
-    "command", [each for each in COMMANDS if each not in ("extract-peer", "stage")]
+    ("command", "task"),
+    crossed([each for each in COMMANDS if each not in ("extract-peer", "stage")], OTHER_TASKS),
 )  # a stage may start from whatever model fairseq-train can build
 def test_no_command_gives_a_model_of_another_task_wrong_input(
     command, task, files, refuse, data, good, tmp_path
@@ -148,8 +149,9 @@ def test_no_command_gives_a_model_of_another_task_wrong_input(
     refuse(words_of(command, bad, data, good, tmp_path), bad, message)
 
 
-@pytest.mark.parametrize("kind", [*REFUSED, *NOT_FINITE, *OTHER_TASKS])
-@pytest.mark.parametrize("criterion", TAKES_A_TEACHER)
+@pytest.mark.parametrize(
+    ("criterion", "kind"), crossed(TAKES_A_TEACHER, [*REFUSED, *NOT_FINITE, *OTHER_TASKS])
+)
 def test_no_criterion_learns_from_it(criterion, kind, files, data, good):
     write, message = {**REFUSED, **NOT_FINITE, **OTHER_TASKS}[kind]
     bad = files(write)
@@ -173,8 +175,9 @@ def test_no_teacher_of_a_pivot_language_is_taken_either(kind, files, three_way):
     assert str(error.value).startswith(f"--kd-teacher {bad} {message}")
 
 
-@pytest.mark.parametrize("kind", ACCEPTED)
-@pytest.mark.parametrize("command", ["plan", "store", "translate", "inherit"])
+@pytest.mark.parametrize(
+    ("command", "kind"), crossed(["plan", "store", "translate", "inherit"], ACCEPTED)
+)
 def test_a_checkpoint_without_what_only_a_training_needs_is_used(
     command, kind, files, data, good, tmp_path
 ):

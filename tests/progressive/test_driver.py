@@ -12,12 +12,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from disks import small_disk
 from harness import ROOT
 from plans import drive, finish, made, manifest, slow_step, small_plan
 
 from fairseq_kd import cli
 from fairseq_kd.progressive import driver
 from fairseq_kd.progressive.steps import write_plan
+from fairseq_kd.whole_files import explained
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
@@ -118,6 +120,21 @@ def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     assert "middle failed: test '!' -e" in told
     broken.unlink()
     assert "teacher" not in begun(finish(plan))
+
+
+def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_path):
+    with small_disk(tmp_path / "disk", "size=16m") as disk:
+        plan = small_plan(disk / "run")
+        filling = ["dd", "if=/dev/zero", f"of={disk}/run/large", "bs=1M", "count=32"]
+        middle = plan.step("middle")._replace(commands=[filling])
+        plan = plan._replace(steps=[middle if s.name == "middle" else s for s in plan.steps])
+        with pytest.raises(OSError) as error:  # noqa: PT011
+            driver.run_plan(plan, None, [])
+        kept = "what is finished is kept"
+        told = f"The disk of {plan.folder} is full; {kept}. Free some space and run the same "
+        assert explained(error.value, None, kept).startswith(told)
+        (disk / "run" / "large").unlink()
+        assert "teacher" not in begun(finish(small_plan(disk / "run")))
 
 
 def kill_at_random_moments(plan, times, seed):
