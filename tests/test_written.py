@@ -231,7 +231,9 @@ def test_what_the_same_command_made_is_there_already(words, command, tmp_path, c
         assert f"--out {tmp_path}/out is there already. Remove it or" in last_line(capsys)
 
 
-@pytest.mark.parametrize("command", ["distill-data", "export"])
+@pytest.mark.parametrize(
+    "command", ["distill-data", pytest.param("export", marks=pytest.mark.slow)]
+)
 def test_what_lies_beside_a_folder_is_left_alone(words, command, tmp_path):
     for name in ("out.partial", "out.decoded"):
         (tmp_path / name).mkdir()

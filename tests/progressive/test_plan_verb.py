@@ -117,6 +117,7 @@ def test_a_chart_is_drawn(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 def test_a_large_teacher_is_planned_in_seconds_and_little_memory():
     big = ["--arch", "transformer_vaswani_wmt_en_de_big", "--words", "40000", "--target", "0.25"]
     layers = ["--", "--encoder-layers", "24", "--decoder-layers", "24"]

@@ -68,6 +68,7 @@ def test_each_has_a_gpu_of_its_own_and_its_share_of_the_cores(wide):
     assert given["evaluation"][1] == "4"
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_goes_on(tmp_path):
     plan = wide_plan(tmp_path / "run")
     first = drive(plan, jobs=3)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +34,22 @@ def verdicts(plan, **options):
     return {each.step.name: (each.state, each.why) for each in state.judge(plan, **options)}
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder in which a run was built that names its files from there."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        build(small_plan("run"))
+    return folder
+
+
 @pytest.fixture
-def plan(tmp_path):
-    plan = small_plan(tmp_path / "run")
-    build(plan)
-    return plan
+def plan(built, tmp_path, monkeypatch):
+    """A copy of it that may be spoilt."""
+    shutil.copytree(built / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    return small_plan("run")
 
 
 def test_all_is_missing_and_then_all_is_done(tmp_path):
