@@ -46,8 +46,8 @@ def compare(teachers, *numbers, **options):
     ("teachers", "options"),
     [
         (["running"], {"divergence": "js", "by_confidence": True}),
-        (["stored"], {"gated": True}),
-        (["running", "stored"], {"mixture": LEARNED}),
+        pytest.param(["stored"], {"gated": True}, marks=pytest.mark.slow),
+        pytest.param(["running", "stored"], {"mixture": LEARNED}, marks=pytest.mark.slow),
         (["running", "running"], {"mixture": Mixture("agreement", (1.0, 1.5)), "gated": True}),
     ],
     ids=["js by confidence", "a store, gated", "learned weights", "weights by token, gated"],
@@ -58,7 +58,7 @@ def test_values_and_gradients_are_the_same_in_one_program(teachers, options):
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("teacher", ["stored", pytest.param("running", marks=pytest.mark.slow)])
 def test_what_changes_in_a_training_is_not_compiled_again(teacher):
     for step in range(1, 11):
         numbers = (0.9 - step / 20, step / 20, 0.1, 5.0 - step / 2.5)  # T ends at 1
@@ -74,6 +74,7 @@ def test_what_changes_in_a_training_is_not_compiled_again(teacher):
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_another_training_of_the_same_process_has_its_own_numbers():
     for smoothing, factor in ((0.1, 1.5), (0.2, 1.5), (0.2, 2.0), (0.0, 3.0)):
         mixture = Mixture((0.4, 0.6), (1.0, factor))
