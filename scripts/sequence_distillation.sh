@@ -27,7 +27,9 @@ for flag in "$@"; do
 done
 
 pair=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" python - "$teacher" << 'EOF'
-import os, sys
+import sys
+sys.path = [path for path in sys.path if path]  # "" is the folder that this was started in
+import os
 from fairseq_kd import quiet, plugin
 from fairseq_kd.teachers.loading import teacher_languages
 try:

@@ -61,6 +61,7 @@ def manifest(plan, name):
 
 DRIVER = """\
 import sys
+sys.path.remove("")
 from pathlib import Path
 from fairseq_kd.progressive.driver import run_plan
 from fairseq_kd.progressive.steps import read_plan
@@ -71,12 +72,12 @@ except ValueError as error:
 """
 
 
-def drive(plan, *engine, jobs=1, env=None):
+def drive(plan, *engine, jobs=1, env=None, cwd=ROOT):
     """Starts a driver of a plan, as a process of its own."""
     file = str(Path(plan.folder) / "plan.json")
     command = [sys.executable, "-c", DRIVER, file, str(jobs), *engine]
     env = {**os.environ, **ENVIRONMENT, **(env or {})}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=cwd, env=env, stderr=subprocess.PIPE, text=True)
 
 
 def finish(plan, *engine, **others):

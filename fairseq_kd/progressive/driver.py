@@ -33,7 +33,8 @@ from fairseq_kd.whole_files import check_room, writing, written_whole
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOGS, ENGINE_LOG = "logs", "snakemake.log"
 TAIL_LINES = 12
-ELSEWHERE = {"--profile", "--executor", "-e"}  # flags of Snakemake by which other machines work
+# Flags of Snakemake by which other machines work.
+ELSEWHERE = {"--profile", "--workflow-profile", "--executor", "-e"}
 
 
 def check_snakemake() -> None:
@@ -139,8 +140,8 @@ def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None
     several = [step.name for step in steps if step.gpus > 1]
     if not _works_here(engine):
         raise ValueError(
-            "--jobs shares out one machine, but --profile, an executor or SNAKEMAKE_PROFILE has "
-            "others work. Say there how many jobs: -- --jobs N."
+            "--jobs shares out one machine, but --profile, --workflow-profile, an executor or "
+            "SNAKEMAKE_PROFILE has others work. Say there how many jobs: -- --jobs N."
         )
     if _sets_cores(engine):
         raise ValueError(
@@ -165,7 +166,9 @@ def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int,
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
-    words = [sys.executable, "-m", "snakemake", *own, *engine]
+    # Neither modules (-P) nor settings, which may be code, of the folder that we were started in.
+    own += ["--workflow-profile", "none"]  # not ./profiles/default; a flag in engine wins
+    words = [sys.executable, "-P", "-m", "snakemake", *own, *engine]
     if here and not _sets_cores(engine):
         words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}

@@ -25,11 +25,41 @@ pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Sn
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
 
 
+PROFILE = """\
+__use_yte__: true
+__definitions__: [import pathlib, "pathlib.Path('profile').touch()"]
+"""
+TRAPS = {
+    "profiles/default/config.yaml": PROFILE,
+    **{
+        f"{module}.py": f"open({module!r}, 'w')"
+        for module in ("snakemake", "fairseq_kd", "yte", "argparse")
+    },
+}
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def started_in(tmp_path_factory):
+    """A folder whose files leave a file there if they are run."""
+    folder = tmp_path_factory.mktemp("started in")
+    for name, content in TRAPS.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(started_in, tmp_path_factory):
     """A run that nothing disturbed, in a folder of any name, and what was told of it."""
     plan = small_plan(tmp_path_factory.mktemp("whole") / "it's #1: a run")
-    return plan, finish(plan)
+    return plan, finish(plan, cwd=started_in)
+
+
+def test_no_file_of_the_folder_where_it_was_started_is_run(whole, started_in):
+    assert {str(path.relative_to(started_in)) for path in started_in.rglob("*.*")} == {*TRAPS}
+    assert sorted(path.name for path in started_in.iterdir()) == sorted(
+        {name.partition("/")[0] for name in TRAPS}
+    )
 
 
 def begun(told):

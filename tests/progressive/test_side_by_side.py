@@ -85,7 +85,8 @@ def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
     plan = small_plan(tmp_path / "run")
     several = plan._replace(steps=[step._replace(gpus=2) for step in plan.steps])
     for each, engine, jobs, message in (
-        (plan, ["--executor", "slurm"], 2, "--jobs shares out one machine, but --profile, an exec"),
+        (plan, ["--executor", "slurm"], 2, "--jobs shares out one machine, but --profile, --work"),
+        (plan, ["--workflow-profile", "p"], 2, "--jobs shares out one machine, but --profile, --"),
         (plan, ["-c4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS says."),
         (plan, ["--cores", "4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS"),
         (several, [], 2, "--jobs is 2, but data has several GPUs. Leave out --jobs, or gpus."),
