@@ -53,9 +53,20 @@ def own_file(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
+        check_no_link(path)
+        raise
+
+
+def check_no_link(path: Union[str, Path]) -> None:
+    """Refuses a symbolic link in the place of a file of ours.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if os.path.islink(path):
         raise ValueError(
             f"{path} is a link to another file, which would be overwritten. Remove the link."
-        ) from error
+        )
 
 
 @contextmanager
@@ -194,9 +205,10 @@ def _own_place(target: Path, out: Path) -> Tuple[Path, IO[Any]]:
         try:
             place.mkdir()
         except FileExistsError:
-            if place.is_symlink() or not (place / MARK).is_file():
+            mark = place / MARK
+            if place.is_symlink() or mark.is_symlink() or not mark.is_file():
                 continue
-        lock = (place / MARK).open("a", encoding="utf-8")
+        lock = open(place / MARK, "a", opener=own_file)  # noqa: SIM115  (its user closes it)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -28,6 +28,7 @@ source scripts/students.sh
 
 in=$(from_here "$1" "") run=$(from_here "${RUN:-}" runs/cross_lingual)
 low=${LOW:-fr} high=${HIGH:-en} tgt=${TARGET:-it}
+plain_languages "$low" "$high" "$tgt"
 low_lines=${LOW_LINES:-10000} merges=${MERGES:-6000} max_words=${MAX_WORDS:-30}
 teacher_updates=${TEACHER_UPDATES:-1200}
 

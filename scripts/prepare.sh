@@ -24,6 +24,7 @@ usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
 src=$1 tgt=$2 in=$3 out=${4%/}
+plain_languages "$src" "$tgt"
 made_from=prepared.txt # what a folder was made of
 merges=${MERGES:-8000} vocabulary=${VOCABULARY:-} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
 [[ ! -e $out || -d $out/bin ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."

@@ -32,9 +32,7 @@ source scripts/common.sh
 run=$(from_here "${RUN:-}" runs/progressive) seed=${SEED:-1}
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches
 export PYTHONWARNINGS=ignore
-mkdir -p "$run"
-exec 9> "$run/.lock" # every process started here holds it, so nothing that a kill left running is run twice
-flock --nonblock 9 || { say "waiting for the run that is still running in $run"; flock 9; }
+hold "$run/.lock"
 
 data=$run/data/bin
 started=$SECONDS

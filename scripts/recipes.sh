@@ -77,8 +77,7 @@ settle() { # the folder of the run, which is this process's alone, and the setti
   export SACREBLEU=$run/sacrebleu PYTHONWARNINGS=ignore
   export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches
   mkdir -p "$run/archives"
-  exec 9> "$run/.recipe.lock" # every process started here holds it, so nothing that a kill left running is run twice
-  flock --nonblock 9 || { say "waiting for the run that is still running in $run"; flock 9; }
+  hold "$run/.recipe.lock"
 }
 
 # ---- archives
@@ -101,6 +100,7 @@ END
 
 archive() { # archive URL CHECKSUM FILE: gets it, unless it is there, and refuses it if it is not what was published
   local url=$1 sum=$2 file=$run/archives/$3 partial=$run/archives/$3.partial
+  no_link "$partial" "$file.sha256"
   [[ $sum != - || ! -s $file.sha256 ]] || sum=sha256:$(< "$file.sha256")
   if [[ -e $file ]]; then
     is_published "$file" "$sum" || die "$(difference "$file" "$sum" "$url"); remove it to have it again."

@@ -47,6 +47,7 @@ for name in "$out"/*; do
     die "$out is there already, with ${name##*/} in it; remove it or choose another OUT_DIR."
 done
 [[ $(realpath -m "$out") != "$(realpath -m "$data")"/* ]] || die "$out lies inside $data, which is only read; choose another OUT_DIR."
+no_link "$out/$mark" "$out/generate.log" "$out/preprocess.log"
 why=$(mkdir -p "$out" 2>&1 && : 2>&1 >> "$out/$mark") || die "$out cannot be written (${why##*: }). Give another path."
 shopt -s nullglob
 

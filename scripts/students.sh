@@ -22,6 +22,7 @@ train() { # train NAME DIR UPDATES SEED fairseq-train flags...: to its last upda
 score() { # score DIR [CHECKPOINT]: BLEU of its translations of the test set, kept in DIR/bleu
   local dir=$1 checkpoint=${2:-$1/checkpoint_last.pt}
   [[ -s $dir/bleu && $dir/bleu -nt $checkpoint ]] && return
+  no_link "$dir"/{generate-test.txt,generate.log,"test.$tgt",bleu.partial}
   fairseq-generate "$data" --user-dir user_dir --path "$checkpoint" --gen-subset test \
     --source-lang "$src" --target-lang "$tgt" --beam 5 --remove-bpe --tokenizer moses --batch-size 64 \
     --required-batch-size-multiple 1 > "$dir/generate-test.txt" 2> "$dir/generate.log" ||

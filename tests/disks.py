@@ -10,10 +10,17 @@ from fairseq_kd.whole_files import MARK
 
 
 def left_by_a_kill(folder, mark):
-    """A temporary folder as a killed command leaves it, with our mark in it or without."""
+    """A temporary folder as a killed command leaves it, with our mark in it or without.
+
+    The mark "link" leads to a file outside.
+    """
     (folder / "made").mkdir(parents=True)
     (folder / "made" / "half").write_text("half")
-    if mark:
+    if mark == "link":
+        precious = folder.parent.parent / "precious"
+        precious.write_text("precious")
+        (folder / MARK).symlink_to(precious)
+    elif mark:
         (folder / MARK).touch()
     return folder
 

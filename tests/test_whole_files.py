@@ -55,15 +55,17 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_of_temporary_folders_ours_is_taken_again_and_no_other(tmp_path, ours):
-    partial = left_by_a_kill(tmp_path / "out.partial", mark=ours)
-    with whole_folder(tmp_path / "out") as work:
+@pytest.mark.parametrize("mark", [True, False, "link"])
+def test_of_temporary_folders_ours_is_taken_again_and_no_other(tmp_path, mark):
+    ours, folder = mark is True, tmp_path / "folder"
+    partial = left_by_a_kill(folder / "out.partial", mark)
+    with whole_folder(folder / "out") as work:
         (work / "file").write_text("whole")
-        assert os.listdir(tmp_path / "out.partial" / "made") == (["file"] if ours else ["half"])
-    assert os.listdir(tmp_path / "out") == ["file"]
+        assert os.listdir(folder / "out.partial" / "made") == (["file"] if ours else ["half"])
+    assert os.listdir(folder / "out") == ["file"]
     assert partial.exists() != ours
-    assert not (tmp_path / "out.2.partial").exists()
+    assert not (folder / "out.2.partial").exists()
+    assert mark != "link" or (tmp_path / "precious").read_text() == "precious"
 
 
 def test_a_folder_that_another_process_makes_is_waited_for(tmp_path):

@@ -28,7 +28,7 @@ from fairseq_kd.progressive.state import (
     manifest_path,
 )
 from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, write_plan
-from fairseq_kd.whole_files import check_room, writing, written_whole
+from fairseq_kd.whole_files import check_no_link, check_room, own_file, writing, written_whole
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOGS, ENGINE_LOG = "logs", "snakemake.log"
@@ -114,6 +114,8 @@ def run_plan(
             for moved in make_way(plan, open_steps):
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
+            for verdict in open_steps:
+                check_no_link(folder / LOGS / f"{verdict.step.name}.log")
             started = time.time()
             status = _snakemake(plan, [v.step.name for v in open_steps], engine, jobs, lock)
             left = [v for v in open_steps if not manifest_path(plan, v.step).is_file()]
@@ -172,7 +174,8 @@ def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int,
     if here and not _sets_cores(engine):
         words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
-    with (folder / LOGS / ENGINE_LOG).open("ab") as log, Follower(folder / LOGS):
+    log_path = folder / LOGS / ENGINE_LOG
+    with open(log_path, "ab", opener=own_file) as log, Follower(folder / LOGS):
         output = {"stdout": log, "stderr": subprocess.STDOUT, "env": environment}
         held = {"token": lock.token, "pass_fds": [lock.descriptor]}
         # Snakemake cancels its jobs at SIGINT; at SIGTERM it waits for them.

@@ -146,6 +146,17 @@ def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     assert "teacher" not in begun(finish(plan))
 
 
+@pytest.mark.parametrize("name", ["middle.log", "snakemake.log"])
+def test_a_link_in_the_place_of_a_log_is_refused(tmp_path, name):
+    plan, precious = small_plan(tmp_path / "run"), tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "run" / "logs").mkdir()
+    (tmp_path / "run" / "logs" / name).symlink_to(precious)
+    with pytest.raises(ValueError, match=rf"{name} is a link to another file, which would be over"):
+        driver.run_plan(plan, None, [])
+    assert precious.read_text() == "precious"
+
+
 def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_path):
     with small_disk(tmp_path / "disk", "size=16m") as disk:
         plan = small_plan(disk / "run")

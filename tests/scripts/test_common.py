@@ -21,16 +21,52 @@ def test_a_folder_appears_when_it_is_finished(tmp_path):
     assert os.listdir(tmp_path / "new") == ["out"]
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_what_a_killed_script_left_is_removed_and_nothing_else(tmp_path, ours):
-    partial = left_by_a_kill(tmp_path / "out.partial", mark=ours)
-    make(tmp_path / "out")
-    assert os.listdir(tmp_path / "out") == ["file"]
-    if ours:
-        assert os.listdir(tmp_path) == ["out"]
+@pytest.mark.parametrize("mark", [True, False, "link"])
+def test_what_a_killed_script_left_is_removed_and_nothing_else(tmp_path, mark):
+    folder = tmp_path / "folder"
+    partial = left_by_a_kill(folder / "out.partial", mark)
+    make(folder / "out")
+    assert os.listdir(folder / "out") == ["file"]
+    if mark is True:
+        assert os.listdir(folder) == ["out"]
     else:
         assert (partial / "made" / "half").read_text() == "half"
-        assert sorted(os.listdir(tmp_path)) == ["out", "out.partial"]
+        assert sorted(os.listdir(folder)) == ["out", "out.partial"]
+    assert mark != "link" or (tmp_path / "precious").read_text() == "precious"
+
+
+SOURCE = 'set -euo pipefail; source "$0/scripts/common.sh"; '
+
+
+@pytest.mark.parametrize("called", ["hold", "no_link"])
+def test_a_link_in_the_place_of_a_file_of_ours_is_refused(tmp_path, called):
+    precious, link = tmp_path / "precious", tmp_path / "link"
+    precious.write_text("precious")
+    link.symlink_to(precious)
+    result = run("bash", "-c", f'{SOURCE} {called} "$1"', ROOT, link, check=False)
+    told = f"{link} is a link to another file, which would be overwritten. Remove the link.\n"
+    assert (result.returncode, result.stderr) == (1, told)
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("language", ["es;touch made;:", "../es", "-es", "", "e" * 65])
+def test_a_language_that_is_no_plain_name_is_refused(tmp_path, language):
+    command = [ROOT / "scripts" / "prepare.sh", language, "en", tmp_path, tmp_path / "out"]
+    result = run(*command, cwd=tmp_path, check=False)
+    told = f"The command line names the language {language!r}, but a language is a name of at most"
+    assert result.returncode == 1
+    assert result.stderr.startswith(told)
+    assert os.listdir(tmp_path) == []
+
+
+def test_languages_with_plain_names_are_taken():
+    run("bash", "-c", f'{SOURCE} plain_languages es zh_CN sr@latin "$1"', ROOT, "español")
+
+
+def test_a_word_for_the_tokeniser_is_no_code(tmp_path):
+    words = f'{SOURCE} moses "en;touch made;:" 1 tokenize < /dev/null || true'
+    run("bash", "-c", f"cd {tmp_path}; echo a > text; {words.replace('/dev/null', 'text')}", ROOT)
+    assert os.listdir(tmp_path) == ["text"]
 
 
 def test_what_has_come_meanwhile_is_not_replaced(tmp_path):
