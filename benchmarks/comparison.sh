@@ -8,7 +8,7 @@
 #          benchmarks/comparison.sh gpu-en-it               three students at the size of a GPU
 #
 # TABLE is a run file of benchmarks/comparison, ROW the name of one of its rungs, or undistilled. Text and
-# teacher are those of scripts/demo.sh, trained now if they are not there; a student takes two or three
+# teacher are those of scripts/ladder.yaml, trained now if they are not there; a student takes two or three
 # minutes on one CPU core. Tables with a pair in their name have the text of scripts/debian_descriptions.sh,
 # and a teacher of their own. Scores are appended to benchmarks/comparison.csv, of which python
 # benchmarks/comparison_page.py makes the page.
@@ -31,7 +31,7 @@ export PYTHONWARNINGS=ignore
 table=$1
 shift
 files=benchmarks/comparison run=${RUN:-runs/comparison} text=${TEXT:-text}
-demo=runs/demo second=$run/second_teacher
+ladder=runs/progressive second=$run/second_teacher
 read -ra seeds <<< "${SEEDS:-1 2 3}"
 
 file=$files/$table.yaml given=()
@@ -43,12 +43,12 @@ case $table in
     ;;
   *)
     [[ -f $file ]] || die "There is no table $table: $file does not exist. $files has the run file of every table."
-    fairseq-kd progressive scripts/demo.yaml --until teacher
+    fairseq-kd progressive scripts/ladder.yaml --until teacher
     ;;
 esac
 if [[ $table == several_teachers ]]; then
   fairseq-kd progressive $files/second_teacher.yaml --set "run=$second" --until second
-  given=("teacher=[$demo/teacher/checkpoint_best.pt, $second/second/checkpoint_best.pt]")
+  given=("teacher=[$ladder/teacher/checkpoint_best.pt, $second/second/checkpoint_best.pt]")
 fi
 
 for seed in "${seeds[@]}"; do

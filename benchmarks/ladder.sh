@@ -3,7 +3,7 @@
 # teacher; every student gets the same updates.
 #
 #   usage: benchmarks/ladder.sh TEACHER.pt DATA_BIN RUN_DIR
-#   e.g.   benchmarks/ladder.sh runs/demo/teacher/checkpoint_best.pt runs/demo/data/bin runs/ladder
+#   e.g.   benchmarks/ladder.sh runs/progressive/teacher/checkpoint_best.pt runs/progressive/data/bin runs/ladder
 #
 # Env: SEEDS="1 2 3"  UPDATES=800  LADDER="0.7, 0.49, 0.25"  START=inherit  CRITERION=word_kd
 # Killed? Run the same line again: it goes on where it was.

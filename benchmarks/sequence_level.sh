@@ -2,7 +2,7 @@
 # A student on the references against the same student on its teacher's translations, by seeds.
 #
 #   usage: benchmarks/sequence_level.sh TEACHER.pt DATA_DIR RUN_DIR
-#   e.g.   benchmarks/sequence_level.sh runs/demo/teacher/checkpoint_best.pt runs/demo/data runs/claim
+#   e.g.   benchmarks/sequence_level.sh runs/progressive/teacher/checkpoint_best.pt runs/progressive/data runs/claim
 #
 # DATA_DIR is what scripts/prepare.sh made. RUN_DIR/results.tsv gets one line a student: what it learned
 # from, seed, beam, BLEU of the detokenised test set. A table with medians and gains is printed.

@@ -2,7 +2,7 @@
 # Students of a live teacher against students of its store, at equal updates.
 #
 #   usage: benchmarks/store_students.sh TEACHER.pt DATA TEXT OUT
-#   e.g.   benchmarks/store_students.sh runs/demo/teacher/checkpoint_best.pt runs/demo/data/bin runs/demo/data/text runs/store_students
+#   e.g.   benchmarks/store_students.sh runs/progressive/teacher/checkpoint_best.pt runs/progressive/data/bin runs/progressive/data/text runs/store_students
 #
 # Trains transformer_kd_small_student for 800 updates from the live teacher and from stores of K words, with seeds
 # 1 to 3, and appends each one's sacreBLEU on the test set to benchmarks/students.csv.

@@ -1,8 +1,8 @@
 """Makes tests/diagnosis/logs of real runs: the figures that a diagnosis reads, and no more.
 
-    python tests/diagnosis/record.py DEMO RUNS
+    python tests/diagnosis/record.py LADDER RUNS
 
-DEMO is the folder of a finished scripts/demo.sh, RUNS what tests/diagnosis/runs.sh DEMO RUNS wrote.
+LADDER is the folder of a finished scripts/progressive.sh, RUNS that of tests/diagnosis/runs.sh.
 Of the running figures every fourth line is kept, and the last; of other lines, those that tell
 something and, of a training without figures or an end, the last ones.
 """
@@ -34,14 +34,14 @@ def shortened(text: str, source: str, folders: "dict[str, str]") -> str:
 
 def main() -> None:
     """Writes one folder a run."""
-    demo, runs = sys.argv[1:]
-    folders = {demo: "runs/demo", runs: "runs/failed", sys.prefix: "env", os.getcwd(): "."}
+    ladder, runs = sys.argv[1:]
+    folders = {ladder: "runs/progressive", runs: "runs/failed", sys.prefix: "env", os.getcwd(): "."}
     folders[sys.base_prefix] = "python"
-    made = Path(demo).glob("*/train.log")
-    sources = {path.parent.name: (path, "scripts/demo.sh") for path in made}
+    made = Path(ladder).glob("*/train.log")
+    sources = {path.parent.name: (path, "scripts/progressive.sh") for path in made}
     for path in Path(runs).glob("*/train.log"):
         name = path.parent.name
-        sources[name] = (path, f"tests/diagnosis/runs.sh runs/demo runs/failed {name}")
+        sources[name] = (path, f"tests/diagnosis/runs.sh runs/progressive runs/failed {name}")
     shutil.rmtree(LOGS, ignore_errors=True)
     for name, (path, source) in sources.items():
         if name != "random":

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Train students that fail or die, each in a way that fairseq-kd diagnose must name, and one that does not.
 #
-#   usage: tests/diagnosis/runs.sh DEMO OUT [NAME...]
-#   e.g.   tests/diagnosis/runs.sh runs/demo runs/failed rate_too_high
+#   usage: tests/diagnosis/runs.sh LADDER OUT [NAME...]
+#   e.g.   tests/diagnosis/runs.sh runs/progressive runs/failed rate_too_high
 #
-# DEMO is the folder of a finished scripts/demo.sh: its data, its teacher, its student's flags. Each
-# run differs from the demo's student in what its name says. OUT/NAME/train.log is what is diagnosed.
+# LADDER is the folder of a finished scripts/progressive.sh: its data, its teacher, its student's flags. Each
+# run differs from that student in what its name says. OUT/NAME/train.log is what is diagnosed.
 #
 # Env: UPDATES=800
 set -euo pipefail
@@ -13,7 +13,7 @@ set -euo pipefail
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -ge 2 ]] || { usage >&2; exit 2; }
-demo=$1 out=$2 updates=${UPDATES:-800}
+ladder=$1 out=$2 updates=${UPDATES:-800}
 shift 2
 
 through=() # what starts fairseq-train
@@ -22,7 +22,7 @@ train() { # train NAME flags...
   local name=$1
   shift
   mkdir -p "$out/$name"
-  fairseq-kd stage "$name" -- "${through[@]}" fairseq-train "$demo/data/bin" --user-dir user_dir --save-dir "$out/$name" \
+  fairseq-kd stage "$name" -- "${through[@]}" fairseq-train "$ladder/data/bin" --user-dir user_dir --save-dir "$out/$name" \
     --source-lang es --target-lang en --share-all-embeddings --label-smoothing 0.1 --dropout 0 \
     --arch transformer_kd_small_student --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
     --lr-scheduler polynomial_decay --lr 6e-3 --warmup-updates 300 --total-num-update "$updates" \
@@ -34,7 +34,7 @@ train() { # train NAME flags...
 distil() { # distil NAME flags...
   local name=$1
   shift
-  train "$name" --criterion word_kd --kd-teacher "$demo/teacher/checkpoint_best.pt" --kd-temperature 1 "$@"
+  train "$name" --criterion word_kd --kd-teacher "$ladder/teacher/checkpoint_best.pt" --kd-temperature 1 "$@"
 }
 
 die() { # die NAME flags...: a short training that does not come to its end

@@ -216,18 +216,18 @@ def test_flags_are_read_as_argparse_does():
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def ladder(tmp_path_factory):
     """What runs.sh starts from: a teacher of 2,000 updates."""
-    folder = tmp_path_factory.mktemp("demo") / "demo"
+    folder = tmp_path_factory.mktemp("ladder") / "ladder"
     sizes = {"TEACHER_UPDATES": "2000", "INTERMEDIATE_UPDATES": "10", "STUDENT_UPDATES": "10"}
-    run(ROOT / "scripts/demo.sh", env={**sizes, "RUN": str(folder)})
+    run(ROOT / "scripts/progressive.sh", env={**sizes, "RUN": str(folder)})
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAILED, "healthy_t4"])
-def test_a_run_that_is_made_now_is_judged_as_the_recorded_one(demo, name, tmp_path):
-    run(HERE / "runs.sh", demo, tmp_path, name)
+def test_a_run_that_is_made_now_is_judged_as_the_recorded_one(ladder, name, tmp_path):
+    run(HERE / "runs.sh", ladder, tmp_path, name)
     expected = FAILED.get(name, set())
     assert set(named(tmp_path / name)) | {"collapse to one token"} == {
         *expected,

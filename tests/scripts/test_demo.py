@@ -1,6 +1,6 @@
-"""scripts/demo.sh, killed in every stage, ends with the table of an undisturbed run.
+"""scripts/demo.sh, killed in every step, ends with the table of an undisturbed run.
 
-So does its plain form, scripts/progressive.sh.
+And scripts/progressive.sh ends with that of its run file, scripts/ladder.yaml.
 """
 
 import os
@@ -13,8 +13,9 @@ import pytest
 from harness import ENVIRONMENT, ROOT, run, write_text
 
 DEMO, PLAIN = (ROOT / "scripts" / f"{name}.sh" for name in ("demo", "progressive"))
-SMALL = {"TEACHER_UPDATES": "210", "INTERMEDIATE_UPDATES": "210", "STUDENT_UPDATES": "210"}
-STAGES = 10
+LADDER = ROOT / "scripts" / "ladder.yaml"
+STEPS = 6
+TRAININGS = ("student", "undistilled")
 
 
 def start(env, log):
@@ -30,45 +31,58 @@ def table_without_timings(folder):
 
 
 def test_the_header_is_the_help():
-    assert "A quarter of an hour on two CPU cores" in run(DEMO, "--help").stdout
+    assert "Ten minutes on two CPU cores" in run(DEMO, "--help").stdout
     assert run(DEMO, "--quickly", check=False).returncode == 2
     assert "as plain shell: a ladder of fairseq-train lines" in run(PLAIN, "--help").stdout
     assert run(PLAIN, "quickly", check=False).returncode == 2
 
 
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path / "text", {"train": 3000, "valid": 60, "test": 40})
+
+
 @pytest.mark.slow
-def test_killed_in_every_stage_it_ends_with_the_same_table(tmp_path):
-    text = write_text(tmp_path / "text", {"train": 3000, "valid": 60, "test": 40})
-    env = {**SMALL, "TEXT": str(text)}
+def test_killed_in_every_step_it_ends_with_the_same_table(text, tmp_path):
+    env = {"UPDATES": "510", "TEXT": str(text)}
     run(DEMO, env={**env, "RUN": str(tmp_path / "whole")})
     killed, env["RUN"] = set(), str(tmp_path / "killed")
     with (tmp_path / "log").open("w+") as log:
-        for stage in range(1, STAGES + 1):
+        for step in range(1, STEPS + 1):
             demo = start(env, log)
             while demo.poll() is None and not in_the_middle(
-                tmp_path / "log", tmp_path / "killed", stage
+                tmp_path / "log", tmp_path / "killed", step
             ):
                 time.sleep(0.05)
             if demo.poll() is None:
                 demo.send_signal(signal.SIGKILL)  # the script alone: what it started must follow
-                killed.add(stage)
+                killed.add(step)
             demo.wait()
         assert start(env, log).wait() == 0
-    assert killed == set(range(1, STAGES + 1))
+    assert killed == set(range(1, STEPS + 1))
     assert table_without_timings(tmp_path / "killed") == table_without_timings(tmp_path / "whole")
     assert not os.path.exists(tmp_path / "killed" / "data.partial")
-    run(PLAIN, env={**env, "RUN": str(tmp_path / "plain")})
-    assert table_without_timings(tmp_path / "plain") == table_without_timings(tmp_path / "whole")
 
 
-def in_the_middle(log, folder, stage):
+@pytest.mark.slow
+def test_the_plain_form_of_the_ladder_ends_with_the_same_table(text, tmp_path):
+    sizes = {"TEACHER_UPDATES": "60", "INTERMEDIATE_UPDATES": "60", "STUDENT_UPDATES": "60"}
+    run(PLAIN, env={**sizes, "TEXT": str(text), "RUN": str(tmp_path / "plain")})
+    changes = [f"run={tmp_path / 'ladder'}", f"data.text={text}", "train.max-update=60"]
+    changes += ["teacher.train.max-update=60", "ladder.0.train.max-update=60"]
+    flags = [word for change in changes for word in ("--set", change)]
+    run("fairseq-kd", "progressive", LADDER, *flags)
+    assert table_without_timings(tmp_path / "plain") == table_without_timings(tmp_path / "ladder")
+
+
+def in_the_middle(log, folder, step):
     """Whether the last run in the log is past the first checkpoint of a training, or well into
-    another stage."""
-    latest = log.read_text().rpartition(f": {STAGES} steps\n")[2]
-    reached = re.search(rf"^\[{stage}/{STAGES}\] ([\w-]+)$", latest, re.M)
+    another step."""
+    latest = log.read_text().rpartition(f": {STEPS} steps\n")[2]
+    reached = re.search(rf"^\[{step}/{STEPS}\] ([\w-]+)$", latest, re.M)
     if reached is None:
         return False
-    if reached[1] in ("teacher", "intermediate", "student", "undistilled", "inherited", "total"):
+    if reached[1] in TRAININGS:
         return any((folder / reached[1]).glob("checkpoint_*_*.pt"))
     time.sleep(1)
     return True
