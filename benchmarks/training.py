@@ -87,7 +87,8 @@ class Training:
 def prepare(folder: Path, words: int, sentences: int) -> None:
     """The data, a teacher and its store; in a process of its own."""
     from fairseq_kd.shard import Shard
-    from fairseq_kd.teachers.store_building import StoreBuilder, merge_subset
+    from fairseq_kd.teachers.store_building import StoreBuilder
+    from fairseq_kd.teachers.store_merging import merge_subset
 
     make_data(folder, words, sentences)
     criterion = ("label_smoothed_cross_entropy", "--no-save-optimizer-state")

@@ -5,15 +5,19 @@ A form says what a file must hold at least:
     int, float, str, bool, None     a value of that kind; float is any number
     (form, form, ...)               one of several
     [form]                          a list of such values
-    {"key": form, ...}              an object that has these keys, and maybe more
+    {"key": form, ...}              an object that has these keys, and maybe more; one that is
+                                    written "key?" may be missing
     {str: form}                     an object with any keys, and such values
     object                          anything
+
+A file that was ``sealed`` says what its values were, so that a changed digit is noticed.
 """
 
+import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict
 
 NAMES = {
     int: "a whole number",
@@ -26,6 +30,19 @@ NAMES = {
 }
 
 
+SEAL = "checksum"
+
+
+def digest_of(content: Any) -> str:
+    """Sixteen hexadecimal digits that stand for what JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sealed(content: Dict[str, Any]) -> Dict[str, Any]:
+    """An object to write, with a checksum of it, which ``read_json`` compares and leaves out."""
+    return {**content, SEAL: digest_of(content)}
+
+
 def read_json(path: Path, form: Any, repair: str) -> Any:
     """The content of a JSON file.
 
@@ -36,7 +53,8 @@ def read_json(path: Path, form: Any, repair: str) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, or of another form; the key at fault is named.
+        ValueError: it is no JSON, of another form, in which case the key at fault is named, or not
+            what was sealed.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -54,7 +72,13 @@ def read_json(path: Path, form: Any, repair: str) -> Any:
         raise ValueError(f"{path} is damaged: {at}. {repair}") from error
     except RecursionError as error:
         raise ValueError(f"{path} is damaged: it has too many brackets. {repair}") from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise ValueError(f"{path} is damaged: it has a number too long. {repair}") from error
     wrong = difference(content, form)
+    if isinstance(content, dict):
+        seal = content.pop(SEAL, None)
+        if not wrong and seal is not None and seal != digest_of(content):
+            wrong = f"its values are not those that its {SEAL} was written for"
     if wrong:
         raise ValueError(f"{path} is damaged: {wrong}. {repair}")
     return content
@@ -80,10 +104,13 @@ def difference(content: Any, form: Any, key: str = "") -> str:
     elif isinstance(form, dict) and str in form:
         inner = ((_below(key, name), each, form[str]) for name, each in content.items())
     elif isinstance(form, dict):
-        missing = [name for name in form if name not in content]
+        missing = [name for name in form if name not in content and not name.endswith("?")]
         if missing:
             return f"it lacks {_below(key, missing[0])!r}"
-        inner = ((_below(key, name), content[name], each) for name, each in form.items())
+        known = {name.rstrip("?"): each for name, each in form.items()}
+        inner = (
+            (_below(key, name), content[name], known[name]) for name in known if name in content
+        )
     else:
         return ""
     return next(filter(None, (difference(value, each, at) for at, value, each in inner)), "")

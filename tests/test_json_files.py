@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fairseq_kd.json_files import read_json
+from fairseq_kd.json_files import read_json, sealed
 
 FORM = {"count": int, "seconds": float, "names": [str], "sizes": {str: int}, "note": (str, None)}
 GOOD = {"count": 3, "seconds": 1, "names": ["a"], "sizes": {"x": 1}, "note": None, "more": [{}]}
@@ -32,6 +32,7 @@ def test_what_fits_is_read(tmp_path, more):
         ("[" * 100_000, "it has too many brackets"),
         (b'{"a": "\xff"}', "its byte 8 is no UTF-8"),
         ("[]", "it must be an object, but is a list"),
+        ('{"count": ' + "9" * 5000 + "}", "it has a number too long"),
         ("null", "it must be an object, but is null"),
         ('{"count": 3, "seconds": 1}', "it lacks 'names'"),
         (text(count="3"), "'count' must be a whole number, but is a text"),
@@ -50,6 +51,25 @@ def test_a_damaged_file_is_named_with_the_key_and_its_repair(tmp_path, content, 
     message = f"^{re.escape(f'{path} is damaged: {wrong}. {REPAIR}')}$"
     with pytest.raises(ValueError, match=message):
         read_json(path, FORM, REPAIR)
+
+
+def test_a_sealed_file_with_another_value_is_damaged(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(sealed(GOOD), indent=2))
+    assert read_json(path, FORM, REPAIR) == GOOD
+    path.write_text(path.read_text().replace('"count": 3', '"count": 4'))
+    wrong = "its values are not those that its checksum was written for"
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is damaged: {wrong}. {REPAIR}')}$"):
+        read_json(path, FORM, REPAIR)
+
+
+def test_a_key_with_a_question_mark_may_be_missing(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text('{"a": 1}')
+    assert read_json(path, {"a": int, "b?": [str]}, REPAIR) == {"a": 1}
+    path.write_text('{"a": 1, "b": null}')
+    with pytest.raises(ValueError, match="'b' must be a list, but is null"):
+        read_json(path, {"a": int, "b?": [str]}, REPAIR)
 
 
 def test_a_key_deep_inside_is_named_whole(tmp_path):

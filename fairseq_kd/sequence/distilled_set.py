@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import first_damaged, sha256_of, sums_of
+from fairseq_kd.json_files import sealed
 from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.distillation import Choice, Judged, judged, sentences_of
@@ -202,7 +203,7 @@ class DistilledSet:
             "gold_pairs": gold_pairs,
             "files": sums_of(work),
         }
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
         (work / MANIFEST).write_text(text, encoding="utf-8")
         return tally.text(self.bank)
 

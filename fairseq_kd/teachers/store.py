@@ -22,7 +22,7 @@ import json
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Tuple, Union
 
 import numpy as np
 import torch
@@ -107,9 +107,17 @@ INDEX, TABLE = "subset.json", "sentences.npy"
 FORMS = {
     FILE: {
         **{"format": int, "teacher": str, "fingerprint": str, "languages": [str]},
-        **{"words": int, "topk": int, "part_sentences": int},
+        **{"words": int, "topk": int, "part_sentences": int, "dictionaries?": {str: str}},
     },
-    INDEX: {"data": str, "sentences": int},
+    INDEX: {"data": str, "sentences": int, "table?": str},
+}
+INDEX_AGAIN = (
+    "Remove that file and run the fairseq-kd store command that built it once more: it keeps the "
+    "parts that are whole."
+)
+REPAIRS = {
+    FILE: "Copy it from another --out of the same fairseq-kd store command, which writes it first.",
+    INDEX: INDEX_AGAIN,
 }
 
 
@@ -141,7 +149,7 @@ class TeacherStore:
         if not sizes or len(self.identity["languages"]) != 2:
             raise ValueError(
                 f"{self.path / FILE} is damaged: its languages, words, topk or part_sentences are "
-                f"not those of a store. Build {path} again."
+                f"not those of a store. {REPAIRS[FILE]}"
             )
         self.powers = POWERS[self.identity["format"]]
         self.dtype = record_dtype(self.k, self.words, self.powers)
@@ -204,7 +212,7 @@ class StoredSubset:
         self.fingerprint = index["data"]
         if first_damaged(folder, {TABLE: index["table"]} if "table" in index else {}):
             raise ValueError(f"{folder / TABLE} is damaged. {AGAIN}")
-        self.sentences = read_table(folder / TABLE, mmap_mode="r")
+        self.sentences = read_table(folder / TABLE)
         self.checked = np.zeros(len(self.sentences), bool)
         ends = np.cumsum(self.sentences["length"], dtype=np.int64)
         self.starts = ends - self.sentences["length"]
@@ -294,10 +302,7 @@ def open_part(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     Raises:
         ValueError: it is missing, cut off, or holds something else.
     """
-    try:
-        records = np.load(path, mmap_mode="r") if tokens else np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is missing or cut off. {AGAIN}") from error
+    records = _mapped(path)
     if records.dtype != dtype or records.shape != (tokens,):
         raise ValueError(
             f"{path} holds {records.size} tokens of {records.dtype.itemsize} bytes where {tokens} "
@@ -306,19 +311,28 @@ def open_part(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     return records
 
 
-def read_table(path: Path, mmap_mode: Optional[str] = None) -> np.ndarray:
-    """A table of sentences.
+def read_table(path: Path) -> np.ndarray:
+    """A table of sentences, memory-mapped.
+
+    Raises:
+        ValueError: it is missing, cut off, or holds something else.
+    """
+    table = _mapped(path)
+    if table.dtype not in (SENTENCE, np.dtype(UNCHECKED)) or table.ndim != 1:
+        raise ValueError(f"{path} is no table of sentences. {AGAIN}")
+    return table
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An array in a .npy file, memory-mapped, so that no memory is taken that its header asks for.
 
     Raises:
         ValueError: it is missing, cut off, or holds something else.
     """
     try:
-        table = np.load(path, mmap_mode=mmap_mode)
-    except (OSError, ValueError, EOFError) as error:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, OverflowError) as error:
         raise ValueError(f"{path} is missing or cut off. {AGAIN}") from error
-    if table.dtype not in (SENTENCE, np.dtype(UNCHECKED)) or table.ndim != 1:
-        raise ValueError(f"{path} is no table of sentences. {AGAIN}")
-    return table
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -331,7 +345,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 def write_json(path: Path, content: Dict[str, Any], new: bool = False) -> None:
     """Writes a JSON object, whole or not at all; a new one only where nothing is."""
     with written_whole(path, new=new) as file:
-        file.write(f"{json.dumps(content, indent=2)}\n")
+        file.write(f"{json.dumps(json_files.sealed(content), indent=2)}\n")
 
 
 def read_json(path: Path) -> Dict[str, Any]:
@@ -340,4 +354,4 @@ def read_json(path: Path) -> Dict[str, Any]:
     Raises:
         ValueError: it is damaged.
     """
-    return json_files.read_json(path, FORMS[path.name], f"Build {path.parent} again.")
+    return json_files.read_json(path, FORMS[path.name], REPAIRS[path.name])

@@ -7,8 +7,6 @@ built again.
 
 import contextlib
 import copy
-import io
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -35,21 +33,19 @@ from fairseq_kd.teachers.store import (
     INDEX,
     MAX_WORDS,
     SENTENCE,
-    TABLE,
     UNCHECKED,
     TeacherStore,
     dictionary_name,
-    open_part,
     pack,
     part_name,
     part_ranges,
     read_json,
     read_table,
     records_checksum,
-    records_fault,
     write_array,
     write_json,
 )
+from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path, subset_folder
 from fairseq_kd.whole_files import check_apart, check_vacant, make_folder, written_whole
 
 
@@ -180,22 +176,23 @@ class StoreBuilder:
         data = data_fingerprint(self.task.cfg.data, subset, language_pair(self.task))
         self.task.load_dataset(subset, combine=True)  # train1, too, as fairseq-train reads it
         dataset = self.task.dataset(subset)
-        folder = self.out / subset
+        folder = subset_folder(self.out, subset)
         identity = {"data": data, "sentences": len(dataset)}
         if not (folder / INDEX).is_file():
             make_folder(folder)
             write_json(folder / INDEX, identity)
         elif not identity.items() <= read_json(folder / INDEX).items():
             raise ValueError(
-                f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}, or "
-                f"{folder / INDEX} is damaged. Remove {folder}, or choose another --out."
+                f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}. "
+                f"Choose another --out, or remove {folder / INDEX}: this command keeps the parts "
+                "that are of its data, and builds the others anew."
             )
         ranges = part_ranges(len(dataset), self.part_sentences)
         missing = [
             part
             for part in shard.share(len(ranges))
             if not part_is_whole(folder, part, self.store)
-            or not self._is_of(dataset, ranges[part], np.load(sentences_path(folder, part)))
+            or not self._is_of(dataset, ranges[part], read_table(sentences_path(folder, part)))
         ]
         total = sum(len(ranges[part]) for part in shard.share(len(ranges)))
         done = total - sum(len(ranges[part]) for part in missing)
@@ -282,64 +279,6 @@ class StoreBuilder:
                 )
 
 
-def merge_subset(out: Path, subset: str, read: bool = True) -> int:
-    """Completes a subset whose parts are all there, and returns the number of its target tokens.
-
-    A store of a former version gets the checksums that it lacks, of what it holds now.
-
-    Args:
-        out: folder of the store.
-        subset: its name.
-        read: whether to read all records and compare their checksums.
-
-    Raises:
-        FileNotFoundError: there is no such subset in the store.
-        ValueError: parts are missing or damaged, and which.
-    """
-    store, folder = TeacherStore(out), out / subset
-    if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{out} holds nothing of {subset}. Build it by fairseq-kd store.")
-    index = read_json(folder / INDEX)
-    parts = range(len(part_ranges(index["sentences"], store.part_sentences)))
-    missing = [part for part in parts if not part_is_whole(folder, part, store, read)]
-    if missing:
-        raise ValueError(
-            f"{folder} lacks {len(missing)} of its {len(parts)} parts, or they are damaged (numbers"
-            f" {', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''}; part P "
-            "belongs to shard P mod N + 1 of N). Run the fairseq-kd store command of the shards "
-            "that build them, then merge again."
-        )
-    tables = [_with_checksums(folder, part, store) for part in parts]
-    table = np.concatenate([np.empty(0, SENTENCE), *tables])
-    write_json(folder / INDEX, {**index, "table": _sha256_of_array(table)})
-    write_array(folder / TABLE, table)
-    if "dictionaries" not in store.identity:
-        hashes = {path.name: sha256_of([path]) for path in store.dictionaries()}
-        write_json(out / FILE, {**store.identity, "dictionaries": hashes})
-    return int(table["length"].sum())
-
-
-def _with_checksums(folder: Path, part: int, store: TeacherStore) -> np.ndarray:
-    """The table of a part's sentences; checksums of records that it lacks are added to its file."""
-    table = read_table(sentences_path(folder, part))
-    if table.dtype != SENTENCE:
-        full = np.zeros(len(table), SENTENCE)
-        for name in table.dtype.names:
-            full[name] = table[name]
-        rows = _records_of(folder, part, table["length"], store)
-        full["records"] = [records_checksum(records, store.seed) for records in rows]
-        table = full
-        write_array(sentences_path(folder, part), table)
-    return table
-
-
-def _sha256_of_array(array: np.ndarray) -> str:
-    """The hash of the file that ``write_array`` writes."""
-    content = io.BytesIO()
-    np.save(content, array)
-    return sha256(content.getvalue()).hexdigest()
-
-
 def task_on(task: FairseqTask, data: str) -> FairseqTask:
     """A teacher's task over other data."""
     if not Path(data).is_dir():
@@ -350,39 +289,3 @@ def task_on(task: FairseqTask, data: str) -> FairseqTask:
     cfg.data = data
     cfg.upsample_primary = 1  # a store has each sentence once
     return type(task).setup_task(cfg)
-
-
-def part_is_whole(folder: Path, part: int, store: TeacherStore, read: bool = True) -> bool:
-    """Whether a part is there, with the number of records that its sentences have.
-
-    Args:
-        folder: of the subset.
-        part: its number.
-        store: the store.
-        read: whether to read the records, too, and compare their checksums.
-    """
-    try:
-        table = read_table(sentences_path(folder, part))
-        rows = _records_of(folder, part, table["length"], store)
-    except (OSError, ValueError, EOFError):
-        return False
-    if not read:
-        return True
-    return not any(
-        records_fault(records, row, store.words, store.seed)
-        for records, row in zip(rows, table, strict=True)
-    )
-
-
-def _records_of(
-    folder: Path, part: int, lengths: np.ndarray, store: TeacherStore
-) -> List[np.ndarray]:
-    """The records of each sentence of a part."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    records = open_part(folder / part_name(part), store.dtype, int(lengths.sum()))
-    return np.split(records, ends[:-1])
-
-
-def sentences_path(folder: Path, part: int) -> Path:
-    """The table of a part's sentences, which merging joins into one."""
-    return folder / f"{part:05d}.sentences.npy"

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, read: bool = True) -> int:
         read: whether all records are read and compared with their checksums.
     """
     from fairseq_kd.teachers.store import TeacherStore
-    from fairseq_kd.teachers.store_building import merge_subset
+    from fairseq_kd.teachers.store_merging import merge_subset
 
     for subset in args.subset.split(","):
         tokens = merge_subset(args.out, subset, read)

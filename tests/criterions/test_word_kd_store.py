@@ -1,12 +1,11 @@
 """word_kd from a store: the same as from the live teacher, as far as the store's words go."""
 
-import json
 import re
 import shutil
 
 import pytest
 import torch
-from stores import build
+from stores import build, rewrite
 
 from fairseq_kd.hashes import sha256_of
 
@@ -114,9 +113,8 @@ def test_a_store_of_other_dictionaries(setup, store, data, tmp_path):
     ours = text[8].split(" ")[0]
     text[8] = "über 7"
     (copied / "dict.en.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
-    identity = json.loads((copied / "store.json").read_text())
-    identity["dictionaries"]["dict.en.txt"] = sha256_of([copied / "dict.en.txt"])
-    (copied / "store.json").write_text(json.dumps(identity))
+    hashes = {path.name: sha256_of([path]) for path in copied.glob("dict.*.txt")}
+    rewrite(copied / "store.json", dictionaries=hashes)
     refuses(
         setup,
         f"The target dictionaries of --kd-store {copied} and {data} differ at index 12: "

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fairseq_kd.shard import Shard
-from fairseq_kd.teachers.store_building import StoreBuilder, merge_subset
+from fairseq_kd.teachers.store_building import StoreBuilder
+from fairseq_kd.teachers.store_merging import merge_subset
 
 ALL = Shard(1, 1)
 SMALL_PARTS = {"topk": 8, "dtype": "float32", "max_tokens": 400, "part_sentences": 5}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from disks import files_up_to
 from harness import ENVIRONMENT, ROOT, Setup
+from stores import rewrite
 
 from fairseq_kd import cli
 from fairseq_kd.locks import locked
@@ -22,7 +23,7 @@ from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store import TeacherStore, pack, record_dtype, unpack, write_array
-from fairseq_kd.teachers.store_building import merge_subset
+from fairseq_kd.teachers.store_merging import merge_subset
 
 CPU = torch.device("cpu")
 
@@ -278,8 +279,7 @@ def test_a_shard_out_of_range_is_refused(shard, capsys):
 
 def test_a_store_of_another_format_is_refused(store, tmp_path):
     copied = Path(shutil.copytree(store, tmp_path / "store"))
-    text = (copied / "store.json").read_text().replace('"format": 2', '"format": 99')
-    (copied / "store.json").write_text(text)
+    rewrite(copied / "store.json", format=99)
     with pytest.raises(ValueError, match="has the format 99 of another version"):
         TeacherStore(copied)
     with pytest.raises(FileNotFoundError, match="nowhere holds no store of a teacher"):

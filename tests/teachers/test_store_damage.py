@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from harness import Setup
+from stores import rewrite
 
 from fairseq_kd import cli
 from fairseq_kd.losses import TopK
@@ -21,7 +22,7 @@ from fairseq_kd.teachers.store import (
     pack,
     write_array,
 )
-from fairseq_kd.teachers.store_building import merge_subset
+from fairseq_kd.teachers.store_merging import merge_subset
 
 FALLING = ["--kd-temperature-schedule", "linear"]
 AGAIN = "Run the fairseq-kd store command that built it once more: it makes what is not whole."
@@ -42,10 +43,8 @@ def former(build, tmp_path, monkeypatch):
     for path in (out / "valid").glob("*sentences.npy"):
         table = np.load(path)
         write_array(path, np.array(table[["length", "checksum"]].tolist(), UNCHECKED))
-    for path, key in ((out / "store.json", "dictionaries"), (out / "valid/subset.json", "table")):
-        content = json.loads(path.read_text())
-        del content[key]
-        path.write_text(json.dumps(content))
+    rewrite(out / "store.json", dictionaries=None)
+    rewrite(out / "valid" / "subset.json", table=None)
     return out
 
 
@@ -115,12 +114,120 @@ def test_parts_of_other_sentences_are_built_anew(copied, build):
 
 def test_parts_of_another_teachers_store_are_noticed(copied, build):
     identity = json.loads((copied / "store.json").read_text())
-    other = {**identity, "fingerprint": identity["fingerprint"][::-1]}
-    (copied / "store.json").write_text(json.dumps(other))  # as if its parts had been copied here
+    other = identity["fingerprint"][::-1]
+    rewrite(copied / "store.json", fingerprint=other)  # as if its parts had been copied here
     with pytest.raises(ValueError, match=r"of sentence 0 the records are not .* another teacher's"):
         TeacherStore(copied).subset("valid").records(0)
     with pytest.raises(ValueError, match=r"lacks 5 of its 5 parts, or they are damaged"):
         merge_subset(copied, "valid")
+
+
+INDEX_AGAIN = (
+    "Remove that file and run the fairseq-kd store command that built it once more: it keeps the "
+    "parts that are whole."
+)
+
+
+def test_a_changed_digit_of_what_a_store_says_of_itself_is_noticed(copied, build, data):
+    before = contents(copied)
+    for name, digit, other, repair in (
+        ("valid/subset.json", '"sentences": 2', '"sentences": 1', INDEX_AGAIN),
+        ("store.json", '"topk": 8', '"topk": 9', "Copy it from another --out of the same fairseq"),
+    ):
+        path = copied / name
+        text = path.read_text()
+        assert digit in text
+        path.write_text(text.replace(digit, other))
+        told = f"{path} is damaged: its values are not those that its checksum was written for. "
+        for read in (
+            lambda: merge_subset(copied, "valid"),
+            lambda: build(copied, subsets=["valid"]),
+            lambda: train_on(data, copied),
+        ):
+            with pytest.raises(ValueError, match=f"^{re.escape(told + repair)}"):
+                read()
+        path.write_text(text)
+    (copied / "valid" / "subset.json").unlink()  # as the sentence says
+    times = {each: each.stat().st_mtime_ns for each in (copied / "valid").glob("0*.npy")}
+    build(copied, subsets=["valid"])
+    assert contents(copied) == before
+    assert {each: each.stat().st_mtime_ns for each in times} == times
+
+
+@pytest.mark.parametrize(
+    ("sentences", "there"),
+    [
+        ("5", "its parts have at least 21"),
+        ("20", "its parts have at least 21"),
+        ("21", "its parts have {whole}"),
+        ("0", "its parts have at least 21"),
+        ("-5", "its parts have at least 21"),
+        ("100000000000", ""),
+    ],
+)
+def test_no_number_of_sentences_shortens_a_subset_that_has_no_seal(copied, sentences, there):
+    whole = len(TeacherStore(copied).subset("valid"))
+    rewrite(copied / "valid" / "subset.json", sentences=int(sentences))
+    before = contents(copied)
+    number = f"{int(sentences):,}"
+    told = f"{copied}/valid/subset.json is damaged: it says {number} sentences, but "
+    told += f"{there.format(whole=whole)}. {INDEX_AGAIN}"
+    if not there:
+        told = f"{copied}/valid lacks 19,999,999,995 of its 20,000,000,000 parts, or they are "
+        told += "damaged (numbers 5, 6, 7, 8, 9, 10, 11, 12, ...; part P"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        merge_subset(copied, "valid")
+    assert contents(copied) == before
+
+
+def test_a_whole_table_is_not_replaced_by_one_of_other_sentences(copied):
+    flip(copied / "valid" / "00002.sentences.npy", place=-5)  # a checksum of words
+    before = contents(copied)
+    told = f"{copied}/valid/00002.sentences.npy is damaged. {AGAIN}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        merge_subset(copied, "valid")
+    rewrite(copied / "valid" / "subset.json", table=None)  # parts of which none was merged
+    merge_subset(copied, "valid")
+    assert contents(copied) != before
+
+
+@pytest.mark.parametrize("name", ["00002.npy", "00002.sentences.npy", "sentences.npy"])
+@pytest.mark.parametrize("shape", ["(99999999999,)", "(9999999999999999999,)", "(-1,)", "no array"])
+def test_an_array_that_claims_more_than_its_file_has_is_damaged(copied, name, shape):
+    path = copied / "valid" / name
+    header = re.compile(rb"\(\d+,\), \}( +)\n")
+    content = path.read_bytes()
+    blank = len(header.search(content)[0]) - 4
+    forged = header.sub(f"{shape}, }}".encode().ljust(blank + 3) + b"\n", content, count=1)
+    path.write_bytes(b"PK\x03\x04" if shape == "no array" else forged)
+    if name == "sentences.npy":
+        rewrite(copied / "valid" / "subset.json", table=None)
+        with pytest.raises(ValueError, match=f"^{path} is missing or cut off. {AGAIN}$"):
+            TeacherStore(copied).subset("valid")
+    else:
+        with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts, .* damaged \(numbers 2; "):
+            merge_subset(copied, "valid")
+
+
+@pytest.mark.parametrize("value", [[], "dict.en.txt", {"dict.en.txt": 5}])
+def test_dictionaries_of_another_form_are_named(copied, build, value):
+    rewrite(copied / "store.json", dictionaries=value)
+    with pytest.raises(
+        ValueError, match=rf"^{copied}/store\.json is damaged: 'dictionaries.* must"
+    ):
+        build(copied, subsets=["valid"])
+
+
+def test_a_subset_that_is_a_link_is_not_written_through(copied, build, tmp_path):
+    (copied / "valid").rename(tmp_path / "theirs")
+    (copied / "valid").symlink_to(tmp_path / "theirs")
+    (tmp_path / "theirs" / "00002.npy").write_text("precious")
+    before = contents(tmp_path / "theirs")
+    told = f"{copied}/valid must be a folder of the store, but is a link to another one, whose"
+    for write in (lambda: build(copied, subsets=["valid"]), lambda: merge_subset(copied, "valid")):
+        with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+            write()
+    assert contents(tmp_path / "theirs") == before
 
 
 def test_what_was_read_undamaged_is_not_checked_again(copied, monkeypatch):
@@ -150,7 +257,7 @@ def test_a_damaged_dictionary_is_named_and_written_anew(copied, build, data, sid
 def test_a_number_of_words_that_is_not_the_dictionarys_is_refused(copied, data):
     path = copied / "store.json"
     words = json.loads(path.read_text())["words"]
-    path.write_text(path.read_text().replace(f'"words": {words}', f'"words": {words + 8}'))
+    rewrite(path, words=words + 8)
     told = f"{path} says that the dictionary has {words + 8} words, but {copied}/dict.en.txt has"
     with pytest.raises(ValueError, match=f"^{re.escape(told)} {words}: one of them is damaged"):
         train_on(data, copied)

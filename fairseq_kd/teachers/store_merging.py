@@ -1,0 +1,185 @@
+"""Completes a subset of a top-k store, or names the parts that are missing or damaged."""
+
+import io
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+
+from fairseq_kd.hashes import first_damaged, sha256_of
+from fairseq_kd.teachers.store import (
+    AGAIN,
+    FILE,
+    INDEX,
+    INDEX_AGAIN,
+    SENTENCE,
+    TABLE,
+    UNCHECKED,
+    TeacherStore,
+    open_part,
+    part_name,
+    read_json,
+    read_table,
+    records_checksum,
+    records_fault,
+    write_array,
+    write_json,
+)
+
+OF_PART = ".sentences.npy"  # the end of the name of a part's table
+
+
+def subset_folder(out: Path, subset: str) -> Path:
+    """The folder of a subset, which must lie in the store itself.
+
+    Raises:
+        ValueError: it is a link to another folder, whose files would be replaced.
+    """
+    folder = out / subset
+    if folder.is_symlink():
+        raise ValueError(
+            f"{folder} must be a folder of the store, but is a link to another one, whose files "
+            "would be replaced. Remove the link; to have a store on another disk, link all of it."
+        )
+    return folder
+
+
+def merge_subset(out: Path, subset: str, read: bool = True) -> int:
+    """Completes a subset whose parts are all there, and returns the number of its target tokens.
+
+    A store of a former version gets the checksums that it lacks, of what it holds now.
+
+    Args:
+        out: folder of the store.
+        subset: its name.
+        read: whether to read all records and compare their checksums.
+
+    Raises:
+        FileNotFoundError: there is no such subset in the store.
+        ValueError: parts are missing or damaged, and which.
+    """
+    store, folder = TeacherStore(out), subset_folder(out, subset)
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"{out} holds nothing of {subset}. Build it by fairseq-kd store.")
+    index = read_json(folder / INDEX)
+    parts = _whole_parts(folder, index["sentences"], store, read)
+    tables = [_with_checksums(folder, part, store) for part in parts]
+    table = np.concatenate([np.empty(0, SENTENCE), *tables])
+    if len(table) != index["sentences"]:
+        raise _other_number(folder, index["sentences"], f"its parts have {len(table):,}")
+    _check_against_former(folder, index, tables)
+    write_json(folder / INDEX, {**index, "table": _sha256_of_array(table)})
+    write_array(folder / TABLE, table)
+    if "dictionaries" not in store.identity:
+        hashes = {path.name: sha256_of([path]) for path in store.dictionaries()}
+        write_json(out / FILE, {**store.identity, "dictionaries": hashes})
+    return int(table["length"].sum())
+
+
+def _whole_parts(folder: Path, sentences: int, store: TeacherStore, read: bool) -> range:
+    """The numbers of the parts of a subset, all of which are whole.
+
+    Raises:
+        ValueError: some are not, and which; or there are more than the sentences fill.
+    """
+    parts = range(-(-sentences // store.part_sentences))
+    names = [path.name[: -len(OF_PART)] for path in folder.glob(f"*{OF_PART}")]
+    there = sorted(int(name) for name in names if name.isdecimal() and len(name) < 10)
+    if sentences < 0 or (there and there[-1] >= len(parts)):
+        at_least = there[-1] * store.part_sentences + 1 if there else 0
+        raise _other_number(folder, sentences, f"its parts have at least {at_least:,}")
+    whole = {part for part in there if part_is_whole(folder, part, store, read)}
+    lacking = len(parts) - len(whole)
+    if lacking:
+        first = list(islice((part for part in parts if part not in whole), 9))
+        raise ValueError(
+            f"{folder} lacks {lacking:,} of its {len(parts):,} parts, or they are damaged (numbers "
+            f"{', '.join(map(str, first[:8]))}{', ...' if len(first) > 8 else ''}; part P "
+            "belongs to shard P mod N + 1 of N). Run the fairseq-kd store command of the shards "
+            "that build them, then merge again."
+        )
+    return parts
+
+
+def _check_against_former(folder: Path, index: Dict[str, Any], tables: List[np.ndarray]) -> None:
+    """Makes sure that a table that is whole is only replaced by one of the same sentences.
+
+    Raises:
+        ValueError: what has come to differ from it, which is damaged.
+    """
+    if "table" not in index or first_damaged(folder, {TABLE: index["table"]}):
+        return
+    former = read_table(folder / TABLE)
+    if len(former) != index["sentences"]:
+        raise _other_number(folder, index["sentences"], f"{TABLE} has {len(former):,}")
+    start = 0
+    for part, table in enumerate(tables):
+        same = former[start : start + len(table)]
+        start += len(table)
+        if not all(np.array_equal(same[name], table[name]) for name, _ in UNCHECKED):
+            raise ValueError(f"{sentences_path(folder, part)} is damaged. {AGAIN}")
+
+
+def _other_number(folder: Path, sentences: int, there: str) -> ValueError:
+    return ValueError(
+        f"{folder / INDEX} is damaged: it says {sentences:,} sentences, but {there}. {INDEX_AGAIN}"
+    )
+
+
+def _with_checksums(folder: Path, part: int, store: TeacherStore) -> np.ndarray:
+    """The table of a part's sentences; checksums of records that it lacks are added to its file."""
+    table = read_table(sentences_path(folder, part))
+    if table.dtype != SENTENCE:
+        full = np.zeros(len(table), SENTENCE)
+        for name in table.dtype.names:
+            full[name] = table[name]
+        rows = _records_of(folder, part, table["length"], store)
+        full["records"] = [records_checksum(records, store.seed) for records in rows]
+        table = full
+        write_array(sentences_path(folder, part), table)
+    return table
+
+
+def _sha256_of_array(array: np.ndarray) -> str:
+    """The hash of the file that ``write_array`` writes."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return sha256(content.getvalue()).hexdigest()
+
+
+def part_is_whole(folder: Path, part: int, store: TeacherStore, read: bool = True) -> bool:
+    """Whether a part is there, with the number of records that its sentences have.
+
+    Args:
+        folder: of the subset.
+        part: its number.
+        store: the store.
+        read: whether to read the records, too, and compare their checksums.
+    """
+    try:
+        table = read_table(sentences_path(folder, part))
+        rows = _records_of(folder, part, table["length"], store)
+    except (OSError, ValueError, EOFError):
+        return False
+    if not read:
+        return True
+    return not any(
+        records_fault(records, row, store.words, store.seed)
+        for records, row in zip(rows, table, strict=True)
+    )
+
+
+def _records_of(
+    folder: Path, part: int, lengths: np.ndarray, store: TeacherStore
+) -> List[np.ndarray]:
+    """The records of each sentence of a part."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    records = open_part(folder / part_name(part), store.dtype, int(lengths.sum()))
+    return np.split(records, ends[:-1])
+
+
+def sentences_path(folder: Path, part: int) -> Path:
+    """The table of a part's sentences, which merging joins into one."""
+    return folder / f"{part:05d}{OF_PART}"
