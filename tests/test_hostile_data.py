@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from harness import Setup, copy_dictionaries
 from hostile_files import crossed, refused
-from stores import build
+from stores import build, rewrite
 
 from fairseq_kd import cli
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.json_files import sealed
 from fairseq_kd.sequence.hypotheses import Hypothesis, lines_of
-from fairseq_kd.sequence.plan import plan_id
+from fairseq_kd.sequence.plan import agree_on, plan_id, read_plan
 from fairseq_kd.sequence.shards import write_shard
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.shard import Shard
@@ -209,6 +210,30 @@ def test_a_damaged_description_of_a_decoding_is_named(
     refused(capsys, words[command], [decoded.parent], f"{decoded}/decoding.json {message}")
 
 
+@pytest.mark.parametrize("command", ["merge", "distill-data"])
+def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_hypotheses(
+    command, decoded, data, capsys
+):
+    path = decoded / "decoding.json"
+    plan = read_plan(decoded)
+    words = {"merge": ["merge", decoded], "distill-data": distill(decoded, data)}[command]
+    path.write_text(json.dumps(sealed(plan)).replace('"nbest": 1', '"nbest": 3'))
+    (decoded / ".lock").touch()
+    told = (
+        f"{path} is damaged: its values are not those that its checksum was written for. Copy it "
+        "from where another shard was decoded, or from another --out to which the same fairseq-kd "
+        "translate is begun, which writes it first; what is decoded here stays good."
+    )
+    refused(capsys, words, [decoded.parent], told)
+    path.write_text(json.dumps({**plan, "nbest": 3}))  # by a version that sealed nothing
+    told = f"{decoded}/hypotheses.txt belongs to another decoding (teacher, data or options) than "
+    refused(capsys, words, [decoded.parent], told)
+    path.unlink()
+    agree_on(plan, decoded.parent / "another")
+    shutil.copy(decoded.parent / "another" / "decoding.json", path)
+    assert cli.main(["merge", str(decoded)]) == 0
+
+
 def test_a_damaged_manifest_of_a_distilled_set_is_named(decoded, data, capsys):
     made = decoded.parent / "new"
     made.mkdir()
@@ -251,7 +276,7 @@ def test_a_damaged_description_of_a_store_is_named(name, kind, teacher, store, d
 )
 def test_a_store_of_impossible_sizes_is_named(change, store, capsys):
     path = store / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    rewrite(path, **change)
     words = ["store-merge", "--out", store, "--subset", "valid"]
     refused(capsys, words, [store.parent], f"{path} is damaged: its languages, words, topk or")
 
@@ -260,8 +285,7 @@ def test_a_table_of_a_store_that_is_none_is_named(store, data):
     path = store / "valid" / "sentences.npy"
     np.save(path, np.zeros(3))
     index = store / "valid" / "subset.json"
-    sums = {"table": sha256_of([path])}  # as if it were meant
-    index.write_text(json.dumps({**json.loads(index.read_text()), **sums}))
+    rewrite(index, table=sha256_of([path]))  # as if it were meant
     training = ["--criterion", "word_kd", "--kd-store", store, "--valid-subset", "valid"]
     with pytest.raises(ValueError, match=rf"^{path} is no table of sentences\. Run the fairseq-kd"):
         Setup(data, *training, "--train-subset", "valid")

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Container, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-LINE = re.compile(r"H-(\d+)\t(-?(?:\d+\.\d+|inf)|nan)\t([^\t]*)")
+LINE = re.compile(r"H-([0-9]{1,18})\t(-?(?:\d+\.\d+|inf)|nan)\t([^\t]*)")
 AGAIN = "Decode again."
 
 
@@ -35,7 +35,7 @@ def lines_of(number: int, hypotheses: Sequence[Hypothesis]) -> str:
 
 def number_of(line: bytes) -> int:
     """The number of the sentence that a line belongs to."""
-    return int(line[2 : line.index(b"\t")])
+    return int(line[2 : line.index(b"\t", 2, 21)])  # of 18 digits at most
 
 
 def by_sentence(

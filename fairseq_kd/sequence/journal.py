@@ -6,13 +6,14 @@ or damaged ends what is kept: it and all after it are decoded again.
 """
 
 import io
+import os
 import re
 import zlib
 from pathlib import Path
 
 from fairseq_kd.whole_files import own_file
 
-RECORD = re.compile(rb"# batch (\d+), (\d+) bytes, crc32 ([0-9a-f]{8})\n")
+RECORD = re.compile(rb"# batch ([0-9]{1,18}), ([0-9]{1,18}) bytes, crc32 ([0-9a-f]{8})\n")
 
 
 class Journal:
@@ -45,8 +46,10 @@ class Journal:
                 raise ValueError(
                     f"{self.path} belongs to another decoding. Remove it, or choose another --out."
                 )
-            count, end = 0, len(first)
+            count, end, size = 0, len(first), os.fstat(file.fileno()).st_size
             while head := RECORD.fullmatch(line := file.readline()):
+                if int(head[2]) > size - file.tell():
+                    break
                 text = file.read(int(head[2]))
                 if len(text) < int(head[2]) or zlib.crc32(text) != int(head[3], 16):
                     break

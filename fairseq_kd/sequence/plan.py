@@ -5,13 +5,12 @@ on machines where the same files lie elsewhere.
 """
 
 import fcntl
-import hashlib
 import json
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
-from fairseq_kd.json_files import read_json
+from fairseq_kd.json_files import digest_of, read_json, sealed
 from fairseq_kd.whole_files import check_vacant, make_folder, own_file, written_whole
 
 Plan = Dict[str, Any]
@@ -24,7 +23,7 @@ FORM = {  # what is read of it
 
 def plan_id(plan: Plan) -> str:
     """Sixteen hexadecimal digits that stand for a plan."""
-    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(plan)
 
 
 def agree_on(plan: Plan, folder: Path) -> None:
@@ -40,7 +39,7 @@ def agree_on(plan: Plan, folder: Path) -> None:
     with locked(folder):
         if not (folder / FILE).exists():
             with written_whole(folder / FILE) as file:
-                json.dump(plan, file, indent=2)
+                json.dump(sealed(plan), file, indent=2)
                 file.write("\n")
             return
         begun = read_plan(folder)
@@ -48,8 +47,7 @@ def agree_on(plan: Plan, folder: Path) -> None:
         if begun.get(name) != plan.get(name):
             raise ValueError(
                 f"{folder} was begun with {name} {_short(begun.get(name))}, but now it is "
-                f"{_short(plan.get(name))}, or {folder / FILE} is damaged. Choose another --out, "
-                f"or remove {folder}."
+                f"{_short(plan.get(name))}. Choose another --out, or give what it was begun with."
             )
 
 
@@ -64,7 +62,10 @@ def read_plan(folder: Path) -> Plan:
         raise FileNotFoundError(
             f"{folder} holds no {FILE}. Give the folder that fairseq-kd translate --out wrote."
         )
-    repair = f"Copy it from where another shard was decoded, or decode again without {folder}."
+    repair = (
+        "Copy it from where another shard was decoded, or from another --out to which the same "
+        "fairseq-kd translate is begun, which writes it first; what is decoded here stays good."
+    )
     plan = read_json(folder / FILE, FORM, repair)
     if len(plan["pair"]) != 2:
         raise ValueError(f"{folder / FILE} is damaged: 'pair' must be two languages. {repair}")

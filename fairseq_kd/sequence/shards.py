@@ -16,13 +16,15 @@ from typing import Iterable, Iterator, List, Tuple
 import numpy as np
 
 from fairseq_kd.sequence.hypotheses import number_of
-from fairseq_kd.shard import Shard
+from fairseq_kd.shard import MOST, Shard
 from fairseq_kd.whole_files import written_whole
 
 WHOLE = "hypotheses.txt"
 LAST_LINE = re.compile(
-    r"# shard (\d+)/(\d+) of decoding ([0-9a-f]+): (\d+) sentences, sha256 ([0-9a-f]{64})\n"
+    r"# shard ([0-9]{1,18})/([0-9]{1,18}) of decoding ([0-9a-f]+): ([0-9]{1,18}) sentences, "
+    r"sha256 ([0-9a-f]{64})\n"
 )
+PART = re.compile(r"hypotheses-([0-9]{1,18})-of-([0-9]{1,18})\.txt")
 AGAIN = "Remove it and run that shard again."
 
 
@@ -65,7 +67,11 @@ def sorted_lines(journal: Path) -> Iterator[bytes]:
         at = 0
         for line in file:
             if line.startswith(b"H-"):
-                numbers.append(number_of(line))
+                try:
+                    numbers.append(number_of(line))
+                except ValueError as error:
+                    told = f"{journal}, byte {at + 1}, is no hypothesis. {AGAIN}"
+                    raise ValueError(told) from error
                 starts.append(at)
                 ends.append(at + len(line))
             at += len(line)
@@ -96,7 +102,11 @@ def check_shard(path: Path, decoding: str) -> Tuple[Shard, int]:
         raise ValueError(f"{path} is cut off: its last line does not tell what it holds. {AGAIN}")
     shard = Shard(int(told[1]), int(told[2]))
     if told[3] != decoding:
-        raise ValueError(f"{path} belongs to another decoding (teacher, data or options). {AGAIN}")
+        raise ValueError(
+            f"{path} belongs to another decoding (teacher, data or options) than its folder. Move "
+            "it to the folder where it was decoded, or give this folder the decoding.json from "
+            "there."
+        )
     if shard_file(shard) != path.name:
         raise ValueError(
             f"{path} holds shard {shard}: files were renamed or swapped. "
@@ -108,13 +118,16 @@ def check_shard(path: Path, decoding: str) -> Tuple[Shard, int]:
 
 
 def shard_files(folder: Path) -> List[Path]:
-    """The files of finished shards in a folder."""
-    return sorted(folder.glob("hypotheses-*-of-*.txt"))
+    """The files of finished shards in a folder; others of a similar name are the user's."""
+    return sorted(
+        path for path in folder.glob("hypotheses-*-of-*.txt") if 1 <= _count(path) <= MOST
+    )
 
 
 def _count(path: Path) -> int:
-    """Of how many shards a file is one, by its name."""
-    return int(path.stem.rpartition("-")[2])
+    """Of how many shards a file is one, by its name; 0 if it has not the name of a shard."""
+    named = PART.fullmatch(path.name)
+    return int(named[2]) if named else 0
 
 
 def check_cut(folder: Path, shard: Shard) -> None:

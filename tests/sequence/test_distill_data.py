@@ -18,6 +18,7 @@ from fairseq_kd.export.lineage import lineage
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.sequence import distilled_set
 from fairseq_kd.sequence.filters import FILTERS
+from fairseq_kd.sequence.plan import read_plan
 from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.sequence.training_set import PairWriter
 from fairseq_kd.whole_files import MARK
@@ -227,7 +228,7 @@ def test_the_manifest_hashes_every_file_and_input(distill, decoded, data, tmp_pa
     }
     assert told["files"] == files
     assert told["made_of"]["hypotheses"] == sha256_of([decoded / "hypotheses.txt"])
-    assert told["made_of"]["decoding"] == json.loads((decoded / "decoding.json").read_text())
+    assert told["made_of"]["decoding"] == read_plan(decoded)
     assert told["made_of"]["thresholds"]["length_ratio"] == "3.0"
 
 

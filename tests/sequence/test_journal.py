@@ -57,6 +57,15 @@ def test_a_damaged_batch_is_decoded_again_with_all_after_it(path):
     assert path.read_bytes() == content[: content.index(b"# batch 1")]
 
 
+@pytest.mark.parametrize("size", ["999999999999", "1" + "0" * 20, "1" + "0" * 5000])
+def test_a_batch_that_claims_more_than_the_file_has_is_decoded_again(path, size):
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"# batch 1, 9 bytes", b"# batch 1, %s bytes" % size.encode()))
+    assert path.read_bytes() != content
+    assert reopened(path) == 1
+    assert path.read_bytes() == content[: content.index(b"# batch 1")]
+
+
 def test_another_decodings_journal_is_refused_and_kept(path):
     content = path.read_bytes()
     with pytest.raises(ValueError, match="belongs to another decoding"):

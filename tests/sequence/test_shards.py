@@ -1,5 +1,6 @@
 """Shards that are cut off, changed, swapped, missing or too many, and their merging."""
 
+import hashlib
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from fairseq_kd.sequence.shards import (
     merge,
     missing_shards,
     shard_file,
+    sorted_lines,
     write_shard,
 )
 from fairseq_kd.shard import Shard
@@ -99,7 +101,9 @@ def test_a_shard_that_lacks_a_line_is_refused(folder):
 
 def test_a_shard_of_another_decoding_is_refused(folder):
     write_shard(first(folder), Shard(1, 3), "f" * 16, lines_of_shard(1))
-    refused(folder, "belongs to another decoding")
+    told = f"{first(folder)} belongs to another decoding (teacher, data or options) than its "
+    told += "folder. Move it to the folder where it was decoded, or give this folder the decoding"
+    refused(folder, re.escape(told))
 
 
 def test_a_gap_is_refused_by_the_missing_shards(folder):
@@ -126,6 +130,37 @@ def test_an_overlap_is_refused(folder):
 def test_shards_of_two_cuts_are_refused(folder):
     write_shard(folder / shard_file(Shard(1, 2)), Shard(1, 2), PLAN, [])
     refused(folder, "holds files of 2 and 3 shards, which overlap. Remove those of one cut.")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1-of-2-old",
+        "1-of-30000000",
+        "1-of-" + "9" * 200,
+        "1-of-0",
+        "x-of-2",
+        "1-of-2.txt",
+        "²-of-2",
+    ],
+)
+def test_a_file_that_no_shard_writes_is_none(folder, name):
+    (folder / f"hypotheses-{name}.txt").write_text("mine\n")
+    assert missing_shards(folder) == []
+    merge(folder, PLAN, SENTENCES)
+    assert {path.name for path in folder.iterdir()} == {WHOLE, f"hypotheses-{name}.txt"}
+
+
+def test_a_number_that_no_sentence_has_is_no_hypothesis(folder):
+    lines = [*lines_of_shard(1)[:-1], b"H-%s\t-1\tx\n" % (b"9" * 5000)]
+    (folder / "journal").write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match=rf"^{folder}/journal, byte \d+, is no hypothesis\. Rem"):
+        list(sorted_lines(folder / "journal"))
+    (folder / "journal").unlink()
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    end = f"# shard 1/3 of decoding {PLAN}: 7 sentences, sha256 {digest}\n"
+    first(folder).write_bytes(b"".join(lines) + end.encode())
+    refused(folder, f"{first(folder)}, line 14, is no hypothesis.")
 
 
 def test_nothing_to_merge_is_told(tmp_path):
