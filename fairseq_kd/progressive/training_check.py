@@ -40,6 +40,16 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
         "the next step reads one file of the usual name",
     ),
     "disable_validation": "the best checkpoint is chosen by validation",
+    **dict.fromkeys(
+        (
+            *("log_file", "save_predictions", "tensorboard_logdir", "wandb_project"),
+            *("aim_repo", "aim_run_hash", "azureml_logging"),
+        ),
+        "a run writes to its own folder alone; train.log there has every figure, as JSON",
+    ),
+    **dict.fromkeys(("use_plasma_view", "plasma_path"), "a run leaves no server running"),
+    "distributed_init_method": "the run itself says where the processes of a training meet",
+    "quantization_config_path": "the next step reads the weights, which quantization replaces",
 }
 ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
 LITERALS = ("lr", "update-freq", "adam-betas", "adamax-betas", "adafactor-eps", "lamb-betas")
