@@ -7,7 +7,14 @@ import pytest
 
 from fairseq_kd.json_files import read_json, sealed
 
-FORM = {"count": int, "seconds": float, "names": [str], "sizes": {str: int}, "note": (str, None)}
+FORM = {
+    "rate?": float,
+    "count": int,
+    "seconds": float,
+    "names": [str],
+    "sizes": {str: int},
+    "note": (str, None),
+}
 GOOD = {"count": 3, "seconds": 1, "names": ["a"], "sizes": {"x": 1}, "note": None, "more": [{}]}
 REPAIR = "Remove it and run that again."
 
@@ -16,7 +23,9 @@ def text(**changed):
     return json.dumps({**GOOD, **changed})
 
 
-@pytest.mark.parametrize("more", [{}, {"note": "x", "seconds": 0.5, "names": [], "sizes": {}}])
+@pytest.mark.parametrize(
+    "more", [{}, {"rate": 2}, {"note": "x", "seconds": 0.5, "names": [], "sizes": {}}]
+)
 def test_what_fits_is_read(tmp_path, more):
     path = tmp_path / "state.json"
     path.write_text(text(**more))
@@ -42,6 +51,7 @@ def test_what_fits_is_read(tmp_path, more):
         (text(names={}), "'names' must be a list, but is an object"),
         (text(names=["a", 2]), "'names[1]' must be a text, but is a whole number"),
         (text(sizes={"x": 1, "y": None}), "'sizes.y' must be a whole number, but is null"),
+        (text(rate="x"), "'rate' must be a number, but is a text"),
         (text(note=7), "'note' must be a text or null, but is a whole number"),
     ],
 )

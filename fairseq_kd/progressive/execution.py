@@ -51,7 +51,7 @@ def run_step(plan: Plan, name: str) -> int:
             sys.stderr.flush()
             recipe = read_recipe(plan, step)
             for command in step.commands:
-                status = _run(command, environment, attempts_path(plan, step))
+                status = _run(command, environment, attempts_path(plan, step), attempts)
                 if status != 0:
                     print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
                     return status
@@ -85,7 +85,13 @@ def _begin(path: Path) -> List[Dict[str, str]]:
 
 def _attempts(path: Path) -> List[Dict[str, str]]:
     repair = "Write [] into it: it only says how long the step took."
-    return read_json(path, [{"start": str, "seen": str}], repair)
+    attempts = read_json(path, [{"start": str, "seen": str}], repair)
+    for number, attempt in enumerate(attempts):
+        for key, text in attempt.items():
+            if key in ("start", "seen") and not _is_time(text):
+                at = f"'[{number}].{key}' must be a time as {_now()}, but is {text!r:.40}"
+                raise ValueError(f"{path} is damaged: {at}. {repair}")
+    return attempts
 
 
 def _note(path: Path, attempts: List[Dict[str, str]]) -> None:
@@ -94,7 +100,11 @@ def _note(path: Path, attempts: List[Dict[str, str]]) -> None:
 
 
 def _run(
-    command: List[str], environment: Dict[str, str], attempts: Path, pause_s: float = 10.0
+    command: List[str],
+    environment: Dict[str, str],
+    kept: Path,
+    attempts: List[Dict[str, str]],
+    pause_s: float = 10.0,
 ) -> int:
     """Runs a command, and notes now and then that it is alive, so that a kill loses no time.
 
@@ -107,9 +117,8 @@ def _run(
             try:
                 return process.wait(timeout=pause_s)
             except TimeoutExpired:
-                noted = _attempts(attempts)
-                noted[-1]["seen"] = _now()
-                _note(attempts, noted)
+                attempts[-1]["seen"] = _now()
+                _note(kept, attempts)
 
 
 def _manifest(
@@ -175,6 +184,13 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
 def _seconds(attempt: Dict[str, str]) -> float:
     start, seen = (datetime.datetime.fromisoformat(attempt[key]) for key in ("start", "seen"))
-    return (seen - start).total_seconds()
+    return max(0.0, (seen - start).total_seconds())  # the clock may have been set back

@@ -41,13 +41,18 @@ def read_manifests(plan: Plan) -> List[Manifest]:
 def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
     """The models that a model learned from, and those that they learned from; the oldest first."""
     by_name = {each["step"]: each for each in manifests}
-    found: List[str] = []
-    waiting = [name]
-    while waiting:
-        parents = by_name.get(waiting.pop(0), {"parents": []})["parents"]
-        waiting += parents
-        found += [each for each in parents if each in by_name and by_name[each]["kind"] == "train"]
-    return list(dict.fromkeys(reversed(found)))
+    found: Dict[str, Manifest] = {}
+    seen = set()
+
+    def visit(name: str) -> None:
+        if name in by_name and name not in seen:
+            seen.add(name)
+            for parent in by_name[name]["parents"]:
+                visit(parent)
+            found[name] = by_name[name]  # behind its parents
+
+    visit(name)
+    return [each for each in found if each != name and found[each]["kind"] == "train"]
 
 
 def stands_on(model: Manifest, manifests: List[Manifest]) -> str:
@@ -76,14 +81,14 @@ def _models(plan: Plan, manifests: List[Manifest]) -> Section:
     for each in manifests:
         if each["kind"] != "train":
             continue
-        scores = each.get("scores", {})
+        nll = each.get("scores", {}).get("nll_loss")
         rows.append(
             [
                 each["step"],
                 stands_on(each, manifests),
                 f"{each.get('updates', 0):,}",
                 count_text(each.get("updates_behind")),
-                f"{scores['nll_loss']:.2f}" if "nll_loss" in scores else "-",
+                f"{nll:.2f}" if isinstance(nll, (int, float)) else "-",
                 f"{bleu[each['step']]:.1f}" if each["step"] in bleu else "-",
                 _duration(each["seconds"]),
                 str(each["attempts"]),
@@ -139,6 +144,6 @@ def _details(manifests: List[Manifest]) -> List[Section]:
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

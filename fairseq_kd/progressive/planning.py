@@ -28,7 +28,7 @@ RESERVED = (  # folders of a run that are no rung's
 
 WRITTEN = (  # files and folders of a run, beside those of its steps
     *(STEPS, REPLACED, "logs", "history.md", "history.html", "report.md", "report.html"),
-    *("evaluation.json", "decoded", "translations", "plots"),
+    *("evaluation.json", "decoded", "translations", "plots", HASHES),
 )
 
 

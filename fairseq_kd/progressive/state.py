@@ -33,6 +33,7 @@ FORM = {
     **{"stood_on": {str: OUTPUTS}, "outputs": OUTPUTS, "seed": int, "attempts": int},
     **{"begun": str, "finished": str, "seconds": float},
     **{"machine": str, "version": str, "versions": object},
+    **{"updates?": int, "updates_behind?": (int, None), "scores?": {str: object}},  # of a training
 }
 
 
@@ -82,14 +83,27 @@ def judge(plan: Plan, verify: bool = False) -> List[Verdict]:
     verdicts: Dict[str, Verdict] = {}
     for step in plan.steps:
         before = {name: verdicts[name] for name in step.after}
-        recipe = _recipe(step, {name: each.recipe["id"] for name, each in before.items()}, hashes)
+        begun = _begun(plan, step)
+        ids = {name: each.recipe["id"] for name, each in before.items()}
+        recipe = _recipe(step, ids, hashes, begun["reads"] if begun else {})
         verdicts[step.name] = Verdict(step, recipe, *_state(plan, step, recipe, before, hashes))
     hashes.save()
     return _together(list(verdicts.values()))
 
 
-def _recipe(step: Step, before: Dict[str, str], hashes: "FileHashes") -> Dict[str, Any]:
-    reads = {path: hashes.of(path) for path in step.reads}
+def _begun(plan: Plan, step: Step) -> Optional[Dict[str, Any]]:
+    """The recipe by which a step was finished or begun, or None."""
+    manifest = step_manifest(plan, step)
+    if manifest is not None:
+        return manifest["recipe"]
+    return read_recipe(plan, step) if attempts_path(plan, step).is_file() else None
+
+
+def _recipe(
+    step: Step, before: Dict[str, str], hashes: "FileHashes", begun: Dict[str, str]
+) -> Dict[str, Any]:
+    """What a step is made by now, where ``begun`` are the hashes of what it read then."""
+    reads = {path: hashes.of(path, begun.get(path)) for path in step.reads}
     content = {"commands": step.commands, "reads": reads, "after": before}
     text = json.dumps(content, sort_keys=True)
     return {"id": hashlib.sha256(text.encode()).hexdigest(), **content}
@@ -98,21 +112,23 @@ def _recipe(step: Step, before: Dict[str, str], hashes: "FileHashes") -> Dict[st
 def _state(
     plan: Plan, step: Step, recipe: Dict[str, Any], before: Dict[str, Verdict], hashes: "FileHashes"
 ) -> "tuple[str, str]":
-    manifest = step_manifest(plan, step)
-    if manifest is None and not attempts_path(plan, step).is_file():
+    manifest, begun = step_manifest(plan, step), _begun(plan, step)
+    if begun is None:
         if step.folder and Path(step.folder).exists() and not _is_ours(plan, step.folder):
             return CHANGED, f"{step.folder} was there before, and this run did not make it"
         return MISSING, "it has not been made yet"
-    begun = manifest["recipe"] if manifest else read_recipe(plan, step)
     if begun["id"] != recipe["id"]:
         return CHANGED, _difference(begun, recipe)
-    again = [name for name, verdict in before.items() if verdict.state != DONE]
+    again = [name for name in before if not _stays(before[name], manifest, hashes)]
     if again:
         return CHANGED, f"{' and '.join(again)} must be made again"
     if manifest is None:
         return BEGUN, "it was interrupted"
+    unknown = [path for path in step.makes if path not in manifest["outputs"]]
+    if unknown:
+        return BEGUN, f"its manifest has no hash of {unknown[0]}"
     for name, made in stood_on(plan, step).items():
-        if manifest["stood_on"].get(name) != made:
+        if before[name].state == DONE and manifest["stood_on"].get(name) != made:
             return CHANGED, f"{name} was made again"
     if step.folder and not Path(step.folder).exists():
         return DAMAGED, f"{step.folder} is missing"
@@ -122,6 +138,19 @@ def _state(
         if wrong:
             return DAMAGED, wrong
     return DONE, ""
+
+
+def _stays(before: Verdict, manifest: Optional[Dict[str, Any]], hashes: "FileHashes") -> bool:
+    """Whether what a step before has made stays what the manifest of a step after it tells.
+
+    One that was interrupted, or lost its manifest, may have made all of it.
+    """
+    if before.state != BEGUN or manifest is None:
+        return before.state == DONE
+    made = manifest["stood_on"].get(before.step.name, {})
+    return {*before.step.makes} <= {*made} and not any(
+        _damage(path, each, hashes) for path, each in made.items()
+    )
 
 
 def stood_on(plan: Plan, step: Step) -> Dict[str, Any]:
@@ -169,7 +198,7 @@ def _damage(path: str, made: Dict[str, Any], hashes: "FileHashes") -> str:
     size = Path(path).stat().st_size
     if size != made["bytes"]:
         return f"{path} has {size:,} bytes, but was made with {made['bytes']:,}"
-    if hashes.of(path) != made["sha256"]:
+    if hashes.of(path, made["sha256"]) != made["sha256"]:
         return f"{path} is not what was made: its SHA-256 has changed"
     return ""
 
@@ -181,7 +210,7 @@ def _damage_of_named(path: Path, hashes: "FileHashes") -> str:
             file = path.parent / name
             if not file.is_file():
                 return f"{file} is missing"
-            if hashes.of(str(file)) != digest:
+            if hashes.of(str(file), digest) != digest:
                 return f"{file} is not what was made: its SHA-256 has changed"
     if path.name == STORED and hashes.verify:
         from fairseq_kd.teachers.store import TeacherStore  # loads torch
@@ -267,10 +296,10 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
                 moved[str(path)] = str(_move_aside(path, replaced))
                 for part in _of_shards(steps, path.name):
                     part.unlink()
-        manifest_path(plan, step).unlink(missing_ok=True)
         attempts_path(plan, step).unlink(missing_ok=True)
     for verdict in verdicts:
         if verdict.state != DONE:
+            manifest_path(plan, verdict.step).unlink(missing_ok=True)
             with written_whole(recipe_path(plan, verdict.step)) as file:
                 json.dump(verdict.recipe, file, indent=1)
     return [f"{old} is now {new}" for old, new in moved.items()]
@@ -322,8 +351,12 @@ class FileHashes:
             form = {str: {"stamp": [int], "sha256": str}}
             self.known = read_json(path, form, "Remove it: it only saves time.")
 
-    def of(self, path: str) -> str:
+    def of(self, path: str, expected: Optional[str] = None) -> str:
         """The hash of a file.
+
+        Args:
+            path: of the file.
+            expected: if the hash that is kept is another, it is computed: it may be damaged.
 
         Raises:
             FileNotFoundError: it is missing.
@@ -334,6 +367,8 @@ class FileHashes:
         stamp = [stat.st_size, stat.st_mtime_ns]
         kept = self.known.get(path)
         fresh = path in self.computed or not (self.verify or stat.st_size < SMALL_BYTES)
+        if path not in self.computed and kept and expected:
+            fresh = fresh and kept["sha256"] == expected
         if kept is None or kept["stamp"] != stamp or not fresh:
             self.computed.add(path)
             self.known[path] = {"stamp": stamp, "sha256": sha256_of([Path(path)])}

@@ -73,6 +73,24 @@ def test_who_taught_another_stands_before_it(parents):
         assert all(found.index(each) < found.index(name) for each in parents[name])
 
 
+@pytest.mark.parametrize("parents", [{"s": "s"}, {"a": "s", "s": "a"}, {"a": "ab", "b": "a"}])
+def test_ancestors_that_lead_in_a_circle_are_told_once(parents):
+    last = [*parents][-1]
+    assert sorted([last, *ancestors(last, line(parents))]) == sorted(parents)
+
+
+def test_what_is_no_figure_is_not_shown(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    build(plan, NAMES[:2])
+    path = tmp_path / "run" / "steps" / "teacher.json"
+    for score, shown in ((1.234, "1.23"), ("x", "-"), (None, "-")):
+        changed = {"scores": {"nll_loss": score}, "seconds": -31535932}
+        path.write_text(json.dumps({**manifest(plan, "teacher"), **changed}))
+        text = write_history(plan).with_suffix(".md").read_text()
+        row = next(line for line in text.splitlines() if line.startswith("| teacher"))
+        assert [cell.strip() for cell in row.split("|")][5:8] == [shown, "-", "0:00:00"]
+
+
 def test_ancestors_are_found_through_what_they_left_on_disk():
     parents = {"t": "", "x": "t", "a": "x", "y": "a", "s": "y"}
     assert ancestors("s", line(parents, {"x": "store", "y": "inherit"})) == ["t", "a"]

@@ -325,7 +325,7 @@ def test_what_no_run_made_is_not_replaced(plan_of, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("beside a run")
-    for name in ("history.md", "plan.json", "report.html"):
+    for name in ("history.md", "plan.json", "report.html", "hashes.json"):
         (mine / name).write_text("{}")
         told = f"run: {mine} holds {name}, which no run made. Move that away, or give another"
         with pytest.raises(ValueError, match=told):

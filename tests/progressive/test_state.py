@@ -142,6 +142,85 @@ def test_a_flipped_bit_is_noticed_at_once_in_small_files_and_by_verify_in_large(
     assert verdicts(plan, verify=True)["middle"] == told
 
 
+@pytest.mark.parametrize("whose", ["read", "made"])
+def test_a_damaged_hash_that_is_kept_makes_nothing_stale(tmp_path, monkeypatch, whose):
+    monkeypatch.setattr(state, "SMALL_BYTES", 0)
+    text = tmp_path / "text"
+    text.write_text("one\n")
+    plan = small_plan(tmp_path / "run", reads=[str(text)])
+    build(plan)
+    assert set(verdicts(plan).values()) == {(state.DONE, "")}  # from now on hashes are known
+    kept = tmp_path / "run" / state.HASHES
+    content = json.loads(kept.read_text())
+    path = str(text) if whose == "read" else plan.step("middle").makes[0]
+    right = content[path]["sha256"]
+    content[path]["sha256"] = right.translate(str.maketrans("0123456789", "1234567890"))
+    kept.write_text(json.dumps(content))
+    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    assert json.loads(kept.read_text())[path]["sha256"] == right
+
+
+def change_manifest(plan, name, **changed):
+    path = state.manifest_path(plan, plan.step(name))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        ({"updates": "x"}, "'updates' must be a whole number, but is a text"),
+        ({"updates_behind": "x"}, "'updates_behind' must be a whole number or null, but is a text"),
+        ({"scores": None}, "'scores' must be an object, but is null"),
+        ({"parents": "data"}, "'parents' must be a list, but is a text"),
+    ],
+)
+def test_a_damaged_manifest_is_named(plan, changed, wrong):
+    path = change_manifest(plan, "middle", **changed)
+    told = f"{path} is damaged: {wrong}. Remove it, and middle is run again."
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        state.judge(plan)
+
+
+@pytest.mark.parametrize("lost", ["hashes", "manifest"])
+def test_a_finished_step_whose_hashes_are_lost_goes_on_and_makes_nothing_after_it_stale(plan, lost):
+    before, path = made(plan), change_manifest(plan, "middle", outputs={})
+    why = f"its manifest has no hash of {plan.step('middle').makes[0]}"
+    if lost == "manifest":
+        path.unlink()
+        why = "it was interrupted"
+    found = verdicts(plan)
+    assert found.pop("middle") == (state.BEGUN, why)
+    assert set(found.values()) == {(state.DONE, "")}
+    assert build(plan) == ["middle"]
+    assert made(plan) == before
+    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    path.unlink()
+    Path(plan.step("middle").makes[0]).write_text("another model\n")
+    assert verdicts(plan)["student"] == (state.CHANGED, "middle must be made again")
+
+
+@pytest.mark.parametrize("time", ["x", "2026-01-01T00:00:00"])
+def test_a_damaged_time_is_told_before_the_work(plan, time):
+    state.manifest_path(plan, plan.step("middle")).unlink()
+    attempts = state.attempts_path(plan, plan.step("middle"))
+    attempts.write_text(json.dumps([{"start": time, "seen": "2026-01-01T00:00:00+00:00"}]))
+    Path(plan.step("middle").makes[0]).unlink()
+    told = rf"^{attempts} is damaged: '\[0\]\.start' must be a time as \S+, but is '{time}'\. Write"
+    with pytest.raises(ValueError, match=told):
+        run_step(plan, "middle")
+    assert not Path(plan.step("middle").makes[0]).exists()
+
+
+def test_a_clock_that_was_set_back_gives_no_time_below_zero(plan):
+    state.manifest_path(plan, plan.step("middle")).unlink()
+    attempts = state.attempts_path(plan, plan.step("middle"))
+    late, soon = "2027-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00"
+    attempts.write_text(json.dumps([{"start": late, "seen": soon}]))
+    build(plan)
+    assert 0 <= manifest(plan, "middle")["seconds"] < 60
+
+
 def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     out = tmp_path / "run" / "distilled"
     step = Step("distilled", "distill", [["true"]], [], [], [f"{out}/manifest.json"], str(out))
