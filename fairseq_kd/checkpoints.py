@@ -12,12 +12,14 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import torch
 
 import fairseq_kd.stored_arrays  # noqa: F401  (torch reads arrays of numbers)
-from fairseq_kd.stored_options import refuse_code
+from fairseq_kd.json_files import NAMES
+from fairseq_kd.stored_options import refuse_code, shown
+from fairseq_kd.stored_weights import are_weights, check_finite, check_weights
 from fairseq_kd.whole_files import check_new_file
 
 # torch >= 2.6 unpickles weights only. fairseq keeps a model's options as a Namespace, and the
@@ -26,11 +28,16 @@ from fairseq_kd.whole_files import check_new_file
 # carries code is still refused.
 torch.serialization.add_safe_globals([argparse.Namespace])
 
-NO_WEIGHTS = (".version", "._float_tensor")  # marks of fairseq's, the second of them uninitialised
 FLAG_OF = {"model": "arch"}  # that chooses a group's class; of all others it is called as the group
 CODE = re.compile(r"GLOBAL (\S+)|unsupported class (\S+)|unrecognized function (\S+)")
 PARENTS = 3  # a training is called at most so many folders above its --save-dir
 ZIP = b"PK\x03\x04"
+MOST_VALUES, DEEPEST = 1_000_000, 100  # in all containers of a checkpoint; one in another
+INHERITED = "inherited_updates"  # in the history of weights that were taken from a teacher
+TEXTS = (  # options that are read here and must be text
+    *("_name", "arch", "task", "criterion", "data", "source_lang", "target_lang"),
+    *("finetune_from_model", "restore_file"),
+)
 
 
 def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
@@ -56,7 +63,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
     called = called or str(path)
     state = read_state(path, called)
     for part, correct in (
-        ("'model'", _are_weights(state.get("model"))),
+        ("'model'", are_weights(state.get("model"))),
         ("'cfg' or 'args' of a model", _are_options(state)),
     ):
         if not correct:
@@ -64,6 +71,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
                 f"{called} is not a fairseq checkpoint: it holds no {part}. Give a file that "
                 "fairseq-train wrote."
             )
+    check_weights(state["model"], called)
     return state
 
 
@@ -112,28 +120,6 @@ def check_start(path: Union[str, Path], called: str) -> None:
             raise ValueError(
                 f"{called} holds no '{part}', without which fairseq-train does not start from it. "
                 "Give a file that fairseq-train or fairseq-kd inherit wrote."
-            )
-
-
-def check_finite(weights: Dict[str, torch.Tensor], called: str) -> None:
-    """Refuses weights with which every result is NaN.
-
-    Args:
-        weights: by their names.
-        called: how errors name the file that they are from.
-
-    Raises:
-        ValueError: naming the first tensor with a number that is NaN or infinite.
-    """
-    for name, tensor in weights.items():
-        if name.endswith(NO_WEIGHTS) or not tensor.is_floating_point():
-            continue
-        if not torch.isfinite(tensor).all():
-            wrong = int((~torch.isfinite(tensor)).sum())
-            raise ValueError(
-                f"{called} holds NaN or infinity in {wrong:,} of the {tensor.numel():,} numbers of "
-                f"'{name}'. Its training diverged, or the file is damaged: give another "
-                "checkpoint, such as an earlier one of that training."
             )
 
 
@@ -218,16 +204,6 @@ def data_folders(checkpoint: Union[str, Path], data: Optional[str]) -> List[Path
     return list({place.resolve(): place for place in reversed(places)}.values())[::-1]
 
 
-def count_parameters(weights: Dict[str, torch.Tensor]) -> int:
-    """Numbers in a model's state: shared tensors once, fairseq's version marks not at all."""
-    distinct = {
-        (tensor.untyped_storage().data_ptr(), tensor.storage_offset()): tensor.numel()
-        for name, tensor in weights.items()
-        if not name.endswith(NO_WEIGHTS)
-    }
-    return sum(distinct.values())
-
-
 def unpickled(path: Path, called: str) -> Any:
     """What torch reads in a file: tensors, plain containers, and options that are data.
 
@@ -240,30 +216,62 @@ def unpickled(path: Path, called: str) -> Any:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{called} does not exist. Give the path of a fairseq checkpoint.")
-    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
+    zipped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
     stat = path.stat()
-    damaged = _damaged_record(path, stat.st_size, stat.st_mtime_ns) if mapped else None
-    if damaged is not None:
-        raise ValueError(
-            f"{called} is damaged: the checksum of {damaged} in it is wrong. Copy it again, or "
-            "give another checkpoint of that training."
-        )
+    fault = _fault_of_records(path, stat.st_size, stat.st_mtime_ns) if zipped else None
+    if fault is not None:
+        raise ValueError(f"{called} {fault}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write
+            named = os.fsencode(path) == str(path).encode(errors="replace")  # as C++ opens it
+            mapped = zipped and named
             state = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # a damaged file can raise anything
         if isinstance(error, MemoryError) or getattr(error, "filename", None):
             raise  # not the file's fault, or named: that it may not be read
         raise ValueError(_unreadable(path, called, str(error))) from error
+    try:
+        values = _values(state, {})
+    except RecursionError:
+        values = MOST_VALUES + 1
+    if values > MOST_VALUES:
+        raise ValueError(
+            f"{called} is not a fairseq checkpoint: its lists and dictionaries contain each other, "
+            f"to more than {MOST_VALUES:,} values or {DEEPEST} deep. Give a file that "
+            "fairseq-train wrote."
+        )
     for name in ("cfg", "args") if isinstance(state, dict) else ():
         refuse_code(called, state.get(name))
     return state
 
 
+def _values(content: Any, known: Dict[int, int], depth: int = 0) -> int:
+    """How many values are in some content; those in a shared container as often as it is met.
+
+    Args:
+        content: what torch read.
+        known: the numbers of containers, by their identity.
+        depth: of containers around it.
+
+    Raises:
+        RecursionError: it is too deep, as what contains itself.
+    """
+    if isinstance(content, argparse.Namespace):
+        content = vars(content)
+    if not isinstance(content, (dict, list, tuple, set, frozenset)):
+        return 1
+    if depth > DEEPEST:
+        raise RecursionError
+    if id(content) not in known:
+        inner = [*content, *content.values()] if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_values(each, known, depth + 1) for each in inner)
+    return known[id(content)]
+
+
 @functools.lru_cache(maxsize=64)
-def _damaged_record(path: Path, size: int, changed_ns: int) -> Optional[str]:
-    """The first record of a zip file whose CRC-32 is wrong, which torch does not compare.
+def _fault_of_records(path: Path, size: int, changed_ns: int) -> Optional[str]:
+    """What is wrong with the records of a zip file, by which torch would not be stopped.
 
     Args:
         path: the file.
@@ -271,15 +279,30 @@ def _damaged_record(path: Path, size: int, changed_ns: int) -> Optional[str]:
         changed_ns: when it was written last.
 
     Returns:
-        The record's name; None if all are whole, or the file is so damaged that torch refuses it.
+        The rest of a sentence about the file; None if all is well, or the file is so damaged that
+        torch refuses it.
     """
     try:
         with zipfile.ZipFile(path) as file:
-            return file.testzip()
+            records = file.infolist()
+            packed = [each.filename for each in records if each.compress_type != zipfile.ZIP_STORED]
+            if packed or sum(each.file_size for each in records) > size:  # more than the file has
+                what = f"its record {packed[0]} is compressed" if packed else "its records overlap"
+                return (
+                    f"is not a fairseq checkpoint: {what}, which torch never does. Give a file "
+                    "that fairseq-train wrote."
+                )
+            damaged = file.testzip()
     except OSError:
         raise
     except Exception:  # a damaged directory of records can raise anything
         return None
+    if damaged is None:
+        return None
+    return (
+        f"is damaged: the checksum of {damaged} in it is wrong. Copy it again, or give another "
+        "checkpoint of that training."
+    )
 
 
 def _unreadable(path: Path, called: str, reason: str) -> str:
@@ -313,27 +336,28 @@ def _completed(state: Any, called: str) -> Dict[str, Any]:
     for part in ("criterion", "extra_state", "task_state"):
         if not isinstance(state.setdefault(part, None), (Mapping, type(None))):
             raise ValueError(_malformed(called, part, "a dictionary", state[part]))
+    for option, value in _options_of_text(state):
+        if not isinstance(value, (str, type(None))):
+            raise ValueError(_malformed(called, option, "a text", value))
     history, extra = state.get("optimizer_history") or [{}], state["extra_state"] or {}
-    if not isinstance(history, list) or not isinstance(history[-1], dict):
+    if not isinstance(history, list):
         raise ValueError(_malformed(called, "optimizer_history", "a list of dictionaries", history))
+    for at, each in enumerate(history):
+        if not isinstance(each, dict):
+            raise ValueError(_malformed(called, f"optimizer_history[{at}]", "a dictionary", each))
+        if not _is_count(each.get(INHERITED) or 0):  # None where it is not known
+            right = "a whole number of 0 or more"
+            raise ValueError(_malformed(called, INHERITED, right, each[INHERITED]))
     last = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     last.update(history[-1])
-    if not isinstance(last["num_updates"], int) or last["num_updates"] < 0:
-        raise ValueError(_malformed(called, "num_updates", "a whole number", last["num_updates"]))
+    if not _is_count(last["num_updates"]):
+        right = "a whole number of 0 or more"
+        raise ValueError(_malformed(called, "num_updates", right, last["num_updates"]))
     begun = {"epoch": extra.get("epoch", 1), "iterations_in_epoch": extra.get("batch_offset", 0)}
     state["optimizer_history"] = [*history[:-1], last]
     state["extra_state"] = {"train_iterator": begun, **extra}
     state["task_state"] = state["task_state"] or {}
     return state
-
-
-def _are_weights(weights: Any) -> bool:
-    return (
-        isinstance(weights, Mapping)
-        and len(weights) > 0
-        and all(isinstance(name, str) for name in weights)
-        and all(isinstance(tensor, torch.Tensor) for tensor in weights.values())
-    )
 
 
 def _are_options(state: Dict[str, Any]) -> bool:
@@ -349,8 +373,24 @@ def _are_options(state: Dict[str, Any]) -> bool:
     return isinstance(options_of(state, "model")["_name"], str)
 
 
+def _options_of_text(state: Dict[str, Any]) -> Iterator[Tuple[str, Any]]:
+    """The options in a checkpoint that must be text, by their groups and names."""
+    args, cfg = state.get("args"), state.get("cfg")
+    groups = {"args": args} if args is not None else cfg if isinstance(cfg, Mapping) else {}
+    for group, options in groups.items():
+        options = vars(options) if isinstance(options, argparse.Namespace) else options
+        if isinstance(options, Mapping):
+            yield from ((f"{group}.{name}", options[name]) for name in TEXTS if name in options)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63
+
+
 def _malformed(called: str, key: str, right: str, wrong: Any) -> str:
+    plain = isinstance(wrong, (str, float)) or (isinstance(wrong, int) and abs(wrong) < 2**63)
+    what = shown(wrong) if plain else NAMES.get(type(wrong), f"a {type(wrong).__name__}")
     return (
-        f"{called} is not a fairseq checkpoint: its '{key}' must be {right}, but is "
-        f"{str(wrong)[:40]}. Give a file that fairseq-train wrote."
+        f"{called} is not a fairseq checkpoint: its '{key}' must be {right}, but is {what}. Give a "
+        "file that fairseq-train wrote."
     )

@@ -49,12 +49,12 @@ def plain_value(text: str) -> Any:
         text: such as ``[(512, 3)] * 20 + [(1024, 3)]``.
 
     Raises:
-        ValueError: it is anything else, or of more than ``MOST_ITEMS`` items.
+        ValueError: it is anything else, or of more than ``MOST_ITEMS`` items in all depths.
     """
     try:
         if len(text) > LONGEST_EXPRESSION:
             raise ValueError(f"{len(text)} characters")
-        return _value(ast.parse(text.lstrip(" \t"), mode="eval").body)
+        return _value(ast.parse(text.lstrip(" \t"), mode="eval").body)[0]
     except (ArithmeticError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         raise ValueError(
             "What fairseq evaluates must be a plain value such as [1000, 5000] or True, but is "
@@ -62,24 +62,36 @@ def plain_value(text: str) -> Any:
         ) from None
 
 
-def _value(node: ast.AST) -> Any:
+def _value(node: ast.AST) -> Tuple[Any, int]:
+    """A value, and how many items are in it in any depth, which is bounded before it is made."""
     if isinstance(node, ast.Constant):
-        return node.value
+        return node.value, 1 + (len(node.value) if isinstance(node.value, (str, bytes)) else 0)
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
-        return kind(_value(each) for each in node.elts)
+        parts = [_value(each) for each in node.elts]
+        return kind(value for value, _ in parts), _few(1 + sum(items for _, items in parts))
     if isinstance(node, ast.Dict) and None not in node.keys:
-        return {_value(key): _value(each) for key, each in zip(node.keys, node.values)}  # noqa: B905
+        parts = [_value(each) for each in (*node.keys, *node.values)]
+        values = [value for value, _ in parts]
+        table = dict(zip(values[: len(node.keys)], values[len(node.keys) :]))  # noqa: B905
+        return table, _few(1 + sum(items for _, items in parts))
     if isinstance(node, (ast.BinOp, ast.UnaryOp)) and type(node.op) in _OPERATIONS:
-        parts = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
-        values = [_value(part) for part in parts]
-        lengths = [len(each) for each in values if hasattr(each, "__len__")]
-        if isinstance(node.op, ast.Mult) and lengths:  # a list and how often it is repeated
-            count = next((each for each in values if not hasattr(each, "__len__")), None)
-            if lengths[0] * count > MOST_ITEMS:
-                raise ValueError("too many items")
-        return _OPERATIONS[type(node.op)](*values)
+        operands = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
+        parts = [_value(each) for each in operands]
+        values, items = [value for value, _ in parts], sum(items for _, items in parts)
+        repeated = [count - 1 for value, count in parts if hasattr(value, "__len__")]
+        if isinstance(node.op, ast.Mult) and repeated:  # a list and how often it is repeated
+            times = next((value for value in values if not hasattr(value, "__len__")), 1)
+            items = 1 + repeated[0] * times
+        _few(items)
+        return _OPERATIONS[type(node.op)](*values), items
     raise ValueError(type(node).__name__)
+
+
+def _few(items: int) -> int:
+    if items > MOST_ITEMS:
+        raise ValueError("too many items")
+    return items
 
 
 def refuse_code(called: str, options: Any) -> None:

@@ -4,9 +4,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, FrozenSet, List, Optional, Union
 
-from fairseq_kd.checkpoints import options_of, read_state
+from fairseq_kd.checkpoints import INHERITED, options_of, read_state
 
-INHERITED = "inherited_updates"  # in the history of weights that were taken from a teacher
 LAST = "checkpoint_last.pt"  # what fairseq-train goes on from unless told otherwise
 
 

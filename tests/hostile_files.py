@@ -126,7 +126,10 @@ REFUSED = {  # checkpoints that no command takes, with a part of the sentence
     "another tensor": (another_tensor, "is not a fairseq checkpoint: it holds a Tensor"),
     "weights alone": (weights_alone, "holds no 'cfg' or 'args' of a model"),
     "options of words": (options_of_words, "holds no 'cfg' or 'args' of a model"),
-    "history of words": (history_of_words, "'optimizer_history' must be a list of dictionaries"),
+    "history of words": (
+        history_of_words,
+        "'optimizer_history[0]' must be a dictionary, but is",
+    ),
 }
 NOT_FINITE = {  # those whose weights are looked at only where they are used
     "not a number": (no_number, "holds NaN or infinity in 1 of the 512 numbers of"),

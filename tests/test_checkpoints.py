@@ -1,5 +1,6 @@
 """Checkpoints as files: what is read of them, and what is refused."""
 
+import os
 import pickle
 import re
 import zipfile
@@ -8,7 +9,8 @@ from argparse import Namespace
 import pytest
 import torch
 
-from fairseq_kd.checkpoints import check_finite, options_of, read_checkpoint, read_model
+from fairseq_kd.checkpoints import options_of, read_checkpoint, read_model
+from fairseq_kd.stored_weights import check_finite
 from fairseq_kd.updates import updates_done
 
 WEIGHTS = {"encoder.weight": torch.arange(6.0).reshape(2, 3), "encoder.version": torch.zeros(1)}
@@ -54,6 +56,24 @@ def a_flipped_bit(path):
     path.write_bytes(whole.replace(weights, bytes([weights[0] ^ 1]) + weights[1:]))
 
 
+def compressed(path):
+    whole = saved(path, {"model": WEIGHTS, "args": ARGS})
+    with zipfile.ZipFile(whole) as file:
+        records = {name: file.read(name) for name in file.namelist()}
+    records["T/data.pkl"] += bytes(1 << 20)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in records.items():
+            packed = zipfile.ZIP_DEFLATED if name == "T/data.pkl" else zipfile.ZIP_STORED
+            file.writestr(name, content, compress_type=packed)
+
+
+def overlapping(path):
+    """One record that many names stand for."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("T/data.pkl", bytes(1000))
+        file.filelist += file.filelist * 30
+
+
 UNREADABLE = f"is not a fairseq checkpoint: torch cannot read it. {GIVE}"
 FILES = {
     "text": (text, UNREADABLE),
@@ -66,6 +86,15 @@ FILES = {
     "a flipped bit": (
         a_flipped_bit,
         f"is damaged: the checksum of T/data/0 in it is wrong. {AGAIN}",
+    ),
+    "compressed": (
+        compressed,
+        "is not a fairseq checkpoint: its record T/data.pkl is compressed, which torch never does. "
+        + GIVE,
+    ),
+    "overlapping records": (
+        overlapping,
+        f"is not a fairseq checkpoint: its records overlap, which torch never does. {GIVE}",
     ),
     "cut off": (cut_off, f"is cut off, its end is missing. {AGAIN}"),
     "another zip": (another_zip, UNREADABLE),
@@ -97,17 +126,127 @@ STATES = {
     ),
     "a history of numbers": (
         {"model": WEIGHTS, "args": ARGS, "optimizer_history": [3]},
-        "its 'optimizer_history' must be a list of dictionaries, but is [3].",
+        "its 'optimizer_history[0]' must be a dictionary, but is 3.",
     ),
     "updates in words": (
         {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{"num_updates": "many"}]},
-        "its 'num_updates' must be a whole number, but is many.",
+        "its 'num_updates' must be a whole number of 0 or more, but is 'many'.",
     ),
     "a criterion of numbers": (
         {"model": WEIGHTS, "args": ARGS, "criterion": [3]},
-        "its 'criterion' must be a dictionary, but is [3].",
+        "its 'criterion' must be a dictionary, but is a list.",
+    ),
+    "a history of text": (
+        {"model": WEIGHTS, "args": ARGS, "optimizer_history": "text"},
+        "its 'optimizer_history' must be a list of dictionaries, but is 'text'.",
+    ),
+    "a text in the history": (
+        {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{}, "text", {}]},
+        "its 'optimizer_history[1]' must be a dictionary, but is 'text'.",
+    ),
+    "negative updates": (
+        {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{"num_updates": -1}]},
+        "its 'num_updates' must be a whole number of 0 or more, but is -1.",
+    ),
+    "endless updates": (
+        {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{"num_updates": 10**60}]},
+        "its 'num_updates' must be a whole number of 0 or more, but is a whole number.",
+    ),
+    "inherited updates in words": (
+        {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{"inherited_updates": "abc"}, {}]},
+        "its 'inherited_updates' must be a whole number of 0 or more, but is 'abc'.",
+    ),
+    "a start that is a list": (
+        {"model": WEIGHTS, "cfg": {**CFG, "checkpoint": {"finetune_from_model": ["l"]}}},
+        "its 'checkpoint.finetune_from_model' must be a text, but is a list.",
+    ),
+    "data that are a number": (
+        {"model": WEIGHTS, "cfg": {**CFG, "task": {"_name": "translation", "data": 5}}},
+        "its 'task.data' must be a text, but is 5.",
+    ),
+    "data that are a number in an old file": (
+        {"model": WEIGHTS, "args": Namespace(**{**vars(ARGS), "data": 5})},
+        "its 'args.data' must be a text, but is 5.",
+    ),
+    "a sparse weight": (
+        {"model": {"w": torch.eye(3).to_sparse()}, "args": ARGS},
+        "its weight 'w' must be a dense tensor, but has the layout torch.sparse_coo.",
+    ),
+    "a weight without numbers": (
+        {"model": {"w": torch.empty(3, device="meta")}, "args": ARGS},
+        "its weight 'w' has no numbers in the file, only a shape (device meta).",
+    ),
+    "complex weights": (
+        {"model": {"w": torch.zeros(3, dtype=torch.complex64)}, "args": ARGS},
+        "its weight 'w' must be of real or whole numbers, but is of torch.complex64.",
+    ),
+    "weights of eight bits": (
+        {"model": {"w": torch.zeros(3).to(torch.float8_e4m3fn)}, "args": ARGS},
+        "its weight 'w' must be of real or whole numbers, but is of torch.float8_e4m3fn.",
+    ),
+    "quantised weights": (
+        {"model": {"w": torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8)}, "args": ARGS},
+        "its weight 'w' must be of real or whole numbers, but is of torch.qint8.",
+    ),
+    "one number for many": (
+        {"model": {"w": torch.zeros(1).expand(40_000_000_000)}, "args": ARGS},
+        "its weight 'w' has the shape (40000000000,), but the file holds 1 numbers of it.",
+    ),
+    "nothing, many times": (
+        {"model": {"v": torch.zeros(0, 512), "w": torch.zeros(10**9, 0)}, "args": ARGS},
+        "its weight 'w' has the shape (1000000000, 0), but the file holds 0 numbers of it.",
     ),
 }  # fmt: skip
+MULTIPLIED = (
+    "its lists and dictionaries contain each other, to more than 1,000,000 values or 100 deep."
+)
+
+
+def multiplied(content="lol"):
+    """Lists that are few in a file, and 4^40 values to whoever walks through them."""
+    for _ in range(40):
+        content = [content] * 4
+    return content
+
+
+def nested():
+    content = []
+    for _ in range(300):
+        content = [content]
+    return content
+
+
+def within_itself():
+    content = {}
+    content["again"] = [content, content]
+    return content
+
+
+BOMBS = {
+    "criterion": {"criterion": multiplied()},
+    "history": {"optimizer_history": multiplied()},
+    "num_updates": {"optimizer_history": [{"num_updates": multiplied()}]},
+    "deep": {"criterion": nested()},
+    "an option": {"args": Namespace(**vars(ARGS), more=multiplied())},
+    "a configuration": {"args": None, "cfg": {**CFG, "task": {"data": multiplied()}}},
+    "made_of": {"made_of": multiplied({})},
+    "a cycle": {"extra_state": within_itself()},
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_content_that_multiplies_is_refused_before_anything_walks_through_it(tmp_path, kind):
+    path = saved(tmp_path / "T.pt", {"model": WEIGHTS, "args": ARGS, **BOMBS[kind]})
+    whole = re.escape(f"{path} is not a fairseq checkpoint: {MULTIPLIED} {GIVE}")
+    with pytest.raises(ValueError, match=f"^{whole}$"):
+        read_checkpoint(path)
+
+
+def test_what_a_long_training_keeps_is_read(tmp_path):
+    state = {number: {"step": 1, "exp_avg": 2, "exp_avg_sq": 3} for number in range(20_000)}
+    optimizer = {"state": state, "param_groups": [{"params": list(range(20_000))}]}
+    content = {"model": WEIGHTS, "args": ARGS, "last_optimizer_state": optimizer}
+    assert read_checkpoint(saved(tmp_path / "T.pt", content))["last_optimizer_state"] == optimizer
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -140,6 +279,12 @@ def test_a_file_of_torchs_old_format_is_read_too(teacher, tmp_path):
     assert updates_done(old) == updates_done(teacher) > 0
     model = read_checkpoint(old)["model"]
     assert all(torch.equal(model[name], weight) for name, weight in state["model"].items())
+
+
+def test_a_file_whose_name_is_no_text_is_read_too(tmp_path):
+    path = saved(tmp_path / "T.pt", {"model": WEIGHTS, "args": ARGS})
+    path = path.rename(tmp_path / os.fsdecode(b"\xff\xfe.pt"))
+    assert torch.equal(read_model(path)["model"]["encoder.weight"], WEIGHTS["encoder.weight"])
 
 
 @pytest.mark.parametrize("options", [{"args": ARGS}, {"cfg": CFG}, {"args": None, "cfg": CFG}])

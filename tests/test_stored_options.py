@@ -77,6 +77,9 @@ def test_no_module_of_fairseq_has_pythons_eval():
         (" (0.9, 1 - 0.02)", (0.9, 0.98)),
         ("{'name': 'linformer', 'k': -1}", {"name": "linformer", "k": -1}),
         ("True", True),
+        ("[[0] * 90] * 100", [[0] * 90] * 100),
+        ("2 * ((1, 2),)", ((1, 2), (1, 2))),
+        ("[1] * 0 + [1] * -2", []),
     ],
 )
 def test_plain_values_are_what_python_makes_of_them(text, value):
@@ -95,6 +98,11 @@ def test_plain_values_are_what_python_makes_of_them(text, value):
         "().__class__",
         "[0] * 1000000000",
         "1000000000 * 'a'",
+        "[[[[0]*10000]*10000]*10000]*10000",
+        "[[0] * 100] * 101",
+        "[[0] * 5000] + [[0] * 5000]",
+        "('a' * 9999, 'bc')",
+        "{'a' * 9000: [1] * 2000}",
         "9**9**9",
         "[1] * [2]",
         "{**{}}",

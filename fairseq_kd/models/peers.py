@@ -14,17 +14,12 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from fairseq_kd.checkpoints import (
-    check_finite,
-    count_parameters,
-    is_made_of,
-    options_of,
-    read_checkpoint,
-)
+from fairseq_kd.checkpoints import is_made_of, options_of, read_checkpoint
 from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.models.architectures import ARCHITECTURES
 from fairseq_kd.stored_options import EVALUATED, is_plain
+from fairseq_kd.stored_weights import check_finite, check_weights, count_parameters
 from fairseq_kd.updates import updates_of
 from fairseq_kd.whole_files import check_apart, make_folder, written_whole
 
@@ -209,7 +204,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
         )
     kept = ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg")
     for key in ("kd_peers", "kd_peer_overrides", *kept):
-        if key not in criterion:
+        if key not in criterion or (key == "kd_peers" and not isinstance(criterion[key], int)):
             raise ValueError(
                 f"{checkpoint} does not say {key}, though --criterion mutual_learning has it. Give "
                 "a file that fairseq-train wrote."
@@ -228,6 +223,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
         raise ValueError(
             f"{checkpoint} holds no weights of peer {number}. Give a file that fairseq-train wrote."
         )
+    check_weights(weights, f"{checkpoint}, peer {number},")
     check_finite(weights, f"{checkpoint}, peer {number},")
     if _averaged_without(weights, state["model"]):
         print(

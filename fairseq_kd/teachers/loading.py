@@ -15,8 +15,15 @@ from omegaconf import OmegaConf
 import fairseq_kd.safe_loading  # noqa: F401  (fairseq loads data alone)
 from fairseq_kd.checkpoints import data_folders, options_of, read_model
 from fairseq_kd.dictionaries import read_dictionary
+from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.names import plain_languages
 from fairseq_kd.stored_options import unopened_files
+
+SIZES = (  # options of which fairseq makes layers and tensors
+    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
+    *("decoder_layers", "decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_attention_heads"),
+    *("max_source_positions", "max_target_positions"),
+)
 
 
 def load_teacher(
@@ -53,11 +60,16 @@ def load_teacher(
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
     except (RuntimeError, ValueError) as error:  # by torch for the weights, by fairseq for sharing
+        if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
+            raise ValueError(_unusable(name, error)) from error  # such as no memory for the sizes
         raise ValueError(
             f"{name} does not fit the dictionaries in {folder}: {_first_lines(error)} "
             "Put the dictionaries that it was trained with beside it."
         ) from error
-    except (AssertionError, AttributeError, KeyError, TypeError) as error:
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, LookupError),
+        *(MemoryError, NameError, TypeError),
+    ) as error:
         raise ValueError(_unusable(name, error)) from error
     return model, task
 
@@ -84,9 +96,10 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
         state: as ``read_checkpoint`` gives it.
 
     Raises:
-        ValueError: naming its architecture or its task.
+        ValueError: naming its architecture, its task or a size that is none.
     """
-    architecture, task = (options_of(state, group)["_name"] for group in ("model", "task"))
+    options = options_of(state, "model")
+    architecture, task = options["_name"], options_of(state, "task")["_name"]
     family = ARCH_MODEL_REGISTRY.get(architecture) or MODEL_REGISTRY.get(architecture)
     for what, called, known in (
         ("architecture", architecture, family is not None),
@@ -105,6 +118,13 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
             "distribution for each target token."
         )
     check_task(name, task)
+    for option in SIZES:
+        size, right = options.get(option), range_of(option, int)
+        if isinstance(size, (int, float)) and not right.holds(size):
+            raise ValueError(
+                f"{name} has the option {option}, which must be {right}, but is {size}. Give a "
+                "file that fairseq-train wrote."
+            )
 
 
 def check_task(name: str, task: str) -> None:

@@ -10,6 +10,8 @@
                                 words, and of its teacher and its records
     STORE/SUBSET/sentences.npy  the same of all sentences; written last
 
+Both JSON files hold a checksum of what they say, which is compared when they are read.
+
 A record is 288 bytes at K = 64: log-probabilities at T = 1 (float16), word numbers (two bytes), and
 the tail's mass at eight powers (float32). Where V is above 65,536 it is 320 bytes: the numbers take
 four bits more each. In a store of format 1 it is 16 and 24 bytes less: the tail's mass is there at

@@ -5,8 +5,9 @@ import pytest
 from ctranslate2.converters import FairseqConverter
 from harness import USER_DIR, Setup, run
 
-from fairseq_kd.checkpoints import count_parameters, read_checkpoint
+from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.models import ARCHITECTURES
+from fairseq_kd.stored_weights import count_parameters
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy"]
 SHARED = ["--source-lang", "es", "--target-lang", "en", "--share-all-embeddings"]

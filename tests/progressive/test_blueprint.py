@@ -12,13 +12,14 @@ from forks import run_forked
 from harness import PAIR, USER_DIR, Setup
 
 from fairseq_kd import models  # noqa: F401  (our architectures)
-from fairseq_kd.checkpoints import count_parameters, read_checkpoint
+from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.models.form import FORM
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.progressive.ladder import STRATEGIES, Size, buildable, rungs
 from fairseq_kd.progressive.measuring import write_random
+from fairseq_kd.stored_weights import count_parameters
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy"]
 REST = [*PAIR, "--optimizer", "adam", "--lr", "0.003", "--max-tokens", "1000", "--cpu"]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.tasks.translation import TranslationTask
 from harness import Setup, copy_dictionaries
 
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.export.lineage import trained_on
+from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 
 
@@ -105,6 +107,36 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
     assert teacher_languages(save_with(moved, forget(data))) == ("es", "en")
     with pytest.raises(ValueError, match="no data of one are in gone, which it was trained on "):
         teacher_languages(save_with(moved, forget("gone")))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("encoder_attention_heads", 0, "from 1 to 1,000,000, but is 0"),
+        ("decoder_layers", 10**9, "from 1 to 1,000,000, but is 1000000000"),
+        ("max_source_positions", 10**11, "from 1 to "),
+        ("encoder_embed_dim", 2**40, "from 1 to 1,000,000, but is 1099511627776"),
+    ],
+)
+def test_sizes_of_no_model_are_named_before_it_is_built(moved, option, value, told):
+    path = save_with(moved, lambda state: setattr(state["cfg"]["model"], option, value))
+    whole = f"has the option {option}, which must be a whole number {told}"
+    for read in (load_teacher, Blueprint.of_checkpoint):
+        with pytest.raises(ValueError, match=rf"^--.*{path} {whole}"):
+            read(path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("by 0"), RuntimeError("full")])
+def test_what_fails_while_the_model_is_built_is_not_told_of_the_dictionaries(
+    moved, error, monkeypatch
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(TranslationTask, "build_model", fail)
+    message = f"^--kd-teacher {moved} has options that fairseq cannot use: {error or 'MemoryError'}"
+    with pytest.raises(ValueError, match=message):
+        load_teacher(str(moved))
 
 
 def test_an_lstm_can_teach_and_be_taught(data, moved):
