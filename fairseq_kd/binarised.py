@@ -51,7 +51,8 @@ def check_side(path: Path, words: int) -> bool:
         Whether there are files of it.
 
     Raises:
-        ValueError: a file is missing, cut off or damaged, or holds a token of another dictionary.
+        ValueError: a file is missing, cut off or damaged, or holds a token of another dictionary,
+            no sentence, or one without a token.
     """
     index, content = (path.with_name(path.name + suffix) for suffix in (".idx", ".bin"))
     there = [index.is_file(), content.is_file()]
@@ -71,13 +72,20 @@ def check_side(path: Path, words: int) -> bool:
         raise ValueError(f"{index} is damaged: it names tokens of an unknown type. {AGAIN}")
     if index.stat().st_size != HEADER.size + 12 * sentences:
         raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
+    if not sentences:
+        raise ValueError(f"{index} holds no sentence. Give a set that has some.")
     dtype = np.dtype(TYPES[code])
     sizes = np.fromfile(index, "<i4", sentences, offset=HEADER.size).astype(np.int64)
     starts = np.fromfile(index, "<i8", sentences, offset=HEADER.size + 4 * sentences)
     ends = np.cumsum(sizes) * dtype.itemsize
     if (sizes < 0).any() or not np.array_equal(starts, ends - sizes * dtype.itemsize):
         raise ValueError(f"{index} is damaged: its sentences do not follow each other. {AGAIN}")
-    size_bytes = int(ends[-1]) if sentences else 0
+    if not sizes.all():
+        raise ValueError(
+            f"{index} holds a sentence without any token, not even its end: number "
+            f"{int(np.argmin(sizes))}. {AGAIN}"
+        )
+    size_bytes = int(ends[-1])
     if content.stat().st_size != size_bytes:
         raise ValueError(
             f"{content} is cut off or damaged: it has {content.stat().st_size:,} bytes, and "
@@ -88,8 +96,6 @@ def check_side(path: Path, words: int) -> bool:
 
 
 def _check_tokens(content: Path, dtype: np.dtype, words: int) -> None:
-    if not content.stat().st_size:
-        return
     tokens = np.memmap(content, dtype, "r")
     for start in range(0, len(tokens), CHUNK):
         part = tokens[start : start + CHUNK]

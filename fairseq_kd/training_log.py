@@ -11,6 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writes it
 STAGE_LOCK = ".stage.lock"  # beside it, while fairseq-kd stage works on it, or after a kill of that
 ENDED_LINE = "# the command ended with status "  # which fairseq-kd stage adds where it failed
+MOST_UPDATES = 2**53  # beyond it a number of JSON is not whole
 Record = Dict[str, float]
 Flags = Dict[str, str]
 
@@ -27,7 +28,7 @@ def figures(line: str, of: str) -> Optional[Dict[str, Any]]:
         return None
     try:
         return json.loads(record)
-    except json.JSONDecodeError:  # cut off by a full disk, or a loss of power
+    except (ValueError, RecursionError):  # cut off by a loss of power, or never figures
         return None
 
 
@@ -112,7 +113,7 @@ def _as_numbers(told: Dict[str, Any], prefix: str) -> Optional[Record]:
     for name, value in told.items():
         try:
             record[name.removeprefix(prefix)] = float(value)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             continue
     updates = record.pop("num_updates", math.nan)
-    return {**record, "update": int(updates)} if math.isfinite(updates) else None
+    return {**record, "update": int(updates)} if 0 <= updates <= MOST_UPDATES else None

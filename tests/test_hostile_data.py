@@ -11,6 +11,7 @@ from hostile_files import crossed, refused
 from stores import build, rewrite
 
 from fairseq_kd import cli
+from fairseq_kd.binarised import HEADER
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.json_files import sealed
 from fairseq_kd.sequence.hypotheses import Hypothesis, lines_of
@@ -44,6 +45,20 @@ def next_to_each_other(path):
     path.write_bytes(content)
 
 
+def no_sentence(path):
+    path.write_bytes(path.read_bytes()[: HEADER.size - 8] + bytes(8))
+    path.with_suffix(".bin").write_bytes(b"")
+
+
+def no_token(path):
+    """The third sentence loses its tokens to the second."""
+    count = (path.stat().st_size - HEADER.size) // 12
+    sizes = np.memmap(path, "<i4", "r+", HEADER.size, count)
+    starts = np.memmap(path, "<i8", "r+", HEADER.size + 4 * count, count)
+    starts[2] = starts[3]
+    sizes[1:3] = sizes[1] + sizes[2], 0
+
+
 DATA = {
     "content cut off": ("es.bin", half, "valid.es-en.es.bin is cut off or damaged: it has"),
     "text for content": (
@@ -62,6 +77,12 @@ DATA = {
         "es.idx",
         next_to_each_other,
         "valid.es-en.es.idx is damaged: its sentences do not follow each other",
+    ),
+    "no sentence": ("es.idx", no_sentence, "valid.es-en.es.idx holds no sentence. Give a set that"),
+    "no token": (
+        "es.idx",
+        no_token,
+        "valid.es-en.es.idx holds a sentence without any token, not even its end: number 2.",
     ),
 }
 

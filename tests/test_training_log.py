@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from fairseq_kd.training_log import figures, read_training_log
 
 
@@ -46,6 +48,25 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
     whole = [line("train_inner", num_updates=number, loss="6.0") for number in ("10", "30")]
     path.write_text(f"{whole[0]}\n{cut}$ fairseq-train data --lr 2\n{whole[1]}\n")
     assert [each["update"] for each in read_training_log(path).training] == [10, 30]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"num_updates": ' + "[" * 100_000,
+        '{"num_updates": ' + "9" * 5000 + "}",
+        '{"num_updates": ' + "9" * 400 + "}",
+        '{"num_updates": "1e300", "loss": "nan"}',
+        '{"num_updates": "-5"}',
+        '{"num_updates": "nan"}',
+        '{"num_updates": [], "loss": {}}',
+    ],
+)
+def test_a_line_that_no_training_prints_is_passed_over(tmp_path, record):
+    path = tmp_path / "train.log"
+    whole = line("train_inner", num_updates="10", loss="6.0")
+    path.write_text(f"{whole}\n2026-11-23 | INFO | train_inner | {record}\n")
+    assert read_training_log(path).training == [{"update": 10, "loss": 6.0}]
 
 
 def test_figures_without_the_number_of_updates_are_passed_over(tmp_path):

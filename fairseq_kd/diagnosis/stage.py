@@ -142,7 +142,7 @@ def _with_nll_loss(record: Record) -> Record:
 
 def _words(lines: List[str]) -> Optional[int]:
     """The size of the last dictionary that the log names, which is the target's."""
-    found = re.findall(r"\] dictionary: (\d+) types", "\n".join(lines))
+    found = re.findall(r"\] dictionary: (\d{1,18}) types", "\n".join(lines))
     return int(found[-1]) if found else None
 
 

@@ -137,8 +137,11 @@ def _sentences(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
         dataset = data_utils.load_indexed_dataset(str(path), words, impl)
         if dataset is not None and len(dataset):
             dataset[len(dataset) - 1]  # the last sentence is what a cut-off file lacks
+            return dataset
     except (ValueError, OSError, RuntimeError) as error:
         if impl == "raw":
             check_encoding(path)
         raise ValueError(f"{path}.bin is cut off. Binarise the data again.") from error
-    return dataset
+    if dataset is not None:
+        raise ValueError(f"{path} holds no sentence. Give a set that has some.")
+    return None
