@@ -90,6 +90,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """
     if argv is None:
         end_on_signals()
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
@@ -119,6 +120,20 @@ def main(argv: Optional[List[str]] = None) -> int:
         with suppress(OSError):  # the terminal may be gone
             print(f"\nfairseq-kd {args.verb}: {how}; the same command goes on", file=sys.stderr)
         return 128 + number
+
+
+def _open_standard_streams() -> None:
+    """Opens those that the caller closed, as by ``>&-``, to nothing.
+
+    Else the next file that is opened would have their number, and what is printed be written to it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def parser() -> argparse.ArgumentParser:

@@ -178,7 +178,7 @@ def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
         ValueError: something is there, or another process makes the same folder.
         OSError: it cannot be written; ``explained`` says why.
     """
-    check_vacant(out, flag)
+    check_vacant(out, flag, empty=True)
     target = Path(os.path.realpath(out))  # resolve() fails on a loop of links
     if os.path.ismount(target):
         raise ValueError(f"{flag} {out} must be a folder that is made, but is a disk. Add a name.")
@@ -191,7 +191,7 @@ def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             yield made
-            check_vacant(out, flag)
+            check_vacant(out, flag, empty=True)
             made.rename(target)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -235,12 +235,14 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def check_vacant(out: Path, flag: str = "--out") -> None:
+def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None:
     """Refuses to write a folder where something is.
 
     Args:
         out: the folder.
         flag: by which it was given.
+        empty: locks and temporary files of ours may not be there either, as where another folder
+            takes its place.
 
     Raises:
         ValueError: it is a file, or a folder with something in it.
@@ -252,7 +254,8 @@ def check_vacant(out: Path, flag: str = "--out") -> None:
             f"{flag} {out} must be a folder, but is a file that is there already. Remove it or "
             "choose another."
         )
-    strange = sorted(path.name for path in out.iterdir() if not OURS.fullmatch(path.name))
+    names = sorted(path.name for path in out.iterdir())
+    strange = [name for name in names if empty or not OURS.fullmatch(name)]
     if strange:
         raise ValueError(
             f"{flag} {out} is there already, with {strange[0]} in it. Remove it or choose another."

@@ -113,6 +113,11 @@ def test_what_is_there_is_refused(tmp_path):
     for name in (".lock", ".train.lock", "store.json.12.partial"):
         (tmp_path / "locks" / name).touch()
     check_vacant(tmp_path / "locks")
+    told = (
+        f"--out {tmp_path}/locks is there already, with .lock in it. Remove it or choose another."
+    )
+    with pytest.raises(ValueError, match=f"^{told}$"), whole_folder(tmp_path / "locks"):
+        pytest.fail("the work is begun")
     check_new_file(tmp_path / "new")
 
 

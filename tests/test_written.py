@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -292,3 +293,14 @@ def test_a_reader_who_leaves_takes_nothing_back(words, merged, tmp_path, monkeyp
         assert run(words, "store", tmp_path / "out") == 1
     monkeypatch.undo()
     assert cli.main(["store-merge", "--subset", "valid", "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("closed", "told"), [(">&-", 1), ("2>&-", 0), ("<&-", 1), (">&- 2>&- <&-", 0)]
+)
+def test_closed_streams_are_no_reason_to_fail(closed, told, tmp_path):
+    command = f'"$0" -m fairseq_kd.cli merge . {closed}'
+    found = subprocess.run(
+        ["bash", "-c", command, sys.executable], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout, len(found.stderr.splitlines())) == (2, "", told)

@@ -94,7 +94,7 @@ class Export:
 
     def __init__(self, system: System, options: Options):
         check_apart(options.out, {"--data": options.data})
-        check_vacant(options.out)
+        check_vacant(options.out, empty=True)
         self.system, self.options = system, options
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([system], options.data, options.subset)

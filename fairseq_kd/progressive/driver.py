@@ -103,6 +103,7 @@ def run_plan(
     """
     folder = Path(plan.folder)
     names = wanted(plan, until)
+    cores = _cores() if _works_here(engine) else 1
     if jobs != 1:
         _check_jobs([plan.step(name) for name in names], engine, jobs)
     with writing(folder), locked(folder / LOCK, plan.folder) as lock:
@@ -117,12 +118,13 @@ def run_plan(
             for verdict in open_steps:
                 check_no_link(folder / LOGS / f"{verdict.step.name}.log")
             started = time.time()
-            status = _snakemake(plan, [v.step.name for v in open_steps], engine, jobs, lock)
+            targets, threads = [v.step.name for v in open_steps], max(1, cores // jobs)
+            status = _snakemake(plan, targets, engine, jobs, threads, lock)
             left = [v for v in open_steps if not manifest_path(plan, v.step).is_file()]
             if status != 0 or left:
-                _tell_failure(plan, [v.step for v in left], started)
+                _tell_failure(plan, [v.step for v in left], started, status)
                 check_room(folder)
-                return status or 1
+                return 128 - status if status < 0 else status or 1
         page = write_history(plan)
     print(f"{page} tells how everything was made.", file=sys.stderr)
     return 0
@@ -132,6 +134,24 @@ def _works_here(engine: Sequence[str]) -> bool:
     """Whether this machine does the steps."""
     given = {word.partition("=")[0] for word in engine}
     return not (ELSEWHERE & given or os.environ.get("SNAKEMAKE_PROFILE"))
+
+
+def _cores() -> int:
+    """The threads that this machine shall have: as OMP_NUM_THREADS says, or as many as its cores.
+
+    Raises:
+        ValueError: it says no number.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    first = given.partition(",")[0].strip()  # the others are of nested parallel regions
+    if not first:
+        return os.cpu_count() or 1
+    if not re.fullmatch(r"0*[1-9][0-9]{0,5}", first):
+        raise ValueError(
+            f"OMP_NUM_THREADS must be a number of threads, such as 4, but is {given!r:.60}. "
+            "Correct it, or unset it for all cores."
+        )
+    return int(first)
 
 
 def _sets_cores(engine: Sequence[str]) -> bool:
@@ -155,11 +175,12 @@ def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None
         )
 
 
-def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int, lock: Lock) -> int:
+def _snakemake(
+    plan: Plan, targets: List[str], engine: Sequence[str], jobs: int, threads: int, lock: Lock
+) -> int:
+    """Runs Snakemake, which sets OMP_NUM_THREADS to ``threads``, and returns its status."""
     folder = Path(plan.folder).resolve()
     here = _works_here(engine)
-    cores = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) if here else 1
-    threads = max(1, cores // jobs)  # Snakemake sets OMP_NUM_THREADS to this
     told = {"plan": str(folder / FILE), "start": str(Path.cwd()), "python": sys.executable}
     told |= {"targets": targets, "one_by_one": here and jobs == 1}
     told |= {"threads": threads, "all_threads": threads * jobs}
@@ -183,9 +204,14 @@ def _snakemake(plan: Plan, targets: List[str], engine: Sequence[str], jobs: int,
             return process.wait()
 
 
-def _tell_failure(plan: Plan, left: Sequence[Step], started: float) -> None:
+def _tell_failure(plan: Plan, left: Sequence[Step], started: float, status: int) -> None:
     """Says which step failed and where its story is; of the engine's own failures, its words."""
     logs = Path(plan.folder) / LOGS
+    if status < 0:
+        number = signal.Signals(-status).name
+        advice = "What is finished is kept, and the same command goes on."
+        print(f"Not finished: Snakemake was ended by {number}. {advice}", file=sys.stderr)
+        return
     attempts = {step.name: attempts_path(plan, step) for step in left}
     failed = [
         name

@@ -65,9 +65,7 @@ def _check_folder(run: RunFile) -> None:
     Raises:
         ValueError: naming what is in the way.
     """
-    text = run.data if isinstance(run.data, Mapping) else {"text": run.data}
-    given = {"data:": text["text"], "data.vocabulary:": text.get("vocabulary")}
-    check_apart(run.folder, given, "run:")
+    check_apart(run.folder, folders_read(run), "run:")
     if run.folder.exists() and not run.folder.is_dir():
         raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")
     try:
@@ -83,6 +81,12 @@ def _check_folder(run: RunFile) -> None:
             f"run: {run.folder} holds {there[0]}, which no run made. Move that away, or give "
             "another folder."
         )
+
+
+def folders_read(run: RunFile) -> Dict[str, Optional[str]]:
+    """The folders that a run reads, by the keys that name them."""
+    text = run.data if isinstance(run.data, Mapping) else {"text": run.data}
+    return {"data:": text["text"], "data.vocabulary:": text.get("vocabulary")}
 
 
 def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:

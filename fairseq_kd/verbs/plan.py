@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, List
 
 from fairseq_kd.flag_types import THREADS, Range, Several, file_path, one_line, shown
+from fairseq_kd.whole_files import check_apart
 
 DESCRIPTION = """\
 Plans the ladder of a progressive distillation, from a teacher down to a student of the size that
@@ -131,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
         if args.chart.suffix not in FORMATS:
             raise ValueError(f"--chart must end with {' or '.join(FORMATS)}, but is {args.chart}.")
         check_matplotlib()
+        check_apart(args.chart, {"--data": args.data}, "--chart")
     blueprint = _blueprint(args)
     report = LadderReport(blueprint, _ratios(args, blueprint), args.strategy)
     print(report)

@@ -88,13 +88,17 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Shows, writes or runs the plan."""
     from fairseq_kd.progressive import driver
-    from fairseq_kd.progressive.planning import plan_run
+    from fairseq_kd.progressive.planning import folders_read, plan_run
+    from fairseq_kd.progressive.run_file import read_run
     from fairseq_kd.progressive.shell_script import write_script
     from fairseq_kd.progressive.state import judge
+    from fairseq_kd.whole_files import check_apart
 
     engine = _engine(args)
     if args.shell is not None and args.verify:
         raise ValueError("--verify has no effect with --shell. Leave it out.")
+    if args.shell is not None:
+        check_apart(args.shell, folders_read(read_run(args.file, args.changes)), "--shell")
     if args.shell is None and not args.dry_run:
         driver.check_snakemake()
     plan = plan_run(args.file, args.parser, args.changes)

@@ -1,5 +1,6 @@
 """The driver with a real Snakemake, whose steps are small shell commands."""
 
+import os
 import random
 import re
 import signal
@@ -144,6 +145,33 @@ def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     assert "middle failed: test '!' -e" in told
     broken.unlink()
     assert "teacher" not in begun(finish(plan))
+
+
+def test_an_engine_that_was_killed_is_told_as_that(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "_snakemake", lambda *given: -signal.SIGKILL)
+    assert driver.run_plan(small_plan(tmp_path / "run"), None, []) == 128 + signal.SIGKILL
+    told = (
+        "Not finished: Snakemake was ended by SIGKILL. What is finished is kept, and the same com"
+    )
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "cores"), [("4,2", 4), (" 3 ", 3), ("08", 8), ("", None), (None, None)]
+)
+def test_as_many_cores_are_used_as_openmp_is_given(given, cores, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert driver._cores() == (cores or os.cpu_count())
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "4x", "1" * 5000, "٤"])
+def test_a_number_of_threads_that_is_none_is_refused_by_its_variable(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    told = f"OMP_NUM_THREADS must be a number of threads, such as 4, but is {given!r:.60}. Correct"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        driver.run_plan(small_plan(tmp_path / "run"), None, [])
 
 
 @pytest.mark.parametrize("name", ["middle.log", "snakemake.log"])

@@ -148,6 +148,9 @@ def test_a_target_leaves_out_rungs_that_would_be_the_same(capsys):
          "--latency-ms. Leave it out."),
         ([*TEACHER, "--target", "0.5", "--chart", "x.pdf"], "--chart must end with .png or .svg, "
          "but is x.pdf."),
+        ([*TEACHER[:2], "--data", f"{ROOT}/data", "--ladder", "0.5", "--chart",
+          f"{ROOT}/data/x.svg"],
+         f"--chart {ROOT}/data/x.svg lies inside --data {ROOT}/data, which is only read. Choose "),
         (["--arch", "transformer", "--target", "0.5"], "--arch needs --words N or --data BIN, "
          "since embeddings are a part of every rung."),
         (["--arch", "transformer", "--data", "nowhere", "--target", "0.5"], "--data nowhere is not "

@@ -9,6 +9,7 @@ import pytest
 from harness import ENVIRONMENT, run
 from plans import made, small_plan
 
+from fairseq_kd import cli
 from fairseq_kd.progressive.execution import run_step
 from fairseq_kd.progressive.shell_script import write_script
 from fairseq_kd.progressive.state import judge, make_way
@@ -28,6 +29,18 @@ def script(tmp_path):
 def test_shellcheck_is_silent(script):
     found = subprocess.run(["shellcheck", script[1]], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_it_is_not_written_into_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "run.yaml").write_text("data: bin\nteacher: t.pt\ntarget: 0.5\n")
+    assert cli.main(["progressive", "run.yaml", "--shell", "bin/run.sh"]) == 2
+    told = (
+        "--shell bin/run.sh lies inside data: bin, which is only read. Choose a place outside it."
+    )
+    assert told in capsys.readouterr().err
+    assert not [*(tmp_path / "bin").iterdir()]
 
 
 def test_its_header_is_its_help(script):
