@@ -58,14 +58,15 @@ def own_file(path: str, flags: int) -> int:
 
 
 def check_no_link(path: Union[str, Path]) -> None:
-    """Refuses a symbolic link in the place of a file of ours.
+    """Refuses a symbolic link in the place of a file or folder of ours.
 
     Raises:
         ValueError: there is one.
     """
     if os.path.islink(path):
+        other = "folder, whose files" if os.path.isdir(path) else "file, which"
         raise ValueError(
-            f"{path} is a link to another file, which would be overwritten. Remove the link."
+            f"{path} is a link to another {other} would be overwritten. Remove the link."
         )
 
 

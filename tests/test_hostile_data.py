@@ -178,6 +178,14 @@ def test_a_dictionary_beside_the_teacher_that_cannot_be_used_is_named(
     refused(capsys, words, [copied.parent], copied / "dict.en.txt", message)
 
 
+def test_text_without_a_line_is_a_set_without_sentences(copied):
+    for path in copied.glob("valid.es-en.*"):
+        path.unlink()
+    (copied / "valid.es-en.es").touch()  # --dataset-impl raw
+    with pytest.raises(ValueError, match=rf"^{copied}/valid\.es-en\.es holds no sentence\. Give"):
+        read_subset(copied, "valid", ("es", "en"))
+
+
 # ---- JSON
 
 JSON = {

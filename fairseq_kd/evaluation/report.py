@@ -14,11 +14,12 @@ from fairseq_kd.evaluation.scores import TESTABLE
 from fairseq_kd.evaluation.tables import Figures
 from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
 from fairseq_kd.sequence.shards import WHOLE
-from fairseq_kd.whole_files import check_apart, make_folder, written_whole
+from fairseq_kd.whole_files import check_apart, check_no_link, make_folder, written_whole
 
 TITLE = "What the distillation gained"
 PLOTS, FIGURES = "plots", "evaluation.json"
-WRITTEN = (FIGURES, "report.md", "report.html", PLOTS, "translations", "decoded")
+FOLDERS = (PLOTS, "translations", "decoded")
+WRITTEN = (FIGURES, "report.md", "report.html", *FOLDERS)
 DECODED = re.compile(r".+-[0-9a-f]{16}")  # a folder of the translations of a system
 NAME = r"[\w.-]*\w[\w.-]*"
 REPLACEABLE = re.compile(
@@ -88,9 +89,12 @@ def check_out(out: Path, data: Path) -> None:
         data: what is evaluated on.
 
     Raises:
-        ValueError: something is in the place of a file of the report.
+        ValueError: something is in the place of a file of the report, or a folder of it is a link
+            to elsewhere.
     """
     check_apart(out, {"--data": data})
+    for folder in (*(out / name for name in FOLDERS), *(out / "decoded").glob("*")):
+        check_no_link(folder)
     if _is_evaluations(out):
         return
     for name in WRITTEN:

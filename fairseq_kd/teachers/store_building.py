@@ -45,8 +45,14 @@ from fairseq_kd.teachers.store import (
     write_array,
     write_json,
 )
-from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path, subset_folder
-from fairseq_kd.whole_files import check_apart, check_vacant, make_folder, written_whole
+from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path
+from fairseq_kd.whole_files import (
+    check_apart,
+    check_no_link,
+    check_vacant,
+    make_folder,
+    written_whole,
+)
 
 
 class StoreBuilder:
@@ -176,7 +182,8 @@ class StoreBuilder:
         data = data_fingerprint(self.task.cfg.data, subset, language_pair(self.task))
         self.task.load_dataset(subset, combine=True)  # train1, too, as fairseq-train reads it
         dataset = self.task.dataset(subset)
-        folder = subset_folder(self.out, subset)
+        folder = self.out / subset
+        check_no_link(folder)
         identity = {"data": data, "sentences": len(dataset)}
         if not (folder / INDEX).is_file():
             make_folder(folder)

@@ -27,23 +27,9 @@ from fairseq_kd.teachers.store import (
     write_array,
     write_json,
 )
+from fairseq_kd.whole_files import check_no_link
 
 OF_PART = ".sentences.npy"  # the end of the name of a part's table
-
-
-def subset_folder(out: Path, subset: str) -> Path:
-    """The folder of a subset, which must lie in the store itself.
-
-    Raises:
-        ValueError: it is a link to another folder, whose files would be replaced.
-    """
-    folder = out / subset
-    if folder.is_symlink():
-        raise ValueError(
-            f"{folder} must be a folder of the store, but is a link to another one, whose files "
-            "would be replaced. Remove the link; to have a store on another disk, link all of it."
-        )
-    return folder
 
 
 def merge_subset(out: Path, subset: str, read: bool = True) -> int:
@@ -58,9 +44,10 @@ def merge_subset(out: Path, subset: str, read: bool = True) -> int:
 
     Raises:
         FileNotFoundError: there is no such subset in the store.
-        ValueError: parts are missing or damaged, and which.
+        ValueError: parts are missing or damaged, and which; or the subset's folder is a link.
     """
-    store, folder = TeacherStore(out), subset_folder(out, subset)
+    store, folder = TeacherStore(out), out / subset
+    check_no_link(folder)
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{out} holds nothing of {subset}. Build it by fairseq-kd store.")
     index = read_json(folder / INDEX)

@@ -20,7 +20,7 @@ from fairseq_kd.evaluation import translations
 from fairseq_kd.evaluation.agreement import agreement
 from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
 from fairseq_kd.evaluation.document import markdown_page
-from fairseq_kd.evaluation.report import TITLE, cards, fairest_control, sections
+from fairseq_kd.evaluation.report import TITLE, cards, check_out, fairest_control, sections
 from fairseq_kd.evaluation.systems import Named, common_subset, load_systems
 from fairseq_kd.locks import locked
 
@@ -264,6 +264,17 @@ def test_mistakes_are_refused_before_anything_is_measured(
     assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["plots", "translations", "decoded", "decoded/teacher-0"])
+def test_a_report_is_not_written_through_a_link_to_another_folder(tmp_path, name):
+    (tmp_path / "theirs").mkdir()
+    link = tmp_path / "out" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "theirs")
+    told = f"^{link} is a link to another folder, whose files would be overwritten. Remove the link"
+    with pytest.raises(ValueError, match=told):
+        check_out(tmp_path / "out", tmp_path / "data")
 
 
 def test_a_folder_that_another_process_evaluates_into_is_refused(evaluate_words, tmp_path, capsys):

@@ -223,7 +223,7 @@ def test_a_subset_that_is_a_link_is_not_written_through(copied, build, tmp_path)
     (copied / "valid").symlink_to(tmp_path / "theirs")
     (tmp_path / "theirs" / "00002.npy").write_text("precious")
     before = contents(tmp_path / "theirs")
-    told = f"{copied}/valid must be a folder of the store, but is a link to another one, whose"
+    told = f"{copied}/valid is a link to another folder, whose files would be overwritten. Remove"
     for write in (lambda: build(copied, subsets=["valid"]), lambda: merge_subset(copied, "valid")):
         with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
             write()
