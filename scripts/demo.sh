@@ -4,7 +4,7 @@
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
 # Ten minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
-# Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 39 % of its
+# Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 26 % of its
 # parameters, and the same without distillation, both from random weights and with as many updates. Then
 # runs/demo/report.html (and report.md) says what distillation is worth, and runs/demo/history.html how each was made.
 # Every training is one fairseq-train line.
@@ -12,7 +12,7 @@
 # Env: RUN=runs/demo                where everything goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      SEED=1                       of every training
-#      UPDATES=1500                 of student and control
+#      UPDATES=1000                 of student and control
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
 here=$PWD

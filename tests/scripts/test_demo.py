@@ -14,7 +14,7 @@ from harness import ENVIRONMENT, ROOT, run, write_text
 
 DEMO, PLAIN = (ROOT / "scripts" / f"{name}.sh" for name in ("demo", "progressive"))
 LADDER = ROOT / "scripts" / "ladder.yaml"
-STEPS = 6
+STEPS = 5
 TRAININGS = ("student", "undistilled")
 
 

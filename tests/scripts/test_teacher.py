@@ -1,0 +1,72 @@
+"""The teacher in data/teacher.es-en: how it is made, and that it is what its manifest says."""
+
+import importlib
+import json
+import re
+import sys
+
+import pytest
+import torch
+from harness import ROOT, Setup, run
+
+from fairseq_kd.checkpoints import options_of, read_model
+from fairseq_kd.hashes import sha256_of
+from fairseq_kd.stored_weights import count_parameters
+from fairseq_kd.updates import updates_behind
+
+FOLDER = ROOT / "data" / "teacher.es-en"
+PLAIN = ["--criterion", "label_smoothed_cross_entropy", "--share-all-embeddings"]
+PLAIN += ["--no-save-optimizer-state"]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The program that packs a teacher."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+    return importlib.import_module("weights_alone")
+
+
+def saved(data, path, seed):
+    return Setup(data, *PLAIN, "--seed", str(seed), "--save-dir", str(path.parent)).save(path)
+
+
+def test_the_mean_of_checkpoints_is_written_in_half_precision(script, data, tmp_path, monkeypatch):
+    paths = [saved(data, tmp_path / f"{seed}.pt", seed) for seed in (1, 2)]
+    out = tmp_path / "out.pt"
+    monkeypatch.setattr(sys, "argv", ["weights_alone.py", str(out), *map(str, paths)])
+    script.main()
+    packed, one, two = (read_model(path)["model"] for path in (out, *paths))
+    assert packed.keys() == one.keys()
+    for name, weight in packed.items():
+        want = ((one[name].double() + two[name].double()) / 2).half()
+        assert weight.dtype == torch.float16
+        assert torch.equal(weight, want), name
+    shared = {packed[f"{side}.embed_tokens.weight"].data_ptr() for side in ("encoder", "decoder")}
+    assert len(shared) == 1
+    assert str(tmp_path) not in str(read_model(out))
+    with pytest.raises(FileExistsError):
+        script.main()
+
+
+def test_checkpoints_of_other_shapes_are_refused(script, data, tmp_path):
+    one = saved(data, tmp_path / "1.pt", 1)
+    two = Setup(data, *PLAIN, "--decoder-layers", "2").save(tmp_path / "2.pt")
+    with pytest.raises(ValueError, match=r"not of one training: their weights differ in shape\."):
+        script.weights_alone([str(one), str(two)])
+
+
+def test_the_teacher_is_what_its_manifest_says():
+    manifest = json.loads((FOLDER / "manifest.json").read_text())
+    path = FOLDER / "teacher.pt"
+    state = read_model(path)
+    assert sha256_of([path]) == manifest["sha256"]
+    assert updates_behind(path) == manifest["updates"]
+    assert f"{count_parameters(state['model']):,} parameters" in manifest["training"]
+    assert path.stat().st_size < 8_000_000
+    assert options_of(state, "task")["source_lang"] == "es"
+    assert not re.search(r"(?<![\w.])/\w", str(state["cfg"])), "an absolute path"
+
+
+def test_the_header_is_the_help():
+    told = run(ROOT / "scripts" / "teacher.sh", "--help").stdout
+    assert "Train the teacher that data/teacher.es-en holds" in told
