@@ -60,7 +60,6 @@ def compressed(path):
     whole = saved(path, {"model": WEIGHTS, "args": ARGS})
     with zipfile.ZipFile(whole) as file:
         records = {name: file.read(name) for name in file.namelist()}
-    records["T/data.pkl"] += bytes(1 << 20)
     with zipfile.ZipFile(path, "w") as file:
         for name, content in records.items():
             packed = zipfile.ZIP_DEFLATED if name == "T/data.pkl" else zipfile.ZIP_STORED
