@@ -8,6 +8,8 @@ from pathlib import Path
 
 from harness import ENVIRONMENT, ROOT
 
+from fairseq_kd.progressive import state
+from fairseq_kd.progressive.execution import run_step
 from fairseq_kd.progressive.steps import Plan, Step, write_plan
 
 # Appends what its input held to its output, a line at a time; killed, it goes on where it was.
@@ -86,3 +88,17 @@ def finish(plan, *engine, **others):
     told = driver.communicate()[1]
     assert driver.returncode == 0, told
     return told
+
+
+def build(plan):
+    """Runs all that is not done, in order, and returns the names."""
+    verdicts = [verdict for verdict in state.judge(plan) if verdict.state != state.DONE]
+    state.make_way(plan, verdicts)
+    for verdict in verdicts:
+        assert run_step(plan, verdict.step.name) == 0
+    return [verdict.step.name for verdict in verdicts]
+
+
+def verdicts(plan, **options):
+    """How each step stands, and why, by its name."""
+    return {each.step.name: (each.state, each.why) for each in state.judge(plan, **options)}

@@ -1,7 +1,10 @@
-"""A teacher that is large enough to be shrunk, and run files that name it."""
+"""A teacher that is large enough to be shrunk, run files that name it, and a run that is built."""
+
+import shutil
 
 import pytest
 from harness import Setup
+from plans import build, small_plan
 
 from fairseq_kd import cli
 from fairseq_kd.progressive.planning import plan_run
@@ -31,3 +34,21 @@ def plan_of(data, large_teacher, tmp_path, monkeypatch):
         return plan_run(path, cli.parser(), changes)
 
     return plan
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder in which a run was built that names its files from there."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        build(small_plan("run"))
+    return folder
+
+
+@pytest.fixture
+def plan(built, tmp_path, monkeypatch):
+    """A copy of it that may be spoilt."""
+    shutil.copytree(built / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    return small_plan("run")
