@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Train the teacher that data/teacher.es-en holds, from which scripts/demo.sh distils.
 #
-#   usage: scripts/teacher.sh [OUT_DIR]        OUT_DIR=runs/teacher/packed
+#   usage: scripts/teacher.sh [OUT_DIR]        OUT_DIR=RUN/packed
 #
 # An hour and three quarters of one CPU core. scripts/teacher.yaml describes the training: verses from data/bible.es-en, all
 # lengths, Spanish to English. Its last checkpoints are averaged, and OUT_DIR gets the mean:
 #   teacher.pt                            weights alone in half precision, with the options of the model
 #   codes, dict.es.txt, dict.en.txt       how its text was split by BPE, and numbered
 #
-# Env: AVERAGED=4   checkpoints in the mean
+# Env: AVERAGED=4                   checkpoints in the mean
+#      RUN=runs/teacher             where the training goes
+#      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
+#      UPDATES=9000
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
 here=$PWD
@@ -21,10 +24,14 @@ scripts/setup.sh
 # shellcheck source=scripts/common.sh
 source scripts/common.sh
 
-run=runs/teacher out=$(from_here "${1:-}" runs/teacher/packed)
+run=$(from_here "${RUN:-}" runs/teacher)
+out=$(from_here "${1:-}" "$run/packed")
 [[ ! -e $out ]] || die "$out is there already. Remove it, or give another OUT_DIR."
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
-fairseq-kd progressive scripts/teacher.yaml --until teacher
+changes=(--set "run=$run")
+[[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(from_here "$TEXT" "")")
+[[ -z ${UPDATES:-} ]] || changes+=(--set "teacher.train.max-update=$UPDATES")
+fairseq-kd progressive scripts/teacher.yaml --until teacher "${changes[@]}"
 mapfile -t last < <(printf '%s\n' "$run"/teacher/checkpoint_*_*.pt | sort -t _ -k 3n | tail -n "${AVERAGED:-4}")
 begin "$out"
 python scripts/weights_alone.py "$work/teacher.pt" "${last[@]}"

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 import torch
-from harness import ROOT, Setup, run
+from harness import ROOT, Setup, run, write_text
 
 from fairseq_kd.checkpoints import options_of, read_model
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.stored_weights import count_parameters
 from fairseq_kd.updates import updates_behind
 
-FOLDER = ROOT / "data" / "teacher.es-en"
+FOLDER, TRAIN = ROOT / "data" / "teacher.es-en", ROOT / "scripts" / "teacher.sh"
 PLAIN = ["--criterion", "label_smoothed_cross_entropy", "--share-all-embeddings"]
 PLAIN += ["--no-save-optimizer-state"]
 
@@ -67,6 +67,19 @@ def test_the_teacher_is_what_its_manifest_says():
     assert not re.search(r"(?<![\w.])/\w", str(state["cfg"])), "an absolute path"
 
 
+@pytest.mark.slow
+def test_it_is_made_by_one_command(tmp_path):
+    text = write_text(tmp_path / "text", {"train": 2000, "valid": 40, "test": 40})
+    env = {"TEXT": str(text), "RUN": str(tmp_path / "run"), "UPDATES": "1000", "AVERAGED": "2"}
+    run(TRAIN, tmp_path / "out", env=env)
+    assert updates_behind(tmp_path / "out" / "teacher.pt") == 1000
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"teacher.pt", "codes", "dict.es.txt", "dict.en.txt"}
+    again = run(TRAIN, tmp_path / "out", env=env, check=False)
+    assert again.returncode == 1
+    assert "out is there already. Remove it, or give another OUT_DIR." in again.stderr
+
+
 def test_the_header_is_the_help():
-    told = run(ROOT / "scripts" / "teacher.sh", "--help").stdout
+    told = run(TRAIN, "--help").stdout
     assert "Train the teacher that data/teacher.es-en holds" in told
