@@ -32,7 +32,7 @@ changes=(--set "run=$run")
 [[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(from_here "$TEXT" "")")
 [[ -z ${UPDATES:-} ]] || changes+=(--set "teacher.train.max-update=$UPDATES")
 fairseq-kd progressive scripts/teacher.yaml --until teacher "${changes[@]}"
-mapfile -t last < <(printf '%s\n' "$run"/teacher/checkpoint_*_*.pt | sort -t _ -k 3n | tail -n "${AVERAGED:-4}")
+mapfile -t last < <(printf '%s\n' "$run"/teacher/checkpoint_*_*.pt | sort -V | tail -n "${AVERAGED:-4}")
 begin "$out"
 python scripts/weights_alone.py "$work/teacher.pt" "${last[@]}"
 cp "$run"/data/codes "$run"/data/bin/dict.{es,en}.txt "$work"
