@@ -216,7 +216,10 @@ def unpickled(path: Path, called: str) -> Any:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{called} does not exist. Give the path of a fairseq checkpoint.")
-    zipped = zipfile.is_zipfile(path)  # torch before 1.6 wrote another format
+    with path.open("rb") as file:  # by which torch, too, tells it from the format before 1.6
+        zipped = file.read(len(ZIP)) == ZIP
+    if zipped and not zipfile.is_zipfile(path):  # torch reads one with something behind its index
+        raise ValueError(_unreadable(path, called, ""))
     stat = path.stat()
     fault = _fault_of_records(path, stat.st_size, stat.st_mtime_ns) if zipped else None
     if fault is not None:

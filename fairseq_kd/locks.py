@@ -89,11 +89,11 @@ def _opened(path: Path, written: Path) -> IO[str]:
 def is_held(path: Path) -> Optional[bool]:
     """Whether a process holds a lock; None if there is none, or the file system does not tell."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=own_file) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (OSError, ValueError):
         return None
     return False
 
@@ -126,7 +126,7 @@ def _holder(file: IO[str]) -> Dict[str, Any]:
     file.seek(0)
     try:
         return dict(json.loads(file.read()))
-    except ValueError:  # it is being written, or was cut off
+    except (ValueError, RecursionError):  # it is being written, was cut off, or is no lock
         return {}
 
 

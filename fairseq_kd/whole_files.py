@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import shutil
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, Union
@@ -43,18 +44,23 @@ CUT_SHORT = re.compile(  # torch and numpy say so without a number
 def own_file(path: str, flags: int) -> int:
     """Opens a file of ours, for ``open(..., opener=own_file)``; not one elsewhere by a link.
 
-    A folder from somebody else may hold a link where we write a lock or a journal.
+    A folder from somebody else may hold a link, or a pipe that never answers, where we write a lock
+    or a journal.
 
     Raises:
-        ValueError: there is a symbolic link.
+        ValueError: there is a symbolic link, or no ordinary file.
     """
     try:
-        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
         check_no_link(path)
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} must be an ordinary file, but is a pipe or a device. Remove it.")
+    return descriptor
 
 
 def check_no_link(path: Union[str, Path]) -> None:

@@ -81,6 +81,7 @@ finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT
 
 give_up() { # give_up STATUS: removes what is not whole, and says so if that was for want of space
   local status=$1 told=""
+  rm -f "$place/room"
   (head --bytes 1048576 /dev/zero > "$place/room") 2> /dev/null ||
     told="The disk of $making is full; what was there before is as it was. Free some space and run the same line again."
   rm -rf "$place"

@@ -14,7 +14,7 @@ from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd import locks
 from fairseq_kd.child_process import TOKEN, running
-from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.locks import is_held, lock_beside, locked
 from fairseq_kd.sequence import plan
 from fairseq_kd.sequence.journal import Journal
 
@@ -161,3 +161,17 @@ def test_a_link_does_not_have_another_file_overwritten(tmp_path, kind):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         OPENED[kind](link)
     assert kept.read_text() == "mine"
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    message = r"\.lock must be an ordinary file, but is a pipe or a device\. Remove it\."
+    with pytest.raises(ValueError, match=message), locked(tmp_path / ".lock", "it"):
+        pass
+    assert is_held(tmp_path / ".lock") is None
+
+
+def test_a_lock_of_too_many_brackets_has_no_holder(tmp_path):
+    (tmp_path / ".lock").write_text('{"a":' * 100_000)
+    with locked(tmp_path / ".lock", "it"):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()

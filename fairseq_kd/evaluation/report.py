@@ -75,7 +75,7 @@ def _replaceable_files(out: Path) -> List[str]:
     """What an earlier evaluation wrote into the folder under names that a later one may not use."""
     try:
         found = json.loads((out / FIGURES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # there is none, or it is somebody else's
+    except (OSError, ValueError, RecursionError):  # there is none, or it is somebody else's
         return []
     names = found.get("files", []) if isinstance(found, dict) else []
     return [name for name in names if isinstance(name, str) and REPLACEABLE.fullmatch(name)]
@@ -113,7 +113,7 @@ def _is_evaluations(out: Path) -> bool:
         names = os.listdir(out / "decoded") if (out / "decoded").is_dir() else []
         later = [name for name in WRITTEN[:4] if os.path.lexists(out / name)]
         return bool(names) and all(map(DECODED.fullmatch, names)) and not later
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

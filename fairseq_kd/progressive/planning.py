@@ -18,7 +18,7 @@ from fairseq_kd.progressive.starts import check_starts
 from fairseq_kd.progressive.state import HASHES, REPLACED, STEPS, FileHashes
 from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, read_plan, write_plan
 from fairseq_kd.progressive.training_check import check_training_command, complaint_told
-from fairseq_kd.whole_files import check_apart
+from fairseq_kd.whole_files import check_apart, check_no_link
 
 STRATEGY, FACTOR = "balanced", 0.7
 RESERVED = (  # folders of a run that are no rung's
@@ -66,6 +66,8 @@ def _check_folder(run: RunFile) -> None:
         ValueError: naming what is in the way.
     """
     check_apart(run.folder, folders_read(run), "run:")
+    for name in WRITTEN:
+        check_no_link(run.folder / name)
     if run.folder.exists() and not run.folder.is_dir():
         raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")
     try:

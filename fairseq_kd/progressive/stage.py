@@ -22,10 +22,18 @@ from fairseq_kd.checkpoints import check_start, is_cut_off
 from fairseq_kd.child_process import child
 from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
+from fairseq_kd.names import on_terminal
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
 from fairseq_kd.updates import LAST, updates_done
-from fairseq_kd.whole_files import check_room, moved_aside, own_file, writing, written_whole
+from fairseq_kd.whole_files import (
+    check_no_link,
+    check_room,
+    moved_aside,
+    own_file,
+    writing,
+    written_whole,
+)
 
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
@@ -66,6 +74,8 @@ def run_stage(name: str, command: List[str]) -> int:
 
 def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock: Lock) -> int:
     save_dir = Path(options.save_dir)
+    for path in sorted(save_dir.glob("checkpoint*.pt*")):  # which fairseq would write through
+        check_no_link(path)
     restore_last_checkpoint(save_dir)
     done, ended = updates_done(save_dir / LAST), save_dir / ENDED
     if done:
@@ -87,7 +97,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
             file.write(shlex.join(command))
     if status != 0:
         print(
-            *tail,
+            *map(on_terminal, tail),
             f"{name} failed with status {_status_text(status)}; the whole log is in "
             f"{save_dir / 'train.log'}",
             sep="\n",
@@ -104,8 +114,11 @@ def _say_what_changed(name: str, command: List[str], save_dir: Path) -> None:
     changed = [flag for flag in flags if before.get(flag) != now.get(flag)]
     if before and changed:
         some = changed[:SHOWN_FLAGS]
-        told = ", ".join(
-            f"{flag} {before[flag]}".strip() if flag in before else f"no {flag}" for flag in some
+        told = on_terminal(
+            ", ".join(
+                f"{flag} {before[flag]}".strip() if flag in before else f"no {flag}"
+                for flag in some
+            )
         )
         print(
             f"{name}: the training in {save_dir} was begun with {told}, and is gone on with all "

@@ -23,6 +23,7 @@ checked when it is first read.
 import json
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from types import SimpleNamespace
 from typing import Any, Dict, List, Tuple, Union
 
@@ -333,7 +334,7 @@ def _mapped(path: Path) -> np.ndarray:
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError, OverflowError) as error:
+    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
         raise ValueError(f"{path} is missing or cut off. {AGAIN}") from error
 
 

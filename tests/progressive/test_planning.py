@@ -321,6 +321,15 @@ def test_parameters_cannot_be_counted_before_the_text_is_prepared(plan_of, prepa
         plan_of(f"{text}{TEACHER}parameters: 60K")
 
 
+@pytest.mark.parametrize("name", ["logs", "steps", "replaced"])
+def test_a_link_in_the_folder_of_a_run_is_refused(plan_of, tmp_path, name):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).symlink_to(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=rf"mine/{name} is a link to another folder, whose files"):
+        plan_of(f"run: {tmp_path / 'mine'}\n{TEACHER}ladder: [0.5]")
+
+
 def test_what_no_run_made_is_not_replaced(plan_of, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()

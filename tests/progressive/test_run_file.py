@@ -95,9 +95,14 @@ REFUSALS = {
     ),
     "a folder of two lines": (
         'run: "a\\nb"',
-        "run must be text on one line and not empty, but is 'a\\nb'.",
+        "run must be text on one line, not empty and not beginning with -, but is 'a\\nb'.",
     ),
-    "a folder of spaces": ('run: "  "', "run must be text on one line and not empty, but is '  '."),
+    "a folder of spaces": ('run: "  "', "run must be text on one line, not empty and not begin"),
+    "a flag for a folder": ("run: --user-dir=x", "run must be text on one line, not empty and not"),
+    "a flag for a value": (
+        "each: {train: {cpu: --user-dir=x}}",
+        "each.train.cpu must be a value that does not begin with -, as a flag does, but is '--use",
+    ),
     "a weight that is none": ("each: {alpha: .nan}", "each.alpha cannot be nan."),
     "shards that are no whole number": ("store: {shards: 2.0}", "store.shards cannot be 2.0."),
     "more shards than anyone has": ("store: {shards: 2000000000}", "store.shards cannot be 20000"),

@@ -112,11 +112,12 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
     assert capsys.readouterr().err == told
 
 
-def test_a_log_that_is_a_link_is_refused(command, tmp_path):
+@pytest.mark.parametrize("name", ["train.log", "checkpoint_best.pt", "checkpoint_last.pt.tmp"])
+def test_a_link_in_the_place_of_what_is_written_is_refused(command, tmp_path, name):
     (tmp_path / "theirs").write_text("precious")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "train.log").symlink_to(tmp_path / "theirs")
-    with pytest.raises(ValueError, match=r"/train\.log is a link to another file, which would be"):
+    (tmp_path / "run" / name).symlink_to(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=rf"/{name} is a link to another file, which would be"):
         stage.run_stage("student", command)
     assert (tmp_path / "theirs").read_text() == "precious"
 

@@ -35,6 +35,14 @@ def test_what_a_killed_script_left_is_removed_and_nothing_else(tmp_path, mark):
     assert mark != "link" or (tmp_path / "precious").read_text() == "precious"
 
 
+def test_a_failure_writes_through_no_link_that_a_folder_holds(tmp_path):
+    partial = left_by_a_kill(tmp_path / "folder" / "out.partial", True)
+    (tmp_path / "precious").write_text("precious")
+    (partial / "room").symlink_to(tmp_path / "precious")
+    assert make(tmp_path / "folder" / "out", "false", check=False).returncode == 1
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 SOURCE = 'set -euo pipefail; source "$0/scripts/common.sh"; '
 
 

@@ -239,6 +239,14 @@ def test_what_was_read_undamaged_is_not_checked_again(copied, monkeypatch):
         subset.records(4)
 
 
+def test_a_damaged_header_of_an_array_is_named(copied):
+    path = copied / "valid" / "sentences.npy"
+    path.write_bytes(path.read_bytes().replace(b"}", b"=", 1))
+    (copied / "valid" / "subset.json").write_text('{"data": "", "sentences": 0}')
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is missing or cut off. {AGAIN}')}"):
+        TeacherStore(copied).subset("valid")
+
+
 @pytest.mark.parametrize("side", ["es", "en"])
 def test_a_damaged_dictionary_is_named_and_written_anew(copied, build, data, side):
     before = contents(copied)
