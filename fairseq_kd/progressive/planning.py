@@ -5,7 +5,7 @@ import os
 import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
@@ -86,9 +86,8 @@ def _check_folder(run: RunFile) -> None:
 
 
 def folders_read(run: RunFile) -> Dict[str, Optional[str]]:
-    """The folders that a run reads, by the keys that name them."""
-    text = run.data if isinstance(run.data, Mapping) else {"text": run.data}
-    return {"data:": text["text"], "data.vocabulary:": text.get("vocabulary")}
+    """The folder of the text or the data of a run, by the key that names it."""
+    return {"data:": run.data if isinstance(run.data, str) else run.data.get("text")}
 
 
 def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:
