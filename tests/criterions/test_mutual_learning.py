@@ -172,7 +172,9 @@ def test_peers_are_trained_with_dropout_and_validated_without(setup):
             assert (logs[0][key] != logs[1][key]) == training
 
 
-@pytest.mark.parametrize("flags", [["--kd-chunk-tokens", "5"], ["--kd-compile"]])
+@pytest.mark.parametrize(
+    "flags", [["--kd-chunk-tokens", "5"], pytest.param(["--kd-compile"], marks=pytest.mark.slow)]
+)
 def test_chunks_and_compiling_change_nothing(mutual, flags):
     whole, chunked = mutual("--kd-chunk-tokens", "0"), mutual(*flags)
     sample = whole.batch(0, 1, 2)

@@ -58,7 +58,8 @@ def test_values_and_gradients_are_the_same_in_one_program(teachers, options):
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize("teacher", ["stored", pytest.param("running", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", TEACHERS)
 def test_what_changes_in_a_training_is_not_compiled_again(teacher):
     for step in range(1, 11):
         numbers = (0.9 - step / 20, step / 20, 0.1, 5.0 - step / 2.5)  # T ends at 1

@@ -52,6 +52,7 @@ def test_it_goes_on_with_what_is_there(out, data, teacher, tmp_path):
     assert binarised(tmp_path / "bin", "train", "en") == binarised(out / "bin", "train", "en")
 
 
+@pytest.mark.slow
 def test_a_source_without_translation_is_refused(out, data, teacher, tmp_path):
     lines = (out / "generate.txt").read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith("H-5\t")]
@@ -89,6 +90,7 @@ def test_data_without_the_languages_of_the_teacher_are_refused(teacher, reversed
     assert result.stderr.startswith(f"{reversed_data} holds no train.es-en.es, which ")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_teacher_is_refused(data, tmp_path):
     result = run_forked(SCRIPT, "none.pt", data, tmp_path / "out", check=False)
     assert result.returncode == 1

@@ -97,6 +97,7 @@ def test_a_shard_that_another_process_decodes_is_refused(translate, tmp_path, ca
     assert not list(out.glob(".hyp*"))
 
 
+@pytest.mark.slow
 def test_sampling_is_the_same_in_any_cut_and_another_with_another_seed(translate, tmp_path):
     flags = ["--subset", "valid", "--sampling", "--nbest", "3", "--max-tokens", "150"]
     translate(tmp_path / "one", *flags, "--workers", "1")
