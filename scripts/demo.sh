@@ -3,9 +3,9 @@
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
-# Ten minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
-# Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 26 % of its
-# parameters, and the same without distillation, both from random weights and with as many updates. Then
+# Sixteen minutes on one CPU core, after installation. scripts/demo.yaml describes the run: verses from
+# data/bible.es-en, Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of
+# 26 % of its parameters, and the same without distillation, both from random weights and with as many updates. Then
 # runs/demo/report.html (and report.md) says what distillation is worth, and runs/demo/history.html how each was made.
 # Every training is one fairseq-train line.
 #

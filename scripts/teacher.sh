@@ -3,8 +3,8 @@
 #
 #   usage: scripts/teacher.sh [OUT_DIR]        OUT_DIR=RUN/packed
 #
-# An hour and three quarters of one CPU core. scripts/teacher.yaml describes the training: verses from data/bible.es-en, all
-# lengths, Spanish to English. Its last checkpoints are averaged, and OUT_DIR gets the mean:
+# Some two hours of one CPU core. scripts/teacher.yaml describes the training: verses from data/bible.es-en, all lengths,
+# Spanish to English. Its last checkpoints are averaged, and OUT_DIR gets the mean:
 #   teacher.pt                            weights alone in half precision, with the options of the model
 #   codes, dict.es.txt, dict.en.txt       how its text was split by BPE, and numbered
 #

@@ -39,11 +39,15 @@ def another_zip(path):
         file.writestr("notes.txt", "none")
 
 
+def good_records(path):
+    """The records of a good checkpoint, by their names."""
+    with zipfile.ZipFile(saved(path, {"model": WEIGHTS, "args": ARGS})) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
 def lost_bytes(path):
     """An option whose name is no UTF-8, by a writer who takes that for right."""
-    whole = saved(path, {"model": WEIGHTS, "args": ARGS})
-    with zipfile.ZipFile(whole) as file:
-        records = {name: file.read(name) for name in file.namelist()}
+    records = good_records(path)
     with zipfile.ZipFile(path, "w") as file:
         for name, content in records.items():
             file.writestr(name, content.replace(b"encoder_layers", b"encoder\xfflayers"))
@@ -57,9 +61,7 @@ def a_flipped_bit(path):
 
 
 def compressed(path):
-    whole = saved(path, {"model": WEIGHTS, "args": ARGS})
-    with zipfile.ZipFile(whole) as file:
-        records = {name: file.read(name) for name in file.namelist()}
+    records = good_records(path)
     with zipfile.ZipFile(path, "w") as file:
         for name, content in records.items():
             packed = zipfile.ZIP_DEFLATED if name == "T/data.pkl" else zipfile.ZIP_STORED

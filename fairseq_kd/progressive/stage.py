@@ -113,16 +113,13 @@ def _say_what_changed(name: str, command: List[str], save_dir: Path) -> None:
     flags = sorted({**before, **now}.keys() - SAME_TRAINING)
     changed = [flag for flag in flags if before.get(flag) != now.get(flag)]
     if before and changed:
-        some = changed[:SHOWN_FLAGS]
-        told = on_terminal(
-            ", ".join(
-                f"{flag} {before[flag]}".strip() if flag in before else f"no {flag}"
-                for flag in some
-            )
-        )
+        former = [
+            f"{flag} {before[flag]}".strip() if flag in before else f"no {flag}"
+            for flag in changed[:SHOWN_FLAGS]
+        ]
         print(
-            f"{name}: the training in {save_dir} was begun with {told}, and is gone on with all "
-            "the same. For a training of its own give another --save-dir.",
+            f"{name}: the training in {save_dir} was begun with {on_terminal(', '.join(former))}, "
+            "and is gone on with all the same. For a training of its own give another --save-dir.",
             file=sys.stderr,
         )
 
