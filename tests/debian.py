@@ -6,7 +6,7 @@ import itertools
 
 from harness import ROOT, run
 
-SCRIPT = ROOT / "scripts" / "debian_descriptions.sh"
+SCRIPT = ROOT / "benchmarks" / "debian_descriptions.sh"
 SETS = [f"{name}.{lang}" for name in ("train", "valid", "test") for lang in ("en", "de")]
 
 _spec = importlib.util.spec_from_file_location("made", SCRIPT.with_suffix(".py"))

@@ -1,4 +1,4 @@
-"""Where scripts/debian_descriptions.sh has its files from, and what it refuses."""
+"""Where benchmarks/debian_descriptions.sh has its files from, and what it refuses."""
 
 import bz2
 import gzip
@@ -143,4 +143,4 @@ def test_the_header_is_the_help():
     for words in (["de"], ["de", "out", "more"], ["de", "out", "--local"], ["de", "out", "--odd"]):
         result = run(SCRIPT, *words, check=False)
         assert result.returncode == 2
-        assert "usage: scripts/debian_descriptions.sh LANG OUT_DIR [--local DIR]" in result.stderr
+        assert "usage: benchmarks/debian_descriptions.sh LANG OUT_DIR [--local" in result.stderr

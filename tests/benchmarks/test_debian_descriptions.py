@@ -1,4 +1,4 @@
-"""scripts/debian_descriptions.sh: what it makes of small Translation files."""
+"""benchmarks/debian_descriptions.sh: what it makes of small Translation files."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""Translation files, and the corpus that scripts/debian_descriptions.sh builds of them."""
+"""Translation files, and the corpus that benchmarks/debian_descriptions.sh builds of them."""
 
 import pytest
 from debian import build, packages, write

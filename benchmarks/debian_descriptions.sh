@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Build a parallel corpus, English and LANG, from Debian's package descriptions and their translations.
 #
-#   usage: scripts/debian_descriptions.sh LANG OUT_DIR [--local DIR]
-#   e.g.   scripts/debian_descriptions.sh de text/descriptions.en-de
+#   usage: benchmarks/debian_descriptions.sh LANG OUT_DIR [--local DIR]
+#   e.g.   benchmarks/debian_descriptions.sh de text/descriptions.en-de
 #
 # apt-get fetches Translation-en and Translation-LANG of the suites into folders of its own: neither
 # root nor any change of the system is needed. With --local DIR, the files below DIR whose names end in
@@ -19,7 +19,7 @@
 # Killed? Run the same line again: OUT_DIR appears whole or not at all.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/../scripts/common.sh"
 
 usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 [[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
@@ -93,7 +93,7 @@ else
   fetch "$work/apt" "$work/lists"
   lists=$work/lists origin="${suites[*]} of $mirror"
 fi
-python3 "$root/scripts/debian_descriptions.py" "$lang" "$lists" "$work/corpus" \
+python3 "$root/benchmarks/debian_descriptions.py" "$lang" "$lists" "$work/corpus" \
   --origin "$origin" --valid "$valid" --test "$test"
 finish "$work/corpus"
 say "$out is ready"

@@ -1,4 +1,4 @@
-"""Makes a parallel corpus of Debian's Translation files; scripts/debian_descriptions.sh runs it.
+"""Makes a parallel corpus of Debian's Translation files; benchmarks/debian_descriptions.sh runs it.
 
 A description is a short line and a body of paragraphs and list items. The English one and its
 translation are found together by Description-md5, aligned from the whole to its parts as long as
@@ -40,7 +40,7 @@ WORD = re.compile(r"\w+")
 
 README = """# Package descriptions of Debian, English and {lang}
 
-Built {date} by scripts/debian_descriptions.sh from {origin}.
+Built {date} by benchmarks/debian_descriptions.sh from {origin}.
 
 {counts}
 
