@@ -30,7 +30,7 @@ from fairseq_kd.sequence.engine import Batch, Engine
 from fairseq_kd.sequence.fairseq_engine import FairseqEngine
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Teacher, load_system
+from fairseq_kd.sequence.teachers import Checkpoint, load_checkpoint
 from fairseq_kd.teachers.loading import load_teacher
 
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000
@@ -202,7 +202,9 @@ def _training_batch(subset: Subset, model: nn.Module) -> Any:
     }
 
 
-def training_peak(student: Teacher, teacher: Optional[Teacher], subset: Subset) -> Optional[int]:
+def training_peak(
+    student: Checkpoint, teacher: Optional[Checkpoint], subset: Subset
+) -> Optional[int]:
     """Bytes of one update at its peak: the models' weights, and what the update adds to them.
 
     Args:
@@ -243,7 +245,7 @@ def inference_memory(
 
 
 def _fairseq_engine(path: Path, flag: str, search: Search) -> Engine:
-    return FairseqEngine([load_system(str(path), flag)], search, "cpu")
+    return FairseqEngine([load_checkpoint(str(path), flag)], search, "cpu")
 
 
 def _unchanged(engine: Engine) -> Engine:

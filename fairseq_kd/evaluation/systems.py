@@ -7,7 +7,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import SYSTEM, in_one_line
 from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Teacher, load_system, read_their_subset
+from fairseq_kd.sequence.teachers import Checkpoint, load_checkpoint, read_their_subset
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.updates import updates_behind, updates_done
 
@@ -28,7 +28,7 @@ class System(NamedTuple):
 
     name: str
     role: str
-    model: Teacher
+    model: Checkpoint
     sha256: str
     updates: int
     updates_behind: Optional[int]
@@ -116,7 +116,7 @@ def load_named(named: Named, flag: str) -> System:
     Raises:
         FileNotFoundError, ValueError: as ``load_teacher``.
     """
-    model = load_system(named.path, flag)
+    model = load_checkpoint(named.path, flag)
     model.model.make_generation_fast_(need_attn=False)  # what fairseq-generate does to it
     path = Path(named.path)
     counts = updates_done(path), updates_behind(path)

@@ -23,7 +23,7 @@ from fairseq_kd.hashes import first_damaged, read_sums, write_sums
 from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
 from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Teacher
+from fairseq_kd.sequence.teachers import Checkpoint
 from fairseq_kd.stored_options import UNOPENED, unopened_files
 from fairseq_kd.whole_files import make_folder, writing
 
@@ -37,18 +37,18 @@ class CannotConvertError(Exception):
 
 
 def default_cache() -> Path:
-    """Where converted teachers are kept if no other folder is given."""
+    """Where converted models are kept if no other folder is given."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairseq_kd"
 
 
-def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Path:
-    """The folder of a converted teacher with both forms of it, made if the cache has none.
+def converted(checkpoint: Checkpoint, sha256: str, subset: Subset, cache: Path) -> Path:
+    """The folder of a converted model with both forms of it, made if the cache has none.
 
     Args:
-        teacher: with the subset's dictionaries.
+        checkpoint: with the subset's dictionaries.
         sha256: of its checkpoint.
         subset: whose folder has the dictionaries, and whose sentences prove the conversion.
-        cache: folder for converted teachers.
+        cache: folder for converted models.
 
     Raises:
         CannotConvertError: CTranslate2 refuses the model, or scores otherwise than fairseq.
@@ -64,9 +64,9 @@ def converted(teacher: Teacher, sha256: str, subset: Subset, cache: Path) -> Pat
         work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
     try:
         with writing(cache, work):
-            write_converted(teacher, subset, work / FLOAT32)
-            _prove(work / FLOAT32, teacher, subset)
-            write_converted(teacher, subset, work / INT8, INT8)
+            write_converted(checkpoint, subset, work / FLOAT32)
+            _prove(work / FLOAT32, checkpoint, subset)
+            write_converted(checkpoint, subset, work / INT8, INT8)
             write_sums(work)
             work.chmod(0o755)
             _put_in_place(work, folder)
@@ -107,12 +107,12 @@ def form(conversion: Path, compute_type: str, device: str) -> Path:
 
 
 def write_converted(
-    teacher: Teacher, subset: Subset, folder: Path, quantization: Optional[str] = None
+    checkpoint: Checkpoint, subset: Subset, folder: Path, quantization: Optional[str] = None
 ) -> None:
     """Writes a model as CTranslate2 reads it.
 
     Args:
-        teacher: with the subset's dictionaries.
+        checkpoint: with the subset's dictionaries.
         subset: whose folder has the dictionaries.
         folder: to write into.
         quantization: of the weights, one of CTranslate2's; None keeps them as they are. int8 is
@@ -124,7 +124,7 @@ def write_converted(
     in_int8 = quantization is not None and quantization.startswith(INT8)
     converter = Int8Converter if in_int8 else FairseqConverter
     try:
-        with _with_a_namespace(teacher.path) as path:
+        with _with_a_namespace(checkpoint.path) as path:
             converter(
                 str(path),
                 str(subset.folder),
@@ -169,11 +169,11 @@ def namespace_of(model: Dict[str, Any]) -> argparse.Namespace:
     return argparse.Namespace(**args)
 
 
-def _prove(folder: Path, teacher: Teacher, subset: Subset) -> None:
+def _prove(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
     """Compares the scores of a few translations with those that the fairseq model gives them."""
     translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
     symbols = ctranslate2_symbols(subset.source_words)
-    sources = _probes(subset, teacher)
+    sources = _probes(subset, checkpoint)
     results = translator.translate_batch(
         [[symbols[word] for word in source.tolist()[:-1]] for source in sources],
         beam_size=1,
@@ -184,7 +184,7 @@ def _prove(folder: Path, teacher: Teacher, subset: Subset) -> None:
     )
     for source, result in zip(sources, results, strict=True):
         words = [subset.target_words.index(token) for token in result.hypotheses[0]]
-        expected = _log_probability(teacher, source, words) / len(words)
+        expected = _log_probability(checkpoint, source, words) / len(words)
         if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
             raise CannotConvertError(
                 "CTranslate2 would translate otherwise than fairseq: it scores a translation "
@@ -192,25 +192,25 @@ def _prove(folder: Path, teacher: Teacher, subset: Subset) -> None:
             )
 
 
-def _probes(subset: Subset, teacher: Teacher) -> List[Tensor]:
+def _probes(subset: Subset, checkpoint: Checkpoint) -> List[Tensor]:
     """A few sentences of middling length."""
     lengths = subset.source_lengths
-    usable = (lengths > 1) & (lengths <= teacher.model.max_positions()[0])
+    usable = (lengths > 1) & (lengths <= checkpoint.model.max_positions()[0])
     order = [i for i in lengths.argsort(kind="stable") if usable[i]]
     start = max(0, (len(order) - PROBES) // 2)
     return [subset.source[int(i)] for i in order[start : start + PROBES]]
 
 
 @torch.no_grad()
-def _log_probability(teacher: Teacher, source: Tensor, words: List[int]) -> float:
+def _log_probability(checkpoint: Checkpoint, source: Tensor, words: List[int]) -> float:
     """The model's log probability of words; none has padding or an end that comes first."""
     target = torch.tensor([words])
-    begin = torch.tensor([[teacher.task.target_dictionary.eos()]])
-    net_output = teacher.model(
+    begin = torch.tensor([[checkpoint.task.target_dictionary.eos()]])
+    net_output = checkpoint.model(
         source[None].long(), torch.tensor([len(source)]), torch.cat([begin, target[:, :-1]], 1)
     )
     logits = net_output[0].float()  # (1, L, V)
-    logits[:, :, teacher.task.target_dictionary.pad()] = float("-inf")
-    logits[:, 0, teacher.task.target_dictionary.eos()] = float("-inf")
+    logits[:, :, checkpoint.task.target_dictionary.pad()] = float("-inf")
+    logits[:, 0, checkpoint.task.target_dictionary.eos()] = float("-inf")
     log_p = logits.log_softmax(-1)
     return log_p[0].gather(1, target[0][:, None]).sum().item()

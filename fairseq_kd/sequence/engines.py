@@ -13,7 +13,7 @@ from fairseq_kd.sequence.engine import Engine
 from fairseq_kd.sequence.fairseq_engine import FairseqEngine, precision
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Teacher
+from fairseq_kd.sequence.teachers import Checkpoint
 
 ENGINES = ("auto", "ctranslate2", "fairseq")
 INSTALL = "pip install 'ctranslate2>=4.8'"
@@ -21,7 +21,7 @@ INSTALL = "pip install 'ctranslate2>=4.8'"
 
 def choose_engine(
     name: str,
-    teachers: List[Teacher],
+    teachers: List[Checkpoint],
     hashes: List[str],
     subset: Subset,
     search: Search,
@@ -68,7 +68,7 @@ def choose_engine(
 
 
 def _ctranslate2(
-    teachers: List[Teacher],
+    teachers: List[Checkpoint],
     hashes: List[str],
     subset: Subset,
     search: Search,

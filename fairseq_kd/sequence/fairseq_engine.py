@@ -12,7 +12,7 @@ from torch import Tensor
 from fairseq_kd.sequence.engine import Batch, chosen_compute_type
 from fairseq_kd.sequence.hypotheses import Hypothesis
 from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.teachers import Teacher
+from fairseq_kd.sequence.teachers import Checkpoint
 
 Scored = List[Tuple[Tensor, Tensor]]  # hypotheses of a sentence: tokens, and nats per token
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 1024, 8192
@@ -30,7 +30,7 @@ class FairseqEngine:
     """
 
     def __init__(
-        self, teachers: List[Teacher], search: Search, device: str, compute_type: str = "float32"
+        self, teachers: List[Checkpoint], search: Search, device: str, compute_type: str = "float32"
     ):
         dtype = getattr(torch, compute_type)
         self.models = [teacher.model.to(device, dtype) for teacher in teachers]

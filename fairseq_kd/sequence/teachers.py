@@ -12,7 +12,7 @@ from fairseq_kd.teachers.compatibility import first_difference, language_pair
 from fairseq_kd.teachers.loading import load_teacher
 
 
-class Teacher(NamedTuple):
+class Checkpoint(NamedTuple):
     """A checkpoint, its model in eval mode, the task it was trained on, and the flag it came by."""
 
     path: Path
@@ -21,14 +21,14 @@ class Teacher(NamedTuple):
     flag: str = "--teacher"
 
 
-def load_teachers(typed: str) -> List[Teacher]:
+def load_teachers(typed: str) -> List[Checkpoint]:
     """The teachers that ``--teacher`` names, parted as in ``fairseq-generate --path``.
 
     Raises:
         FileNotFoundError: a checkpoint or its dictionaries are missing.
         ValueError: one is no translation model, or they translate different pairs.
     """
-    teachers = [load_system(path, "--teacher") for path in typed.split(os.pathsep)]
+    teachers = [load_checkpoint(path, "--teacher") for path in typed.split(os.pathsep)]
     pairs = {language_pair(teacher.task) for teacher in teachers}
     if len(pairs) > 1:
         told = " and ".join("-".join(pair) for pair in sorted(pairs))
@@ -36,7 +36,7 @@ def load_teachers(typed: str) -> List[Teacher]:
     return teachers
 
 
-def load_system(path: str, flag: str) -> Teacher:
+def load_checkpoint(path: str, flag: str) -> Checkpoint:
     """One checkpoint, as it translates.
 
     Args:
@@ -47,10 +47,10 @@ def load_system(path: str, flag: str) -> Teacher:
         FileNotFoundError, ValueError: as ``load_teacher``.
     """
     model, task = load_teacher(path, flag)
-    return Teacher(Path(path), model.eval().requires_grad_(False), task, flag)
+    return Checkpoint(Path(path), model.eval().requires_grad_(False), task, flag)
 
 
-def read_their_subset(teachers: List[Teacher], folder: Path, name: str) -> Subset:
+def read_their_subset(teachers: List[Checkpoint], folder: Path, name: str) -> Subset:
     """The set to be translated, in the teachers' pair and with their dictionaries.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from fairseq_kd.evaluation.memory import measured, training_peak
 from fairseq_kd.evaluation.size import weight_bytes
 from fairseq_kd.sequence.subset import read_subset
-from fairseq_kd.sequence.teachers import load_system
+from fairseq_kd.sequence.teachers import load_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 2**20
@@ -44,7 +44,7 @@ def test_a_process_that_fails_is_not_passed_over(capfd):
 
 def test_a_training_step_holds_gradients_and_states_and_the_teacher(teacher, data):
     subset = read_subset(Path(data), "test", ("es", "en"))
-    model = load_system(teacher, "--teacher")
+    model = load_checkpoint(teacher, "--teacher")
     weights = weight_bytes(model.model)
     alone, distilled = (training_peak(model, taught, subset) for taught in (None, model))
     assert 4 * weights < alone < 60 * MIB  # weights, gradients, and two states of Adam

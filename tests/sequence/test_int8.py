@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fairseq_kd.sequence.subset import read_subset
-from fairseq_kd.sequence.teachers import load_system
+from fairseq_kd.sequence.teachers import load_checkpoint
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 MOST_OF_16_BITS, LARGEST_BYTE = 2**15 - 1, 255
@@ -52,7 +52,7 @@ def test_a_model_of_large_weights_scores_in_int8_as_in_float32(even, data, tmp_p
     from fairseq_kd.sequence.conversion import converted, form
 
     subset = read_subset(Path(data), "test", ("es", "en"))
-    conversion = converted(load_system(even, "--teacher"), "0" * 64, subset, tmp_path)
+    conversion = converted(load_checkpoint(even, "--teacher"), "0" * 64, subset, tmp_path)
     pairs = [
         [[words[int(word)] for word in sentence[:-1]] for sentence in side]
         for side, words in (
