@@ -18,6 +18,17 @@ import torch
 
 import fairseq_kd.stored_arrays  # noqa: F401  (torch reads arrays of numbers)
 from fairseq_kd.json_files import NAMES
+from fairseq_kd.pickles import (
+    AGAIN,
+    CUT_OFF,
+    DEEPEST,
+    MOST_VALUES,
+    ContentError,
+    CutOffError,
+    check_pickles,
+    python_object,
+    values_in,
+)
 from fairseq_kd.stored_options import refuse_code, shown
 from fairseq_kd.stored_weights import are_weights, check_finite, check_weights
 from fairseq_kd.whole_files import check_new_file
@@ -32,7 +43,6 @@ FLAG_OF = {"model": "arch"}  # that chooses a group's class; of all others it is
 CODE = re.compile(r"GLOBAL (\S+)|unsupported class (\S+)|unrecognized function (\S+)")
 PARENTS = 3  # a training is called at most so many folders above its --save-dir
 ZIP = b"PK\x03\x04"
-MOST_VALUES, DEEPEST = 1_000_000, 100  # in all containers of a checkpoint; one in another
 INHERITED = "inherited_updates"  # in the history of weights that were taken from a teacher
 TEXTS = (  # options that are read here and must be text
     *("_name", "arch", "task", "criterion", "data", "source_lang", "target_lang"),
@@ -132,11 +142,10 @@ def is_cut_off(path: Path) -> bool:
     if ZIP.startswith(beginning):
         return True
     try:
+        check_pickles(path, zipped=False)
         torch.load(path, map_location="cpu", weights_only=True)  # the format of torch before 1.6
-    except EOFError:
-        return True
     except Exception as error:  # what is no checkpoint can raise anything
-        return "unexpected EOF" in str(error)
+        return isinstance(error, CutOffError) or "unexpected EOF" in str(error)
     return False
 
 
@@ -219,9 +228,9 @@ def unpickled(path: Path, called: str) -> Any:
     with path.open("rb") as file:  # by which torch, too, tells it from the format before 1.6
         zipped = file.read(len(ZIP)) == ZIP
     if zipped and not zipfile.is_zipfile(path):  # torch reads one with something behind its index
-        raise ValueError(_unreadable(path, called, ""))
+        raise ValueError(f"{called} {_unreadable(path)}")
     stat = path.stat()
-    fault = _fault_of_records(path, stat.st_size, stat.st_mtime_ns) if zipped else None
+    fault = _fault(path, zipped, stat.st_size, stat.st_mtime_ns)
     if fault is not None:
         raise ValueError(f"{called} {fault}")
     try:
@@ -233,9 +242,9 @@ def unpickled(path: Path, called: str) -> Any:
     except Exception as error:  # a damaged file can raise anything
         if isinstance(error, MemoryError) or getattr(error, "filename", None):
             raise  # not the file's fault, or named: that it may not be read
-        raise ValueError(_unreadable(path, called, str(error))) from error
+        raise ValueError(f"{called} {_unreadable(path, str(error))}") from error
     try:
-        values = _values(state, {})
+        values = values_in(state, {})
     except RecursionError:
         values = MOST_VALUES + 1
     if values > MOST_VALUES:
@@ -249,37 +258,33 @@ def unpickled(path: Path, called: str) -> Any:
     return state
 
 
-def _values(content: Any, known: Dict[int, int], depth: int = 0) -> int:
-    """How many values are in some content; those in a shared container as often as it is met.
-
-    Args:
-        content: what torch read.
-        known: the numbers of containers, by their identity.
-        depth: of containers around it.
-
-    Raises:
-        RecursionError: it is too deep, as what contains itself.
-    """
-    if isinstance(content, argparse.Namespace):
-        content = vars(content)
-    if not isinstance(content, (dict, list, tuple, set, frozenset)):
-        return 1
-    if depth > DEEPEST:
-        raise RecursionError
-    if id(content) not in known:
-        inner = [*content, *content.values()] if isinstance(content, dict) else content
-        known[id(content)] = 1 + sum(_values(each, known, depth + 1) for each in inner)
-    return known[id(content)]
-
-
 @functools.lru_cache(maxsize=64)
-def _fault_of_records(path: Path, size: int, changed_ns: int) -> Optional[str]:
-    """What is wrong with the records of a zip file, by which torch would not be stopped.
+def _fault(path: Path, zipped: bool, size: int, changed_ns: int) -> Optional[str]:
+    """What is wrong with a file, by which torch would not be stopped, or not before it is too late.
 
     Args:
         path: the file.
+        zipped: whether it is of torch's present format.
         size: of the file in bytes; it is read again only if this or the next has changed.
         changed_ns: when it was written last.
+
+    Returns:
+        The rest of a sentence about the file; None if all is well.
+    """
+    fault = _fault_of_records(path, size) if zipped else None
+    if fault is not None:
+        return fault
+    try:
+        check_pickles(path, zipped)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        return str(error) if isinstance(error, ContentError) else _unreadable(path)
+    return None
+
+
+def _fault_of_records(path: Path, size: int) -> Optional[str]:
+    """What is wrong with the records of a zip file of some size in bytes.
 
     Returns:
         The rest of a sentence about the file; None if all is well, or the file is so damaged that
@@ -302,29 +307,20 @@ def _fault_of_records(path: Path, size: int, changed_ns: int) -> Optional[str]:
         return None
     if damaged is None:
         return None
-    return (
-        f"is damaged: the checksum of {damaged} in it is wrong. Copy it again, or give another "
-        "checkpoint of that training."
-    )
+    return f"is damaged: the checksum of {damaged} in it is wrong. {AGAIN}"
 
 
-def _unreadable(path: Path, called: str, reason: str) -> str:
+def _unreadable(path: Path, reason: str = "") -> str:
     """Tells a file that is no checkpoint from one that could run code if it were loaded."""
     code = CODE.search(reason)
     if code is not None:
-        return (
-            f"{called} holds a Python object besides weights, {code[code.lastindex]}, and is not "
-            "loaded, since loading could run its code. If you trust the file, save it again with "
-            "nothing but 'model', 'args' or 'cfg', 'optimizer_history' and 'extra_state'."
-        )
+        return python_object(code[code.lastindex])
     with path.open("rb") as file:
         beginning = file.read(len(ZIP))
     if not beginning or (beginning == ZIP and not zipfile.is_zipfile(path)):
-        state = "cut off, its end is missing" if beginning else "empty"
-        return f"{called} is {state}. Copy it again, or give another checkpoint of that training."
+        return CUT_OFF if beginning else f"is empty. {AGAIN}"
     return (
-        f"{called} is not a fairseq checkpoint: torch cannot read it. Give a file that "
-        "fairseq-train wrote."
+        "is not a fairseq checkpoint: torch cannot read it. Give a file that fairseq-train wrote."
     )
 
 
