@@ -31,6 +31,7 @@ NAMES = {
 
 
 SEAL = "checksum"
+MOST_BYTES, MOST_DEPTH = 16 << 20, 100  # ours have less than 1 MiB, and ten
 
 
 def digest_of(content: Any) -> str:
@@ -57,23 +58,11 @@ def read_json(path: Path, form: Any, repair: str) -> Any:
             what was sealed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = _content(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist. {repair}") from error
-    except UnicodeDecodeError as error:
-        at = f"its byte {error.start + 1:,} is no UTF-8"
-        raise ValueError(f"{path} is damaged: {at}. {repair}") from error
-    if not text.strip():
-        raise ValueError(f"{path} is damaged: it is empty. {repair}")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        at = f"it is no JSON from line {error.lineno}, column {error.colno}, on"
-        raise ValueError(f"{path} is damaged: {at}. {repair}") from error
-    except RecursionError as error:
-        raise ValueError(f"{path} is damaged: it has too many brackets. {repair}") from error
-    except ValueError as error:  # Python reads no number of more than 4,300 digits
-        raise ValueError(f"{path} is damaged: it has a number too long. {repair}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. {repair}") from error
     wrong = difference(content, form)
     if isinstance(content, dict):
         seal = content.pop(SEAL, None)
@@ -82,6 +71,45 @@ def read_json(path: Path, form: Any, repair: str) -> Any:
     if wrong:
         raise ValueError(f"{path} is damaged: {wrong}. {repair}")
     return content
+
+
+def _content(path: Path) -> Any:
+    """What a file holds, of a size that memory has room for.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it holds no JSON, or more than any file of ours; as half a sentence.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is no ordinary file")
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
+    if not data.strip():
+        raise ValueError("it is empty")
+    try:
+        content = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its byte {error.start + 1:,} is no UTF-8") from error
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"it is no JSON from {at}, on") from error
+    except RecursionError as error:
+        raise ValueError("it has too many brackets") from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise ValueError("it has a number too long") from error
+    if _is_deeper(content, MOST_DEPTH):
+        raise ValueError("it has too many brackets")
+    return content
+
+
+def _is_deeper(content: Any, depth: int) -> bool:
+    """Whether lists and objects lie within one another more than so many deep."""
+    if not isinstance(content, (list, dict)):
+        return False
+    inner = content.values() if isinstance(content, dict) else content
+    return depth == 0 or any(_is_deeper(each, depth - 1) for each in inner)
 
 
 def difference(content: Any, form: Any, key: str = "") -> str:

@@ -15,6 +15,7 @@ from fairseq_kd.child_process import end_started_by, new_token, running
 from fairseq_kd.whole_files import make_folder, own_file, writing
 
 PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
+HOLDER_CHARACTERS = 10_000  # more than who holds a lock writes into it
 
 
 class Lock(NamedTuple):
@@ -125,7 +126,7 @@ def _holder(file: IO[str]) -> Dict[str, Any]:
     """Who holds the lock, or held it when it was killed; nothing if nobody has written it."""
     file.seek(0)
     try:
-        return dict(json.loads(file.read()))
+        return dict(json.loads(file.read(HOLDER_CHARACTERS)))
     except (ValueError, RecursionError):  # it is being written, was cut off, or is no lock
         return {}
 

@@ -1,6 +1,7 @@
 """JSON of ours: what is read, and how a file that is damaged is named."""
 
 import json
+import os
 import re
 
 import pytest
@@ -39,6 +40,11 @@ def test_what_fits_is_read(tmp_path, more):
         (" \n", "it is empty"),
         ('{"count": 3,\n "sec', "it is no JSON from line 2, column 2, on"),
         ("[" * 100_000, "it has too many brackets"),
+        *(
+            (text(more=[json.loads("[" * depth + "]" * depth)]), "it has too many brackets")
+            for depth in (100, 500)
+        ),
+        (" " * (16 << 20) + text(), "it has more than 16 MiB"),
         (b'{"a": "\xff"}', "its byte 8 is no UTF-8"),
         ("[]", "it must be an object, but is a list"),
         ('{"count": ' + "9" * 5000 + "}", "it has a number too long"),
@@ -71,6 +77,20 @@ def test_a_sealed_file_with_another_value_is_damaged(tmp_path):
     wrong = "its values are not those that its checksum was written for"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is damaged: {wrong}. {REPAIR}')}$"):
         read_json(path, FORM, REPAIR)
+
+
+@pytest.mark.parametrize("depth", range(900, 1000, 7))  # what json reads, but cannot write again
+def test_a_sealed_file_that_is_deep_is_damaged(tmp_path, depth):
+    path = tmp_path / "state.json"
+    path.write_text(f'{{"checksum": "x", "a": {"[" * depth}{"]" * depth}}}')
+    with pytest.raises(ValueError, match=r"it has too many brackets\. Remove it"):
+        read_json(path, {}, REPAIR)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "state.json")
+    with pytest.raises(ValueError, match=r"state\.json is damaged: it is no ordinary file\. Remov"):
+        read_json(tmp_path / "state.json", FORM, REPAIR)
 
 
 def test_a_key_with_a_question_mark_may_be_missing(tmp_path):

@@ -13,6 +13,7 @@ from fairseq_kd.evaluation.page import html_page
 from fairseq_kd.evaluation.scores import TESTABLE
 from fairseq_kd.evaluation.tables import Figures
 from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
+from fairseq_kd.json_files import read_json
 from fairseq_kd.sequence.shards import WHOLE
 from fairseq_kd.whole_files import check_apart, check_no_link, make_folder, written_whole
 
@@ -74,8 +75,8 @@ def _write_figures(out: Path, measured: Figures, files: Set[str]) -> None:
 def _replaceable_files(out: Path) -> List[str]:
     """What an earlier evaluation wrote into the folder under names that a later one may not use."""
     try:
-        found = json.loads((out / FIGURES).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # there is none, or it is somebody else's
+        found = read_json(out / FIGURES, object, "")
+    except (OSError, ValueError):  # there is none, or it is somebody else's
         return []
     names = found.get("files", []) if isinstance(found, dict) else []
     return [name for name in names if isinstance(name, str) and REPLACEABLE.fullmatch(name)]
@@ -107,13 +108,13 @@ def check_out(out: Path, data: Path) -> None:
 def _is_evaluations(out: Path) -> bool:
     """Whether an evaluation was written into a folder, or was begun there."""
     try:
-        figures = json.loads((out / FIGURES).read_text(encoding="utf-8"))
+        figures = read_json(out / FIGURES, object, "")
         return isinstance(figures, dict) and figures.keys() >= {"made", "systems", "quality"}
     except FileNotFoundError:
         names = os.listdir(out / "decoded") if (out / "decoded").is_dir() else []
         later = [name for name in WRITTEN[:4] if os.path.lexists(out / name)]
         return bool(names) and all(map(DECODED.fullmatch, names)) and not later
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
 
 

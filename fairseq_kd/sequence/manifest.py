@@ -1,6 +1,5 @@
 """What a distilled data folder tells of itself, in ``manifest.json``."""
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -37,7 +36,7 @@ def is_distilled(folder: Path) -> bool:
         folder: any path.
     """
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(folder / FILE, object, "")
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "made_of" in content
