@@ -1,11 +1,13 @@
 """The values that a flag may have: numbers in a range, names, one line of text, paths.
 
-They are the types of the flags on the command line. A ``Range`` also stands in the metadata of a
-criterion's field, whose value is checked against it before the first update.
+They are the types of the flags on the command line, and of variables of the environment. A
+``Range`` also stands in the metadata of a criterion's field, whose value is checked against it
+before the first update.
 """
 
 import argparse
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +121,22 @@ BEAM = Range(int, 1, 1000)
 WEIGHT = Range(float, 1e-12, 1e6, also=(0,))  # of a term of a loss
 TEMPERATURE = Range(float, 0.01, 100)
 SEED = Range(int, 0, 2**32 - 1)
+
+
+def from_environment(name: str, allowed: Range, default: Number) -> Number:
+    """The number in a variable of the environment; the default if it is not set, or empty.
+
+    Raises:
+        ValueError: it holds none, or one out of the range.
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    try:
+        return allowed(text)
+    except argparse.ArgumentTypeError:
+        told = f"{name} must be {allowed}, but is {shown(text):.60}"
+        raise ValueError(f"{told}. Correct it, or unset it.") from None
 
 
 def number_field(default: Any, allowed: Range, help_text: str) -> Any:

@@ -4,15 +4,26 @@ On a terminal it is rewritten in place; in a log there is a new one every 15 sec
 ``FAIRSEQ_KD_LOG_SECONDS`` says.
 """
 
-import os
 import sys
 import time
 
 from tqdm import tqdm
 
+from fairseq_kd.flag_types import Range, from_environment
+
 PAUSE = "FAIRSEQ_KD_LOG_SECONDS"
-LOG_SECONDS, TERMINAL_SECONDS = float(os.environ.get(PAUSE, 15)), 0.2
+PAUSES = Range(float, 0, 86_400)
+LOG_SECONDS, TERMINAL_SECONDS = 15.0, 0.2
 BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n:,}/{total:,} UNIT, {remaining} left{postfix}"
+
+
+def log_seconds() -> float:
+    """From a line in a log to the next.
+
+    Raises:
+        ValueError: ``FAIRSEQ_KD_LOG_SECONDS`` is no number of seconds.
+    """
+    return from_environment(PAUSE, PAUSES, LOG_SECONDS)
 
 
 class ProgressLine:
@@ -23,24 +34,27 @@ class ProgressLine:
         total: units to do.
         unit: what is counted, in the plural.
         done: units that an earlier run had done.
+
+    Raises:
+        ValueError: as ``log_seconds`` does.
     """
 
     def __init__(self, name: str, total: int, unit: str, done: int = 0):
         self.name, self.total, self.unit = name, total, unit
         self.done = self.initial = done
         self.start, self.shown_at = time.monotonic(), float("-inf")
-        self.on_terminal = sys.stderr.isatty()
+        self.on_terminal, pause = sys.stderr.isatty(), log_seconds()
+        self.pause = TERMINAL_SECONDS if self.on_terminal else pause
 
     def add(self, units: int, more: str = "") -> None:
         """Counts more units done."""
         self.show(self.done + units, more)
 
     def show(self, done: int, more: str = "") -> None:
-        """Shows the units done so far; in a log file, every LOG_SECONDS at most."""
+        """Shows the units done so far, but not too often."""
         self.done = done
         now = time.monotonic()
-        pause = TERMINAL_SECONDS if self.on_terminal else LOG_SECONDS
-        if not self.total or (now - self.shown_at < pause and done < self.total):
+        if not self.total or (now - self.shown_at < self.pause and done < self.total):
             return
         self.shown_at = now
         line = tqdm.format_meter(

@@ -35,6 +35,7 @@ REASONS: Dict[int, Tuple[str, str]] = {  # what is wrong with a path, and what t
     errno.ENAMETOOLONG: ("The name of {path} is too long for its disk", "Give a shorter one"),
     errno.ELOOP: ("{path} is a symbolic link that leads to itself", "Give another path"),
 }
+NO_FILE = "{path} must be an ordinary file, but is a pipe or a device. Remove it."
 CUT_SHORT = re.compile(  # torch and numpy say so without a number
     r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing|iostream error"
     r"|\d+ requested and \d+ written|write\(\): fd \d+ failed"
@@ -53,13 +54,14 @@ def own_file(path: str, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        check_no_link(path)
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+            raise ValueError(NO_FILE.format(path=path)) from error
+        if error.errno == errno.ELOOP:
+            check_no_link(path)
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError(f"{path} must be an ordinary file, but is a pipe or a device. Remove it.")
+        raise ValueError(NO_FILE.format(path=path))
     return descriptor
 
 

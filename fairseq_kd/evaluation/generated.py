@@ -10,7 +10,7 @@ from fairseq_kd.parallel_text import lines_of
 def translations(path: Path) -> Dict[int, str]:
     """The detokenised hypotheses that ``fairseq-generate`` printed so far, by their numbers."""
     text = "\n".join(lines_of(str(path)))
-    lines = re.findall(r"^D-(\d+)\t\S+\t(.*)$", text, re.M)
+    lines = re.findall(r"^D-([0-9]{1,18})\t\S+\t(.*)$", text, re.M)
     return dict(sorted((int(number), hypothesis) for number, hypothesis in lines))
 
 

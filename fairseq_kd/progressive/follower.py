@@ -1,12 +1,18 @@
 """Shows what the running steps write into their logs: the latest progress, and all else once."""
 
+import os
 import re
 import shutil
+import stat
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Dict, Optional
+
+from fairseq_kd.names import on_terminal
+from fairseq_kd.whole_files import own_file
 
 PROGRESS = re.compile(r"^.{1,60}?: +\d+% \|")
 BRIEFLY = re.compile(r"^.{1,60}?: +(\d+%) \|.*?\| .*?, ([\d:]+) left.*")
@@ -26,7 +32,7 @@ class Follower:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.seen: Dict[Path, int] = {path: path.stat().st_size for path in folder.glob("*.log")}
+        self.seen: Dict[Path, int] = {path: each.st_size for path, each in self._logs().items()}
         self.shown_at: Dict[Path, float] = {}
         self.running: Dict[Path, str] = {}
         self.on_terminal = sys.stderr.isatty()
@@ -54,16 +60,12 @@ class Follower:
         So steps that follow one another are shown in their order even if this thread gets no time
         to look while one begins and ends.
         """
-        sizes: Dict[Path, int] = {}
-        written: Dict[Path, int] = {}
-        for path in self.folder.glob("*.log"):
-            stat = path.stat()
-            sizes[path], written[path] = stat.st_size, stat.st_mtime_ns
-        for path in sorted(sizes, key=lambda path: (written[path], path)):
+        logs = self._logs()
+        for path in sorted(logs, key=lambda path: (logs[path].st_mtime_ns, path)):
             begin = self.seen.get(path, 0)
-            if path.name == "snakemake.log" or sizes[path] == begin:
+            if path.name == "snakemake.log" or logs[path].st_size == begin:
                 continue
-            with path.open("rb") as file:
+            with open(path, "rb", opener=own_file) as file:
                 file.seek(begin)
                 new = file.read()
             whole = new if ended else new[: new.rfind(b"\n") + 1]
@@ -71,9 +73,19 @@ class Follower:
                 self.seen[path] = begin + len(whole)
                 self._show(path, whole.decode("utf-8", errors="replace"))
 
+    def _logs(self) -> Dict[Path, os.stat_result]:
+        """The logs of the folder; links, pipes and what else no step writes are none."""
+        found: Dict[Path, os.stat_result] = {}
+        for path in self.folder.glob("*.log"):
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found[path] = status
+        return found
+
     def _show(self, path: Path, text: str) -> None:
         progress: Optional[str] = None
-        for line in text.splitlines():
+        for line in map(on_terminal, text.splitlines()):
             if PROGRESS.match(line):
                 progress = line
             else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List
 
 from fairseq_kd.evaluation.machine import gpu_names
+from fairseq_kd.flag_types import Range, from_environment
 from fairseq_kd.whole_files import own_file
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time, as the driver says
@@ -45,8 +46,12 @@ def own_place(folder: Path) -> Iterator[Dict[str, str]]:
 
 
 def places() -> int:
-    """How many steps run at the same time on this machine."""
-    return int(os.environ.get(PLACES, "1"))
+    """How many steps run at the same time on this machine.
+
+    Raises:
+        ValueError: ``FAIRSEQ_KD_PLACES`` is no such number.
+    """
+    return from_environment(PLACES, Range(int, 1, 1000), 1)
 
 
 def visible_gpus() -> List[str]:

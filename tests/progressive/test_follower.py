@@ -37,6 +37,27 @@ def test_lines_are_shown_once_and_what_was_there_before_is_not(folder, written, 
     assert capsys.readouterr().err == "[1/2] student\ntwo\nthree\n"
 
 
+def test_what_no_step_writes_is_no_log(folder, written, capsys):
+    (folder / "old.log").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.log")
+    (folder / "folder.log").mkdir()
+    with Follower(folder):
+        written("one\n")
+        (folder.parent / "elsewhere").write_text("theirs\n")
+        (folder / "later.log").symlink_to(folder.parent / "elsewhere")
+    assert capsys.readouterr().err == "one\n"
+
+
+def test_a_terminal_does_not_obey_a_log(folder, written, capsys):
+    with Follower(folder) as following:
+        following.on_terminal = True
+        written("\033]0;title\007done\n\033[31mstudent:  50% |#  | 1/2 updates, 0:01 left\n")
+    told = capsys.readouterr().err
+    assert "\\x1b]0;title\\x07done\n" in told
+    assert "\\x1b[31mstudent:  50%" in told
+    assert told.count("\033") == 1  # its own, which clears the line
+
+
 def test_a_line_is_shown_when_it_is_whole(folder, written, capsys):
     with Follower(folder) as following:
         written("half of ")
