@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness import ENVIRONMENT, ROOT
 
+from fairseq_kd.json_files import sealed
 from fairseq_kd.progressive import state
 from fairseq_kd.progressive.execution import run_step
 from fairseq_kd.progressive.steps import Plan, Step, write_plan
@@ -57,8 +58,13 @@ def made(plan):
 
 def manifest(plan, name):
     """A step's manifest; None if it has none."""
-    path = Path(plan.folder) / "steps" / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return state.step_manifest(plan, plan.step(name))
+
+
+def write_sealed(path, content):
+    """Writes a record as the run does, and returns its path."""
+    path.write_text(json.dumps(sealed(content), indent=1))
+    return path
 
 
 DRIVER = """\

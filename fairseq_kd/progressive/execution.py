@@ -16,7 +16,7 @@ from fairseq_kd import __version__
 from fairseq_kd.child_process import child
 from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
-from fairseq_kd.json_files import read_json
+from fairseq_kd.json_files import read_json, sealed
 from fairseq_kd.progressive.side_by_side import own_place, places
 from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, read_recipe, stood_on
 from fairseq_kd.progressive.steps import Plan, Step
@@ -59,7 +59,7 @@ def run_step(plan: Plan, name: str) -> int:
             raise ValueError(f"{name} was changed while it ran. Its result does not count.")
         manifest = _manifest(plan, step, recipe, attempts)
         with written_whole(manifest_path(plan, step)) as file:
-            json.dump(manifest, file, indent=1)
+            json.dump(sealed(manifest), file, indent=1)
     return 0
 
 

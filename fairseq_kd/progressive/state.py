@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 from fairseq_kd.hashes import sha256_of
-from fairseq_kd.json_files import read_json
+from fairseq_kd.json_files import read_json, sealed
 from fairseq_kd.progressive.steps import Plan, Step
 from fairseq_kd.sequence.manifest import FILE as MANIFEST
 from fairseq_kd.sequence.manifest import read_manifest
@@ -185,10 +185,11 @@ def read_recipe(plan: Plan, step: Step) -> Dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: it is missing or damaged.
     """
-    attempts = attempts_path(plan, step)
-    return read_json(
-        recipe_path(plan, step), RECIPE, f"Remove it and {attempts}, and {step.name} begins anew."
+    repair = (
+        f"Remove it and {attempts_path(plan, step)}, and {step.name} begins anew; what it has made "
+        f"is then moved to {Path(plan.folder) / REPLACED}."
     )
+    return read_json(recipe_path(plan, step), RECIPE, repair)
 
 
 def _damage(path: str, made: Dict[str, Any], hashes: "FileHashes") -> str:
@@ -301,7 +302,7 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
         if verdict.state != DONE:
             manifest_path(plan, verdict.step).unlink(missing_ok=True)
             with written_whole(recipe_path(plan, verdict.step)) as file:
-                json.dump(verdict.recipe, file, indent=1)
+                json.dump(sealed(verdict.recipe), file, indent=1)
     return [f"{old} is now {new}" for old, new in moved.items()]
 
 
@@ -348,8 +349,9 @@ class FileHashes:
         self.computed: Set[str] = set()  # here, which is enough
         self.known: Dict[str, Any] = {}
         if path.is_file():
-            form = {str: {"stamp": [int], "sha256": str}}
-            self.known = read_json(path, form, "Remove it: it only saves time.")
+            form = {"files?": {str: {"stamp": [int], "sha256": str}}}
+            kept = read_json(path, form, "Remove it: it only saves time.")
+            self.known = kept.get("files", {})
 
     def of(self, path: str, expected: Optional[str] = None) -> str:
         """The hash of a file.
@@ -378,4 +380,4 @@ class FileHashes:
         """Keeps them for the next time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(self.path) as file:
-            json.dump(self.known, file)
+            json.dump(sealed({"files": self.known}), file)

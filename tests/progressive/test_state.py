@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from plans import build, made, manifest, small_plan, verdicts
+from plans import build, made, manifest, small_plan, verdicts, write_sealed
 
 from fairseq_kd.progressive import state
 from fairseq_kd.progressive.execution import best_validation, run_step
@@ -120,9 +120,9 @@ def test_what_stands_on_a_step_that_gave_something_else_is_stale(plan):
     path, told = Path(plan.step("middle").makes[0]), state.manifest_path(plan, plan.step("middle"))
     path.write_text("another model\n")
     digest = hashlib.sha256(b"another model\n").hexdigest()
-    content = json.loads(told.read_text())
+    content = manifest(plan, "middle")
     content["outputs"] = {str(path): {"bytes": 14, "sha256": digest}}  # as if only it was remade
-    told.write_text(json.dumps(content))
+    write_sealed(told, content)
     found = verdicts(plan)
     assert found["middle"] == (state.DONE, "")
     assert found["student"] == (state.CHANGED, "middle was made again")
@@ -158,7 +158,8 @@ def test_shards_of_another_number_are_no_shards_of_this(tmp_path):
 
 def test_a_step_that_was_changed_while_it_ran_does_not_count(plan):
     step = plan.step("student")
-    change = ["bash", "-c", f"sed -i s/student/else/ '{state.recipe_path(plan, step)}'"]
+    other = {"id": "another", "commands": [], "reads": {}, "after": {}}
+    change = ["cp", str(write_sealed(Path("other"), other)), str(state.recipe_path(plan, step))]
     changed = [each._replace(commands=[change]) if each == step else each for each in plan.steps]
     plan = plan._replace(steps=changed)
     state.make_way(plan, [each for each in state.judge(plan) if each.step.name == "student"])

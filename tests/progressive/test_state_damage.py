@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from plans import build, made, manifest, small_plan, verdicts
+from plans import build, made, manifest, small_plan, verdicts, write_sealed
 from stores import write_random_store
 
 from fairseq_kd.progressive import state
@@ -70,19 +70,74 @@ def test_a_damaged_hash_that_is_kept_makes_nothing_stale(tmp_path, monkeypatch, 
     build(plan)
     assert set(verdicts(plan).values()) == {(state.DONE, "")}  # from now on hashes are known
     kept = tmp_path / "run" / state.HASHES
-    content = json.loads(kept.read_text())
+    files = json.loads(kept.read_text())["files"]
     path = str(text) if whose == "read" else plan.step("middle").makes[0]
-    right = content[path]["sha256"]
-    content[path]["sha256"] = right.translate(str.maketrans("0123456789", "1234567890"))
-    kept.write_text(json.dumps(content))
+    right = files[path]["sha256"]
+    files[path]["sha256"] = right.translate(str.maketrans("0123456789", "1234567890"))
+    write_sealed(kept, {"files": files})
     assert set(verdicts(plan).values()) == {(state.DONE, "")}
-    assert json.loads(kept.read_text())[path]["sha256"] == right
+    assert json.loads(kept.read_text())["files"][path]["sha256"] == right
+
+
+def changed_digit(text, behind):
+    """A text in which the first digit, 0 to 9, behind some word is another."""
+    at = re.compile(r"[0-9]").search(text, text.index(behind) + len(behind)).start()
+    return f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}"
+
+
+RECORDS = {  # of a step, with words before which a digit counts
+    "middle.json": ('"id"', '"reads"', '"after"', '"stood_on"', '"outputs"', '"bytes"', '"sha256"'),
+    "middle.recipe.json": ('"id"', '"reads"', '"after"'),
+    "hashes.json": ('"stamp"', '"sha256"'),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "behind"), [(name, word) for name, words in RECORDS.items() for word in words]
+)
+def test_a_changed_digit_in_a_record_is_named_and_nothing_is_made_again(
+    tmp_path, monkeypatch, name, behind
+):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("one\n")
+    plan = small_plan("run", reads=["text"])
+    build(plan)
+    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    steps = Path("run/steps")
+    repair = "Remove it, and middle is run again."
+    if name == "middle.recipe.json":  # of a step that was interrupted
+        (steps / "middle.json").unlink()
+        repair = (
+            "Remove it and run/steps/middle.attempts, and middle begins anew; what it has made is "
+            "then moved to run/replaced."
+        )
+    path = steps / name
+    if name == "hashes.json":
+        path, repair = Path("run/hashes.json"), "Remove it: it only saves time."
+    path.write_text(changed_digit(path.read_text(), behind))
+    told = f"{path} is damaged: its values are not those that its checksum was written for. "
+    with pytest.raises(ValueError, match=f"^{re.escape(told + repair)}$"):
+        build(plan)
+    assert Path(plan.step("middle").makes[0]).is_file()
+    assert not Path("run/replaced").exists()
+    path.unlink()
+    if name != "middle.recipe.json":
+        assert set(build(plan)) <= {"middle"}
+        assert not Path("run/replaced").exists()
+
+
+def test_records_of_earlier_versions_are_read(plan):
+    for path in sorted(Path(plan.folder).glob("steps/*.json")):
+        content = json.loads(path.read_text())
+        del content["checksum"]
+        path.write_text(json.dumps(content))
+    (Path(plan.folder) / state.HASHES).write_text('{"text": {"stamp": [1, 2], "sha256": "0"}}')
+    assert set(verdicts(plan).values()) == {(state.DONE, "")}
 
 
 def change_manifest(plan, name, **changed):
     path = state.manifest_path(plan, plan.step(name))
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
-    return path
+    return write_sealed(path, {**manifest(plan, name), **changed})
 
 
 @pytest.mark.parametrize(
