@@ -1,5 +1,6 @@
 """Brings a run to its end: builds what is missing or stale, and only that, by Snakemake."""
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from typing import List, Optional, Sequence
 
 from fairseq_kd.child_process import child
 from fairseq_kd.locks import Lock, locked
+from fairseq_kd.names import on_terminal
 from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
+from fairseq_kd.progress import log_seconds
 from fairseq_kd.progressive.follower import Follower
 from fairseq_kd.progressive.history import write_history
 from fairseq_kd.progressive.side_by_side import PLACES
@@ -27,10 +30,22 @@ from fairseq_kd.progressive.state import (
     make_way,
     manifest_path,
 )
-from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, write_plan
-from fairseq_kd.whole_files import check_no_link, check_room, own_file, writing, written_whole
+from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, plan_sha256, write_plan
+from fairseq_kd.whole_files import check_room, own_file, writing, written_whole
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
+# Snakemake without the modules of .snakemake/pip-deployments, which it would import as its plugins
+# from the folder that it is started in.
+ENGINE = """\
+import os, sys
+start = os.getcwd()
+os.chdir("/")
+import snakemake
+sys.path[:] = filter(os.path.isabs, sys.path)
+os.chdir(start)
+from snakemake.cli import main
+main()
+"""
 LOGS, ENGINE_LOG = "logs", "snakemake.log"
 TAIL_LINES = 12
 # Flags of Snakemake by which other machines work.
@@ -63,10 +78,10 @@ def wanted(plan: Plan, until: Optional[str]) -> List[str]:
 
 
 def overview(verdicts: Sequence[Verdict]) -> str:
-    """A line for each step: how it stands, and why."""
+    """A line for each step: how it stands, and why, which may quote files of the run."""
     width = max(len(verdict.step.name) for verdict in verdicts)
     lines = [
-        f"  {verdict.state:<8} {verdict.step.name:<{width}}  {verdict.why}".rstrip()
+        on_terminal(f"  {verdict.state:<8} {verdict.step.name:<{width}}  {verdict.why}".rstrip())
         for verdict in verdicts
     ]
     return "\n".join(lines)
@@ -103,6 +118,7 @@ def run_plan(
     """
     folder = Path(plan.folder)
     names = wanted(plan, until)
+    log_seconds()  # a value that is none would end the first step
     cores = _cores() if _works_here(engine) else 1
     if jobs != 1:
         _check_jobs([plan.step(name) for name in names], engine, jobs)
@@ -116,7 +132,9 @@ def run_plan(
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
             for verdict in open_steps:
-                check_no_link(folder / LOGS / f"{verdict.step.name}.log")
+                log = folder / LOGS / f"{verdict.step.name}.log"
+                if os.path.lexists(log):
+                    open(log, "ab", opener=own_file).close()
             started = time.time()
             targets, threads = [v.step.name for v in open_steps], max(1, cores // jobs)
             status = _snakemake(plan, targets, engine, jobs, threads, lock)
@@ -181,17 +199,21 @@ def _snakemake(
     """Runs Snakemake, which sets OMP_NUM_THREADS to ``threads``, and returns its status."""
     folder = Path(plan.folder).resolve()
     here = _works_here(engine)
-    told = {"plan": str(folder / FILE), "start": str(Path.cwd()), "python": sys.executable}
+    told = {"plan": str(folder / FILE), "sha256": plan_sha256(plan)}
+    told |= {"start": str(Path.cwd()), "python": sys.executable}
     told |= {"targets": targets, "one_by_one": here and jobs == 1}
     told |= {"threads": threads, "all_threads": threads * jobs}
+    text = json.dumps(told)
     with written_whole(folder / STEPS / "driver.json") as file:
-        json.dump(told, file)
+        file.write(text)
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
     # Neither modules (-P) nor settings, which may be code, of the folder that we were started in.
     own += ["--workflow-profile", "none"]  # not ./profiles/default; a flag in engine wins
-    words = [sys.executable, "-P", "-m", "snakemake", *own, *engine]
+    # Of what lies in the folder of the run, only what was written here may say what runs.
+    sealed = ["--config", f"driver=sha256-{hashlib.sha256(text.encode()).hexdigest()}"]
+    words = [sys.executable, "-P", "-c", ENGINE, *own, *engine, *sealed]
     if here and not _sets_cores(engine):
         words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
@@ -224,5 +246,5 @@ def _tell_failure(plan: Plan, left: Sequence[Step], started: float, status: int)
         print(f"Not finished: {told}. {advice}", file=sys.stderr)
         return
     lines = (logs / ENGINE_LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = [*lines[-TAIL_LINES:], f"Snakemake failed; see {logs / ENGINE_LOG}."]
+    lines = [*map(on_terminal, lines[-TAIL_LINES:]), f"Snakemake failed; see {logs / ENGINE_LOG}."]
     print(*lines, sep="\n", file=sys.stderr)

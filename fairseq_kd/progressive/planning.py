@@ -33,7 +33,11 @@ WRITTEN = (  # files and folders of a run, beside those of its steps
 
 
 def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> Plan:
-    """The plan of a run file; it is laid out anew if the file, its teacher or its data changed.
+    """The plan of a run file, by which alone its commands run.
+
+    It is laid out each time, for ``plan.json`` in the folder of the run may be somebody else's. It
+    only says what was checked: the commands are tried again if the file, its teacher or its data
+    changed, or if that says something else.
 
     Args:
         path: of the file.
@@ -46,21 +50,19 @@ def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> 
             driver works by the plan that there is.
     """
     run = read_run(path, changes)
-    _check_folder(run)
+    kept = _kept_plan(run)
     made_from = {**_made_from(run), "changes": list(changes)}
-    kept = run.folder / FILE
-    if kept.is_file():
-        plan = read_plan(kept)
-        if plan.made_from == made_from:
-            return plan
-    plan = Plan(str(run.folder), made_from, run.get("seed", 1), lay_out(run, verbs))
-    with locked(run.folder / LOCK, str(run.folder)):
-        write_plan(plan)
+    layout = lay_out(run)
+    plan = Plan(str(run.folder), made_from, run.get("seed", 1), layout.steps)
+    if plan != kept:
+        check_steps(run, layout, verbs)
+        with locked(run.folder / LOCK, str(run.folder)):
+            write_plan(plan)
     return plan
 
 
-def _check_folder(run: RunFile) -> None:
-    """Refuses a folder in which the run would replace what no run made; other files may be in it.
+def _kept_plan(run: RunFile) -> Optional[Plan]:
+    """The plan in the folder of a run, in which there may be other files; None if there is none.
 
     Raises:
         ValueError: naming what is in the way.
@@ -71,18 +73,17 @@ def _check_folder(run: RunFile) -> None:
     if run.folder.exists() and not run.folder.is_dir():
         raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")
     try:
-        read_plan(run.folder / FILE)
+        return read_plan(run.folder / FILE)
     except FileNotFoundError:
         there = [name for name in WRITTEN if os.path.lexists(run.folder / name)]
     except (OSError, ValueError, TypeError, KeyError):
         there = [FILE]
-    else:
-        return
     if there:
         raise ValueError(
             f"run: {run.folder} holds {there[0]}, which no run made. Move that away, or give "
             "another folder."
         )
+    return None
 
 
 def folders_read(run: RunFile) -> Dict[str, Optional[str]]:
@@ -90,23 +91,33 @@ def folders_read(run: RunFile) -> Dict[str, Optional[str]]:
     return {"data:": run.data if isinstance(run.data, str) else run.data.get("text")}
 
 
-def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:
+def lay_out(run: RunFile) -> Layout:
     """The steps of a run.
-
-    Args:
-        run: the run file.
-        verbs: the command line of fairseq-kd.
 
     Raises:
         FileNotFoundError: something that the run needs is missing.
-        ValueError: a name is taken, a setting is without effect, or fairseq or one of our verbs
-            would refuse a command when its turn comes.
+        ValueError: a name is taken, or a setting is without effect.
     """
     layout = Layout(run)
     blueprint = functools.cache(lambda: _blueprint(run, layout))
     rungs = _rungs(run, layout, blueprint)
     check_effects(run, rungs, layout.teachers)
     layout.add_ladder(rungs, _sizes(run, layout, rungs, blueprint))
+    return layout
+
+
+def check_steps(run: RunFile, layout: Layout, verbs: ArgumentParser) -> None:
+    """Tries every command of a run.
+
+    Args:
+        run: the run file.
+        layout: of its steps.
+        verbs: the command line of fairseq-kd.
+
+    Raises:
+        FileNotFoundError: something that the run needs is missing.
+        ValueError: fairseq or one of our verbs would refuse a command when its turn comes.
+    """
     trainings: Dict[str, Dict[str, Any]] = {}
     for step in layout.steps:
         if step.kind == "train":
@@ -115,7 +126,6 @@ def lay_out(run: RunFile, verbs: ArgumentParser) -> List[Step]:
             _check_verb(run, step, verbs)
     check_starts(run.path, layout.steps, trainings)
     check_fit(run, layout, trainings)
-    return layout.steps
 
 
 def _made_from(run: RunFile) -> Dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run as steps: commands that can be copied, what they need, and what they make."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -11,6 +12,7 @@ FILE, LOCK = "plan.json", ".lock"  # in the folder of the run
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
 STEP.update({"makes": [str], "folder": (str, None), "gpus": int})
 FORM = {"folder": str, "made_from": dict, "seed": int, "steps": [STEP]}
+REPAIR = "Run fairseq-kd progressive again, which writes it."
 
 
 class Step(NamedTuple):
@@ -70,17 +72,35 @@ def write_plan(plan: Plan) -> Path:
     path = Path(plan.folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
-        steps = [step._asdict() for step in plan.steps]
-        json.dump({**plan._asdict(), "steps": steps}, file, indent=1)
+        json.dump(_content(plan), file, indent=1)
     return path
 
 
-def read_plan(path: Path) -> Plan:
+def plan_sha256(plan: Plan) -> str:
+    """The SHA-256 of what a plan says."""
+    return hashlib.sha256(json.dumps(_content(plan), sort_keys=True).encode()).hexdigest()
+
+
+def read_plan(path: Path, sha256: Optional[str] = None) -> Plan:
     """A plan from its file.
 
+    Args:
+        path: the file, which anybody may have written.
+        sha256: of the plan whose commands are to run; None if none are.
+
     Raises:
-        FileNotFoundError, ValueError: it is missing or damaged.
+        FileNotFoundError, ValueError: it is missing, damaged or another plan.
     """
-    content = read_json(path, FORM, "Run fairseq-kd progressive again, which writes it.")
+    content = read_json(path, FORM, REPAIR)
     steps = [Step(**{key: step[key] for key in Step._fields}) for step in content["steps"]]
-    return Plan(**{key: content[key] for key in FORM if key != "steps"}, steps=steps)
+    plan = Plan(**{key: content[key] for key in FORM if key != "steps"}, steps=steps)
+    if sha256 is not None and plan_sha256(plan) != sha256:
+        raise ValueError(
+            f"{path} is not what fairseq-kd progressive laid out: it was changed since. No command "
+            f"of it is run. {REPAIR}"
+        )
+    return plan
+
+
+def _content(plan: Plan) -> Dict[str, Any]:
+    return {**plan._asdict(), "steps": [step._asdict() for step in plan.steps]}

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from fairseq_kd.flag_types import file_path, one_line
+from fairseq_kd.flag_types import file_path, one_line, one_word
 
 
 def add_parser(verbs: Any) -> None:
@@ -15,6 +15,13 @@ def add_parser(verbs: Any) -> None:
         "or goes on with them, and writes its manifest. Steps before it must be done.",
     )
     parser.add_argument("plan", metavar="RUN/plan.json", type=file_path, help="the plan of the run")
+    parser.add_argument(
+        "--sha256",
+        type=one_word,
+        required=True,
+        metavar="HEX",
+        help="of the plan as it was laid out; another one is not run",
+    )
     parser.add_argument("name", type=one_line, metavar="STEP", help="the step")
     parser.set_defaults(run=run, kept="what is finished is kept")
 
@@ -26,4 +33,4 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_kd.progressive.steps import read_plan
 
     die_with_script()
-    return run_step(read_plan(args.plan), args.name)
+    return run_step(read_plan(args.plan, args.sha256), args.name)

@@ -19,6 +19,7 @@ from plans import drive, finish, made, manifest, slow_step, small_plan
 
 from fairseq_kd import cli
 from fairseq_kd.progressive import driver
+from fairseq_kd.progressive.state import Verdict
 from fairseq_kd.progressive.steps import write_plan
 from fairseq_kd.whole_files import explained
 
@@ -36,6 +37,7 @@ TRAPS = {
         f"{module}.py": f"open({module!r}, 'w')"
         for module in ("snakemake", "fairseq_kd", "yte", "argparse")
     },
+    ".snakemake/pip-deployments/snakemake_executor_plugin_x/__init__.py": "open('plugin', 'w')",
 }
 
 
@@ -57,10 +59,8 @@ def whole(started_in, tmp_path_factory):
 
 
 def test_no_file_of_the_folder_where_it_was_started_is_run(whole, started_in):
-    assert {str(path.relative_to(started_in)) for path in started_in.rglob("*.*")} == {*TRAPS}
-    assert sorted(path.name for path in started_in.iterdir()) == sorted(
-        {name.partition("/")[0] for name in TRAPS}
-    )
+    files = {str(path.relative_to(started_in)) for path in started_in.rglob("*") if path.is_file()}
+    assert files == {*TRAPS}
 
 
 def begun(told):
@@ -147,6 +147,32 @@ def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     assert "teacher" not in begun(finish(plan))
 
 
+def test_commands_that_come_into_the_plan_while_a_run_goes_on_are_not_run(tmp_path):
+    plan, file = small_plan(tmp_path / "run"), tmp_path / "run" / "plan.json"
+    data = plan.step("data")
+    changed = [*data.commands, ["sed", "-i", "s/slowly/theirs/", str(file)]]
+    plan = plan._replace(steps=[data._replace(commands=changed), *plan.steps[1:]])
+    write_plan(plan)
+    running = drive(plan)
+    told = running.communicate()[1]
+    assert running.returncode == 1
+    refused = f"fairseq-kd step: {file} is not what fairseq-kd progressive laid out: it was changed"
+    assert f"{refused} since. No command of it is run. Run fairseq-kd progressive again" in told
+    assert begun(told) == ["data"]
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_what_somebody_wrote_for_the_engine_is_not_taken(tmp_path):
+    told = tmp_path / "steps" / "driver.json"
+    told.parent.mkdir()
+    told.write_text('{"python": "theirs"}')
+    words = ["--snakefile", str(driver.SNAKEFILE), "--directory", str(tmp_path), "--dry-run"]
+    words += ["--config", "driver=sha256-0"]
+    found = subprocess.run([sys.executable, "-m", "snakemake", *words], capture_output=True)
+    assert found.returncode == 1
+    assert b"steps/driver.json was changed since fairseq-kd progressive wrote it." in found.stdout
+
+
 def test_an_engine_that_was_killed_is_told_as_that(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driver, "_snakemake", lambda *given: -signal.SIGKILL)
     assert driver.run_plan(small_plan(tmp_path / "run"), None, []) == 128 + signal.SIGKILL
@@ -172,6 +198,29 @@ def test_a_number_of_threads_that_is_none_is_refused_by_its_variable(tmp_path, m
     told = f"OMP_NUM_THREADS must be a number of threads, such as 4, but is {given!r:.60}. Correct"
     with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
         driver.run_plan(small_plan(tmp_path / "run"), None, [])
+
+
+def test_a_pipe_in_the_place_of_a_log_is_refused(tmp_path):
+    plan = small_plan(tmp_path / "run")
+    (tmp_path / "run" / "logs").mkdir()
+    os.mkfifo(tmp_path / "run" / "logs" / "middle.log")
+    told = r"logs/middle\.log must be an ordinary file, but is a pipe or a device\. Remove it\."
+    with pytest.raises(ValueError, match=told):
+        driver.run_plan(plan, None, [])
+
+
+def test_a_pause_of_the_progress_that_is_none_is_refused_before_the_first_step(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FAIRSEQ_KD_LOG_SECONDS", "abc")
+    with pytest.raises(ValueError, match="FAIRSEQ_KD_LOG_SECONDS must be a number from 0 to 86,4"):
+        driver.run_plan(small_plan(tmp_path / "run"), None, [])
+
+
+def test_a_terminal_does_not_obey_what_an_overview_quotes(plan):
+    verdict = Verdict(plan.steps[0], {}, "changed", "--lr was \033]0;x\007\nmore, is 1")
+    told = "  changed  data  --lr was \\x1b]0;x\\x07\nmore, is 1"
+    assert driver.overview([verdict]) == told
 
 
 @pytest.mark.parametrize("name", ["middle.log", "snakemake.log"])

@@ -1,5 +1,6 @@
 """From a run file to its plan: what is laid out, and what is refused before anything runs."""
 
+import json
 import os
 import re
 import shutil
@@ -124,32 +125,51 @@ def _before(plan, name):
     return found.union(*(_before(plan, each) for each in found))
 
 
-# ---- when a plan is laid out anew
+# ---- when the commands are tried anew, and whose they are
 
 
 @pytest.fixture
-def laid_out(monkeypatch):
-    """How often a run was laid out."""
-    runs, lay_out = [], planning.lay_out
-    monkeypatch.setattr(planning, "lay_out", lambda *given: runs.append(given) or lay_out(*given))
+def tried(monkeypatch):
+    """How often the commands of a run were tried; only counted, for other tests do that."""
+    runs = []
+    monkeypatch.setattr(planning, "check_steps", lambda *given: runs.append(given))
     return runs
 
 
-def test_a_plan_is_kept_while_file_changes_teacher_and_data_are_the_same(plan_of, laid_out):
+def test_commands_are_tried_once_while_file_changes_teacher_and_data_are_the_same(plan_of, tried):
     first = plan_of(f"ladder: [{{arch: {SMALL}}}]", "seed=2")
     assert first.seed == 2
     assert plan_of(f"ladder: [{{arch: {SMALL}}}]", "seed=2") == first
-    assert len(laid_out) == 1
+    assert len(tried) == 1
 
 
-def test_another_file_value_teacher_or_data_makes_another_plan(
-    plan_of, laid_out, data, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan["steps"][0].update(commands=[["touch", "theirs"]]),
+        lambda plan: plan["steps"][0].update(folder="thesis", makes=["thesis/notes"]),
+        lambda plan: plan["steps"][0].update(reads=[]),
+        lambda plan: plan.update(folder="elsewhere"),
+        lambda plan: plan["steps"].append({**plan["steps"][0], "name": "theirs"}),
+        lambda plan: plan.update(seed=7),
+    ],
+)
+def test_what_somebody_wrote_into_a_plan_is_neither_run_nor_moved(plan_of, tried, change):
+    text = f"ladder: [{{arch: {SMALL}}}]"
+    plan = plan_of(text)
+    file = Path(plan.folder) / "plan.json"
+    right, theirs = file.read_text(), json.loads(file.read_text())
+    change(theirs)
+    file.write_text(json.dumps(theirs))
+    assert plan_of(text) == plan
+    assert (file.read_text(), len(tried)) == (right, 2)
+
+
+def test_another_file_value_teacher_or_data_makes_another_plan(plan_of, tried, data, tmp_path):
     copy, teacher = tmp_path / "copy", tmp_path / "teacher.pt"
     copy.mkdir()
     for name in os.listdir(data):
         (copy / name).write_bytes((Path(data) / name).read_bytes())
-    monkeypatch.setattr(planning, "check_fit", lambda *given: None)
     teacher.write_text("one")
     text = f"data: copy\nteacher: teacher.pt\nladder: [{{arch: {SMALL}}}]"
     plan_of(text)
@@ -164,7 +184,7 @@ def test_another_file_value_teacher_or_data_makes_another_plan(
         start=2,
     ):
         change()
-        assert len(laid_out) == count
+        assert len(tried) == count
 
 
 def test_a_changed_plan_is_not_put_under_a_driver_that_works(plan_of, tmp_path):
