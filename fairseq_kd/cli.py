@@ -28,7 +28,7 @@ from fairseq_kd.verbs import (
     store_merge,
     translate,
 )
-from fairseq_kd.whole_files import explained, writing
+from fairseq_kd.write_errors import explained, writing
 
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
@@ -105,7 +105,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     except BrokenPipeError:  # who reads the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError, RuntimeError) as error:
+    except (MemoryError, OSError, ValueError, RuntimeError) as error:
         told = explained(error, getattr(args, "out", None), args.kept)
         if told is None and isinstance(error, RuntimeError):
             raise

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any, Dict, Iterator, NamedTuple, Optional
 
 from fairseq_kd.child_process import end_started_by, new_token, running
-from fairseq_kd.whole_files import make_folder, own_file, writing
+from fairseq_kd.whole_files import make_folder, own_file
+from fairseq_kd.write_errors import writing
 
 PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
 HOLDER_CHARACTERS = 10_000  # more than who holds a lock writes into it
@@ -41,7 +42,7 @@ def locked(path: Path, what: str, written: Optional[Path] = None) -> Iterator[Lo
 
     Raises:
         ValueError: another process holds it, or it is somebody else's file.
-        OSError: it cannot be written; ``whole_files.explained`` says why.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     make_folder(path.parent)
     written = path.parent if written is None else written

@@ -1,45 +1,30 @@
 """Files and folders that appear whole or not at all, beside what is there already.
 
 All that the commands write goes through here. What was there before is replaced only where a
-command made it itself, and every failure to write ends in one sentence (``explained``).
+command made it itself, and every failure to write ends in one sentence (``write_errors``).
 """
 
 import errno
 import fcntl
+import glob
 import itertools
 import os
 import re
 import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import IO, Any, Dict, Iterator, Tuple, Union
+
+from fairseq_kd.write_errors import writing
 
 MARK = ".fairseq_kd"  # in a temporary folder of ours; it is locked while its process runs
 ANYWHERE = Path("/")
 ROOM_BYTES = 1 << 20
-OURS = re.compile(r".*\.\d+\.partial|\.(.+\.)?lock")  # the names of temporary files and of locks
-AGAIN = "and run the same command again"
-REASONS: Dict[int, Tuple[str, str]] = {  # what is wrong with a path, and what to do
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-        ("The disk of {path} is full", f"Free some space {AGAIN}"),
-    ),
-    errno.EROFS: ("The disk of {path} is read-only", "Give a path on another disk"),
-    errno.EACCES: ("{path} may not be used by this user", "Allow it, or give another path"),
-    errno.EPERM: ("{path} may not be changed by this user", "Allow it, or give another path"),
-    errno.ENOTDIR: ("{path} lies below a file, where a folder must be", "Give another path"),
-    errno.EISDIR: ("{path} must be a file, but is a folder", "Give another path"),
-    errno.EEXIST: ("{path} is there already", "Remove it, or give another path"),
-    errno.ENOTEMPTY: ("{path} is there already", "Remove it, or give another path"),
-    errno.ENAMETOOLONG: ("The name of {path} is too long for its disk", "Give a shorter one"),
-    errno.ELOOP: ("{path} is a symbolic link that leads to itself", "Give another path"),
-}
-NO_FILE = "{path} must be an ordinary file, but is a pipe or a device. Remove it."
-CUT_SHORT = re.compile(  # torch and numpy say so without a number
-    r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing|iostream error"
-    r"|\d+ requested and \d+ written|write\(\): fd \d+ failed"
+OURS = re.compile(  # the names of temporary files, earlier ones without our name, and of locks
+    r".*\.\d+(\.fairseq_kd)?\.partial|\.(.+\.)?lock"
 )
+NO_FILE = "{path} must be an ordinary file, but is a pipe or a device. Remove it."
 
 
 def own_file(path: str, flags: int) -> int:
@@ -78,6 +63,39 @@ def check_no_link(path: Union[str, Path]) -> None:
         )
 
 
+def check_own_folder(folder: Path) -> None:
+    """Makes sure that what is written into a folder of ours goes nowhere else.
+
+    Programs of others write through a symbolic link, and into a file of several names. So a link is
+    refused, and a file that has a second name elsewhere, as in a copy by ``cp -l``, gets its own
+    content.
+
+    Args:
+        folder: which need not be there; or a file.
+
+    Raises:
+        ValueError: it is a symbolic link, or holds one at any depth.
+    """
+    check_no_link(folder)
+    if folder.is_file():
+        make_sole(folder)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            check_no_link(os.path.join(place, name))
+        for name in files:
+            make_sole(Path(place, name))
+
+
+def make_sole(path: Path) -> None:
+    """Gives a file its own content if it has other names, which keep theirs."""
+    state = os.lstat(path)
+    if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
+        with path.open("rb") as shared, written_whole(path, "wb") as file:
+            shutil.copyfileobj(shared, file)
+            file.flush()
+            os.utime(file.fileno(), ns=(state.st_atime_ns, state.st_mtime_ns))  # as hashes have it
+
+
 @contextmanager
 def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator[IO[Any]]:
     """Opens a file that takes its name only when the block ends without an error.
@@ -89,7 +107,7 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
 
     Raises:
         ValueError: something else than a file has the name.
-        OSError: it cannot be written; ``explained`` says why.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no ordinary file"
@@ -98,12 +116,11 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
         beside, descriptor = _temporary(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with writing(path, beside):
-            with open(descriptor, mode, **text) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if new:
+        with writing(path, beside), open(descriptor, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if new:  # while it is locked by being open, for which see _temporary
                 _take_free_name(beside, path)
             else:
                 beside.replace(path)
@@ -113,14 +130,33 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
 
 
 def _temporary(path: Path) -> Tuple[Path, int]:
-    """A new file beside another one, open for writing."""
+    """A new file beside another one, open for writing, and locked as long as it is open.
+
+    What a killed process left of the same file is removed: its lock is nobody's.
+    """
+    begin = path.name[:40]
+    for left in path.parent.glob(f"{glob.escape(begin)}.*.fairseq_kd.partial"):
+        if OURS.fullmatch(left.name):
+            _remove_if_left(left)
     for number in itertools.count(os.getpid()):
-        beside = path.with_name(f"{path.name[:40]}.{number}.partial")
+        beside = path.with_name(f"{begin}.{number}.fairseq_kd.partial")
         try:
-            return beside, os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             continue
+        with suppress(OSError):  # a file system without locks, where nothing is removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return beside, descriptor
+        os.close(descriptor)  # removed by another process before it was locked
     raise AssertionError
+
+
+def _remove_if_left(path: Path) -> None:
+    """Removes a temporary file unless a process has it open."""
+    with suppress(OSError, ValueError), open(path, "rb", opener=own_file) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _take_free_name(beside: Path, path: Path) -> None:
@@ -147,7 +183,7 @@ def write_new(path: Path, content: Union[str, bytes], flag: str = "--out") -> No
 
     Raises:
         ValueError: something else is there.
-        OSError: it cannot be written; ``explained`` says why.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     data = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == data:
@@ -185,7 +221,7 @@ def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
 
     Raises:
         ValueError: something is there, or another process makes the same folder.
-        OSError: it cannot be written; ``explained`` says why.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     check_vacant(out, flag, empty=True)
     target = Path(os.path.realpath(out))  # resolve() fails on a loop of links
@@ -226,6 +262,11 @@ def _own_place(target: Path, out: Path) -> Tuple[Path, IO[Any]]:
                 f"{out} is being made by another process. Wait for it, or give another path."
             ) from None
         if os.fstat(lock.fileno()).st_nlink:
+            try:
+                check_own_folder(place)
+            except BaseException:
+                lock.close()
+                raise
             return place, lock
         lock.close()  # its owner has just removed it
     raise AssertionError
@@ -236,7 +277,7 @@ def make_folder(path: Path) -> None:
 
     Raises:
         ValueError: a file has its name.
-        OSError: it cannot be made; ``explained`` says why.
+        OSError: it cannot be made; ``write_errors.explained`` says why.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} must be a folder, but is a file. Give another path.")
@@ -309,31 +350,11 @@ def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str 
             )
 
 
-@contextmanager
-def writing(path: Path, inside: Optional[Path] = None) -> Iterator[None]:
-    """Gives errors of writing that name no file the name of what was written.
-
-    Args:
-        path: what is written, as the user typed it.
-        inside: errors that name something in here get that name, too.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        code = _code(error)
-        if code is None:
-            raise
-        names = _names(error)
-        if names and not (inside and any(_is_below(name, inside) for name in names)):
-            raise
-        raise OSError(code, os.strerror(code), str(path)) from error
-
-
 def check_room(folder: Path) -> None:
     """Makes sure that a folder can be written to, such as after another program has failed.
 
     Raises:
-        OSError: it cannot; ``explained`` says why.
+        OSError: it cannot; ``write_errors.explained`` says why.
     """
     with writing(folder, folder):
         beside, descriptor = _temporary(folder / "room")
@@ -344,40 +365,3 @@ def check_room(folder: Path) -> None:
                 os.fsync(file.fileno())
         finally:
             beside.unlink()
-
-
-def _names(error: BaseException) -> List[Any]:
-    """The files that an error names; of two, such as of a copy, the one that is written first."""
-    names = (getattr(error, "filename2", None), getattr(error, "filename", None))
-    return [name for name in names if name is not None]
-
-
-def _is_below(name: Any, folder: Path) -> bool:
-    if not isinstance(name, (str, bytes, os.PathLike)):  # a descriptor
-        return True
-    return Path(os.fsdecode(name)).absolute().is_relative_to(folder.absolute())
-
-
-def _code(error: Optional[BaseException]) -> Optional[int]:
-    """The number of an error that ``explained`` explains, or None."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno if error.errno in REASONS else None
-    if isinstance(error, (OSError, RuntimeError)) and CUT_SHORT.search(str(error)):
-        return _code(error.__context__) or errno.ENOSPC
-    return None
-
-
-def explained(error: BaseException, out: Any, kept: str) -> Optional[str]:
-    """The sentence for a file or folder that cannot be written, or None for any other error.
-
-    Args:
-        error: what was raised.
-        out: where the command writes, if the error does not name it.
-        kept: what is not lost, as half a sentence.
-    """
-    code = _code(error)
-    if code is None:
-        return None
-    reason, advice = REASONS[code]
-    path = (*_names(error), out or "the output")[0]
-    return f"{reason.format(path=path)}; {kept}. {advice}."

@@ -1,22 +1,29 @@
 """Files and folders that appear whole or not at all, beside what is not ours."""
 
 import errno
+import fcntl
 import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from disks import files_up_to, left_by_a_kill, small_disk
+from harness import ENVIRONMENT
 
 from fairseq_kd.whole_files import (
+    MARK,
     check_apart,
     check_new_file,
+    check_own_folder,
     check_vacant,
-    explained,
     make_folder,
     whole_folder,
     written_whole,
 )
+from fairseq_kd.write_errors import explained
 
 
 def test_a_file_appears_when_it_is_whole_and_replaces_its_own(tmp_path):
@@ -39,12 +46,72 @@ def test_a_new_file_replaces_nothing_even_if_that_comes_while_it_is_written(tmp_
 
 
 def test_a_temporary_name_that_is_taken_is_left_alone(tmp_path):
-    theirs = tmp_path / f"file.{os.getpid()}.partial"
+    theirs = tmp_path / f"file.{os.getpid()}.fairseq_kd.partial"
     theirs.write_text("theirs")
-    with written_whole(tmp_path / "file") as file:
-        file.write("ours")
+    with theirs.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with written_whole(tmp_path / "file") as file:
+            file.write("ours")
     assert theirs.read_text() == "theirs"
     assert (tmp_path / "file").read_text() == "ours"
+
+
+def test_what_a_kill_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
+    begun = "with written_whole(Path('file')): os.kill(os.getpid(), 9)"
+    head = "import os\nfrom pathlib import Path\nfrom fairseq_kd.whole_files import written_whole\n"
+    subprocess.run([sys.executable, "-c", head + begun], cwd=tmp_path, env=ENVIRONMENT)
+    (left,) = os.listdir(tmp_path)
+    theirs = ["file.77.partial", "file.x.fairseq_kd.partial", "file2.7.fairseq_kd.partial"]
+    for name in (*theirs, "precious"):
+        (tmp_path / name).touch()
+    (tmp_path / "file.5.fairseq_kd.partial").symlink_to("precious")
+    with written_whole(tmp_path / "file"):
+        assert left not in os.listdir(tmp_path)
+    theirs += ["file.5.fairseq_kd.partial", "precious"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["file", *theirs])
+
+
+LINKED = ("made", "decoded", "decoded/journal")
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_link_in_a_temporary_folder_is_refused_and_not_followed(tmp_path, name):
+    partial, precious = tmp_path / "out.partial", tmp_path / "precious"
+    (partial / name).parent.mkdir(parents=True)
+    precious.mkdir()
+    (precious / "file").write_text("precious")
+    (partial / MARK).touch()
+    (partial / name).symlink_to(precious)
+    told = f"{partial / name} is a link to another folder, whose files would be overwritten."
+    with pytest.raises(ValueError, match=re.escape(f"{told} Remove the link.")):
+        whole_folder(tmp_path / "out").__enter__()
+    assert (precious / "file").read_text() == "precious"
+    (partial / name).unlink()
+    with whole_folder(tmp_path / "out"):
+        pass
+
+
+def test_a_folder_of_ours_holds_no_links_and_no_file_of_two_names(tmp_path):
+    ours, backup = tmp_path / "ours", tmp_path / "backup"
+    (ours / "in").mkdir(parents=True)
+    (ours / "in" / "file").write_text("both")
+    os.link(ours / "in" / "file", backup)
+    check_own_folder(ours)
+    assert backup.stat().st_nlink == 1
+    assert (ours / "in" / "file").read_text() == "both"
+    assert (ours / "in" / "file").stat().st_mtime_ns == backup.stat().st_mtime_ns
+    (ours / "in" / "link").symlink_to("file")
+    with pytest.raises(ValueError, match="ours/in/link is a link to another file, which would be"):
+        check_own_folder(ours)
+    check_own_folder(tmp_path / "none")
+
+
+def test_want_of_memory_is_told():
+    told = explained(MemoryError(), "out", "the teacher is as it was")
+    assert told == (
+        "The memory of this machine, or what this process may have of it, is used up; the teacher "
+        "is as it was. Free some, or take a larger machine, and run the same command again."
+    )
 
 
 def test_a_device_is_not_replaced_by_a_file(tmp_path):

@@ -31,7 +31,14 @@ from fairseq_kd.progressive.state import (
     manifest_path,
 )
 from fairseq_kd.progressive.steps import FILE, LOCK, Plan, Step, plan_sha256, write_plan
-from fairseq_kd.whole_files import check_room, own_file, writing, written_whole
+from fairseq_kd.whole_files import (
+    check_no_link,
+    check_own_folder,
+    check_room,
+    own_file,
+    written_whole,
+)
+from fairseq_kd.write_errors import writing
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # Snakemake without the modules of .snakemake/pip-deployments, which it would import as its plugins
@@ -46,7 +53,7 @@ os.chdir(start)
 from snakemake.cli import main
 main()
 """
-LOGS, ENGINE_LOG = "logs", "snakemake.log"
+LOGS, ENGINE_LOG, ENGINE_FOLDER = "logs", "snakemake.log", ".snakemake"
 TAIL_LINES = 12
 # Flags of Snakemake by which other machines work.
 ELSEWHERE = {"--profile", "--workflow-profile", "--executor", "-e"}
@@ -135,6 +142,7 @@ def run_plan(
                 log = folder / LOGS / f"{verdict.step.name}.log"
                 if os.path.lexists(log):
                     open(log, "ab", opener=own_file).close()
+            _check_places(folder, [verdict.step for verdict in open_steps])
             started = time.time()
             targets, threads = [v.step.name for v in open_steps], max(1, cores // jobs)
             status = _snakemake(plan, targets, engine, jobs, threads, lock)
@@ -146,6 +154,21 @@ def run_plan(
         page = write_history(plan)
     print(f"{page} tells how everything was made.", file=sys.stderr)
     return 0
+
+
+def _check_places(folder: Path, steps: Sequence[Step]) -> None:
+    """Makes sure that Snakemake and the commands of steps write nowhere else than into a run.
+
+    Raises:
+        ValueError: there is a link where they would write.
+    """
+    engine = folder / ENGINE_FOLDER
+    for path in (engine, *(engine.iterdir() if engine.is_dir() else ())):
+        check_no_link(path)
+    named = [Path(path) for step in steps for path in (step.folder, *step.makes) if path]
+    inside = [path.relative_to(folder).parts[0] for path in named if folder in path.parents]
+    for name in dict.fromkeys(inside):
+        check_own_folder(folder / name)
 
 
 def _works_here(engine: Sequence[str]) -> bool:

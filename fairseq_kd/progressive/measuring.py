@@ -20,7 +20,7 @@ from fairseq_kd.evaluation.size import folder_bytes
 from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.progressive.budget import Budget
 from fairseq_kd.progressive.ladder import Size
-from fairseq_kd.whole_files import writing
+from fairseq_kd.write_errors import writing
 
 QUANTIZATION = "int8"
 TOKENS = 20  # of the sentence that is translated, and of its translation

@@ -29,11 +29,12 @@ from fairseq_kd.updates import LAST, updates_done
 from fairseq_kd.whole_files import (
     check_no_link,
     check_room,
+    make_sole,
     moved_aside,
     own_file,
-    writing,
     written_whole,
 )
+from fairseq_kd.write_errors import writing
 
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
@@ -76,6 +77,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     save_dir = Path(options.save_dir)
     for path in sorted(save_dir.glob("checkpoint*.pt*")):  # which fairseq would write through
         check_no_link(path)
+        make_sole(path)
     restore_last_checkpoint(save_dir)
     done, ended = updates_done(save_dir / LAST), save_dir / ENDED
     if done:
@@ -175,6 +177,8 @@ def _run_logged(
 ) -> Tuple[int, List[str]]:
     """Runs the command with its output in the log, and returns its status and its last lines."""
     tail: Deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
+    if log.is_file():
+        make_sole(log)
     cut_off = log.is_file() and log.read_bytes()[-1:] not in (b"", b"\n")
     with writing(log), open(log, "a", encoding="utf-8", opener=own_file) as file:
         file.write("\n" * cut_off + f"$ {shlex.join(command)}\n")

@@ -25,7 +25,8 @@ from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Checkpoint
 from fairseq_kd.stored_options import UNOPENED, unopened_files
-from fairseq_kd.whole_files import make_folder, writing
+from fairseq_kd.whole_files import make_folder
+from fairseq_kd.write_errors import writing
 
 FLOAT32, INT8 = "float32", "int8"
 PROBES, PROBE_TOKENS = 4, 60

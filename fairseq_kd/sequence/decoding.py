@@ -13,7 +13,7 @@ from fairseq_kd.sequence.journal import Journal
 from fairseq_kd.sequence.shards import shard_file, sorted_lines, write_shard
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.shard import Shard
-from fairseq_kd.whole_files import writing
+from fairseq_kd.write_errors import writing
 
 
 class DecodingProgress(ProgressLine):

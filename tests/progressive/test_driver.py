@@ -21,7 +21,7 @@ from fairseq_kd import cli
 from fairseq_kd.progressive import driver
 from fairseq_kd.progressive.state import Verdict
 from fairseq_kd.progressive.steps import write_plan
-from fairseq_kd.whole_files import explained
+from fairseq_kd.write_errors import explained
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
@@ -232,6 +232,19 @@ def test_a_link_in_the_place_of_a_log_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match=rf"{name} is a link to another file, which would be over"):
         driver.run_plan(plan, None, [])
     assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [".snakemake", ".snakemake/log", "middle", "middle/text"])
+def test_a_link_in_the_place_of_what_a_step_writes_is_refused(tmp_path, name):
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    precious.mkdir()
+    middle = [small_plan(run).step("middle")]
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(precious)
+    with pytest.raises(ValueError, match=rf"{name} is a link to another folder, whose files would"):
+        driver._check_places(run, middle)
+    (run / name).unlink()
+    driver._check_places(run, middle)
 
 
 def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_path):

@@ -1,6 +1,7 @@
 """A stage against a fake fairseq-train that logs and saves as the real one, fails and is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,18 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
 
 
 @pytest.mark.parametrize("name", ["train.log", "checkpoint_best.pt", "checkpoint_last.pt.tmp"])
+def test_a_backup_by_hard_links_stays_as_it_is(command, tmp_path):
+    folder, backup = tmp_path / "run", tmp_path / "backup"
+    assert stage.run_stage("student", command) == 0
+    shutil.copytree(folder, backup, copy_function=os.link)
+    before = {path.name: path.read_bytes() for path in backup.iterdir()}
+    more = [*command[:-1], "31"]
+    assert stage.run_stage("student", more) == 0
+    assert (folder / "checkpoint_last.pt").read_bytes() != before["checkpoint_last.pt"]
+    for name in ("checkpoint_last.pt", "train.log"):
+        assert (backup / name).read_bytes() == before[name]
+
+
 def test_a_link_in_the_place_of_what_is_written_is_refused(command, tmp_path, name):
     (tmp_path / "theirs").write_text("precious")
     (tmp_path / "run").mkdir()
