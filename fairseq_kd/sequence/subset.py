@@ -105,7 +105,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
     pair = (source, target)
     prefix = _prefix(folder, name, pair)
     words = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
-    sides = [_sentences(folder / f"{prefix}{pair[i]}", words[i]) for i in (0, 1)]
+    sides = [read_side(folder / f"{prefix}{pair[i]}", words[i]) for i in (0, 1)]
     source, target = sides
     if target is not None and len(source) != len(target):
         raise ValueError(
@@ -128,8 +128,16 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
     )
 
 
-def _sentences(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
-    """One side of a split, or None if there are no files of it."""
+def read_side(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
+    """The sentences of one side of a split, or None if there are no files of it.
+
+    Args:
+        path: its files without ``.bin`` and ``.idx``.
+        words: its dictionary.
+
+    Raises:
+        ValueError: as ``read_subset``.
+    """
     check_side(path, len(words))
     impl = indexed_dataset.infer_dataset_impl(str(path))
     impl = "lazy" if impl == "cached" else impl  # one format; cached must be told what will be read

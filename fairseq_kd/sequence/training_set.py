@@ -7,7 +7,7 @@ from typing import Iterable
 import torch
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 
-from fairseq_kd.sequence.subset import SUFFIXES, Subset
+from fairseq_kd.sequence.subset import SUFFIXES, Subset, read_side
 
 
 class PairWriter:
@@ -62,21 +62,52 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
         data: whose folder is copied from.
         split: what is left out, with its continuations (train, train1, ...).
         folder: to copy to.
+
+    Raises:
+        ValueError: a file is a link to something else than binarised text.
     """
     for language in data.pair:
         shutil.copyfile(data.dictionary_file(language), folder / f"dict.{language}.txt")
     ours, reverse = (f".{'-'.join(languages)}." for languages in (data.pair, data.pair[::-1]))
-    ends = {language + suffix for language in data.pair for suffix in SUFFIXES}
+    of_source, of_target = ({each + suffix for suffix in SUFFIXES} for each in data.pair)
     for direction in (reverse, ours):  # where both are there, fairseq reads ours
         for path in sorted(data.folder.glob(f"*{direction}*")):
             name, _, end = path.name.partition(direction)
-            if name.rstrip("0123456789") == split or end not in ends:
+            if name.rstrip("0123456789") == split or end not in of_source | of_target:
                 continue
+            words = data.source_words if end in of_source else data.target_words
+            if path.is_symlink():
+                _check_linked(path, words)
             if end in data.pair:
-                words = data.source_words if end == data.pair[0] else data.target_words
                 _binarise_raw(path, words, folder / f"{name}{ours}{end}")
             elif not path.with_suffix("").is_file():  # of both, fairseq reads the raw one
                 shutil.copyfile(path, folder / f"{name}{ours}{end}")
+
+
+def _check_linked(path: Path, words: Dictionary) -> None:
+    """Refuses a link to what is no binarised text, for a data folder is given to others.
+
+    A folder from somebody else may hold a link to a file that is no business of theirs. Every
+    sentence must end as fairseq-preprocess ends it: an index can be made for any other file.
+
+    Args:
+        path: a file of one side of a split.
+        words: its dictionary.
+
+    Raises:
+        ValueError: it is such a link.
+    """
+    try:
+        side = read_side(path.with_suffix(""), words) if path.suffix in (".bin", ".idx") else None
+        binarised = side is not None and all(int(ids[-1]) == words.eos() for ids in side)
+    except (IndexError, OSError, ValueError):
+        binarised = False
+    if not binarised:
+        raise ValueError(
+            f"{path} is a link, but not to binarised text that ends as fairseq-preprocess ends "
+            "each sentence, and what it leads to would be copied. Remove it, or put a copy in its "
+            "place."
+        )
 
 
 def _binarise_raw(path: Path, words: Dictionary, prefix: Path) -> None:

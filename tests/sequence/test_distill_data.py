@@ -85,6 +85,18 @@ def test_splits_that_are_named_in_the_other_direction_get_the_names_of_this_one(
     assert (tmp_path / "out" / "test.es-en.en.idx").read_bytes() == b"of this direction"
 
 
+def test_links_to_data_are_followed(distill, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    for path in (*folder.glob("valid.*"), folder / "dict.es.txt", folder / "train.es-en.es.bin"):
+        path.unlink()
+        path.symlink_to(Path(data, path.name))
+    distill(tmp_path / "out", folder=folder)
+    for name in ("valid.es-en.es.bin", "valid.es-en.en.idx", "dict.es.txt"):
+        copied = tmp_path / "out" / name
+        assert not copied.is_symlink()
+        assert copied.read_bytes() == Path(data, name).read_bytes()
+
+
 def test_the_card_of_a_student_tells_who_translated_its_data(distill, decoded, data, tmp_path):
     out = tmp_path / "out"
     distill(out, "--mix", "gold")

@@ -3,7 +3,10 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
+import torch
+from fairseq.data.indexed_dataset import make_builder
 
 from fairseq_kd.locks import lock_beside, locked
 
@@ -132,3 +135,45 @@ def test_a_choice_among_one_is_refused(distill, translate, tmp_path, select, cap
 )
 def test_a_tag_that_tells_nothing_apart_is_refused(distill, tmp_path, flags, told, capsys):
     refused(distill, tmp_path, capsys, told, "--mix", "gold", *flags)
+
+
+def no_index(folder, secret):
+    """A link beside which there is no index."""
+    (folder / "other.es-en.es.bin").symlink_to(secret)
+    return "other.es-en.es.bin"
+
+
+def in_place_of_data(folder, secret):
+    (folder / "valid.es-en.es.bin").unlink()
+    (folder / "valid.es-en.es.bin").symlink_to(secret)
+    return "valid.es-en.es.bin"
+
+
+def with_an_index_of_its_own(folder, secret):
+    """The bytes of the secret as tokens."""
+    builder = make_builder(f"{folder}/other.es-en.es.bin", "mmap", 100)
+    builder.dtype = np.uint8
+    builder.add_item(torch.frombuffer(bytearray(secret.read_bytes()), dtype=torch.uint8))
+    builder.finalize(f"{folder}/other.es-en.es.idx")
+    (folder / "other.es-en.es.bin").unlink()
+    (folder / "other.es-en.es.bin").symlink_to(secret)
+    return "other.es-en.es.bin"
+
+
+def as_raw_text(folder, secret):
+    (folder / "other.es-en.es").symlink_to(secret)
+    return "other.es-en.es"
+
+
+LINKS = (no_index, in_place_of_data, with_an_index_of_its_own, as_raw_text)
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_links_to_anything_else_are_refused(distill, data, tmp_path, capsys, link):
+    folder, secret = shutil.copytree(data, tmp_path / "data"), tmp_path / "secret"
+    secret.write_bytes(bytes([5, 6, 7]) * 4)
+    name = link(folder, secret)
+    assert distill(tmp_path / "out", folder=folder) == 2
+    told = capsys.readouterr().err
+    assert f"{folder}/{name} is a link, but not to binarised text that ends as fairseq" in told
+    assert not (tmp_path / "out").exists()
