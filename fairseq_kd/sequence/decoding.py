@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Iterator, List, Sequence
+from typing import Collection, Iterator, List, Sequence
 
 import numpy as np
 
@@ -75,8 +75,14 @@ class ShardDecoder:
         with writing(self.folder):
             journal = Journal(journal_path, title)
             try:
-                todo = self.own[journal.batches :]
-                with self._progress(journal.batches) as progress:
+                done = set(journal.numbers)
+                if not done.issubset(self.own):
+                    raise ValueError(
+                        f"{journal_path} holds batch {min(done.difference(self.own))}, which is "
+                        f"not of shard {self.shard}. Remove it, and run the same command again."
+                    )
+                todo = [number for number in self.own if number not in done]
+                with self._progress(done) as progress:
                     for number, text in zip(todo, self._decoded(engine, todo), strict=True):
                         journal.append(number, text)
                         progress.add_batch(*self._size(number))
@@ -115,14 +121,17 @@ class ShardDecoder:
         sentences = self.batches[number]
         return len(sentences), int(self.lengths[sentences].sum())
 
-    def _progress(self, done: int) -> DecodingProgress:
-        sizes = np.array([self._size(number) for number in self.own], int).reshape(-1, 2)
+    def _progress(self, done: Collection[int]) -> DecodingProgress:
+        sizes, initial = (
+            np.array([self._size(number) for number in numbers], int).reshape(-1, 2).sum(0)
+            for numbers in (self.own, done)
+        )
         name = f"translate {self.subset.name}"
         if self.shard.count > 1:
             name += f", shard {self.shard}"
         if done:
-            print(f"{name}: going on after {sizes[:done, 0].sum():,} sentences", file=sys.stderr)
-        return DecodingProgress(name, sizes.sum(0).tolist(), sizes[:done].sum(0).tolist())
+            print(f"{name}: going on after {initial[0]:,} sentences", file=sys.stderr)
+        return DecodingProgress(name, sizes.tolist(), initial.tolist())
 
 
 def untranslatable(subset: Subset, max_source: int) -> List[int]:

@@ -152,7 +152,7 @@ def in_place_of_data(folder, secret):
 def with_an_index_of_its_own(folder, secret):
     """The bytes of the secret as tokens."""
     builder = make_builder(f"{folder}/other.es-en.es.bin", "mmap", 100)
-    builder.dtype = np.uint8
+    builder._dtype = np.uint8
     builder.add_item(torch.frombuffer(bytearray(secret.read_bytes()), dtype=torch.uint8))
     builder.finalize(f"{folder}/other.es-en.es.idx")
     (folder / "other.es-en.es.bin").unlink()

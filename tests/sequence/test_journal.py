@@ -1,5 +1,6 @@
 """The journal, cut off at every byte, damaged, and on a disk that is full."""
 
+import os
 import resource
 
 import pytest
@@ -50,20 +51,55 @@ def test_cut_off_at_any_byte_it_keeps_the_whole_batches_and_goes_on(path):
         assert path.read_bytes() == content
 
 
-def test_a_damaged_batch_is_decoded_again_with_all_after_it(path):
-    content = path.read_bytes()
-    path.write_bytes(content.replace(b"\tc\n", b"\tx\n"))
-    assert reopened(path) == 1
-    assert path.read_bytes() == content[: content.index(b"# batch 1")]
+DAMAGES = {  # of the second batch
+    "a changed letter": (b"\tc\n", b"\tx\n"),
+    "another checksum": (b"# batch 1, 9 bytes, crc32", b"# batch 1, 9 bytes, crc33"),
+    "a size that is larger": (b"# batch 1, 9 bytes", b"# batch 1, 29 bytes"),
+    "a size beyond the file": (b"# batch 1, 9 bytes", b"# batch 1, 999999999999 bytes"),
+    "a size of twenty digits": (b"# batch 1, 9 bytes", b"# batch 1, 1%s bytes" % (b"0" * 20)),
+    "a size of 5,000 digits": (b"# batch 1, 9 bytes", b"# batch 1, 1%s bytes" % (b"0" * 5000)),
+    "a batch that is there": (b"# batch 1,", b"# batch 0,"),
+    "a lost line end": (b"\tc\n#", b"\tc #"),
+}
 
 
-@pytest.mark.parametrize("size", ["999999999999", "1" + "0" * 20, "1" + "0" * 5000])
-def test_a_batch_that_claims_more_than_the_file_has_is_decoded_again(path, size):
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_batch_alone_is_decoded_again(path, capsys, kind):
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"# batch 1, 9 bytes", b"# batch 1, %s bytes" % size.encode()))
+    path.write_bytes(content.replace(*DAMAGES[kind]))
     assert path.read_bytes() != content
-    assert reopened(path) == 1
-    assert path.read_bytes() == content[: content.index(b"# batch 1")]
+    journal = Journal(path, "mine")
+    lost = [1, 2] if kind == "a lost line end" else [1]
+    assert journal.numbers == [number for number in range(3) if number not in lost]
+    for number in lost:
+        journal.append(number, TEXTS[number])
+    journal.close()
+    assert len(list(sorted_lines(path))) == 5
+    told = f"{path} was damaged: 2 of its batches are whole and kept, the others are decoded again"
+    assert (told in capsys.readouterr().err) == (lost == [1])
+    assert reopened(path) == 3
+
+
+@pytest.mark.parametrize("old", [b"# mine\n", b"# mine", b"e\n"])
+def test_a_damaged_first_line_costs_no_batch(path, old):
+    content = path.read_bytes()
+    path.write_bytes(content.replace(old, b"?" * len(old), 1))
+    lost = old.endswith(b"\n")
+    told = rf"first line must be '# mine', but is '.*correct that line, and its {3 - lost} batches"
+    with pytest.raises(ValueError, match=told):
+        Journal(path, "mine")
+    path.write_bytes(b"# mine\n" + path.read_bytes().partition(b"\n")[2])
+    assert reopened(path) == 3 - lost
+
+
+def test_a_journal_of_two_names_is_changed_under_its_own_alone(path, tmp_path):
+    content = path.read_bytes()
+    os.link(path, tmp_path / "backup")
+    journal = Journal(path, "mine")
+    journal.append(3, "H-5\t-1\te\n")
+    journal.close()
+    assert reopened(path) == 4
+    assert (tmp_path / "backup").read_bytes() == content
 
 
 def test_another_decodings_journal_is_refused_and_kept(path):
