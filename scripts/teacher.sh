@@ -26,7 +26,8 @@ source scripts/common.sh
 
 run=$(from_here "${RUN:-}" runs/teacher)
 out=$(from_here "${1:-}" "$run/packed")
-[[ ! -e $out ]] || die "$out is there already. Remove it, or give another OUT_DIR."
+other="$out is there already, and is not this teacher. Remove it, or give another OUT_DIR."
+[[ ! -e $out || -f $out/teacher.pt ]] || die "$other"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
 changes=(--set "run=$run")
 [[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(from_here "$TEXT" "")")
@@ -36,6 +37,10 @@ mapfile -t last < <(printf '%s\n' "$run"/teacher/checkpoint_*_*.pt | sort -V | t
 begin "$out"
 python scripts/weights_alone.py "$work/teacher.pt" "${last[@]}"
 cp "$run"/data/codes "$run"/data/bin/dict.{es,en}.txt "$work"
-finish
+if [[ -e $out ]]; then # as after a kill that came with the last line
+  diff -rq "$work" "$out" > "$place/difference" || die "$other"
+else
+  finish
+fi
 say "$out/teacher.pt is the mean of ${#last[@]} checkpoints. Its BLEU:"
 say "  fairseq-kd evaluate --teacher $out/teacher.pt --data $run/data/bin --out $run/evaluation"

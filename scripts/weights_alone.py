@@ -7,6 +7,8 @@ teacher needs stays: its options, and the number of updates behind its weights.
 """
 
 import argparse
+import re
+import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -14,10 +16,13 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq_kd.checkpoints import read_model
+from fairseq_kd.stored_weights import NO_WEIGHTS
 from fairseq_kd.updates import updates_of
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.whole_files import check_new_file, written_whole
+from fairseq_kd.write_errors import explained
 
 KEPT = ("_name", "common", "criterion", "model", "optimization", "task")  # of the options
+PLACE = re.compile(r"(?<![\w.])/\w")  # an absolute path in a text
 
 
 def average(states: List[Dict[str, Any]]) -> Dict[str, torch.Tensor]:
@@ -26,37 +31,48 @@ def average(states: List[Dict[str, Any]]) -> Dict[str, torch.Tensor]:
     Names that share a weight, such as those of shared embeddings, share its mean, too.
 
     Raises:
-        ValueError: their weights differ in names or shapes.
+        ValueError: their weights differ in names or shapes, or a mean is too large for float16.
     """
     shapes = [{name: each.shape for name, each in state["model"].items()} for state in states]
     if any(each != shapes[0] for each in shapes):
         raise ValueError("The checkpoints are not of one training: their weights differ in shape.")
-    means: Dict[int, torch.Tensor] = {}
-    for name, weight in states[0]["model"].items():
+    means: Dict[Any, torch.Tensor] = {}
+    first = states[0]["model"]
+    places = {name: (each.data_ptr(), each.shape, each.stride()) for name, each in first.items()}
+    for name, place in places.items():
         values = [state["model"][name].double() for state in states]
-        means.setdefault(weight.data_ptr(), torch.stack(values).mean(0).half())
-    return {name: means[weight.data_ptr()] for name, weight in states[0]["model"].items()}
+        means.setdefault(place, torch.stack(values).mean(0).half())
+        if not name.endswith(NO_WEIGHTS) and not torch.isfinite(means[place]).all():
+            raise ValueError(
+                f"The mean of '{name}' has numbers beyond 65,504, which half precision cannot "
+                "hold. Give other checkpoints, or one of these to fairseq as it is."
+            )
+    return {name: means[place] for name, place in places.items()}
 
 
 def without_places(options: Any) -> Any:
-    """Options in which no text is an absolute path; such a text becomes empty."""
+    """Options in which no text holds an absolute path; such a text becomes empty."""
     if isinstance(options, argparse.Namespace):
         return argparse.Namespace(**without_places(vars(options)))
     if isinstance(options, dict):
         return {key: without_places(value) for key, value in options.items()}
-    return "" if isinstance(options, str) and options.startswith("/") else options
+    if isinstance(options, (list, tuple)):
+        return type(options)(without_places(each) for each in options)
+    return "" if isinstance(options, str) and PLACE.search(options) else options
 
 
 def weights_alone(paths: List[str]) -> Dict[str, Any]:
     """A checkpoint of the mean of others, with the options and the updates of the last of them."""
     states = sorted(map(read_model, paths), key=updates_of)
-    cfg = states[-1]["cfg"]
+    args, cfg = (states[-1].get(part) for part in ("args", "cfg"))
     if OmegaConf.is_config(cfg):
         cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    if args is None:
+        cfg = {name: cfg[name] for name in KEPT if name in cfg}
     last = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     return {
-        "args": None,
-        "cfg": without_places({name: cfg[name] for name in KEPT if name in cfg}),
+        "args": without_places(args),
+        "cfg": None if args is not None else without_places(cfg),
         "model": average(states),
         "optimizer_history": [{**last, "num_updates": updates_of(states[-1])}],
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
@@ -70,9 +86,13 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT.pt", help="what to write")
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="of one training")
     args = parser.parse_args()
-    content = weights_alone(args.checkpoints)
-    with written_whole(args.out, "wb", new=True) as file:
-        torch.save(content, file)
+    try:
+        check_new_file(args.out, "OUT.pt")
+        content = weights_alone(args.checkpoints)
+        with written_whole(args.out, "wb", new=True) as file:
+            torch.save(content, file)
+    except (MemoryError, OSError, ValueError) as error:
+        sys.exit(explained(error, args.out, "the checkpoints are as they were") or str(error))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import re
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
@@ -44,8 +46,65 @@ def test_the_mean_of_checkpoints_is_written_in_half_precision(script, data, tmp_
     shared = {packed[f"{side}.embed_tokens.weight"].data_ptr() for side in ("encoder", "decoder")}
     assert len(shared) == 1
     assert str(tmp_path) not in str(read_model(out))
-    with pytest.raises(FileExistsError):
+    with pytest.raises(SystemExit, match=re.escape(f"OUT.pt {out} is there already. Remove it")):
         script.main()
+
+
+def changed(path, **parts):
+    """A copy of a checkpoint in which some parts are others."""
+    torch.save({**read_model(path), **parts}, path.with_name("changed.pt"))
+    return path.with_name("changed.pt")
+
+
+def test_a_checkpoint_with_options_of_old_is_packed_with_them(script, data, tmp_path):
+    path = saved(data, tmp_path / "1.pt", 1)
+    model = vars(read_model(path)["cfg"]["model"])
+    args = Namespace(**{**model, "task": "translation", "data": f"x:{data}", "some": [str(data)]})
+    packed = script.weights_alone([str(changed(path, cfg=None, args=args))])
+    assert packed["cfg"] is None
+    assert (packed["args"].arch, packed["args"].data, packed["args"].some) == (args.arch, "", [""])
+    torch.save(packed, tmp_path / "packed.pt")
+    assert options_of(read_model(tmp_path / "packed.pt"), "model")["arch"] == args.arch
+
+
+def test_a_mean_that_half_precision_cannot_hold_is_refused(script, data, tmp_path):
+    path = saved(data, tmp_path / "1.pt", 1)
+    model = dict(read_model(path)["model"])
+    name = "decoder.layers.0.fc2.bias"
+    model[name] = torch.full_like(model[name], 70_000.0)
+    told = f"The mean of '{name}' has numbers beyond 65,504, which half precision cannot hold."
+    with pytest.raises(ValueError, match=re.escape(told)):
+        script.weights_alone([str(changed(path, model=model))])
+
+
+FAKE_COMMANDS = {  # in place of what trains for two hours
+    "fairseq-kd": 'mkdir -p "$RUN/teacher" "$RUN/data/bin"; cd "$RUN"; touch data/codes '
+    "data/bin/dict.e{s,n}.txt; for i in 1 2 3; do echo $i > teacher/checkpoint_1_$i.pt; done",
+    "python": 'cat "${@:3}" > "$2"',
+}
+
+
+def test_killed_at_its_end_it_says_what_is_there_and_refuses_anything_else(tmp_path):
+    fakes, out = tmp_path / "bin", tmp_path / "out"
+    text = (
+        TRAIN.read_text().replace("scripts/setup.sh\n", "").replace('cd "$(dirname "$0")/.."', "")
+    )
+    text = text.replace("source scripts/common.sh", f"source {ROOT}/scripts/common.sh; PATH=$FAKES")
+    fakes.mkdir()
+    for name, body in FAKE_COMMANDS.items():
+        (fakes / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (fakes / name).chmod(0o755)
+    (tmp_path / "teacher.sh").write_text(text)
+    env = {"RUN": str(tmp_path / "run"), "FAKES": f"{fakes}:{os.environ['PATH']}"}
+    for _ in range(2):
+        told = run("bash", tmp_path / "teacher.sh", out, cwd=tmp_path, env=env).stdout
+        assert f"{out}/teacher.pt is the mean of 3 checkpoints" in told
+        assert (out / "teacher.pt").read_text() == "1\n2\n3\n"
+        assert not (tmp_path / "out.partial").exists()
+    (out / "teacher.pt").write_text("theirs")
+    again = run("bash", tmp_path / "teacher.sh", out, cwd=tmp_path, env=env, check=False)
+    assert f"{out} is there already, and is not this teacher. Remove it, or give" in again.stderr
+    assert (again.returncode, (out / "teacher.pt").read_text()) == (1, "theirs")
 
 
 def test_checkpoints_of_other_shapes_are_refused(script, data, tmp_path):
@@ -75,9 +134,7 @@ def test_it_is_made_by_one_command(tmp_path):
     assert updates_behind(tmp_path / "out" / "teacher.pt") == 1000
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"teacher.pt", "codes", "dict.es.txt", "dict.en.txt"}
-    again = run(TRAIN, tmp_path / "out", env=env, check=False)
-    assert again.returncode == 1
-    assert "out is there already. Remove it, or give another OUT_DIR." in again.stderr
+    assert "mean of 2 checkpoints" in run(TRAIN, tmp_path / "out", env=env).stdout
 
 
 def test_the_header_is_the_help():
