@@ -16,8 +16,8 @@ from typing import Any, Dict, List, Sequence, Set
 
 from fairseq_kd import __version__
 from fairseq_kd.child_process import child
-from fairseq_kd.evaluation.machine import with_gpus
 from fairseq_kd.evaluation.scores import metrics, paired_scores
+from fairseq_kd.machine import with_gpus
 from fairseq_kd.progressive.state import manifest_path
 from fairseq_kd.progressive.steps import FILE, Plan, read_plan
 
@@ -113,7 +113,7 @@ def against(
 ) -> Dict[str, float]:
     """How sure each model differs in BLEU from a base: p of the paired bootstrap."""
     found = paired_scores({**texts, "base": base}, references, "base", SAMPLES, metrics())
-    return {name: found["systems"][name]["BLEU"]["p"] for name in texts}
+    return {name: found.scores[name]["BLEU"].p for name in texts}
 
 
 def score(measured: Dict[str, Any], system: Dict[str, Any], metric: str = "BLEU") -> float:

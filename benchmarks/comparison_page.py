@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple
 from comparison import RESULTS, UNDISTILLED, WORD
 from matplotlib.figure import Figure
 
-from fairseq_kd.evaluation.document import markdown_table
+from fairseq_kd.evaluation.pages import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TEXT = Path(__file__).with_name("comparison.md")

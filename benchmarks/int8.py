@@ -16,9 +16,9 @@ from measuring import record
 from sacrebleu.metrics import BLEU
 
 import fairseq_kd.plugin  # noqa: F401  (the architectures of the models)
-from fairseq_kd.evaluation.systems import Named, common_subset, load_named
+from fairseq_kd.evaluation.results import FAIRSEQ
+from fairseq_kd.evaluation.systems import NamedCheckpoint, Variant, common_subset, load_named
 from fairseq_kd.evaluation.translations import translated
-from fairseq_kd.evaluation.variants import FAIRSEQ, Variant
 from fairseq_kd.sequence.conversion import FLOAT32, INT8, converted, default_cache
 from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.sequence.engines import cores
@@ -47,7 +47,7 @@ def main() -> None:
 
 def bleu_by_kind(path: Path, args: argparse.Namespace) -> Dict[str, float]:
     """BLEU of a model in every kind."""
-    system = load_named(Named("student", "student", str(path)), "S.pt")
+    system = load_named(NamedCheckpoint("student", "student", str(path)), "S.pt")
     subset = common_subset([system], args.data, args.subset)
     references = [subset.target_words.string(each, "subword_nmt") for each in subset.target]
     conversion = converted(system.model, system.sha256, subset, default_cache())

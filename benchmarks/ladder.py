@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Dict, List
 
-from fairseq_kd.evaluation.document import markdown_table
+from fairseq_kd.evaluation.pages import markdown_table
 
 
 def main(folders: List[str]) -> None:

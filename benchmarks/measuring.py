@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fairseq_kd import __version__
 from fairseq_kd.child_process import die_with_parent
-from fairseq_kd.evaluation.machine import machine
+from fairseq_kd.machine import machine
 
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = ("benchmark", "case", "unit", "median", "spread", "n", "machine", "date", "version")

@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Tuple
 from matplotlib.figure import Figure
 from measuring import RESULTS
 
-from fairseq_kd.evaluation.document import markdown_table
+from fairseq_kd.evaluation.pages import markdown_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """\

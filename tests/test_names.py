@@ -9,8 +9,8 @@ import hostile
 import pytest
 from plans import small_plan
 
-from fairseq_kd.evaluation.document import Code, Section, Table, markdown_page
-from fairseq_kd.evaluation.systems import Named
+from fairseq_kd.evaluation.pages import Code, Section, Table, markdown_page
+from fairseq_kd.evaluation.systems import NamedCheckpoint
 from fairseq_kd.evaluation.tables import wrapped
 from fairseq_kd.export.card import Licences, Measured, card
 from fairseq_kd.export.example import translate_py
@@ -93,8 +93,8 @@ def test_a_rung_is_called_by_one_line(tmp_path):
 @pytest.mark.parametrize("name", ["a\nb", "a|b", "<b>", "$x$", "_a", "`a`", "[a](b)", "*a*", "a\\"])
 def test_a_system_is_called_by_a_plain_name(name):
     with pytest.raises(ValueError, match=r"^--student .*: a name is made of letters, digits, bla"):
-        Named.parse("student", f"{name}=S.pt")
-    assert Named.parse("student", "deep, 4+1 (T = 2)=S.pt").path.endswith("S.pt")
+        NamedCheckpoint.parse("student", f"{name}=S.pt")
+    assert NamedCheckpoint.parse("student", "deep, 4+1 (T = 2)=S.pt").path.endswith("S.pt")
 
 
 def test_a_page_shows_names_as_they_are():

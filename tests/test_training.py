@@ -12,7 +12,6 @@ from harness import PAIR, ROOT, TRAINING, USER_DIR, run, train_on_two_workers
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
-from fairseq_kd.evaluation.generated import read_translations
 from fairseq_kd.training_log import figures
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
@@ -152,15 +151,15 @@ def hypotheses(output):
     return [f"{text} ".replace("@@ ", "").rstrip() for _, text in in_order]
 
 
-def test_generate_reads_the_student_without_the_plugin(student, data, tmp_path):
+def test_generate_reads_the_student_without_the_plugin(student, data):
     """Where torch is told to unpickle what fairseq wrote, as it did by itself before 2.6."""
     allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     command = ["fairseq-generate", data, "--path", student[0], *GENERATION]
     without = run(*command, env=allowed).stdout
     with_plugin = run_forked(*command, "--user-dir", "user_dir").stdout
-    for name, output in (("without", without), ("with", with_plugin)):
-        (tmp_path / name).write_text(output, encoding="utf-8")
-    assert read_translations(tmp_path / "without") == read_translations(tmp_path / "with")
+    pattern = re.compile(r"^D-(\d+)\t\S+\t(.*)$", re.M)
+    found = [sorted(pattern.findall(output)) for output in (without, with_plugin)]
+    assert found[0] == found[1] != []
 
 
 def test_validation_bleu_is_the_students(data, teacher, tmp_path):

@@ -1,1 +1,1 @@
-"""What went wrong in a training, with the evidence, and what to try."""
+"""Diagnosis of trainings: what went wrong, with evidence and advice."""

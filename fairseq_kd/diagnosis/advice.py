@@ -1,15 +1,15 @@
-"""A finding with its advice, and how the advice of several findings is kept from contradicting."""
+"""Findings of a diagnosis, and their advice without contradictions."""
 
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 
 class Advice(NamedTuple):
-    """One thing to try.
+    """A change to try.
 
     Args:
-        text: what, without a full stop.
+        text: description without a full stop.
         flag: that it changes; "" if it changes none.
-        more: whether it raises the value of the flag, or strengthens its effect; else it lowers it.
+        more: whether it raises the flag's value or strengthens its effect; else it lowers it.
     """
 
     text: str
@@ -18,12 +18,12 @@ class Advice(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Something that went wrong.
+    """A problem of a training.
 
     Args:
-        name: of it, short.
-        evidence: the figures or the line of the log that show it, in a sentence.
-        advice: what to try, most promising first.
+        name: in a few words.
+        evidence: a sentence with the figures or the line of the log that show it.
+        advice: the most promising first.
     """
 
     name: str
@@ -32,15 +32,15 @@ class Finding(NamedTuple):
 
     @property
     def advice_text(self) -> str:
-        """All of the advice, in a sentence."""
+        """All advice in one sentence."""
         return "; ".join(each.text for each in self.advice) + "."
 
 
 def consistent(found: Sequence[Finding]) -> List[Finding]:
-    """Findings without the advice that contradicts that of a finding before them.
+    """Leaves out advice that contradicts the advice of an earlier finding.
 
     Args:
-        found: causes first, for their advice counts.
+        found: causes first, because their advice is kept.
     """
     directions: Dict[str, bool] = {}
     kept = []

@@ -1,10 +1,10 @@
-"""How a training ended before its last update, by the lines of its log after its last start."""
+"""Finds out why a training ended early, from the lines of its log after its last start."""
 
 import re
 from typing import Iterator, List, NamedTuple, Optional
 
 from fairseq_kd.diagnosis.advice import Advice, Finding
-from fairseq_kd.diagnosis.stage import Stage
+from fairseq_kd.diagnosis.training_run import TrainingRun
 from fairseq_kd.training_log import ENDED_LINE, figures
 
 LOSS_SCALE = re.compile(r"Minimum loss scale reached")
@@ -21,10 +21,10 @@ KILLED = re.compile(
     rf"^{re.escape(ENDED_LINE)}(-9|137)\b"
 )
 TRACEBACK = "Traceback (most recent call last):"
-PREFIX = re.compile(r"^\[\w+\]:\s?")  # of the lines of a worker: [rank0]: in torch, [default0]:
+PREFIX = re.compile(r"^\[\w+\]:\s?")  # by torchrun, such as [rank0]:
 WRAPPERS = ("ChildFailedError", "ProcessRaisedException", "ProcessExitedException")
 SHOWN_LETTERS = 160
-GOES_ON = Advice("the same command then goes on after the last checkpoint")
+RESUMES = Advice("the same command then continues from the last checkpoint")
 LESS_GPU_MEMORY = (
     Advice(
         "a smaller --max-tokens, with a larger --update-freq for the same batch",
@@ -33,18 +33,18 @@ LESS_GPU_MEMORY = (
     ),
     Advice("--fp16 or --bf16, and --kd-teacher-dtype float16 or bfloat16"),
     Advice("a store (--kd-store) instead of a teacher that runs"),
-    GOES_ON,
+    RESUMES,
 )
 LESS_HOST_MEMORY = (
     Advice("fewer --num-workers and fewer processes beside it", "--num-workers", False),
     Advice("a smaller --max-tokens", "--max-tokens", False),
     Advice("a machine, or a limit of the job, with more memory"),
-    GOES_ON,
+    RESUMES,
 )
 
 
 class Line(NamedTuple):
-    """A line of a log, with its number from 1."""
+    """A line of a log; the first one has number 1."""
 
     number: int
     text: str
@@ -55,87 +55,89 @@ class Line(NamedTuple):
         return f'line {self.number:,} of the log is "{cut}"'
 
 
-def ending(stage: Stage) -> Optional[Finding]:
-    """What ended a training early, or left batches out; None if nothing did, or it still runs."""
-    lines = [Line(i + 1, text) for i, text in enumerate(stage.lines)][stage.start :]
+def ending(run: TrainingRun) -> Optional[Finding]:
+    """Why a training ended early or skipped batches; None if it did neither, or is running."""
+    lines = [Line(i + 1, text) for i, text in enumerate(run.lines)][run.start :]
     checks = [loss_scale, out_of_memory]
-    if not stage.running:
-        checks += [] if stage.log.finished else [killed, exception, failure, stopped]
+    if not run.running:
+        checks += [] if run.log.finished else [killed, exception, failure, stopped]
         checks += [no_figures]
-    found = (check(stage, lines) for check in checks)
+    found = (check(run, lines) for check in checks)
     return next((each for each in found if each), None)
 
 
-def loss_scale(stage: Stage, lines: List[Line]) -> Optional[Finding]:
-    """In half precision the gradients overflow however small the loss is scaled."""
+def loss_scale(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
+    """In half precision, the gradients overflow at every scale of the loss."""
     line = _first(LOSS_SCALE, lines)
     if line is None:
         return None
     return Finding(
         "loss scale at its minimum",
-        f"{line}: gradients were no finite numbers at any scale.",
+        f"{line}: gradients were not finite at any scale.",
         (
             Advice("lower --lr", "--lr", False),
             Advice("clip gradients by --clip-norm 1.0", "--clip-norm", False),
             Advice("warm up longer", "--warmup-updates"),
             Advice("--bf16 instead of --fp16, which has the range of float32"),
             Advice("--kd-teacher-dtype float32, if the teacher overflows"),
-            GOES_ON,
+            RESUMES,
         ),
     )
 
 
-def out_of_memory(stage: Stage, lines: List[Line]) -> Optional[Finding]:
-    """The memory of the GPU or of the machine was too small, for a batch or for all."""
+def out_of_memory(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
+    """The GPU or the machine has too little memory, for some batches or for all."""
     for pattern, what, advice in (
         (GPU_MEMORY, "the GPU", LESS_GPU_MEMORY),
         (HOST_MEMORY, "the machine", LESS_HOST_MEMORY),
     ):
         line = _first(pattern, _after_figures(lines))
-        if line is not None and not stage.log.finished:
+        if line is not None and not run.log.finished:
             return Finding("out of memory", f"{line}: {what} has too little.", advice)
-        left_out = [each for each in lines if pattern.search(each.text)]
-        if left_out:
-            times = f"{what} had too little {len(left_out)} times"
-            told = f"{left_out[-1]}: {times}, and the training went on without such batches."
-            return Finding("out of memory", told, advice[:-1])
+        skipped = [each for each in lines if pattern.search(each.text)]
+        if skipped:
+            evidence = (
+                f"{skipped[-1]}: {what} had too little {len(skipped)} times, and the training "
+                "continued without these batches."
+            )
+            return Finding("out of memory", evidence, advice[:-1])
     return None
 
 
-def killed(stage: Stage, lines: List[Line]) -> Optional[Finding]:
-    """SIGKILL ended a process, which is what the kernel does when memory runs out."""
+def killed(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
+    """SIGKILL ended a process, most often by the kernel when memory ran out."""
     line = _first(KILLED, lines)
     if line is None:
         return None
     shared = "Bus error" in line.text
     return Finding(
         "killed process",
-        f"{line}: the training did not end by itself.",
+        f"{line}: a signal ended the training.",
         (
             *((Advice("more shared memory (docker run --shm-size)"),) if shared else ()),
-            Advice("if nobody killed it, memory ran out: dmesg, or the log of the job, names it"),
+            Advice("if nobody killed it, memory ran out: see dmesg or the log of the job"),
             *LESS_HOST_MEMORY,
         ),
     )
 
 
-def exception(stage: Stage, lines: List[Line]) -> Optional[Finding]:
-    """A traceback stands behind the last figures."""
+def exception(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
+    """There is a traceback after the last figures."""
     raised = list(_raised(_after_figures(lines)))
     own = [line for line in raised if not any(word in line.text for word in WRAPPERS)]
     if not raised:
         return None
     line = (own or raised)[-1]
     if re.match(r"KeyboardInterrupt|.*SignalException", line.text):
-        return Finding("interruption", f"{line}: somebody ended it.", (GOES_ON,))
+        return Finding("interruption", f"{line}: it was interrupted.", (RESUMES,))
     return Finding(
         "exception",
         f"{line}: the training ended there.",
-        (Advice("correct what it names; the lines above it say where it was raised"), GOES_ON),
+        (Advice("correct its cause; the lines above it show where it was raised"), RESUMES),
     )
 
 
-def failure(stage: Stage, lines: List[Line]) -> Optional[Finding]:
+def failure(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
     """The command ended with a status other than 0, without a traceback."""
     status = _first(re.compile(f"^{re.escape(ENDED_LINE)}"), lines)
     if status is None:
@@ -144,37 +146,37 @@ def failure(stage: Stage, lines: List[Line]) -> Optional[Finding]:
     return Finding(
         "failure",
         f"{status}, and {before[-1]}.",
-        (Advice("correct what the last lines name"), GOES_ON),
+        (Advice("correct what the last lines report"), RESUMES),
     )
 
 
-def stopped(stage: Stage, lines: List[Line]) -> Optional[Finding]:
-    """Nothing runs any more, and nothing says why."""
-    if stage.running is None or not lines:
+def stopped(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
+    """No process is training, and the log has no reason."""
+    if run.running is None or not lines:
         return None
     return Finding(
         "sudden end",
-        f"{lines[-1]}, the last one, and nothing works on it: it was interrupted or killed.",
+        f"{lines[-1]}, the last one, and no process is training: it was interrupted or killed.",
         (
-            Advice("run the same command again, which goes on after the last checkpoint"),
+            Advice("run the same command again; it continues from the last checkpoint"),
             Advice(
-                "if nobody ended it, see whether the machine was restarted, the job's time was "
-                "over, or memory ran out (dmesg)"
+                "if nobody ended it, check whether the machine was restarted, the time limit of "
+                "the job was reached, or memory ran out (dmesg)"
             ),
         ),
     )
 
 
-def no_figures(stage: Stage, lines: List[Line]) -> Optional[Finding]:
-    """The log ends before the first update, or its figures are not in JSON."""
-    if stage.training:
+def no_figures(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
+    """The log ends before the first figures, or they are not in JSON."""
+    if run.training:
         return None
     last = f"{lines[-1]}, the last one, and none has figures" if lines else "the log is empty"
     return Finding(
         "no figures",
         f"{last}.",
         (
-            Advice("if it still runs, wait for its first --log-interval"),
+            Advice("if it is running, wait for the first --log-interval"),
             Advice(
                 "train with --log-format json, and with a smaller --log-interval if it is short"
             ),
@@ -187,13 +189,13 @@ def _first(pattern: "re.Pattern[str]", lines: List[Line]) -> Optional[Line]:
 
 
 def _after_figures(lines: List[Line]) -> List[Line]:
-    """The lines behind the last running figures."""
+    """The lines after the last figures of training."""
     last = max((i for i, line in enumerate(lines) if figures(line.text, "train_inner")), default=-1)
     return lines[last + 1 :]
 
 
 def _raised(lines: List[Line]) -> Iterator[Line]:
-    """The line of each exception: the first one that is not indented behind a traceback's head."""
+    """The line of each exception: the first line of a traceback that is not indented."""
     inside = False
     for number, text in lines:
         bare = PREFIX.sub("", text)

@@ -1,1 +1,1 @@
-"""What a distillation gained: quality, size and speed of several systems, in one report."""
+"""Evaluation of systems: quality, size, memory and speed, and the report."""

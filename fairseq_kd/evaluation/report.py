@@ -1,102 +1,114 @@
-"""The report of an evaluation: what was gained, how it was measured, and how to repeat it."""
+"""Writes the report of an evaluation, as one HTML page and as Markdown, from its results."""
 
 import json
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, Union
+from typing import Any, Callable, List, Optional, Set, Union
 
-from fairseq_kd.evaluation import deployment, plots, tables
-from fairseq_kd.evaluation.document import Code, Plot, Section, markdown_page, markdown_table
-from fairseq_kd.evaluation.page import html_page
-from fairseq_kd.evaluation.scores import TESTABLE
-from fairseq_kd.evaluation.tables import Figures
-from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
+from fairseq_kd.evaluation import plots, tables
+from fairseq_kd.evaluation.pages import (
+    Block,
+    Code,
+    Plot,
+    Section,
+    html_page,
+    markdown_page,
+    markdown_table,
+)
+from fairseq_kd.evaluation.results import (
+    FAIRSEQ,
+    INT8,
+    TESTABLE,
+    EvaluationResult,
+    SpeedResult,
+    SystemResult,
+)
 from fairseq_kd.json_files import read_json
 from fairseq_kd.sequence.shards import WHOLE
 from fairseq_kd.whole_files import check_apart, check_no_link, make_folder, written_whole
 
 TITLE = "What the distillation gained"
-PLOTS, FIGURES = "plots", "evaluation.json"
+PLOTS, RESULTS = "plots", "evaluation.json"
 FOLDERS = (PLOTS, "translations", "decoded")
-WRITTEN = (FIGURES, "report.md", "report.html", *FOLDERS)
-DECODED = re.compile(r".+-[0-9a-f]{16}")  # a folder of the translations of a system
+WRITTEN = (RESULTS, "report.md", "report.html", *FOLDERS)
+DECODED = re.compile(r".+-[0-9a-f]{16}")  # a folder with the translations of a system
 NAME = r"[\w.-]*\w[\w.-]*"
 REPLACEABLE = re.compile(
     rf"{PLOTS}/{NAME}\.png|translations/{NAME}\.txt|decoded/{NAME}/{re.escape(WHOLE)}"
 )
-QUIET = 0.1  # the drift between rounds of a machine that does nothing else
+IDLE = 0.1  # largest drift between rounds on a machine without other load
 
 
-def write_report(out: Path, measured: Figures) -> str:
-    """Writes ``evaluation.json``, ``report.html``, ``report.md`` and the drawings of the latter.
+def write_report(out: Path, result: EvaluationResult) -> str:
+    """Writes ``evaluation.json``, ``report.html``, ``report.md`` and the plots of the latter.
 
-    What an earlier evaluation wrote into the folder and this one did not is removed.
+    Files of an earlier evaluation in the folder that this one has not written are removed.
 
     Args:
         out: the folder.
-        measured: what ``Evaluation.run`` returned.
+        result: what ``Evaluation.run`` returned.
 
     Returns:
         The first table, for a terminal.
     """
     make_folder(out)
-    files, earlier = measured["files"], _replaceable_files(out)
-    _write_figures(out, measured, {*files, *earlier})  # before anything is drawn
-    page = sections(measured)
+    files, earlier = result.files, _replaceable_files(out)
+    _write_result(out, result, {*files, *earlier})  # before anything is drawn
+    page = sections(result)
     drawn = [block for each in page for block in each.blocks if isinstance(block, Plot)]
-    plots_of = {f"{PLOTS}/{plot.name}.png": plot for plot in drawn}
-    files = [*files, *plots_of]
-    _write_figures(out, measured, {*files, *earlier})  # a kill must lose no name of them
+    plots_by_file = {f"{PLOTS}/{plot.name}.png": plot for plot in drawn}
+    files = [*files, *plots_by_file]
+    _write_result(out, result, {*files, *earlier})  # lists every file, should the process be killed
     with written_whole(out / "report.md") as file:
         file.write(markdown_page(TITLE, page, PLOTS))
     with written_whole(out / "report.html") as file:
-        file.write(html_page(TITLE, cards(measured), page))
+        file.write(html_page(TITLE, cards(result), page))
     make_folder(out / PLOTS)
-    for name, plot in plots_of.items():
+    for name, plot in plots_by_file.items():
         with written_whole(out / name, "wb") as file:
             file.write(plot.png)
     for name in set(earlier) - set(files):
         (out / name).unlink(missing_ok=True)
         if name.startswith("decoded/"):
-            with suppress(OSError):  # something else lies in it
+            with suppress(OSError):  # the folder has other files
                 (out / name).parent.rmdir()
-    _write_figures(out, measured, set(files))
-    table = tables.overview(measured)
+    _write_result(out, result, set(files))
+    table = tables.overview(result)
     return markdown_table(table.columns, table.rows)
 
 
-def _write_figures(out: Path, measured: Figures, files: Set[str]) -> None:
-    with written_whole(out / FIGURES) as file:
-        json.dump({**measured, "files": sorted(files)}, file, indent=1)
+def _write_result(out: Path, result: EvaluationResult, files: Set[str]) -> None:
+    with written_whole(out / RESULTS) as file:
+        json.dump({**result.to_json(), "files": sorted(files)}, file, indent=1)
 
 
 def _replaceable_files(out: Path) -> List[str]:
-    """What an earlier evaluation wrote into the folder under names that a later one may not use."""
+    """The files that an earlier evaluation wrote into the folder, of kinds that may be removed."""
     try:
-        found = read_json(out / FIGURES, object, "")
-    except (OSError, ValueError):  # there is none, or it is somebody else's
+        content = read_json(out / RESULTS, object, "")
+    except (OSError, ValueError):  # there is none, or another program wrote it
         return []
-    names = found.get("files", []) if isinstance(found, dict) else []
+    names = content.get("files", []) if isinstance(content, dict) else []
     return [name for name in names if isinstance(name, str) and REPLACEABLE.fullmatch(name)]
 
 
 def check_out(out: Path, data: Path) -> None:
-    """Refuses a folder for the report in which something else than an evaluation would be replaced.
+    """Checks that a report in this folder replaces nothing but an earlier report.
 
     Args:
         out: the folder; other files may be in it.
-        data: what is evaluated on.
+        data: the folder of the data.
 
     Raises:
-        ValueError: something is in the place of a file of the report, or a folder of it is a link
-            to elsewhere.
+        ValueError: another program wrote a file or folder with a name of the report's, or a folder
+            of the report is a link.
     """
     check_apart(out, {"--data": data})
     for folder in (*(out / name for name in FOLDERS), *(out / "decoded").glob("*")):
         check_no_link(folder)
-    if _is_evaluations(out):
+    if _has_evaluation(out):
         return
     for name in WRITTEN:
         if os.path.lexists(out / name):
@@ -105,11 +117,11 @@ def check_out(out: Path, data: Path) -> None:
             )
 
 
-def _is_evaluations(out: Path) -> bool:
-    """Whether an evaluation was written into a folder, or was begun there."""
+def _has_evaluation(out: Path) -> bool:
+    """Whether an evaluation was finished or begun in a folder."""
     try:
-        figures = read_json(out / FIGURES, object, "")
-        return isinstance(figures, dict) and figures.keys() >= {"made", "systems", "quality"}
+        content = read_json(out / RESULTS, object, "")
+        return isinstance(content, dict) and content.keys() >= {"made", "systems", "quality"}
     except FileNotFoundError:
         names = os.listdir(out / "decoded") if (out / "decoded").is_dir() else []
         later = [name for name in WRITTEN[:4] if os.path.lexists(out / name)]
@@ -118,231 +130,205 @@ def _is_evaluations(out: Path) -> bool:
         return False
 
 
-def sections(measured: Figures) -> List[Section]:
+def sections(result: EvaluationResult) -> List[Section]:
     """The sections of the report."""
-    found = [_summary(measured), _quality(measured), _bins(measured), _behaviour(measured)]
-    found += [_size(measured), _speed(measured), _memory(measured), _deployment(measured)]
-    return [*found, _training(measured), _commands(measured)]
+    parts = (_summary, _quality, _bins, _error_rates, _size, _speed, _memory)
+    return [part(result) for part in (*parts, _deployment, _training, _commands)]
 
 
-def cards(measured: Figures) -> List["tuple[str, str]"]:
-    """The last student's gains in a few figures, each with what it is."""
-    student = deployment.students(measured)[-1]
-    name, teacher = student["name"], measured["systems"][0]
-    scores = measured["quality"]["scores"]
-    found = [(tables.kept(measured, name, "BLEU"), f"of the teacher's BLEU kept by {name}")]
-    control = fairest_control(measured, student)
+def cards(result: EvaluationResult) -> List["tuple[str, str]"]:
+    """A few figures of the last student's gains, each with a description."""
+    student, teacher = result.with_role("student")[-1], result.teacher
+    name = student.name
+    shown = [(tables.score_kept(result, name), f"of the teacher's BLEU kept by {name}")]
+    control = fairest_control(result, student)
     if control is not None:
-        more = scores[name]["BLEU"]["score"] - scores[control["name"]]["BLEU"]["score"]
-        found.append((f"{more:+.1f}", f"BLEU over {control['name']}, {_updates(control, student)}"))
-    fewer = sum(student["parameters"].values()) / sum(teacher["parameters"].values())
-    found.append((f"{fewer:.0%}", "of the teacher's parameters"))
-    for engine, both in ((INT8, "both in int8"), (FAIRSEQ, "int8 against fairseq")):
-        faster = deployment.int8_speed_up(measured, student, engine)
+        gain = result.score(name) - result.score(control.name)
+        shown.append((f"{gain:+.1f}", f"BLEU over {control.name}, {_updates(control, student)}"))
+    share = student.total_parameters / teacher.total_parameters
+    shown.append((f"{share:.0%}", "of the teacher's parameters"))
+    for engine, engines in ((INT8, "both in int8"), (FAIRSEQ, "int8 against fairseq")):
+        faster = tables.speed_up(result, name, INT8, engine)
         if faster is not None:
-            found.append((f"{faster:.1f}x", f"the teacher's speed, {both}, batches of 32"))
-    return found
+            shown.append((f"{faster:.1f}x", f"the teacher's speed, {engines}, batches of 32"))
+    return shown
 
 
-def fairest_control(measured: Figures, student: Figures) -> Optional[Figures]:
-    """The control that a student's gain is told against, if there is one.
+def fairest_control(result: EvaluationResult, student: SystemResult) -> Optional[SystemResult]:
+    """The control with which a student is compared, if there is one.
 
-    Of those with at least as many updates behind their weights as the student the best; else the
+    The best of those with at least as many updates behind their weights as the student, else the
     one with the most.
     """
-    controls = [each for each in measured["systems"] if each["role"] == "control"]
-    scores = measured["quality"]["scores"]
-    fair = [each for each in controls if is_fair(each, student)]
+    controls = result.with_role("control")
+    fair = [each for each in controls if _is_fair(each, student)]
     if fair:
-        return max(fair, key=lambda each: scores[each["name"]]["BLEU"]["score"])
-    return max(controls, key=lambda each: each["updates_behind"] or 0, default=None)
+        return max(fair, key=lambda each: result.score(each.name))
+    return max(controls, key=lambda each: each.updates_behind or 0, default=None)
 
 
-def is_fair(control: Figures, student: Figures) -> bool:
+def _is_fair(control: SystemResult, student: SystemResult) -> bool:
     """Whether a control is known to have at least as many updates behind its weights."""
-    counts = [each["updates_behind"] for each in (control, student)]
+    counts = control.updates_behind, student.updates_behind
     return None not in counts and counts[0] >= counts[1]
 
 
-def _updates(control: Figures, student: Figures) -> str:
-    """How many updates stand behind the weights of a control, and of the student beside it."""
-    counts = [each["updates_behind"] for each in (control, student)]
+def _updates(control: SystemResult, student: SystemResult) -> str:
+    """The number of updates behind the weights of a control, compared with the student's."""
+    counts = control.updates_behind, student.updates_behind
     if None in counts:
-        unknown = student["name"] if counts[1] is None else control["name"]
+        unknown = student.name if counts[1] is None else control.name
         return f"with an unknown number of updates behind the weights of {unknown}"
     if counts[0] == counts[1]:
         return f"with as many updates behind its weights ({counts[0]:,})"
-    theirs = f"where {student['name']} has {counts[1]:,}"
-    return f"with {counts[0]:,} updates behind its weights, {theirs}"
+    return f"with {counts[0]:,} updates behind its weights, where {student.name} has {counts[1]:,}"
 
 
-def _summary(measured: Figures) -> Section:
-    made = measured["made"]
+def _summary(result: EvaluationResult) -> Section:
+    made = result.made
     text = (
-        f"{made['sentences']:,} sentences of {made['subset']}, {'-'.join(made['pair'])}. "
+        f"{made.sentences:,} sentences of {made.subset}, {'-'.join(made.pair)}. "
         "*updates* are those of a system's own training; *updates behind* also count those of the "
-        "weights that it started from (- where that is not known): only systems that are equal "
-        "there show what distillation gained. *kept* is the share of the teacher's BLEU. *speed* "
-        "is how many times more sentences a second a system translates than the teacher, in "
-        "batches of 32: int8 in CTranslate2, all others in fairseq, on "
-        f"{_threads(made['threads'])}; once against the teacher in the same engine and type, once "
-        "against the teacher in fairseq, which adds what the engine gains."
+        "weights that its training started from (- if unknown): only systems with equal numbers "
+        "show what distillation gained. *kept* is the share of the teacher's BLEU. *speed* is the "
+        "number of sentences per second over the teacher's, in batches of 32: int8 in CTranslate2, "
+        f"all others in fairseq, on {_threads(made.threads)}. It is given against the teacher in "
+        "the same engine and type, and against the teacher in fairseq, which adds the gain from "
+        "the engine."
     )
-    fronts = (_drawn(plots.front, measured, each) for each in ("speed", "size"))
-    where = f"{made['machine']}; {made['date']}, fairseq_kd {made['version']}, {made['versions']}."
+    fronts = (_drawn(plots.front, result, each) for each in ("speed", "size"))
+    where = f"{made.machine}; {made.date}, fairseq_kd {made.version}, {made.versions}."
     drawn = [plot for plot in fronts if plot is not None]
-    return Section("", [text, tables.overview(measured), *drawn, where])
+    return Section("", [text, tables.overview(result), *drawn, where])
 
 
-def _quality(measured: Figures) -> Section:
-    quality, made = measured["quality"], measured["made"]
-    signatures = "; ".join(f"{name} `{each}`" for name, each in quality["signatures"].items())
-    blocks = [
-        f"By sacreBLEU on detokenised text, beam {made['beam']}, with half the 95 % interval. "
-        f"References: {made['references']}. Of TER, less is better.",
-        tables.quality(measured),
+def _quality(result: EvaluationResult) -> Section:
+    quality, made = result.quality, result.made
+    signatures = "; ".join(f"{name} `{each}`" for name, each in quality.signatures.items())
+    blocks: List[Block] = [
+        f"By sacreBLEU on detokenised text, beam {made.beam}, with half the 95 % interval. "
+        f"References: {made.references}. For TER, less is better.",
+        tables.quality(result),
     ]
-    tested = (
-        f", and its p-value by paired bootstrap ({made['samples']:,} resamples); * where p < 0.05."
-    )
-    if not tables.testable(measured):
-        tested = f": of fewer than {TESTABLE} sentences, it cannot be tested for significance."
-    student = deployment.students(measured)[-1]
-    for base in measured["systems"]:
-        table = base["name"] in quality["p"] and tables.significance(measured, base["name"])
-        if table:
-            fair = f", {_updates(base, student)}" if base["role"] == "control" else ""
-            blocks += [f"Difference to {base['name']}{fair}{tested}", table]
+    test = f", and its p-value by paired bootstrap ({made.samples:,} resamples); * where p < 0.05."
+    if not result.testable:
+        test = f": with fewer than {TESTABLE} sentences, it cannot be tested for significance."
+    student = result.with_role("student")[-1]
+    for base in result.systems:
+        table = tables.significance(result, base.name) if base.name in quality.p else None
+        if table is not None:
+            updates = f", {_updates(base, student)}" if base.role == "control" else ""
+            blocks += [f"Difference to {base.name}{updates}{test}", table]
     return Section("Quality", [*blocks, signatures])
 
 
-def _bins(measured: Figures) -> Section:
+def _bins(result: EvaluationResult) -> Section:
+    by_length, by_rare = result.quality.by_length, result.quality.by_rare
     return Section(
         "Where quality is lost",
         [
-            "BLEU by words of the source, and by the share of its words that are rare: split by "
-            "BPE, or unknown. In brackets, sentences.",
-            tables.by_bins(measured, "by_length", "source"),
-            tables.by_bins(measured, "by_rare", "source"),
-            _drawn(plots.by_bins, measured, "by_length", "words of the source"),
-            _drawn(plots.by_bins, measured, "by_rare", "share of rare words"),
+            "BLEU by number of words of the source, and by the share of its words that are rare: "
+            "split by BPE, or unknown. In brackets, the number of sentences.",
+            tables.by_bins(by_length, "source"),
+            tables.by_bins(by_rare, "source"),
+            _drawn(plots.by_bins, by_length, "by-length", "words of the source"),
+            _drawn(plots.by_bins, by_rare, "by-rare", "share of rare words"),
         ],
     )
 
 
-def _behaviour(measured: Figures) -> Section:
+def _error_rates(result: EvaluationResult) -> Section:
     return Section(
-        "How translations go wrong",
+        "Error types",
         [
-            "*copied*: translations that are their source; *repeating*: those in which four words "
-            "come again; *length ratio*: words for one of the reference; *agreement*: tokens of "
-            "the reference for which the likeliest word is the teacher's.",
-            tables.behaviour(measured),
+            "*copied*: translations that equal their source; *repeating*: translations that repeat "
+            "four words; *length ratio*: words of the translations per word of the references; "
+            "*agreement*: share of reference tokens for which system and teacher have the same "
+            "most probable token.",
+            tables.error_rates(result),
         ],
     )
 
 
-def _size(measured: Figures) -> Section:
-    blocks: List[Any] = [
-        "Parameters; what is shared counts once. A checkpoint also holds the optimiser's state.",
-        tables.size(measured),
-    ]
-    for system in measured["systems"]:
-        if system["refusal"]:
-            blocks.append(f"{system['name']}: {system['refusal']}.")
-    return Section("Size", blocks)
+def _size(result: EvaluationResult) -> Section:
+    text = "Parameters; shared ones count once. A checkpoint also has the state of the optimizer."
+    refusals = [f"{each.name}: {each.refusal}." for each in result.systems if each.refusal]
+    return Section("Size", [text, tables.size(result), *refusals])
 
 
-def _speed(measured: Figures) -> Section:
-    if measured["speed"] is None:
+def _speed(result: EvaluationResult) -> Section:
+    if result.speed is None:
         return Section("Speed")
-    made, speed = measured["made"], measured["speed"]
-    return Section(
-        "Speed",
-        [
-            f"Latency: {speed['alone']} sentences, one by one, on "
-            f"{_threads(made['latency_threads'])}; median and 95th percentile. Throughput: "
-            f"{speed['together']} sentences in batches of 32 and of 128, on "
-            f"{_threads(made['threads'])}. Warmed up, all systems in turns, the median of the "
-            f"rounds. {_steadiness(speed)}",
-            tables.speed(measured),
-        ],
+    made, speed = result.made, result.speed
+    text = (
+        f"Latency: {speed.alone} sentences, one by one, on {_threads(made.latency_threads)}; "
+        f"median and 95th percentile. Throughput: {speed.together} sentences in batches of 32 and "
+        f"of 128, on {_threads(made.threads)}. Measured after a warm-up, all systems in turns; the "
+        f"median of the rounds. {_drift(speed)}"
     )
+    return Section("Speed", [text, tables.speed(result)])
 
 
-def _steadiness(speed: Figures) -> str:
-    """Whether the machine was quiet, as far as the rounds can tell."""
-    if speed["rounds"] < 2:
-        return "One round cannot tell whether the machine was quiet."
-    drift = max(each["drift"] for by in speed["systems"].values() for each in by.values())
-    told = f"The slowest round of a system took {drift:.0%} longer than its fastest"
-    if drift <= QUIET:
-        return f"{told}: the machine was quiet."
+def _drift(speed: SpeedResult) -> str:
+    """Whether the machine was idle, as far as the rounds show."""
+    if speed.rounds < 2:
+        return "One round does not show whether the machine was idle."
+    drift = max(each.drift for by in speed.systems.values() for each in by.values())
+    text = f"The slowest round of a system took {drift:.0%} longer than its fastest"
+    if drift <= IDLE:
+        return f"{text}: the machine was idle."
     return (
-        f"{told}: the machine was not quiet. The systems, which took turns, can be compared with "
+        f"{text}: the machine was not idle. The systems, which took turns, can be compared with "
         "one another, but not with another report."
     )
 
 
-def _memory(measured: Figures) -> Section:
-    if measured["memory"] is None:
+def _memory(result: EvaluationResult) -> Section:
+    if result.memory is None:
         return Section("Memory")
-    inference, training = tables.memory(measured)
-    return Section(
-        "Memory",
-        [
-            "Translating a batch of 32, and one update of a batch of 1,000 tokens with Adam: "
-            "what is loaded (the weights; of CTranslate2, what its process holds then), "
-            "and with it what the work adds at its peak, each in a process of its own.",
-            inference,
-            training,
-        ],
+    text = (
+        "Of translating a batch of 32, and of one update with Adam on a batch of 1,000 tokens: "
+        "what is loaded (the weights; for CTranslate2, the memory of its process after loading), "
+        "and the peak of the work, including what is loaded. Each was measured in a process of "
+        "its own."
     )
+    return Section("Memory", [text, *tables.memory(result.memory)])
 
 
-def _deployment(measured: Figures) -> Section:
-    blocks: List[Any] = []
-    for student in deployment.students(measured):
-        blocks.append(deployment.goals(measured, student))
-        uses = deployment.uses(measured, student)
-        if uses is not None:
-            blocks.append(uses)
-    if blocks:
-        blocks.insert(
-            0,
-            "Latency is that of this machine; a phone is slower. *smaller* is in parameters, "
-            "against the teacher.",
-        )
-    return Section("In use", blocks)
+def _deployment(result: EvaluationResult) -> Section:
+    text = (
+        "Latency is that of this machine; a phone is slower. *smaller* is the teacher's number of "
+        "parameters over the student's."
+    )
+    students = result.with_role("student")
+    blocks = [part(result, each) for each in students for part in (tables.gains, tables.targets)]
+    return Section("Deployment", [text, *filter(None, blocks)])
 
 
-def _training(measured: Figures) -> Section:
-    trained: Dict[str, Any] = measured["training"]
-    drawn = [_drawn(plots.training, name, each) for name, each in trained.items() if each]
+def _training(result: EvaluationResult) -> Section:
+    curves = {name: each for name, each in result.training.items() if each}
+    drawn = [_drawn(plots.training, name, each) for name, each in curves.items()]
     kept = [plot for plot in drawn if plot is not None]
-    if not kept:
-        return Section("Training")
-    told = (
-        "Lines: the running training; dots: validation. Losses in bits a token, each term as its "
-        "log has it; nll_loss is the student's own."
+    text = (
+        "Lines: training; dots: validation. Losses in bits per token, each term as the log has "
+        "it; nll_loss is the student's own."
     )
-    return Section("Training", [told, *kept])
+    return Section("Training", [text, *kept] if kept else [])
 
 
-def _commands(measured: Figures) -> Section:
-    blocks: List[Any] = []
-    trained: Dict[str, Any] = measured["training"]
-    for name, training in trained.items():
-        if training and training["command"]:
-            blocks += [f"{name}:", Code(tables.wrapped(training["command"]))]
+def _commands(result: EvaluationResult) -> Section:
+    blocks: List[Block] = []
+    for name, curves in result.training.items():
+        if curves and curves.command:
+            blocks += [f"{name}:", Code(tables.wrapped(curves.command))]
     return Section("Commands", blocks)
 
 
 def _drawn(plot: Callable[..., Optional[Plot]], *args: Any) -> Union[Plot, str, None]:
-    """A plot, or a sentence where it fails: no figure is lost for want of its picture."""
+    """A plot, or a sentence if drawing fails: the figures must not be lost with it."""
     try:
         return plot(*args)
-    except Exception as error:  # matplotlib's are of many kinds
+    except Exception as error:  # those of matplotlib have no common class
         return f"A plot could not be drawn ({' '.join(str(error).split())})."
 
 

@@ -1,54 +1,90 @@
-"""Quality by sacreBLEU: BLEU, chrF and TER, with its own paired bootstrap."""
+"""Quality by sacreBLEU and COMET: scores, their significance, and BLEU of parts of the set."""
 
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+import re
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest, Result
 
-METRICS = ("BLEU", "chrF2", "TER")  # as sacreBLEU names them
+from fairseq_kd.evaluation.results import BinScores, Score
+
+METRICS = ("BLEU", "chrF2", "TER")  # named as by sacreBLEU
 SIGNIFICANT_P = 0.05
-TESTABLE = 10  # sentences; resamples of fewer are too much alike to tell systems apart
-Figures = Dict[str, Any]
+TOKENIZER_PACKAGES = {"ja-mecab": "'sacrebleu[ja]'", "ko-mecab": "'sacrebleu[ko]'"}
+TWO_LETTERS = {"chi": "zh", "jpn": "ja", "kor": "ko", "zho": "zh"}  # of ISO 639-2 and 639-3
+COMET_INSTALL = "pip install unbabel-comet"
 
 
-class Bin(NamedTuple):
-    """Sentences of the test set that have something in common.
+def bleu_tokenizer(language: str, chosen: Optional[str]) -> str:
+    """The tokenizer of BLEU: the chosen one, or sacreBLEU's for the target language.
 
     Args:
-        label: what that is, such as ``10-14``.
-        sentences: their numbers.
-    """
+        language: of the target. A script or country, as in ``zh_CN`` or ``zho_Hans``, is ignored.
+        chosen: by the user, or None.
 
-    label: str
-    sentences: List[int]
+    Raises:
+        ValueError: a package that it needs is not installed.
+    """
+    code = re.split("[-_]", language)[0].lower()
+    code = TWO_LETTERS.get(code, code)
+    name = chosen or BLEU._TOKENIZER_MAP.get(code, BLEU.TOKENIZER_DEFAULT)
+    try:
+        BLEU(tokenize=name)
+    except (ImportError, RuntimeError):
+        package = TOKENIZER_PACKAGES.get(name, "sentencepiece")
+        raise ValueError(
+            f"BLEU of {language} by the tokenizer {name} needs a package that is not installed "
+            f"(pip install {package}); or give another one by --sacrebleu-tokenize, such as char."
+        ) from None
+    return name
 
 
 def metrics(tokenizer: str = BLEU.TOKENIZER_DEFAULT) -> Dict[str, Metric]:
-    """The metrics of sacreBLEU with its defaults, by their names in the report.
+    """The metrics by name, with sacreBLEU's defaults.
 
-    Each counts a text's n-grams or edits once, however often it is compared: for one set of
-    references only.
+    Each caches the statistics of a text, so that a text is counted once for all comparisons. Use
+    them with one set of references only.
 
     Args:
         tokenizer: of BLEU.
     """
-    measures = {"BLEU": BLEU(tokenize=tokenizer), "chrF2": CHRF(), "TER": TER()}
-    return {name: _counting_once(metric) for name, metric in measures.items()}
+    by_name = {"BLEU": BLEU(tokenize=tokenizer), "chrF2": CHRF(), "TER": TER()}
+    return {name: _with_cache(metric) for name, metric in by_name.items()}
 
 
-def _counting_once(metric: Metric) -> Metric:
-    count, counted = metric._extract_corpus_statistics, {}
+def _with_cache(metric: Metric) -> Metric:
+    count, cache = metric._extract_corpus_statistics, {}
 
-    def remembered(hypotheses: Sequence[str], references: Any) -> Any:
+    def cached(hypotheses: Sequence[str], references: Any) -> Any:
         key = tuple(hypotheses)
-        if key not in counted:
-            counted[key] = count(hypotheses, references)
-        return counted[key]
+        if key not in cache:
+            cache[key] = count(hypotheses, references)
+        return cache[key]
 
-    metric._extract_corpus_statistics = remembered
+    metric._extract_corpus_statistics = cached
     return metric
+
+
+class Comparison(NamedTuple):
+    """Scores of several systems, compared with a baseline.
+
+    Args:
+        signatures: of sacreBLEU, by metric.
+        scores: by system and metric.
+    """
+
+    signatures: Dict[str, str]
+    scores: Dict[str, Dict[str, Score]]
+
+    def p_values(self) -> Dict[str, Dict[str, float]]:
+        """By system and metric; empty for the baseline."""
+        return {
+            name: {metric: each.p for metric, each in by_metric.items() if each.p is not None}
+            for name, by_metric in self.scores.items()
+        }
 
 
 def paired_scores(
@@ -56,45 +92,67 @@ def paired_scores(
     references: Sequence[str],
     baseline: str,
     samples: int,
-    measures: Mapping[str, Metric],
-) -> Dict[str, Any]:
-    """The scores of all systems, and how sure it is that they differ from one of them.
+    metrics: Mapping[str, Metric],
+) -> Comparison:
+    """Scores all systems, and compares them with a baseline by paired bootstrap.
 
     Args:
         texts: plain translations by system.
         references: plain references.
         baseline: the system that the others are compared with.
         samples: bootstrap resamples.
-        measures: ``metrics()``, the same for all comparisons with these references.
+        metrics: those of ``metrics()``, the same for all comparisons with these references.
 
     Returns:
-        ``signatures`` by metric, and ``systems``: by name and metric the ``score``, ``mean`` and
-        ``ci`` (half the 95 % interval) of the resamples, and but for the baseline ``p``, the
-        probability of a difference as large if there were none: 1 where resamples tell nothing.
+        The scores. If all resamples have the same difference, p is 1.
 
     Source: Koehn 2004, W04-3250, by ``sacrebleu.significance``.
     """
     named = [(baseline, texts[baseline])]
     named += [(name, each) for name, each in texts.items() if name != baseline]
-    test = PairedTest(named, measures, [references], test_type="bs", n_samples=samples)
+    test = PairedTest(named, metrics, [references], test_type="bs", n_samples=samples)
     signatures, results = test()
-    systems: Dict[str, Any] = {name: {} for name in texts}
+    scores: Dict[str, Dict[str, Score]] = {name: {} for name in texts}
     for metric in METRICS:
         for (name, _), result in zip(named, results[metric], strict=True):
-            found = {"score": result.score, "mean": result.mean, "ci": result.ci}
-            if result.p_value is not None:
-                found["p"] = 1.0 if _says_nothing(result, results[metric][0]) else result.p_value
-            systems[name][metric] = {key: float(value) for key, value in found.items()}
-    return {
-        "signatures": {metric: str(signatures[metric]) for metric in METRICS},
-        "systems": systems,
-    }
+            p = result.p_value
+            if p is not None:
+                p = 1.0 if _is_constant(result, results[metric][0]) else float(p)
+            score, mean, ci = (float(each) for each in (result.score, result.mean, result.ci))
+            scores[name][metric] = Score(score, mean, ci, p)
+    return Comparison({metric: str(signatures[metric]) for metric in METRICS}, scores)
 
 
-def _says_nothing(result: Result, baseline: Result) -> bool:
-    """Whether all resamples differ alike, for which sacreBLEU gives the smallest p there is."""
+def _is_constant(result: Result, baseline: Result) -> bool:
+    """Whether all resamples have the same difference, where sacreBLEU gives its smallest p."""
     same = [result.score, result.mean, result.ci] == [baseline.score, baseline.mean, baseline.ci]
     return same or result.ci == baseline.ci == 0
+
+
+class Bin(NamedTuple):
+    """A group of sentences: its label, such as ``10-14``, and their indices."""
+
+    label: str
+    sentences: List[int]
+
+
+def equal_bins(
+    values: Sequence[float], count: int, label: Callable[[float, float], str]
+) -> List[Bin]:
+    """Groups sentences by a value into bins of about equal size; equal values share a bin.
+
+    Args:
+        values: one per sentence, at least 0.
+        count: of bins at most.
+        label: of a bin, from its smallest and its largest value.
+    """
+    places = np.linspace(0, 1, count + 1)[1:]
+    bins, low = [], -1.0
+    for edge in np.unique(np.quantile(values, places, method="lower")).tolist():
+        members = [i for i, value in enumerate(values) if low < value <= edge]
+        bins.append(Bin(label(min(values[i] for i in members), edge), members))
+        low = edge
+    return bins
 
 
 def bleu_of_bins(
@@ -102,8 +160,8 @@ def bleu_of_bins(
     references: Sequence[str],
     bins: Sequence[Bin],
     tokenizer: str = BLEU.TOKENIZER_DEFAULT,
-) -> List[Figures]:
-    """The BLEU of every system on each bin by itself, from sums of the sentences' statistics.
+) -> List[BinScores]:
+    """Corpus BLEU of every system on each bin.
 
     Args:
         texts: plain translations by system.
@@ -112,31 +170,59 @@ def bleu_of_bins(
         tokenizer: of BLEU.
     """
     bleu = BLEU(tokenize=tokenizer)
-    found: List[Figures] = [
-        {"label": each.label, "sentences": len(each.sentences), "bleu": {}} for each in bins
+
+    def scored(sentences: List[int], hypotheses: Sequence[str]) -> float:
+        chosen = [[each[i] for i in sentences] for each in (hypotheses, references)]
+        return bleu.corpus_score(chosen[0], [chosen[1]]).score
+
+    return [
+        BinScores(
+            each.label,
+            len(each.sentences),
+            {name: scored(each.sentences, hypotheses) for name, hypotheses in texts.items()},
+        )
+        for each in bins
     ]
-    for name, hypotheses in texts.items():
-        for result, each in zip(found, bins, strict=True):
-            chosen = [hypotheses[i] for i in each.sentences]
-            against = [references[i] for i in each.sentences]
-            result["bleu"][name] = bleu.corpus_score(chosen, [against]).score
-    return found
 
 
-def equal_bins(
-    values: Sequence[float], count: int, name: Callable[[float, float], str]
-) -> List[Bin]:
-    """Bins of about equally many sentences by a value of each; equal values are never parted.
+def check_comet(model: Path) -> None:
+    """Checks that COMET can be used, before anything is computed.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: COMET is not installed.
+    """
+    if not model.is_file():
+        raise FileNotFoundError(f"--comet {model} does not exist. Give a checkpoint of COMET.")
+    try:
+        import comet  # noqa: F401
+    except ImportError:
+        message = f"--comet needs COMET, which is not installed ({COMET_INSTALL})."
+        raise ValueError(message) from None
+
+
+def comet_scores(
+    model: Path,
+    sources: Sequence[str],
+    texts: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+) -> Dict[str, float]:
+    """The system score of every system by a COMET model, on the CPU.
 
     Args:
-        values: one a sentence, at least 0.
-        count: of bins at most.
-        name: of a bin, from its smallest and its largest value.
+        model: its checkpoint, such as ``checkpoints/model.ckpt`` of wmt22-comet-da.
+        sources: plain source sentences.
+        texts: plain translations by system.
+        references: plain references.
+
+    Source: Rei et al. 2020, arXiv:2009.09025.
     """
-    places = np.linspace(0, 1, count + 1)[1:]
-    bins, low = [], -1.0
-    for edge in np.unique(np.quantile(values, places, method="lower")).tolist():
-        chosen = [i for i, value in enumerate(values) if low < value <= edge]
-        bins.append(Bin(name(min(values[i] for i in chosen), edge), chosen))
-        low = edge
-    return bins
+    from comet import load_from_checkpoint
+
+    scorer = load_from_checkpoint(str(model))
+    scores = {}
+    for name, hypotheses in texts.items():
+        triples = zip(sources, hypotheses, references, strict=True)
+        samples = [{"src": src, "mt": mt, "ref": ref} for src, mt, ref in triples]
+        scores[name] = float(scorer.predict(samples, gpus=0).system_score)
+    return scores

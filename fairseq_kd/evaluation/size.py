@@ -1,4 +1,4 @@
-"""How large a model is: its parameters by part, and its bytes."""
+"""The size of a model: its parameters by part, and its bytes."""
 
 from pathlib import Path
 from typing import Dict
@@ -6,12 +6,13 @@ from typing import Dict
 from torch import nn
 
 PARTS = ("embeddings", "encoder", "decoder")
+EMBEDDINGS = ("embed_tokens", "embed_positions", "output_projection")
 
 
 def parameters_by_part(model: nn.Module) -> Dict[str, int]:
-    """Numbers in the embeddings (and the projection to words), the encoder and the decoder.
+    """Parameters of the embeddings (with the output projection), the encoder and the decoder.
 
-    What two parts share is counted once: embeddings that serve source, target and projection too.
+    Shared parameters count once, such as embeddings of source, target and projection.
 
     Args:
         model: an encoder-decoder of fairseq.
@@ -19,24 +20,22 @@ def parameters_by_part(model: nn.Module) -> Dict[str, int]:
     Returns:
         By part; the sum is the model's number of parameters.
     """
-    found, counted = dict.fromkeys(PARTS, 0), set()
+    counts, seen = dict.fromkeys(PARTS, 0), set()
     for name, parameter in model.named_parameters():
-        if id(parameter) not in counted:
-            counted.add(id(parameter))
-            found[part_of(name)] += parameter.numel()
-    return found
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            counts[_part_of(name)] += parameter.numel()
+    return counts
 
 
-def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name."""
-    embeds = any(word in name for word in ("embed_tokens", "embed_positions", "output_projection"))
-    if embeds:
+def _part_of(name: str) -> str:
+    if any(each in name for each in EMBEDDINGS):
         return "embeddings"
     return "encoder" if name.startswith("encoder.") else "decoder"
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of a model's parameters and buffers as they are in memory, shared ones once."""
+    """Bytes of a model's parameters and buffers in memory; shared ones count once."""
     tensors = {id(each): each for each in (*model.parameters(), *model.buffers())}
     return sum(each.numel() * each.element_size() for each in tensors.values())
 

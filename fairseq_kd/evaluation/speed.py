@@ -1,63 +1,44 @@
-"""How fast systems translate: in turns, and after a warm-up.
+"""Latency and throughput of several engines, measured in turns after a warm-up.
 
-One system runs for a few sentences, then the next, and so on round by round: what else the machine
-does meets all of them alike. A short pause before each turn lets the threads of the one before go
-to sleep, which otherwise spin for a while and take its processor from the next.
+Each engine runs for a few sentences, then the next, round by round, so that other load on the
+machine affects all of them. A short pause before each turn lets the threads of the previous engine
+go to sleep: they otherwise spin for a while and take processor time from the next.
 """
 
 import statistics
 import time
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple, TypeVar
+from typing import Dict, Iterator, List, Mapping, Sequence, Tuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq_kd.evaluation.results import Latency, Throughput
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.sequence.engine import Batch, Engine
 
-BLOCK = 8  # sentences of a turn in the measurement of latency
-MOST_REPEATS = 3  # of a turn by an engine that is quick beside the slowest
-WARM_UP = 32  # sentences that a batch of the warm-up has at the most
+BLOCK = 8  # sentences per turn when latency is measured
+MAX_REPEATS = 3  # of a turn by an engine that is faster than the slowest
+WARM_UP = 32  # sentences at most in the batch of the warm-up
 PAUSE_S = 0.01
 Key = TypeVar("Key")
-
-
-class Latency(NamedTuple):
-    """Milliseconds to translate one sentence alone, and how far the rounds were apart.
-
-    Args:
-        median_ms, p95_ms: over the sentences.
-        drift: how much longer the slowest round took than the fastest, as a share.
-    """
-
-    median_ms: float
-    p95_ms: float
-    drift: float
-
-
-class Throughput(NamedTuple):
-    """Sentences and their target tokens, the ends of sentence not counted, in a second."""
-
-    sentences_per_s: float
-    tokens_per_s: float
 
 
 def latencies(
     engines: Mapping[Key, Engine], sentences: Sequence[Tensor], rounds: int, progress: ProgressLine
 ) -> Dict[Key, Latency]:
-    """The latency of each engine over some sentences, each of which is translated alone.
+    """The latency of each engine, which translates sentences one by one.
 
     Args:
         engines: by any key.
-        sentences: token ids of each, its end included.
-        rounds: how often each sentence is measured; engines that are quick beside the slowest
-            measure it up to three times a round. The median of a sentence's times counts.
-        progress: counts every engine's rounds.
+        sentences: token ids of each, including the end of sentence.
+        rounds: how often each sentence is measured; engines faster than the slowest measure it up
+            to three times per round. The median of a sentence's times counts.
+        progress: counts the rounds of every engine.
 
     Returns:
-        Of each engine, by its key.
+        By the engine's key.
     """
     repeats = _repeats(engines, sentences)
     shapes = {key: (rounds, repeats[key], len(sentences)) for key in engines}
@@ -75,17 +56,17 @@ def latencies(
 
 
 def _repeats(engines: Mapping[Key, Engine], sentences: Sequence[Tensor]) -> Dict[Key, int]:
-    """Warms the engines up; how often each can repeat a turn in the time of the slowest."""
+    """Warms engines up, and returns how often each can repeat a turn in the time of the slowest."""
     ends = [sentences[:1], sentences[-1:]]
     for engine in engines.values():
         _translate(engine, ends)
     needed = {key: _seconds(engine, ends) for key, engine in engines.items()}
     slowest = max(needed.values())
-    return {key: max(1, min(MOST_REPEATS, int(slowest / own))) for key, own in needed.items()}
+    return {key: max(1, min(MAX_REPEATS, int(slowest / own))) for key, own in needed.items()}
 
 
 def _latency(seconds: np.ndarray) -> Latency:
-    """Of seconds by round, repeat and sentence."""
+    """The latency from (rounds, repeats, sentences) seconds."""
     ms = 1000 * np.median(seconds, axis=(0, 1))
     rounds = seconds.mean(axis=1).sum(axis=1)
     return Latency(
@@ -102,17 +83,17 @@ def throughputs(
     rounds: int,
     progress: ProgressLine,
 ) -> Dict[Tuple[Key, int], Throughput]:
-    """What each engine translates in a second, in batches of sentences of like length.
+    """The throughput of each engine in batches of sentences of similar length.
 
     Args:
         engines: by any key.
-        sentences: token ids of each, its end included.
-        batch_sizes: sentences of a batch.
-        rounds: how often all of them are translated; the median of the times counts.
-        progress: counts every engine's rounds, of each size of batches.
+        sentences: token ids of each, including the end of sentence.
+        batch_sizes: sentences per batch.
+        rounds: how often all sentences are translated; the median of the times counts.
+        progress: counts the rounds of every engine and batch size.
 
     Returns:
-        By the engine's key and the size of the batches.
+        By the engine's key and the batch size.
     """
     ordered = sorted(sentences, key=len, reverse=True)
     for engine in engines.values():
@@ -132,7 +113,7 @@ def _throughputs(
     rounds: int,
     progress: ProgressLine,
 ) -> Dict[Key, Throughput]:
-    """Of warm engines, on certain batches."""
+    """The throughput of engines that are warmed up."""
     sentences = sum(map(len, batches))
     tokens: Dict[Key, int] = {}
     times: Dict[Key, List[float]] = {key: [] for key in engines}
@@ -151,7 +132,7 @@ def _throughputs(
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[int]:
-    """Lets torch work on so many threads for a while, and gives their number."""
+    """Limits torch to some threads while the context is open; yields their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -161,21 +142,21 @@ def torch_threads(count: int) -> Iterator[int]:
 
 
 def in_turns(engines: Mapping[Key, Engine], turn: int) -> "list[tuple[Key, Engine]]":
-    """The engines in an order that begins with another one every turn."""
+    """The engines, beginning with another one in every turn."""
     items = list(engines.items())
     first = turn % len(items)
     return items[first:] + items[:first]
 
 
 def _seconds(engine: Engine, batches: Sequence[Sequence[Tensor]]) -> float:
-    """How long an engine takes to translate batches."""
+    """Seconds that an engine takes to translate batches."""
     start = time.perf_counter()
     _translate(engine, batches)
     return time.perf_counter() - start
 
 
 def _translate(engine: Engine, batches: Sequence[Sequence[Tensor]]) -> int:
-    """Translates batches, and returns the target tokens."""
+    """Translates batches, and returns the number of target tokens."""
     numbered = [Batch(number, batch) for number, batch in enumerate(batches)]
     return sum(
         len(hypotheses[0].tokens.split())
@@ -186,12 +167,12 @@ def _translate(engine: Engine, batches: Sequence[Sequence[Tensor]]) -> int:
 
 
 def spread_over_lengths(sentences: Sequence[Tensor], longest: int, count: int) -> List[Tensor]:
-    """Sentences of all lengths in the proportions of the set, in its order.
+    """A sample of sentences with the length distribution of the set, in its order.
 
     Args:
-        sentences: token ids of each, its end included.
-        longest: tokens that every system reads.
-        count: how many at most.
+        sentences: token ids of each, including the end of sentence.
+        longest: number of tokens that every system reads.
+        count: of sentences at most.
     """
     usable = [i for i in range(len(sentences)) if 1 < len(sentences[i]) <= longest]
     by_length = sorted(usable, key=lambda i: len(sentences[i]))

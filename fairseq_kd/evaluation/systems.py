@@ -1,62 +1,44 @@
-"""The systems that are compared: a teacher, its students, and students that had no teacher."""
+"""The systems that are compared: checkpoints with a role, and the engines that run them."""
 
 import re
+import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
+import torch
+from fairseq.data import data_utils
+
+from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import SYSTEM, in_one_line
+from fairseq_kd.sequence.engine import Engine
+from fairseq_kd.sequence.engines import INSTALL
+from fairseq_kd.sequence.fairseq_engine import FairseqEngine
+from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.sequence.teachers import Checkpoint, load_checkpoint, read_their_subset
 from fairseq_kd.teachers.compatibility import language_pair
+from fairseq_kd.training_log import FILE, Record, read_training_log
 from fairseq_kd.updates import updates_behind, updates_done
 
-ROLES = ("teacher", "student", "control")
+COMPUTE_TYPES = {FLOAT32: "float32", INT8: "int8"}
+CURVE_POINTS = 400  # at most
+SETTINGS = ("temperature", "agreement", "teacher_entropy", "alpha", "beta", "teacher_gap")
 
 
-class System(NamedTuple):
-    """One checkpoint of the comparison.
-
-    Args:
-        name: as it stands in the report.
-        role: one of ROLES.
-        model: the checkpoint, loaded and ready to translate.
-        sha256: of its file.
-        updates: of its own training.
-        updates_behind: its weights, those of what it started from included; None if unknown.
-    """
-
-    name: str
-    role: str
-    model: Checkpoint
-    sha256: str
-    updates: int
-    updates_behind: Optional[int]
-
-    @property
-    def path(self) -> Path:
-        """Of the checkpoint."""
-        return self.model.path
-
-    @property
-    def slug(self) -> str:
-        """The name as a file's."""
-        return slug(self.name)
-
-
-class Named(NamedTuple):
-    """A system as the user gave it: ``--student [NAME=]S.pt``."""
+class NamedCheckpoint(NamedTuple):
+    """A system as the user gave it: ``--student [NAME=]S.pt``. The role is the flag's name."""
 
     role: str
     name: str
     path: str
 
     @classmethod
-    def parse(cls, role: str, text: str) -> "Named":
-        """Reads ``NAME=S.pt`` or ``S.pt``, whose name is its role.
+    def parse(cls, role: str, text: str) -> "NamedCheckpoint":
+        """Reads ``NAME=S.pt``, or ``S.pt``, which is named by its role.
 
         Raises:
-            ValueError: it is neither, or the name is that of an int8 form.
+            ValueError: it is neither, or the name is not allowed.
         """
         name, separator, path = text.partition("=")
         if separator and "/" in name and not Path(text).exists() and Path(path).exists():
@@ -73,18 +55,49 @@ class Named(NamedTuple):
             )
         if name.endswith(", int8"):
             raise ValueError(
-                f"--{role} {text} is called as the int8 form of a system is. Give it a name that "
-                'does not end in ", int8".'
+                f"--{role} {text} has the name of the int8 conversion of a system. Give it a name "
+                'that does not end in ", int8".'
             )
         return cls(role, name, path)
 
 
+class System(NamedTuple):
+    """A checkpoint of the comparison.
+
+    Args:
+        name: in the report.
+        role: teacher, student or control.
+        model: the checkpoint, loaded and ready to translate.
+        sha256: of its file.
+        updates: of its own training.
+        updates_behind: of its weights, including those of the checkpoint that training started
+            from; None if unknown.
+    """
+
+    name: str
+    role: str
+    model: Checkpoint
+    sha256: str
+    updates: int
+    updates_behind: Optional[int]
+
+    @property
+    def path(self) -> Path:
+        """Of the checkpoint."""
+        return self.model.path
+
+    @property
+    def slug(self) -> str:
+        """The name, as used in file names."""
+        return slug(self.name)
+
+
 def slug(name: str) -> str:
-    """A name as a part of file names: letters, digits, - and _."""
+    """A name as part of a file name: letters, digits, - and _."""
     return re.sub(r"[^\w]+", "-", name).strip("-")
 
 
-def load_systems(named: Sequence[Named]) -> List[System]:
+def load_systems(named: Sequence[NamedCheckpoint]) -> List[System]:
     """Loads every system, as ``fairseq-generate`` would.
 
     Args:
@@ -92,51 +105,50 @@ def load_systems(named: Sequence[Named]) -> List[System]:
 
     Raises:
         FileNotFoundError: a checkpoint or its dictionaries are missing.
-        ValueError: two systems have one name, one is no translation model, or they translate
-            different pairs.
+        ValueError: two systems have the same name, or one is not a translation model.
     """
-    taken: Dict[str, Named] = {}
+    by_slug: Dict[str, NamedCheckpoint] = {}
     for each in named:
-        before = taken.setdefault(slug(each.name), each)
-        if before is not each:
+        first = by_slug.setdefault(slug(each.name), each)
+        if first is not each:
             raise ValueError(
-                f"--{before.role} {before.path} and --{each.role} {each.path} are both called "
-                f"{each.name}. Tell them apart as --{each.role} NAME={each.path}."
+                f"--{first.role} {first.path} and --{each.role} {each.path} are both called "
+                f"{each.name}. Name one of them as --{each.role} NAME={each.path}."
             )
     return [load_named(each, f"--{each.role}") for each in named]
 
 
-def load_named(named: Named, flag: str) -> System:
+def load_named(named: NamedCheckpoint, flag: str) -> System:
     """Loads one system, as ``fairseq-generate`` would.
 
     Args:
-        named: its name and checkpoint.
-        flag: how the user named it.
+        named: its role, name and checkpoint.
+        flag: by which errors name it.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_teacher``.
     """
     model = load_checkpoint(named.path, flag)
-    model.model.make_generation_fast_(need_attn=False)  # what fairseq-generate does to it
+    model.model.make_generation_fast_(need_attn=False)  # as fairseq-generate does
     path = Path(named.path)
     counts = updates_done(path), updates_behind(path)
     return System(named.name, named.role, model, sha256_of([path]), *counts)
 
 
 def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
-    """The set to be translated, which every system reads.
+    """The set to be translated, which must fit every system.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_their_subset``; or the systems translate different
-            pairs, or the set has no references.
+            language pairs, or the set is empty or has no references.
     """
     pairs = {language_pair(system.model.task): system for system in systems}
     if len(pairs) > 1:
-        told = " but ".join(
+        directions = " but ".join(
             f"{system.model.flag} {system.path} translates {'-'.join(pair)}"
             for pair, system in pairs.items()
         )
-        raise ValueError(f"{told}. Compare systems of one direction.")
+        raise ValueError(f"{directions}. Compare systems of one direction.")
     subset = read_their_subset([system.model for system in systems], folder, name)
     if subset.target is None:
         raise ValueError(
@@ -147,11 +159,132 @@ def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
     return subset
 
 
-def teacher_of(systems: Sequence[System]) -> System:
-    """The teacher, which stands first."""
-    return systems[0]
+def sample_of(subset: Subset, indices: Sequence[int]) -> Dict[str, Any]:
+    """A batch of sentence pairs as fairseq's translation task makes it.
+
+    Returns:
+        ``net_input`` with source (B, S), padded left, and target prefix (B, L); ``target`` (B, L).
+    """
+    sources = [subset.source[i].long() for i in indices]
+    targets = [subset.target[i].long() for i in indices]
+    pad, eos = subset.target_words.pad(), subset.target_words.eos()
+    collate = data_utils.collate_tokens
+    return {
+        "net_input": {
+            "src_tokens": collate(sources, subset.source_words.pad(), left_pad=True),
+            "src_lengths": torch.tensor([len(each) for each in sources]),
+            "prev_output_tokens": collate(targets, pad, eos, move_eos_to_beginning=True),
+        },
+        "target": collate(targets, pad),
+        "ntokens": sum(map(len, targets)),
+        "nsentences": len(targets),
+    }
 
 
-def controls_of(systems: Sequence[System]) -> List[System]:
-    """The students that had no teacher."""
-    return [system for system in systems if system.role == "control"]
+class Variant(NamedTuple):
+    """A system and the engine that runs it: FAIRSEQ, FLOAT32 or INT8."""
+
+    system: System
+    engine: str
+
+
+class Conversions(NamedTuple):
+    """The folder of each system's conversion for CTranslate2, and for others why there is none."""
+
+    folders: Dict[str, Path]
+    refusals: Dict[str, str]
+
+    def variants(self, system: System) -> List[Variant]:
+        """The system with every engine that runs it."""
+        converted = [FLOAT32, INT8] if system.name in self.folders else []
+        return [Variant(system, engine) for engine in (FAIRSEQ, *converted)]
+
+    def folder(self, variant: Variant) -> Path:
+        """The model that CTranslate2 loads for a variant."""
+        from fairseq_kd.sequence.conversion import form
+
+        return form(self.folders[variant.system.name], COMPUTE_TYPES[variant.engine], "cpu")
+
+
+def convert_all(systems: Sequence[System], subset: Subset, cache: Optional[Path]) -> Conversions:
+    """Converts systems for CTranslate2, as far as possible, or takes them from the cache.
+
+    Args:
+        systems: to be converted.
+        subset: on whose sentences a conversion must score as fairseq does.
+        cache: folder for converted models; None for the default.
+    """
+    try:
+        import ctranslate2  # noqa: F401
+
+        from fairseq_kd.sequence.conversion import CannotConvertError, converted, default_cache
+    except ImportError:
+        reason = f"CTranslate2 is not installed ({INSTALL})"
+        print(f"{reason}, so only fairseq is measured", file=sys.stderr)
+        return Conversions({}, {system.name: reason for system in systems})
+    result = Conversions({}, {})
+    for system in systems:
+        try:
+            folder = converted(system.model, system.sha256, subset, cache or default_cache())
+            result.folders[system.name] = folder
+        except CannotConvertError as error:
+            result.refusals[system.name] = str(error)
+            print(f"{system.name}: {error}; only fairseq runs it", file=sys.stderr)
+    return result
+
+
+def build_engine(
+    variant: Variant,
+    conversions: Conversions,
+    subset: Subset,
+    search: Search,
+    *,
+    workers: int = 1,
+    threads: int = 1,
+) -> Engine:
+    """The engine of a variant, on the CPU.
+
+    Args:
+        variant: what to run.
+        conversions: of its system.
+        subset: to be translated.
+        search: options of the search.
+        workers: batches that CTranslate2 translates at the same time.
+        threads: of CTranslate2 per batch; fairseq uses all threads of torch.
+    """
+    if variant.engine == FAIRSEQ:
+        return FairseqEngine([variant.system.model], search, "cpu")
+    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
+
+    return CTranslate2Engine(
+        conversions.folder(variant),
+        subset.source_words,
+        variant.system.model.model.max_decoder_positions(),
+        search,
+        device="cpu",
+        compute_type=COMPUTE_TYPES[variant.engine],
+        workers=workers,
+        threads=threads,
+    )
+
+
+def training_curves(checkpoint: Path) -> Optional[TrainingCurves]:
+    """The training of a checkpoint; None if there is no ``train.log`` beside it."""
+    path = checkpoint.parent / FILE
+    if not path.is_file():
+        return None
+    log = read_training_log(path)
+    return TrainingCurves(log.command, _columns(log.training), _columns(log.validation))
+
+
+def _columns(records: List[Record]) -> Dict[str, List[Optional[float]]]:
+    """The columns of at most CURVE_POINTS records, evenly spaced, including the last one."""
+    step = max(1, -(-len(records) // CURVE_POINTS))
+    kept = records[::-1][::step][::-1]
+    names = {name for record in kept for name in record if _is_plotted(name)}
+    return {name: [record.get(name) for record in kept] for name in sorted(names)}
+
+
+def _is_plotted(name: str) -> bool:
+    loss = name.endswith("loss") and not name.startswith(("best_", "_"))
+    return name == "update" or name in SETTINGS or (loss and name.isidentifier())

@@ -1,219 +1,284 @@
-"""The figures of an evaluation as tables."""
+"""The tables of the report, made from the results of an evaluation."""
 
 import shlex
-from typing import Any, Dict, List, Optional
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
 
-from fairseq_kd.evaluation.document import Table, count_text
-from fairseq_kd.evaluation.scores import METRICS, SIGNIFICANT_P, TESTABLE
+from fairseq_kd.evaluation.pages import Table, count_text
+from fairseq_kd.evaluation.results import (
+    FAIRSEQ,
+    INT8,
+    BinScores,
+    EvaluationResult,
+    MemoryResult,
+    Score,
+    SystemResult,
+    int8_name,
+)
+from fairseq_kd.evaluation.scores import METRICS, SIGNIFICANT_P
 from fairseq_kd.evaluation.size import PARTS
-from fairseq_kd.evaluation.variants import FAIRSEQ, INT8
 
-Figures = Dict[str, Any]
-NOT_KNOWN = "-"
+UNKNOWN = "-"
 MIB = 2**20
+SPEED_UPS = ("speed, same engine", "speed, to fairseq")
 
 
-def overview(measured: Figures) -> Table:
-    """What it comes to: one row a system, by the figures that a reader asks for first."""
-    rows = [_overview_row(measured, each, each["name"], FAIRSEQ) for each in measured["systems"]]
-    for each in _with_int8(measured):
-        rows.append(_overview_row(measured, each, f"{each['name']}, int8", INT8))
+def overview(result: EvaluationResult) -> Table:
+    """The most important figures, with one row per system and int8 student."""
+    rows = [_overview_row(result, each, each.name, FAIRSEQ) for each in result.systems]
+    rows += [
+        _overview_row(result, each, int8_name(each.name), INT8)
+        for each in result.systems
+        if int8_name(each.name) in result.quality.scores
+    ]
     columns = ("system", "parameters", "of the teacher's", "updates", "updates behind", "BLEU")
-    speeds = ("sentences/s", "speed, same engine", "speed, to fairseq")
-    return Table((*columns, "kept", "chrF", *speeds), rows)
+    return Table((*columns, "kept", "chrF", "sentences/s", *SPEED_UPS), rows)
 
 
-def _overview_row(measured: Figures, system: Figures, name: str, engine: str) -> List[str]:
-    """Of a system under a name of its scores, as fast as an engine is."""
-    speeds = (measured["speed"] or {}).get("systems", {})
-    score, teacher = measured["quality"]["scores"][name], measured["systems"][0]
+def _overview_row(
+    result: EvaluationResult, system: SystemResult, name: str, engine: str
+) -> List[str]:
+    """The row of a system, by its name among the scores and the engine of its speed."""
+    speed = result.sentences_per_s(system.name, engine)
     return [
         name,
-        f"{_total(system):,}",
-        f"{_total(system) / _total(teacher):.0%}",
-        f"{system['updates']:,}",
-        count_text(system["updates_behind"]),
-        f"{score['BLEU']['score']:.1f}",
-        kept(measured, name, "BLEU"),
-        f"{score['chrF2']['score']:.1f}",
-        *_speed_cells(
-            _batch_32(speeds, system["name"], engine),
-            *(_batch_32(speeds, teacher["name"], each) for each in (engine, FAIRSEQ)),
-        ),
+        f"{system.total_parameters:,}",
+        f"{system.total_parameters / result.teacher.total_parameters:.0%}",
+        f"{system.updates:,}",
+        count_text(system.updates_behind),
+        f"{result.score(name):.1f}",
+        score_kept(result, name),
+        f"{result.score(name, 'chrF2'):.1f}",
+        UNKNOWN if speed is None else f"{speed:.1f}",
+        *_speed_ups(result, system.name, engine),
     ]
 
 
-def _speed_cells(speed: Optional[float], *teacher: Optional[float]) -> List[str]:
-    """A speed, and how many times that of the teacher in several engines it is."""
-    if speed is None:
-        return [NOT_KNOWN] * (1 + len(teacher))
-    return [f"{speed:.1f}", *(f"{speed / each:.1f}x" if each else NOT_KNOWN for each in teacher)]
+def _speed_ups(result: EvaluationResult, name: str, engine: str) -> List[str]:
+    """The throughput over the teacher's in the same engine, and over the teacher's in fairseq."""
+    ratios = (speed_up(result, name, engine, each) for each in (engine, FAIRSEQ))
+    return [UNKNOWN if ratio is None else f"{ratio:.1f}x" for ratio in ratios]
 
 
-def _batch_32(speeds: Figures, name: str, engine: str) -> Optional[float]:
-    found = speeds.get(name, {}).get(engine)
-    return None if found is None else found["batch_32"]["sentences_per_s"]
+def speed_up(
+    result: EvaluationResult, name: str, engine: str, teacher_engine: str
+) -> Optional[float]:
+    """A system's throughput in batches of 32 over the teacher's; None if one was not measured."""
+    speed = result.sentences_per_s(name, engine)
+    teacher = result.sentences_per_s(result.teacher.name, teacher_engine)
+    return speed / teacher if speed is not None and teacher else None
 
 
-def _with_int8(measured: Figures) -> List[Figures]:
-    names = measured["quality"]["scores"]
-    return [each for each in measured["systems"] if f"{each['name']}, int8" in names]
+def score_kept(result: EvaluationResult, name: str, metric: str = "BLEU") -> str:
+    """A system's score as a percentage of the teacher's."""
+    share = result.score_kept(name, metric)
+    return UNKNOWN if share is None else f"{share:.0%}"
 
 
-def _total(system: Figures) -> int:
-    return sum(system["parameters"].values())
-
-
-def kept(measured: Figures, name: str, metric: str) -> str:
-    """A system's score as a share of the teacher's."""
-    scores = measured["quality"]["scores"]
-    teacher = scores[measured["systems"][0]["name"]][metric]["score"]
-    return f"{scores[name][metric]['score'] / teacher:.0%}" if teacher > 0 else NOT_KNOWN
-
-
-def quality(measured: Figures) -> Table:
-    """Scores, with half their 95 % interval if the set can be tested, and the share kept."""
-    quality = measured["quality"]
-    comet = quality["comet"]
+def quality(result: EvaluationResult) -> Table:
+    """Scores, half their 95 % intervals if the set can be tested, and shares of the teacher's."""
+    comet = result.quality.comet
     rows = [
         [
             name,
-            *(_with_interval(by[metric], testable(measured)) for metric in METRICS),
-            kept(measured, name, "BLEU"),
-            kept(measured, name, "chrF2"),
+            *(_with_interval(scores[metric], result.testable) for metric in METRICS),
+            score_kept(result, name),
+            score_kept(result, name, "chrF2"),
             *([f"{comet[name]:.4f}"] if comet else []),
         ]
-        for name, by in quality["scores"].items()
+        for name, scores in result.quality.scores.items()
     ]
     columns = ("system", "BLEU", "chrF", "TER", "BLEU kept", "chrF kept")
     return Table((*columns, "COMET") if comet else columns, rows)
 
 
-def _with_interval(found: Figures, sure: bool) -> str:
-    return f"{found['score']:.1f}" + (f" ± {found['ci']:.1f}" if sure else "")
+def _with_interval(score: Score, testable: bool) -> str:
+    return f"{score.score:.1f}" + (f" ± {score.ci:.1f}" if testable else "")
 
 
-def significance(measured: Figures, base: str) -> Optional[Table]:
-    """The differences to one system, with p-values if the set can be tested."""
+def significance(result: EvaluationResult, base: str) -> Optional[Table]:
+    """Differences to a baseline, with p-values if the set can be tested."""
     rows = [
-        [name, *(_difference(measured, name, base, metric, by[metric]) for metric in METRICS)]
-        for name, by in measured["quality"]["p"][base].items()
-        if by
+        [name, *(_difference(result, name, base, metric, p[metric]) for metric in METRICS)]
+        for name, p in result.quality.p[base].items()
+        if p
     ]
     return Table((f"against {base}", "BLEU", "chrF", "TER"), rows) if rows else None
 
 
-def testable(measured: Figures) -> bool:
-    """Whether the set has sentences enough for the paired bootstrap."""
-    return measured["made"]["sentences"] >= TESTABLE
-
-
-def _difference(measured: Figures, name: str, base: str, metric: str, p: float) -> str:
-    scores = measured["quality"]["scores"]
-    more = scores[name][metric]["score"] - scores[base][metric]["score"]
-    if not testable(measured):
-        return f"{more:+.1f}"
+def _difference(result: EvaluationResult, name: str, base: str, metric: str, p: float) -> str:
+    difference = result.score(name, metric) - result.score(base, metric)
+    if not result.testable:
+        return f"{difference:+.1f}"
     star = "*" if p < SIGNIFICANT_P else ""
-    return f"{more:+.1f}{star} (p = {p:.3f})"
+    return f"{difference:+.1f}{star} (p = {p:.3f})"
 
 
-def by_bins(measured: Figures, which: str, heading: str) -> Table:
+def by_bins(bins: Sequence[BinScores], heading: str) -> Table:
     """BLEU of every system on each bin."""
-    bins = measured["quality"][which]
-    names = list(measured["quality"]["scores"])
+    names = list(bins[0].bleu)
     rows = [
-        [f"{each['label']} ({each['sentences']})", *(f"{each['bleu'][name]:.1f}" for name in names)]
+        [f"{each.label} ({each.sentences})", *(f"{each.bleu[name]:.1f}" for name in names)]
         for each in bins
     ]
     return Table((heading, *names), rows)
 
 
-def behaviour(measured: Figures) -> Table:
-    """How translations go wrong, and the agreement with the teacher."""
-    quality = measured["quality"]
+def error_rates(result: EvaluationResult) -> Table:
+    """Error rates, and the agreement with the teacher."""
+    agreement = result.quality.agreement
     rows = [
         [
             name,
-            *(f"{by[key]:.1%}" for key in ("empty", "copied", "repeating")),
-            f"{by['length_ratio']:.2f}",
-            f"{quality['agreement'][name]:.1%}" if name in quality["agreement"] else NOT_KNOWN,
+            *(f"{share:.1%}" for share in (rates.empty, rates.copied, rates.repeating)),
+            f"{rates.length_ratio:.2f}",
+            f"{agreement[name]:.1%}" if name in agreement else UNKNOWN,
         ]
-        for name, by in quality["behaviour"].items()
+        for name, rates in result.quality.behaviour.items()
     ]
     columns = ("system", "empty", "copied", "repeating", "length ratio", "agreement")
     return Table(columns, rows)
 
 
-def size(measured: Figures) -> Table:
+def size(result: EvaluationResult) -> Table:
     """Parameters by part, and bytes on disk."""
-    teacher = _total(measured["systems"][0])
+    teacher = result.teacher.total_parameters
     rows = [
         [
-            system["name"],
-            *(f"{system['parameters'][part]:,}" for part in PARTS),
-            f"{_total(system):,}",
-            f"{teacher / _total(system):.2f}x",
-            mib(system["checkpoint_bytes"]),
-            mib(system["float32_bytes"]),
-            mib(system["int8_bytes"]),
+            system.name,
+            *(f"{system.parameters[part]:,}" for part in PARTS),
+            f"{system.total_parameters:,}",
+            f"{teacher / system.total_parameters:.2f}x",
+            mib(system.checkpoint_bytes),
+            mib(system.float32_bytes),
+            mib(system.int8_bytes),
         ]
-        for system in measured["systems"]
+        for system in result.systems
     ]
     columns = ("system", *PARTS, "parameters", "compression", "checkpoint")
     return Table((*columns, "CTranslate2 float32", "CTranslate2 int8"), rows)
 
 
-def memory(measured: Figures) -> List[Table]:
-    """Peaks in inference by engine, and in training."""
-    figures = measured["memory"]
+def memory(memory: MemoryResult) -> Tuple[Table, Table]:
+    """Peak memory of translating by system and engine, and of training."""
     inference = [
-        [f"{name}, {engine}", *(mib(found and found[key]) for key in ("weights", "peak"))]
-        for name, by in figures["inference"].items()
-        for engine, found in by.items()
+        [f"{name}, {engine}", mib(use and use.weights), mib(use and use.peak)]
+        for name, by_engine in memory.inference.items()
+        for engine, use in by_engine.items()
     ]
     training = [
-        [name, mib(by["alone"]), mib(by.get("distilled"))]
-        for name, by in figures["training"].items()
+        [name, mib(each.alone), mib(each.distilled)] for name, each in memory.training.items()
     ]
-    return [
+    return (
         Table(("translating", "loaded", "peak"), inference),
         Table(("training", "alone, peak", "distilled from the teacher, peak"), training),
-    ]
+    )
 
 
 def mib(size_bytes: Optional[int]) -> str:
-    """Bytes for reading."""
-    return NOT_KNOWN if size_bytes is None else f"{size_bytes / MIB:,.1f} MiB"
+    """Bytes in MiB."""
+    return UNKNOWN if size_bytes is None else f"{size_bytes / MIB:,.1f} MiB"
 
 
-def speed(measured: Figures) -> Table:
+def speed(result: EvaluationResult) -> Table:
     """Latency and throughput of every system in every engine."""
-    speeds = measured["speed"]["systems"]
-    teacher = measured["systems"][0]["name"]
     rows = []
-    for name, by_engine in speeds.items():
-        for engine, found in by_engine.items():
-            row = [f"{name}, {engine}", f"{found['median_ms']:.1f}", f"{found['p95_ms']:.1f}"]
-            for batch in ("batch_32", "batch_128"):
-                row += [f"{found[batch][key]:,.0f}" for key in ("sentences_per_s", "tokens_per_s")]
-            teachers = (_batch_32(speeds, teacher, each) for each in (engine, FAIRSEQ))
-            row += _speed_cells(_batch_32(speeds, name, engine), *teachers)[1:]
-            rows.append(row)
+    for name, by_engine in (result.speed.systems if result.speed else {}).items():
+        for engine, each in by_engine.items():
+            row = [f"{name}, {engine}", f"{each.median_ms:.1f}", f"{each.p95_ms:.1f}"]
+            for batch in (each.batch_32, each.batch_128):
+                row += [f"{batch.sentences_per_s:,.0f}", f"{batch.tokens_per_s:,.0f}"]
+            rows.append([*row, *_speed_ups(result, name, engine)])
     columns = ("translating", "median ms", "p95 ms", "sentences/s, 32", "tokens/s, 32")
-    columns += ("sentences/s, 128", "tokens/s, 128", "speed, same engine", "speed, to fairseq")
-    return Table(columns, rows)
+    return Table((*columns, "sentences/s, 128", "tokens/s, 128", *SPEED_UPS), rows)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A deployment target.
+
+    Args:
+        name: of it.
+        smaller: factor by which a student should have fewer parameters than its teacher.
+        latency_ms: maximum per sentence; None if latency does not matter.
+    """
+
+    name: str
+    smaller: Tuple[float, float]
+    latency_ms: Optional[float]
+
+
+TARGETS = (
+    Target("phone", (3, 4), 100),
+    Target("edge", (2, 3), 50),
+    Target("cloud", (1.5, 2), 20),
+    Target("offline", (4, 5), None),
+)
+
+
+def targets(result: EvaluationResult, student: SystemResult) -> Optional[Table]:
+    """A student compared with each deployment target; None if speed was not measured."""
+    if result.speed is None:
+        return None
+    engine, fastest = min(
+        result.speed.systems[student.name].items(), key=lambda each: each[1].p95_ms
+    )
+    smaller = result.teacher.total_parameters / student.total_parameters
+    p95_ms = fastest.p95_ms
+    rows = [
+        [
+            target.name,
+            f"{target.smaller[0]:g}-{target.smaller[1]:g}x",
+            f"{smaller:.1f}x {_mark(smaller >= target.smaller[0])}",
+            "any" if target.latency_ms is None else f"< {target.latency_ms:g} ms",
+            f"{p95_ms:.1f} ms"
+            + ("" if target.latency_ms is None else f" {_mark(p95_ms < target.latency_ms)}"),
+        ]
+        for target in TARGETS
+    ]
+    columns = ("target", "smaller, required", "measured", "latency, required")
+    return Table((*columns, f"measured ({engine}, p95)"), rows)
+
+
+def gains(result: EvaluationResult, student: SystemResult) -> Table:
+    """A student's gains, compared with those that a distillation should reach."""
+    fewer = 1 - student.total_parameters / result.teacher.total_parameters
+    faster = speed_up(result, student.name, FAIRSEQ, FAIRSEQ)
+    memory_saved, kept = _memory_saved(result, student), result.score_kept(student.name)
+    measured = (
+        ("parameters saved", "60-80 %", 0.6, fewer, "{:.1%}"),
+        ("faster (batch 32, fairseq)", "2-4x", 2.0, faster, "{:.1f}x"),
+        ("memory saved (translating, fairseq)", "50-70 %", 0.5, memory_saved, "{:.1%}"),
+        ("BLEU kept", "85-95 %", 0.85, kept, "{:.1%}"),
+    )
+    rows = [
+        [gain, expected, f"{template.format(value)} {_mark(value >= minimum)}"]
+        for gain, expected, minimum, value, template in measured
+        if value is not None
+    ]
+    return Table(("gain", "expected", student.name), rows)
+
+
+def _memory_saved(result: EvaluationResult, student: SystemResult) -> Optional[float]:
+    inference = result.memory.inference if result.memory else {}
+    uses = [inference.get(each.name, {}).get(FAIRSEQ) for each in (result.teacher, student)]
+    return 1 - uses[1].peak / uses[0].peak if all(uses) else None
+
+
+def _mark(reached: bool) -> str:
+    return "✓" if reached else "✗"
 
 
 def wrapped(command: str) -> str:
-    """A command line with one option a line, ready to be copied; as it is if a quote stays open."""
+    """A command line with one option per line; unchanged if it has an open quote."""
     lines: List[str] = []
     try:
-        words = shlex.split(command)
+        arguments = shlex.split(command)
     except ValueError:
         return command
-    for word in words:
-        if word.startswith("--") or not lines:
-            lines.append(shlex.quote(word))
+    for argument in arguments:
+        if argument.startswith("--") or not lines:
+            lines.append(shlex.quote(argument))
         else:
-            lines[-1] += f" {shlex.quote(word)}"
+            lines[-1] += f" {shlex.quote(argument)}"
     return " \\\n    ".join(lines)

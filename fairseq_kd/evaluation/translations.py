@@ -1,12 +1,19 @@
-"""Translates the test set with every system, and keeps what was translated for the next run."""
+"""Translates the test set, and reads its sources and references as plain text."""
 
 import dataclasses
 import sys
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Tuple
+from typing import Callable, Iterable, List, Optional, Tuple
 
-from fairseq_kd.evaluation.plain_text import Detokeniser
-from fairseq_kd.evaluation.variants import INT8, Variant
+from fairseq.data import Dictionary
+from fairseq.data.encoders import build_tokenizer
+from torch import Tensor
+
+from fairseq_kd.evaluation.results import INT8, int8_name
+from fairseq_kd.evaluation.systems import Variant
+from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.sequence.batches import length_sorted_batches
 from fairseq_kd.sequence.decoding import ShardDecoder
 from fairseq_kd.sequence.engine import Engine
@@ -15,23 +22,122 @@ from fairseq_kd.sequence.plan import plan_id
 from fairseq_kd.sequence.search import Search
 from fairseq_kd.sequence.shards import WHOLE, check_shard
 from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.sequence.words import words_of
 from fairseq_kd.shard import Shard
 from fairseq_kd.whole_files import make_folder, written_whole
+
+Detokeniser = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Sources and references of a set, detokenised.
+
+    Args:
+        sources: plain source sentences, in the set's order.
+        references: plain reference translations.
+        origin: where the references come from, as a phrase for the report.
+    """
+
+    sources: List[str]
+    references: List[str]
+    origin: str
+
+
+def detokeniser(tokenizer: str, remove_bpe: str, language: str) -> Detokeniser:
+    """A function that turns a model's tokens into plain text, as ``fairseq-generate`` does.
+
+    Args:
+        tokenizer: ``moses`` or ``none``, as in ``fairseq-generate --tokenizer``.
+        remove_bpe: how words were split, as in ``--remove-bpe``.
+        language: whose rules for spaces hold.
+    """
+    if tokenizer == "none":
+        return lambda tokens: words_of(tokens, remove_bpe)
+    moses = build_tokenizer(
+        Namespace(tokenizer=tokenizer, source_lang=language, target_lang=language)
+    )
+    return lambda tokens: moses.decode(words_of(tokens, remove_bpe))
+
+
+def plain_text(
+    subset: Subset, reference: Optional[Path], detokenisers: Tuple[Detokeniser, Detokeniser]
+) -> PlainText:
+    """The texts of a set: the user's, those of scripts/prepare.sh, or the binarised ones.
+
+    Args:
+        subset: the set, with references.
+        reference: a file of plain references, or None to look for ``../text/SUBSET.LANG``.
+        detokenisers: of the source and the target language.
+
+    Raises:
+        FileNotFoundError: there is no such reference file.
+        ValueError: its number of lines is not that of the set, or it is not UTF-8.
+    """
+    beside = [
+        subset.folder.resolve().parent / "text" / f"{subset.name}.{each}" for each in subset.pair
+    ]
+    sources = _text_beside(beside[0], subset)
+    if sources is None:
+        sources = _detokenised(subset.source, subset.source_words, detokenisers[0])
+    if reference is not None:
+        references = _references(reference, subset)
+        return PlainText(sources, references, f"the lines of {reference.name}")
+    text = _text_beside(beside[1], subset)
+    if text is not None:
+        return PlainText(sources, text, f"text/{beside[1].name} beside the data, as written")
+    references = _detokenised(subset.target, subset.target_words, detokenisers[1])
+    return PlainText(sources, references, "the binarised set, detokenised")
+
+
+def _references(path: Path, subset: Subset) -> List[str]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--reference {path} does not exist. Give the plain text of the set."
+        )
+    references = list(lines_of(str(path), f"--reference {path}"))
+    if len(references) != len(subset):
+        raise ValueError(
+            f"--reference {path} has {len(references)} lines, but {subset.name} in "
+            f"{subset.folder} has {len(subset)} sentences. Give the text that was binarised."
+        )
+    return references
+
+
+def _text_beside(path: Path, subset: Subset) -> Optional[List[str]]:
+    """The lines of a text beside the data; None without one, or if its length is not the set's."""
+    lines = list(lines_of(str(path))) if path.is_file() else None
+    if lines is None or len(lines) == len(subset):
+        return lines
+    difference = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
+    print(f"{path} is ignored: {difference}", file=sys.stderr)
+    return None
+
+
+def _detokenised(
+    sentences: Iterable[Tensor], vocabulary: Dictionary, detokenise: Detokeniser
+) -> List[str]:
+    return [detokenise(" ".join(tokens_of(sentence, vocabulary))) for sentence in sentences]
+
+
+def tokens_of(sentence: Tensor, vocabulary: Dictionary) -> List[str]:
+    """The symbols of a binarised sentence, without the end of sentence."""
+    return [vocabulary[index] for index in sentence.tolist() if index != vocabulary.eos()]
 
 
 def translated(
     variant: Variant, engine: Engine, subset: Subset, search: Search, out: Path
 ) -> List[str]:
-    """The tokens of a system's best translation of every sentence, in the set's order.
+    """The tokens of the best translation of every sentence, in the set's order.
 
-    What was decoded is kept in ``out/decoded``, under a name that changes with the checkpoint, the
-    data, the engine and the search, so that a run that was killed goes on where it was.
+    Finished translations are kept in ``out/decoded``, in a folder whose name depends on
+    checkpoint, data, engine and search, so that a run that was killed continues there.
 
     Args:
-        variant: what translates.
-        engine: by which it does.
-        subset: what is translated.
-        search: how.
+        variant: the system that translates.
+        engine: runs it.
+        subset: to be translated.
+        search: options of the search.
         out: the evaluation's folder.
     """
     whole, plan = decoded_file(variant, engine, subset, search, out)
@@ -49,7 +155,7 @@ def translated(
 def decoded_file(
     variant: Variant, engine: Engine, subset: Subset, search: Search, out: Path
 ) -> Tuple[Path, str]:
-    """Where ``translated`` keeps what it decodes, and what stands for how it is decoded."""
+    """The file in which ``translated`` keeps translations, and the id of how they are made."""
     plan = plan_id(
         {
             **subset.hashes,
@@ -59,23 +165,28 @@ def decoded_file(
             "max_tokens": engine.batch_tokens,
         }
     )
-    return out / "decoded" / f"{file_stem(variant)}-{plan}" / WHOLE, plan
+    return out / "decoded" / f"{_file_stem(variant)}-{plan}" / WHOLE, plan
 
 
-def file_stem(variant: Variant) -> str:
-    """How the files of a variant's translations are called."""
+def _file_stem(variant: Variant) -> str:
     return variant.system.slug + (".int8" if variant.engine == INT8 else "")
 
 
+def quality_name(variant: Variant) -> str:
+    """The name of a variant in the tables of quality."""
+    name = variant.system.name
+    return int8_name(name) if variant.engine == INT8 else name
+
+
 def translation_file(variant: Variant, out: Path) -> Path:
-    """Where ``write_translations`` writes."""
-    return out / "translations" / f"{file_stem(variant)}.txt"
+    """The file that ``write_translations`` writes."""
+    return out / "translations" / f"{_file_stem(variant)}.txt"
 
 
 def write_translations(
     variant: Variant, tokens: List[str], detokenise: Detokeniser, out: Path
 ) -> List[str]:
-    """Writes ``out/translations/NAME.txt``, plain text for sacrebleu and for eyes; returns it."""
+    """Writes plain translations to ``out/translations/NAME.txt``, and returns them."""
     texts = [detokenise(each) for each in tokens]
     path = translation_file(variant, out)
     make_folder(path.parent)

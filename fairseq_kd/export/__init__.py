@@ -1,1 +1,1 @@
-"""A student as it is handed on: a CTranslate2 directory with all that translating takes."""
+"""Export of a student as a CTranslate2 folder with everything that translation needs."""

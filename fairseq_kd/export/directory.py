@@ -12,8 +12,8 @@ from sacrebleu.metrics import BLEU
 from torch import Tensor
 
 from fairseq_kd.child_process import run
-from fairseq_kd.evaluation.bleu_tokenizer import bleu_tokenizer
-from fairseq_kd.evaluation.plain_text import PlainText, detokeniser, plain_text
+from fairseq_kd.evaluation.results import FAIRSEQ
+from fairseq_kd.evaluation.scores import bleu_tokenizer
 from fairseq_kd.evaluation.size import folder_bytes
 from fairseq_kd.evaluation.speed import (
     latencies,
@@ -21,9 +21,8 @@ from fairseq_kd.evaluation.speed import (
     throughputs,
     torch_threads,
 )
-from fairseq_kd.evaluation.systems import System, common_subset
-from fairseq_kd.evaluation.translations import translated
-from fairseq_kd.evaluation.variants import FAIRSEQ, Variant
+from fairseq_kd.evaluation.systems import System, Variant, common_subset
+from fairseq_kd.evaluation.translations import PlainText, detokeniser, plain_text, translated
 from fairseq_kd.export.card import Licences, Measured, card
 from fairseq_kd.export.example import SPLITTERS, translate_py
 from fairseq_kd.export.lineage import lineage

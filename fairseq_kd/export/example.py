@@ -1,4 +1,4 @@
-"""The program beside an exported model that shows how to translate with it."""
+"""The example program ``translate.py``, which translates with an exported model."""
 
 from typing import NamedTuple, Optional, Tuple
 
@@ -6,9 +6,9 @@ from fairseq_kd.hashes import SUMS
 from fairseq_kd.sequence.search import Search
 
 HEAD = '''\
-"""Translates standard input, a sentence a line: python translate.py < FILE
+"""Translates standard input, one sentence per line: python translate.py < FILE
 
-It needs: pip install {packages}
+Requires: pip install {packages}
 """
 
 import hashlib
@@ -21,7 +21,7 @@ here = pathlib.Path(__file__).resolve().parent
 for line in (here / "{sums}").read_text(encoding="utf-8").splitlines():
     digest, name = line.split("  ", 1)
     if hashlib.sha256((here / name).read_bytes()).hexdigest() != digest:
-        sys.exit(f"{{here / name}} is damaged: it is not what {sums} says. Copy the folder anew.")
+        sys.exit(f"{{here / name}} is damaged: its hash differs from {sums}. Copy it again.")
 
 '''
 MOSES_IMPORT = "import sacremoses\n"
@@ -30,7 +30,7 @@ INT16_MODEL = """\
 types = ctranslate2.get_supported_compute_types("cpu")
 computed = "int16" if "int16" in types else "float32"
 model = ctranslate2.Translator(str(here), compute_type=computed)
-"""  # left alone, CTranslate2 computes in int8 where a processor cannot in int16
+"""  # by default, CTranslate2 computes in int8 on a processor without int16
 MOSES = """\
 tokeniser = sacremoses.MosesTokenizer({source!r})
 detokeniser = sacremoses.MosesDetokenizer({target!r})
@@ -64,15 +64,15 @@ for number, line in enumerate(sys.stdin, 1):
 
 
 class Splitter(NamedTuple):
-    """How a program splits words and puts them together again.
+    """Code of the program that splits words and joins them again.
 
     Args:
-        split: expression that makes tokens of ``{line}``.
-        join: expression that makes a line of the tokens ``best``.
-        file: what it reads, beside the program; None if nothing.
-        learned: what that is, for people.
-        package: what it needs.
-        imports, setup: its lines at the head of the program.
+        split: expression for the tokens of ``{line}``.
+        join: expression for the text of the tokens ``best``.
+        file: that it reads, beside the program; None if none.
+        learned: description of that file, for messages.
+        package: that it needs.
+        imports, setup: lines at the top of the program.
     """
 
     split: str
@@ -115,15 +115,15 @@ def translate_py(
     search: Search,
     positions: Tuple[int, int],
 ) -> str:
-    """The program.
+    """The source code of the program.
 
     Args:
-        pair: the languages that it reads and writes.
+        pair: source and target language.
         tokenizer: ``moses`` or ``none``.
-        bpe: one of SPLITTERS; its file is to lie beside the program.
+        bpe: one of SPLITTERS; its file must be beside the program.
         quantization: of the weights.
-        search: the beam, and how long a translation may be.
-        positions: what the encoder and the decoder can number, the end of sentence included.
+        search: beam and maximum length.
+        positions: maximum tokens of encoder and decoder, including the end of sentence.
     """
     moses, splitter = tokenizer == "moses", SPLITTERS[bpe]
     packages = ["ctranslate2", "sacremoses" * moses, splitter.package]
@@ -151,6 +151,6 @@ def translate_py(
 
 
 def _length(search: Search, positions: int) -> str:
-    """The expression for ``search.max_length`` of ``tokens``, which lack their end."""
+    """The expression for ``search.max_length`` of ``tokens``, which have no end of sentence."""
     longest = f"int({search.max_len_a:g} * (len(tokens) + 1)) + {search.max_len_b}"
     return f"min({longest}, {positions - 1})"

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: how it was trained, and which teachers stand behind it."""
+"""The lineage of a checkpoint: how it was trained, its teachers, and their teachers."""
 
 import os
 from pathlib import Path
@@ -18,13 +18,13 @@ SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "la
 
 
 class Ancestor(NamedTuple):
-    """A checkpoint in the line of teachers, or what a teacher left for its student.
+    """A checkpoint in a lineage, or a store or data set that a teacher made.
 
     Args:
-        path: as its student's training named it.
-        role: ``student``, ``its teacher``, and so on; of several teachers, numbered.
-        facts: what is known of it, each with its name; empty if the file is not there any more.
-        command: the command that trained it, if its log is there.
+        path: as in the options of the student's training.
+        role: ``student``, ``teacher of NAME`` and the like.
+        facts: by name; empty if the file no longer exists.
+        command: that trained it; None without a log.
     """
 
     path: str
@@ -34,10 +34,10 @@ class Ancestor(NamedTuple):
 
 
 def lineage(path: Path) -> List[Ancestor]:
-    """A checkpoint, its teacher, the teacher's teacher, and so on, as far as the files are there.
+    """A checkpoint, its teachers, their teachers, and so on, as far as the files exist.
 
-    Several teachers of one student all stand in the line, each with its own; so do stores, and
-    data that a teacher translated. Of a file that cannot be read, the reason is all that is known.
+    Stores and data sets that a teacher translated are included. For a file that cannot be read,
+    the only fact is the reason.
     """
     found: List[Ancestor] = []
     waiting = [(str(path), "student")]
@@ -49,7 +49,7 @@ def lineage(path: Path) -> List[Ancestor]:
         seen.add(name)
         try:
             ancestor, before = _described(name, role)
-        except Exception as error:  # what was there in training may be anything by now
+        except Exception as error:  # the file may have been replaced since the training
             reason = " ".join(str(error).split()) or type(error).__name__
             ancestor, before = Ancestor(name, role, {UNREAD: reason[:300]}, None), []
         found.append(ancestor)
@@ -58,10 +58,10 @@ def lineage(path: Path) -> List[Ancestor]:
 
 
 def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
-    """What is known of a file or folder, and those that stand before it, each with its role."""
+    """A file or folder as an ancestor, and the paths and roles of those before it."""
     if (Path(name) / STORE).is_file():
         store = TeacherStore(name).identity
-        facts = {"store": f"the {store['topk']} likeliest words of every token"}
+        facts = {"store": f"the top-{store['topk']} distribution of every token"}
         return Ancestor(name, role, facts, None), [(store["teacher"], "teacher of the store")]
     manifest = read_manifest(Path(name))
     if manifest is not None:
@@ -79,13 +79,13 @@ def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
 
 
 def trained_on(checkpoint: Path) -> Path:
-    """The folder of data that a checkpoint names; of several places, the first that is there."""
+    """The data folder in the options of a checkpoint; of several, the first that exists."""
     folders = data_folders(checkpoint, _options(read_checkpoint(checkpoint))["data"]) or [Path()]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _distillation(manifest: Dict[str, Any]) -> Dict[str, str]:
-    """Who translated data, and what was taken of it."""
+    """The facts of a distilled data set: teacher, decoding and selection."""
     decoding, choice = manifest["made_of"]["decoding"], manifest["made_of"]["choice"]
     counts = manifest["counts"]
     kept = f"{counts['kept']:,} pairs of {counts['sentences']:,} sentences"
@@ -97,7 +97,7 @@ def _distillation(manifest: Dict[str, Any]) -> Dict[str, str]:
 
 
 def _options(state: Dict[str, Any]) -> Dict[str, Any]:
-    """The flags of the criterion, and those of the training that tell most, by their names."""
+    """Options of model and criterion, data and languages, by name."""
     task, criterion = options_of(state, "task"), options_of(state, "criterion")
     shared = {name: task.get(name) for name in ("data", "source_lang", "target_lang")}
     trained = {**criterion, "criterion": criterion["_name"]}
@@ -108,7 +108,7 @@ def _facts(path: Path, state: Dict[str, Any], options: Dict[str, Any]) -> Dict[s
     layers = [options.get(f"{side}_layers", "?") for side in ("encoder", "decoder")]
     width, heads = options.get("encoder_embed_dim"), options.get("encoder_attention_heads")
     size = f"{layers[0]}+{layers[1]} layers of {width}, {heads} heads"
-    told = [
+    settings = [
         f"{name.removeprefix('kd_').replace('_', ' ')} {options[name]}"
         for name in SHOWN
         if options.get(name) is not None
@@ -116,9 +116,9 @@ def _facts(path: Path, state: Dict[str, Any], options: Dict[str, Any]) -> Dict[s
     behind = updates_behind(path)
     return {
         "model": f"{size}, {count_parameters(state['model']):,} parameters",
-        "trained by": f"{options.get('criterion')} ({', '.join(told)})",
+        "trained by": f"{options.get('criterion')} ({', '.join(settings)})",
         "updates": f"{updates_of(state):,}",
-        "updates behind its weights": "not known" if behind is None else f"{behind:,}",
+        "updates behind its weights": "unknown" if behind is None else f"{behind:,}",
         "data": str(options.get("data")),
         "SHA-256": sha256_of([path]),
     }

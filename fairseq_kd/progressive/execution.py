@@ -14,9 +14,9 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_kd import __version__
 from fairseq_kd.child_process import child
-from fairseq_kd.evaluation.machine import versions, with_gpus
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.json_files import read_json, sealed
+from fairseq_kd.machine import versions, with_gpus
 from fairseq_kd.progressive.side_by_side import own_place, places
 from fairseq_kd.progressive.state import STEPS, attempts_path, manifest_path, read_recipe, stood_on
 from fairseq_kd.progressive.steps import Plan, Step

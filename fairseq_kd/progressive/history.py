@@ -4,8 +4,15 @@ import shlex
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from fairseq_kd.evaluation.document import Block, Code, Section, Table, count_text, markdown_page
-from fairseq_kd.evaluation.page import html_page
+from fairseq_kd.evaluation.pages import (
+    Block,
+    Code,
+    Section,
+    Table,
+    count_text,
+    html_page,
+    markdown_page,
+)
 from fairseq_kd.json_files import read_json
 from fairseq_kd.progressive.state import manifest_path, step_manifest
 from fairseq_kd.progressive.steps import Plan

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
-from fairseq_kd.evaluation.document import markdown_table
+from fairseq_kd.evaluation.pages import markdown_table
 from fairseq_kd.evaluation.size import PARTS
 from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.progressive.ladder import rungs, warnings

@@ -8,8 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Dict, Iterator, List
 
-from fairseq_kd.evaluation.machine import gpu_names
 from fairseq_kd.flag_types import Range, from_environment
+from fairseq_kd.machine import gpu_names
 from fairseq_kd.whole_files import own_file
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time, as the driver says

@@ -1,27 +1,30 @@
-"""The verb ``fairseq-kd evaluate``."""
+"""The command ``fairseq-kd evaluate``: compares students with their teacher and controls."""
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, List
 
-from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
 from fairseq_kd.flag_types import BEAM, COUNT, THREADS, Range, file_path, one_line, split_name
 from fairseq_kd.sequence.search import LENPEN
 
 DESCRIPTION = """\
-Measures a student against its teacher, and against the same student trained without distillation (a
-control): quality by sacreBLEU with paired bootstrap, how translations go wrong, size, memory, and
-speed in fairseq and in CTranslate2, all systems in turns. OUT gets report.html, report.md, every
-translation as plain text, and evaluation.json with all figures; of an earlier report in OUT nothing
-is left. Killed? Run the same command again: what was translated is kept."""
+Compares students with their teacher, and with students of the same size that were trained without
+distillation (controls): quality by sacreBLEU with paired bootstrap, error types, size, memory, and
+speed in fairseq and in CTranslate2, all systems in turns. Writes report.html, report.md, every
+translation as plain text, and evaluation.json with all figures to OUT, where it replaces an earlier
+report. Killed? Run the same command again: finished translations are kept."""
+TOKENIZERS = (  # of sacreBLEU
+    *("13a", "char", "flores101", "flores200", "intl", "ja-mecab", "ko-mecab", "none", "spm"),
+    "zh",
+)
 BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 
 
 def add_parser(verbs: Any) -> None:
-    """Adds the verb to the command line."""
+    """Adds the command to the command line."""
     parser = verbs.add_parser(
         "evaluate",
-        help="measure students against their teacher: quality, size, memory, speed; the report",
+        help="compare students with their teacher: quality, size, memory, speed; write a report",
         description=DESCRIPTION,
     )
     parser.add_argument(
@@ -37,7 +40,8 @@ def add_parser(verbs: Any) -> None:
         action="append",
         type=one_line,
         metavar="[NAME=]S.pt",
-        help="the checkpoint of a student, and what to call it (default: student); may be repeated",
+        help="the checkpoint of a student, and its name in the report (default: student); may be "
+        "repeated",
     )
     parser.add_argument(
         "--control",
@@ -56,14 +60,14 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--out", required=True, type=file_path, help="folder for the report")
     _add_text(parser.add_argument_group("text and search"))
     _add_measuring(parser.add_argument_group("measuring"))
-    parser.set_defaults(run=run, check=options_of, kept="what was translated is kept")
+    parser.set_defaults(run=run, check=check_flags, kept="finished translations are kept")
 
 
 def _add_text(flags: Any) -> None:
     flags.add_argument(
         "--reference",
         type=file_path,
-        help="the references as plain text (default: text/SUBSET.LANG beside DATA, where "
+        help="file of plain references (default: text/SUBSET.LANG beside DATA, where "
         "scripts/prepare.sh puts it, else the binarised references, detokenised)",
     )
     flags.add_argument(
@@ -76,9 +80,9 @@ def _add_text(flags: Any) -> None:
         "--tokenizer",
         choices=("moses", "none"),
         default="moses",
-        help="what undoes the tokenisation, as in fairseq-generate (default: %(default)s)",
+        help="how text was tokenised, as in fairseq-generate (default: %(default)s)",
     )
-    flags.add_argument("--sacrebleu-tokenize", choices=TOKENIZERS, metavar="NAME", help=HELP)
+    add_sacrebleu_tokenize(flags)
     flags.add_argument(
         "--beam",
         type=BEAM,
@@ -99,7 +103,18 @@ def _add_text(flags: Any) -> None:
         help="resamples of the paired bootstrap (default: %(default)s)",
     )
     flags.add_argument(
-        "--comet", type=file_path, metavar="MODEL.ckpt", help="score by this COMET model, too"
+        "--comet", type=file_path, metavar="MODEL.ckpt", help="also score with this COMET model"
+    )
+
+
+def add_sacrebleu_tokenize(flags: Any) -> None:
+    """Adds the flag ``--sacrebleu-tokenize``."""
+    flags.add_argument(
+        "--sacrebleu-tokenize",
+        choices=TOKENIZERS,
+        metavar="NAME",
+        help="the tokenizer of BLEU, one of %(choices)s (default: sacreBLEU's for the target "
+        "language: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean, else 13a)",
     )
 
 
@@ -107,37 +122,38 @@ def _add_measuring(flags: Any) -> None:
     flags.add_argument(
         "--threads",
         type=THREADS,
-        help="threads of every measurement but latency (default: one a core)",
+        help="threads of every measurement but latency (default: one per core)",
     )
     flags.add_argument(
         "--latency-threads",
         type=THREADS,
         default=1,
         metavar="THREADS",
-        help="threads that work on one sentence alone; small models gain nothing by several "
+        help="threads for single sentences; small models gain nothing from several "
         "(default: %(default)s)",
     )
     flags.add_argument(
         "--rounds",
         type=Range(int, 0, 1000),
         default=3,
-        help="rounds, of which the median counts; 0: speed is not measured (default: %(default)s)",
+        help="rounds, of which the median is reported; 0: do not measure speed "
+        "(default: %(default)s)",
     )
     flags.add_argument(
         "--latency-sentences",
         type=COUNT,
         default=32,
         metavar="N",
-        help="sentences that are translated one by one, of all lengths (default: %(default)s)",
+        help="sentences of all lengths to translate one by one (default: %(default)s)",
     )
     flags.add_argument(
         "--batch-sentences",
         type=COUNT,
         default=128,
         metavar="N",
-        help="sentences that are translated in batches of 32 and of 128 (default: %(default)s)",
+        help="sentences to translate in batches of 32 and of 128 (default: %(default)s)",
     )
-    flags.add_argument("--no-memory", action="store_true", help="memory is not measured")
+    flags.add_argument("--no-memory", action="store_true", help="do not measure memory")
     flags.add_argument(
         "--cache",
         type=file_path,
@@ -147,46 +163,20 @@ def _add_measuring(flags: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures, writes the report and prints its first table."""
-    options = options_of(args)
-    from fairseq_kd import plugin  # noqa: F401  (architectures that a system may have)
-    from fairseq_kd.evaluation.evaluation import Evaluation
+    """Evaluates, writes the report and prints its first table."""
+    check_flags(args)
+    from fairseq_kd import plugin  # noqa: F401  (registers architectures)
+    from fairseq_kd.evaluation.evaluation import Evaluation, EvaluationOptions
     from fairseq_kd.evaluation.plots import check_matplotlib
     from fairseq_kd.evaluation.report import check_out, write_report
     from fairseq_kd.locks import locked
-
-    check_matplotlib()
-    check_out(options.out, options.data)
-    evaluation = Evaluation(options)
-    with locked(options.out / ".evaluate.lock", f"--out {options.out}"):
-        print(write_report(options.out, evaluation.run()))
-    print(f"{options.out / 'report.html'} has all figures, and plots", file=sys.stderr)
-    return 0
-
-
-def options_of(args: argparse.Namespace) -> Any:
-    """What the flags ask for.
-
-    Raises:
-        ValueError: a name or a checkpoint is none.
-    """
-    from fairseq_kd.evaluation.comet_score import check_comet
-    from fairseq_kd.evaluation.options import Options
-    from fairseq_kd.evaluation.systems import Named
     from fairseq_kd.sequence.engines import cores
     from fairseq_kd.sequence.search import Search
 
-    if args.comet is not None:
-        check_comet(args.comet)
-    if args.reference is not None and not args.reference.is_file():
-        raise FileNotFoundError(
-            f"--reference {args.reference} does not exist. Give the plain text of the references."
-        )
-    systems = [Named.parse("teacher", args.teacher)]
-    systems += [Named.parse("student", each) for each in args.student]
-    systems += [Named.parse("control", each) for each in args.control or []]
-    return Options(
-        systems=systems,
+    check_matplotlib()
+    check_out(args.out, args.data)
+    options = EvaluationOptions(
+        systems=_systems(args),
         data=args.data,
         subset=args.subset,
         out=args.out,
@@ -205,3 +195,32 @@ def options_of(args: argparse.Namespace) -> Any:
         memory=not args.no_memory,
         cache=args.cache,
     )
+    evaluation = Evaluation(options)
+    with locked(args.out / ".evaluate.lock", f"--out {args.out}"):
+        print(write_report(args.out, evaluation.run()))
+    print(f"{args.out / 'report.html'} has all figures and plots", file=sys.stderr)
+    return 0
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Checks the flags.
+
+    Raises:
+        FileNotFoundError, ValueError: a file does not exist, or a name is not allowed.
+    """
+    if args.comet is not None:
+        from fairseq_kd.evaluation.scores import check_comet
+
+        check_comet(args.comet)
+    if args.reference is not None and not args.reference.is_file():
+        raise FileNotFoundError(
+            f"--reference {args.reference} does not exist. Give the plain text of the references."
+        )
+    _systems(args)
+
+
+def _systems(args: argparse.Namespace) -> List[Any]:
+    from fairseq_kd.evaluation.systems import NamedCheckpoint
+
+    flags = {"teacher": [args.teacher], "student": args.student, "control": args.control or []}
+    return [NamedCheckpoint.parse(role, each) for role, given in flags.items() for each in given]

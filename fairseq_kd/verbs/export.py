@@ -1,45 +1,45 @@
-"""The verb ``fairseq-kd export``."""
+"""The command ``fairseq-kd export``: writes a student as a CTranslate2 directory."""
 
 import argparse
 from importlib.util import find_spec
 from typing import Any
 
-from fairseq_kd.evaluation.bleu_tokenizer import HELP, TOKENIZERS
 from fairseq_kd.flag_types import BEAM, THREADS, file_path, one_line, split_name
+from fairseq_kd.verbs.evaluate import add_sacrebleu_tokenize
 
 DESCRIPTION = """\
-Converts a student for CTranslate2 and writes a directory with all that translating takes: weights,
-vocabularies, BPE codes, an example program translate.py, and a model card README.md with its BLEU
-and speed against the checkpoint, its lineage and the licences. The directory appears only when
-translate.py has translated a few sentences as the model does."""
+Converts a student for CTranslate2 and writes a folder with everything that translation needs:
+weights, vocabularies, BPE codes, an example program translate.py, and a model card README.md with
+BLEU and speed compared with the checkpoint, the lineage and the licences. The folder appears only
+after translate.py has translated a few sentences as the model does."""
 QUANTIZATIONS = ("int8", "int8_float32", "int16", "float16", "float32")
 
 
 def add_parser(verbs: Any) -> None:
-    """Adds the verb to the command line."""
+    """Adds the command to the command line."""
     parser = verbs.add_parser(
         "export",
-        help="write a student as a CTranslate2 directory with codes, example and model card",
+        help="write a student as a CTranslate2 folder with codes, example program and model card",
         description=DESCRIPTION,
     )
     parser.add_argument("student", type=one_line, metavar="S.pt", help="the checkpoint")
-    parser.add_argument("--out", required=True, type=file_path, help="the directory to write")
+    parser.add_argument("--out", required=True, type=file_path, help="the folder to write")
     parser.add_argument(
         "--quantization",
         choices=QUANTIZATIONS,
         default="int8",
-        help="of the weights (default: %(default)s)",
+        help="type of the weights (default: %(default)s)",
     )
     parser.add_argument(
         "--data",
         type=file_path,
-        help="the folder that fairseq-preprocess wrote (default: the one that it was trained on)",
+        help="the folder that fairseq-preprocess wrote (default: that of the training)",
     )
     parser.add_argument(
         "--subset",
         type=split_name,
         default="test",
-        help="the split to measure with (default: %(default)s)",
+        help="the split to measure on (default: %(default)s)",
     )
     parser.add_argument(
         "--codes",
@@ -59,18 +59,18 @@ def add_parser(verbs: Any) -> None:
         default="moses",
         help="how text was tokenised (default: %(default)s)",
     )
-    parser.add_argument("--sacrebleu-tokenize", choices=TOKENIZERS, metavar="NAME", help=HELP)
+    add_sacrebleu_tokenize(parser)
     parser.add_argument("--beam", type=BEAM, default=5, help="beam width (default: %(default)s)")
     parser.add_argument(
         "--threads",
         type=THREADS,
-        help="threads of the measurement (default: one a core)",
+        help="threads of the measurement (default: one per core)",
     )
     parser.add_argument(
         "--license",
         type=one_line,
         default="not stated",
-        help="of the model, for its card (default: %(default)s)",
+        help="licence of the model, for its card (default: %(default)s)",
     )
     parser.add_argument(
         "--data-license",
@@ -81,16 +81,16 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--cache",
         type=file_path,
-        help="folder for models converted in float32, which prove the conversion (default: "
+        help="folder for models converted in float32, to check the conversion (default: "
         "fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
     )
-    parser.set_defaults(run=run, kept="the checkpoint is as it was")
+    parser.set_defaults(run=run, kept="the checkpoint is unchanged")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports, and prints what it is worth."""
-    from fairseq_kd import plugin  # noqa: F401  (architectures that the student may have)
-    from fairseq_kd.evaluation.systems import Named, load_named
+    """Exports, and prints size, BLEU and speed."""
+    from fairseq_kd import plugin  # noqa: F401  (registers architectures)
+    from fairseq_kd.evaluation.systems import NamedCheckpoint, load_named
     from fairseq_kd.sequence.engines import INSTALL, cores
 
     if args.bpe == "none" and args.codes is not None:
@@ -98,14 +98,15 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("ctranslate2") is None:
         raise ValueError(f"The export needs CTranslate2, which is not installed ({INSTALL}).")
     if args.bpe == "sentencepiece" and find_spec("sentencepiece") is None:
-        told = "--bpe sentencepiece needs a package that is not installed"
-        raise ValueError(f"{told} (pip install sentencepiece).")
+        raise ValueError(
+            "--bpe sentencepiece needs a package that is not installed (pip install sentencepiece)."
+        )
 
     from fairseq_kd.export.card import Licences
     from fairseq_kd.export.directory import Export, Options
     from fairseq_kd.export.lineage import trained_on
 
-    system = load_named(Named("student", "student", args.student), "checkpoint")
+    system = load_named(NamedCheckpoint("student", "student", args.student), "checkpoint")
     options = Options(
         data=args.data or trained_on(system.path),
         subset=args.subset,

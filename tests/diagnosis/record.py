@@ -25,10 +25,10 @@ def shortened(text: str, source: str, folders: "dict[str, str]") -> str:
     lines = text.splitlines()
     inner = [line for line in lines if "| train_inner | {" in line]
     kept = {*inner[::EVERY], *inner[-1:]}
-    told = re.compile(r"^\$ |\] dictionary: |\| (?!train_inner|train\b)\w+ \| \{\"")
+    message = re.compile(r"^\$ |\] dictionary: |\| (?!train_inner|train\b)\w+ \| \{\"")
     tail = len(lines) if inner and "| done training" in text else len(lines) - TAIL
     ends = {line for line in lines[tail:] if len(line) < LONG and line not in inner}
-    chosen = [line for line in lines if line in kept or line in ends or told.search(line)]
+    chosen = [line for line in lines if line in kept or line in ends or message.search(line)]
     return "\n".join([f"# {source}; of train_inner every {EVERY}th line is kept.", *chosen, ""])
 
 

@@ -8,7 +8,7 @@ import pytest
 from fairseq_kd import cli
 from fairseq_kd.diagnosis.advice import Advice, Finding, consistent
 from fairseq_kd.diagnosis.ending import ending
-from fairseq_kd.diagnosis.stage import find_stages
+from fairseq_kd.diagnosis.training_run import find_training_runs
 from fairseq_kd.locks import locked
 
 LOGS = Path(__file__).parent / "logs"
@@ -24,8 +24,8 @@ DIED = {
 
 
 def ended(folder):
-    (stage,) = find_stages(folder)
-    return ending(stage)
+    (training,) = find_training_runs(folder)
+    return ending(training)
 
 
 def quoted(text, line):
@@ -43,8 +43,8 @@ def test_a_run_that_died_is_named_by_the_line_that_says_why(name):
 
 
 def figures(update):
-    told = {"num_updates": str(update), "loss": "3.65", "nll_loss": "3.0"}
-    return f"2026-11-23 10:00:00 | INFO | train_inner | {json.dumps(told)}\n"
+    record = {"num_updates": str(update), "loss": "3.65", "nll_loss": "3.0"}
+    return f"2026-11-23 10:00:00 | INFO | train_inner | {json.dumps(record)}\n"
 
 
 def raised(last):
@@ -85,24 +85,28 @@ LINES = {  # what a log ends with: the finding, the line that is quoted, and wha
     ),
     LOGGED + RECOVERING: ("out of memory", "OOM: Ran out", "a smaller --max-tokens, with a larger"),
     raised("MemoryError"): ("out of memory", "MemoryError", "fewer --num-workers"),
-    raised(SPAWNED): ("killed process", SPAWNED[:40], "if nobody killed it, memory ran out: dmesg"),
+    raised(SPAWNED): (
+        "killed process",
+        SPAWNED[:40],
+        "if nobody killed it, memory ran out: see dmesg",
+    ),
     raised(CAUGHT): ("killed process", CAUGHT[:40], "if nobody killed it, memory ran out"),
     raised(BUS): ("killed process", BUS[:40], "more shared memory (docker run --shm-size)"),
     "# the command ended with status 137\n": ("killed process", "status 137", "if nobody killed"),
-    raised("KeyError: 'x'"): ("exception", "KeyError: 'x'", "correct what it names"),
+    raised("KeyError: 'x'"): ("exception", "KeyError: 'x'", "correct its cause"),
     "[rank1]: " + raised("ValueError: no").replace("\n", "\n[rank1]: "): (
-        *("exception", "ValueError: no", "correct what it names"),
+        *("exception", "ValueError: no", "correct its cause"),
     ),
     raised("KeyError: 'x'") + raised("torch.elastic.ChildFailedError: "): (
-        *("exception", "KeyError: 'x'", "correct what it names"),
+        *("exception", "KeyError: 'x'", "correct its cause"),
     ),
     raised("KeyboardInterrupt"): (
         "interruption",
         "KeyboardInterrupt",
-        "the same command then goes",
+        "the same command then continues",
     ),
     "fairseq-train: error: no\n# the command ended with status 2\n": (
-        *("failure", "# the command", "correct what the last lines name"),
+        *("failure", "# the command", "correct what the last lines report"),
     ),
 }
 
@@ -132,7 +136,7 @@ def test_batches_that_were_left_out_for_want_of_memory_are_counted(tmp_path):
         (tmp_path / "train.log").write_text(text + end)
         evidence = ended(tmp_path).evidence
         assert evidence.startswith("line 5 of the log is ")
-        assert "the GPU had too little 2 times, and the training went on without such" in evidence
+        assert "the GPU had too little 2 times, and the training continued without th" in evidence
 
 
 def test_an_exception_before_the_last_figures_ended_nothing(tmp_path):
@@ -167,7 +171,7 @@ def test_a_log_that_just_stops_is_a_finding_if_its_process_is_gone(tmp_path):
     assert found.evidence.startswith(
         'line 2 of the log is "2026-11-23 10:00:00 | INFO | train_inner'
     )
-    assert found.evidence.endswith("nothing works on it: it was interrupted or killed.")
+    assert found.evidence.endswith("no process is training: it was interrupted or killed.")
 
 
 def test_advice_that_contradicts_that_of_a_cause_is_left_out():

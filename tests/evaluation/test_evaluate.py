@@ -1,4 +1,4 @@
-"""The verb evaluate on trained systems: what its figures are, what it refuses, its restart."""
+"""The command evaluate on trained systems: its figures, errors and restart."""
 
 import copy
 import json
@@ -17,11 +17,12 @@ from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
 from fairseq_kd.evaluation import translations
-from fairseq_kd.evaluation.agreement import agreement
-from fairseq_kd.evaluation.comet_score import check_comet, comet_scores
-from fairseq_kd.evaluation.document import markdown_page
+from fairseq_kd.evaluation.error_rates import agreement
+from fairseq_kd.evaluation.pages import markdown_page
 from fairseq_kd.evaluation.report import TITLE, cards, check_out, fairest_control, sections
-from fairseq_kd.evaluation.systems import Named, common_subset, load_systems
+from fairseq_kd.evaluation.results import EvaluationResult
+from fairseq_kd.evaluation.scores import check_comet, comet_scores
+from fairseq_kd.evaluation.systems import NamedCheckpoint, common_subset, load_systems
 from fairseq_kd.locks import locked
 
 FAST = find_spec("ctranslate2") is not None
@@ -68,26 +69,35 @@ def test_every_system_stands_in_every_table(evaluated, measured):
         assert page.count(f"| {name}") > 3
 
 
+def as_markdown(measured):
+    """The report of these figures."""
+    return markdown_page(TITLE, sections(EvaluationResult.from_json(measured)), "plots")
+
+
+def test_the_figures_that_are_read_back_are_those_that_were_written(measured):
+    assert EvaluationResult.from_json(measured).to_json() == measured
+
+
 @pytest.mark.parametrize(
-    ("rounds", "drift", "told"),
+    ("rounds", "drift", "message"),
     [
-        (1, 0.0, "One round cannot tell whether the machine was quiet."),
-        (3, 0.04, "round of a system took 4% longer than its fastest: the machine was quiet."),
-        (3, 0.25, "25% longer than its fastest: the machine was not quiet. The systems, which"),
+        (1, 0.0, "One round does not show whether the machine was idle."),
+        (3, 0.04, "round of a system took 4% longer than its fastest: the machine was idle."),
+        (3, 0.25, "25% longer than its fastest: the machine was not idle. The systems, which"),
     ],
 )
-def test_the_report_tells_whether_the_machine_was_quiet(measured, rounds, drift, told):
+def test_the_report_states_whether_the_machine_was_idle(measured, rounds, drift, message):
     speed = copy.deepcopy(measured["speed"])
     speed["rounds"] = rounds
     for by in speed["systems"].values():
         for found in by.values():
             found["drift"] = drift if found is speed["systems"]["small"]["fairseq"] else 0.0
-    page = markdown_page(TITLE, sections({**measured, "speed": speed}), "plots")
-    assert told in " ".join(page.split())
+    page = as_markdown({**measured, "speed": speed})
+    assert message in " ".join(page.split())
 
 
 @pytest.mark.parametrize(
-    ("student", "control", "told"),
+    ("student", "control", "message"),
     [
         (20, 20, "with as many updates behind its weights (20)"),
         (2300, 500, "with 500 updates behind its weights, where small has 2,300"),
@@ -95,13 +105,14 @@ def test_the_report_tells_whether_the_machine_was_quiet(measured, rounds, drift,
         (None, 20, "with an unknown number of updates behind the weights of small"),
     ],
 )
-def test_a_gain_is_told_with_the_updates_behind_both_weights(measured, student, control, told):
+def test_a_gain_is_told_with_the_updates_behind_both_weights(measured, student, control, message):
     measured = copy.deepcopy(measured)
     measured["systems"][1]["updates_behind"] = student
     measured["systems"][2]["updates_behind"] = control
-    page = " ".join(markdown_page(TITLE, sections(measured), "plots").split())
-    assert f"Difference to left alone, {told}" in page
-    assert any(says == f"BLEU over left alone, {told}" for _, says in cards(measured))
+    page = " ".join(as_markdown(measured).split())
+    assert f"Difference to left alone, {message}" in page
+    texts = [text for _, text in cards(EvaluationResult.from_json(measured))]
+    assert f"BLEU over left alone, {message}" in texts
     shown = "-" if control is None else f"{control:,}"
     assert re.search(rf"\| left alone \|[^|]+\|[^|]+\| 20 \| {shown} \|", page)
 
@@ -114,8 +125,9 @@ def test_a_gain_is_told_over_the_best_control_of_as_many_updates(measured):
         systems.append({**systems[2], "name": name, "updates_behind": behind})
         scores[name] = copy.deepcopy(scores["left alone"])
         scores[name]["BLEU"]["score"] = bleu
-    assert fairest_control(measured, systems[1])["name"] == "longer"
-    assert fairest_control({**measured, "systems": systems[:4]}, systems[1])["name"] == "short"
+    for count, name in ((6, "longer"), (4, "short")):
+        result = EvaluationResult.from_json({**measured, "systems": systems[:count]})
+        assert fairest_control(result, result.systems[1]).name == name
 
 
 @pytest.mark.parametrize(("sentences", "tested"), [(10, True), (9, False)])
@@ -123,10 +135,10 @@ def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested)
     measured = copy.deepcopy(measured)
     measured["made"]["sentences"] = sentences
     measured["quality"]["p"]["teacher"]["small"] = dict.fromkeys(("BLEU", "chrF2", "TER"), 0.001)
-    page = " ".join(markdown_page(TITLE, sections(measured), "plots").split())
+    page = " ".join(as_markdown(measured).split())
     assert ("* (p = 0.001)" in page) == tested
     assert ("* where p < 0.05" in page) == tested
-    assert ("of fewer than 10 sentences, it cannot be tested" in page) != tested
+    assert ("with fewer than 10 sentences, it cannot be tested" in page) != tested
     assert ("±" in page) == tested
 
 
@@ -139,7 +151,8 @@ def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):
 def test_agreement_is_the_share_of_equal_likeliest_words(
     ending_teacher, teacher, data, monkeypatch, short
 ):
-    named = [Named("teacher", "teacher", ending_teacher), Named("student", "student", teacher)]
+    paths = {"teacher": ending_teacher, "student": teacher}
+    named = [NamedCheckpoint(role, role, path) for role, path in paths.items()]
     systems = load_systems(named)
     subset = common_subset(systems, Path(data), "test")
     same = tokens = 0
@@ -245,9 +258,9 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
-        (["--student", "small=other.pt"], "are both called small. Tell them apart as --student"),
+        (["--student", "small=other.pt"], "are both called small. Name one of them as --student"),
         (["--student", "="], "--student is given as S.pt or NAME=S.pt, but is =."),
         (["--student", "small, int8=s.pt"], 'a name that does not end in ", int8".'),
         (["--student", "x=none.pt"], "--student none.pt does not exist. Give the path"),
@@ -259,10 +272,10 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
     ],
 )
 def test_mistakes_are_refused_before_anything_is_measured(
-    evaluate_words, flags, told, tmp_path, capsys
+    evaluate_words, flags, message, tmp_path, capsys
 ):
     assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -272,8 +285,10 @@ def test_a_report_is_not_written_through_a_link_to_another_folder(tmp_path, name
     link = tmp_path / "out" / name
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "theirs")
-    told = f"^{link} is a link to another folder, whose files would be overwritten. Remove the link"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        f"^{link} is a link to another folder, whose files would be overwritten. Remove the link"
+    )
+    with pytest.raises(ValueError, match=message):
         check_out(tmp_path / "out", tmp_path / "data")
 
 
@@ -296,8 +311,8 @@ def test_a_tokenizer_of_bleu_that_is_missing_is_named(
 def test_a_package_that_is_missing_is_named(evaluate_words, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     assert cli.main(evaluate_words(tmp_path / "out")) == 2
-    told = capsys.readouterr().err
-    assert "pip install sacremoses. README.md says what the verbs need" in told
+    message = capsys.readouterr().err
+    assert "pip install sacremoses. README.md says what the verbs need" in message
 
 
 def test_comet_scores_every_system(tmp_path, monkeypatch):

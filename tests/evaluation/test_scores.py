@@ -6,15 +6,16 @@ import pytest
 from harness import run
 from sacrebleu.metrics import BLEU
 
-from fairseq_kd.evaluation.bleu_tokenizer import TOKENIZERS, bleu_tokenizer
 from fairseq_kd.evaluation.scores import (
     METRICS,
     Bin,
     bleu_of_bins,
+    bleu_tokenizer,
     equal_bins,
     metrics,
     paired_scores,
 )
+from fairseq_kd.verbs.evaluate import TOKENIZERS
 
 REFERENCES = [
     "The LORD is my shepherd: I shall lack nothing.",
@@ -41,12 +42,12 @@ def files(tmp_path):
 
 
 def test_scores_are_those_of_the_sacrebleu_command(files):
-    found = paired_scores(TEXTS, REFERENCES, "teacher", 100, metrics())["systems"]
+    found = paired_scores(TEXTS, REFERENCES, "teacher", 100, metrics()).scores
     for name in TEXTS:
         for metric, option in NAMES.items():
             command = ["sacrebleu", files / "reference", "-i", files / name, "-m", option]
             printed = run(*command, "-b", "-w", "9").stdout
-            assert found[name][metric]["score"] == pytest.approx(float(printed), abs=1e-8)
+            assert found[name][metric].score == pytest.approx(float(printed), abs=1e-8)
 
 
 def test_the_bootstrap_is_that_of_the_sacrebleu_command(files):
@@ -54,22 +55,22 @@ def test_the_bootstrap_is_that_of_the_sacrebleu_command(files):
     command = ["sacrebleu", files / "reference", "-i", *(files / name for name in names)]
     command += ["-m", *NAMES.values(), "--paired-bs", "--paired-bs-n", "200", "-f", "text"]
     rows = run(*command, "-w", "6").stdout.splitlines()
-    ours = paired_scores(TEXTS, REFERENCES, "teacher", 200, metrics())["systems"]
+    ours = paired_scores(TEXTS, REFERENCES, "teacher", 200, metrics()).scores
     for name in names:
         at = next(
             i for i, row in enumerate(rows) if name in row.partition("│")[2].partition("│")[0]
         )
-        told = re.findall(r"(\d+\.\d+) \((\d+\.\d+) ± (\d+\.\d+)\)", rows[at])
+        message = re.findall(r"(\d+\.\d+) \((\d+\.\d+) ± (\d+\.\d+)\)", rows[at])
         p_values = re.findall(r"p = (\d\.\d+)", rows[at + 1])
-        assert len(told) == len(NAMES)
+        assert len(message) == len(NAMES)
         assert len(p_values) == (0 if name == "teacher" else len(NAMES))
         for i, metric in enumerate(NAMES):
             got = ours[name][metric]
-            figures = [got["score"], got["mean"], got["ci"]]
-            assert figures == pytest.approx([float(each) for each in told[i]], abs=1e-6)
+            figures = [got.score, got.mean, got.ci]
+            assert figures == pytest.approx([float(each) for each in message[i]], abs=1e-6)
             if p_values:
-                assert got["p"] == pytest.approx(float(p_values[i]), abs=1e-4)
-    assert "p" not in ours["teacher"]["BLEU"]
+                assert got.p == pytest.approx(float(p_values[i]), abs=1e-4)
+    assert ours["teacher"]["BLEU"].p is None
 
 
 @pytest.mark.parametrize(("name", "sentences"), [("teacher", 6), ("student", 1)])
@@ -77,7 +78,7 @@ def test_resamples_that_all_differ_alike_are_no_evidence(name, sentences):
     texts = {"teacher": TEXTS["teacher"][:sentences], "other": TEXTS[name][:sentences]}
     found = paired_scores(texts, REFERENCES[:sentences], "teacher", 100, metrics())
     for metric in METRICS:
-        assert found["systems"]["other"][metric]["p"] == 1.0
+        assert found.scores["other"][metric].p == 1.0
 
 
 def test_a_second_comparison_counts_nothing_again_and_says_the_same(monkeypatch):
@@ -93,12 +94,12 @@ def test_a_second_comparison_counts_nothing_again_and_says_the_same(monkeypatch)
 def test_a_bin_is_scored_as_a_test_set_of_its_own(files):
     bins = [Bin("first", [0, 1, 2]), Bin("rest", [3, 4, 5])]
     found = bleu_of_bins(TEXTS, REFERENCES, bins)
-    assert [each["sentences"] for each in found] == [3, 3]
+    assert [each.sentences for each in found] == [3, 3]
     for name in TEXTS:
         (files / "part").write_text("\n".join(TEXTS[name][3:]) + "\n")
         (files / "against").write_text("\n".join(REFERENCES[3:]) + "\n")
         printed = run("sacrebleu", files / "against", "-i", files / "part", "-b", "-w", "9").stdout
-        assert found[1]["bleu"][name] == pytest.approx(float(printed), abs=1e-8)
+        assert found[1].bleu[name] == pytest.approx(float(printed), abs=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +129,10 @@ def test_bleu_of_chinese_is_that_of_the_sacrebleu_command(files):
     printed = float(run(*command, "-tok", "zh").stdout)
     tokenizer = bleu_tokenizer("zh", None)
     found = paired_scores(texts, references, "teacher", 100, metrics(tokenizer))
-    assert found["systems"]["teacher"]["BLEU"]["score"] == pytest.approx(printed, abs=1e-8)
-    assert "|tok:zh|" in found["signatures"]["BLEU"]
+    assert found.scores["teacher"]["BLEU"].score == pytest.approx(printed, abs=1e-8)
+    assert "|tok:zh|" in found.signatures["BLEU"]
     (binned,) = bleu_of_bins(texts, references, [Bin("all", [0, 1, 2])], tokenizer)
-    assert binned["bleu"]["teacher"] == pytest.approx(printed, abs=1e-8)
+    assert binned.bleu["teacher"] == pytest.approx(printed, abs=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,6 @@ def test_the_target_language_chooses_the_tokenizer_of_bleu(language, chosen, tok
 @pytest.mark.parametrize("language", ["ja", "ko"])
 def test_a_tokenizer_that_is_not_installed_is_named_with_its_package(language, monkeypatch):
     monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{language}_mecab.MeCab", None)
-    told = rf"{language}-mecab needs a package .* \(pip install 'sacrebleu\[{language}\]'\); or"
-    with pytest.raises(ValueError, match=told):
+    message = rf"{language}-mecab needs a package .* \(pip install 'sacrebleu\[{language}\]'\); or"
+    with pytest.raises(ValueError, match=message):
         bleu_tokenizer(language, None)

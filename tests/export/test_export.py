@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs 
 
 @pytest.fixture(scope="session")
 def export(ending_teacher, cache):
-    """Runs the verb export in this process."""
+    """Runs the command export in this process."""
 
     def exported(out, *flags):
         words = ["export", ending_teacher, "--out", out, "--threads", "1", "--cache", cache]
@@ -53,9 +53,9 @@ def test_the_directory_translates_by_itself_and_as_well_as_its_card_says(exporte
     hypotheses = translated(moved, text / "test.es")
     references = (text / "test.en").read_text(encoding="utf-8").splitlines()
     assert len(hypotheses) == len(references)
-    told = re.search(r"\| this, int8 +\| +\S+ MiB \| +([\d.]+) \|", card(exported))
+    row = re.search(r"\| this, int8 +\| +\S+ MiB \| +([\d.]+) \|", card(exported))
     bleu = BLEU().corpus_score(hypotheses, [references]).score
-    assert bleu == pytest.approx(float(told[1]), abs=0.3)  # where the length ends, they may differ
+    assert bleu == pytest.approx(float(row[1]), abs=0.3)  # they differ where the length ends
 
 
 def test_a_byte_that_is_no_utf8_costs_its_own_line_alone(exported, tmp_path):
@@ -73,8 +73,8 @@ def test_a_damaged_file_is_named_before_anything_is_translated(exported, tmp_pat
     (moved / name).write_bytes(content)
     done = run(sys.executable, moved / "translate.py", check=False)
     assert done.returncode == 1
-    told = f"{moved / name} is damaged: it is not what SHA256SUMS says. Copy the folder anew."
-    assert done.stderr == f"{told}\n"
+    message = f"{moved / name} is damaged: its hash differs from SHA256SUMS. Copy it again."
+    assert done.stderr == f"{message}\n"
     assert run("sha256sum", "--check", "--quiet", "SHA256SUMS", cwd=exported).stdout == ""
 
 
@@ -87,7 +87,7 @@ def test_a_long_line_is_read_and_written_as_far_as_the_model_can_and_what_is_cut
     done = run("bash", "-c", command)
     assert done.stderr == "line 1: cut to 1023 of 1100 tokens\n"
     cut, whole, empty = done.stdout.split("\n")[:-1]
-    assert len(cut.split()) > 256 < len(whole.split())  # where CTranslate2 ends if not told
+    assert len(cut.split()) > 256 < len(whole.split())  # where CTranslate2 ends if not message
     assert empty == ""
 
 
@@ -160,8 +160,8 @@ def test_the_languages_of_a_card_are_read_as_text():
     forms = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
     made = {"subset": "test", "sentences": 1, "signature": "", "beam": 5, "threads": 1}
     made["computed_in"] = "int8"
-    told = model_card(("no", "en"), "int8", forms, made, [], Licences())
-    assert yaml.safe_load(told.split("---")[1])["language"] == ["no", "en"]
+    message = model_card(("no", "en"), "int8", forms, made, [], Licences())
+    assert yaml.safe_load(message.split("---")[1])["language"] == ["no", "en"]
 
 
 def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, tmp_path):
@@ -175,14 +175,14 @@ def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, 
     assert found[0].facts["trained by"].startswith("word_kd (alpha 0.8, beta 0.2, temperature 4.0")
     assert found[2].facts["updates"] == "20"
     middle.write_text("no weights")
-    told = f"{middle} is not a fairseq checkpoint: torch cannot read it. Give a file that "
-    assert lineage(student)[1].facts == {"could not be read": f"{told}fairseq-train wrote."}
+    message = f"{middle} is not a fairseq checkpoint: torch cannot read it. Give a file that "
+    assert lineage(student)[1].facts == {"could not be read": f"{message}fairseq-train wrote."}
     middle.unlink()
     assert lineage(student)[1].facts == {}
     middle.write_bytes(b"no checkpoint any more")
     found = lineage(student)
-    told = found[1].facts["could not be read"]
-    assert told.startswith(f"{middle} is not a fairseq checkpoint")
+    message = found[1].facts["could not be read"]
+    assert message.startswith(f"{middle} is not a fairseq checkpoint")
     assert found[2].path == teacher
 
 
@@ -194,7 +194,7 @@ def test_a_store_stands_between_a_student_and_its_teacher(setup, teacher, data, 
     flags += ["--train-subset", "valid", "--no-save-optimizer-state"]
     found = lineage(setup(*flags).save(tmp_path / "s.pt"))
     assert [each.path for each in found[1:]] == [store, teacher]
-    assert found[1].facts == {"store": "the 8 likeliest words of every token"}
+    assert found[1].facts == {"store": "the top-8 distribution of every token"}
     assert found[2].role == "teacher of the store"
 
 
@@ -220,7 +220,7 @@ def test_codes_that_are_not_the_datas_are_found_out(export, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--codes", "none"], "--codes none does not exist. Give the merges"),
         (["--codes", "x", "--bpe", "none"], "--codes has no effect with --bpe none."),
@@ -228,25 +228,29 @@ def test_codes_that_are_not_the_datas_are_found_out(export, tmp_path, capsys):
         (["--data", "none"], "none holds no test.es-en.es."),
     ],
 )
-def test_mistakes_are_refused(export, flags, told, tmp_path, capsys):
+def test_mistakes_are_refused(export, flags, message, tmp_path, capsys):
     assert export(tmp_path / "out", *flags) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_that_is_there_is_left_alone(export, exported, capsys):
     before = card(exported)
     assert export(exported) == 2
-    told = f"--out {exported} is there already, with README.md in it. Remove it or choose another."
-    assert told in capsys.readouterr().err
+    message = (
+        f"--out {exported} is there already, with README.md in it. Remove it or choose another."
+    )
+    assert message in capsys.readouterr().err
     assert card(exported) == before
 
 
 def test_a_directory_that_another_process_exports_is_refused(export, tmp_path, capsys):
     with locked(lock_beside(tmp_path / "student"), "it"):
         assert export(tmp_path / "student") == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"fairseq-kd export: --out {tmp_path}/student is being worked on since")
+    message = capsys.readouterr().err
+    assert message.startswith(
+        f"fairseq-kd export: --out {tmp_path}/student is being worked on since"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

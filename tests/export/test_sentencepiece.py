@@ -51,7 +51,7 @@ def student(pieces, tmp_path_factory):
 
 @pytest.fixture
 def export(student, cache, tmp_path):
-    """Runs the verb export in this process."""
+    """Runs the command export in this process."""
 
     def exported(*flags):
         words = ["export", student, "--out", tmp_path / "out", "--threads", "1", "--cache", cache]
@@ -77,24 +77,24 @@ def test_the_exported_program_reads_and_writes_plain_text(export, pieces, tmp_pa
 
 def test_pieces_are_not_taken_for_another_splitting(export, tmp_path, capsys):
     assert export() == 2
-    told = "--bpe is subword_nmt, but the words of the data were split by sentencepiece, as "
-    assert told in capsys.readouterr().err
+    message = "--bpe is subword_nmt, but the words of the data were split by sentencepiece, as "
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("codes", "told"),
+    ("codes", "message"),
     [
         ("none", "--codes none does not exist. Give the model that SentencePiece learned."),
         (None, "No file sentencepiece.model lies beside "),
     ],
 )
-def test_a_missing_model_is_told(export, pieces, codes, told, tmp_path, capsys):
+def test_a_missing_model_is_told(export, pieces, codes, message, tmp_path, capsys):
     data = shutil.copytree(pieces, tmp_path / "data")
     flags = ["--codes", codes] if codes else []
     flags += ["--data", data, "--bpe", "sentencepiece", "--tokenizer", "none"]
     assert export(*flags) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_missing_package_is_told(export, monkeypatch, capsys):

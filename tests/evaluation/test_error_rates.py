@@ -2,28 +2,29 @@
 
 import pytest
 
-from fairseq_kd.evaluation.behaviour import behaviour, rare_share
+from fairseq_kd.evaluation.error_rates import error_rates, rare_share
+from fairseq_kd.evaluation.results import ErrorRates
 
 
 def test_empty_copied_and_repeating_translations_are_counted():
     sources = ["uno dos tres", "Jerusalén", "el perro come", "la casa es azul hoy"]
     references = ["one two three", "Jerusalem", "the dog eats", "a b c d a b c d"]
     hypotheses = ["Uno dos TRES", "Jerusalén", "", "a b c d a b c d"]
-    assert behaviour(sources, hypotheses, references) == {
-        "empty": 0.25,
-        "copied": 0.25,  # one word alone is no copy
-        "repeating": 0.0,  # the reference says it twice, too
-        "length_ratio": 12 / 15,
-    }
+    assert error_rates(sources, hypotheses, references) == ErrorRates(
+        empty=0.25,
+        copied=0.25,  # a single word is not a copy
+        repeating=0.0,  # the reference repeats it, too
+        length_ratio=12 / 15,
+    )
 
 
 def test_four_words_that_come_again_are_a_repetition():
     looping = "and he said to him and he said to them"
-    assert behaviour(["x"], [looping], ["and he said to him"])["repeating"] == 1.0
+    assert error_rates(["x"], [looping], ["and he said to him"]).repeating == 1.0
 
 
 def test_nothing_to_measure_gives_zeros():
-    assert set(behaviour([], [], []).values()) == {0.0}
+    assert set(vars(error_rates([], [], [])).values()) == {0.0}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One training as a diagnosis reads it: its log, its flags, its teacher's log, its translations."""
+"""A training as diagnosis reads it: its log, flags, teacher's log and translations."""
 
 import math
 import re
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from fairseq_kd.evaluation.generated import translations
 from fairseq_kd.locks import is_held
 from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.training_log import (
@@ -21,25 +20,25 @@ from fairseq_kd.training_log import (
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingRun:
     """A training, finished or not.
 
     Args:
         name: of its folder.
-        log: what fairseq-train printed.
-        flags: of its command line, by name; a flag without a value has "".
-        words: number of words of the target dictionary; None if the log does not tell.
-        teacher: the log of its teacher's training, if it lies where the flag says, or beside.
-        outputs: by file, translations that were made with it.
+        log: figures and command line from the output of fairseq-train.
+        flags: of the command line, by name; "" for a flag without a value.
+        vocab_size: of the target; None if the log does not have it.
+        teacher: the log of its teacher's training, if it is beside the teacher.
+        outputs: translations of the trained model, by file name.
         lines: of the log.
-        start: the place among them at which the last start begins.
-        running: whether a process still works on it; None if that cannot be known.
+        start: index of the first line of the last start.
+        running: whether a process is still training; None if unknown.
     """
 
     name: str
     log: TrainingLog
     flags: Flags
-    words: Optional[int]
+    vocab_size: Optional[int]
     teacher: Optional[TrainingLog]
     outputs: Dict[str, List[str]]
     lines: List[str]
@@ -48,12 +47,12 @@ class Stage:
 
     @property
     def training(self) -> List[Record]:
-        """The running figures."""
+        """The records of training."""
         return self.log.training
 
     @property
     def validation(self) -> List[Record]:
-        """Those of the validations."""
+        """The records of validation."""
         return self.log.validation
 
     @property
@@ -63,44 +62,44 @@ class Stage:
 
     @property
     def uniform_bits(self) -> float:
-        """The loss of one who knows nothing: log2 of the number of words."""
-        return math.log2(self.words) if self.words else math.inf
+        """The loss of a uniform distribution, log2 of the vocabulary size; infinite if unknown."""
+        return math.log2(self.vocab_size) if self.vocab_size else math.inf
 
     def number(self, flag: str, default: float) -> float:
-        """A flag that is a number."""
+        """The value of a numeric flag."""
         try:
             return float(self.flags.get(flag, default))
         except ValueError:
             return default
 
     def share_done(self) -> float:
-        """Of all updates, 0 to 1; 0 until its end if the command does not say how many."""
+        """The share of updates done, 0 to 1; without --max-update 0 until the training is done."""
         if self.log.finished:
             return 1.0
         last = self.number("--max-update", 0)
         return min(1.0, self.training[-1]["update"] / last) if last else 0.0
 
 
-def find_stages(run: Path) -> List[Stage]:
-    """The trainings in a folder: its own, or those of the folders in it.
+def find_training_runs(folder: Path) -> List[TrainingRun]:
+    """The training in a folder, or those in its subfolders.
 
     Raises:
         FileNotFoundError: there is no such folder, or no log in it.
     """
-    if not run.exists():
-        raise FileNotFoundError(f"{run} does not exist. Give the folder of a training.")
-    logs = [run] if run.is_file() else [run / FILE] if (run / FILE).is_file() else []
-    logs = logs or sorted(run.glob(f"*/{FILE}"))
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist. Give the folder of a training.")
+    logs = [folder] if folder.is_file() else [folder / FILE] if (folder / FILE).is_file() else []
+    logs = logs or sorted(folder.glob(f"*/{FILE}"))
     if not logs:
         raise FileNotFoundError(
-            f"{run} holds no {FILE}, nor does a folder in it. Give the --save-dir of fairseq-kd "
-            f"stage, or a file of what fairseq-train --log-format json printed."
+            f"{folder} holds no {FILE}, nor does a folder in it. Give the --save-dir of fairseq-kd "
+            f"stage, or a file with the output of fairseq-train --log-format json."
         )
     return [_read(path) for path in logs]
 
 
-def _read(path: Path) -> Stage:
-    path = path.resolve()  # the folder's own name counts, however it was given
+def _read(path: Path) -> TrainingRun:
+    path = path.resolve()  # also for a name of the folder such as .
     log = _read_log(path)
     try:
         flags = flags_of(log.command)
@@ -111,11 +110,11 @@ def _read(path: Path) -> Stage:
         ) from error
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("$ ")]
-    return Stage(
+    return TrainingRun(
         name=path.parent.name,
         log=log,
         flags=flags,
-        words=_words(lines),
+        vocab_size=_vocab_size(lines),
         teacher=_teacher(path, flags),
         outputs=_outputs(path.parent),
         lines=lines,
@@ -125,9 +124,9 @@ def _read(path: Path) -> Stage:
 
 
 def _read_log(path: Path) -> TrainingLog:
-    """A log in which every record of a loss has nll_loss, too.
+    """A log with nll_loss in every record that has a loss.
 
-    fairseq's cross_entropy leaves nll_loss out where it is the loss.
+    fairseq's cross_entropy, whose loss is nll_loss, logs it as loss only.
     """
     log = read_training_log(path)
     return log._replace(
@@ -140,8 +139,8 @@ def _with_nll_loss(record: Record) -> Record:
     return {"nll_loss": record["loss"], **record} if "loss" in record else record
 
 
-def _words(lines: List[str]) -> Optional[int]:
-    """The size of the last dictionary that the log names, which is the target's."""
+def _vocab_size(lines: List[str]) -> Optional[int]:
+    """The size of the last dictionary in the log, which is the target's."""
     found = re.findall(r"\] dictionary: (\d{1,18}) types", "\n".join(lines))
     return int(found[-1]) if found else None
 
@@ -149,27 +148,34 @@ def _words(lines: List[str]) -> Optional[int]:
 def _teacher(path: Path, flags: Flags) -> Optional[TrainingLog]:
     """The log of the first teacher.
 
-    Where its path leads elsewhere from here, as in runs that were moved, it is sought in the folder
-    of its name beside.
+    If the teacher's path does not lead to it from here, as in runs that were moved, the folder of
+    its name beside this training is searched.
     """
     named = flags.get("--kd-teacher", "").split(":")[0]
     if not named:
         return None
     folder = Path(named).parent
     unmoved = Path(flags.get("--save-dir", "checkpoints")).resolve() == path.parent
-    there = [folder / FILE] if folder.is_absolute() or unmoved else []
-    for candidate in (*there, path.parent.parent / folder.name / FILE):
+    given = [folder / FILE] if folder.is_absolute() or unmoved else []
+    for candidate in (*given, path.parent.parent / folder.name / FILE):
         if candidate.is_file():
             return _read_log(candidate)
     return None
 
 
 def _outputs(folder: Path) -> Dict[str, List[str]]:
-    """What fairseq-generate printed into the folder, and what evaluate translated."""
+    """Translations by ``fairseq-generate`` in the folder, and by ``fairseq-kd evaluate``."""
     found: Dict[str, List[str]] = {}
     for path in sorted(folder.glob("generate-*.txt")):
-        found[path.name] = list(translations(path).values())
+        found[path.name] = generated_translations(path)
     for path in sorted((folder.parent / "translations").glob("*.txt")):
         if path.name.partition(".")[0] == folder.name:
             found[path.name] = list(lines_of(str(path)))
     return found
+
+
+def generated_translations(path: Path) -> List[str]:
+    """The detokenised translations in the output of ``fairseq-generate``, in the set's order."""
+    lines = re.findall(r"^D-([0-9]{1,18})\t\S+\t(.*)$", "\n".join(lines_of(str(path))), re.M)
+    by_index = {int(index): text for index, text in lines}
+    return [by_index[index] for index in sorted(by_index)]

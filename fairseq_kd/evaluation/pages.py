@@ -1,11 +1,13 @@
-"""A page of sections as one HTML file that needs nothing else."""
+"""Pages of sections with text, tables, plots and code, as Markdown and as one HTML file."""
 
 import html
 import re
-from typing import Sequence
+from dataclasses import dataclass, field
+from typing import List, Optional, Sequence, Union
 
-from fairseq_kd.evaluation.document import Block, Code, Plot, Section, Table
+from fairseq_kd.names import fence_around, in_markdown
 
+Row = Sequence[str]
 STYLE = """\
 :root { color-scheme: light dark; --ground: #fff; --ink: #1c2126; --faint: #5d6772;
   --line: #d9dee3; --band: #f4f6f8; --accent: #2f6db5; }
@@ -51,23 +53,128 @@ pre { background: var(--band); border-radius: 8px; padding: 0.8rem 1rem; overflo
 """
 
 
-def html_page(title: str, cards: Sequence["tuple[str, str]"], sections: Sequence[Section]) -> str:
-    """The page.
+@dataclass(frozen=True)
+class Table:
+    """A table with names in its first column, and figures in the others.
+
+    Args:
+        columns: headings.
+        rows: cells as text.
+    """
+
+    columns: Row
+    rows: List[Row]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot.
+
+    Args:
+        name: of its file beside the Markdown page, without the suffix.
+        caption: what it shows.
+        svg: text and axes have the colour of the text around the plot.
+        png: on white, for the Markdown page.
+    """
+
+    name: str
+    caption: str
+    svg: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Code:
+    """Command lines."""
+
+    text: str
+
+
+Block = Union[str, Table, Plot, Code]  # a string is a paragraph, with `code` and *emphasis*
+
+
+@dataclass
+class Section:
+    """A heading and the blocks below it."""
+
+    title: str
+    blocks: List[Block] = field(default_factory=list)
+
+
+def count_text(count: Optional[int]) -> str:
+    """A count for a table; - if it is unknown."""
+    return "-" if count is None else f"{count:,}"
+
+
+def markdown_table(columns: Row, rows: Sequence[Row]) -> str:
+    """A Markdown table that is also readable as plain text: figures are aligned right."""
+    columns, *rows = ([_cell(text) for text in row] for row in (columns, *rows))
+    widths = [max(2, *(len(row[i]) for row in (columns, *rows))) for i in range(len(columns))]
+
+    def line(cells: Row) -> str:
+        padded = [cells[0].ljust(widths[0])]
+        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return "\n".join([line(columns), line(rule), *map(line, rows)])
+
+
+def _cell(text: str) -> str:
+    """A text with escaped bars."""
+    return re.sub(r"(\\*)\|", r"\1\1\|", in_markdown(text))
+
+
+def markdown_page(title: str, sections: Sequence[Section], plots: str) -> str:
+    """The page as Markdown.
 
     Args:
         title: its heading.
-        cards: figures that stand out at its head, each with what it is.
-        sections: what it holds; an empty one is left out.
+        sections: of the page; empty ones are left out.
+        plots: the folder of the plots, relative to the page.
+    """
+    lines = [f"# {in_markdown(title)}", ""]
+    for section in sections:
+        if section.blocks:
+            lines += [f"## {in_markdown(section.title)}", ""] if section.title else []
+            for block in section.blocks:
+                lines += [_markdown(block, plots), ""]
+    return "\n".join(lines)
+
+
+def _markdown(block: Block, plots: str) -> str:
+    if isinstance(block, Table):
+        return markdown_table(block.columns, block.rows)
+    if isinstance(block, Plot):
+        return f"![{in_markdown(block.caption)}]({plots}/{block.name}.png)"
+    if isinstance(block, Code):
+        return code_block(block.text)
+    return in_markdown(block)
+
+
+def code_block(text: str) -> str:
+    """Command lines as a Markdown code block, with a fence longer than any in the text."""
+    fence = fence_around(text, 3)
+    return f"{fence}bash\n{text}\n{fence}"
+
+
+def html_page(title: str, cards: Sequence["tuple[str, str]"], sections: Sequence[Section]) -> str:
+    """The page as one HTML file that loads nothing else.
+
+    Args:
+        title: its heading.
+        cards: large figures at its top, each with a description.
+        sections: of the page; empty ones are left out.
     """
     shown = "".join(
-        f'<div class="card"><b>{html.escape(figure)}</b><span>{html.escape(what)}</span></div>'
-        for figure, what in cards
+        f'<div class="card"><b>{html.escape(figure)}</b><span>{html.escape(text)}</span></div>'
+        for figure, text in cards
     )
     body = [f"<h1>{html.escape(title)}</h1>", f'<div class="cards">{shown}</div>']
     for section in sections:
         if section.blocks:
             body += [f"<h2>{html.escape(section.title)}</h2>"] if section.title else []
-            body += _blocks(section.blocks)
+            body += _html_blocks(section.blocks)
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -79,8 +186,8 @@ def html_page(title: str, cards: Sequence["tuple[str, str]"], sections: Sequence
     )
 
 
-def _blocks(blocks: Sequence[Block]) -> Sequence[str]:
-    """The blocks, with plots that follow each other side by side."""
+def _html_blocks(blocks: Sequence[Block]) -> Sequence[str]:
+    """The blocks, with consecutive plots side by side."""
     lines, open_plots = [], False
     for block in blocks:
         is_plot = isinstance(block, Plot)
@@ -93,17 +200,17 @@ def _blocks(blocks: Sequence[Block]) -> Sequence[str]:
 
 def _html(block: Block) -> str:
     if isinstance(block, Table):
-        return _table(block)
+        return _html_table(block)
     if isinstance(block, Plot):
-        says = html.escape(block.says)
-        svg = block.svg.replace("<svg ", f'<svg role="img" aria-label="{says}" ', 1)
-        return f"<figure>{svg}<figcaption>{says}</figcaption></figure>"
+        caption = html.escape(block.caption)
+        svg = block.svg.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
+        return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
     if isinstance(block, Code):
         return f"<pre>{html.escape(block.text)}</pre>"
     return f"<p>{_inline(block)}</p>"
 
 
-def _table(table: Table) -> str:
+def _html_table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.columns)
     rows = "\n".join(
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
@@ -113,7 +220,7 @@ def _table(table: Table) -> str:
 
 
 def _inline(text: str) -> str:
-    """A paragraph: *emphasis* and `code` of Markdown, all else as it is."""
+    """A paragraph, in which *emphasis* and `code` are formatted as in Markdown."""
     escaped = html.escape(text)
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     return re.sub(r"\*([\w ]+)\*", r"<em>\1</em>", escaped)

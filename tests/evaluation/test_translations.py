@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_kd.evaluation.plain_text import plain_text
+from fairseq_kd.evaluation.translations import plain_text
 from fairseq_kd.sequence.subset import read_subset
 
 AS_THEY_ARE = (str, str)  # what undoes no tokenisation
@@ -43,19 +43,19 @@ def test_a_text_beside_the_data_that_is_not_the_sets_is_told_and_ignored(subset,
     found = plain_text(subset, None, AS_THEY_ARE)
     assert found.origin == "the binarised set, detokenised"
     assert len(found.sources) == len(found.references) == len(subset)
-    told = [
+    message = [
         f"{text}/test.{each} is ignored: it has {len(subset) - 1} lines, but test has "
         f"{len(subset)} sentences\n"
         for each in subset.pair
     ]
-    assert capsys.readouterr().err == "".join(told)
+    assert capsys.readouterr().err == "".join(message)
 
 
 def test_a_reference_of_another_encoding_is_named_with_its_line(subset, tmp_path):
     path = tmp_path / "latin1.en"
     path.write_bytes(b"one\ntwo \xe9\n")
-    told = f'^--reference {path}, line 2, is not UTF-8: behind "two " is the byte 0xe9. '
-    with pytest.raises(ValueError, match=told):
+    message = f'^--reference {path}, line 2, is not UTF-8: behind "two " is the byte 0xe9. '
+    with pytest.raises(ValueError, match=message):
         plain_text(subset, path, AS_THEY_ARE)
 
 
@@ -64,5 +64,5 @@ def test_a_reference_from_windows_is_read_as_its_text(subset, capsys):
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_bytes("\ufeff".encode() + "".join(f"{line}\r\n" for line in lines).encode())
     assert plain_text(subset, path, AS_THEY_ARE).references == lines
-    told = f"--reference {path} begins with a byte-order mark, which is left out\n"
-    assert capsys.readouterr().err == told
+    message = f"--reference {path} begins with a byte-order mark, which is left out\n"
+    assert capsys.readouterr().err == message

@@ -1,4 +1,4 @@
-"""What was measured on: processor, GPUs, and the versions that can change a number."""
+"""The machine of a measurement: processor, GPUs, and versions of packages."""
 
 import os
 import platform
@@ -13,13 +13,13 @@ PACKAGES = ("torch", "fairseq", "fairseq-fixed", "ctranslate2", "sacrebleu", "sa
 
 
 def machine() -> str:
-    """The processor and the number of cores this process may use."""
+    """The processor, and the number of its cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} core{'s' if cores != 1 else ''} of {processor()}"
 
 
 def processor() -> str:
-    """The processor's name, as Linux tells it, else its kind."""
+    """The processor's name on Linux, else its architecture."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -35,15 +35,14 @@ def with_gpus() -> str:
 
 
 def gpu_names() -> List[str]:
-    """The GPUs that nvidia-smi lists; those that CUDA_VISIBLE_DEVICES hides are among them."""
+    """The GPUs that nvidia-smi lists, including those that CUDA_VISIBLE_DEVICES hides."""
     if shutil.which("nvidia-smi") is None:
         return []
-    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    listed = run(words)
+    listed = run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
     return listed.stdout.splitlines() if listed.returncode == 0 else []
 
 
 def versions() -> str:
-    """The versions that can change a number."""
+    """The versions of the installed packages that can change a measured figure."""
     installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     return ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)

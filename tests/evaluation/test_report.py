@@ -11,9 +11,9 @@ import pytest
 
 from fairseq_kd import cli
 from fairseq_kd.evaluation import report
-from fairseq_kd.evaluation.document import Code, Section, Table, markdown_page
-from fairseq_kd.evaluation.page import html_page
+from fairseq_kd.evaluation.pages import Code, Section, Table, html_page, markdown_page
 from fairseq_kd.evaluation.plots import by_bins, front, pareto, training
+from fairseq_kd.evaluation.results import EvaluationResult, TrainingCurves
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -25,8 +25,8 @@ LOOK = """<script>addEventListener("load", () => parent.postMessage(JSON.stringi
   smallest: Math.min(...[...document.querySelectorAll("p, td")]
     .map(each => parseFloat(getComputedStyle(each).fontSize))),
   ground: getComputedStyle(document.body).backgroundColor}), "*"))</script>"""
-FRAME = """<body><pre id="told"></pre>
-<script>addEventListener("message", each => told.textContent = each.data)</script>
+FRAME = """<body><pre id="message"></pre>
+<script>addEventListener("message", each => message.textContent = each.data)</script>
 <iframe src="page.html" style="width: {width}px; height: 900px; border: 0"></iframe></body>"""
 
 
@@ -38,30 +38,30 @@ def opened(page, folder, width, *flags):
     command += ["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom"]
     command += [f"--user-data-dir={folder / 'profile'}", (folder / "frame.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    told = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.S)
-    assert told, done.stderr
-    return json.loads(html.unescape(told[1])), re.findall(r".*CONSOLE.*", done.stderr)
+    message = re.search(r'<pre id="message">(.*?)</pre>', done.stdout, re.S)
+    assert message, done.stderr
+    return json.loads(html.unescape(message[1])), re.findall(r".*CONSOLE.*", done.stderr)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_is_whole_in_a_browser(evaluated, width, tmp_path):
     page = (evaluated / "report.html").read_text(encoding="utf-8")
-    told, console = opened(page, tmp_path, width)
+    message, console = opened(page, tmp_path, width)
     assert console == []
-    assert told["wide"] <= width  # wide tables scroll by themselves
-    assert told["missing"] == 0
-    assert told["drawn"] == page.count("<svg ") > 2
-    assert told["tables"] > 8
-    assert told["smallest"] >= 13
-    assert told["ground"] == "rgb(255, 255, 255)"
+    assert message["wide"] <= width  # wide tables scroll by themselves
+    assert message["missing"] == 0
+    assert message["drawn"] == page.count("<svg ") > 2
+    assert message["tables"] > 8
+    assert message["smallest"] >= 13
+    assert message["ground"] == "rgb(255, 255, 255)"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_a_dark_browser_gets_a_dark_page(evaluated, tmp_path):
     page = (evaluated / "report.html").read_text(encoding="utf-8")
-    told, _ = opened(page, tmp_path, 1400, "--blink-settings=preferredColorScheme=0")
-    assert told["ground"] == "rgb(20, 24, 28)"
+    message, _ = opened(page, tmp_path, 1400, "--blink-settings=preferredColorScheme=0")
+    assert message["ground"] == "rgb(20, 24, 28)"
 
 
 def test_the_page_needs_nothing_else(evaluated):
@@ -82,9 +82,9 @@ def test_the_markdown_page_names_drawings_that_are_there(evaluated):
         assert (evaluated / drawing).read_bytes().startswith(b"\x89PNG")
 
 
-def test_deployment_and_gains_are_told(evaluated):
+def test_the_report_has_deployment_targets_and_gains(evaluated):
     page = (evaluated / "report.md").read_text(encoding="utf-8")
-    section = page.partition("## In use")[2].partition("\n## ")[0]
+    section = page.partition("## Deployment")[2].partition("\n## ")[0]
     for use in ("phone", "edge", "cloud", "offline", "parameters saved", "BLEU kept"):
         assert f"| {use}" in section
     assert re.search(r"\d ms [✓✗]", section)
@@ -121,7 +121,7 @@ def test_without_matplotlib_one_line_tells_how_to_get_it(
 
 def test_systems_of_names_that_are_alike_have_drawings_of_their_own():
     curves = {"update": [1, 2], "loss": [3.0, 2.0]}
-    trained = {"training": curves, "validation": {}}
+    trained = TrainingCurves("", curves, {})
     plots = [training(name, trained) for name in ("kd_t4", "kd-t4")]
     assert len({plot.name for plot in plots}) == 2
     ids = [set(re.findall(r'\bid="([^"]+)"', plot.svg)) for plot in plots]
@@ -130,17 +130,18 @@ def test_systems_of_names_that_are_alike_have_drawings_of_their_own():
 
 
 def renamed(measured, names):
-    """The figures with other names for the systems."""
+    """The results with other names for the systems."""
     text = json.dumps(measured)
     for old, new in names.items():
         text = text.replace(f'"{old}', json.dumps(new)[:-1])
-    return json.loads(text)
+    return EvaluationResult.from_json(json.loads(text))
 
 
 def test_names_are_plain_text_in_every_plot(measured):
     names = {"teacher": r"$\foo$", "small": r"_a\$b", "left alone": "100 $ & <b>"}
     figures = renamed(measured, names)
-    for plot in (front(figures, "speed"), front(figures, "size"), by_bins(figures, "by_rare", "")):
+    bins = by_bins(figures.quality.by_rare, "by-rare", "")
+    for plot in (front(figures, "speed"), front(figures, "size"), bins):
         for name in names.values():
             assert f">{html.escape(name, quote=False)}<" in plot.svg
 
@@ -150,7 +151,7 @@ def test_a_plot_that_fails_costs_no_figure(measured, tmp_path, monkeypatch):
         raise RuntimeError("no such\nfont")
 
     monkeypatch.setattr(report.plots, "by_bins", fail)
-    table = report.write_report(tmp_path / "out", measured)
+    table = report.write_report(tmp_path / "out", EvaluationResult.from_json(measured))
     assert "| teacher" in table
     page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert page.count("A plot could not be drawn (no such font).") == 2

@@ -1,0 +1,317 @@
+"""The results of an evaluation as dataclasses, which ``evaluation.json`` holds field by field.
+
+The report is made from an ``EvaluationResult`` and nothing else.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Union, get_args, get_origin, get_type_hints
+
+FAIRSEQ, FLOAT32, INT8 = "fairseq", "CTranslate2 float32", "CTranslate2 int8"  # engines
+TESTABLE = 10  # sentences; bootstrap resamples of fewer are too similar to separate systems
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What was evaluated, with which options, on which machine.
+
+    Args:
+        date: of the evaluation, as YYYY-MM-DD.
+        version: of fairseq_kd.
+        versions: of the packages that can change a figure.
+        machine: cores and processor.
+        threads: of every measurement but latency.
+        latency_threads: of that.
+        pair: source and target language.
+        subset: the split.
+        sentences: of it.
+        references: where they come from, as a phrase.
+        beam, lenpen: of the search.
+        samples: bootstrap resamples.
+    """
+
+    date: str
+    version: str
+    versions: str
+    machine: str
+    threads: int
+    latency_threads: int
+    pair: List[str]
+    subset: str
+    sentences: int
+    references: str
+    beam: int
+    lenpen: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """A system's checkpoint and size.
+
+    Args:
+        name: in the report.
+        role: teacher, student or control.
+        checkpoint: name of its file.
+        sha256: of it.
+        updates: of its own training.
+        updates_behind: of its weights, including those of the checkpoint that training started
+            from; None if unknown.
+        parameters: by part of the model.
+        checkpoint_bytes, float32_bytes, int8_bytes: on disk; of the conversions None without one.
+        refusal: why CTranslate2 does not run it; None if it does.
+    """
+
+    name: str
+    role: str
+    checkpoint: str
+    sha256: str
+    updates: int
+    updates_behind: Optional[int]
+    parameters: Dict[str, int]
+    checkpoint_bytes: int
+    float32_bytes: Optional[int]
+    int8_bytes: Optional[int]
+    refusal: Optional[str]
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of all parts."""
+        return sum(self.parameters.values())
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's score, with the mean and half the 95 % interval of its bootstrap resamples.
+
+    ``p`` is the probability of a difference from the baseline as large by chance; the baseline
+    itself has none.
+    """
+
+    score: float
+    mean: float
+    ci: float
+    p: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class BinScores:
+    """BLEU by system on some sentences of the set."""
+
+    label: str
+    sentences: int
+    bleu: Dict[str, float]
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """Shares of sentences, 0 to 1, and words of all translations per word of the references."""
+
+    empty: float
+    copied: float
+    repeating: float
+    length_ratio: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality by system; an int8 student is a system of its own, named by ``int8_name``.
+
+    Args:
+        signatures: of sacreBLEU, by metric.
+        scores: by system and metric.
+        p: p-values by baseline, system and metric; empty for the baseline itself.
+        comet: scores by system; None without a model of COMET.
+        by_length, by_rare: BLEU on bins of source length and of the share of rare words.
+        behaviour: error rates by system.
+        agreement: share of reference tokens for which a system's most probable token is the
+            teacher's.
+    """
+
+    signatures: Dict[str, str]
+    scores: Dict[str, Dict[str, Score]]
+    p: Dict[str, Dict[str, Dict[str, float]]]
+    comet: Optional[Dict[str, float]]
+    by_length: List[BinScores]
+    by_rare: List[BinScores]
+    behaviour: Dict[str, ErrorRates]
+    agreement: Dict[str, float]
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of what is loaded, and the peak of the work, what is loaded included."""
+
+    weights: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Peak bytes of one update, without and with distillation; None where not measured."""
+
+    alone: Optional[int]
+    distilled: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class MemoryResult:
+    """Memory of translating, by system and engine, and of training, by system."""
+
+    inference: Dict[str, Dict[str, Optional[MemoryUse]]]
+    training: Dict[str, TrainingMemory]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds to translate single sentences: median and 95th percentile.
+
+    ``drift`` is the additional time of the slowest round, as a share of the fastest.
+    """
+
+    median_ms: float
+    p95_ms: float
+    drift: float
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Sentences and target tokens (without the ends of sentences) per second."""
+
+    sentences_per_s: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class EngineSpeed(Latency):
+    """Latency of a system in an engine, and its throughput in batches of 32 and of 128."""
+
+    batch_32: Throughput
+    batch_128: Throughput
+
+
+@dataclass(frozen=True)
+class SpeedResult:
+    """Speed by system and engine.
+
+    ``alone`` sentences were translated singly and ``together`` in batches, in ``rounds`` rounds.
+    """
+
+    systems: Dict[str, Dict[str, EngineSpeed]]
+    rounds: int
+    alone: int
+    together: int
+
+
+Columns = Dict[str, List[Optional[float]]]
+
+
+@dataclass(frozen=True)
+class TrainingCurves:
+    """The command of a training, and columns of its log: ``update``, losses in bits, settings."""
+
+    command: str
+    training: Columns
+    validation: Columns
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Everything that was measured.
+
+    Args:
+        made: options and machine.
+        systems: the teacher first.
+        quality: of every system.
+        memory, speed: None if not measured.
+        files: written into the report's folder, relative to it.
+        training: curves by system; None for a system without a log.
+    """
+
+    made: Setup
+    systems: List[SystemResult]
+    quality: Quality
+    memory: Optional[MemoryResult]
+    speed: Optional[SpeedResult]
+    files: List[str]
+    training: Dict[str, Optional[TrainingCurves]]
+
+    def to_json(self) -> Dict[str, Any]:
+        """The content of ``evaluation.json``."""
+        return _encoded(self)
+
+    @classmethod
+    def from_json(cls, content: Dict[str, Any]) -> "EvaluationResult":
+        """Reads the content of ``evaluation.json``.
+
+        Raises:
+            KeyError: a field is missing.
+        """
+        return _decoded(cls, content)
+
+    @property
+    def teacher(self) -> SystemResult:
+        """The teacher."""
+        return self.systems[0]
+
+    def with_role(self, role: str) -> List[SystemResult]:
+        """The systems of a role."""
+        return [system for system in self.systems if system.role == role]
+
+    def score(self, name: str, metric: str = "BLEU") -> float:
+        """A system's score."""
+        return self.quality.scores[name][metric].score
+
+    def score_kept(self, name: str, metric: str = "BLEU") -> Optional[float]:
+        """A system's score as a share of the teacher's; None if the teacher has 0."""
+        teacher = self.score(self.teacher.name, metric)
+        return self.score(name, metric) / teacher if teacher > 0 else None
+
+    def sentences_per_s(self, name: str, engine: str) -> Optional[float]:
+        """A system's throughput in batches of 32; None if not measured."""
+        speeds = {} if self.speed is None else self.speed.systems.get(name, {})
+        return speeds[engine].batch_32.sentences_per_s if engine in speeds else None
+
+    @property
+    def testable(self) -> bool:
+        """Whether the set has enough sentences for the paired bootstrap."""
+        return self.made.sentences >= TESTABLE
+
+
+def int8_name(name: str) -> str:
+    """The name of a system's int8 conversion among the scores."""
+    return f"{name}, int8"
+
+
+def _encoded(value: Any) -> Any:
+    """Dataclasses as JSON objects, without fields that are None by default."""
+    if dataclasses.is_dataclass(value):
+        fields = {each: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return {
+            field.name: _encoded(each)
+            for field, each in fields.items()
+            if each is not None or field.default is not None
+        }
+    if isinstance(value, dict):
+        return {key: _encoded(each) for key, each in value.items()}
+    return [_encoded(each) for each in value] if isinstance(value, list) else value
+
+
+def _decoded(kind: Any, value: Any) -> Any:
+    """The value of a type, from what ``_encoded`` made of it."""
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(kind):
+        kinds = get_type_hints(kind)
+        present = [
+            field.name
+            for field in dataclasses.fields(kind)
+            if field.name in value or field.default is dataclasses.MISSING
+        ]
+        return kind(**{name: _decoded(kinds[name], value[name]) for name in present})
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Union:  # Optional
+        return _decoded(args[0], value)
+    if origin is dict:
+        return {key: _decoded(args[1], each) for key, each in value.items()}
+    return [_decoded(args[0], each) for each in value] if origin is list else value
