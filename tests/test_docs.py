@@ -97,9 +97,9 @@ def test_the_table_of_architectures_is_current():
     }
 
 
-def test_help_is_there_for_the_command_and_every_verb():
-    for verb in ("", "flags", "stage", "evaluate", "export", "diagnose", "inherit", "extract-peer"):
-        assert (
-            "usage: fairseq-kd"
-            in run("python", "-m", "fairseq_kd.cli", *verb.split(), "--help").stdout
-        )
+def test_help_is_there_for_the_command_and_every_verb(capsys):
+    assert "usage: fairseq-kd" in run("python", "-m", "fairseq_kd.cli", "--help").stdout
+    for verb in ("flags", "stage", "evaluate", "export", "diagnose", "inherit", "extract-peer"):
+        with pytest.raises(SystemExit):
+            cli.main([verb, "--help"])
+        assert f"usage: fairseq-kd {verb}" in capsys.readouterr().out
