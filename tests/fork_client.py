@@ -1,7 +1,8 @@
 #!/usr/bin/env -S python3 -IS
 """Stands on PATH for a command that ``fork_server.py`` runs, with the files and folder of this one.
 
-It ends as that ends. It is to start at once, and imports little for that.
+It ends as that ends. It is to start at once, and imports little for that. What ``python`` runs is
+that server's where it is read from standard input.
 """
 
 import json
@@ -11,6 +12,8 @@ import socket
 import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+if os.path.basename(sys.argv[0]) == "python" and sys.argv[1:2] != ["-"]:
+    os.execv(os.environ["FORK_PYTHON"], [os.environ["FORK_PYTHON"], *sys.argv[1:]])
 request = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}
 sent = json.dumps(request).encode()
 with socket.socket(socket.AF_UNIX) as server:

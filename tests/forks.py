@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from fork_server import PROGRAMS
-from harness import ENVIRONMENT, run
+from harness import ENVIRONMENT, ROOT, run
 
 HERE = Path(__file__).parent
 
@@ -20,6 +20,19 @@ HERE = Path(__file__).parent
 def run_forked(*command, env=None, **how):
     """As ``harness.run``, but for what takes long in it."""
     return run(*command, env={**forking(), **(env or {})}, **how)
+
+
+def run_new(*command, env=None, **how):
+    """The same, of commands that are to find the plugin, or do without it, by themselves."""
+    new = {**forking(), "FORK_SERVER": f"{forking()['FORK_SERVER']}.new"}
+    return run(*command, env={**new, **(env or {})}, **how)
+
+
+def start_forked(*command):
+    """A command that was started, to be killed; its errors end when nothing of it is left."""
+    words = [str(word) for word in command]
+    env = {**ENVIRONMENT, **forking()}
+    return subprocess.Popen(words, cwd=ROOT, env=env, stderr=subprocess.PIPE)
 
 
 @functools.cache
@@ -36,11 +49,12 @@ def forking():
             stderr=log,
             env=ENVIRONMENT,
         )
-    assert server.stdout.readline() == b"ready\n", (folder / "log").read_text()
+    assert b"ready\n" in iter(server.stdout.readline, b""), (folder / "log").read_text()
     forking.lives_with_this_process = server, kept
     return {
         "FORK_SERVER": str(socket),
-        "PATH": f"{commands}{os.pathsep}{ENVIRONMENT['PATH']}",
+        "FORK_PYTHON": str(commands / "python"),
+        "PATH": os.pathsep.join([f"{folder}/first", str(commands), ENVIRONMENT["PATH"]]),
     }
 
 
@@ -54,4 +68,6 @@ def _environment(folder):
     for path in (home / "bin").iterdir():
         forked = path.name in PROGRAMS
         (folder / "bin" / path.name).symlink_to(HERE / "fork_client.py" if forked else path)
+    (folder / "first").mkdir()  # beside them, as the environment's own python is to stay what it is
+    (folder / "first" / "python").symlink_to(HERE / "fork_client.py")
     return folder / "bin"

@@ -52,23 +52,6 @@ def run(*command, cwd=ROOT, env=None, check=True):
     return result
 
 
-def train_on_two_workers(data, save_dir, *flags, port):
-    """Runs fairseq-train in two processes that share a training.
-
-    Without GPUs fairseq does not take its rank from torchrun: it must be told.
-    """
-    worker = (
-        'exec fairseq-train "$@" --distributed-world-size 2 --distributed-rank "$RANK" '
-        "--distributed-init-method env:// --distributed-no-spawn"
-    )
-    distributed = ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
-    return run(
-        *["torchrun", "--nproc_per_node", "2", "--master_port", port, "--no-python"],
-        *["bash", "-c", worker, "bash", data, *TRAINING, "--user-dir", "user_dir"],
-        *["--save-dir", save_dir, *flags, *distributed],
-    )
-
-
 def write_text(folder, sizes):
     """The first so many verses of each set of the corpus, as plain text."""
     folder.mkdir(parents=True)

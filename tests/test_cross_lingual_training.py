@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 from ctranslate2.converters import FairseqConverter
-from forks import run_forked
-from harness import TRAINING, USER_DIR, Setup, run, train_on_two_workers
+from forks import run_forked, run_new
+from harness import TRAINING, USER_DIR, Setup
 from three_languages import PIVOT
+from trained import train_on_two_workers
 
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.training_log import figures
@@ -34,7 +35,7 @@ def student(three_way, teacher, tmp_path_factory):
     """A training of eight updates with a checkpoint in the middle, and its log."""
     folder = tmp_path_factory.mktemp("student")
     flags = [*CROSS, *WIDER, "--kd-teacher", teacher, "--save-interval-updates", "4"]
-    return folder, train(three_way, folder, *flags, start=run)
+    return folder, train(three_way, folder, *flags, start=run_new)
 
 
 def test_every_figure_is_in_the_log(student):
@@ -71,7 +72,7 @@ def test_the_student_is_used_without_pivot_and_without_plugin(student, three_way
                 shutil.copy(path, data)
     command = ["fairseq-generate", data, "--path", student[0] / "checkpoint_last.pt", "--cpu"]
     command += ["--source-lang", "xx", "--target-lang", "en", "--gen-subset", "valid"]
-    out = run(*command, "--beam", "1", env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}).stdout
+    out = run_new(*command, "--beam", "1", env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}).stdout
     assert re.search("^H-", out, re.M)
     path = student[0] / "checkpoint_last.pt"
     FairseqConverter(str(path), str(data), user_dir=USER_DIR).convert(str(tmp_path / "converted"))

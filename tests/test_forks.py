@@ -4,7 +4,8 @@ import signal
 import subprocess
 import time
 
-from forks import forking, run_forked
+import pytest
+from forks import forking, run_forked, run_new
 from harness import ENVIRONMENT
 
 
@@ -13,6 +14,14 @@ def test_a_script_gets_the_output_and_the_status_of_its_commands(tmp_path):
     done = run_forked("bash", "-c", script, cwd=tmp_path)
     assert done.stdout == "Hello , world .\n2\n"
     assert "usage: fairseq-kd plan" in done.stderr
+
+
+def test_a_program_in_standard_input_is_run_as_python_runs_it(tmp_path):
+    (tmp_path / "mine.py").write_text("name = 'mine'")
+    program = "import sys, mine, torch; print(mine.name, sys.argv); sys.exit(3)"
+    script = f'python - one two <<< "{program}" || echo $?; python -c "print(1)"'
+    done = run_forked("bash", "-c", script, env={"PYTHONPATH": str(tmp_path)})
+    assert done.stdout == "mine ['-', 'one', 'two']\n3\n1\n"
 
 
 def test_a_command_dies_with_the_process_that_stands_for_it():
@@ -24,3 +33,11 @@ def test_a_command_dies_with_the_process_that_stands_for_it():
     assert client.stdout.read() == b""  # which ends where nobody holds it any more
     assert client.wait() == -signal.SIGKILL
     client.stdin.close()
+
+
+@pytest.mark.parametrize("start", [run_forked, run_new])
+def test_one_of_the_servers_alone_knows_the_plugin(tmp_path, start):
+    done = start("fairseq-train", tmp_path, "--arch", "transformer_kd_student", check=False)
+    assert done.returncode != 0  # there is no data
+    unknown = "invalid choice: 'transformer_kd_student'"
+    assert (unknown in done.stderr) == (start is run_new), done.stderr

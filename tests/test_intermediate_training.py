@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 from ctranslate2.converters import FairseqConverter
-from forks import run_forked
-from harness import PAIR, TRAINING, USER_DIR, Setup, run, train_on_two_workers
+from forks import run_forked, run_new
+from harness import PAIR, TRAINING, USER_DIR, Setup
+from trained import train_on_two_workers
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
@@ -43,7 +44,7 @@ def whole(data, large, tmp_path_factory):
     """A training of eight updates with a checkpoint in the middle, and its log."""
     folder = tmp_path_factory.mktemp("whole")
     flags = [*HYBRID, large, "--max-update", "8", "--save-interval-updates", "4"]
-    log = train(data, folder, *flags, start=run)
+    log = train(data, folder, *flags, start=run_new)
     return folder, log
 
 
@@ -78,7 +79,7 @@ def test_the_student_is_an_ordinary_checkpoint(whole, data, tmp_path):
     assert {key.split(".")[0] for key in read_checkpoint(path)["model"]} == {"encoder", "decoder"}
     generation = ["--gen-subset", "valid", "--beam", "1", "--batch-size", "8", "--cpu"]
     allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # as torch was before 2.6
-    out = run("fairseq-generate", data, "--path", path, *PAIR, *generation, env=allowed).stdout
+    out = run_new("fairseq-generate", data, "--path", path, *PAIR, *generation, env=allowed).stdout
     assert re.search("^H-", out, re.M)
     FairseqConverter(str(path), data, user_dir=USER_DIR).convert(str(tmp_path / "converted"))
 

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 import torch
-from forks import run_forked
-from harness import PAIR, TRAINING, Setup, run, train_on_two_workers
+from forks import run_forked, run_new
+from harness import PAIR, TRAINING, Setup
+from trained import train_on_two_workers
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
@@ -108,7 +109,7 @@ def test_with_lambda_0_the_model_is_trained_as_by_label_smoothed_cross_entropy(d
 def peers(data, tmp_path_factory):
     """A checkpoint with two peers, and what the last validation said of them."""
     folder = tmp_path_factory.mktemp("peers")
-    lines = train(data, folder, *MUTUAL, "--max-update", "12", *WHOLE_BATCHES, start=run)
+    lines = train(data, folder, *MUTUAL, "--max-update", "12", *WHOLE_BATCHES, start=run_new)
     return folder / "checkpoint_last.pt", of_kind(lines, "valid")[-1]
 
 
@@ -126,7 +127,7 @@ def test_an_extracted_peer_scores_what_the_log_said(peers, data, tmp_path, capsy
     batches = ["--batch-size", "8", *WHOLE_BATCHES, "--cpu"]
     allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # as torch was before 2.6: no plugin
     command = ["fairseq-generate", data, "--path", out, *PAIR, "--gen-subset", "valid", *batches]
-    scored = run(*command, "--score-reference", env=allowed).stdout
+    scored = run_new(*command, "--score-reference", env=allowed).stdout
     scores = [
         float(each) for line in re.findall(r"^P-\d+\t(.*)$", scored, re.M) for each in line.split()
     ]

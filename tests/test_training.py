@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 import torch
-from forks import run_forked
-from harness import PAIR, ROOT, TRAINING, USER_DIR, run, train_on_two_workers
+from forks import run_forked, run_new
+from harness import PAIR, ROOT, TRAINING, USER_DIR, run
+from trained import train_on_two_workers
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
@@ -47,7 +48,7 @@ def weights(path):
 def student(data, teacher, tmp_path_factory):
     """A distilled checkpoint of twelve updates, and what its training printed."""
     folder = tmp_path_factory.mktemp("student")
-    lines = train(data, folder, *DISTIL, teacher, "--max-update", "12", start=run)
+    lines = train(data, folder, *DISTIL, teacher, "--max-update", "12", start=run_new)
     return folder / "checkpoint_last.pt", lines
 
 
@@ -129,7 +130,7 @@ def test_two_workers_equal_one_with_two_batches_an_update(data, teacher, tmp_pat
 def test_generate_interactive_and_validate_read_the_student(student, data, prepared, teacher):
     checkpoint, _ = student
     plugin = ["--user-dir", "user_dir", "--path", checkpoint]
-    generated = run("fairseq-generate", data, *plugin, *GENERATION).stdout
+    generated = run_new("fairseq-generate", data, *plugin, *GENERATION).stdout
     assert len(re.findall("^D-", generated, re.M)) == 40 - dropped(prepared)
     source = prepared / "bpe" / "valid.es"
     typed = ["--input", source, "--buffer-size", "50", "--batch-size", "40", *PAIR, "--beam", "2"]
@@ -155,7 +156,7 @@ def test_generate_reads_the_student_without_the_plugin(student, data):
     """Where torch is told to unpickle what fairseq wrote, as it did by itself before 2.6."""
     allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     command = ["fairseq-generate", data, "--path", student[0], *GENERATION]
-    without = run(*command, env=allowed).stdout
+    without = run_new(*command, env=allowed).stdout
     with_plugin = run_forked(*command, "--user-dir", "user_dir").stdout
     pattern = re.compile(r"^D-(\d+)\t\S+\t(.*)$", re.M)
     found = [sorted(pattern.findall(output)) for output in (without, with_plugin)]

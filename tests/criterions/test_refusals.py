@@ -1,7 +1,8 @@
 """A flag out of range or without effect is refused before the first update, by one sentence."""
 
 import pytest
-from harness import SIZE, run
+from forks import run_new
+from harness import SIZE
 from refusals import WORD_KD, refuses
 
 
@@ -169,7 +170,7 @@ def test_a_number_of_updates_for_a_schedule_that_follows_the_gap(setup, teacher,
 
 def test_a_refusal_stops_fairseq_train_before_it_writes_anything(data, tmp_path):
     flags = ["--user-dir", "user_dir", *WORD_KD, "--kd-teacher", "nowhere.pt", *SIZE]
-    result = run(
+    result = run_new(
         *["fairseq-train", data, *flags, "--optimizer", "adam", "--max-tokens", "500", "--cpu"],
         *["--save-dir", tmp_path / "student"],
         check=False,

@@ -3,7 +3,8 @@
 import ctranslate2
 import pytest
 from ctranslate2.converters import FairseqConverter
-from harness import USER_DIR, Setup, run
+from forks import run_new
+from harness import USER_DIR, Setup
 
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.models import ARCHITECTURES
@@ -61,5 +62,5 @@ def test_the_converter_command_takes_a_checkpoint(data, tmp_path):
     setup = built(data, "transformer_kd_small_student", "--no-save-optimizer-state")
     path = setup.save(tmp_path / "checkpoint.pt")
     paths = ["--model_path", path, "--data_dir", data, "--output_dir", tmp_path / "converted"]
-    run("ct2-fairseq-converter", *paths, "--user_dir", USER_DIR)
+    run_new("ct2-fairseq-converter", *paths, "--user_dir", USER_DIR)
     assert (tmp_path / "converted" / "model.bin").is_file()

@@ -5,14 +5,12 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 
 import pytest
-from disks import small_disk
-from harness import ENVIRONMENT, ROOT, run
+from disks import files_up_to, small_disk
+from forks import start_forked
 from translations import content, hypotheses
 
 from fairseq_kd import cli
@@ -60,14 +58,14 @@ def kill_at_random_moments(words, out, times, seed):
     while killed < times:
         before = sum(path.stat().st_size for path in out.glob("*.journal"))
         goal = before + chance.randrange(1, 6000)
-        command = [sys.executable, "-m", "fairseq_kd.cli", *words]
-        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        process = start_forked("fairseq-kd", *words)
         while process.poll() is None:
             if sum(path.stat().st_size for path in out.glob("*.journal")) >= goal:
                 process.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.0005)
-        if process.wait() != -signal.SIGKILL:
+        process.communicate()
+        if process.returncode != -signal.SIGKILL:
             break
         killed += 1
     return killed
@@ -82,7 +80,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     assert kill_at_random_moments(translate_words(out, *flags), out, times, times) == times
     assert not (out / WHOLE).exists()
     assert translate(out, *flags) == 0
-    assert translate(tmp_path / "whole", *flags) == 0
+    assert translate(tmp_path / "whole", *flags, "--workers", "1") == 0
     assert content(out) == content(tmp_path / "whole")
 
 
@@ -118,15 +116,12 @@ def test_fairseqs_sampling_is_the_same_in_any_cut(translate, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_a_full_disk_is_told_and_what_was_decoded_is_kept(
-    translate, translate_words, decoded, tmp_path
-):
+def test_a_full_disk_is_told_and_what_was_decoded_is_kept(translate, decoded, tmp_path, capsys):
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "fairseq_kd.cli", *translate_words(out, "--nbest", "4")]
-    limited = run("bash", "-c", 'ulimit -f 30; exec "$@"', "bash", *words, check=False)
-    assert limited.returncode == 2
+    with files_up_to(30_720):
+        assert translate(out, "--nbest", "4") == 2
     told = f"The disk of {out} is full; what was decoded before is kept. Free some space and run"
-    assert told in limited.stderr
+    assert told in capsys.readouterr().err
     kept = (out / "hypotheses.journal").stat().st_size
     assert 20_000 < kept <= 30_720
     assert translate(out, "--nbest", "4") == 0

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from disks import files_up_to
-from harness import ENVIRONMENT, ROOT, Setup
+from forks import run_forked, start_forked
+from harness import Setup
 from stores import rewrite
 
 from fairseq_kd import cli
@@ -222,29 +221,19 @@ def test_a_sentence_too_long_for_the_teacher_is_left_out(build, data, tmp_path, 
 
 def test_a_killed_build_goes_on_to_the_same_store(store, teacher, data, tmp_path):
     out = tmp_path / "store"
-    command = [
-        sys.executable,
-        "-m",
-        "fairseq_kd.cli",
-        "store",
-        "--teacher",
-        teacher,
-        "--data",
-        data,
-    ]
+    command = ["fairseq-kd", "store", "--teacher", teacher, "--data", data]
     command += ["--out", str(out), "--subset", "valid,test", "--topk", "8", "--max-tokens", "400"]
     command += ["--part-sentences", "5"]
     killed = 0
     for parts in (1, 3):
-        process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        process = start_forked(*command)
         while process.poll() is None and len(list(out.rglob("0*[0-9].npy"))) < parts:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
     assert killed >= 1  # a loaded machine may see it end before the second signal
-    result = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert result.returncode == 0
-    assert "sentences, " in result.stdout
+    assert "sentences, " in run_forked(*command).stdout
     assert contents(out) == contents(store)
 
 
