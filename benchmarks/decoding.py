@@ -23,10 +23,10 @@ from measuring import record
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd.child_process import child
-from fairseq_kd.sequence.engines import cores
-from fairseq_kd.sequence.subset import Subset, read_subset
-from fairseq_kd.sequence.training_set import PairWriter
-from fairseq_kd.sequence.words import words_of
+from fairseq_kd.decoding.engine_choice import cores
+from fairseq_kd.decoding.subset import Subset, read_subset
+from fairseq_kd.decoding.subwords import words_of
+from fairseq_kd.distilled_data.training_set import PairWriter
 
 FAIRSEQ = "fairseq-generate"
 LENGTHS = ["--max-len-a", "2", "--max-len-b", "20"]

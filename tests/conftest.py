@@ -3,15 +3,19 @@
 import copy
 import fcntl
 import os
+from pathlib import Path
 
 import pytest
 from forks import run_forked
-from harness import ROOT, TRAINING, Setup, write_text
+from harness import ROOT, TRAINING, Setup, copy_dictionaries, write_text
 from layered import SHAPE
 from three_languages import binarise_three_ways
 from trained import train_to_an_end
 
-from fairseq_kd.sequence.engines import let_ctranslate2_use_avx512
+from fairseq_kd import cli
+from fairseq_kd.decoding.engine_choice import let_ctranslate2_use_avx512
+from fairseq_kd.decoding.subset import read_subset
+from fairseq_kd.distilled_data.training_set import PairWriter
 from fairseq_kd.teachers import live
 
 OF_THE_SESSION = set()  # teachers that no test changes
@@ -124,3 +128,41 @@ def three_way(prepared, made_once):
     """The data also in a third language, xx: Spanish backwards, with its alignment to Spanish."""
     folder = made_once("three", lambda folder: binarise_three_ways(prepared, folder / "bin"))
     return str(folder / "bin")
+
+
+@pytest.fixture(scope="session")
+def translate_words(ending_teacher, data, cache):
+    """The words of a translate command; flags after these win over them."""
+
+    def words(out, *flags, teacher=ending_teacher, folder=data):
+        command = ["translate", "--teacher", teacher, "--data", folder, "--out", out]
+        command += ["--cache", cache, "--max-tokens", "200"]
+        return [str(word) for word in (*command, *flags)]
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def translate(translate_words):
+    """Runs the verb translate in this process."""
+    return lambda out, *flags, **other: cli.main(translate_words(out, *flags, **other))
+
+
+@pytest.fixture(scope="session")
+def decoded(translate, tmp_path_factory):
+    """The training set decoded in one undisturbed run, four hypotheses of each sentence."""
+    out = tmp_path_factory.mktemp("decoded") / "out"
+    assert translate(out, "--nbest", "4") == 0
+    return out
+
+
+@pytest.fixture
+def odd_data(data, tmp_path):
+    """A set with an unknown word, a source without words, and one that no teacher reads."""
+    folder = copy_dictionaries(data, tmp_path / "odd")
+    like = read_subset(Path(data), "valid", ("es", "en"))
+    writer = PairWriter(folder, "train", like)
+    for source in ([7, 3, 9, 2], [2], [5] * 1024 + [2], [8, 2]):
+        writer.add(source, [6, 2])
+    writer.close()
+    return folder

@@ -39,7 +39,7 @@ sys.exit(cli.main())
 WORKERS = """\
 import functools, sys, time
 from fairseq_kd import cli
-from fairseq_kd.sequence.workers import in_processes
+from fairseq_kd.worker_processes import in_processes
 from fairseq_kd.verbs import merge
 def run(args):
     return len(list(in_processes([functools.partial(time.sleep, 300)] * 8, 2)))

@@ -12,13 +12,13 @@ from stores import build, rewrite
 
 from fairseq_kd import cli
 from fairseq_kd.binarised import HEADER
+from fairseq_kd.decoding.hypotheses import Hypothesis, lines_of
+from fairseq_kd.decoding.hypothesis_files import write_shard
+from fairseq_kd.decoding.settings import agree_on, plan_id, read_plan
+from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.diagnosis.training_run import generated_translations
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.json_files import sealed
-from fairseq_kd.sequence.hypotheses import Hypothesis, lines_of
-from fairseq_kd.sequence.plan import agree_on, plan_id, read_plan
-from fairseq_kd.sequence.shards import write_shard
-from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.shard import Shard
 
 AGAIN = "Binarise the data again"

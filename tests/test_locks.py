@@ -14,9 +14,9 @@ from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd import locks
 from fairseq_kd.child_process import TOKEN, running
+from fairseq_kd.decoding import settings as plan
+from fairseq_kd.decoding.journal import Journal
 from fairseq_kd.locks import is_held, lock_beside, locked
-from fairseq_kd.sequence import plan
-from fairseq_kd.sequence.journal import Journal
 
 FILE = ".lock"
 HOLDER = """\

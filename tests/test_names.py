@@ -9,6 +9,8 @@ import hostile
 import pytest
 from plans import small_plan
 
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.evaluation.pages import Code, Section, Table, markdown_page
 from fairseq_kd.evaluation.systems import NamedCheckpoint
 from fairseq_kd.evaluation.tables import wrapped
@@ -19,8 +21,6 @@ from fairseq_kd.names import as_code, in_markdown, in_one_line, on_terminal, pla
 from fairseq_kd.progressive.corpus import language_pair
 from fairseq_kd.progressive.run_file import read_run
 from fairseq_kd.progressive.shell_script import write_script
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.subset import read_subset
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 from fairseq_kd.teachers.store import TeacherStore
 from fairseq_kd.teachers.stored import stored_task

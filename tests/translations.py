@@ -2,8 +2,8 @@
 
 from fairseq.data import Dictionary, data_utils
 
-from fairseq_kd.sequence.hypotheses import by_sentence
-from fairseq_kd.sequence.shards import WHOLE
+from fairseq_kd.decoding.hypotheses import by_sentence
+from fairseq_kd.decoding.hypothesis_files import WHOLE
 
 
 def content(folder):

@@ -6,11 +6,11 @@ from typing import Any, Dict, Iterator, List, Sequence
 import torch
 from torch import Tensor
 
+from fairseq_kd.decoding.batches import length_sorted_batches
+from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.results import ErrorRates
 from fairseq_kd.evaluation.systems import System, sample_of
 from fairseq_kd.projection import real_hidden
-from fairseq_kd.sequence.batches import length_sorted_batches
-from fairseq_kd.sequence.subset import Subset
 
 SHORTEST_COPY = 3  # words; shorter sentences, such as names, are rightly copied
 REPEATED_NGRAM = 4  # words

@@ -9,6 +9,9 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import torch
 
 from fairseq_kd import __version__
+from fairseq_kd.decoding.engine import Engine
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.subwords import check_splitting
 from fairseq_kd.evaluation import scores
 from fairseq_kd.evaluation.error_rates import agreement, error_rates, rare_share
 from fairseq_kd.evaluation.memory import inference_memory, preload, training_peak
@@ -51,9 +54,6 @@ from fairseq_kd.evaluation.translations import (
 )
 from fairseq_kd.machine import machine, versions
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.sequence.engine import Engine
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.words import check_splitting
 
 BATCH_SIZES = (32, 128)
 

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 import fairseq_kd.plugin  # noqa: F401  (registers architectures and criterions)
 from fairseq_kd.child_process import begin_worker
 from fairseq_kd.criterions.word_kd import WordKDConfig
+from fairseq_kd.decoding.engine import Batch, Engine
+from fairseq_kd.decoding.fairseq_engine import FairseqEngine
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint
 from fairseq_kd.evaluation.results import FAIRSEQ, MemoryUse
 from fairseq_kd.evaluation.size import weight_bytes
 from fairseq_kd.evaluation.systems import Conversions, Variant, build_engine, sample_of
-from fairseq_kd.sequence.engine import Batch, Engine
-from fairseq_kd.sequence.fairseq_engine import FairseqEngine
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Checkpoint, load_checkpoint
 
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000
 PRELOADED = ["fairseq_kd.quiet", __name__, "torch._dynamo"]

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Set, Union
 
+from fairseq_kd.decoding.hypothesis_files import WHOLE
 from fairseq_kd.evaluation import plots, tables
 from fairseq_kd.evaluation.pages import (
     Block,
@@ -26,7 +27,6 @@ from fairseq_kd.evaluation.results import (
     SystemResult,
 )
 from fairseq_kd.json_files import read_json
-from fairseq_kd.sequence.shards import WHOLE
 from fairseq_kd.whole_files import check_apart, check_no_link, make_folder, written_whole
 
 TITLE = "What the distillation gained"

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq_kd.decoding.engine import Batch, Engine
 from fairseq_kd.evaluation.results import Latency, Throughput
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.sequence.engine import Batch, Engine
 
 BLOCK = 8  # sentences per turn when latency is measured
 MAX_REPEATS = 3  # of a turn by an engine that is faster than the slowest

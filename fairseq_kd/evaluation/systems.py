@@ -8,15 +8,15 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import torch
 from fairseq.data import data_utils
 
+from fairseq_kd.decoding.engine import Engine
+from fairseq_kd.decoding.engine_choice import INSTALL
+from fairseq_kd.decoding.fairseq_engine import FairseqEngine
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, read_their_subset
 from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import SYSTEM, in_one_line
-from fairseq_kd.sequence.engine import Engine
-from fairseq_kd.sequence.engines import INSTALL
-from fairseq_kd.sequence.fairseq_engine import FairseqEngine
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Checkpoint, load_checkpoint, read_their_subset
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.training_log import FILE, Record, read_training_log
 from fairseq_kd.updates import updates_behind, updates_done
@@ -201,7 +201,7 @@ class Conversions(NamedTuple):
 
     def folder(self, variant: Variant) -> Path:
         """The model that CTranslate2 loads for a variant."""
-        from fairseq_kd.sequence.conversion import form
+        from fairseq_kd.decoding.conversion import form
 
         return form(self.folders[variant.system.name], COMPUTE_TYPES[variant.engine], "cpu")
 
@@ -217,7 +217,7 @@ def convert_all(systems: Sequence[System], subset: Subset, cache: Optional[Path]
     try:
         import ctranslate2  # noqa: F401
 
-        from fairseq_kd.sequence.conversion import CannotConvertError, converted, default_cache
+        from fairseq_kd.decoding.conversion import CannotConvertError, converted, default_cache
     except ImportError:
         reason = f"CTranslate2 is not installed ({INSTALL})"
         print(f"{reason}, so only fairseq is measured", file=sys.stderr)
@@ -254,7 +254,7 @@ def build_engine(
     """
     if variant.engine == FAIRSEQ:
         return FairseqEngine([variant.system.model], search, "cpu")
-    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
+    from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 
     return CTranslate2Engine(
         conversions.folder(variant),

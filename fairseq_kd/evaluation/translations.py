@@ -11,18 +11,18 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders import build_tokenizer
 from torch import Tensor
 
+from fairseq_kd.decoding.batches import length_sorted_batches
+from fairseq_kd.decoding.decode import ShardDecoder
+from fairseq_kd.decoding.engine import Engine
+from fairseq_kd.decoding.hypotheses import by_sentence
+from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.settings import plan_id
+from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.subwords import words_of
 from fairseq_kd.evaluation.results import INT8, int8_name
 from fairseq_kd.evaluation.systems import Variant
 from fairseq_kd.parallel_text import lines_of
-from fairseq_kd.sequence.batches import length_sorted_batches
-from fairseq_kd.sequence.decoding import ShardDecoder
-from fairseq_kd.sequence.engine import Engine
-from fairseq_kd.sequence.hypotheses import by_sentence
-from fairseq_kd.sequence.plan import plan_id
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.shards import WHOLE, check_shard
-from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.words import words_of
 from fairseq_kd.shard import Shard
 from fairseq_kd.whole_files import make_folder, written_whole
 

@@ -12,6 +12,18 @@ from sacrebleu.metrics import BLEU
 from torch import Tensor
 
 from fairseq_kd.child_process import run
+from fairseq_kd.decoding.conversion import (
+    CannotConvertError,
+    converted,
+    default_cache,
+    write_converted,
+)
+from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
+from fairseq_kd.decoding.engine import Batch, Engine
+from fairseq_kd.decoding.fairseq_engine import FairseqEngine
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.subwords import check_splitting
 from fairseq_kd.evaluation.results import FAIRSEQ
 from fairseq_kd.evaluation.scores import bleu_tokenizer
 from fairseq_kd.evaluation.size import folder_bytes
@@ -29,18 +41,6 @@ from fairseq_kd.export.lineage import lineage
 from fairseq_kd.hashes import write_sums
 from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.sequence.conversion import (
-    CannotConvertError,
-    converted,
-    default_cache,
-    write_converted,
-)
-from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
-from fairseq_kd.sequence.engine import Batch, Engine
-from fairseq_kd.sequence.fairseq_engine import FairseqEngine
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.words import check_splitting
 from fairseq_kd.whole_files import check_apart, check_vacant, whole_folder
 
 EXPORT = "export"

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple, Optional, Tuple
 
+from fairseq_kd.decoding.search import Search
 from fairseq_kd.hashes import SUMS
-from fairseq_kd.sequence.search import Search
 
 HEAD = '''\
 """Translates standard input, one sentence per line: python translate.py < FILE

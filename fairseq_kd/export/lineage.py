@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from fairseq_kd.checkpoints import data_folders, options_of, read_checkpoint
+from fairseq_kd.distilled_data.manifest import is_distilled, read_manifest
 from fairseq_kd.hashes import sha256_of
-from fairseq_kd.sequence.manifest import is_distilled, read_manifest
 from fairseq_kd.stored_weights import count_parameters
 from fairseq_kd.teachers.store import FILE as STORE
 from fairseq_kd.teachers.store import TeacherStore

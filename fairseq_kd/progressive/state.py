@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Set
 
+from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
+from fairseq_kd.distilled_data.manifest import read_manifest
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.json_files import read_json, sealed
 from fairseq_kd.progressive.steps import Plan, Step
-from fairseq_kd.sequence.manifest import FILE as MANIFEST
-from fairseq_kd.sequence.manifest import read_manifest
 from fairseq_kd.whole_files import own_file, written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"

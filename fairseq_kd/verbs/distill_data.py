@@ -4,8 +4,8 @@ import argparse
 import math
 from typing import Any, Dict, Optional
 
+from fairseq_kd.distilled_data.filters import FILTERS
 from fairseq_kd.flag_types import COUNT, THREADS, Range, file_path, one_word, split_name
-from fairseq_kd.sequence.filters import FILTERS
 
 DESCRIPTION = """\
 Selects and filters the translations of fairseq-kd translate, and binarises them with the
@@ -111,9 +111,9 @@ def run(args: argparse.Namespace) -> int:
     check_flags(args)
     thresholds = thresholds_of(args)
 
-    from fairseq_kd.sequence.distillation import Choice
-    from fairseq_kd.sequence.distilled_set import DistilledSet, Mix
-    from fairseq_kd.sequence.engines import cores
+    from fairseq_kd.decoding.engine_choice import cores
+    from fairseq_kd.distilled_data.distilled_set import DistilledSet, Mix
+    from fairseq_kd.distilled_data.pairs import Choice
 
     choice = Choice(
         args.select,

@@ -4,8 +4,8 @@ import argparse
 import sys
 from typing import Any, List
 
+from fairseq_kd.decoding.search import LENPEN
 from fairseq_kd.flag_types import BEAM, COUNT, THREADS, Range, file_path, one_line, split_name
-from fairseq_kd.sequence.search import LENPEN
 
 DESCRIPTION = """\
 Compares students with their teacher, and with students of the same size that were trained without
@@ -166,12 +166,12 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, writes the report and prints its first table."""
     check_flags(args)
     from fairseq_kd import plugin  # noqa: F401  (registers architectures)
+    from fairseq_kd.decoding.engine_choice import cores
+    from fairseq_kd.decoding.search import Search
     from fairseq_kd.evaluation.evaluation import Evaluation, EvaluationOptions
     from fairseq_kd.evaluation.plots import check_matplotlib
     from fairseq_kd.evaluation.report import check_out, write_report
     from fairseq_kd.locks import locked
-    from fairseq_kd.sequence.engines import cores
-    from fairseq_kd.sequence.search import Search
 
     check_matplotlib()
     check_out(args.out, args.data)

@@ -90,8 +90,8 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints size, BLEU and speed."""
     from fairseq_kd import plugin  # noqa: F401  (registers architectures)
+    from fairseq_kd.decoding.engine_choice import INSTALL, cores
     from fairseq_kd.evaluation.systems import NamedCheckpoint, load_named
-    from fairseq_kd.sequence.engines import INSTALL, cores
 
     if args.bpe == "none" and args.codes is not None:
         raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
 def merge_shards(folder: Path) -> None:
     """Merges while no other process does."""
-    from fairseq_kd.sequence.plan import locked, plan_id, read_plan
-    from fairseq_kd.sequence.shards import WHOLE, check_shard, merge
+    from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard, merge
+    from fairseq_kd.decoding.settings import locked, plan_id, read_plan
 
     plan = read_plan(folder)
     with locked(folder):

@@ -198,7 +198,7 @@ def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
 
 
 def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:
-    from fairseq_kd.sequence.engines import INSTALL
+    from fairseq_kd.decoding.engine_choice import INSTALL
 
     flag = "--latency-ms" if args.size_mb is None else "--size-mb"
     try:

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, Tuple
 
+from fairseq_kd.decoding.search import Search, add_search_flags, search_of
 from fairseq_kd.flag_types import COUNT, THREADS, file_path, one_line, one_word, split_name
-from fairseq_kd.sequence.search import Search, add_search_flags, search_of
 from fairseq_kd.shard import Shard
 from fairseq_kd.whole_files import check_apart
 
@@ -106,14 +106,14 @@ def run(args: argparse.Namespace) -> int:
     check_apart(args.out, {"--data": args.data, "--cache": args.cache})
     _import_plugins(args.user_dir)
 
+    from fairseq_kd.decoding.batches import length_sorted_batches
+    from fairseq_kd.decoding.decode import ShardDecoder, untranslatable
+    from fairseq_kd.decoding.engine_choice import choose_engine
+    from fairseq_kd.decoding.hypothesis_files import WHOLE, check_cut, check_shard, shard_file
+    from fairseq_kd.decoding.settings import agree_on, plan_id
+    from fairseq_kd.decoding.translation_model import load_teachers, read_their_subset
     from fairseq_kd.hashes import sha256_of
     from fairseq_kd.locks import lock_beside, locked
-    from fairseq_kd.sequence.batches import length_sorted_batches
-    from fairseq_kd.sequence.decoding import ShardDecoder, untranslatable
-    from fairseq_kd.sequence.engines import choose_engine
-    from fairseq_kd.sequence.plan import agree_on, plan_id
-    from fairseq_kd.sequence.shards import WHOLE, check_cut, check_shard, shard_file
-    from fairseq_kd.sequence.teachers import load_teachers, read_their_subset
 
     teachers = load_teachers(args.teacher)
     subset = read_their_subset(teachers, args.data, args.subset)
@@ -190,7 +190,7 @@ def _import_plugins(user_dir: "str | None") -> None:
 
 def _merge_if_last(folder: Path) -> None:
     """Merges the shards if all are finished, and have not been merged."""
-    from fairseq_kd.sequence.shards import WHOLE, missing_shards, shard_files
+    from fairseq_kd.decoding.hypothesis_files import WHOLE, missing_shards, shard_files
     from fairseq_kd.verbs.merge import merge_shards
 
     if (folder / WHOLE).is_file():

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fairseq_kd.decoding.subset import read_subset
+from fairseq_kd.decoding.translation_model import load_checkpoint
 from fairseq_kd.evaluation.memory import measured, training_peak
 from fairseq_kd.evaluation.size import weight_bytes
-from fairseq_kd.sequence.subset import read_subset
-from fairseq_kd.sequence.teachers import load_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MIB = 2**20

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.evaluation.translations import plain_text
-from fairseq_kd.sequence.subset import read_subset
 
 AS_THEY_ARE = (str, str)  # what undoes no tokenisation
 

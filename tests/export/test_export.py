@@ -12,12 +12,12 @@ from harness import run
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
+from fairseq_kd.decoding.search import Search
 from fairseq_kd.export.card import Licences, Measured
 from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage
 from fairseq_kd.locks import lock_beside, locked
-from fairseq_kd.sequence.search import Search
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from fairseq_kd.sequence.selection import SELECTIONS
-from fairseq_kd.sequence.similarity import similarity
+from fairseq_kd.distilled_data.selection import SELECTIONS
+from fairseq_kd.distilled_data.similarity import similarity
 
 WORDS = ["a b c d", "a b x d", "b c d e f", "x y", "a b c d"]
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fairseq_kd.sequence.shards import (
+from fairseq_kd.decoding.hypothesis_files import (
     WHOLE,
     check_cut,
     check_shard,

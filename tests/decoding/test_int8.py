@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_kd.sequence.subset import read_subset
-from fairseq_kd.sequence.teachers import load_checkpoint
+from fairseq_kd.decoding.subset import read_subset
+from fairseq_kd.decoding.translation_model import load_checkpoint
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 MOST_OF_16_BITS, LARGEST_BYTE = 2**15 - 1, 255
 
 
 def test_two_products_fit_into_16_bits_and_no_larger_weight_would():
-    from fairseq_kd.sequence.int8 import LARGEST
+    from fairseq_kd.decoding.int8 import LARGEST
 
     assert 2 * LARGEST_BYTE * LARGEST <= MOST_OF_16_BITS < 2 * LARGEST_BYTE * (LARGEST + 1)
 
 
 def test_rows_are_scaled_each_by_its_largest_weight_and_rounded():
-    from fairseq_kd.sequence.int8 import LARGEST, int8_rows
+    from fairseq_kd.decoding.int8 import LARGEST, int8_rows
 
     weights = np.random.default_rng(1).normal(size=(7, 33)).astype(np.float32)
     weights[3] = 0
@@ -49,7 +49,7 @@ def even(ending_teacher, tmp_path_factory):
 def test_a_model_of_large_weights_scores_in_int8_as_in_float32(even, data, tmp_path):
     import ctranslate2
 
-    from fairseq_kd.sequence.conversion import converted, form
+    from fairseq_kd.decoding.conversion import converted, form
 
     subset = read_subset(Path(data), "test", ("es", "en"))
     conversion = converted(load_checkpoint(even, "--teacher"), "0" * 64, subset, tmp_path)
@@ -71,7 +71,7 @@ def test_a_model_of_large_weights_scores_in_int8_as_in_float32(even, data, tmp_p
 
 
 def test_gpus_and_other_types_take_the_weights_as_they_are():
-    from fairseq_kd.sequence.conversion import form
+    from fairseq_kd.decoding.conversion import form
 
     folder = Path("conversion")
     assert form(folder, "int8", "cpu") == form(folder, "int8_float32", "cpu") == folder / "int8"

@@ -8,11 +8,11 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence
 import ctranslate2
 from fairseq.data import Dictionary
 
-from fairseq_kd.sequence.engine import Batch, chosen_compute_type
-from fairseq_kd.sequence.hypotheses import Hypothesis
-from fairseq_kd.sequence.int8 import LARGEST, overflows
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.workers import in_order, in_processes
+from fairseq_kd.decoding.engine import Batch, chosen_compute_type
+from fairseq_kd.decoding.hypotheses import Hypothesis
+from fairseq_kd.decoding.int8 import LARGEST, overflows
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.worker_processes import in_order, in_processes
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 INT8_CPU_BATCH_TOKENS = 256  # so few that weights and states stay in the caches

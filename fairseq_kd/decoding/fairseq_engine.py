@@ -9,10 +9,10 @@ from fairseq.data import data_utils
 from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
-from fairseq_kd.sequence.engine import Batch, chosen_compute_type
-from fairseq_kd.sequence.hypotheses import Hypothesis
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.teachers import Checkpoint
+from fairseq_kd.decoding.engine import Batch, chosen_compute_type
+from fairseq_kd.decoding.hypotheses import Hypothesis
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.translation_model import Checkpoint
 
 Scored = List[Tuple[Tensor, Tensor]]  # hypotheses of a sentence: tokens, and nats per token
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 1024, 8192

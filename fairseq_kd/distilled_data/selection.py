@@ -5,7 +5,7 @@ Every selection gets the hypotheses' words, best first, and returns the places o
 
 from typing import Callable, Dict, List, Optional, Sequence
 
-from fairseq_kd.sequence.similarity import Similarity
+from fairseq_kd.distilled_data.similarity import Similarity
 
 
 def best(words: Sequence[str], reference: Optional[str], similarity: Similarity) -> List[int]:

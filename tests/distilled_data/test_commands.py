@@ -7,10 +7,10 @@ import pytest
 from harness import ROOT
 
 from fairseq_kd import cli
-from fairseq_kd.sequence.filters import FILTERS
-from fairseq_kd.sequence.search import search_of
-from fairseq_kd.sequence.selection import SELECTIONS
-from fairseq_kd.sequence.similarity import SCORERS
+from fairseq_kd.decoding.search import search_of
+from fairseq_kd.distilled_data.filters import FILTERS
+from fairseq_kd.distilled_data.selection import SELECTIONS
+from fairseq_kd.distilled_data.similarity import SCORERS
 
 PAGE = (ROOT / "docs" / "sequence_level.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

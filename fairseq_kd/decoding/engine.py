@@ -4,7 +4,7 @@ from typing import Any, Collection, Dict, Iterable, Iterator, List, NamedTuple, 
 
 from torch import Tensor
 
-from fairseq_kd.sequence.hypotheses import Hypothesis
+from fairseq_kd.decoding.hypotheses import Hypothesis
 
 
 class Batch(NamedTuple):

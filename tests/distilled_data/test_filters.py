@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fairseq_kd.sequence.filters import FILTERS, FilterBank, Pair
+from fairseq_kd.distilled_data.filters import FILTERS, FilterBank, Pair
 
 BY_NAME = {each.name: each for each in FILTERS}
 

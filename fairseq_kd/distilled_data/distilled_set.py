@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_kd import __version__
+from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard
+from fairseq_kd.decoding.settings import plan_id, read_plan
+from fairseq_kd.decoding.subset import Subset, read_subset
+from fairseq_kd.decoding.subwords import check_splitting
+from fairseq_kd.distilled_data.filters import FILTERS, FilterBank
+from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
+from fairseq_kd.distilled_data.manifest import read_manifest
+from fairseq_kd.distilled_data.pairs import Choice, Judged, judged, sentences_of
+from fairseq_kd.distilled_data.tally import Tally
+from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, tag_id
 from fairseq_kd.hashes import first_damaged, sha256_of, sums_of
 from fairseq_kd.json_files import sealed
 from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.sequence.distillation import Choice, Judged, judged, sentences_of
-from fairseq_kd.sequence.filters import FILTERS, FilterBank
-from fairseq_kd.sequence.manifest import FILE as MANIFEST
-from fairseq_kd.sequence.manifest import read_manifest
-from fairseq_kd.sequence.plan import plan_id, read_plan
-from fairseq_kd.sequence.shards import WHOLE, check_shard
-from fairseq_kd.sequence.subset import Subset, read_subset
-from fairseq_kd.sequence.tally import Tally
-from fairseq_kd.sequence.training_set import PairWriter, copy_the_rest, tag_id
-from fairseq_kd.sequence.words import check_splitting
 from fairseq_kd.whole_files import check_apart, whole_folder
 
 SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "taken_by")

@@ -6,12 +6,12 @@ from typing import Collection, Iterator, List, Sequence
 
 import numpy as np
 
+from fairseq_kd.decoding.engine import Batch, Engine
+from fairseq_kd.decoding.hypotheses import lines_of
+from fairseq_kd.decoding.hypothesis_files import shard_file, sorted_lines, write_shard
+from fairseq_kd.decoding.journal import Journal
+from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.sequence.engine import Batch, Engine
-from fairseq_kd.sequence.hypotheses import lines_of
-from fairseq_kd.sequence.journal import Journal
-from fairseq_kd.sequence.shards import shard_file, sorted_lines, write_shard
-from fairseq_kd.sequence.subset import Subset
 from fairseq_kd.shard import Shard
 from fairseq_kd.write_errors import writing
 

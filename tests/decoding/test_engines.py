@@ -13,11 +13,11 @@ from harness import PAIR, run
 from torch.backends import cpu
 from translations import binarised, content, hypotheses
 
-from fairseq_kd.sequence import cublas
-from fairseq_kd.sequence.conversion import namespace_of
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.subset import read_subset
-from fairseq_kd.sequence.training_set import PairWriter
+from fairseq_kd.decoding import cublas
+from fairseq_kd.decoding.conversion import namespace_of
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.subset import read_subset
+from fairseq_kd.distilled_data.training_set import PairWriter
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 ISA = "CT2_FORCE_CPU_ISA"
@@ -89,7 +89,7 @@ def test_ctranslate2_is_left_alone_without_avx512(translate, tmp_path, monkeypat
 
 
 def test_int8_on_a_cpu_has_smaller_batches_but_draws_as_many_at_once(data, tmp_path):
-    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine
+    from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 
     def batch(compute_type, device="cpu", **sampling):
         words = Dictionary.load(f"{data}/dict.es.txt")
@@ -103,14 +103,14 @@ def test_int8_on_a_cpu_has_smaller_batches_but_draws_as_many_at_once(data, tmp_p
 
 
 def test_a_teacher_is_converted_once(translate, tmp_path, monkeypatch):
-    from fairseq_kd.sequence import conversion
+    from fairseq_kd.decoding import conversion
 
     monkeypatch.setattr(conversion, "FairseqConverter", None)
     assert translate(tmp_path / "out", "--subset", "valid") == 0
 
 
 def test_a_conversion_that_scores_otherwise_is_not_used(translate, tmp_path, monkeypatch, capsys):
-    from fairseq_kd.sequence import conversion
+    from fairseq_kd.decoding import conversion
 
     probability = conversion._log_probability
     monkeypatch.setattr(conversion, "_log_probability", lambda *words: probability(*words) * 1.1)
@@ -149,7 +149,7 @@ def test_a_gpu_that_is_not_there_is_refused(translate, engine, tmp_path, monkeyp
 def without_cublas(monkeypatch):
     """CTranslate2 sees a GPU, which it cannot use; what torch sees is to be said."""
     monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda: 1)
-    monkeypatch.setattr("fairseq_kd.sequence.engines.has_cublas", lambda: False)
+    monkeypatch.setattr("fairseq_kd.decoding.engine_choice.has_cublas", lambda: False)
     return lambda sees: monkeypatch.setattr("torch.cuda.is_available", lambda: sees)
 
 
@@ -163,7 +163,7 @@ def test_without_cublas_fairseq_decodes_on_the_gpu(
         raise ChosenError(*where)
 
     without_cublas(True)
-    monkeypatch.setattr("fairseq_kd.sequence.engines.FairseqEngine", engine)
+    monkeypatch.setattr("fairseq_kd.decoding.engine_choice.FairseqEngine", engine)
     with pytest.raises(ChosenError) as chosen:
         translate(tmp_path / "out", "--subset", "valid")
     assert chosen.value.args == ("cuda", "float16")

@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from fairseq_kd.sequence.journal import Journal
-from fairseq_kd.sequence.shards import sorted_lines
+from fairseq_kd.decoding.hypothesis_files import sorted_lines
+from fairseq_kd.decoding.journal import Journal
 
 TEXTS = ["H-4\t-1\tá\nH-4\t-2\tb\n", "H-0\t-1\tc\n", "H-2\t-1\td e\nH-1\t-3\t\n"]
 

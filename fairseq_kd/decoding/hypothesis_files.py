@@ -15,7 +15,7 @@ from typing import Iterable, Iterator, List, Tuple
 
 import numpy as np
 
-from fairseq_kd.sequence.hypotheses import number_of
+from fairseq_kd.decoding.hypotheses import number_of
 from fairseq_kd.shard import MOST, Shard
 from fairseq_kd.whole_files import written_whole
 

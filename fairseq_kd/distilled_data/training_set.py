@@ -7,7 +7,7 @@ from typing import Iterable
 import torch
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 
-from fairseq_kd.sequence.subset import SUFFIXES, Subset, read_side
+from fairseq_kd.decoding.subset import SUFFIXES, Subset, read_side
 
 
 class PairWriter:

@@ -2,8 +2,8 @@
 
 from typing import Any, Dict, List, Sequence, Tuple
 
-from fairseq_kd.sequence.distillation import Judged
-from fairseq_kd.sequence.filters import FILTERS, FilterBank
+from fairseq_kd.distilled_data.filters import FILTERS, FilterBank
+from fairseq_kd.distilled_data.pairs import Judged
 
 EXAMPLES = 5
 MANY_UNKNOWN = 0.01

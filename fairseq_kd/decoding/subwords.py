@@ -4,7 +4,7 @@ from typing import Optional
 
 from fairseq.data import Dictionary, data_utils
 
-from fairseq_kd.sequence.subset import Subset
+from fairseq_kd.decoding.subset import Subset
 
 SENTENCEPIECE, SUBWORD_NMT = "sentencepiece", "subword_nmt"
 MARKS = {  # of the first piece of a word, and of every piece but the last

@@ -7,7 +7,7 @@ from typing import List, NamedTuple
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import FairseqTask
 
-from fairseq_kd.sequence.subset import Subset, read_subset
+from fairseq_kd.decoding.subset import Subset, read_subset
 from fairseq_kd.teachers.compatibility import first_difference, language_pair
 from fairseq_kd.teachers.loading import load_teacher
 

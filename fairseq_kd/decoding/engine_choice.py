@@ -8,12 +8,12 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from fairseq_kd.sequence.cublas import INSTALL_CUBLAS, has_cublas
-from fairseq_kd.sequence.engine import Engine
-from fairseq_kd.sequence.fairseq_engine import FairseqEngine, precision
-from fairseq_kd.sequence.search import Search
-from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Checkpoint
+from fairseq_kd.decoding.cublas import INSTALL_CUBLAS, has_cublas
+from fairseq_kd.decoding.engine import Engine
+from fairseq_kd.decoding.fairseq_engine import FairseqEngine, precision
+from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.translation_model import Checkpoint
 
 ENGINES = ("auto", "ctranslate2", "fairseq")
 INSTALL = "pip install 'ctranslate2>=4.8'"
@@ -83,8 +83,8 @@ def _ctranslate2(
         import ctranslate2
     except ImportError:
         return f"CTranslate2 is not installed ({INSTALL})"
-    from fairseq_kd.sequence.conversion import CannotConvertError, converted, default_cache, form
-    from fairseq_kd.sequence.ctranslate2_engine import CTranslate2Engine, supported_compute_type
+    from fairseq_kd.decoding.conversion import CannotConvertError, converted, default_cache, form
+    from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine, supported_compute_type
 
     (teacher,) = teachers
     missing = "" if options["device"] == "cpu" else _why_no_gpu(ctranslate2)

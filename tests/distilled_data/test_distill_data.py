@@ -14,13 +14,13 @@ from forks import run_forked
 from harness import PAIR, Setup, copy_dictionaries
 from translations import binarised, hypotheses
 
+from fairseq_kd.decoding.settings import read_plan
+from fairseq_kd.decoding.subset import read_subset
+from fairseq_kd.distilled_data import distilled_set
+from fairseq_kd.distilled_data.filters import FILTERS
+from fairseq_kd.distilled_data.training_set import PairWriter
 from fairseq_kd.export.lineage import lineage
 from fairseq_kd.hashes import sha256_of
-from fairseq_kd.sequence import distilled_set
-from fairseq_kd.sequence.filters import FILTERS
-from fairseq_kd.sequence.plan import read_plan
-from fairseq_kd.sequence.subset import read_subset
-from fairseq_kd.sequence.training_set import PairWriter
 from fairseq_kd.whole_files import MARK
 
 OFF = ["--max-length-ratio", "inf", "--max-copied", "inf", "--max-repeated", "inf"]

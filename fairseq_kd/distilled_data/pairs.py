@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from fairseq_kd.sequence.filters import FilterBank, Pair
-from fairseq_kd.sequence.hypotheses import Hypothesis, by_sentence
-from fairseq_kd.sequence.selection import SELECTIONS
-from fairseq_kd.sequence.similarity import similarity
-from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.words import words_of
-from fairseq_kd.sequence.workers import in_processes
+from fairseq_kd.decoding.hypotheses import Hypothesis, by_sentence
+from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.subwords import words_of
+from fairseq_kd.distilled_data.filters import FilterBank, Pair
+from fairseq_kd.distilled_data.selection import SELECTIONS
+from fairseq_kd.distilled_data.similarity import similarity
+from fairseq_kd.worker_processes import in_processes
 
 CHUNK = 100  # sentences that a process works on at a time
 

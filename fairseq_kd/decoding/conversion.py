@@ -19,11 +19,11 @@ from ctranslate2.converters import FairseqConverter
 from torch import Tensor
 
 from fairseq_kd.checkpoints import options_of, read_checkpoint
+from fairseq_kd.decoding.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
+from fairseq_kd.decoding.int8 import LARGEST, Int8Converter, overflows
+from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.translation_model import Checkpoint
 from fairseq_kd.hashes import first_damaged, read_sums, write_sums
-from fairseq_kd.sequence.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
-from fairseq_kd.sequence.int8 import LARGEST, Int8Converter, overflows
-from fairseq_kd.sequence.subset import Subset
-from fairseq_kd.sequence.teachers import Checkpoint
 from fairseq_kd.stored_options import UNOPENED, unopened_files
 from fairseq_kd.whole_files import make_folder
 from fairseq_kd.write_errors import writing

@@ -1,0 +1,24 @@
+"""The command distill-data as a function."""
+
+import shutil
+
+import pytest
+
+from fairseq_kd import cli
+
+
+@pytest.fixture
+def decoded_copy(decoded, tmp_path):
+    """The same, to be spoilt."""
+    return shutil.copytree(decoded, tmp_path / "decoded")
+
+
+@pytest.fixture
+def distill(decoded, data):
+    """Runs the verb distill-data in this process, on one worker."""
+
+    def run_verb(out, *flags, translations=decoded, folder=data):
+        words = ["distill-data", "--translations", translations, "--data", folder, "--out", out]
+        return cli.main([str(word) for word in (*words, "--workers", "1", *flags)])
+
+    return run_verb
