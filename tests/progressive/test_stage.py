@@ -113,7 +113,6 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
     assert capsys.readouterr().err == told
 
 
-@pytest.mark.parametrize("name", ["train.log", "checkpoint_best.pt", "checkpoint_last.pt.tmp"])
 def test_a_backup_by_hard_links_stays_as_it_is(command, tmp_path):
     folder, backup = tmp_path / "run", tmp_path / "backup"
     assert stage.run_stage("student", command) == 0
@@ -126,6 +125,7 @@ def test_a_backup_by_hard_links_stays_as_it_is(command, tmp_path):
         assert (backup / name).read_bytes() == before[name]
 
 
+@pytest.mark.parametrize("name", ["train.log", "checkpoint_best.pt", "checkpoint_last.pt.tmp"])
 def test_a_link_in_the_place_of_what_is_written_is_refused(command, tmp_path, name):
     (tmp_path / "theirs").write_text("precious")
     (tmp_path / "run").mkdir()
