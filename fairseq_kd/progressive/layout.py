@@ -250,6 +250,23 @@ class Layout:
                 model = self._stage(control, size, cold)
             self.models[control] = model
 
+    def _compared(self) -> List[Model]:
+        """The checkpoints from outside the run that are evaluated beside its own models."""
+        models = []
+        for name, path in self.run.get("compare", {}).items():
+            if name in self.models or name in CONTROLS:
+                raise ValueError(
+                    f"{self.run.path}: compare: {name} is the name of a model of the run. Give "
+                    "another name."
+                )
+            if not Path(path).is_file():
+                raise FileNotFoundError(
+                    f"{self.run.path}: compare: {name} is {path}, which does not exist. Give a "
+                    "checkpoint."
+                )
+            models.append(Model(name, path, None))
+        return models
+
     def _as_long_in_all(self, student: str, train: Flags) -> Flags:
         """The flags of a training of as many updates as stand behind the student's weights."""
         updates = self.models[student].updates_behind()
@@ -272,6 +289,7 @@ class Layout:
         for name in filter(self.models.__contains__, CONTROLS):
             flag = "--student" if name == ONE_STEP else "--control"
             systems.append((flag, self.models[name]))
+        systems += [("--control", model) for model in self._compared()]
         for flag, model in systems:
             command += [flag, f"{model.name}={model.checkpoint}"]
         command += as_words(asked)

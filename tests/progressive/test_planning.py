@@ -374,3 +374,27 @@ def test_a_run_in_its_data_is_refused(plan_of, data, name):
     with pytest.raises(ValueError, match=f"run: {folder} (is what|lies inside) data: {data}"):
         plan_of(f"target: 0.25\nrun: {folder}")
     assert not os.path.exists(os.path.join(data, "plan.json"))
+
+
+def test_checkpoints_to_compare_are_evaluated_as_controls(plan_of, large_teacher):
+    plan = plan_of(f"ladder: [0.5]\ncompare: {{baseline: {large_teacher}}}")
+    (command,) = plan.step("evaluation").commands
+    controls = [command[i + 1] for i, word in enumerate(command) if word == "--control"]
+    assert controls == [
+        "undistilled=runs/run/undistilled/checkpoint_best.pt",
+        f"baseline={large_teacher}",
+    ]
+    assert large_teacher in plan.step("evaluation").reads
+
+
+@pytest.mark.parametrize(
+    ("compare", "message"),
+    [
+        ("{baseline: none.pt}", "compare: baseline is none.pt, which does not exist. Give a check"),
+        ("{student: none.pt}", "compare: student is the name of a model of the run. Give another "),
+        ("{total: none.pt}", "compare: total is the name of a model of the run. Give another name"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_compared_is_refused(plan_of, compare, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        plan_of(f"ladder: [0.5]\ncompare: {compare}")
