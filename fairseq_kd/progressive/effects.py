@@ -3,14 +3,9 @@
 from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 
 from fairseq_kd.progressive.run_file import COLD, STAGE_DEFAULTS, RunFile, Rung
-from fairseq_kd.progressive.training_command import PLAIN, TEACHERLESS
+from fairseq_kd.progressive.training_command import PLAIN, SIZES, TEACHERLESS
 
 DISTILLING = ("alpha", "beta", "temperature", "knowledge", "learns-from")
-SIZES = tuple(
-    f"{side}-{size}"
-    for side in ("encoder", "decoder")
-    for size in ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
-)
 OWN_KEYS = {  # flags that the run sets, and what sets them
     "arch": "arch or ratio",
     "source-lang": "data",

@@ -20,6 +20,7 @@ from fairseq_kd.progressive.run_file import COLD, INHERIT, Flags, RunFile, Rung
 from fairseq_kd.progressive.steps import Step
 from fairseq_kd.progressive.training_command import (
     PLAIN,
+    SIZES,
     TEACHERLESS,
     as_words,
     stage_flags,
@@ -147,7 +148,9 @@ class Layout:
                 flags["kd-teacher"] = os.pathsep.join(each.checkpoint for each in teachers)
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
-        start = self._start(starts_as or name, size, settings["start"], teachers[0])
+        sizes = {**self.run.train, **settings["train"]}
+        own = as_words({flag: sizes[flag] for flag in SIZES if flag in sizes})
+        start = self._start(starts_as or name, [*size, *own], settings["start"], teachers[0])
         if start is not None:
             flags["finetune-from-model"] = start.checkpoint
             after, reads = after + start.after, reads + start.reads()

@@ -41,6 +41,14 @@ TEACHERLESS = {  # criterions that learn from no teacher, and the flags of ours 
 }
 
 
+# The flags of fairseq-train that set the size of a transformer.
+SIZES = tuple(
+    f"{side}-{size}"
+    for side in ("encoder", "decoder")
+    for size in ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
+)
+
+
 def stage_flags(settings: Mapping[str, Any], knowledge: Flags, *layers: Flags) -> Flags:
     """The flags of a training.
 
