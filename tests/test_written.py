@@ -25,8 +25,8 @@ FOLDERS = {  # commands that fill a folder, with what they keep
     "store": "the parts that are whole are kept",
     "translate": "what was decoded before is kept",
     "distill-data": "the translations are kept",
-    "evaluate": "what was translated is kept",
-    "export": "the checkpoint is as it was",
+    "evaluate": "finished translations are kept",
+    "export": "the checkpoint is unchanged",
 }
 FILES = {  # commands that write a file
     "inherit": "the teacher is as it was",
