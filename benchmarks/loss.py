@@ -17,16 +17,15 @@ from torch import Tensor
 from fairseq_kd.losses import (
     DIVERGENCES,
     LossOptions,
-    TeacherLogits,
+    TeacherStates,
     TopK,
     chunked_loss,
-    forward_kl,
 )
 
 SMOOTHING, ALPHA, BETA, TOPK = 0.1, 0.8, 0.2, 64
 
 
-def plain(hidden: Tensor, weight: Tensor, gold: Tensor, teacher: TeacherLogits, t: float) -> Tensor:
+def plain(hidden: Tensor, weight: Tensor, gold: Tensor, teacher: TeacherStates, t: float) -> Tensor:
     """The loss as fairseq and a direct reading of the formula compute it."""
     z = hidden @ weight.T
     log_q = torch.log_softmax(z, dim=-1, dtype=torch.float32)
@@ -34,9 +33,9 @@ def plain(hidden: Tensor, weight: Tensor, gold: Tensor, teacher: TeacherLogits, 
     others = SMOOTHING / (z.size(-1) - 1)
     ce = (1 - SMOOTHING - others) * nll + others * smooth
     with torch.no_grad():
-        taught = teacher.hidden @ teacher.weight.T
+        taught = teacher.states @ teacher.weight.T
     real = torch.ones(1, len(z), dtype=torch.bool, device=z.device)
-    return ALPHA * forward_kl(z[None], taught[None], real, t) + BETA * ce
+    return ALPHA * DIVERGENCES["forward_kl"].summed(z[None], taught[None], real, t) + BETA * ce
 
 
 def cases(args: argparse.Namespace) -> Dict[str, Callable[[], None]]:
@@ -51,11 +50,11 @@ def cases(args: argparse.Namespace) -> Dict[str, Callable[[], None]]:
     hidden = normal(args.tokens, args.width, scale=1.0).requires_grad_()
     weight = normal(args.words, args.width, scale=args.width**-0.5).requires_grad_()
     states = normal(args.tokens, args.teacher_width, scale=1.0)
-    live = TeacherLogits(
+    live = TeacherStates(
         states, normal(args.words, args.teacher_width, scale=args.teacher_width**-0.5)
     )
     gold = torch.randint(args.words, (args.tokens,), generator=generator, device=device)
-    parts = [live[i : i + 64].hidden for i in range(0, args.tokens, 64)]
+    parts = [live[i : i + 64].logits for i in range(0, args.tokens, 64)]
     kept = [TopK.of_logits(part, TOPK) for part in parts]
     fields = ("ids", "log_p", "log_tail")
     stored = TopK(*(torch.cat([getattr(part, f) for part in kept]) for f in fields), args.words)

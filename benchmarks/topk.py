@@ -27,7 +27,7 @@ LIKELIEST = 64
 
 def kl_bits(z: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
     """KL(p || p_K) of each row of logits."""
-    kept = unpack(pack(TopK.of_logits(z, k)), z.size(-1), z.device).at(temperature)
+    kept = unpack(pack(TopK.of_logits(z, k)), z.size(-1), z.device).distribution_(temperature)
     log_p = (z / temperature).log_softmax(-1)
     log_share = kept.log_p[:, -1:] - math.log(z.size(-1) - k)
     log_p_k = log_share.expand_as(log_p).scatter(-1, kept.ids, kept.log_p[:, :-1])
@@ -62,7 +62,7 @@ def main() -> None:
     for start in range(0, len(dataset), SENTENCES_AT_ONCE):
         numbers = range(start, min(start + SENTENCES_AT_ONCE, len(dataset)))
         sample = dataset.collater([dataset[number] for number in numbers])
-        z = teacher.soft_targets(sample, sample["target"].ne(pad))[:].hidden
+        z = teacher.soft_targets(sample, sample["target"].ne(pad))[:].logits
         for case in cases:
             found[case].append(kl_bits(z, *case))
         for t in temperatures:

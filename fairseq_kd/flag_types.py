@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Tuple, Union
+from typing import Any, Collection, List, Optional, Tuple, Union
 
 Number = Union[int, float]
 WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -149,6 +149,17 @@ def number_field(default: Any, allowed: Range, help_text: str) -> Any:
     """
     metadata = {"help": with_range(help_text, allowed), "range": allowed}
     return field(default=default, metadata=metadata)
+
+
+def option_field(default: Any, help_text: str, choices: Optional[Collection[str]] = None) -> Any:
+    """A field of a criterion's config that is no number.
+
+    Args:
+        default: its value where the user gives none.
+        help_text: of the flag.
+        choices: the values that it may have; None: any text.
+    """
+    return field(default=default, metadata={"help": help_text, "choices": choices})
 
 
 def with_range(help_text: str, allowed: Union[Range, Several]) -> str:

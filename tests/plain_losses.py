@@ -2,17 +2,10 @@
 
 import torch
 
-from fairseq_kd.losses import (
-    DIVERGENCES,
-    forward_kl,
-    jeffreys,
-    jensen_shannon,
-    reverse_kl,
-    total_variation,
-)
+from fairseq_kd.losses import DIVERGENCES
 
-FUNCTIONS = (forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation)
-PLAIN = dict(zip(DIVERGENCES, FUNCTIONS, strict=True))
+PLAIN = {name: divergence.summed for name, divergence in DIVERGENCES.items()}
+forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation = PLAIN.values()
 
 
 def made(*shape, seed, scale=1.0):

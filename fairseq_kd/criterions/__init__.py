@@ -1,4 +1,9 @@
-"""The criterions: one file each, registered by being imported."""
+"""The criterions: one file each, registered by being imported.
+
+A new one that compares the insides of the models is a ``Term`` with its flags, as in
+``feature_kd``. One that changes the teachers, their mixture or the loss overrides the methods that
+``word_kd`` lists for subclasses, as ``multi_teacher_kd`` does. Metrics are rows of a table.
+"""
 
 from fairseq_kd.criterions.attention_kd import AttentionKDCriterion
 from fairseq_kd.criterions.cross_lingual_kd import CrossLingualKDCriterion

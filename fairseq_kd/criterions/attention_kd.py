@@ -1,21 +1,21 @@
 """Attention distillation: ``L = L_word + weight * sum_l lambda_l * sum_h MSE(A_lh^S, A_lh^T)``."""
 
-from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional
 
 import torch
 from fairseq.criterions import register_criterion
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import check_choice
 from fairseq_kd.criterions.intermediate import (
     IntermediateCriterion,
     IntermediateKDConfig,
+    LayerTerm,
     Positions,
-    Term,
+    decoder_layers_field,
+    layers_field,
 )
-from fairseq_kd.flag_types import COUNT, WEIGHT, number_field
-from fairseq_kd.layer_map import FORM, LayerPair
+from fairseq_kd.flag_types import COUNT, WEIGHT, number_field, option_field
 from fairseq_kd.losses.attention import (
     attention_kl,
     attention_mse,
@@ -25,10 +25,13 @@ from fairseq_kd.losses.attention import (
     mean_of_heads,
     repeat_heads,
 )
+from fairseq_kd.models.capture import AttentionInputs, Captured
+from fairseq_kd.models.layer_map import LayerPair
 from fairseq_kd.models.structure import ATTENTION, Structure
-from fairseq_kd.taps import AttentionInputs, Reading, Taps
 
 DISTANCES = {"mse": attention_mse, "kl": attention_kl}
+MATCHINGS = {"mean": (mean_of_heads, min), "repeat": (repeat_heads, max)}  # to which number
+HEADS = (*MATCHINGS, "learned", "relation")
 
 
 @dataclass
@@ -40,75 +43,42 @@ class AttentionKDConfig(IntermediateKDConfig):
         WEIGHT,
         "weight of the attention's term; 0.05 to 0.1 is usual (default: %(default)s)",
     )
-    kd_attention_kinds: str = field(
-        default="encoder,decoder,cross",
-        metadata={
-            "help": "kinds of attention to compare: encoder and decoder, the self-attention of "
-            "each, and cross (default: %(default)s)"
-        },
+    kd_attention_kinds: str = option_field(
+        "encoder,decoder,cross",
+        "kinds of attention to compare: encoder and decoder, the self-attention of "
+        "each, and cross (default: %(default)s)",
     )
-    kd_attention_layers: str = field(
-        default="uniform",
-        metadata={
-            "help": "layers to compare, counted from 0: uniform, every student layer with teacher "
-            f"layers at equal distances; last; none; or {FORM} (default: %(default)s)"
-        },
+    kd_attention_layers: str = layers_field()
+    kd_attention_decoder_layers: Optional[str] = decoder_layers_field("attention")
+    kd_attention_heads: str = option_field(
+        "mean",
+        "how heads are matched where their numbers differ: mean, groups of the larger "
+        "number are averaged; repeat, heads of the smaller number are repeated; learned, each "
+        "teacher head is met by a trained mixture of all student heads (arXiv:2403.01479); "
+        "relation, none is, and relations among queries, keys and values are compared instead "
+        "(arXiv:2012.15828) (default: %(default)s)",
+        HEADS,
     )
-    kd_attention_decoder_layers: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "the decoder's layers, if they are others than the encoder's, in the same form "
-            "(default: as --kd-attention-layers)"
-        },
-    )
-    kd_attention_heads: str = field(
-        default="mean",
-        metadata={
-            "help": "how heads are matched where their numbers differ: mean, groups of the larger "
-            "number are averaged; repeat, heads of the smaller number are repeated; learned, each "
-            "teacher head is met by a trained mixture of all student heads (arXiv:2403.01479); "
-            "relation, none is, and relations among queries, keys and values are compared instead "
-            "(arXiv:2012.15828) (default: %(default)s)"
-        },
-    )
-    kd_attention_loss: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "distance between two attention maps: mse or kl, KL(teacher || student) of "
-            "each query; not with relation, which is always kl (default: mse)"
-        },
+    kd_attention_loss: Optional[str] = option_field(
+        None,
+        "distance between two attention maps: mse or kl, KL(teacher || student) of "
+        "each query; not with relation, which is always kl (default: mse)",
+        DISTANCES,
     )
     kd_attention_relation_heads: Optional[int] = number_field(
         None,
         COUNT,
-        "number of heads into which both models' queries, keys and values are cut "
-        "anew, 1 to the smaller width; only with relation (default: the teacher's heads)",
+        "number of heads into which both models' queries, keys and values are cut, "
+        "1 to the smaller width; only with relation (default: the teacher's heads)",
     )
 
 
-def _mean(student: Tensor, teacher: Tensor) -> Iterator[Tensor]:
-    n_heads = min(student.size(1), teacher.size(1))
-    return (mean_of_heads(each, n_heads) for each in (student, teacher))
-
-
-def _repeat(student: Tensor, teacher: Tensor) -> Iterator[Tensor]:
-    n_heads = max(student.size(1), teacher.size(1))
-    return (repeat_heads(each, n_heads) for each in (student, teacher))
-
-
-MATCHINGS: Dict[str, Callable[[Tensor, Tensor], Iterator[Tensor]]] = {
-    "mean": _mean,
-    "repeat": _repeat,
-}
-HEADS = (*MATCHINGS, "learned", "relation")
-
-
-class AttentionTerm(Term):
+class AttentionTerm(LayerTerm):
     """The sum over kinds, mapped layers and matched heads of the distance between attentions.
 
     ``learned`` mixes scores: ``softmax(sum_i w_ji S_i)`` over all heads i of the mapped student
-    layers meets the teacher's head j. The weights w, one matrix a pair of layers, start as the
-    fixed matching of that pair and are trained with the student. ``relation`` compares
+    layers is compared with the teacher's head j. The weights w, a matrix per pair of layers, start
+    as the fixed matching of that pair and are trained with the student. ``relation`` compares
     ``softmax(X_r X_r' / sqrt(d_r))`` for X among queries, keys and values: the mean over the
     relation heads r, the sum over the three.
     """
@@ -125,37 +95,31 @@ class AttentionTerm(Term):
         self.pairs = {kind: maps[ATTENTION[kind][0]] for kind in kinds}
         for side in sides:
             student.refuse_checkpoints("the attention term", side)
-        for kind, pairs in self.pairs.items():
-            for pair in pairs:  # both refuse what has no such attention
-                student.attention(kind, pair.student)
-                teacher.attention(kind, pair.teacher)
+        for kind, pair in self.each_pair():  # both refuse layers without such attention
+            student.attention(kind, pair.student)
+            teacher.attention(kind, pair.teacher)
         relation = self.heads == "relation"
         self.distance = attention_kl if relation else DISTANCES[cfg.kd_attention_loss or "mse"]
         self.relation_heads = self._relation_heads(cfg, student, teacher)
         self.mixtures = nn.ParameterDict()
         if self.heads == "learned":
-            for kind, pairs in self.pairs.items():
-                for pair in pairs:
-                    self.mixtures[_key(kind, pair)] = _mixture(kind, pair, pairs, student, teacher)
-        places = [(kind, pair) for kind, pairs in self.pairs.items() for pair in pairs]
-        self.student_taps = Taps(attention=frozenset((kind, pair.student) for kind, pair in places))
-        self.teacher_taps = Taps(attention=frozenset((kind, pair.teacher) for kind, pair in places))
+            for kind, pair in self.each_pair():
+                weights = _mixture(kind, pair, self.pairs[kind], student, teacher)
+                self.mixtures[self.key(kind, pair)] = weights
+        self.set_places("attention")
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
-        """As ``Term.check_flags``, and what is compared how."""
+        """As ``LayerTerm.check_flags``, and the flags of the attention."""
         super().check_flags(cfg)
         heads, distance = cfg.kd_attention_heads, cfg.kd_attention_loss
         relation_heads = cfg.kd_attention_relation_heads
-        check_choice("--kd-attention-heads", heads, HEADS)
         parse_kinds(cfg.kd_attention_kinds)
         if distance is not None and heads == "relation":
             raise ValueError(
                 f"--kd-attention-loss is {distance}, but has no effect with --kd-attention-heads "
                 "relation, which is always compared by kl. Leave it out."
             )
-        if distance is not None:
-            check_choice("--kd-attention-loss", distance, DISTANCES)
         if relation_heads is not None and heads != "relation":
             raise ValueError(
                 f"--kd-attention-relation-heads is {relation_heads}, but has no effect with "
@@ -163,13 +127,13 @@ class AttentionTerm(Term):
             )
 
     def _relation_heads(self, cfg: Any, student: Structure, teacher: Structure) -> Dict[str, int]:
-        asked = cfg.kd_attention_relation_heads
+        chosen = cfg.kd_attention_relation_heads
         if self.heads != "relation":
             return {}
         numbers = {}
         for kind, (side, _) in ATTENTION.items():
             widest = min(student.width(side), teacher.width(side))
-            number = teacher.layers(side)[0].self_attn.num_heads if asked is None else asked
+            number = teacher.layers(side)[0].self_attn.num_heads if chosen is None else chosen
             if kind in self.pairs and not 1 <= number <= widest:
                 raise ValueError(
                     f"--kd-attention-relation-heads must be 1 to {widest}, the smaller width of "
@@ -178,7 +142,7 @@ class AttentionTerm(Term):
             numbers[kind] = number
         return numbers
 
-    def forward(self, student: Reading, teacher: Reading, at: Positions) -> Tensor:
+    def forward(self, student: Captured, teacher: Captured, at: Positions) -> Tensor:
         """The sum of all kinds and layers, as a sum over target tokens."""
         compare = {"learned": self._mixtures, "relation": self._relations}.get(
             self.heads, self._maps
@@ -191,33 +155,35 @@ class AttentionTerm(Term):
         return torch.stack(terms).sum()
 
     def _maps(
-        self, kind: str, pairs: List[LayerPair], student: Reading, teacher: Reading, at: Positions
+        self, kind: str, pairs: List[LayerPair], student: Captured, teacher: Captured, at: Positions
     ) -> Iterator[Tensor]:
         visible = at.visible(kind)
         for pair in pairs:
             maps = [
-                log_attention(_scores(reading.attention[kind, layer], kind, at), visible)
-                for reading, layer in ((student, pair.student), (teacher, pair.teacher))
+                log_attention(_scores(captured.attention[kind, layer], kind, at), visible)
+                for captured, layer in ((student, pair.student), (teacher, pair.teacher))
             ]
-            matched = MATCHINGS[self.heads](*maps)
+            match, number = MATCHINGS[self.heads]
+            n_heads = number(each.size(1) for each in maps)
+            matched = (match(each, n_heads) for each in maps)
             yield pair.weight * self.distance(*matched, visible, at.tokens)
 
     def _mixtures(
-        self, kind: str, pairs: List[LayerPair], student: Reading, teacher: Reading, at: Positions
+        self, kind: str, pairs: List[LayerPair], student: Captured, teacher: Captured, at: Positions
     ) -> Iterator[Tensor]:
         visible = at.visible(kind)
         layers = _student_layers(pairs)
         scores = [_scores(student.attention[kind, layer], kind, at) for layer in layers]
         all_scores = torch.cat(scores, dim=1)  # (B, I, L, S)
         for pair in pairs:
-            weights = self.mixtures[_key(kind, pair)].to(all_scores.dtype)  # (J, I)
+            weights = self.mixtures[self.key(kind, pair)].to(all_scores.dtype)  # (J, I)
             mixed = log_attention(torch.einsum("ji,bils->bjls", weights, all_scores), visible)
-            taught = _scores(teacher.attention[kind, pair.teacher], kind, at)
-            taught = log_attention(taught, visible)
-            yield pair.weight * self.distance(mixed, taught, visible, at.tokens)
+            target = _scores(teacher.attention[kind, pair.teacher], kind, at)
+            target = log_attention(target, visible)
+            yield pair.weight * self.distance(mixed, target, visible, at.tokens)
 
     def _relations(
-        self, kind: str, pairs: List[LayerPair], student: Reading, teacher: Reading, at: Positions
+        self, kind: str, pairs: List[LayerPair], student: Captured, teacher: Captured, at: Positions
     ) -> Iterator[Tensor]:
         heads = self.relation_heads[kind]
         queries, keys = at.attending(kind)
@@ -231,7 +197,7 @@ class AttentionTerm(Term):
 
 
 def parse_kinds(text: str) -> List[str]:
-    """The kinds of attention that ``--kd-attention-kinds`` names.
+    """The kinds of attention in ``--kd-attention-kinds``.
 
     Raises:
         ValueError: it names none, one that is unknown, or one twice.
@@ -279,13 +245,9 @@ def _mixture(
     return nn.Parameter(weights)
 
 
-def _key(kind: str, pair: LayerPair) -> str:
-    return f"{kind}_{pair.student}_{pair.teacher}"
-
-
 @register_criterion("attention_kd", dataclass=AttentionKDConfig)
 class AttentionKDCriterion(IntermediateCriterion):
-    """word_kd and a term that draws the student's attention to the teacher's.
+    """word_kd and the distance between the attention of student and teacher.
 
     See ``IntermediateCriterion`` for the log and the errors.
 

@@ -1,89 +1,124 @@
 """A teacher of a rich pair for a student of a poor one: ``L = L_word(P_S, P_T) + g * L_align``."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 import torch
 from fairseq.criterions import register_criterion
-from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
-from torch import Tensor, nn
+from torch import Tensor
 
-from fairseq_kd.criterions.checks import check_choice, check_one_live_teacher
-from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
-from fairseq_kd.flag_types import WEIGHT, number_field
-from fairseq_kd.losses.alignment import linked_distance, pooled_distance
-from fairseq_kd.losses.hidden import DISTANCES
-from fairseq_kd.models.structure import Structure, student_structure
-from fairseq_kd.taps import encoder_outputs
+from fairseq_kd.criterions.intermediate import (
+    IntermediateCriterion,
+    IntermediateKDConfig,
+    Positions,
+    Term,
+    width_projection,
+)
+from fairseq_kd.flag_types import WEIGHT, number_field, option_field
+from fairseq_kd.losses.hidden_states import DISTANCES, linked_distance, pooled_distance
+from fairseq_kd.models.capture import Captured, Places
+from fairseq_kd.models.structure import Structure
 from fairseq_kd.tasks import PivotTranslationTask
 
 LEVELS = ("sentence", "token", "both")
 
 
 @dataclass
-class CrossLingualKDConfig(WordKDConfig):
+class CrossLingualKDConfig(IntermediateKDConfig):
     """The flags of ``cross_lingual_kd``, beside those of ``word_kd``."""
 
-    kd_teacher: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq that "
-            "translates the pivot language into the student's target, with its dictionary; a "
-            "transformer unless --kd-align-weight is 0 (default: none, with --kd-store)"
-        },
+    kd_teacher: Optional[str] = option_field(
+        None,
+        "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq that "
+        "translates the pivot language into the student's target, with its dictionary; a "
+        "transformer unless --kd-align-weight is 0 (default: none, with --kd-store)",
     )
-    kd_share_encoder: bool = field(
-        default=False,
-        metadata={
-            "help": "not with this criterion: the two encoders read different languages "
-            "(default: off)"
-        },
+    kd_share_encoder: bool = option_field(
+        False,
+        "not with this criterion: the two encoders read different languages (default: off)",
     )
     kd_align_weight: float = number_field(
         0.1,
         WEIGHT,
-        "weight of the distance between what the encoders of student and teacher make "
-        "of a sentence (default: %(default)s)",
+        "weight of the distance between the encoder states of student and teacher "
+        "(default: %(default)s)",
     )
-    kd_align_level: str = field(
-        default="sentence",
-        metadata={
-            "help": "what is compared: sentence, the means over all positions; token, the "
-            "positions that SUBSET.align.SOURCE-PIVOT in the data links; or both, their sum "
-            "(default: %(default)s)"
-        },
+    kd_align_level: str = option_field(
+        "sentence",
+        "what is compared: sentence, the means over all positions; token, the "
+        "positions that SUBSET.align.SOURCE-PIVOT in the data links; or both, their sum "
+        "(default: %(default)s)",
+        LEVELS,
     )
-    kd_align_distance: str = field(
-        default="mse",
-        metadata={"help": "mse, the mean over the width, or cosine (default: %(default)s)"},
+    kd_align_distance: str = option_field(
+        "mse",
+        "mse, the mean over the width, or cosine (default: %(default)s)",
+        DISTANCES,
     )
+
+
+class AlignTerm(Term):
+    """The distance between the encoder states of a sentence in the source and the pivot language.
+
+    Encoders of different widths get a trained ``width_projection``.
+    """
+
+    name = "align"
+    config = CrossLingualKDConfig
+
+    def __init__(self, cfg: Any, student: Structure, teacher: Structure):
+        super().__init__(cfg, student, teacher)
+        self.level, self.distance = cfg.kd_align_level, cfg.kd_align_distance
+        self.projection = width_projection(student, teacher, "encoder")
+        self.student_places = self.teacher_places = Places(encoder=True)
+
+    @classmethod
+    def check_task(cls, cfg: Any, task: PivotTranslationTask) -> None:
+        """Refuses data without alignments of positions, where they are needed, for a subset."""
+        if cfg.kd_align_level == "sentence":
+            return
+        subsets = [cfg.train_subset]
+        if not cfg.disable_validation:
+            subsets += cfg.valid_subset.split(",")
+        for subset in subsets:
+            prefix = task.links_prefix(subset)
+            if not os.path.isfile(f"{prefix}.idx"):
+                raise ValueError(
+                    f"--kd-align-level {cfg.kd_align_level} needs alignments of positions, but "
+                    f"{prefix}.idx is missing. Binarise them by fairseq-preprocess --align-suffix, "
+                    "or choose --kd-align-level sentence."
+                )
+
+    def forward(self, student: Captured, teacher: Captured, at: Positions) -> Tensor:
+        """``L_align`` of the encoder states, as a sum over target tokens."""
+        ours, theirs = student.encoder_states, teacher.encoder_states
+        options = (at.tokens, self.distance, self.projection)
+        total = ours.new_zeros((), dtype=torch.float32)
+        if self.level != "token":
+            total = total + pooled_distance(ours, at.source, theirs, at.teacher_source, *options)
+        if self.level != "sentence":
+            total = total + linked_distance(ours, theirs, at.links, *options)
+        return total
 
 
 @register_criterion("cross_lingual_kd", dataclass=CrossLingualKDConfig)
-class CrossLingualKDCriterion(WordKDCriterion):
+class CrossLingualKDCriterion(IntermediateCriterion):
     """word_kd from a teacher that reads the same sentences in another, richer language.
 
     The teacher reads the pivot's sentence and the target so far, the student its own source; both
-    say the next target word. ``L_align`` draws the student's encoder states to the teacher's,
-    through a trained linear map if the widths differ.
+    predict the next target token. ``L_align`` is the distance between their encoder states.
 
-    Log: as word_kd's; ``align_loss``: mean distance, before its weight.
-
-    Args:
-        cfg: the flags.
-        task: a ``pivot_translation`` task.
-
-    Raises:
-        FileNotFoundError: as ``WordKDCriterion``; the pivot's dictionary is missing.
-        ValueError: as ``WordKDCriterion``; another task, a teacher that does not read the pivot
-            language, or one without encoder states to compare.
+    See ``IntermediateCriterion`` for the log and the errors. ``task`` must be
+    ``pivot_translation``.
 
     Source: a teacher that reads a pivot language, Chen et al. 2017, arXiv:1705.00753, section 3;
-    states drawn together, Reimers and Gurevych 2020, arXiv:2004.09813.
+    distances of encoder states, Reimers and Gurevych 2020, arXiv:2004.09813.
     """
+
+    term_types = (AlignTerm,)
 
     def __init__(self, cfg: CrossLingualKDConfig, task: FairseqTask):
         if not isinstance(task, PivotTranslationTask):
@@ -91,34 +126,20 @@ class CrossLingualKDCriterion(WordKDCriterion):
                 "--criterion cross_lingual_kd needs the teacher's sentences beside the student's. "
                 "Train with --task pivot_translation and --kd-pivot-lang."
             )
-        if cfg.kd_align_weight > 0 and cfg.kd_align_level != "sentence":
-            check_links(cfg, task)
         super().__init__(cfg, task)
-        self.source_pad, self.pivot_pad = task.source_dictionary.pad(), task.pivot_dictionary.pad()
-        self.projection = nn.Identity()
-        if cfg.kd_align_weight > 0:
-            widths = [
-                each.width("encoder")
-                for each in (
-                    student_structure(cfg, task),
-                    Structure(self.teachers[0].model, f"--kd-teacher {cfg.kd_teacher}"),
-                )
-            ]
-            if widths[0] != widths[1]:
-                self.projection = nn.Linear(*widths, bias=False)
+        self.pivot_padding_idx = task.pivot_dictionary.pad()
 
     @classmethod
     def check_flags(cls, cfg: CrossLingualKDConfig) -> None:
-        """As ``WordKDCriterion.check_flags``, and those of the alignment."""
-        check_align(cfg)
+        """As ``IntermediateCriterion.check_flags``; the encoders cannot be shared."""
+        if cfg.kd_share_encoder:
+            raise ValueError(
+                "--kd-share-encoder cannot be used with --criterion cross_lingual_kd, whose "
+                "student and teacher read different sentences. Leave it out."
+            )
         super().check_flags(cfg)
 
-    @classmethod
-    def other_weights(cls, cfg: CrossLingualKDConfig) -> Dict[str, float]:
-        """The weight of the alignment, by flag."""
-        return {"--kd-align-weight": cfg.kd_align_weight}
-
-    def taught_task(self, task: PivotTranslationTask) -> Any:
+    def teacher_task(self, task: PivotTranslationTask) -> Any:
         """What the teacher must have been trained on: the pivot language and the same target."""
         return SimpleNamespace(
             cfg=SimpleNamespace(
@@ -135,83 +156,20 @@ class CrossLingualKDCriterion(WordKDCriterion):
             advice="change --kd-pivot-lang and --target-lang",
         )
 
-    def taught_sample(self, sample: Dict[str, Any]) -> Dict[str, Any]:
-        """The batch as the teacher reads it."""
+    def teacher_sample(self, sample: Dict[str, Any]) -> Dict[str, Any]:
+        """The batch with the pivot's sentences as the source."""
         return {**sample, "net_input": {**sample["net_input"], **sample["pivot"]}}
 
-    def forward(
-        self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
-    ) -> Tuple[Tensor, int, Dict[str, Any]]:
-        """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
-        if self.cfg.kd_align_weight == 0:
-            return super().forward(model, sample, reduce)
-        teacher = self.teachers[0]
-        teacher.follow(model)
-        with encoder_outputs(model) as ours, encoder_outputs(teacher.model) as theirs:
-            word, sample_size, log = super().forward(model, sample, reduce)
-            if not theirs:  # alpha is 0: no words were asked for
-                with torch.no_grad():
-                    teacher.model.encoder(**sample["pivot"])
-        align = self.alignment(ours[0], theirs[0], sample)
-        loss = word + self.cfg.kd_align_weight * align
-        log |= {"loss": loss.data, "kd_align": align.data}
-        log["kd_align_ntokens"] = self.real_tokens(sample).sum()
-        return loss, sample_size, log
-
-    def alignment(self, ours: Tensor, theirs: Tensor, sample: Dict[str, Any]) -> Tensor:
-        """``L_align`` of encoder states (B, S, C) and (B, P, C), as a sum over target tokens."""
-        tokens = self.real_tokens(sample).sum(1)
-        how = (tokens, self.cfg.kd_align_distance, self.projection)
-        total = ours.new_zeros((), dtype=torch.float32)
-        if self.cfg.kd_align_level != "token":
-            source = sample["net_input"]["src_tokens"].ne(self.source_pad)
-            pivot = sample["pivot"]["src_tokens"].ne(self.pivot_pad)
-            total = total + pooled_distance(ours, source, theirs, pivot, *how)
-        if self.cfg.kd_align_level != "sentence":
-            total = total + linked_distance(ours, theirs, sample["pivot_links"], *how)
-        return total
-
-    @classmethod
-    def reduce_metrics(cls, logging_outputs) -> None:
-        """Turns the sums of all workers into means a token."""
-        super().reduce_metrics(logging_outputs)
-        n_real = sum(log.get("kd_align_ntokens", 0) for log in logging_outputs)
-        if n_real > 0:
-            total = sum(log.get("kd_align", 0) for log in logging_outputs)
-            metrics.log_scalar("align_loss", total / n_real, n_real, round=4)
-
-
-def check_align(cfg: CrossLingualKDConfig) -> None:
-    """Refuses choices that there are not, flags without effect, and teachers without states."""
-    for name, value, choices in (
-        ("--kd-align-level", cfg.kd_align_level, LEVELS),
-        ("--kd-align-distance", cfg.kd_align_distance, DISTANCES),
-    ):
-        check_choice(name, value, choices)
-        if cfg.kd_align_weight == 0 and value != next(iter(choices)):
-            raise ValueError(
-                f"{name} is {value}, but has no effect while --kd-align-weight is 0. Leave it out, "
-                "or set the weight above 0."
-            )
-    if cfg.kd_share_encoder:
-        raise ValueError(
-            "--kd-share-encoder cannot be used with --criterion cross_lingual_kd, whose student "
-            "and teacher read different sentences. Leave it out."
+    def positions(self, sample: Dict[str, Any]) -> Positions:
+        """The real positions of a batch, and the links between its sources."""
+        return replace(
+            super().positions(sample),
+            teacher_source=sample["pivot"]["src_tokens"].ne(self.pivot_padding_idx),
+            links=sample.get("pivot_links"),
         )
-    if cfg.kd_align_weight > 0:
-        check_one_live_teacher(cfg)
 
-
-def check_links(cfg: CrossLingualKDConfig, task: PivotTranslationTask) -> None:
-    """Refuses data without alignments of positions for every subset that is read."""
-    subsets = [cfg.train_subset]
-    if not cfg.disable_validation:
-        subsets += cfg.valid_subset.split(",")
-    for subset in subsets:
-        prefix = task.links_prefix(subset)
-        if not os.path.isfile(f"{prefix}.idx"):
-            raise ValueError(
-                f"--kd-align-level {cfg.kd_align_level} needs alignments of positions, but "
-                f"{prefix}.idx is missing. Binarise them by fairseq-preprocess --align-suffix, or "
-                "choose --kd-align-level sentence."
-            )
+    def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
+        """As ``KDCriterion``'s; older checkpoints have the projection outside of the term."""
+        new = {"projection.weight": "terms.0.projection.weight"}
+        renamed = {new.get(key, key): value for key, value in (state_dict or {}).items()}
+        return super().load_state_dict(renamed, strict)

@@ -1,31 +1,47 @@
-"""word_kd with terms on what lies between the layers: ``L = L_word + sum_k weight_k * L_k``."""
+"""word_kd with terms on the insides of the models: ``L = L_word + sum_k weight_k * L_k``."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Dict, List, Sequence, Tuple, Type
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
 import torch
-from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import check_one_live_teacher
+from fairseq_kd.criterions.base import PERCENT, Metric
+from fairseq_kd.criterions.checks import check_one_live_teacher, flag
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
-from fairseq_kd.layer_map import LayerPair, check_layer_map, parse_layer_map
+from fairseq_kd.flag_types import option_field
+from fairseq_kd.models.capture import Captured, Places, capture
+from fairseq_kd.models.layer_map import PAIRS, LayerPair, check_layer_map, parse_layer_map
 from fairseq_kd.models.structure import SIDES, Structure, student_structure
-from fairseq_kd.taps import Reading, Taps
-from fairseq_kd.teachers import LiveTeacher
 
 
 @dataclass
 class IntermediateKDConfig(WordKDConfig):
-    """The flags that all criterions with terms between the layers share."""
+    """The flags that all criterions with terms share."""
 
-    kd_log_gradients: bool = field(
-        default=False,
-        metadata={
-            "help": "log each term's share of the gradient norm, for choosing the weights; costs "
-            "one more backward pass a term (default: off)"
-        },
+    kd_log_gradients: bool = option_field(
+        False,
+        "log each term's share of the gradient norm, for choosing the weights; costs "
+        "one more backward pass per term (default: off)",
+    )
+
+
+def layers_field() -> Any:
+    """The field ``kd_NAME_layers`` of a term that compares layers."""
+    return option_field(
+        "uniform",
+        "layers to compare, counted from 0: uniform, every student layer with teacher layers at "
+        f"equal distances; last; none; or {PAIRS} (default: %(default)s)",
+    )
+
+
+def decoder_layers_field(name: str) -> Any:
+    """The field ``kd_NAME_decoder_layers`` of a term that compares layers."""
+    return option_field(
+        None,
+        "the decoder's layers, if they are others than the encoder's, in the same form "
+        f"(default: as --kd-{name}-layers)",
     )
 
 
@@ -37,13 +53,18 @@ class Positions:
         source: (B, S) bool, the encoder's positions.
         target: (B, L) bool, the decoder's positions whose target counts in the loss.
         history: (B, L) bool, the decoder's positions that others may attend to.
-        tokens: (B,) number of targets that count; see ``losses.sentence_mean``.
+        tokens: (B,) number of targets that count; see ``losses.hidden_states``.
+        teacher_source: (B, P) bool, the positions of the teacher's encoder.
+        links: (n, 3) sentence, position in the student's source, in the teacher's; None if they
+            read the same source.
     """
 
     source: Tensor
     target: Tensor
     history: Tensor
     tokens: Tensor
+    teacher_source: Tensor
+    links: Optional[Tensor] = None
 
     def of(self, side: str) -> Tensor:
         """The positions whose states are compared."""
@@ -63,11 +84,10 @@ class Positions:
 
 
 class Term(nn.Module):
-    """One addition to the loss of word_kd; what it trains besides the student is its own.
+    """One addition to the loss of word_kd, with the weights that it trains.
 
-    A subclass says its ``name``, for the log, and its ``config``, for the flags; sets
-    ``student_taps`` and ``teacher_taps``, the places to read; and computes the term from what was
-    read there.
+    A subclass has a ``name``, for the log and the flags, and a ``config`` that declares them; sets
+    ``student_places`` and ``teacher_places``; and computes the term from what is captured there.
 
     Args:
         cfg: the flags.
@@ -84,7 +104,7 @@ class Term(nn.Module):
     def __init__(self, cfg: Any, student: Structure, teacher: Structure):
         super().__init__()
         self.weight: float = self.weight_of(cfg)
-        self.student_taps = self.teacher_taps = Taps()
+        self.student_places = self.teacher_places = Places()
 
     @classmethod
     def weight_flag(cls) -> str:
@@ -105,42 +125,86 @@ class Term(nn.Module):
                 if each.name.endswith("_weight"):
                     continue
                 raise ValueError(
-                    f"--{each.name.replace('_', '-')} is {value}, but has no effect while "
-                    f"{cls.weight_flag()} is 0. Leave it out, or set the weight above 0."
+                    f"{flag(each.name)} is {value}, but has no effect while {cls.weight_flag()} is "
+                    "0. Leave it out, or set the weight above 0."
                 )
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
-        """Refuses, where there is a weight, flags that fit no models."""
+        """Refuses, where there is a weight, flags that are wrong whatever the models are."""
+
+    @classmethod
+    def check_task(cls, cfg: Any, task: FairseqTask) -> None:
+        """Refuses, where there is a weight, data that lacks what the term needs."""
+
+    def forward(self, student: Captured, teacher: Captured, at: Positions) -> Tensor:
+        """The term of a batch, not weighted, as a sum that fairseq divides by target tokens."""
+        raise NotImplementedError
+
+
+def width_projection(student: Structure, teacher: Structure, side: str) -> nn.Module:
+    """A linear map from the student's width to the teacher's, without a bias, if they differ."""
+    widths = student.width(side), teacher.width(side)
+    return nn.Identity() if widths[0] == widths[1] else nn.Linear(*widths, bias=False)
+
+
+class LayerTerm(Term):
+    """A term that compares pairs of layers, with the flags ``--kd-NAME[-decoder]-layers``.
+
+    A subclass sets ``pairs``, the layers that are compared, by side or kind of attention.
+    """
+
+    pairs: Dict[str, List[LayerPair]]
+
+    def each_pair(self) -> Iterator[Tuple[str, LayerPair]]:
+        """(side or kind, pair) of all pairs."""
+        return ((kind, pair) for kind, pairs in self.pairs.items() for pair in pairs)
+
+    def set_places(self, captured: str) -> None:
+        """Has the layers of all pairs captured: their ``states`` or their ``attention``."""
+        pairs = list(self.each_pair())
+        self.student_places, self.teacher_places = (
+            Places(**{captured: frozenset((kind, getattr(pair, owner)) for kind, pair in pairs)})
+            for owner in ("student", "teacher")
+        )
+
+    @staticmethod
+    def key(kind: str, pair: LayerPair) -> str:
+        """The name of the weights that a pair trains."""
+        return f"{kind}_{pair.student}_{pair.teacher}"
+
+    @classmethod
+    def check_flags(cls, cfg: Any) -> None:
+        """Refuses layer maps that are wrong whatever the models are."""
         for name in (f"kd_{cls.name}_layers", f"kd_{cls.name}_decoder_layers"):
             if getattr(cfg, name) is not None:
-                check_layer_map(getattr(cfg, name), f"--{name.replace('_', '-')}")
+                check_layer_map(getattr(cfg, name), flag(name))
 
     def layer_maps(
         self, cfg: Any, student: Structure, teacher: Structure, sides: Sequence[str]
     ) -> Dict[str, List[LayerPair]]:
-        """The pairs of layers that the flags ask for, of each of the sides.
+        """The pairs of layers of each of the sides, by the flags.
 
         Raises:
             ValueError: a flag is malformed or without effect, names layers that do not exist, or
                 leaves none.
         """
         both, decoder = f"--kd-{self.name}-layers", f"--kd-{self.name}-decoder-layers"
-        asked = {
+        texts = {
             both: getattr(cfg, f"kd_{self.name}_layers"),
             decoder: getattr(cfg, f"kd_{self.name}_decoder_layers"),
         }
-        flag_of = {"encoder": both, "decoder": both if asked[decoder] is None else decoder}
-        for (flag, text), unasked in zip(asked.items(), ("uniform", None), strict=True):
-            if text != unasked and flag not in [flag_of[side] for side in sides]:
+        flag_of = {"encoder": both, "decoder": both if texts[decoder] is None else decoder}
+        for (name, text), default in zip(texts.items(), ("uniform", None), strict=True):
+            if text != default and name not in [flag_of[side] for side in sides]:
                 raise ValueError(
-                    f"{flag} is {text}, but has no effect on the {' and '.join(sides)} alone. "
+                    f"{name} is {text}, but has no effect on the {' and '.join(sides)} alone. "
                     "Leave it out."
                 )
         maps = {}
         for side in sides:
             counts = len(student.layers(side)), len(teacher.layers(side))
-            maps[side] = parse_layer_map(asked[flag_of[side]], flag_of[side], side, *counts)
+            maps[side] = parse_layer_map(texts[flag_of[side]], flag_of[side], side, *counts)
             if maps[side]:
                 student.refuse_dropped_layers(side)
         if not any(maps.values()):
@@ -149,17 +213,13 @@ class Term(nn.Module):
             )
         return maps
 
-    def forward(self, student: Reading, teacher: Reading, at: Positions) -> Tensor:
-        """The term of a batch, not weighted, as a sum that fairseq divides by target tokens."""
-        raise NotImplementedError
-
 
 class IntermediateCriterion(WordKDCriterion):
-    """word_kd and the terms that a subclass names.
+    """word_kd and the terms that a subclass names in ``term_types``.
 
-    The hidden states and the attention are read while word_kd runs the two models, so that a term
-    costs no run of its own. Weights that a term trains (projections, mixtures) are parameters of
-    the criterion: trained, saved and resumed with the student, and no part of its model.
+    Hidden states and attention are captured while word_kd runs the two models, so that a term needs
+    no run of its own. The weights that a term trains (projections, mixtures) are parameters of the
+    criterion, and no part of the student.
 
     Log: as word_kd's; ``NAME_loss`` for each term, before its weight; with ``--kd-log-gradients``,
     in training, ``gradient_NAME``: percent of the sum of the norms of the weighted terms' gradients
@@ -172,29 +232,30 @@ class IntermediateCriterion(WordKDCriterion):
     Raises:
         FileNotFoundError: as ``WordKDCriterion``.
         ValueError: as ``WordKDCriterion``; the models have no layers to compare, or the flags of a
-            term ask for what they do not have, or for layers of an encoder that is shared.
+            term name parts that they do not have, or layers of an encoder that is shared.
     """
 
-    term_types: Tuple[Type[Term], ...] = ()
+    term_types: ClassVar[Tuple[Type[Term], ...]] = ()
 
     def __init__(self, cfg: IntermediateKDConfig, task: FairseqTask):
-        super().__init__(cfg, task)
         used = self.used_terms(cfg)
-        self.log_gradients = cfg.kd_log_gradients
+        for each in used:
+            each.check_task(cfg, task)
+        super().__init__(cfg, task)
         self.source_padding_idx = task.source_dictionary.pad()
         self.terms = nn.ModuleList()
+        self.student_places = self.teacher_places = Places()
         if used:
             student = student_structure(cfg, task)
-            if self.log_gradients:
+            if cfg.kd_log_gradients:
                 student.refuse_checkpoints("--kd-log-gradients", *SIDES)
-            teacher = Structure(self.live_teacher().model, f"--kd-teacher {cfg.kd_teacher}")
+            teacher = Structure(self.teachers[0].model, f"--kd-teacher {cfg.kd_teacher}")
             self.terms.extend(each(cfg, student, teacher) for each in used)
-        self.student_taps = self.teacher_taps = Taps()
         for term in self.terms:
-            self.student_taps |= term.student_taps
-            self.teacher_taps |= term.teacher_taps
-        read = self.teacher_taps.states | self.teacher_taps.attention
-        if cfg.kd_share_encoder and any(place[0] == "encoder" for place in read):
+            self.student_places |= term.student_places
+            self.teacher_places |= term.teacher_places
+        in_layers = self.teacher_places.in_layers
+        if cfg.kd_share_encoder and any(place[0] == "encoder" for place in in_layers):
             raise ValueError(
                 "--kd-share-encoder leaves the teacher's encoder out, so that its layers cannot be "
                 "compared. Compare the decoders: --kd-feature-layers none "
@@ -203,7 +264,7 @@ class IntermediateCriterion(WordKDCriterion):
 
     @classmethod
     def used_terms(cls, cfg: IntermediateKDConfig) -> List[Type[Term]]:
-        """Those that have a weight."""
+        """The terms whose weight is above 0."""
         return [each for each in cls.term_types if each.weight_of(cfg) > 0]
 
     @classmethod
@@ -224,10 +285,6 @@ class IntermediateCriterion(WordKDCriterion):
                 f"{cls.term_types[0].weight_flag()} above 0."
             )
 
-    def live_teacher(self) -> LiveTeacher:
-        """The teacher whose layers are read."""
-        return self.teachers[0]
-
     @classmethod
     def other_weights(cls, cfg: IntermediateKDConfig) -> Dict[str, float]:
         """The weights of the terms, by flag."""
@@ -239,62 +296,60 @@ class IntermediateCriterion(WordKDCriterion):
         """The loss of a batch, its sample size and what to log, as sums that fairseq divides."""
         if not self.terms:
             return super().forward(model, sample, reduce)
-        live = self.live_teacher()
+        live = self.teachers[0]
         live.follow(model)
         with (
-            self.student_taps.reading(model) as student,
-            self.teacher_taps.reading(live.model) as teacher,
+            capture(model, self.student_places) as student,
+            capture(live.model, self.teacher_places) as teacher,
         ):
             word, sample_size, log = super().forward(model, sample, reduce)
-            if not teacher:  # alpha is 0: no words were asked for
-                with torch.no_grad():
-                    live.model(**sample["net_input"], features_only=True)
+            if not teacher:  # alpha is 0, so word_kd did not run the teacher
+                self._run_teacher(sample)
         at = self.positions(sample)
         losses = {term.name: term(student, teacher, at) for term in self.terms}
-        log.update({f"kd_{name}_loss": loss.data for name, loss in losses.items()})
+        log |= {f"kd_{name}_loss": loss.data for name, loss in losses.items()}
         log["kd_terms_ntokens"] = at.tokens.sum()
         weighted = {"word": word}
-        weighted.update({term.name: term.weight * losses[term.name] for term in self.terms})
-        if self.log_gradients and torch.is_grad_enabled():
-            log.update(gradient_norms(weighted, model))
+        weighted |= {term.name: term.weight * losses[term.name] for term in self.terms}
+        if self.cfg.kd_log_gradients and torch.is_grad_enabled():
+            log |= gradient_norms(weighted, model)
         loss = sum(weighted.values())
         log["loss"] = loss.data
         return loss, sample_size, log
 
+    @torch.no_grad()
+    def _run_teacher(self, sample: Dict[str, Any]) -> None:
+        """Runs the captured parts of the teacher."""
+        inputs, model = self.teacher_sample(sample)["net_input"], self.teachers[0].model
+        if self.teacher_places.in_layers:
+            model(**inputs, features_only=True)
+        else:
+            model.encoder(**{k: v for k, v in inputs.items() if k != "prev_output_tokens"})
+
     def positions(self, sample: Dict[str, Any]) -> Positions:
         """The real positions of a batch; ``--ignore-prefix-size`` counts as not real."""
-        inputs = sample["net_input"]
-        target = sample["target"].ne(self.padding_idx)
-        target[:, : self.ignore_prefix_size] = False
+        inputs, target = sample["net_input"], self.real_tokens(sample)
+        source = inputs["src_tokens"].ne(self.source_padding_idx)
         return Positions(
-            source=inputs["src_tokens"].ne(self.source_padding_idx),
+            source=source,
             target=target,
             history=inputs["prev_output_tokens"].ne(self.padding_idx),
             tokens=target.sum(dim=1),
+            teacher_source=source,
         )
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
-        """Turns the sums of all workers into means a token and shares."""
-        super().reduce_metrics(logging_outputs)
-
-        def total(key: str) -> float:
-            return sum(log.get(key, 0) for log in logging_outputs)
-
-        n_real = total("kd_terms_ntokens")
-        if n_real == 0:
-            return
-        names = [each.name for each in cls.term_types]
-        for name in names:
-            if any(f"kd_{name}_loss" in log for log in logging_outputs):
-                mean = total(f"kd_{name}_loss") / n_real
-                metrics.log_scalar(f"{name}_loss", mean, n_real, round=4)
-        norms = {name: total(f"kd_{name}_gradient") for name in ("word", *names)}
-        whole = sum(norms.values())
-        for name, norm in norms.items():
-            if any(f"kd_{name}_gradient" in log for log in logging_outputs):
-                share = 100 * norm / whole if whole > 0 else 0.0
-                metrics.log_scalar(f"gradient_{name}", share, n_real, round=1)
+    def metric_table(cls) -> Dict[str, Metric]:
+        """Those of word_kd, the mean of each term, and its share of the gradient norm."""
+        names = ["word", *(each.name for each in cls.term_types)]
+        counted = "kd_terms_ntokens"
+        table = dict(super().metric_table())
+        for name in names[1:]:
+            table[f"kd_{name}_loss"] = Metric(f"{name}_loss", 1, (counted,), counted, digits=4)
+        norms = tuple(f"kd_{name}_gradient" for name in names)
+        for name, norm in zip(names, norms, strict=True):
+            table[norm] = Metric(f"gradient_{name}", PERCENT, norms, counted, digits=1)
+        return table
 
 
 def gradient_norms(losses: Dict[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:

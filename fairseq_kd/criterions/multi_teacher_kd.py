@@ -1,20 +1,20 @@
 """word_kd from several teachers: ``P = sum_i w_i softmax(z_i / T_i)`` in the teacher's place."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from dataclasses import dataclass
+from typing import Any, ClassVar, Dict, List, Optional
 
 import torch
 from fairseq.criterions import register_criterion
-from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import check_choice, check_some_teacher, distils
+from fairseq_kd.criterions.base import BITS, Metric
+from fairseq_kd.criterions.checks import check_some_teacher, distils
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
-from fairseq_kd.flag_types import TEMPERATURE, Range, number_field
+from fairseq_kd.flag_types import TEMPERATURE, Range, number_field, option_field
 from fairseq_kd.losses import MEANS, TOKEN_WEIGHTS, LossOptions, LossTerms, Mixture
-from fairseq_kd.losses.entropy_floor import even_share
+from fairseq_kd.losses.mixture import even_share
 from fairseq_kd.teachers import named_teachers
 
 UNIFORM, LEARNED = "uniform", "learned"
@@ -27,52 +27,43 @@ SHARE = Range(float, 1e-6, 1e6, also=(0,))  # before the sum is checked
 class MultiTeacherKDConfig(WordKDConfig):
     """The flags of ``multi_teacher_kd``, beside those of ``word_kd``."""
 
-    kd_teacher: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "checkpoints of teachers that run, A.pt:B.pt: any autoregressive "
-            "encoder-decoders of fairseq with the student's language pair and dictionaries "
-            "(default: none, with --kd-store or --kd-alpha 0)"
-        },
+    kd_teacher: Optional[str] = option_field(
+        None,
+        "checkpoints of teachers that run, A.pt:B.pt: any autoregressive "
+        "encoder-decoders of fairseq with the student's language pair and dictionaries "
+        "(default: none, with --kd-store or --kd-alpha 0)",
     )
-    kd_store: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "folders that fairseq-kd store wrote, A:B, of teachers that need not run, "
-            "alone or beside --kd-teacher (default: none)"
-        },
+    kd_store: Optional[str] = option_field(
+        None,
+        "folders that fairseq-kd store wrote, A:B, of teachers that need not run, "
+        "alone or beside --kd-teacher (default: none)",
     )
-    kd_teacher_weights: str = field(
-        default=UNIFORM,
-        metadata={
-            "help": "weights w of the teachers, those of --kd-teacher first, then those of "
-            "--kd-store: uniform; numbers that sum to 1, such as 0.7,0.3; learned: softmax(a), a "
-            "trained so that the mixture predicts the reference; or for each token: gold, by the "
-            "teacher's probability of the reference word, confidence, by that of its likeliest "
-            "word, agreement, by what all teachers think of its likeliest word "
-            "(default: %(default)s)"
-        },
+    kd_teacher_weights: str = option_field(
+        UNIFORM,
+        "weights w of the teachers, those of --kd-teacher first, then those of "
+        "--kd-store: uniform; numbers that sum to 1, such as 0.7,0.3; learned: softmax(a), a "
+        "trained so that the mixture predicts the reference; or for each token: gold, by the "
+        "teacher's probability of the reference token, confidence, by that of its likeliest token, "
+        "agreement, by the mean probability of its likeliest token over all teachers "
+        "(default: %(default)s)",
     )
     kd_teacher_entropy: Optional[float] = number_field(
         None,
         ENTROPY,
-        "how even learned weights stay: their entropy as a share of its greatest value "
-        "never falls below this; only with --kd-teacher-weights learned "
+        "lower bound of the entropy of learned weights, as a share of its greatest value; "
+        "only with --kd-teacher-weights learned "
         f"(default: {DEFAULT_ENTROPY})",
     )
-    kd_teacher_temperatures: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "temperature of each teacher, > 0, such as 4,2; --kd-temperature is then the "
-            "student's, and a schedule changes all in proportion (default: --kd-temperature)"
-        },
+    kd_teacher_temperatures: Optional[str] = option_field(
+        None,
+        "temperature of each teacher, > 0, such as 4,2; --kd-temperature is then the "
+        "student's, and a schedule changes all in proportion (default: --kd-temperature)",
     )
-    kd_teacher_mean: str = field(
-        default="probabilities",
-        metadata={
-            "help": "what is averaged: probabilities, or log_probabilities, which leaves only what "
-            "no teacher rules out (default: %(default)s)"
-        },
+    kd_teacher_mean: str = option_field(
+        "probabilities",
+        "what is averaged: probabilities, or log_probabilities, which leaves only "
+        "entries that no teacher rules out (default: %(default)s)",
+        MEANS,
     )
 
 
@@ -87,8 +78,8 @@ class MultiTeacherKDCriterion(WordKDCriterion):
     imitate. The student gets no gradient from it, and ``loss`` does not count it.
 
     Log: as word_kd's, with ``agreement`` and ``teacher_entropy`` those of the mixture;
-    ``teacher_weight_1``, ...: mean weight of each teacher; ``teacher_nll``: bits a token of the
-    mixture on the reference at T = 1 (with ``--kd-teacher-mean probabilities``).
+    ``teacher_weight_1``, ...: mean weight of each teacher; ``teacher_nll``: bits per token of
+    the mixture on the reference at T = 1 (with ``--kd-teacher-mean probabilities``).
 
     Args:
         cfg: the flags.
@@ -103,7 +94,12 @@ class MultiTeacherKDCriterion(WordKDCriterion):
     weights by the reference, Zhang et al. 2022, arXiv:2201.00007.
     """
 
-    config = MultiTeacherKDConfig
+    alpha_flags = MultiTeacherKDConfig
+    METRICS: ClassVar[Dict[str, Metric]] = {
+        **WordKDCriterion.METRICS,
+        "kd_teacher_weight_*": Metric("teacher_weight_*"),
+        "kd_teacher_nll": Metric("teacher_nll", BITS),
+    }
 
     def __init__(self, cfg: MultiTeacherKDConfig, task: FairseqTask):
         super().__init__(cfg, task)
@@ -117,12 +113,12 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         if self.fixed:
             self._leave_out_weights_of_0()
         if cfg.kd_teacher_weights == LEARNED:
-            asked = cfg.kd_teacher_entropy
-            self.even = even_share(count, DEFAULT_ENTROPY if asked is None else asked)
+            floor = cfg.kd_teacher_entropy
+            self.even = even_share(count, DEFAULT_ENTROPY if floor is None else floor)
             self.scores = nn.Parameter(torch.zeros(count))
 
     def _leave_out_weights_of_0(self) -> None:
-        """A teacher without weight has no say, so it is not asked either."""
+        """A teacher without weight need not run."""
         used = [i for i, weight in enumerate(self.fixed) if weight > 0]
         self.numbers = [self.numbers[i] for i in used]
         self.teachers = [self.teachers[i] for i in used]
@@ -160,7 +156,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         return (1 - self.even) * self.scores.float().softmax(-1) + self.even / len(self.scores)
 
     def mixture(self) -> Mixture:
-        """The weights, temperatures and mean that the flags ask for."""
+        """The weights, temperatures and mean of the flags."""
         weights = self.cfg.kd_teacher_weights
         if self.scores is not None:
             weights = self.learned_weights().detach()
@@ -178,7 +174,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
     def distillation_log(
         self, terms: LossTerms, options: LossOptions, n_real: Tensor
     ) -> Dict[str, Any]:
-        """The sums that the log of the distillation is made of."""
+        """The sums over real tokens that are logged; see ``METRICS``."""
         log = super().distillation_log(terms, options, n_real)
         numbered = zip(self.numbers, terms.weights, strict=True)
         log |= {f"kd_teacher_weight_{number}": weight for number, weight in numbered}
@@ -186,25 +182,10 @@ class MultiTeacherKDCriterion(WordKDCriterion):
             log["kd_teacher_nll"] = terms.teacher_nll
         return log
 
-    @classmethod
-    def reduce_metrics(cls, logging_outputs) -> None:
-        """Turns the sums of all workers into means a token."""
-        super().reduce_metrics(logging_outputs)
-        n_real = sum(log.get("kd_ntokens", 0) for log in logging_outputs)
-        if n_real == 0:
-            return
-        units = {key: 1.0 for log in logging_outputs for key in log if "teacher_weight_" in key}
-        if any("kd_teacher_nll" in log for log in logging_outputs):
-            units["kd_teacher_nll"] = 1 / math.log(2)
-        for key, unit in units.items():
-            total = sum(log.get(key, 0) for log in logging_outputs)
-            metrics.log_scalar(key.removeprefix("kd_"), unit * total / n_real, n_real, round=3)
-
 
 def check_mean(cfg: MultiTeacherKDConfig) -> None:
     """Refuses an unknown mean, flags without effect and values out of range."""
     mean, entropy = cfg.kd_teacher_mean, cfg.kd_teacher_entropy
-    check_choice("--kd-teacher-mean", mean, MEANS)
     learned = cfg.kd_teacher_weights == LEARNED
     if learned and mean != "probabilities":
         raise ValueError(
@@ -239,7 +220,7 @@ def fixed_weights(text: str, count: int) -> Optional[List[float]]:
 
 
 def temperature_factors(cfg: MultiTeacherKDConfig, count: int) -> Optional[List[float]]:
-    """What T is multiplied with for each teacher; None if they have no T of their own."""
+    """The factor of T of each teacher; None if they have no T of their own."""
     text = cfg.kd_teacher_temperatures
     if text is None:
         return None
@@ -255,16 +236,16 @@ def temperature_factors(cfg: MultiTeacherKDConfig, count: int) -> Optional[List[
 
 
 def _numbers(flag: str, text: str, count: int, allowed: Range, choices: str) -> List[float]:
-    """The numbers, one a teacher, in a flag."""
+    """The numbers, one per teacher, in a flag."""
     try:
-        numbers = [float(word) for word in text.split(",")]
+        numbers = [float(item) for item in text.split(",")]
     except ValueError:
         raise ValueError(f"{flag} must be {choices}, but is {text}.") from None
     if not all(map(allowed.holds, numbers)):
         raise ValueError(f"{flag} must be numbers, each {allowed}, but is {text}.")
     if len(numbers) != count:
         raise ValueError(
-            f"{flag} {text} has {len(numbers)} numbers for {count} teachers. Give one a teacher: "
+            f"{flag} {text} has {len(numbers)} numbers for {count} teachers. Give one per teacher: "
             "those of --kd-teacher first, then those of --kd-store."
         )
     return numbers

@@ -1,36 +1,38 @@
 """Mutual learning, with no teacher: ``L = sum_i CE(P_i, y) + lambda * mean_ij KL(P_i || P_j)``."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 import torch
 from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-)
-from fairseq.logging import metrics
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.checks import (
-    check_choice,
-    check_ranges,
-    refuse_a_missing_tpu,
-    refuse_adaptive_softmax,
+from fairseq_kd.criterions.base import (
+    BITS,
+    PERCENT,
+    KDCriterion,
+    Metric,
+    chunk_tokens_flag,
+    compile_flag,
+    follow,
 )
-from fairseq_kd.criterions.chunks import chunk_tokens_flag, compile_flag
+from fairseq_kd.criterions.checks import check_values, refuse_a_missing_tpu
 from fairseq_kd.criterions.observers import RunningMean
-from fairseq_kd.criterions.placement import follow
-from fairseq_kd.criterions.restoring import StartsAfresh
-from fairseq_kd.flag_types import WEIGHT, Range, number_field
-from fairseq_kd.losses import LossOptions, LossTerms, TeacherLogits, chunked_loss
+from fairseq_kd.flag_types import WEIGHT, Range, number_field, option_field
+from fairseq_kd.losses import LossOptions, LossTerms, chunked_loss, live_targets
 from fairseq_kd.models.peers import build_peer, peer_configurations
-from fairseq_kd.projection import real_hidden, refuse_unseen_projection
+from fairseq_kd.models.projection import (
+    DecoderOutput,
+    decoder_output,
+    refuse_adaptive_softmax,
+    refuse_unseen_projection,
+)
 
-GRADIENTS = {  # how a peer's KL terms reach it: as those of which divergence from another peer
+GRADIENTS = {  # the divergence from another peer whose gradient a peer gets
     "detached": "forward_kl",
     "symmetric": "jeffreys",
 }
@@ -47,13 +49,11 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "number of models that learn together; the model of the run is one "
         "of them (default: %(default)s)",
     )
-    kd_peer_overrides: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "what the other peers have unlike the model of the run, as KEY=VALUE,... such "
-            "as encoder_layers=2,decoder_layers=1 or arch=transformer_kd_small_student; for each "
-            "its own if separated by colons (default: all peers are alike)"
-        },
+    kd_peer_overrides: Optional[str] = option_field(
+        None,
+        "what the other peers have unlike the model of the run, as KEY=VALUE,... such "
+        "as encoder_layers=2,decoder_layers=1 or arch=transformer_kd_small_student; for each "
+        "its own if separated by colons (default: all peers are alike)",
     )
     kd_mutual_weight: float = number_field(
         1.0,
@@ -62,12 +62,10 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "learns from the others with lambda / n times the strength of arXiv:1706.00384: with two "
         "peers 1 is half of it, and 2 all of it; 0 trains them side by side (default: %(default)s)",
     )
-    kd_mutual_gradient: str = field(
-        default="detached",
-        metadata={
-            "help": "detached: in KL(P_i || P_j) only j learns; symmetric: both do "
-            "(default: %(default)s)"
-        },
+    kd_mutual_gradient: str = option_field(
+        "detached",
+        "detached: in KL(P_i || P_j) only j learns; symmetric: both do (default: %(default)s)",
+        GRADIENTS,
     )
     kd_detach_ratio: Optional[float] = number_field(
         None,
@@ -82,7 +80,7 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 
 @register_criterion("mutual_learning", dataclass=MutualLearningConfig)
-class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
+class MutualLearningCriterion(KDCriterion):
     """Two or more models that learn from the references and from each other, in one training.
 
     The model of the run is an ordinary one. The others, the peers 1, 2, ..., are parts of this
@@ -91,10 +89,10 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     the run is trained exactly as by ``label_smoothed_cross_entropy``, unless ``--clip-norm`` looks
     at all gradients together.
 
-    Log: ``loss``, the whole of all peers, bits a token; ``nll_loss`` and ``ppl``, those of the
+    Log: ``loss``, the sum over all peers, bits per token; ``nll_loss`` and ``ppl``, those of the
     model of the run; ``nll_loss_1``, ...: each peer's; ``mutual_loss``: the mean KL over ordered
-    pairs, bits a token; ``agreement``: percent of tokens whose likeliest word is a peer's, the mean
-    over pairs.
+    pairs, bits per token; ``agreement``: percent of target tokens for which two peers have the same
+    likeliest token, the mean over pairs.
 
     Args:
         cfg: the flags; every value is checked here, before the first update.
@@ -107,16 +105,14 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     gradients: Miao et al. 2023 (AIO-KD, EMNLP), dynamic gradient detaching.
     """
 
+    METRICS: ClassVar[Dict[str, Metric]] = {
+        "kd_mutual": Metric("mutual_loss", BITS),
+        "kd_agreed": Metric("agreement", PERCENT),
+        "nll_loss_*": Metric("nll_loss_*", BITS, over=("ntokens",), weight="ntokens"),
+    }
+
     def __init__(self, cfg: MutualLearningConfig, task: FairseqTask):
-        super().__init__(
-            task,
-            cfg.sentence_avg,
-            cfg.label_smoothing,
-            cfg.ignore_prefix_size,
-            cfg.report_accuracy,
-        )
-        self.check_flags(cfg)
-        self.cfg = cfg
+        super().__init__(cfg, task)
         others = cfg.kd_peers - 1
         configurations = peer_configurations(cfg._get_root().model, cfg.kd_peer_overrides, others)
         self.peers = nn.ModuleList(
@@ -135,10 +131,9 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     @staticmethod
     def check_flags(cfg: MutualLearningConfig) -> None:
         """Refuses values out of range and flags without effect, before any model is built."""
-        check_ranges(cfg)
+        check_values(cfg)
         refuse_a_missing_tpu(cfg)
         weight = cfg.kd_mutual_weight
-        check_choice("--kd-mutual-gradient", cfg.kd_mutual_gradient, GRADIENTS)
         ratio, chunk = cfg.kd_detach_ratio, cfg.kd_chunk_tokens
         unused = {
             "--kd-mutual-gradient": None if cfg.kd_mutual_gradient == "detached" else "symmetric",
@@ -162,28 +157,22 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
         if self.cfg.kd_mutual_weight == 0:
             return self._side_by_side(model, sample, reduce)
         refuse_unseen_projection(model)
-        real = sample["target"].ne(self.padding_idx)
-        real[:, : self.ignore_prefix_size] = False
-        outputs = [real_hidden(model, sample["net_input"], real)]
+        real = self.real_tokens(sample)
+        outputs = [decoder_output(model, sample["net_input"], real)]
         with own_randomness(real.device):
-            outputs += [real_hidden(peer, sample["net_input"], real) for peer in self.peers]
+            outputs += [decoder_output(peer, sample["net_input"], real) for peer in self.peers]
         pairs = self._pairs(outputs, sample["target"][real])
         loss, mutual = self._sum(pairs)
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        first = {i: pairs[i, j] for i, j in reversed(pairs)}  # any pair tells a peer's own figures
-        log = {
-            "loss": loss.data,
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["target"].size(0),
-            "sample_size": sample_size,
-            "kd_ntokens": real.sum(),
+        own = [
+            pairs[i, 0 if i else 1] for i in range(len(outputs))
+        ]  # a peer's figures, in any pair
+        log = self.batch_log(sample, loss, real.sum(), own[0].correct)
+        log |= {
             "kd_mutual": mutual,
             "kd_agreed": sum(terms.agreed for terms in pairs.values()) / len(pairs),
-            **{_nll_key(i): terms.nll for i, terms in first.items()},
+            **{_nll_key(i): terms.nll for i, terms in enumerate(own)},
         }
-        if self.report_accuracy:
-            log |= {"n_correct": first[0].correct, "total": log["kd_ntokens"]}
-        return loss, sample_size, log
+        return loss, log["sample_size"], log
 
     def _side_by_side(
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool
@@ -195,16 +184,16 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
                 peer_loss, _, peer_log = super().forward(peer, sample, reduce)
                 loss = loss + peer_loss
                 log[_nll_key(number)] = peer_log["nll_loss"]
-        log |= {"loss": loss.data, "kd_ntokens": sample["target"].ne(self.padding_idx).sum()}
+        log["loss"] = loss.data
         return loss, sample_size, log
 
     def _pairs(
-        self, outputs: List[Tuple[Tensor, Optional[Tensor], Optional[Tensor]]], gold: Tensor
+        self, outputs: List[DecoderOutput], gold: Tensor
     ) -> Dict[Tuple[int, int], LossTerms]:
-        """The terms of every learner i with every other peer j in the teacher's place."""
+        """The terms of every peer i with every other peer j as its teacher."""
         count = len(outputs)
-        taught = [
-            TeacherLogits(*(None if part is None else part.detach() for part in output))
+        targets = [
+            live_targets(*(None if part is None else part.detach() for part in output))
             for output in outputs
         ]
         weight = self.cfg.kd_mutual_weight / (count * (count - 1))
@@ -212,7 +201,7 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             (i, j): chunked_loss(
                 *outputs[i],
                 gold,
-                [taught[j]],
+                [targets[j]],
                 LossOptions(
                     alpha=0.0 if self._is_far_ahead(i, j) else weight,
                     beta=1 / (count - 1),
@@ -247,31 +236,9 @@ class MutualLearningCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
         own, others = (self.progress[each].value for each in (learner, other))
         return own is not None and others >= self.cfg.kd_detach_ratio * own
 
-    @classmethod
-    def reduce_metrics(cls, logging_outputs) -> None:
-        """Turns the sums of all workers into means a token, in bits."""
-        if sum(log.get("sample_size", 0) for log in logging_outputs) == 0:
-            return  # nothing real was seen, so there is no mean to log
-        super().reduce_metrics(logging_outputs)
-        n_real = sum(log.get("kd_ntokens", 0) for log in logging_outputs)
-        if n_real == 0:
-            return
-        n_tokens = sum(log.get("ntokens", 0) for log in logging_outputs)  # as of fairseq's nll_loss
-        bits, percent = 1 / math.log(2), 100
-        figures = {  # the key of a sum: its name in the log, its unit, the number it is a mean over
-            "kd_mutual": ("mutual_loss", bits, n_real),
-            "kd_agreed": ("agreement", percent, n_real),
-        }
-        peers = {key for log in logging_outputs for key in log if key.startswith("nll_loss_")}
-        figures.update({key: (key, bits, n_tokens) for key in sorted(peers)})
-        for key, (name, unit, count) in figures.items():
-            if any(key in log for log in logging_outputs):
-                total = sum(log.get(key, 0) for log in logging_outputs)
-                metrics.log_scalar(name, unit * total / count, count, round=3)
-
 
 def own_randomness(device: torch.device) -> Any:
-    """A context in which peers may draw random numbers that the model of the run does not miss."""
+    """A context in which random numbers of peers do not change those of the model of the run."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
@@ -285,5 +252,5 @@ def _nll_key(number: int) -> str:
 
 
 def _mean_nll(key: str):
-    """Bits a token, from sums over an update."""
+    """Bits per token, from sums over an update."""
     return lambda total: total(key) / total("kd_ntokens") / math.log(2)

@@ -1,9 +1,11 @@
-"""What a criterion must know of the training around it, read from calls to its task.
+"""What a criterion observes of its training: the current update, running means, the first batch.
 
-fairseq tells a criterion neither which update is under way nor what all workers saw. The task is
-told both, so an instance of it gets one of its own methods wrapped; its class stays as it is.
+fairseq passes a criterion neither the number of the update nor the logs of all workers. It passes
+both to the task, so a method of that one task object is wrapped; its class stays as it is.
 """
 
+import logging
+import math
 from functools import wraps
 from typing import Callable, Optional
 
@@ -12,8 +14,12 @@ from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter
 from fairseq.tasks import FairseqTask
 
+from fairseq_kd.losses import LossTerms
+
+logger = logging.getLogger(__name__)
 PRIORITY = 10  # of a running mean: its place in the log
-DECAY = 0.99  # of a running mean: it looks back about a hundred updates
+DECAY = 0.99  # of a running mean, which covers about a hundred updates
+NEARLY_UNIFORM = 0.9  # of the highest entropy
 
 Total = Callable[[str], float]  # the sum of a key over the logs of an update
 
@@ -41,22 +47,22 @@ class UpdateClock:
 
 
 class RunningMean:
-    """A running mean, over about a hundred updates, of something that the criterion logs.
+    """A running mean, over about a hundred updates, of a figure that the criterion logs.
 
     After every update ``0.99 * mean + 0.01 * value``, the value over the whole update: the batches
     of ``--update-freq`` and of all workers. It is logged, and read back from fairseq's meters,
-    which are in every checkpoint: a resumed training goes on with it unless it is told to
-    ``--reset-meters``. From a checkpoint of the end of an epoch fairseq reads no meters: then the
-    mean begins anew with the first value.
+    which are in every checkpoint, so a resumed training goes on with it unless ``--reset-meters``
+    is set. From a checkpoint of the end of an epoch fairseq reads no meters: then the mean begins
+    again with the first value.
 
     Args:
         task: the task of the training.
         criterion: whose logs are read.
         name: how it is logged.
-        value: of one update, from a function that sums a key over its logs; asked only if there
-            were real tokens.
+        value: of one update, from a function that sums a key over its logs; called only if
+            there were real tokens.
         start: the mean before the first update; None: the first value.
-        clock: tells the first update; needed for a start.
+        clock: to recognise the first update; needed for a start.
     """
 
     def __init__(
@@ -81,12 +87,12 @@ class RunningMean:
 
     @property
     def value(self) -> Optional[float]:
-        """The mean; None before the first update if nothing was given for it."""
+        """The mean; before the first update the start."""
         meter = metrics.get_meter("default", self.name)
         return self.start if meter is None else meter.val
 
     def observe(self, logging_outputs) -> None:
-        """Takes in the logs of one update."""
+        """Updates the mean by the logs of one update."""
 
         def total(key: str) -> float:
             return float(sum(log.get(key, 0) for log in logging_outputs))
@@ -109,7 +115,7 @@ class RunningMean:
 
 
 def teacher_gap(task: FairseqTask, criterion: FairseqCriterion, clock: UpdateClock) -> RunningMean:
-    """The share of tokens whose likeliest word is not the teacher's, 1 at first: ``teacher_gap``.
+    """``teacher_gap``: the share of tokens whose likeliest token is not the teacher's, 1 at first.
 
     Args:
         task: the task of the training.
@@ -121,3 +127,32 @@ def teacher_gap(task: FairseqTask, criterion: FairseqCriterion, clock: UpdateClo
         return 1 - total("kd_agreed") / total("kd_ntokens")
 
     return RunningMean(task, criterion, "teacher_gap", gap, start=1.0, clock=clock)
+
+
+class TemperatureWarning:
+    """Warns, at the first batch, of a temperature at which the teacher is nearly uniform."""
+
+    def __init__(self) -> None:
+        self.checked = False
+
+    def __call__(self, terms: LossTerms, tokens: int, vocab_size: int) -> None:
+        """Checks the first batch that has a token.
+
+        Args:
+            terms: the sums of the loss over its tokens.
+            tokens: their number.
+            vocab_size: V.
+        """
+        if self.checked or tokens == 0:
+            return
+        self.checked = True
+        entropy_bits = terms.entropy.item() / tokens / math.log(2)
+        temperature, highest = terms.temperature.item() / tokens, math.log2(vocab_size)
+        if temperature > 1 and entropy_bits > NEARLY_UNIFORM * highest:
+            logger.warning(
+                "at temperature %.3g the teacher's distribution is nearly uniform: %.1f of at most "
+                "%.1f bits a token. Lower --kd-temperature; begin with 1",
+                temperature,
+                entropy_bits,
+                highest,
+            )

@@ -1,11 +1,11 @@
-"""The teacher's encoder as the student's own: frozen, and run once a batch for both models."""
+"""One encoder for teacher and student: frozen, and run once per batch for both models."""
 
-from contextlib import contextmanager
-from typing import Any, Iterator, List
+from typing import Any, ContextManager, List
 
 from torch import nn
 
-from fairseq_kd.projection import unwrapped
+from fairseq_kd.models.capture import Captured, Places, capture
+from fairseq_kd.models.structure import unwrapped
 from fairseq_kd.teachers import LiveTeacher, TeacherSource
 
 
@@ -29,15 +29,15 @@ def check_shared_encoder(cfg: Any) -> None:
 
 
 class SharedEncoder:
-    """Runs the student with its encoder frozen, and hands what it encoded to the teacher.
+    """Freezes the student's encoder, and captures its output for the teacher.
 
-    The student must start from the teacher's encoder; this is compared at the first batch, and
-    again after every restart. Then nothing trains it: no gradients, no dropout. Embeddings that
+    The student must start from the teacher's encoder; the two are compared at the first batch, and
+    again after every restart. The encoder then has no gradients and no dropout. Embeddings that
     encoder and decoder share are frozen with it.
 
     Args:
         cfg: the flags.
-        teachers: the sources of the teacher's knowledge.
+        teachers: the teachers of the training.
 
     Raises:
         ValueError: there is not one live teacher.
@@ -53,9 +53,8 @@ class SharedEncoder:
         self.path = cfg.kd_teacher
         self.checked = False
 
-    @contextmanager
-    def encoding(self, model: nn.Module) -> Iterator[List[Any]]:
-        """Inside of the ``with``, the list gets what the student's encoder returns.
+    def encoding(self, model: nn.Module) -> ContextManager[Captured]:
+        """Captures the output of the student's encoder inside of the ``with``.
 
         Raises:
             ValueError: it is not the teacher's encoder.
@@ -66,12 +65,7 @@ class SharedEncoder:
             encoder.requires_grad_(False)
             self.checked = True
         encoder.eval()
-        encoded: List[Any] = []
-        hook = encoder.register_forward_hook(lambda module, inputs, out: encoded.append(out))
-        try:
-            yield encoded
-        finally:
-            hook.remove()
+        return capture(model, Places(encoder=True))
 
     def _check(self, encoder: nn.Module) -> None:
         own, taught = (each.state_dict() for each in (encoder, self.teacher.model.encoder))

@@ -1,76 +1,75 @@
 """Word-level distillation: ``L = alpha * T^2 * KL(p_teacher(T) || p_student(T)) + beta * CE``."""
 
-import math
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-)
-from fairseq.logging import metrics
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.tasks import FairseqTask
 from omegaconf import II
 from torch import Tensor, nn
 
-from fairseq_kd.criterions.advice import TemperatureAdvice
+from fairseq_kd.criterions.base import (
+    BITS,
+    PERCENT,
+    KDCriterion,
+    Metric,
+    chunk_tokens_flag,
+    compile_flag,
+    follow,
+)
 from fairseq_kd.criterions.checks import (
-    DEFAULT_FINAL_TEMPERATURE,
-    check_choices,
-    check_nothing_distilled,
     check_one_teacher_source,
-    check_ranges,
-    check_store_temperatures,
-    check_token_temperature,
+    check_undistilled,
+    check_values,
     check_weights,
     distils,
     refuse_a_missing_tpu,
-    refuse_adaptive_softmax,
+)
+from fairseq_kd.criterions.observers import TemperatureWarning
+from fairseq_kd.criterions.schedules import (
+    DEFAULT_FINAL_TEMPERATURE,
+    SHAPES,
+    Schedules,
+    check_store_temperatures,
+    check_token_temperature,
     temperature_schedule,
     weight_schedule,
 )
-from fairseq_kd.criterions.chunks import chunk_tokens_flag, compile_flag
-from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
-from fairseq_kd.criterions.placement import follow
-from fairseq_kd.criterions.restoring import StartsAfresh
 from fairseq_kd.criterions.shared_encoder import SharedEncoder, check_shared_encoder
-from fairseq_kd.flag_types import COUNT, TEMPERATURE, WEIGHT, number_field
-from fairseq_kd.losses import LossOptions, LossTerms, Mixture, SoftTargets, chunked_loss
-from fairseq_kd.projection import RealHidden, real_hidden, refuse_unseen_projection
-from fairseq_kd.schedules import FOLLOWS_GAP
-from fairseq_kd.teachers import StoredTeacher, teacher_sources
-
-PER_TOKEN = {  # what is logged of every token: the key of its sum, its name in the log, its unit
-    "kd_loss": ("kd_loss", 1 / math.log(2)),
-    "kd_temperature": ("temperature", 1),
-    "kd_agreed": ("agreement", 100),
-    "kd_teacher_entropy": ("teacher_entropy", 1 / math.log(2)),
-    "kd_alpha": ("alpha", 1),
-    "kd_beta": ("beta", 1),
-    "kd_gate": ("gate", 1),
-}
+from fairseq_kd.flag_types import COUNT, TEMPERATURE, WEIGHT, number_field, option_field
+from fairseq_kd.losses import (
+    DIVERGENCES,
+    LossOptions,
+    LossTerms,
+    Mixture,
+    SoftTargets,
+    chunked_loss,
+)
+from fairseq_kd.models.projection import (
+    DecoderOutput,
+    decoder_output,
+    refuse_adaptive_softmax,
+    refuse_unseen_projection,
+)
+from fairseq_kd.teachers import DTYPES, StoredTeacher, teacher_sources
 
 
 @dataclass
 class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     """The flags of ``word_kd``, beside those of fairseq's ``label_smoothed_cross_entropy``."""
 
-    kd_teacher: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with "
-            "the student's language pair and dictionaries; several, A.pt:B.pt, teach the mean of "
-            "their distributions (default: none, with --kd-store or --kd-alpha 0)"
-        },
+    kd_teacher: Optional[str] = option_field(
+        None,
+        "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with "
+        "the student's language pair and dictionaries; several, A.pt:B.pt, teach the mean of "
+        "their distributions (default: none, with --kd-store or --kd-alpha 0)",
     )
-    kd_store: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "folder that fairseq-kd store wrote, instead of --kd-teacher: the teacher's "
-            "likeliest words are read from there and it need not run; for temperatures of 0.5 and "
-            "more; several as A:B (default: none)"
-        },
+    kd_store: Optional[str] = option_field(
+        None,
+        "folder that fairseq-kd store wrote, instead of --kd-teacher: the teacher's "
+        "top-k distributions are read from there and it need not run; for temperatures of 0.5 "
+        "and more; several as A:B (default: none)",
     )
     kd_alpha: float = number_field(
         0.8,
@@ -83,20 +82,18 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "weight of the label-smoothed cross-entropy with the reference; 0.1 to "
         "0.3 is usual, mostly with alpha + beta = 1 (default: %(default)s)",
     )
-    kd_gate: str = field(
-        default="off",
-        metadata={
-            "help": "probability: weigh the distillation of each token by 2 (1 - g) and its "
-            "cross-entropy by 2 g, g the teacher's probability of the target word; meant for "
-            "targets that the teacher wrote itself (default: %(default)s)"
-        },
+    kd_gate: str = option_field(
+        "off",
+        "probability: weigh the distillation of each token by 2 (1 - g) and its "
+        "cross-entropy by 2 g, g the teacher's probability of the target token; meant for "
+        "targets that the teacher wrote itself (default: %(default)s)",
+        ("off", "probability"),
     )
-    kd_divergence: str = field(
-        default="forward_kl",
-        metadata={
-            "help": "distance between the teacher's and the student's distributions: forward_kl, "
-            "reverse_kl, jeffreys, js or tvd (default: %(default)s; arXiv:2307.15190)"
-        },
+    kd_divergence: str = option_field(
+        "forward_kl",
+        "distance between the teacher's and the student's distributions: forward_kl, "
+        "reverse_kl, jeffreys, js or tvd (default: %(default)s; arXiv:2307.15190)",
+        DIVERGENCES,
     )
     kd_temperature: float = number_field(
         4.0,
@@ -105,13 +102,12 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "translation begin with 1: 3 to 6, usual for classifiers of images, did harm here; at "
         "the first update if it is scheduled (default: %(default)s; arXiv:1503.02531)",
     )
-    kd_temperature_schedule: str = field(
-        default="constant",
-        metadata={
-            "help": "how T goes from --kd-temperature to --kd-temperature-final: constant, "
-            "exponential, linear or cosine over the updates, or loss: as fast as the student comes "
-            "to agree with the teacher (default: %(default)s)"
-        },
+    kd_temperature_schedule: str = option_field(
+        "constant",
+        "how T goes from --kd-temperature to --kd-temperature-final: constant, "
+        "exponential, linear or cosine over the updates, or loss: as fast as the student comes "
+        "to agree with the teacher (default: %(default)s)",
+        SHAPES,
     )
     kd_temperature_final: Optional[float] = number_field(
         None,
@@ -125,20 +121,18 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "number of updates from the first T to the final one; not with constant and "
         "loss (default: --max-update)",
     )
-    kd_token_temperature: str = field(
-        default="uniform",
-        metadata={
-            "help": "uniform: T for every token; confidence: 1 + c * (T - 1), c the teacher's "
-            "probability of its likeliest word, so that what is soft already is not softened "
-            "(default: %(default)s)"
-        },
+    kd_token_temperature: str = option_field(
+        "uniform",
+        "uniform: T for every token; confidence: 1 + c * (T - 1), c the teacher's "
+        "probability of its likeliest token, so that a soft distribution is not softened more "
+        "(default: %(default)s)",
+        ("uniform", "confidence"),
     )
-    kd_weight_schedule: str = field(
-        default="constant",
-        metadata={
-            "help": "how --kd-alpha and --kd-beta go to --kd-alpha-final and --kd-beta-final; the "
-            "same choices as for the temperature (default: %(default)s)"
-        },
+    kd_weight_schedule: str = option_field(
+        "constant",
+        "how --kd-alpha and --kd-beta go to --kd-alpha-final and --kd-beta-final; the "
+        "same choices as for the temperature (default: %(default)s)",
+        SHAPES,
     )
     kd_alpha_final: Optional[float] = number_field(
         None,
@@ -156,20 +150,17 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "number of updates from the first weights to the final ones; not with constant "
         "or loss (default: --max-update)",
     )
-    kd_teacher_dtype: str = field(
-        default="student",
-        metadata={
-            "help": "precision of the running teacher: student (the student's own), float32, "
-            "bfloat16 (half its memory; faster where the processor multiplies it) or float16 "
-            "(default: %(default)s)"
-        },
+    kd_teacher_dtype: str = option_field(
+        "student",
+        "precision of the running teacher: student (the student's own), float32, "
+        "bfloat16 (half its memory; faster where the processor multiplies it) or float16 "
+        "(default: %(default)s)",
+        DTYPES,
     )
-    kd_share_encoder: bool = field(
-        default=False,
-        metadata={
-            "help": "the student keeps the teacher's encoder, which it starts from "
-            "(--finetune-from-model): it is frozen and run once for both (default: off)"
-        },
+    kd_share_encoder: bool = option_field(
+        False,
+        "the student keeps the teacher's encoder, which it starts from "
+        "(--finetune-from-model): it is frozen and run once for both (default: off)",
     )
     kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
     kd_compile: bool = compile_flag()
@@ -186,7 +177,7 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 
 @register_criterion("word_kd", dataclass=WordKDConfig)
-class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
+class WordKDCriterion(KDCriterion):
     """fairseq's label-smoothed cross-entropy with a distillation term from one or more teachers.
 
     With alpha 0 and beta 1 it is ``label_smoothed_cross_entropy`` itself. Validation distils too,
@@ -194,10 +185,10 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     divides by the sample size.
 
     Log: ``loss``, ``nll_loss`` and ``ppl`` as fairseq's, the last two the student's own at T = 1;
-    ``kd_loss``, bits a token, T^2 included; ``temperature``; ``agreement``, percent of tokens whose
-    likeliest word is that of the teacher, or of several teachers' mean; ``teacher_entropy``, bits a
-    token, of p_teacher(T); ``alpha`` and ``beta`` if they are scheduled; ``teacher_gap`` if a
-    schedule follows it; the mean of g as ``gate`` with ``--kd-gate``.
+    ``kd_loss``, bits per token, T^2 included; ``temperature``; ``agreement``, percent of tokens
+    whose likeliest token is that of the teacher, or of several teachers' mean; ``teacher_entropy``,
+    bits per token, of p_teacher(T); ``alpha`` and ``beta`` if they are scheduled; ``teacher_gap``
+    if a schedule follows it; the mean of g as ``gate`` with ``--kd-gate``.
 
     Args:
         cfg: the flags; every value is checked here, before the first update.
@@ -206,76 +197,57 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
     Raises:
         FileNotFoundError: the teacher, its dictionaries or its store are missing.
         ValueError: a flag is out of range or without effect, or the teacher cannot teach this
-            student; one sentence says which, and what to do.
+            student; the message names the flag and the remedy.
 
     Source: Kim and Rush 2016, arXiv:1606.07947, section 3.1; T^2: Hinton et al. 2015,
     arXiv:1503.02531, section 2.
     """
 
-    config: type = WordKDConfig
+    METRICS: ClassVar[Dict[str, Metric]] = {
+        "kd_loss": Metric("kd_loss", BITS),
+        "kd_temperature": Metric("temperature"),
+        "kd_agreed": Metric("agreement", PERCENT),
+        "kd_teacher_entropy": Metric("teacher_entropy", BITS),
+        "kd_alpha": Metric("alpha"),
+        "kd_beta": Metric("beta"),
+        "kd_gate": Metric("gate"),
+    }
 
     def __init__(self, cfg: WordKDConfig, task: FairseqTask):
-        super().__init__(
-            task,
-            cfg.sentence_avg,
-            cfg.label_smoothing,
-            cfg.ignore_prefix_size,
-            cfg.report_accuracy,
-        )
-        self.check_flags(cfg)
-        self.cfg = cfg
+        super().__init__(cfg, task)
         self.distils = distils(cfg)
         if self.distils or any(self.other_weights(cfg).values()):
-            self.teachers = teacher_sources(cfg, self.taught_task(task))
+            self.teachers = teacher_sources(cfg, self.teacher_task(task))
         if self.distils:
-            self.temperature = temperature_schedule(cfg)
             stores = [each.store for each in self.teachers if isinstance(each, StoredTeacher)]
             limits = [store.lowest_temperature for store in stores]
-            check_store_temperatures(cfg, self.temperature, self.teacher_factors(cfg), limits)
-            self.alpha, self.beta = (weight_schedule(cfg, name) for name in ("kd_alpha", "kd_beta"))
-            self.advise = TemperatureAdvice()
-            self.clock = UpdateClock(task)
-            followed = FOLLOWS_GAP in (cfg.kd_temperature_schedule, cfg.kd_weight_schedule)
-            self.gap = teacher_gap(task, self, self.clock) if followed else None
+            check_store_temperatures(cfg, self.teacher_factors(cfg), limits)
+            self.schedules = Schedules(cfg, task, self)
+            self.warn = TemperatureWarning()
             shares = cfg.kd_share_encoder
             self.shared_encoder = SharedEncoder(cfg, self.teachers) if shares else None
 
     @classmethod
     def check_flags(cls, cfg: WordKDConfig) -> None:
-        """Refuses what can be told from the flags alone, before any model is read."""
+        """Refuses flags that are wrong whatever the models are, before any model is read."""
         others = cls.other_weights(cfg)
-        taught_otherwise = any(others.values())
-        check_ranges(cfg)
+        needs_teacher = distils(cfg) or any(others.values())
+        check_values(cfg)
         refuse_a_missing_tpu(cfg)
         check_weights(cfg, others)
-        check_choices(cfg)
         if not distils(cfg):
-            used = ["kd_teacher", "kd_teacher_dtype"] if taught_otherwise else []
-            check_nothing_distilled(cfg, cls.config, used)
-        if distils(cfg) or taught_otherwise:
+            used = ["kd_teacher", "kd_teacher_dtype"] if needs_teacher else []
+            check_undistilled(cfg, cls.alpha_flags, used)
+        if needs_teacher:
             cls.check_teacher_sources(cfg, others)
         if distils(cfg):
-            check_token_temperature(cfg, temperature_schedule(cfg))
-            check_store_temperatures(cfg, temperature_schedule(cfg), cls.teacher_factors(cfg))
+            temperature_schedule(cfg)
+            check_token_temperature(cfg)
+            check_store_temperatures(cfg, cls.teacher_factors(cfg))
             for name in ("kd_alpha", "kd_beta"):
                 weight_schedule(cfg, name)
             if cfg.kd_share_encoder:
                 check_shared_encoder(cfg)
-
-    @classmethod
-    def other_weights(cls, cfg: WordKDConfig) -> Dict[str, float]:
-        """The weights of terms that a criterion adds and that need the teacher too, by flag."""
-        return {}
-
-    @staticmethod
-    def teacher_factors(cfg: WordKDConfig) -> Optional[List[float]]:
-        """What T is multiplied with for each teacher; None if they have no T of their own."""
-        return None
-
-    @staticmethod
-    def check_teacher_sources(cfg: WordKDConfig, others: Dict[str, float]) -> None:
-        """Refuses sources of teacher knowledge that this criterion cannot use together."""
-        check_one_teacher_source(cfg, others)
 
     def forward(
         self, model: nn.Module, sample: Dict[str, Any], reduce: bool = True
@@ -289,64 +261,34 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
         refuse_adaptive_softmax(model)
         refuse_unseen_projection(model)
         real = self.real_tokens(sample)
-        (hidden, weight, bias), taught = self.read(model, sample, real)
+        student, targets = self._outputs(model, sample, real)
         options = self.loss_options()
-        terms = chunked_loss(hidden, weight, bias, sample["target"][real], taught, options)
-        self.advise(terms, len(hidden), hidden.size(-1) if weight is None else len(weight))
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        log = {
-            "nll_loss": terms.nll,
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["target"].size(0),
-            "sample_size": sample_size,
-            **self.distillation_log(terms, options, real.sum()),
-        }
-        return self.total(terms), sample_size, log
+        terms = chunked_loss(*student, sample["target"][real], targets, options)
+        vocab_size = student.output.size(-1) if student.weight is None else len(student.weight)
+        self.warn(terms, len(student.output), vocab_size)
+        log = self.batch_log(sample, terms.loss, real.sum(), terms.correct)
+        log |= self.distillation_log(terms, options, log["kd_ntokens"])
+        return self.total(terms), log["sample_size"], log
 
-    def read(
+    def _outputs(
         self, model: nn.Module, sample: Dict[str, Any], real: Tensor
-    ) -> Tuple[RealHidden, List[SoftTargets]]:
-        """What the student computes of the real tokens of a batch, and what its teachers say."""
-        taught_sample = self.taught_sample(sample)
+    ) -> Tuple[DecoderOutput, List[SoftTargets]]:
+        """The student's decoder output and the teachers' soft targets at the real tokens."""
+        teacher_sample = self.teacher_sample(sample)
         for teacher in self.teachers:
             teacher.follow(model)
         if self.shared_encoder:
-            with self.shared_encoder.encoding(model) as encoded:
-                hidden = real_hidden(model, sample["net_input"], real)
-            return hidden, [self.teachers[0].soft_targets(taught_sample, real, *encoded)]
-        hidden = real_hidden(model, sample["net_input"], real)
-        return hidden, [teacher.soft_targets(taught_sample, real) for teacher in self.teachers]
-
-    def taught_task(self, task: FairseqTask) -> Any:
-        """The languages, dictionaries and data that a teacher must share."""
-        return task
-
-    def taught_sample(self, sample: Dict[str, Any]) -> Dict[str, Any]:
-        """The batch as the teachers read it."""
-        return sample
-
-    def total(self, terms: LossTerms) -> Tensor:
-        """The loss that is trained on."""
-        return terms.loss
-
-    def mixture(self) -> Mixture:
-        """How several teachers become one."""
-        return Mixture()
-
-    def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
-        """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""
-        real = sample["target"].ne(self.padding_idx)
-        real[:, : self.ignore_prefix_size] = False
-        return real
+            with self.shared_encoder.encoding(model) as captured:
+                student = decoder_output(model, sample["net_input"], real)
+            return student, [self.teachers[0].soft_targets(teacher_sample, real, captured.encoder)]
+        student = decoder_output(model, sample["net_input"], real)
+        return student, [each.soft_targets(teacher_sample, real) for each in self.teachers]
 
     def loss_options(self) -> LossOptions:
-        """Weights and temperature of the current update."""
-        now = (self.clock.update, self.gap.value if self.gap else 1.0)
+        """The options of the loss in the current update."""
         return LossOptions(
-            alpha=self.alpha.at(*now),
-            beta=self.beta.at(*now),
+            **self.schedules.now(),
             smoothing=self.eps,
-            temperature=self.temperature.at(*now),
             divergence=self.cfg.kd_divergence,
             by_confidence=self.cfg.kd_token_temperature == "confidence",
             chunk_tokens=self.cfg.kd_chunk_tokens,
@@ -355,13 +297,49 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             mixture=self.mixture(),
         )
 
+    # For subclasses to override. Which flags and teachers there are:
+
+    alpha_flags: ClassVar[type] = WordKDConfig  # the flags that have no effect while alpha is 0
+
+    @classmethod
+    def other_weights(cls, cfg: WordKDConfig) -> Dict[str, float]:
+        """The weights of further terms that need the teacher, by flag."""
+        return {}
+
+    @staticmethod
+    def check_teacher_sources(cfg: WordKDConfig, others: Dict[str, float]) -> None:
+        """Refuses sources of soft targets that this criterion cannot use together."""
+        check_one_teacher_source(cfg, others)
+
+    @staticmethod
+    def teacher_factors(cfg: WordKDConfig) -> Optional[List[float]]:
+        """The factor of T of each teacher; None if they have no T of their own."""
+        return None
+
+    def teacher_task(self, task: FairseqTask) -> Any:
+        """The languages, dictionaries and data that a teacher must share."""
+        return task
+
+    def teacher_sample(self, sample: Dict[str, Any]) -> Dict[str, Any]:
+        """The batch as the teachers read it."""
+        return sample
+
+    # What is computed of the teachers' distributions, and logged:
+
+    def mixture(self) -> Mixture:
+        """How the distributions of several teachers are mixed."""
+        return Mixture()
+
+    def total(self, terms: LossTerms) -> Tensor:
+        """The loss that is trained on."""
+        return terms.loss
+
     def distillation_log(
         self, terms: LossTerms, options: LossOptions, n_real: Tensor
     ) -> Dict[str, Any]:
-        """The sums that the log of the distillation is made of."""
+        """The sums over real tokens that are logged; see ``METRICS``."""
         log = {
-            "loss": terms.loss.data,
-            "kd_ntokens": n_real,
+            "nll_loss": terms.nll,
             "kd_loss": terms.kd,
             "kd_temperature": terms.temperature,
             "kd_agreed": terms.agreed,
@@ -371,20 +349,4 @@ class WordKDCriterion(StartsAfresh, LabelSmoothedCrossEntropyCriterion):
             log |= {"kd_alpha": options.alpha * n_real, "kd_beta": options.beta * n_real}
         if options.gated:
             log["kd_gate"] = terms.gate
-        if self.report_accuracy:
-            log |= {"n_correct": terms.correct, "total": n_real}
         return log
-
-    @classmethod
-    def reduce_metrics(cls, logging_outputs) -> None:
-        """Turns the sums of all workers into means a token; losses and entropy in bits."""
-        if sum(log.get("sample_size", 0) for log in logging_outputs) == 0:
-            return  # nothing real was seen, so there is no mean to log
-        super().reduce_metrics(logging_outputs)
-        n_real = sum(log.get("kd_ntokens", 0) for log in logging_outputs)
-        if n_real == 0:  # alpha is 0, or --ignore-prefix-size left no token
-            return
-        for key, (name, unit) in PER_TOKEN.items():
-            if any(key in log for log in logging_outputs):
-                total = sum(log.get(key, 0) for log in logging_outputs)
-                metrics.log_scalar(name, unit * total / n_real, n_real, round=3)

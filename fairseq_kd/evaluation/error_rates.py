@@ -10,7 +10,7 @@ from fairseq_kd.decoding.batches import length_sorted_batches
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.results import ErrorRates
 from fairseq_kd.evaluation.systems import System, sample_of
-from fairseq_kd.projection import real_hidden
+from fairseq_kd.models.projection import decoder_output
 
 SHORTEST_COPY = 3  # words; shorter sentences, such as names, are rightly copied
 REPEATED_NGRAM = 4  # words
@@ -118,8 +118,8 @@ def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
 
 def _most_probable(system: System, net_input: Dict[str, Tensor], real: Tensor) -> Tensor:
     """(N,) the most probable vocabulary entry at each real token."""
-    hidden, weight, bias = real_hidden(system.model.model, net_input, real)
-    logits = hidden if weight is None else torch.nn.functional.linear(hidden, weight, bias)
+    output, weight, bias = decoder_output(system.model.model, net_input, real)
+    logits = output if weight is None else torch.nn.functional.linear(output, weight, bias)
     return logits.argmax(-1)
 
 

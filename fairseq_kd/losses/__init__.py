@@ -1,21 +1,16 @@
 """Distillation losses: pure torch, without fairseq."""
 
 from fairseq_kd.losses.chunked import chunked_loss, default_chunk
-from fairseq_kd.losses.divergence import (
-    DIVERGENCES,
-    forward_kl,
-    jeffreys,
-    jensen_shannon,
-    reverse_kl,
-    total_variation,
-)
+from fairseq_kd.losses.divergence import DIVERGENCES, Divergence
 from fairseq_kd.losses.mixture import MEANS, TOKEN_WEIGHTS, Mixture
 from fairseq_kd.losses.soft_targets import (
     FORMER_TAIL_POWERS,
     TAIL_POWERS,
     SoftTargets,
     TeacherLogits,
+    TeacherStates,
     TopK,
+    live_targets,
 )
 from fairseq_kd.losses.token_loss import LossOptions, LossTerms
 
@@ -25,17 +20,15 @@ __all__ = [
     "MEANS",
     "TAIL_POWERS",
     "TOKEN_WEIGHTS",
+    "Divergence",
     "LossOptions",
     "LossTerms",
     "Mixture",
     "SoftTargets",
     "TeacherLogits",
+    "TeacherStates",
     "TopK",
     "chunked_loss",
     "default_chunk",
-    "forward_kl",
-    "jeffreys",
-    "jensen_shannon",
-    "reverse_kl",
-    "total_variation",
+    "live_targets",
 ]

@@ -1,8 +1,8 @@
 """Distances between the attention of a student and a teacher, over real queries and visible keys.
 
-Throughout: Q queries, K keys, H heads of d dimensions, ``A_h = softmax(Q_h K_h' / sqrt(d))`` over
-the keys that a query may see. Attention is passed on as its logarithm: sums stay exact, and a key
-that may not be seen has log 0, kept finite so that no NaN arises. What pads hold must be finite.
+Q are the queries and K the keys of H heads of d dimensions, ``A_h = softmax(Q_h K_h' / sqrt(d))``
+over the visible keys of a query. Functions take and return log attention: sums stay exact, and a
+masked key has log 0, kept finite so that no NaN arises. What pads hold must be finite.
 """
 
 from itertools import pairwise
@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq_kd.losses.sentence_mean import position_weights
+from fairseq_kd.losses.hidden_states import position_weights
 
 
 def attention_scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
     """``Q_h K_h' / sqrt(d_h)`` of every head.
 
-    The width is cut into heads of equal size, or of sizes that differ by one if it is no multiple.
+    The width is cut into heads of equal size, or by one larger where H does not divide it.
 
     Args:
         queries: (B, L, C) of any float dtype.
@@ -36,17 +36,17 @@ def attention_scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
 
 
 def log_attention(scores: Tensor, visible: Tensor) -> Tensor:
-    """The logarithm of the attention: the softmax over the visible keys.
+    """The log attention: the log softmax of the scores over the visible keys.
 
     Args:
         scores: (B, H, L, S).
         visible: (B, L, S) bool, True where a real query sees a real key.
 
     Returns:
-        (B, H, L, S), close to the lowest finite number where nothing may be seen.
+        (B, H, L, S), close to the lowest finite number at masked keys.
     """
-    hidden = ~visible.unsqueeze(1)
-    return F.log_softmax(scores.masked_fill(hidden, torch.finfo(scores.dtype).min), dim=-1)
+    masked = ~visible.unsqueeze(1)
+    return F.log_softmax(scores.masked_fill(masked, torch.finfo(scores.dtype).min), dim=-1)
 
 
 def attention_mse(student: Tensor, teacher: Tensor, visible: Tensor, tokens: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def attention_mse(student: Tensor, teacher: Tensor, visible: Tensor, tokens: Ten
         student: (B, H, L, S) log attention.
         teacher: (B, H, L, S) log attention; it gets no gradient.
         visible: (B, L, S) bool, True where a real query sees a real key.
-        tokens: (B,) number of real target tokens of each sentence; see ``sentence_mean``.
+        tokens: (B,) number of real target tokens of each sentence; see ``hidden_states``.
 
     Returns:
         () float; divide by ``tokens.sum()`` for the mean. 0 if nothing is real.
@@ -87,7 +87,7 @@ def attention_kl(student: Tensor, teacher: Tensor, visible: Tensor, tokens: Tens
 
 
 def head_groups(n_many: int, n_few: int) -> List[List[int]]:
-    """``n_many`` heads in ``n_few`` groups of neighbours, whose sizes differ by one at most."""
+    """``n_many`` heads in ``n_few`` groups of neighbours, whose sizes differ by at most one."""
     bounds = [group * n_many // n_few for group in range(n_few + 1)]
     return [list(range(*ends)) for ends in pairwise(bounds)]
 
@@ -111,14 +111,14 @@ def mean_of_heads(attention: Tensor, n_heads: int) -> Tensor:
 
 
 def repeat_heads(attention: Tensor, n_heads: int) -> Tensor:
-    """Every head repeated for each of its ``n_heads / H`` neighbours, (B, n_heads, L, S)."""
+    """Every head repeated for each of its group of ``n_heads``, (B, n_heads, L, S)."""
     groups = head_groups(n_heads, attention.size(1))
     index = [head for head, group in enumerate(groups) for _ in group]
     return attention[:, index] if len(groups) < n_heads else attention
 
 
 def _split(states: Tensor, heads: int, size: int) -> Tensor:
-    """(B, L, C) to (B, H, L, size); a smaller head is filled up with zeros."""
+    """(B, L, C) to (B, H, L, size); a smaller head is padded with zeros."""
     if heads * size == states.size(-1):
         return states.unflatten(-1, (heads, size)).transpose(1, 2)
     parts = states.tensor_split(heads, dim=-1)
@@ -126,6 +126,6 @@ def _split(states: Tensor, heads: int, size: int) -> Tensor:
 
 
 def _sum(cells: Tensor, visible: Tensor, weights: Tensor) -> Tensor:
-    """The sum over all (B, H, L, S) cells that are visible, times their sentence's weight."""
+    """The sum over the visible of (B, H, L, S) cells, each times the weight of its sentence."""
     sentences = cells.masked_fill(~visible.unsqueeze(1), 0.0).flatten(1).sum(dim=1)  # (B,)
     return torch.dot(sentences, weights.to(sentences.dtype))

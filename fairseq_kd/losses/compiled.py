@@ -1,4 +1,4 @@
-"""The loss of a chunk by torch.compile: a few passes over the logits in place of dozens."""
+"""The loss of a chunk compiled by torch.compile: a few passes over the logits, not dozens."""
 
 import functools
 from dataclasses import replace
@@ -7,35 +7,35 @@ from typing import Callable, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from fairseq_kd.losses.soft_targets import SoftTargets, TopK, tensor_on
-from fairseq_kd.losses.token_loss import LossOptions, loss_and_logit_gradient
+from fairseq_kd.losses.soft_targets import Chunk, TopK, tensor_on
+from fairseq_kd.losses.token_loss import LossOptions, loss_and_logit_gradient_
 
-SCHEDULED = ("alpha", "beta", "temperature")  # a number would be compiled into the program
+SCHEDULED = ("alpha", "beta", "temperature")  # passed as tensors: floats would be constants
 Loss = Callable[..., Tuple[Tensor, Optional[Tensor]]]
 
 
-def compiled_loss_and_logit_gradient(
+def compiled_loss_and_logit_gradient_(
     z: Tensor,
     gold: Tensor,
-    teachers: Sequence[SoftTargets],
+    teachers: Sequence[Chunk],
     options: LossOptions,
     gradient: bool,
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """As ``loss_and_logit_gradient``, within rounding.
+    """As ``loss_and_logit_gradient_``, within rounding.
 
-    It is compiled when it is first called with a gradient and without one, and once more for any
-    number of tokens. A single token, for which it would be compiled too, is computed as ever.
+    The first calls with and without a gradient compile it, and once more for a variable number of
+    tokens. A single token, which would be compiled separately, is computed without compilation.
 
     Raises:
         ValueError: torch.compile does not work here.
     """
-    from torch._dynamo.exc import TorchDynamoException  # takes a second, which only this is worth
+    from torch._dynamo.exc import TorchDynamoException  # here, as it takes a second
 
     if len(z) == 1:
-        return loss_and_logit_gradient(z, gold, teachers, options, gradient)
+        return loss_and_logit_gradient_(z, gold, teachers, options, gradient)
     numbers = tensor_on(z.device, [getattr(options, name) for name in SCHEDULED], z.dtype)
     fixed = replace(options, **dict.fromkeys(SCHEDULED, 1.0))
-    alone = [_on_its_own(teacher) for teacher in teachers]
+    alone = [_contiguous(teacher) for teacher in teachers]
     try:
         return _program()(z, gold.clone(), alone, fixed, gradient, numbers)
     except TorchDynamoException as error:
@@ -45,8 +45,8 @@ def compiled_loss_and_logit_gradient(
 @functools.cache
 def _program() -> Loss:
     try:
-        return torch.compile(_loss_and_logit_gradient)
-    except RuntimeError as error:  # it knows no such Python, or no such system
+        return torch.compile(_with_numbers)
+    except RuntimeError as error:  # this Python or this system is not supported
         raise _refusal(error) from error
 
 
@@ -56,21 +56,21 @@ def _refusal(error: Exception) -> ValueError:
     return ValueError(f"torch.compile fails here ({reason}). Leave --kd-compile out.")
 
 
-def _on_its_own(teacher: SoftTargets) -> SoftTargets:
-    """Without places in the memory of the batch, of which each would get a program of its own."""
+def _contiguous(teacher: Chunk) -> Chunk:
+    """A copy that is no view of the batch: each offset would be compiled separately."""
     if not isinstance(teacher, TopK):
         return teacher
     names = ("ids", "log_p", "log_tail")
     return replace(teacher, **{name: getattr(teacher, name).clone() for name in names})
 
 
-def _loss_and_logit_gradient(
+def _with_numbers(
     z: Tensor,
     gold: Tensor,
-    teachers: Sequence[SoftTargets],
+    teachers: Sequence[Chunk],
     options: LossOptions,
     gradient: bool,
     numbers: Tensor,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     options = replace(options, **dict(zip(SCHEDULED, numbers.unbind(), strict=True)))
-    return loss_and_logit_gradient(z, gold, teachers, options, gradient)
+    return loss_and_logit_gradient_(z, gold, teachers, options, gradient)

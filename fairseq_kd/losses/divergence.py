@@ -1,11 +1,9 @@
-"""Distances between the word distributions of a student and a teacher, summed over real tokens.
+"""Divergences between the distributions of a teacher, p, and a student, q, over the vocabulary.
 
-Throughout: ``p = softmax(teacher / T)`` and ``q = softmax(student / T)`` of logits, V words; a real
-token is one that is not padding. What a pad holds, NaN included, reaches neither a value nor a
-gradient. A factor of T keeps the scale of the gradient in the student's logits as T changes: T^2
-where the distance is of second order in the logits, T for the total variation, which is of first.
-A word that the teacher rules out (logit -inf) counts with the smallest probability that float32
-knows, 1.2e-38, so that every distance is finite.
+``p = softmax(teacher / T)`` and ``q = softmax(student / T)`` of logits. Each divergence is a
+function of their logarithms over K classes, (n, K) each, and returns a value per token, (n,) nats.
+A class that the teacher rules out (logit -inf) has the smallest probability that float32 holds,
+1.2e-38, so that every divergence is finite.
 """
 
 import math
@@ -19,166 +17,115 @@ from torch import Tensor
 LOG_SMALLEST = math.log(torch.finfo(torch.float32).tiny)
 
 
-def forward_kl(
-    student: Tensor,
-    teacher: Tensor,
-    real: Tensor,
-    temperature: float,
-    weights: Optional[Tensor] = None,
-) -> Tensor:
-    """Sum over real tokens of ``T^2 * KL(p || q) = T^2 * sum_v p_v log(p_v / q_v)``.
+def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``KL(p || q) = sum_v p_v log(p_v / q_v)``.
 
-    Its gradient in a real student logit is ``T * (q - p)``. As T grows, a token's term tends to
-    half the variance, over the V words, of the difference between the two models' logits.
-
-    Args:
-        student: (B, L, V) logits of any float dtype.
-        teacher: (B, L, V) logits; -inf rules a word out. They get no gradient.
-        real: (B, L) bool, True at real tokens.
-        temperature: T > 0.
-        weights: (B, L) factors of the tokens' terms; None counts each once.
-
-    Returns:
-        () nats, at least float32; divide by ``real.sum()`` for the mean. 0 if nothing is real.
-
-    Source: Hinton et al. 2015, arXiv:1503.02531, section 2; per word for translation: Kim and Rush
-    2016, arXiv:1606.07947, section 3.1.
+    Source: Hinton et al. 2015, arXiv:1503.02531, section 2; word-level for translation: Kim and
+    Rush 2016, arXiv:1606.07947, section 3.1.
     """
-    return _summed("forward_kl", student, teacher, real, temperature, weights)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def reverse_kl(
-    student: Tensor,
-    teacher: Tensor,
-    real: Tensor,
-    temperature: float,
-    weights: Optional[Tensor] = None,
-) -> Tensor:
-    """Sum over real tokens of ``T^2 * KL(q || p) = T^2 * sum_v q_v log(q_v / p_v)``.
-
-    It punishes what the student says and the teacher does not, so the student keeps to the
-    teacher's main mode. Arguments and result as for ``forward_kl``.
+def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``KL(q || p) = sum_v q_v log(q_v / p_v)``; the student keeps to the teacher's main mode.
 
     Source: Wen et al. 2023, arXiv:2307.15190, section 3.
     """
-    return _summed("reverse_kl", student, teacher, real, temperature, weights)
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-def jensen_shannon(
-    student: Tensor,
-    teacher: Tensor,
-    real: Tensor,
-    temperature: float,
-    weights: Optional[Tensor] = None,
-) -> Tensor:
-    """Sum over real tokens of ``T^2 * (KL(p || m) + KL(q || m)) / 2`` with ``m = (p + q) / 2``.
-
-    At most ``T^2 * log 2`` a token. Arguments and result as for ``forward_kl``.
-
-    Source: Lin 1991, doi:10.1109/18.61115; for translation: Wen et al. 2023, arXiv:2307.15190.
-    """
-    return _summed("js", student, teacher, real, temperature, weights)
-
-
-def total_variation(
-    student: Tensor,
-    teacher: Tensor,
-    real: Tensor,
-    temperature: float,
-    weights: Optional[Tensor] = None,
-) -> Tensor:
-    """Sum over real tokens of ``T * sum_v |p_v - q_v| / 2``.
-
-    At most T a token. Arguments and result as for ``forward_kl``.
-
-    Source: Wen et al. 2023, arXiv:2307.15190, section 3.
-    """
-    return _summed("tvd", student, teacher, real, temperature, weights)
-
-
-def jeffreys(
-    student: Tensor,
-    teacher: Tensor,
-    real: Tensor,
-    temperature: float,
-    weights: Optional[Tensor] = None,
-) -> Tensor:
-    """Sum over real tokens of ``T^2 * (KL(p || q) + KL(q || p))``.
-
-    Arguments and result as for ``forward_kl``.
+def jeffreys(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``KL(p || q) + KL(q || p)``.
 
     Source: Jeffreys 1946, doi:10.1098/rspa.1946.0056.
     """
-    return _summed("jeffreys", student, teacher, real, temperature, weights)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """A distance D(p, q) between two distributions over K classes, and its slope.
+def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``(KL(p || m) + KL(q || m)) / 2`` with ``m = (p + q) / 2``; at most log 2.
 
-    Args:
-        value: (log p, log q), each (N, K), to D, (N,) nats.
-        pull: the same to ``q_k * dD/dq_k``, (N, K), up to a multiple of q, which the softmax
-            cancels: with logits z of q at temperature T, ``dD/dz = (pull - q * sum pull) / T``.
-        order: the power of T that keeps the gradient's scale.
+    Source: Lin 1991, doi:10.1109/18.61115; for translation: Wen et al. 2023, arXiv:2307.15190.
     """
-
-    value: Callable[[Tensor, Tensor], Tensor]
-    pull: Callable[[Tensor, Tensor], Tensor]
-    order: int
-
-
-def _js_halves(log_p: Tensor, log_q: Tensor) -> Tensor:
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    log_m = _log_mean(log_p, log_q)
     halves = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
     return halves.sum(-1) / 2
 
 
-def _js_pull(log_p: Tensor, log_q: Tensor) -> Tensor:
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    return log_q.exp() * (log_q - log_m) / 2
+def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``sum_v |p_v - q_v| / 2``; at most 1.
+
+    Source: Wen et al. 2023, arXiv:2307.15190, section 3.
+    """
+    return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+
+
+def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return torch.logaddexp(log_p, log_q) - math.log(2)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A divergence D(p, q) with its slope and the power of T that scales it.
+
+    Args:
+        value: (log p, log q), each (n, K), to D, (n,) nats.
+        slope: the same to ``q_k * dD/dq_k``, (n, K), up to a multiple of q, which the softmax
+            cancels: with logits z of q at temperature T, ``dD/dz = (slope - q * sum slope) / T``.
+        order: the power of T that keeps the scale of the gradient in the logits as T changes: 2
+            where D is of second order in the logits, 1 where it is of first order.
+    """
+
+    value: Callable[[Tensor, Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
+    order: int = 2
+
+    def summed(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        real: Tensor,
+        temperature: float,
+        weights: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Sum over real tokens of ``T^order * D(p, q)``, by autograd and over whole logits.
+
+        Training takes ``chunked_loss``, which gives the same without holding all logits.
+
+        Args:
+            student: (B, L, V) logits of any float dtype.
+            teacher: (B, L, V) logits; -inf rules an entry out. They get no gradient.
+            real: (B, L) bool, False at pads; what a pad holds, NaN included, has no influence.
+            temperature: T > 0.
+            weights: (B, L) factors of the tokens' terms; None counts each once.
+
+        Returns:
+            () nats, at least float32; divide by ``real.sum()`` for the mean. 0 if nothing is real.
+        """
+        log_q = _log_probabilities(student, real, temperature)  # (N, V)
+        log_p = _log_probabilities(teacher.detach(), real, temperature).clamp(min=LOG_SMALLEST)
+        value = self.value(log_p, log_q)  # (N,)
+        if weights is not None:
+            value = value * weights[real]
+        return temperature**self.order * value.sum()
 
 
 DIVERGENCES: Dict[str, Divergence] = {
-    "forward_kl": Divergence(
-        value=lambda log_p, log_q: (log_p.exp() * (log_p - log_q)).sum(-1),
-        pull=lambda log_p, log_q: -log_p.exp(),
-        order=2,
-    ),
-    "reverse_kl": Divergence(
-        value=lambda log_p, log_q: (log_q.exp() * (log_q - log_p)).sum(-1),
-        pull=lambda log_p, log_q: log_q.exp() * (log_q - log_p),
-        order=2,
-    ),
+    "forward_kl": Divergence(forward_kl, slope=lambda log_p, log_q: -log_p.exp()),
+    "reverse_kl": Divergence(reverse_kl, slope=lambda log_p, log_q: log_q.exp() * (log_q - log_p)),
     "jeffreys": Divergence(
-        value=lambda log_p, log_q: ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1),
-        pull=lambda log_p, log_q: log_q.exp() * (log_q - log_p) - log_p.exp(),
-        order=2,
+        jeffreys, slope=lambda log_p, log_q: log_q.exp() * (log_q - log_p) - log_p.exp()
     ),
-    "js": Divergence(value=_js_halves, pull=_js_pull, order=2),
+    "js": Divergence(
+        jensen_shannon,
+        slope=lambda log_p, log_q: log_q.exp() * (log_q - _log_mean(log_p, log_q)) / 2,
+    ),
     "tvd": Divergence(
-        value=lambda log_p, log_q: (log_p.exp() - log_q.exp()).abs().sum(-1) / 2,
-        pull=lambda log_p, log_q: log_q.exp() * (log_q - log_p).sign() / 2,
+        total_variation,
+        slope=lambda log_p, log_q: log_q.exp() * (log_q - log_p).sign() / 2,
         order=1,
     ),
 }
-
-
-def _summed(
-    name: str,
-    student: Tensor,
-    teacher: Tensor,
-    real: Tensor,
-    temperature: float,
-    weights: Optional[Tensor],
-) -> Tensor:
-    divergence = DIVERGENCES[name]
-    log_q = _log_probabilities(student, real, temperature)  # (N, V)
-    log_p = _log_probabilities(teacher.detach(), real, temperature).clamp(min=LOG_SMALLEST)
-    value = divergence.value(log_p, log_q)  # (N,)
-    if weights is not None:
-        value = value * weights[real]
-    return temperature**divergence.order * value.sum()
 
 
 def _log_probabilities(logits: Tensor, real: Tensor, temperature: float) -> Tensor:

@@ -1,15 +1,16 @@
 """One distribution of several teachers: ``P = sum_i w_i P_i``, or ``P ~ prod_i P_i^w_i``.
 
 The weights w_i of a token sum to 1. They are the same for all tokens, or each token has its own
-(``TOKEN_WEIGHTS``), from what the teachers say of it at T = 1:
+(``TOKEN_WEIGHTS``), from the teachers' distributions p_i at T = 1:
 
-    gold        w_i ~ p_i(gold)               the teacher's probability of the reference word
-    confidence  w_i ~ max_v p_i(v)            its probability of its likeliest word v_i
-    agreement   w_i ~ mean_j p_j(v_i)         what all teachers together think of that word
+    gold        w_i ~ p_i(gold)               the probability of the reference token
+    confidence  w_i ~ max_v p_i(v)            the probability of the teacher's likeliest token v_i
+    agreement   w_i ~ mean_j p_j(v_i)         the mean probability of v_i over all teachers
 
-n tokens, I teachers, V words.
+n tokens, I teachers, V vocabulary entries.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Union
 
@@ -17,27 +18,27 @@ import torch
 from torch import Tensor
 
 from fairseq_kd.losses.divergence import LOG_SMALLEST
-from fairseq_kd.losses.soft_targets import Dense, SoftTargets, Sparse, tensor_on
+from fairseq_kd.losses.soft_targets import Chunk, Dense, Sparse, tensor_on
 
 Part = Union[Dense, Sparse]
 
 
-def gold_log_p(teachers: Sequence[SoftTargets], gold: Tensor) -> Tensor:
+def gold_log_p(teachers: Sequence[Chunk], gold: Tensor) -> Tensor:
     """``log p_i(gold)`` at T = 1, (n, I)."""
     return torch.cat([teacher.log_p_of(gold.unsqueeze(-1)) for teacher in teachers], -1)
 
 
-def _confidence(teachers: Sequence[SoftTargets], gold: Tensor) -> Tensor:
+def _confidence(teachers: Sequence[Chunk], gold: Tensor) -> Tensor:
     return torch.stack([teacher.confidence for teacher in teachers], -1).log()
 
 
-def _agreement(teachers: Sequence[SoftTargets], gold: Tensor) -> Tensor:
-    likeliest = torch.stack([teacher.top1 for teacher in teachers], -1)  # (n, I)
-    thought = torch.stack([teacher.log_p_of(likeliest) for teacher in teachers])
-    return thought.logsumexp(0)
+def _agreement(teachers: Sequence[Chunk], gold: Tensor) -> Tensor:
+    top1 = torch.stack([teacher.top1 for teacher in teachers], -1)  # (n, I)
+    log_p = torch.stack([teacher.log_p_of(top1) for teacher in teachers])
+    return log_p.logsumexp(0)
 
 
-TOKEN_WEIGHTS: Dict[str, Callable[[Sequence[SoftTargets], Tensor], Tensor]] = {
+TOKEN_WEIGHTS: Dict[str, Callable[[Sequence[Chunk], Tensor], Tensor]] = {
     "gold": gold_log_p,
     "confidence": _confidence,
     "agreement": _agreement,
@@ -50,7 +51,7 @@ class Mixture:
 
     Args:
         weights: w_i, (I,), summing to 1; or a key of ``TOKEN_WEIGHTS``; None gives 1 / I to each.
-        temperatures: factors of T, one a teacher; None is 1 for each.
+        temperatures: factors of T, one per teacher; None is 1 for each.
         mean: a key of ``MEANS``.
     """
 
@@ -58,14 +59,12 @@ class Mixture:
     temperatures: Optional[Sequence[float]] = None
     mean: str = "probabilities"
 
-    def token_weights(
-        self, teachers: Sequence[SoftTargets], gold: Tensor, dtype: torch.dtype
-    ) -> Tensor:
+    def token_weights(self, teachers: Sequence[Chunk], gold: Tensor, dtype: torch.dtype) -> Tensor:
         """The weights of n tokens, (n, I).
 
         Args:
-            teachers: what each of them says of the tokens; nothing of it is used up.
-            gold: (n,) the reference words.
+            teachers: their targets for the tokens; nothing is overwritten.
+            gold: (n,) the reference tokens.
             dtype: of the result.
         """
         if isinstance(self.weights, str):
@@ -75,26 +74,26 @@ class Mixture:
         return tensor_on(gold.device, shares, dtype).expand(len(gold), -1)
 
     def factor(self, teacher: int) -> float:
-        """What T is multiplied with for a teacher, by its place."""
+        """The factor of T of a teacher, by its index."""
         return 1.0 if self.temperatures is None else self.temperatures[teacher]
 
-    def of(self, parts: List[Part], weights: Tensor, words: int) -> Part:
-        """The one distribution; of a single part, that part.
+    def of(self, parts: List[Part], weights: Tensor, vocab_size: int) -> Part:
+        """The mixed distribution; of a single part, that part.
 
-        A stored teacher names some words and the mass of all the others. Beside teachers that run,
-        it shares that mass out as they do; among stored teachers alone, evenly.
+        A stored teacher has K entries and the mass of all the others. Beside teachers that run, it
+        distributes that mass as they do; among stored teachers alone, evenly.
 
         Args:
             parts: the teachers' distributions of the same n tokens.
             weights: (n, I).
-            words: V.
+            vocab_size: V.
         """
         if len(parts) == 1:
             return parts[0]
         shares = weights.unsqueeze(-1).unbind(-2)  # I times (n, 1)
         running = [part for part in parts if isinstance(part, Dense)]
         if not running:
-            return _mix_sparse(parts, shares, words, self.mean)
+            return _mix_sparse(parts, shares, vocab_size, self.mean)
         if len(running) < len(parts):
             like = sum(part.p for part in running) / len(running)  # (n, V)
             parts = [p if isinstance(p, Dense) else _spread_like(p, like) for p in parts]
@@ -123,21 +122,23 @@ def _dense(p: Tensor) -> Dense:
 
 
 def _spread_like(part: Sparse, like: Tensor) -> Dense:
-    """A sparse distribution whose rest is shared out in proportion to ``like``, (n, V)."""
+    """A sparse distribution whose rest is distributed in proportion to ``like``, (n, V)."""
     p = part.log_p.exp()
     others = like.scatter(-1, part.ids, 0.0)  # (n, V)
     mass = others.sum(-1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
     return _dense(others.mul_(p[:, -1:] / mass).scatter_(-1, part.ids, p[:, :-1]))
 
 
-def _mix_sparse(parts: List[Sparse], shares: Sequence[Tensor], words: int, mean: str) -> Sparse:
-    """The mixture over all words that any part names, and one class of the others."""
+def _mix_sparse(
+    parts: List[Sparse], shares: Sequence[Tensor], vocab_size: int, mean: str
+) -> Sparse:
+    """The mixture over the entries of all parts, and one class of the others."""
     ids = torch.cat([part.ids for part in parts], -1)  # (n, M)
     same = ids.unsqueeze(-1) == ids.unsqueeze(-2)  # (n, M, M)
-    repeated = same.tril(-1).any(-1)  # named by a teacher before
-    others = words - (~repeated).sum(-1, keepdim=True)  # (n, 1)
-    log_others = others.to(parts[0].log_p.dtype).log()  # -inf where all words are named
-    known = [_over_named_and_one_other(ids, part, words) for part in parts]  # I times (n, M + 1)
+    repeated = same.tril(-1).any(-1)  # listed by an earlier teacher
+    others = vocab_size - (~repeated).sum(-1, keepdim=True)  # (n, 1)
+    log_others = others.to(parts[0].log_p.dtype).log()  # -inf where all are listed
+    known = [_over_ids_and_one_other(ids, part, vocab_size) for part in parts]  # I times (n, M + 1)
     if mean == "probabilities":
         p = sum(share * each for share, each in zip(shares, known, strict=True))
         p[:, :-1].masked_fill_(repeated, 0.0)
@@ -153,10 +154,31 @@ def _mix_sparse(parts: List[Sparse], shares: Sequence[Tensor], words: int, mean:
     return Sparse(ids, log_p, entropy, repeated)
 
 
-def _over_named_and_one_other(ids: Tensor, part: Sparse, words: int) -> Tensor:
-    """The probabilities that a sparse distribution gives to any words and to one of its rest."""
+def _over_ids_and_one_other(ids: Tensor, part: Sparse, vocab_size: int) -> Tensor:
+    """The probabilities in a sparse distribution of given entries, and of one entry of its rest."""
     p = part.log_p.exp()
-    share = p[:, -1:] / (words - part.ids.size(-1))  # (n, 1)
+    share = p[:, -1:] / (vocab_size - part.ids.size(-1))  # (n, 1)
     match = ids.unsqueeze(-1) == part.ids.unsqueeze(-2)  # (n, M, K)
-    named = (match * p[:, None, :-1]).sum(-1)
-    return torch.cat([torch.where(match.any(-1), named, share), share], -1)
+    listed = (match * p[:, None, :-1]).sum(-1)
+    return torch.cat([torch.where(match.any(-1), listed, share), share], -1)
+
+
+def even_share(count: int, floor: float) -> float:
+    """The m at which ``w = (1 - m) s + m / count`` has at least the entropy ``floor * log(count)``.
+
+    It has just that entropy where the softmax s is all on one teacher, and more for any other s, so
+    that learned weights cannot collapse below the floor.
+
+    Args:
+        count: the number of weights, at least 2.
+        floor: in [0, 1]: 0 leaves the softmax as it is, 1 makes all weights equal.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60):  # the entropy grows with m: halve the interval
+        middle = (low + high) / 2
+        collapsed = [1 - middle + middle / count] + [middle / count] * (count - 1)
+        if -sum(w * math.log(w) for w in collapsed if w > 0) < floor * math.log(count):
+            low = middle
+        else:
+            high = middle
+    return high if floor > 0 else 0.0

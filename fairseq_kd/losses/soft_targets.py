@@ -1,9 +1,10 @@
-"""What teachers say of the real tokens of a batch, taken a chunk of tokens at a time.
+"""Soft targets: what teachers predict for the real tokens of a batch, read a chunk at a time.
 
-N real tokens, n of them in a chunk, V words, K likeliest words of a top-k teacher, T temperature.
-A source (``TeacherLogits``, ``TopK``) holds the batch and is cut by a slice of tokens; a cut
-answers with the likeliest word, the teacher's confidence, and its distribution at a temperature:
-``Dense`` over all words, or ``Sparse`` over some words and one class for all the others.
+A source holds the targets of N tokens: ``TeacherStates`` and ``TeacherLogits`` of a model that
+runs, ``TopK`` of a store. A slice of tokens cuts a chunk of n tokens from it: ``TeacherLogits`` or
+``TopK``. A chunk has the likeliest token, the teacher's confidence, and its distribution at a
+temperature T: ``Dense`` over all V vocabulary entries, or ``Sparse`` over M entries and one class
+for the rest.
 """
 
 import math
@@ -21,30 +22,31 @@ Temperature = Union[float, Tensor]  # one for all tokens, or (n, 1)
 def tensor_on(
     device: torch.device, numbers: Union[float, Sequence[float], Tensor], dtype: torch.dtype
 ) -> Tensor:
-    """Numbers as a tensor on a device; a GPU is not waited for."""
+    """Numbers as a tensor on a device, copied asynchronously."""
     return torch.as_tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
 def is_one(temperature: Temperature) -> bool:
-    """Whether T is 1 for all tokens, so that nothing need be divided."""
+    """Whether T is 1 for all tokens, so that no division is needed."""
     return isinstance(temperature, float) and temperature == 1.0
 
 
-def cooled(z: Tensor, temperature: Temperature) -> Tensor:
-    """``z / T``, in the memory of z, which is used up."""
+def divide_(z: Tensor, temperature: Temperature) -> Tensor:
+    """``z / T``, in place; under torch.compile, which plans memory itself, a new tensor."""
     if is_one(temperature):
         return z
-    if torch.compiler.is_compiling():  # plans its memory itself, and may fail to take this
+    if torch.compiler.is_compiling():  # it may fail on the operation in place
         return z / temperature
     return z.div_(temperature)
 
 
-# Where a top-k teacher keeps the mass of the tail: log sum over the tail of p^b at these powers b
-# of its probabilities at T = 1. At b = 0 it is log(V - K). They lie denser towards both ends, as
-# the points of an interpolation must, so that it is accurate down to T = 1 / 2.
-TAIL_POWERS = (0.0625, 0.2, 0.4, 0.65, 1.0, 1.3, 1.7, 2.0)
-FORMER_TAIL_POWERS = (0.125, 0.25, 0.5, 1.0)  # of stores of format 1
-POLE = 2.0  # the tail is read from a polynomial in b / (b + POLE)
+def project(output: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+    """Logits ``output W^T + b``, at least in float32; a copy of the output if there is no W."""
+    wide = torch.promote_types(output.dtype, torch.float32)
+    if weight is None:
+        return output.to(wide, copy=True)
+    z = output @ weight.T
+    return (z if bias is None else z.add_(bias)).to(wide)
 
 
 @dataclass
@@ -52,27 +54,27 @@ class Dense:
     """A softmax over the vocabulary.
 
     Args:
-        logits: (n, V) finite, already divided by T.
+        scaled_logits: (n, V) finite, already divided by T.
         p: (n, V) their softmax.
         log_z: (n,) their log-sum-exp.
     """
 
-    logits: Tensor
+    scaled_logits: Tensor
     p: Tensor
     log_z: Tensor
 
     @classmethod
-    def softmax(cls, logits: Tensor, likeliest: Tensor) -> "Dense":
-        """The softmax of logits whose likeliest words (n,) are known."""
-        p = logits.softmax(-1)
-        at = likeliest.unsqueeze(-1)
-        log_z = logits.gather(-1, at) - p.gather(-1, at).log()  # no second pass of exponentials
-        return cls(logits, p, log_z.squeeze(-1))
+    def softmax(cls, scaled_logits: Tensor, top1: Tensor) -> "Dense":
+        """The softmax of logits whose largest entries (n,) are known."""
+        p = scaled_logits.softmax(-1)
+        at = top1.unsqueeze(-1)
+        log_z = scaled_logits.gather(-1, at) - p.gather(-1, at).log()  # saves a pass of exp
+        return cls(scaled_logits, p, log_z.squeeze(-1))
 
     @property
     def log_p(self) -> Tensor:
-        """(n, V), no lower than ``LOG_SMALLEST``."""
-        return (self.logits - self.log_z.unsqueeze(-1)).clamp_(min=LOG_SMALLEST)
+        """(n, V), at least ``LOG_SMALLEST``."""
+        return (self.scaled_logits - self.log_z.unsqueeze(-1)).clamp_(min=LOG_SMALLEST)
 
     @property
     def entropy(self) -> Tensor:
@@ -81,24 +83,24 @@ class Dense:
 
     @property
     def top1(self) -> Tensor:
-        """The likeliest word, (n,)."""
+        """The likeliest token, (n,)."""
         return self.p.argmax(-1)
 
     def cross_entropy(self, other: "Dense") -> Tensor:
         """``-sum_v p_v log other_v``, (n,) nats, without a logarithm."""
-        return other.log_z - torch.linalg.vecdot(self.p, other.logits)
+        return other.log_z - torch.linalg.vecdot(self.p, other.scaled_logits)
 
 
 @dataclass
 class Sparse:
-    """A distribution over some words, and one last class for the rest of the vocabulary.
+    """A distribution over some entries, and one last class for the rest of the vocabulary.
 
     Args:
-        ids: (n, M) the words.
-        log_p: (n, M + 1) log-probabilities of the words, then of all the others together.
+        ids: (n, M) the entries.
+        log_p: (n, M + 1) log-probabilities of the entries, then of all the others together.
         entropy: (n,) nats, of the distribution over the whole vocabulary.
-        repeated: (n, M) bool, True at a word that its row has named before and that counts for
-            nothing there; None if no word is named twice.
+        repeated: (n, M) bool, True where a row lists an entry once more, which then counts as
+            nothing; None if no row does.
     """
 
     ids: Tensor
@@ -108,75 +110,100 @@ class Sparse:
 
     @property
     def top1(self) -> Tensor:
-        """The likeliest of the words, (n,)."""
+        """The most probable of the entries, (n,)."""
         return self.ids.gather(-1, self.log_p[:, :-1].argmax(-1, keepdim=True)).squeeze(-1)
 
 
 @dataclass
-class TeacherLogits:
-    """A live teacher's answer: hidden states that are projected when they are asked for.
+class TeacherStates:
+    """The states of a running teacher, which a slice projects to logits.
 
     Args:
-        hidden: (N, C) states before the output projection; with no weight, (N, V) logits.
+        states: (N, C) before the output projection.
         weight: (V, C) output projection.
         bias: (V,) its bias.
     """
 
-    hidden: Tensor
-    weight: Optional[Tensor] = None
+    states: Tensor
+    weight: Tensor
     bias: Optional[Tensor] = None
+
+    def __getitem__(self, rows: slice) -> "TeacherLogits":
+        return TeacherLogits(project(self.states[rows], self.weight, self.bias))
+
+
+@dataclass
+class TeacherLogits:
+    """The logits of a running teacher, (N, V); a slice copies them, at least in float32."""
+
+    logits: Tensor
     _top1: Optional[Tensor] = field(default=None, init=False, repr=False)
 
     def __getitem__(self, rows: slice) -> "TeacherLogits":
-        return TeacherLogits(logits(self.hidden[rows], self.weight, self.bias))
+        return TeacherLogits(project(self.logits[rows], None, None))
 
     @property
     def top1(self) -> Tensor:
-        """The likeliest word, (n,)."""
-        if self._top1 is None:  # torch.compile knows no cached_property
-            self._top1 = self.hidden.argmax(-1)
+        """The likeliest token, (n,)."""
+        if self._top1 is None:  # torch.compile does not support cached_property
+            self._top1 = self.logits.argmax(-1)
         return self._top1
 
     @property
     def confidence(self) -> Tensor:
-        """The probability of the likeliest word at T = 1, (n,)."""
-        return (self.hidden.amax(-1) - self.hidden.logsumexp(-1)).exp()
+        """The probability of the likeliest token at T = 1, (n,)."""
+        return (self.logits.amax(-1) - self.logits.logsumexp(-1)).exp()
 
-    def log_p_of(self, words: Tensor) -> Tensor:
-        """The log-probabilities of some words (n, J) at T = 1, no lower than ``LOG_SMALLEST``."""
-        log_p = self.hidden.gather(-1, words) - self.hidden.logsumexp(-1, keepdim=True)
+    def log_p_of(self, entries: Tensor) -> Tensor:
+        """The log-probabilities of entries (n, J) at T = 1, at least ``LOG_SMALLEST``."""
+        log_p = self.logits.gather(-1, entries) - self.logits.logsumexp(-1, keepdim=True)
         return log_p.clamp_(min=LOG_SMALLEST)
 
-    def at(self, temperature: Temperature) -> Dense:
-        """The distribution ``softmax(z / T)`` of a cut, whose logits it uses up."""
-        lowest = torch.finfo(self.hidden.dtype).min / 8  # a product with 0 is then 0, not NaN
-        likeliest = self.top1
-        return Dense.softmax(cooled(self.hidden, temperature).clamp_(min=lowest), likeliest)
+    def distribution_(self, temperature: Temperature) -> Dense:
+        """The distribution ``softmax(logits / T)``, in place: the logits are overwritten."""
+        lowest = torch.finfo(self.logits.dtype).min / 8  # a product with 0 is then 0, not NaN
+        top1 = self.top1
+        return Dense.softmax(divide_(self.logits, temperature).clamp_(min=lowest), top1)
+
+
+def live_targets(
+    output: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]
+) -> Union[TeacherStates, TeacherLogits]:
+    """The soft targets of a decoder's output, (N, C) states, or (N, V) logits if there is no W."""
+    return TeacherLogits(output) if weight is None else TeacherStates(output, weight, bias)
+
+
+# The powers b at which a store keeps the mass of the tail, log sum_tail p^b of the probabilities at
+# T = 1. At b = 0 it is log(V - K). The powers are denser towards both ends, as the points of an
+# interpolation must be, so that it is accurate down to T = 1 / 2.
+TAIL_POWERS = (0.0625, 0.2, 0.4, 0.65, 1.0, 1.3, 1.7, 2.0)
+FORMER_TAIL_POWERS = (0.125, 0.25, 0.5, 1.0)  # of stores of format 1
+POLE = 2.0  # the tail is interpolated by a polynomial in b / (b + POLE)
 
 
 @dataclass
 class TopK:
-    """What a store keeps of a teacher: its likeliest words, and the mass of the tail.
+    """A stored top-k distribution: the K most probable entries, and the mass of the tail.
 
     Args:
-        ids: (N, K) words, the likeliest first.
+        ids: (N, K) entries, the most probable first.
         log_p: (N, K) their log-probabilities at T = 1.
-        log_tail: (N, len(powers)) ``log sum_v p_v^b`` over the other V - K words.
-        words: V.
+        log_tail: (N, len(powers)) ``log sum_v p_v^b`` over the other V - K entries.
+        vocab_size: V.
         powers: the b of ``log_tail``, 1 among them.
     """
 
     ids: Tensor
     log_p: Tensor
     log_tail: Tensor
-    words: int
+    vocab_size: int
     powers: Tuple[float, ...] = TAIL_POWERS
 
     @classmethod
     def of_logits(cls, z: Tensor, k: int, powers: Tuple[float, ...] = TAIL_POWERS) -> "TopK":
-        """The k likeliest words of ``softmax(z)``, (n, V), and the mass of the others; k < V."""
+        """The k < V most probable entries of ``softmax(z)``, (n, V), and the mass of the tail."""
         log_p = torch.log_softmax(z, dim=-1).clamp_(min=LOG_SMALLEST)
-        kept, ids = log_p.topk(k, dim=-1)  # sorted, the likeliest first
+        kept, ids = log_p.topk(k, dim=-1)  # sorted, the most probable first
         tail = log_p.scatter_(-1, ids, float("-inf"))
         log_tail = torch.stack([(tail * b).logsumexp(-1) for b in powers], dim=-1)
         return cls(ids, kept, log_tail, z.size(-1), powers)
@@ -187,26 +214,31 @@ class TopK:
         )
 
     @property
+    def k(self) -> int:
+        """K, the number of entries kept of each distribution."""
+        return self.ids.size(-1)
+
+    @property
     def top1(self) -> Tensor:
-        """The likeliest word, (n,)."""
+        """The likeliest token, (n,)."""
         return self.ids[:, 0]
 
     @property
     def confidence(self) -> Tensor:
-        """The probability of the likeliest word at T = 1, (n,)."""
+        """The probability of the likeliest token at T = 1, (n,)."""
         return self.log_p[:, 0].exp()
 
-    def log_p_of(self, words: Tensor) -> Tensor:
-        """The log-probabilities of some words (n, J) at T = 1; in the tail, an even share of it."""
+    def log_p_of(self, entries: Tensor) -> Tensor:
+        """The log-probabilities of entries (n, J) at T = 1; of the tail, each an even share."""
         at_one = self.powers.index(1.0)
         mass = self.log_tail[:, at_one : at_one + 1]
-        share = mass - math.log(self.words - self.k)  # (n, 1)
-        match = words.unsqueeze(-1) == self.ids.unsqueeze(-2)  # (n, J, K)
-        named = self.log_p.unsqueeze(-2).where(match, 0.0).sum(-1)
-        return named.where(match.any(-1), share).clamp(min=LOG_SMALLEST)
+        share = mass - math.log(self.vocab_size - self.k)  # (n, 1)
+        match = entries.unsqueeze(-1) == self.ids.unsqueeze(-2)  # (n, J, K)
+        kept = self.log_p.unsqueeze(-2).where(match, 0.0).sum(-1)
+        return kept.where(match.any(-1), share).clamp(min=LOG_SMALLEST)
 
-    def at(self, temperature: Temperature) -> Sparse:
-        """The distribution at any temperature; exact but for the interpolated mass of the tail."""
+    def distribution_(self, temperature: Temperature) -> Sparse:
+        """The distribution at T, exact but for the interpolated tail; nothing is overwritten."""
         power = 1.0 / temperature
         log_tail, tail_entropy = self._tail(power)
         unnormalised = torch.cat([self.log_p * power, log_tail.unsqueeze(-1)], dim=-1)
@@ -218,13 +250,13 @@ class TopK:
     def _tail(self, power: Temperature) -> Sequence[Tensor]:
         """``f(b) = log sum_tail p^b`` at a power b, (n,), and the entropy ``f - b f'`` within it.
 
-        ``f / (b + POLE)`` is read from the polynomial in ``b / (b + POLE)`` through the known
-        points, b = 0 among them: exact where f is linear, as of a tail of equal probabilities, and
-        calm on both sides. Beyond the last point the tangent there is taken, below which f, which
-        is convex, does not fall.
+        ``f / (b + POLE)`` is interpolated by the polynomial in ``b / (b + POLE)`` through the known
+        points, b = 0 among them: exact where f is linear, as for a tail of equal probabilities.
+        Beyond the last point f continues along its tangent there, which bounds the convex f from
+        below.
         """
         known = self.log_tail
-        none = torch.full_like(known[:, :1], math.log(self.words - self.k))
+        none = torch.full_like(known[:, :1], math.log(self.vocab_size - self.k))
         b = tensor_on(known.device, power, torch.float64).reshape(-1, 1)
         values, slopes = (each.to(known.dtype) for each in self._tail_weights(b))  # (1 or n, P + 1)
         points = torch.cat([none, known], -1)
@@ -232,7 +264,7 @@ class TopK:
         return value, (value - b.to(known.dtype).squeeze(-1) * slope).clamp(min=0.0)
 
     def _tail_weights(self, b: Tensor) -> Sequence[Tensor]:
-        """What f and f' at powers b, (m, 1), take of f at 0 and at each of the P known powers.
+        """The weights of f at 0 and at the P known powers in f and in f' at powers b, (m, 1).
 
         In float64, as the inverse of the Vandermonde matrix is badly conditioned.
         """
@@ -247,19 +279,6 @@ class TopK:
         slopes = values + (exponents[1:] * u ** exponents[:-1]) @ to_coefficients[1:] * POLE / scale
         return values * scale + slopes * (b - inside), slopes
 
-    @property
-    def k(self) -> int:
-        """K, the number of words kept of each distribution."""
-        return self.ids.size(-1)
 
-
-SoftTargets = Union[TeacherLogits, TopK]
-
-
-def logits(hidden: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
-    """``hidden W^T + b``, at least in float32; a copy of the hidden states if there is no W."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    if weight is None:
-        return hidden.to(wide, copy=True)
-    z = hidden @ weight.T
-    return (z if bias is None else z.add_(bias)).to(wide)
+SoftTargets = Union[TeacherStates, TeacherLogits, TopK]
+Chunk = Union[TeacherLogits, TopK]

@@ -6,11 +6,11 @@ with D one of ``DIVERGENCES``, ``q(T) = softmax(z / T)`` of the student's logits
 the teachers' distributions at T, and CE fairseq's label-smoothed cross-entropy at T = 1,
 ``CE = (1 - e - e') * -log q_gold + e' * sum_v -log q_v`` with ``e' = e / (V - 1)``. The gradient:
 
-    dL/dz = alpha * T^(order - 1) * (pull - q(T) * sum pull) + beta * (q - y)
+    dL/dz = alpha * T^(order - 1) * (slope - q(T) * sum slope) + beta * (q - y)
 
-y the smoothed one-hot reference, and pull as ``Divergence`` defines it. With a gate, each token has
-``alpha * 2 (1 - g)`` and ``beta * 2 g`` for alpha and beta, g the teachers' probability of its
-reference word. n tokens, V words, I teachers.
+y the smoothed one-hot reference, and slope as ``Divergence`` defines it. With a gate, each token
+has ``alpha * 2 (1 - g)`` and ``beta * 2 g`` for alpha and beta, g the teachers' probability of its
+reference token. n tokens, V vocabulary entries, I teachers.
 """
 
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ from torch import Tensor
 from fairseq_kd.losses.divergence import DIVERGENCES, LOG_SMALLEST, Divergence
 from fairseq_kd.losses.mixture import Mixture, gold_log_p
 from fairseq_kd.losses.soft_targets import (
+    Chunk,
     Dense,
-    SoftTargets,
     Sparse,
     Temperature,
-    cooled,
+    divide_,
     is_one,
     tensor_on,
 )
@@ -36,7 +36,7 @@ Weight = Union[float, Tensor]  # one for all tokens, or (n,)
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What ``chunked_loss`` adds up.
+    """The options of ``chunked_loss``.
 
     Args:
         alpha: weight of the distillation loss, a number or (); so are beta and the temperature.
@@ -45,11 +45,11 @@ class LossOptions:
         temperature: T > 0.
         divergence: a key of ``DIVERGENCES``.
         by_confidence: give each token its own ``T_i = 1 + c_i * (T - 1)``, c_i the teachers' mean
-            probability of their likeliest word.
-        gated: weigh the two terms of each token by the teachers' probability of its reference.
-        mixture: how several teachers become one.
+            probability of their likeliest token.
+        gated: weight the two terms of each token by the teachers' probability of its reference.
+        mixture: how the distributions of several teachers are mixed.
         chunk_tokens: tokens in a chunk; None takes ``default_chunk``; 0 takes all at once.
-        compiled: have torch.compile make a program of it, which is faster on a GPU.
+        compiled: compile the loss with torch.compile, which is faster on a GPU.
     """
 
     alpha: float
@@ -65,7 +65,10 @@ class LossOptions:
 
 
 class LossTerms(NamedTuple):
-    """Sums over the tokens, nats or counts, () but for the last two; ``loss`` has a gradient."""
+    """Sums over the tokens, nats or counts, () but for the last two; only ``loss`` has a gradient.
+
+    ``packed`` and ``unpacked`` are the same sums in one tensor, in the order of the fields.
+    """
 
     loss: Tensor  # alpha * kd + beta * ce
     kd: Tensor  # T^order * D
@@ -73,76 +76,110 @@ class LossTerms(NamedTuple):
     nll: Tensor  # -log q_gold at T = 1
     entropy: Tensor  # of P
     temperature: Tensor  # of the T of every token
-    agreed: Tensor  # tokens whose likeliest word is the teachers'
-    correct: Tensor  # tokens whose likeliest word is the gold one
+    agreed: Tensor  # tokens whose likeliest token is the teachers'
+    correct: Tensor  # tokens whose likeliest token is the reference
     gate: Tensor  # of g; 0 without a gate
     teacher_nll: Tensor  # -log sum_i w_i p_i(gold) at T = 1; 0 of one teacher without a gate
     weights: Tensor  # (I,) of w_i
     credit: Tensor  # (I,) of p_i(gold) / sum_j w_j p_j(gold), the slope of -teacher_nll in w_i
 
+    @classmethod
+    def packed_size(cls, n_teachers: int) -> int:
+        """The number of elements of the packed sums."""
+        return len(cls._fields) - 2 + 2 * n_teachers
 
-N_SCALARS = len(LossTerms._fields) - 2
+    @classmethod
+    def unpacked(cls, packed: Tensor, n_teachers: int) -> "LossTerms":
+        """The fields as views of the packed sums."""
+        scalars, *vectors = packed.split([len(cls._fields) - 2, n_teachers, n_teachers])
+        return cls(*scalars.unbind(), *vectors)
 
 
-def loss_and_logit_gradient(
+def _packed(terms: LossTerms) -> Tensor:
+    *scalars, weights, credit = terms
+    return torch.cat([torch.stack(scalars), weights, credit])
+
+
+def loss_and_logit_gradient_(
     z: Tensor,
     gold: Tensor,
-    teachers: Sequence[SoftTargets],
+    teachers: Sequence[Chunk],
     options: LossOptions,
     gradient: bool,
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """The terms of n tokens, and the gradient of ``loss`` in their logits.
+    """The packed ``LossTerms`` of n tokens, and the gradient of ``loss`` in their logits.
+
+    In place: z and the logits of the teachers are overwritten.
 
     Args:
-        z: (n, V) the student's logits, float32 or float64; overwritten.
-        gold: (n,) the reference words.
-        teachers: what each teacher says of these tokens.
+        z: (n, V) the student's logits, float32 or float64.
+        gold: (n,) the reference tokens.
+        teachers: their soft targets for these tokens.
         options: weights, temperature and the like.
-        gradient: whether it is asked for.
+        gradient: whether to compute the gradient.
 
     Returns:
-        The sums of ``LossTerms`` in one tensor, and (n, V), or None.
+        ``LossTerms`` in one tensor, and (n, V), or None.
     """
-    likeliest = z.argmax(-1)
-    student = Dense.softmax(z, likeliest)
+    student_top1 = z.argmax(-1)
+    student = Dense.softmax(z, student_top1)
     ce, nll = _cross_entropy(student, gold, options.smoothing)
-    taught_gold = _TaughtGold.of(teachers, gold, options, z.dtype)
-    alpha, beta, gate = _weights(options, taught_gold)
-    temperature = _temperature(teachers, taught_gold.weights, options)
+    by_teachers = _GoldByTeachers.of(teachers, gold, options, z.dtype)
+    alpha, beta, gate = _weights(options, by_teachers)
+    temperature = _temperature(teachers, by_teachers.weights, options)
     same = is_one(temperature)
-    warm = student if same else Dense.softmax(cooled(z, temperature), likeliest)
+    softened = student if same else Dense.softmax(divide_(z, temperature), student_top1)
     top1 = teachers[0].top1 if len(teachers) == 1 else None
     factors = map(options.mixture.factor, range(len(teachers)))
-    parts = [teacher.at(temperature * f) for teacher, f in zip(teachers, factors, strict=True)]
-    taught = options.mixture.of(parts, taught_gold.weights, z.size(-1))
-    entropy = taught.entropy
+    parts = [
+        teacher.distribution_(temperature * factor)
+        for teacher, factor in zip(teachers, factors, strict=True)
+    ]
+    target = options.mixture.of(parts, by_teachers.weights, z.size(-1))
+    entropy = target.entropy
     divergence = DIVERGENCES[options.divergence]
     scale = _column(alpha) * temperature ** (divergence.order - 1)
-    agreed = likeliest == (taught.top1 if top1 is None else top1)
-    if isinstance(taught, Sparse):
-        value, dz = _over_classes(divergence, taught, warm, scale)
-    elif options.divergence == "forward_kl":  # no logarithms needed
-        value = taught.cross_entropy(warm) - entropy
-        dz = (warm.p - taught.p if same else warm.p.sub_(taught.p)).mul_(scale)
+    agreed = student_top1 == (target.top1 if top1 is None else top1)
+    if isinstance(target, Sparse):
+        value, dz = _over_classes(divergence, target, softened, scale)
+    elif options.divergence == "forward_kl":  # H(P, q) - H(P), which needs no logarithms
+        value = target.cross_entropy(softened) - entropy
+        dz = (softened.p - target.p if same else softened.p.sub_(target.p)).mul_(scale)
     else:
-        value, dz = _over_words(divergence, taught, warm, scale)
+        value, dz = _over_vocabulary(divergence, target, softened, scale)
     t = tensor_on(z.device, temperature, z.dtype).expand(len(z), 1).squeeze(-1)
     kd = t**divergence.order * value
-    terms = [alpha * kd + beta * ce, kd, ce, nll, entropy, t, agreed, likeliest == gold]
-    scalars = [term.sum().to(z.dtype) for term in (*terms, gate, taught_gold.nll)]
-    sums = torch.cat([torch.stack(scalars), taught_gold.weights.sum(0), taught_gold.credit])
+
+    def total(per_token: Tensor) -> Tensor:
+        return per_token.sum().to(z.dtype)
+
+    terms = LossTerms(
+        loss=total(alpha * kd + beta * ce),
+        kd=total(kd),
+        ce=total(ce),
+        nll=total(nll),
+        entropy=total(entropy),
+        temperature=total(t),
+        agreed=total(agreed),
+        correct=total(student_top1 == gold),
+        gate=total(gate),
+        teacher_nll=total(by_teachers.nll),
+        weights=by_teachers.weights.sum(0),
+        credit=by_teachers.credit,
+    )
     if not gradient:
-        return sums, None
+        return _packed(terms), None
     if isinstance(options.beta, Tensor) or options.beta > 0:
-        _add_cross_entropy_gradient(dz, student, gold, beta, options.smoothing)
-    return sums, dz
+        _add_cross_entropy_gradient_(dz, student, gold, beta, options.smoothing)
+    return _packed(terms), dz
 
 
 @dataclass
-class _TaughtGold:
-    """The teachers' weights, (n, I), and what they say of the reference words at T = 1.
+class _GoldByTeachers:
+    """The teachers' weights, (n, I), and their mixed prediction of the reference tokens at T = 1.
 
-    That is not asked, and 0, where nothing depends on it: of one teacher without a gate.
+    The prediction is not computed, and is 0, where nothing depends on it: of one teacher without a
+    gate.
     """
 
     weights: Tensor
@@ -151,8 +188,8 @@ class _TaughtGold:
 
     @classmethod
     def of(
-        cls, teachers: Sequence[SoftTargets], gold: Tensor, options: LossOptions, dtype: torch.dtype
-    ) -> "_TaughtGold":
+        cls, teachers: Sequence[Chunk], gold: Tensor, options: LossOptions, dtype: torch.dtype
+    ) -> "_GoldByTeachers":
         weights = options.mixture.token_weights(teachers, gold, dtype)
         if len(teachers) == 1 and not options.gated:
             return cls(weights, weights.new_zeros(len(gold)), weights.new_zeros(1))
@@ -161,11 +198,11 @@ class _TaughtGold:
         return cls(weights, -mixed, (log_p - mixed.unsqueeze(-1)).exp().sum(0))
 
 
-def _weights(options: LossOptions, taught_gold: _TaughtGold) -> Tuple[Weight, Weight, Tensor]:
+def _weights(options: LossOptions, by_teachers: _GoldByTeachers) -> Tuple[Weight, Weight, Tensor]:
     """The alpha and beta of the tokens, and g, (n,), 0 without a gate."""
     if not options.gated:
-        return options.alpha, options.beta, torch.zeros_like(taught_gold.nll)
-    gate = (-taught_gold.nll).exp()
+        return options.alpha, options.beta, torch.zeros_like(by_teachers.nll)
+    gate = (-by_teachers.nll).exp()
     return 2 * options.alpha * (1 - gate), 2 * options.beta * gate, gate
 
 
@@ -173,9 +210,7 @@ def _column(weight: Weight) -> Weight:
     return weight.unsqueeze(-1) if isinstance(weight, Tensor) else weight
 
 
-def _temperature(
-    teachers: Sequence[SoftTargets], weights: Tensor, options: LossOptions
-) -> Temperature:
+def _temperature(teachers: Sequence[Chunk], weights: Tensor, options: LossOptions) -> Temperature:
     """T for all tokens, or (n, 1): ``1 + c * (T - 1)`` with c the teachers' mean confidence."""
     if not options.by_confidence:
         return options.temperature
@@ -186,19 +221,19 @@ def _temperature(
 
 def _cross_entropy(student: Dense, gold: Tensor, smoothing: float) -> Tuple[Tensor, Tensor]:
     """The label-smoothed and the plain cross-entropy of every token, (n,) nats each."""
-    words = student.logits.size(-1)
-    others = smoothing / (words - 1)
-    nll = student.log_z - student.logits.gather(-1, gold.unsqueeze(-1)).squeeze(-1)
+    z = student.scaled_logits  # at T = 1
+    others = smoothing / (z.size(-1) - 1)
+    nll = student.log_z - z.gather(-1, gold.unsqueeze(-1)).squeeze(-1)
     ce = (1 - smoothing - others) * nll
     if smoothing > 0:
-        ce = ce + others * (words * student.log_z - student.logits.sum(-1))
+        ce = ce + others * (z.size(-1) * student.log_z - z.sum(-1))
     return ce, nll
 
 
-def _add_cross_entropy_gradient(
+def _add_cross_entropy_gradient_(
     dz: Tensor, student: Dense, gold: Tensor, beta: Weight, smoothing: float
 ) -> None:
-    """Adds ``beta * (q - y)`` in place."""
+    """Adds ``beta * (q - y)`` to dz, in place."""
     others = smoothing / (dz.size(-1) - 1)
     beta = _column(beta)
     if isinstance(beta, Tensor):
@@ -211,32 +246,32 @@ def _add_cross_entropy_gradient(
     dz.scatter_add_(-1, at_gold, smoothed.expand(at_gold.shape))
 
 
-def _over_words(
-    divergence: Divergence, taught: Dense, student: Dense, scale: Temperature
+def _over_vocabulary(
+    divergence: Divergence, target: Dense, student: Dense, scale: Temperature
 ) -> Tuple[Tensor, Tensor]:
-    """D, (n,), and ``scale * (pull - q * sum pull)``, (n, V), over all words."""
-    log_p, log_q = taught.log_p, student.logits - student.log_z.unsqueeze(-1)
-    pull = divergence.pull(log_p, log_q)
-    dz = pull.sub_(student.p * pull.sum(-1, keepdim=True)).mul_(scale)
+    """D, (n,), and ``scale * (slope - q * sum slope)``, (n, V), over the vocabulary."""
+    log_p, log_q = target.log_p, student.scaled_logits - student.log_z.unsqueeze(-1)
+    slope = divergence.slope(log_p, log_q)
+    dz = slope.sub_(student.p * slope.sum(-1, keepdim=True)).mul_(scale)
     return divergence.value(log_p, log_q), dz
 
 
 def _over_classes(
-    divergence: Divergence, taught: Sparse, student: Dense, scale: Temperature
+    divergence: Divergence, target: Sparse, student: Dense, scale: Temperature
 ) -> Tuple[Tensor, Tensor]:
-    """The same over the words that the teacher names and one class of all the others.
+    """The same over the entries of a sparse target and one class of all the others.
 
-    What pulls at that class is shared among its words in proportion to their q.
+    The slope of that class is distributed over its entries in proportion to their q.
     """
-    q = student.p.gather(-1, taught.ids)  # (n, M)
-    log_q = student.logits.gather(-1, taught.ids) - student.log_z.unsqueeze(-1)
-    if taught.repeated is not None:
-        q = q.masked_fill(taught.repeated, 0.0)
-        log_q = log_q.masked_fill(taught.repeated, LOG_SMALLEST)
+    q = student.p.gather(-1, target.ids)  # (n, M)
+    log_q = student.scaled_logits.gather(-1, target.ids) - student.log_z.unsqueeze(-1)
+    if target.repeated is not None:
+        q = q.masked_fill(target.repeated, 0.0)
+        log_q = log_q.masked_fill(target.repeated, LOG_SMALLEST)
     q_rest = (1 - q.sum(-1, keepdim=True)).clamp(min=torch.finfo(q.dtype).eps)  # (n, 1)
     log_q = torch.cat([log_q, q_rest.log()], -1)  # (n, M + 1)
-    pull = divergence.pull(taught.log_p, log_q)
-    rest = pull[:, -1:] / q_rest
-    dz = student.p * (scale * (rest - pull.sum(-1, keepdim=True)))
-    named = (pull[:, :-1] - q * rest).mul_(scale)
-    return divergence.value(taught.log_p, log_q), dz.scatter_add_(-1, taught.ids, named)
+    slope = divergence.slope(target.log_p, log_q)
+    rest = slope[:, -1:] / q_rest
+    dz = student.p * (scale * (rest - slope.sum(-1, keepdim=True)))
+    listed = (slope[:, :-1] - q * rest).mul_(scale)
+    return divergence.value(target.log_p, log_q), dz.scatter_add_(-1, target.ids, listed)

@@ -18,9 +18,8 @@ import torch
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
-from fairseq_kd.layer_map import spread
-from fairseq_kd.models.structure import SIDES, Structure
-from fairseq_kd.positions import learned_positions
+from fairseq_kd.models.layer_map import spread
+from fairseq_kd.models.structure import SIDES, Structure, learned_positions
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-"""What a fairseq transformer is made of: its layers, widths, heads and attention blocks."""
+"""The parts of a fairseq transformer: its layers, widths, attention blocks and positions."""
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from fairseq import models
@@ -16,11 +16,18 @@ ATTENTION = {  # kind: (side, name of the block in a layer)
 }
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of the wrappers of distributed training."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    return model
+
+
 class Structure:
-    """The parts of an encoder-decoder transformer, found in the model itself.
+    """The parts of an encoder-decoder transformer, read from the model itself.
 
     Args:
-        model: a model of fairseq, or one of its wrappers for several workers.
+        model: a model of fairseq, in a wrapper of distributed training or not.
         called: how errors name it.
 
     Raises:
@@ -28,8 +35,7 @@ class Structure:
     """
 
     def __init__(self, model: nn.Module, called: str):
-        while not hasattr(model, "decoder") and hasattr(model, "module"):
-            model = model.module
+        model = unwrapped(model)
         self.model, self.called = model, called
         for side in SIDES:
             layers = getattr(getattr(model, side, None), "layers", None)
@@ -75,34 +81,34 @@ class Structure:
         return block
 
     def refuse_dropped_layers(self, side: str) -> None:
-        """Refuses a student that skips layers at random: there is nothing to compare then."""
+        """Refuses a student that skips layers at random: a skipped layer cannot be compared."""
         rate = getattr(self.layers(side), "p", 0.0)
         if rate > 0:
             raise ValueError(
-                f"--{side}-layerdrop is {rate}, which skips layers whose knowledge is to be "
-                f"compared. Train with --{side}-layerdrop 0."
+                f"--{side}-layerdrop is {rate}, which skips layers that are to be compared. "
+                f"Train with --{side}-layerdrop 0."
             )
 
     def refuse_checkpoints(self, purpose: str, *sides: str) -> None:
-        """Refuses a model that forgets what its layers computed, and computes it anew backwards.
+        """Refuses a model that recomputes its layers in the backward pass.
 
         Args:
-            purpose: what that would not do for.
+            purpose: what needs their first outputs, for the error.
             sides: encoder, decoder or both.
         """
         for side in sides:
             if hasattr(self.layers(side)[0], "precheckpoint_forward"):
                 raise ValueError(
-                    f"--checkpoint-activations forgets what {purpose} needs. Train without one of "
+                    f"--checkpoint-activations frees what {purpose} needs. Train without one of "
                     "the two."
                 )
 
 
 def student_structure(cfg: Any, task: FairseqTask) -> Structure:
-    """The student that is being trained, as its criterion can know it before the first batch.
+    """The structure of the student, for a criterion before the first batch.
 
-    fairseq tells a criterion nothing of the model. But its configuration is a part of the whole
-    one, so the same model is built once more, without memory for its weights.
+    fairseq gives a criterion the configuration but not the model, so the same model is built once
+    more, without memory for its weights.
 
     Args:
         cfg: the criterion's part of the configuration.
@@ -111,3 +117,9 @@ def student_structure(cfg: Any, task: FairseqTask) -> Structure:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = models.build_model(cfg._get_root().model, task)
     return Structure(model, "The student")
+
+
+def learned_positions(side: Optional[nn.Module]) -> Optional[int]:
+    """The number of an encoder's or decoder's learned positions; None if they have no limit."""
+    positions = getattr(side, "embed_positions", None)
+    return positions.max_positions if isinstance(positions, nn.Embedding) else None

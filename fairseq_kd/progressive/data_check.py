@@ -54,7 +54,7 @@ def _check_teacher(
     built: Mapping[str, Any],
 ) -> None:
     """Refuses a checkpoint that cannot teach on the data of the run, or one of its trainings."""
-    from fairseq_kd.teachers.compatibility import check_positions, check_same_words
+    from fairseq_kd.teachers.compatibility import check_positions, check_same_vocabulary
     from fairseq_kd.teachers.loading import load_teacher
 
     called = f"{run.path}: the teacher"
@@ -70,7 +70,7 @@ def _check_teacher(
         advice="data of its languages",
     )
     if not any(training.get("kd_pivot_lang") for training in trainings.values()):
-        check_same_words(f"{called} {path}", task, ours)
+        check_same_vocabulary(f"{called} {path}", task, ours)
     for name, training in trainings.items():
         if built[name] and path in (training.get("kd_teacher") or "").split(os.pathsep):
             check_positions(f"{called} {path}", model, built[name][0])

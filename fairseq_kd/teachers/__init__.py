@@ -1,7 +1,50 @@
-"""Where a teacher's knowledge comes from: a model that runs, or what a store kept of one."""
+"""Soft targets of teachers: of a model that runs, or of a store, behind one interface."""
 
-from fairseq_kd.teachers.live import LiveTeacher
-from fairseq_kd.teachers.source import TeacherSource, named_teachers, teacher_sources
+import os
+from typing import Any, Dict, List, Optional, Protocol
+
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from fairseq_kd.losses import SoftTargets
+from fairseq_kd.teachers.live import DTYPES, LiveTeacher
 from fairseq_kd.teachers.stored import StoredTeacher
 
-__all__ = ["LiveTeacher", "StoredTeacher", "TeacherSource", "named_teachers", "teacher_sources"]
+__all__ = [
+    "DTYPES",
+    "LiveTeacher",
+    "StoredTeacher",
+    "TeacherSource",
+    "named_teachers",
+    "teacher_sources",
+]
+
+
+class TeacherSource(Protocol):
+    """A teacher of a training."""
+
+    def follow(self, student: nn.Module) -> None:
+        """Moves to the student's device."""
+
+    def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> SoftTargets:
+        """The soft targets of the tokens at which ``real``, (B, L) bool, is True."""
+
+
+def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
+    """The teachers of ``--kd-teacher``, then those of ``--kd-store``, checked against the task."""
+    subsets = [cfg.train_subset]
+    if not cfg.disable_validation:
+        subsets += cfg.valid_subset.split(",")
+    running = [
+        LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in _paths(cfg.kd_teacher)
+    ]
+    return [*running, *(StoredTeacher(path, task, subsets) for path in _paths(cfg.kd_store))]
+
+
+def named_teachers(cfg: Any) -> List[str]:
+    """The paths in ``--kd-teacher``, then those in ``--kd-store``."""
+    return [*_paths(cfg.kd_teacher), *_paths(cfg.kd_store)]
+
+
+def _paths(flag: Optional[str]) -> List[str]:
+    return flag.split(os.pathsep) if flag else []

@@ -1,4 +1,4 @@
-"""Whether a teacher's distributions mean the same to the student: same languages, same words."""
+"""Checks that a teacher fits a student: languages, dictionaries, positions."""
 
 from itertools import zip_longest
 from typing import Any, Optional, Tuple
@@ -7,18 +7,18 @@ from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from torch import nn
 
-from fairseq_kd.positions import learned_positions
+from fairseq_kd.models.structure import learned_positions
 
 
-def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> None:
+def check_same_vocabulary(teacher_name: str, teacher: Any, student: FairseqTask) -> None:
     """Refuses a teacher of another language pair or with other dictionaries than the student's.
 
     Args:
         teacher_name: the flag and the file that name the teacher, as the user typed them.
-        teacher: the task that the teacher was trained on, or what has its language pair and its
-            two dictionaries.
-        student: the task of the training; or what has its language pair, its dictionaries and how
-            errors speak of them: ``described`` and ``advice``.
+        teacher: the task that the teacher was trained on, or an object with its language pair and
+            its two dictionaries.
+        student: the task of the training; or an object with its language pair, its dictionaries,
+            and the words of errors about them: ``described`` and ``advice``.
 
     Raises:
         ValueError: naming the two pairs, or the first index at which the dictionaries differ and
@@ -50,11 +50,11 @@ def check_same_words(teacher_name: str, teacher: Any, student: FairseqTask) -> N
 
 
 def check_positions(teacher_name: str, teacher: nn.Module, student: FairseqTask) -> None:
-    """Refuses a teacher that knows fewer positions than the sentences of the training may have.
+    """Refuses a teacher with fewer positions than the sentences of the training may have.
 
     Args:
         teacher_name: the flag and the file that name the teacher, as the user typed them.
-        teacher: its model. Only positions that were learned have an end.
+        teacher: its model. Only learned positions have a limit.
         student: the task of the training.
 
     Raises:
@@ -65,7 +65,7 @@ def check_positions(teacher_name: str, teacher: nn.Module, student: FairseqTask)
         known = learned_positions(getattr(teacher, side, None))
         if known is not None and known < limit:
             raise ValueError(
-                f"The {side} of {teacher_name} knows {known} positions, but --max-{flag}-positions "
+                f"The {side} of {teacher_name} has {known} positions, but --max-{flag}-positions "
                 f"allows sentences of {limit} tokens. Train with --max-{flag}-positions {known}."
             )
 

@@ -1,19 +1,19 @@
 """A teacher that runs beside the student: loaded once, frozen, on its device, in its precision."""
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, Union
 
 import torch
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
-from fairseq_kd.losses import TeacherLogits
-from fairseq_kd.projection import real_hidden
-from fairseq_kd.teachers.compatibility import check_positions, check_same_words
+from fairseq_kd.losses import TeacherLogits, TeacherStates, live_targets
+from fairseq_kd.models.projection import decoder_output
+from fairseq_kd.teachers.compatibility import check_positions, check_same_vocabulary
 from fairseq_kd.teachers.loading import load_teacher
 
 DTYPES = {
-    "student": None,  # whatever the student trains in
+    "student": None,  # the precision that the student trains in
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -21,10 +21,10 @@ DTYPES = {
 
 
 class LiveTeacher:
-    """A frozen translation model that answers with logits.
+    """A frozen translation model whose logits are the soft targets.
 
-    It is deliberately not an ``nn.Module``: kept as an attribute of a criterion it is then no part
-    of that criterion's parameters, so it enters no optimiser, no checkpoint and no DDP wrapper, and
+    It is deliberately not an ``nn.Module``: as an attribute of a criterion it is then no part of
+    that criterion's parameters, so it enters no optimiser, no checkpoint and no DDP wrapper, and
     ``criterion.train()`` leaves its dropout off.
 
     Args:
@@ -51,7 +51,7 @@ class LiveTeacher:
             ValueError: it cannot teach this student.
         """
         model, task = load_teacher(path)
-        check_same_words(f"--kd-teacher {path}", task, student_task)
+        check_same_vocabulary(f"--kd-teacher {path}", task, student_task)
         check_positions(f"--kd-teacher {path}", model, student_task)
         return cls(model, dtype)
 
@@ -66,23 +66,23 @@ class LiveTeacher:
     @torch.no_grad()
     def soft_targets(
         self, sample: Dict[str, Any], real: Tensor, encoded: Any = None
-    ) -> TeacherLogits:
-        """What it says, teacher-forced, of the real tokens of a batch.
+    ) -> Union[TeacherStates, TeacherLogits]:
+        """Its soft targets, teacher-forced, of the real tokens of a batch.
 
         Args:
             sample: a batch of fairseq's.
-            real: (B, L) bool, True at the target tokens to answer for.
-            encoded: what its encoder would return, if that is known.
+            real: (B, L) bool, True at the target tokens that are wanted.
+            encoded: the output of its encoder, if that is known.
         """
         with (
             torch.autocast(real.device.type, enabled=self._takes_part_in_autocast(real)),
             self._encoding_known(encoded),
         ):
-            return TeacherLogits(*real_hidden(self.model, sample["net_input"], real))
+            return live_targets(*decoder_output(self.model, sample["net_input"], real))
 
     @contextmanager
     def _encoding_known(self, encoded: Any) -> Iterator[None]:
-        """Lets the encoder return what is known instead of running, if anything is."""
+        """Has the encoder return a known output instead of running, if there is one."""
         if encoded is None:
             yield
             return

@@ -1,4 +1,4 @@
-"""Loads a teacher checkpoint with its own task and dictionaries, or says why it cannot."""
+"""Loads a teacher checkpoint with its own task and dictionaries, after checking it."""
 
 from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple
@@ -19,7 +19,7 @@ from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.names import plain_languages
 from fairseq_kd.stored_options import unopened_files
 
-SIZES = (  # options of which fairseq makes layers and tensors
+SIZES = (  # options that are the sizes of layers and tensors
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
     *("decoder_layers", "decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_attention_heads"),
     *("max_source_positions", "max_target_positions"),
@@ -89,7 +89,7 @@ def teacher_languages(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
 
 
 def check_family(name: str, state: Dict[str, Any]) -> None:
-    """Refuses what its options show to be no model of plain translation, or an unknown one.
+    """Refuses a checkpoint whose options are not those of a known model of plain translation.
 
     Args:
         name: how errors name the checkpoint.
@@ -128,7 +128,7 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
 
 
 def check_task(name: str, task: str) -> None:
-    """Refuses a task that gives a model other sentences than the task ``translation`` does.
+    """Refuses a task that gives a model other input than the task ``translation`` does.
 
     Args:
         name: how errors name the checkpoint.
@@ -136,7 +136,7 @@ def check_task(name: str, task: str) -> None:
 
     Raises:
         ValueError: it loads data by code of its own, as those do that put tokens of languages into
-            sentences, and does not say ``reads_plain_sentences = True``.
+            sentences, and does not have ``reads_plain_sentences = True``.
     """
     family = TASK_REGISTRY[task]
     plain = issubclass(family, TranslationTask) and (
@@ -183,7 +183,7 @@ def _unusable(name: str, error: Exception) -> str:
 
 
 def _languages(path: str, name: str, task_cfg: Any) -> Tuple[str, str]:
-    """As recorded, or as its data tell where the training was left to infer it from them."""
+    """The recorded pair, or that of the data where the training inferred it from them."""
     pair = (task_cfg.source_lang, task_cfg.target_lang)
     if None not in pair:
         return plain_languages(pair, name)
@@ -192,7 +192,7 @@ def _languages(path: str, name: str, task_cfg: Any) -> Tuple[str, str]:
     pairs = [pair for pair in pairs if None not in pair]
     if not pairs:
         raise ValueError(
-            f"{name} does not tell its language pair, and no data of one are in "
+            f"{name} does not record its language pair, and no data of one are in "
             f"{task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder back, "
             "or give a teacher that was trained with --source-lang and --target-lang."
         )

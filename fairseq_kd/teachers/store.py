@@ -58,7 +58,7 @@ def record_dtype(k: int, words: int, powers: Tuple[float, ...] = TAIL_POWERS) ->
 
 def pack(taught: TopK) -> np.ndarray:
     """Records, (n,), of what a teacher says of n tokens."""
-    records = np.empty(len(taught.ids), record_dtype(taught.k, taught.words, taught.powers))
+    records = np.empty(len(taught.ids), record_dtype(taught.k, taught.vocab_size, taught.powers))
     ids = taught.ids.cpu().numpy()
     records["log_p"] = taught.log_p.float().cpu().numpy()
     records["log_tail"] = taught.log_tail.float().cpu().numpy()

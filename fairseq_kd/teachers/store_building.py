@@ -23,8 +23,7 @@ from fairseq_kd.locks import locked
 from fairseq_kd.losses import TopK, default_chunk
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
-from fairseq_kd.teachers.compatibility import check_same_words, language_pair
-from fairseq_kd.teachers.fingerprints import data_fingerprint, sentence_checksums
+from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store import (
@@ -46,6 +45,7 @@ from fairseq_kd.teachers.store import (
     write_json,
 )
 from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path
+from fairseq_kd.teachers.stored import data_fingerprint, sentence_checksums
 from fairseq_kd.whole_files import (
     check_apart,
     check_no_link,
@@ -90,7 +90,7 @@ class StoreBuilder:
             check_vacant(out)
         model, task = load_teacher(teacher, "--teacher")
         self.task = task_on(task, data)
-        check_same_words(f"--teacher {teacher}", task, self.task)
+        check_same_vocabulary(f"--teacher {teacher}", task, self.task)
         self.out, self.topk, self.max_tokens = out, topk, max_tokens
         self.words = len(self.task.target_dictionary)
         if not 0 < topk < self.words <= MAX_WORDS:
@@ -263,7 +263,7 @@ class StoreBuilder:
         taught = self.teacher.soft_targets(sample, real)
         step = default_chunk(self.words, self.device)
         chunks = [taught[start : start + step] for start in range(0, int(real.sum()), step)]
-        kept = (TopK.of_logits(each.hidden, self.topk, self.store.powers) for each in chunks)
+        kept = (TopK.of_logits(each.logits, self.topk, self.store.powers) for each in chunks)
         return np.concatenate([pack(each) for each in kept])
 
     def _check_numbers(self, rows: List[np.ndarray], ids: List[int]) -> None:

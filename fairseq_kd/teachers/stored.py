@@ -1,34 +1,37 @@
-"""A teacher that need not run: its store answers for every sentence that it has seen."""
+"""A store as the teacher of a training, bound to its data by a fingerprint and checksums."""
 
 import logging
 import os
+import re
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from fairseq_kd.hashes import sha256_of
 from fairseq_kd.losses import TopK
 from fairseq_kd.names import plain_languages
-from fairseq_kd.teachers.compatibility import check_same_words, language_pair
-from fairseq_kd.teachers.fingerprints import data_fingerprint, sentence_checksums
+from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
 from fairseq_kd.teachers.store import FILE, StoredSubset, TeacherStore
 
 logger = logging.getLogger(__name__)
 
 
 class StoredTeacher:
-    """The knowledge of a teacher about certain data, read from disk.
+    """A teacher's top-k distributions for certain data, read from disk.
 
-    It is bound to them: languages, dictionaries and the data of every subset are compared before
-    the first update, and each sentence of each batch by its checksum.
+    Languages, dictionaries and the data of every subset are compared before the first update, and
+    each sentence of each batch by its checksum.
 
     Args:
         path: the folder that ``fairseq-kd store`` wrote.
         task: the task of the training.
-        subsets: the subsets that the training will ask for.
+        subsets: the subsets that the training reads.
 
     Raises:
         FileNotFoundError: there is no store.
@@ -41,7 +44,7 @@ class StoredTeacher:
         _refuse_mixtures(self.name, task.cfg)
         self.store = TeacherStore(path)
         self.pad = task.target_dictionary.pad()
-        check_same_words(self.name, stored_task(self.store), task)
+        check_same_vocabulary(self.name, stored_task(self.store), task)
         missing = [subset for subset in subsets if subset not in self.store.subsets()]
         if missing:
             begun = all((self.store.path / subset).is_dir() for subset in missing)
@@ -69,19 +72,19 @@ class StoredTeacher:
             )
 
     def follow(self, student: nn.Module) -> None:
-        """Does nothing: its answers are made on the device of the batch."""
+        """Does nothing: its soft targets are built on the device of the batch."""
 
     def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> TopK:
-        """What the store holds of the real tokens of a batch.
+        """The stored top-k distributions of the real tokens of a batch.
 
         Args:
             sample: a batch of fairseq's, of one of the subsets.
-            real: (B, L) bool, True at the target tokens to answer for: in each sentence all, or all
-                but some first ones.
+            real: (B, L) bool, True at the target tokens that are wanted: in each sentence all, or
+                all but some first ones.
 
         Raises:
-            ValueError: the batch holds a sentence that the store does not know, or of which the
-                records are damaged.
+            ValueError: the batch holds a sentence that is not in the store, or whose records are
+                damaged.
         """
         numbers = sample["id"].tolist()
         subset = self._subset_of(numbers, sentence_checksums(sample, self.pad))
@@ -101,7 +104,7 @@ class StoredTeacher:
                 if known.all() and subset.sentences["length"][numbers].all():
                     return subset
         raise ValueError(
-            f"{self.name} does not know sentence {numbers[0]} and others of this batch as they are "
+            f"{self.name} does not hold sentence {numbers[0]} and others of this batch as they are "
             "given. It holds sentences as the teacher's task read them, if the teacher can read so "
             "many tokens: train with the same options of the task, and with --max-source-positions "
             "and --max-target-positions of the teacher."
@@ -118,7 +121,7 @@ def stored_task(store: TeacherStore) -> Any:
     source, target = (Dictionary.load(str(path)) for path in store.dictionaries())
     if len(target) != store.words:
         raise ValueError(
-            f"{store.path / FILE} says that the dictionary has {store.words} words, but "
+            f"{store.path / FILE} gives the dictionary {store.words} entries, but "
             f"{store.dictionaries()[1]} has {len(target)}: one of them is damaged. Remove the "
             "store and build it again."
         )
@@ -141,3 +144,28 @@ def _refuse_mixtures(name: str, cfg: Any) -> None:
             f"--upsample-primary is {cfg.upsample_primary}, but {name} has each sentence once. "
             "Leave it out, or train from --kd-teacher."
         )
+
+
+def data_fingerprint(folder: str, subset: str, languages: Iterable[str]) -> str:
+    """SHA-256 of a subset's binarised sentences, both sides, with its parts (train1, train2, ...).
+
+    Raises:
+        FileNotFoundError: there is no such subset.
+    """
+    pair = "|".join(re.escape(language) for language in languages)
+    name = re.compile(rf"{re.escape(subset)}\d*\.({pair})-({pair})\.({pair})(\.(bin|idx))?")
+    files = sorted(path for path in Path(folder).iterdir() if name.fullmatch(path.name))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no {subset} of {' and '.join(languages)}.")
+    return sha256_of(files)
+
+
+def sentence_checksums(sample: Dict[str, Any], pad: int) -> np.ndarray:
+    """CRC-32 of the source and target tokens of each sentence of a batch, (B,) uint32."""
+    sides = (sample["net_input"]["src_tokens"], sample["target"])
+    sides = [side.cpu().numpy().astype("<i4") for side in sides]
+    checksums = []
+    for rows in zip(*sides, strict=True):
+        source, target = (row[row != pad].tobytes() for row in rows)
+        checksums.append(zlib.crc32(target, zlib.crc32(source)))
+    return np.array(checksums, dtype=np.uint32)

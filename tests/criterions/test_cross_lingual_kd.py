@@ -84,7 +84,7 @@ def test_the_align_term_is_its_definition(cross, level, distance, prefix):
     word = without.criterion(without.model.eval(), sample)[0]
     ours = encoded(setup.model, sample["net_input"])
     theirs = encoded(setup.criterion.teachers[0].model, sample["pivot"])
-    w, pad = setup.criterion.projection.weight.double(), setup.task.source_dictionary.pad()
+    w, pad = setup.criterion.terms[0].projection.weight.double(), setup.task.source_dictionary.pad()
     want = 0.0
     for b in range(3):
         own = sample["net_input"]["src_tokens"][b].ne(pad)
@@ -118,6 +118,21 @@ def test_alignment_alone_needs_no_words_of_the_teacher(cross):
     figures = logged(setup.criterion(setup.model.eval(), setup.batch(0, 1))[2])
     assert figures["align_loss"] > 0
     assert "kd_loss" not in figures
+
+
+def test_the_gradient_norms_of_both_terms_are_logged(cross):
+    setup = cross("--kd-log-gradients", "--kd-align-weight", "2")
+    figures = logged(setup.criterion(setup.model, setup.batch(0, 1))[2])
+    assert figures["gradient_word"] + figures["gradient_align"] == pytest.approx(100, abs=0.2)
+    assert figures["gradient_align"] > 0
+
+
+def test_the_projection_of_an_older_checkpoint_is_restored(cross):
+    """It was a part of the criterion itself."""
+    setup = cross()
+    weight = torch.full_like(setup.criterion.terms[0].projection.weight, 0.5)
+    setup.criterion.load_state_dict({"projection.weight": weight})
+    assert torch.equal(setup.criterion.terms[0].projection.weight, weight)
 
 
 @pytest.mark.parametrize("level", ["sentence", "token"])

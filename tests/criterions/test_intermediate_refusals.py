@@ -28,11 +28,11 @@ REFUSALS = [
       "0"]),
     (FEATURE, "--kd-temperature is 2.0, but has no effect while --kd-alpha is 0. Leave it out, or "
      "set --kd-alpha above 0.", ["--kd-alpha", "0", "--kd-temperature", "2"]),
-    (FEATURE, "--encoder-layerdrop is 0.2, which skips layers whose knowledge is to be compared. "
+    (FEATURE, "--encoder-layerdrop is 0.2, which skips layers that are to be compared. "
      "Train with --encoder-layerdrop 0.", ["--encoder-layerdrop", "0.2"]),
-    (ATTENTION_KD, "--checkpoint-activations forgets what the attention term needs. Train without "
+    (ATTENTION_KD, "--checkpoint-activations frees what the attention term needs. Train without "
      "one of the two.", ["--checkpoint-activations"]),
-    (FEATURE, "--checkpoint-activations forgets what --kd-log-gradients needs. Train without one "
+    (FEATURE, "--checkpoint-activations frees what --kd-log-gradients needs. Train without one "
      "of the two.", ["--checkpoint-activations", "--kd-log-gradients"]),
     (ATTENTION_KD, "--kd-attention-kinds must name some of encoder, decoder, cross, each once and "
      "separated by commas, but is self.", ["--kd-attention-kinds", "self"]),
@@ -96,7 +96,8 @@ def test_distillation_needs_a_teacher(data):
 
 def test_a_store_of_words_has_no_layers(data):
     message = (
-        "--kd-store holds a teacher's words, but --criterion feature_kd also needs its layers. "
+        "--kd-store holds a teacher's distributions, but --criterion feature_kd also needs its "
+        "layers. "
         "Give the teacher itself, by --kd-teacher."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -152,7 +152,7 @@ def test_each_teacher_has_its_own_temperature_and_a_schedule_changes_all(both):
     schedule = ["--kd-temperature-schedule", "linear", "--max-update", "10"]
     setup = both(*own, *schedule)
     for update, student_t, teacher_ts in ((0, 4.0, (2.0, 6.0)), (10, 2.0, (1.0, 3.0))):
-        setup.criterion.clock.update = update
+        setup.criterion.schedules.clock.update = update
         options = setup.criterion.loss_options()
         factors = [options.mixture.factor(i) for i in range(2)]
         assert options.temperature == pytest.approx(student_t)
@@ -279,7 +279,7 @@ def test_refusals(setup, teacher, data):
             [],
         ),
         (
-            "--kd-teacher-weights 0.2,0.3,0.5 has 3 numbers for 2 teachers. Give one a teacher: "
+            "--kd-teacher-weights 0.2,0.3,0.5 has 3 numbers for 2 teachers. Give one per teacher: "
             "those of --kd-teacher first, then those of --kd-store.",
             [*two, "--kd-teacher-weights", "0.2,0.3,0.5"],
         ),

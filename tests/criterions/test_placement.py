@@ -4,7 +4,7 @@ import pytest
 import torch
 from layered import STUDENT
 
-from fairseq_kd.criterions.placement import follow
+from fairseq_kd.criterions.base import follow
 
 
 @pytest.mark.parametrize("criterion", ["feature_kd", "mutual_learning"])

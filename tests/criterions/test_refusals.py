@@ -90,7 +90,7 @@ def test_an_unknown_schedule(setup, teacher):
 def test_a_schedule_without_an_end(setup, teacher):
     refuses(
         setup,
-        "--kd-temperature-schedule cosine must know how many updates it lasts, but that is 0. Set "
+        "--kd-temperature-schedule cosine needs the number of its updates, but that is 0. Set "
         "--kd-temperature-updates or --max-update to a number above 0.",
         *["--kd-teacher", teacher, "--kd-temperature-schedule", "cosine"],
     )

@@ -166,7 +166,7 @@ def test_a_teacher_of_no_language_pair(setup, edited):
     searched = ", ".join(f"{each}/moved-away" for each in (Path.cwd(), *Path(path).parents[:4]))
     refuses(
         setup,
-        f"--kd-teacher {path} does not tell its language pair, and no data of one are in "
+        f"--kd-teacher {path} does not record its language pair, and no data of one are in "
         f"moved-away, which it was trained on (searched: {searched}). Put that folder back, or "
         "give a teacher that was trained with --source-lang and --target-lang.",
         *["--kd-teacher", path],
@@ -183,7 +183,7 @@ def test_a_teacher_that_knows_fewer_positions_than_sentences_may_have(
     path = setup(*plain, *learned).save(tmp_path / "teacher.pt")
     refuses(
         setup,
-        f"The {side} of --kd-teacher {path} knows 64 positions, but --max-{end}-positions allows "
+        f"The {side} of --kd-teacher {path} has 64 positions, but --max-{end}-positions allows "
         f"sentences of 1024 tokens. Train with --max-{end}-positions 64.",
         *["--kd-teacher", path],
     )

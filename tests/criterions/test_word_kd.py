@@ -110,7 +110,7 @@ def test_in_mixed_precision_a_teacher_is_mixed_too_unless_its_precision_was_chos
     alone = source.soft_targets(sample, real)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = source.soft_targets(sample, real)
-    assert torch.equal(mixed.hidden, alone.hidden) == (dtype == "float32")
+    assert torch.equal(mixed.states, alone.states) == (dtype == "float32")
 
 
 def test_beta_scales_the_loss_without_distillation(setup):
@@ -213,7 +213,7 @@ def test_weights_follow_their_schedule_and_are_logged(setup, teacher):
     sample = scheduled.batch(0, 1)
     scheduled.model.eval()
     for update, alpha, beta in ((0, 0.8, 0.2), (50, 0.4, 0.6), (100, 0.0, 1.0)):
-        scheduled.criterion.clock.update = update
+        scheduled.criterion.schedules.clock.update = update
         loss, _, log = scheduled.criterion(scheduled.model, sample)
         figures = logged(log)
         assert (figures["alpha"], figures["beta"]) == pytest.approx((alpha, beta))

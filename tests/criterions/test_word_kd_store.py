@@ -136,7 +136,7 @@ def test_a_sentence_that_the_store_does_not_know(setup, store):
     changed, beyond = stored.batch(0, 1), stored.batch(0, 1)
     changed["target"][0, 0] += 1
     beyond["id"][1] = len(stored.dataset)
-    message = r"does not know sentence \d+ and others of this batch"
+    message = r"does not hold sentence \d+ and others of this batch"
     for sample in (changed, beyond):
         with pytest.raises(ValueError, match=message):
             stored.criterion(stored.model, sample)

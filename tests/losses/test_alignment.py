@@ -6,7 +6,7 @@ import pytest
 import torch
 from plain_losses import made
 
-from fairseq_kd.losses.alignment import linked_distance, pooled_distance
+from fairseq_kd.losses.hidden_states import linked_distance, pooled_distance
 
 B, S, P, CS, CT = 3, 5, 4, 6, 7
 

@@ -10,6 +10,7 @@ from fairseq_kd.losses import (
     DIVERGENCES,
     LossOptions,
     TeacherLogits,
+    TeacherStates,
     TopK,
     chunked_loss,
     default_chunk,
@@ -29,7 +30,7 @@ def student():
 @pytest.fixture
 def teachers():
     """Two teachers: one with an output projection, one with logits."""
-    projected = TeacherLogits(made(N, 3, seed=4), made(V, 3, seed=5), made(V, seed=6))
+    projected = TeacherStates(made(N, 3, seed=4), made(V, 3, seed=5), made(V, seed=6))
     return [projected, TeacherLogits(made(N, V, seed=7, scale=2.0))]
 
 
@@ -37,7 +38,10 @@ def reference(student, teachers, options):
     """The formula by autograd over the whole batch: log-probabilities, no closed form."""
     hidden, weight, bias, gold = student
     z = torch.nn.functional.linear(hidden, weight, bias)
-    taught = [t.hidden if t.weight is None else t.hidden @ t.weight.T + t.bias for t in teachers]
+    taught = [
+        t.states @ t.weight.T + t.bias if isinstance(t, TeacherStates) else t.logits
+        for t in teachers
+    ]
     loss = kd = ce = torch.zeros((), dtype=z.dtype)
     for i in range(len(z)):
         t = options.temperature
@@ -93,7 +97,7 @@ def test_logged_terms_are_what_they_say(student, teachers):
     nll = entropy = agreed = correct = 0
     for i in range(N):
         z = (hidden[i] @ weight.T + bias).tolist()
-        y = teachers[1].hidden[i].tolist()
+        y = teachers[1].logits[i].tolist()
         nll -= math.log(math.exp(z[gold[i]]) / sum(math.exp(each) for each in z))
         p = [math.exp(each / 2.5) / sum(math.exp(other / 2.5) for other in y) for each in y]
         entropy -= sum(each * math.log(each) for each in p)
@@ -118,7 +122,7 @@ def test_without_a_projection_the_states_are_the_logits(student, teachers):
 
 def test_equal_models_leave_exactly_nothing_to_learn(student):
     hidden, weight, bias, gold = (each.detach() for each in student)
-    teacher = TeacherLogits(hidden.float(), weight.float(), bias.float())
+    teacher = TeacherStates(hidden.float(), weight.float(), bias.float())
     for temperature in (1.0, 4.0):
         options = LossOptions(1.0, 0.0, 0.1, temperature, chunk_tokens=4)
         student = hidden.float().requires_grad_()
@@ -153,11 +157,11 @@ def test_half_precision_is_summed_in_float32(student, teachers, dtype):
     hidden, weight, bias, gold = student
     options = LossOptions(0.7, 0.4, 0.1, 2.5, chunk_tokens=4)
     half = [tensor.detach().to(dtype).requires_grad_() for tensor in (hidden, weight, bias)]
-    taught = [TeacherLogits(teachers[1].hidden.to(dtype))]
+    taught = [TeacherLogits(teachers[1].logits.to(dtype))]
     terms = chunked_loss(*half, gold, taught, options)
     assert all(term.dtype == torch.float32 for term in terms)
     exact = [tensor.detach().double().requires_grad_() for tensor in half]
-    want = chunked_loss(*exact, gold, [TeacherLogits(taught[0].hidden.double())], options)
+    want = chunked_loss(*exact, gold, [TeacherLogits(taught[0].logits.double())], options)
     assert terms.loss.item() == pytest.approx(want.loss.item(), rel=1e-2)  # bfloat16 has 8 bits
     loss_scale = 128.0  # as fairseq scales the loss of float16
     got = torch.autograd.grad(loss_scale * terms.loss, half)
@@ -194,7 +198,7 @@ def test_products_of_float16_gradients_may_use_tf32_and_no_others(
     monkeypatch.setattr(torch.Tensor, "addmm_", addmm_)
     *states, gold = student
     states = [tensor.detach().to(getattr(torch, dtype)).requires_grad_() for tensor in states]
-    taught = [TeacherLogits(teachers[1].hidden.float())]
+    taught = [TeacherLogits(teachers[1].logits.float())]
     try:
         cuda.fp32_precision = "ieee"
         chunked_loss(*states, gold, taught, LossOptions(0.7, 0.4, 0.1, 2.5, chunk_tokens=64))
@@ -208,7 +212,7 @@ def test_autocast_trains_float32_weights(student, teachers):
     hidden, weight, bias, gold = (each.detach() for each in student)
     weights = [tensor.float().requires_grad_() for tensor in (weight, bias)]
     options = LossOptions(0.7, 0.4, 0.1, 2.5, chunk_tokens=4)
-    taught = [TeacherLogits(teachers[1].hidden.float())]
+    taught = [TeacherLogits(teachers[1].logits.float())]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         states = hidden.bfloat16().requires_grad_()
         terms = chunked_loss(states, *weights, gold, taught, options)
@@ -239,7 +243,7 @@ def test_no_tensor_is_as_large_as_all_logits(student, teachers):
     tokens, words = 400, 300
     hidden = made(tokens, C, seed=1).requires_grad_()
     weight = made(words, C, seed=2).requires_grad_()
-    teacher = TeacherLogits(made(tokens, 3, seed=3), made(words, 3, seed=4))
+    teacher = TeacherStates(made(tokens, 3, seed=3), made(words, 3, seed=4))
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -293,7 +297,7 @@ def test_a_top_k_teacher_is_compared_over_its_words_and_one_class_of_the_others(
 def test_two_stores_mix_as_their_teachers_do_where_both_name_the_words(student):
     """With K one below V nothing is left in the tail: the mixture is that of the live teachers."""
     live = [TeacherLogits(made(N, V, seed=seed, scale=2.0)) for seed in (10, 11)]
-    stored = [TopK.of_logits(each.hidden, V - 1) for each in live]
+    stored = [TopK.of_logits(each.logits, V - 1) for each in live]
     for divergence in DIVERGENCES:
         options = LossOptions(0.7, 0.4, 0.1, 2.0, divergence, chunk_tokens=4)
         got, want = (chunked_loss(*student, each, options) for each in (stored, live))

@@ -8,8 +8,8 @@ from torch._dynamo.utils import counters
 from torch._inductor.exc import TritonMissing
 
 from fairseq_kd.losses import LossOptions, Mixture, TeacherLogits, TopK, chunked_loss, compiled
-from fairseq_kd.losses.compiled import compiled_loss_and_logit_gradient
-from fairseq_kd.losses.token_loss import loss_and_logit_gradient
+from fairseq_kd.losses.compiled import compiled_loss_and_logit_gradient_
+from fairseq_kd.losses.token_loss import loss_and_logit_gradient_
 
 N, C, V, K = 11, 5, 23, 6
 STATES = made(N, C, seed=1), made(V, C, seed=2), made(V, seed=3)
@@ -82,11 +82,11 @@ def test_another_training_of_the_same_process_has_its_own_numbers():
         compare(["running", "stored"], 0.7, 0.4, smoothing, 2.5, mixture=mixture)
 
 
-def test_no_gradient_is_computed_where_none_is_asked_for():
+def test_no_gradient_is_computed_where_none_is_wanted():
     options, z = LossOptions(0.7, 0.4, 0.1, 2.5), made(N, V, seed=9)
     arguments = GOLD, [TEACHERS["stored"]], options, False
-    sums, gradient = compiled_loss_and_logit_gradient(z.clone(), *arguments)
-    want, _ = loss_and_logit_gradient(z.clone(), *arguments)
+    sums, gradient = compiled_loss_and_logit_gradient_(z.clone(), *arguments)
+    want, _ = loss_and_logit_gradient_(z.clone(), *arguments)
     assert gradient is None
     torch.testing.assert_close(sums, want, rtol=1e-10, atol=1e-12)
 
@@ -100,17 +100,17 @@ def no_program():
 
 
 @pytest.mark.usefixtures("no_program")
-def test_a_machine_without_a_compiler_is_told_so(monkeypatch, tmp_path):
+def test_a_machine_without_a_compiler_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    told = r"torch.compile fails here \(.*no-such-compiler.*\). Leave --kd-compile out."
+    message = r"torch.compile fails here \(.*no-such-compiler.*\). Leave --kd-compile out."
     missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
-    with missing, pytest.raises(ValueError, match=told):
+    with missing, pytest.raises(ValueError, match=message):
         loss_and_gradients(["stored"], 0.6, 0.4, 0.1, 3.0, compiled=True)
 
 
 @pytest.mark.usefixtures("no_program")
 @pytest.mark.parametrize("error", [TritonMissing(0), RuntimeError("no such Python")])
-def test_a_system_that_cannot_compile_is_told_so(monkeypatch, error):
+def test_a_system_that_cannot_compile_is_refused(monkeypatch, error):
     def fail(*_):
         raise error
 

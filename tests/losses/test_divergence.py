@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
-
-from fairseq_kd.losses import (
-    DIVERGENCES,
+from plain_losses import (
+    PLAIN,
     forward_kl,
     jeffreys,
     jensen_shannon,
     reverse_kl,
     total_variation,
 )
+
+from fairseq_kd.losses import DIVERGENCES
 
 
 def kl(p, q):
@@ -37,7 +38,7 @@ DEFINITIONS = {
         )
     ),
 }
-FUNCTIONS = pytest.mark.parametrize("divergence", DEFINITIONS, ids=lambda each: each.__name__)
+FUNCTIONS = pytest.mark.parametrize("divergence", DEFINITIONS, ids=PLAIN)
 TEMPERATURES = pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 
 
@@ -180,11 +181,11 @@ def test_half_precision_is_summed_in_float32(batch, divergence, dtype):
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_pull_is_the_slope_of_the_value(batch, name):
+def test_the_slope_is_that_of_the_value(batch, name):
     student, teacher, _ = batch
     log_p, z = teacher.flatten(0, 1).log_softmax(-1), student.flatten(0, 1).requires_grad_()
     log_q = z.log_softmax(-1)
     want = torch.autograd.grad(DIVERGENCES[name].value(log_p, log_q).sum(), z)[0]
-    pull = DIVERGENCES[name].pull(log_p, log_q.detach())
-    got = pull - log_q.exp() * pull.sum(-1, keepdim=True)
+    slope = DIVERGENCES[name].slope(log_p, log_q.detach())
+    got = slope - log_q.exp() * slope.sum(-1, keepdim=True)
     torch.testing.assert_close(got, want)

@@ -1,5 +1,6 @@
 """Mixtures of teachers against their definition by loops over tokens and words, in float64."""
 
+import itertools
 import math
 
 import pytest
@@ -12,9 +13,11 @@ from fairseq_kd.losses import (
     LossOptions,
     Mixture,
     TeacherLogits,
+    TeacherStates,
     TopK,
     chunked_loss,
 )
+from fairseq_kd.losses.mixture import even_share
 
 N, C, V, K = 9, 5, 19, 6
 WEIGHTS = {
@@ -260,7 +263,7 @@ def test_memory_grows_by_chunks_and_not_by_tensors_of_all_tokens(student):
     tokens, words = 400, 300
     hidden = made(tokens, C, seed=1).requires_grad_()
     weight = made(words, C, seed=2).requires_grad_()
-    teachers = [TeacherLogits(made(tokens, 3, seed=i), made(words, 3, seed=i)) for i in (3, 4, 5)]
+    teachers = [TeacherStates(made(tokens, 3, seed=i), made(words, 3, seed=i)) for i in (3, 4, 5)]
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -277,3 +280,30 @@ def test_memory_grows_by_chunks_and_not_by_tensors_of_all_tokens(student):
         gold = torch.zeros(tokens, dtype=torch.long)
         chunked_loss(hidden, weight, None, gold, teachers, options).loss.backward()
     assert 0 < largest <= 16 * words
+
+
+def entropy(weights):
+    return -sum(w * math.log(w) for w in weights if w > 0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("floor", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_weights_that_collapsed_have_just_that_entropy(count, floor):
+    m = even_share(count, floor)
+    collapsed = [(1 - m) * (i == 0) + m / count for i in range(count)]
+    assert sum(collapsed) == pytest.approx(1)
+    assert entropy(collapsed) == pytest.approx(floor * math.log(count), abs=1e-9)
+
+
+def test_no_weights_have_less():
+    m = even_share(3, 0.5)
+    grid = [i / 10 for i in range(11)]
+    for a, b in itertools.product(grid, grid):
+        if a + b <= 1:
+            weights = [(1 - m) * s + m / 3 for s in (a, b, 1 - a - b)]
+            assert entropy(weights) >= 0.5 * math.log(3) - 1e-9
+
+
+def test_a_floor_of_0_leaves_the_softmax_alone_and_1_leaves_nothing_to_learn():
+    assert even_share(2, 0.0) == 0.0
+    assert even_share(2, 1.0) == pytest.approx(1.0)

@@ -38,7 +38,10 @@ def test_the_tail_is_summed_at_its_powers(logits):
 
 @pytest.mark.parametrize("temperature", [1 / power for power in TAIL_POWERS])
 def test_at_a_known_power_the_distribution_is_exact(logits, temperature):
-    kept, exact = TopK.of_logits(logits, K).at(temperature), (logits / temperature).softmax(-1)
+    kept, exact = (
+        TopK.of_logits(logits, K).distribution_(temperature),
+        (logits / temperature).softmax(-1),
+    )
     torch.testing.assert_close(
         kept.log_p[:, :-1].exp(), exact.gather(-1, kept.ids), rtol=1e-9, atol=0
     )
@@ -48,15 +51,18 @@ def test_at_a_known_power_the_distribution_is_exact(logits, temperature):
 
 @pytest.mark.parametrize("temperature", [0.55, 0.8, 1.1, 1.5, 3.0, 5.0, 10.0, 40.0])
 def test_between_the_powers_it_is_close(logits, temperature):
-    kept, exact = TopK.of_logits(logits, K).at(temperature), (logits / temperature).softmax(-1)
+    kept, exact = (
+        TopK.of_logits(logits, K).distribution_(temperature),
+        (logits / temperature).softmax(-1),
+    )
     p = kept.log_p[:, :-1].exp()
     torch.testing.assert_close(p, exact.gather(-1, kept.ids), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.7, 1.0, 1.2, 2.0, 6.0])
 def test_the_entropy_is_that_of_the_whole_distribution(logits, temperature):
-    got = TopK.of_logits(logits, K).at(temperature).entropy
-    want = TeacherLogits(logits).at(temperature).entropy
+    got = TopK.of_logits(logits, K).distribution_(temperature).entropy
+    want = TeacherLogits(logits).distribution_(temperature).entropy
     torch.testing.assert_close(got, want, rtol=0, atol=5e-3)
 
 
@@ -64,7 +70,7 @@ def test_a_tail_of_equal_words_is_exact_at_any_temperature():
     z = torch.zeros(2, V, dtype=torch.float64)
     z[1, :K] = 3.0
     for temperature in (0.3, 0.7, 1.1, 20.0):
-        kept, exact = TopK.of_logits(z, K).at(temperature), (z / temperature).softmax(-1)
+        kept, exact = TopK.of_logits(z, K).distribution_(temperature), (z / temperature).softmax(-1)
         rest = 1 - exact.gather(-1, kept.ids).sum(-1)
         torch.testing.assert_close(kept.log_p[:, -1].exp(), rest, rtol=1e-9, atol=0)
 
@@ -73,7 +79,7 @@ def test_what_was_kept_at_the_former_powers_is_read(logits):
     kept = TopK.of_logits(logits, K, FORMER_TAIL_POWERS)
     for temperature in (1.0, 2.0, 4.0, 8.0):
         exact = (logits / temperature).softmax(-1)
-        p = kept[1:4].at(temperature).log_p[:, :-1].exp()
+        p = kept[1:4].distribution_(temperature).log_p[:, :-1].exp()
         torch.testing.assert_close(p, exact.gather(-1, kept.ids)[1:4], rtol=1e-9, atol=0)
     words = torch.arange(V).expand(6, V)
     assert torch.equal(kept.log_p_of(words), TopK.of_logits(logits, K).log_p_of(words))
@@ -81,9 +87,9 @@ def test_what_was_kept_at_the_former_powers_is_read(logits):
 
 def test_each_token_may_have_its_own_temperature(logits):
     temperatures = torch.tensor([1.0, 1.5, 2.0, 3.0, 4.0, 8.0], dtype=torch.float64)[:, None]
-    together = TopK.of_logits(logits, K).at(temperatures)
+    together = TopK.of_logits(logits, K).distribution_(temperatures)
     for row, temperature in enumerate(temperatures.flatten().tolist()):
-        alone = TopK.of_logits(logits[row : row + 1], K).at(temperature)
+        alone = TopK.of_logits(logits[row : row + 1], K).distribution_(temperature)
         torch.testing.assert_close(together.log_p[row], alone.log_p[0])
         torch.testing.assert_close(together.entropy[row], alone.entropy[0])
 

@@ -205,5 +205,5 @@ def test_weights_and_temperatures_of_several_teachers_are_checked(layer, told):
 
 
 def test_layers_are_not_read_from_a_store():
-    with pytest.raises(ValueError, match="--kd-store holds a teacher's words, but --criterion hyb"):
+    with pytest.raises(ValueError, match="--kd-store holds a teacher's distributions, but --crit"):
         checked({"criterion": "hybrid_kd"}, knowledge={"kd-store": "store"})

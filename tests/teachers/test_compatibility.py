@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from fairseq.data import Dictionary
 
-from fairseq_kd.teachers.compatibility import check_same_words
+from fairseq_kd.teachers.compatibility import check_same_vocabulary
 
 
 def dictionary(*words):
@@ -22,7 +22,7 @@ def task(pair=("de", "en"), source=("ein", "haus"), target=("a", "house")):
 
 
 def test_the_same_words_pass():
-    check_same_words("--kd-teacher teacher.pt", task(), task())
+    check_same_vocabulary("--kd-teacher teacher.pt", task(), task())
 
 
 def test_the_first_differing_target_symbol_is_named():
@@ -31,21 +31,25 @@ def test_the_first_differing_target_symbol_is_named():
         'against "house". Binarise the data with --tgtdict and the teacher\'s dict.en.txt.'
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
-        check_same_words("--kd-teacher teacher.pt", task(target=("a", "hut")), task())
+        check_same_vocabulary("--kd-teacher teacher.pt", task(target=("a", "hut")), task())
 
 
 def test_a_longer_dictionary_differs_where_the_shorter_ends():
     with pytest.raises(ValueError, match='differ at index 6: no symbol against "dach"'):
-        check_same_words("--kd-teacher teacher.pt", task(), task(source=("ein", "haus", "dach")))
+        check_same_vocabulary(
+            "--kd-teacher teacher.pt", task(), task(source=("ein", "haus", "dach"))
+        )
     with pytest.raises(ValueError, match='differ at index 6: "dach" against no symbol'):
-        check_same_words("--kd-teacher teacher.pt", task(source=("ein", "haus", "dach")), task())
+        check_same_vocabulary(
+            "--kd-teacher teacher.pt", task(source=("ein", "haus", "dach")), task()
+        )
 
 
 def test_another_pair_is_named_even_with_equal_dictionaries():
     with pytest.raises(ValueError, match=r"translates de-fr, but the student learns de-en\. Give"):
-        check_same_words("--kd-teacher teacher.pt", task(pair=("de", "fr")), task())
+        check_same_vocabulary("--kd-teacher teacher.pt", task(pair=("de", "fr")), task())
 
 
 def test_a_student_that_translates_nothing_is_refused():
     with pytest.raises(ValueError, match=r"has no single language pair\. Distil with"):
-        check_same_words("--kd-teacher teacher.pt", task(), task(pair=(None, None)))
+        check_same_vocabulary("--kd-teacher teacher.pt", task(), task(pair=(None, None)))

@@ -44,7 +44,7 @@ def test_records_come_back_as_they_were(words, k):
     assert torch.equal(back.ids, ids)
     torch.testing.assert_close(back.log_tail, log_tail, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(back.log_p, log_p, rtol=0, atol=5e-4)  # float16 below 1
-    assert (back.k, back.words) == (k, words)
+    assert (back.k, back.vocab_size) == (k, words)
 
 
 @pytest.mark.parametrize("tokens", [0, 1])
@@ -72,7 +72,7 @@ def test_it_holds_what_the_teacher_says_of_every_target_token(store, teacher, da
         for number in range(len(dataset)):
             sample = dataset.collater([dataset[number]])
             real = sample["target"].ne(task.target_dictionary.pad())
-            logits = live.soft_targets(sample, real)[:].hidden
+            logits = live.soft_targets(sample, real)[:].logits
             want = TopK.of_logits(logits, 8)
             got = unpack(stored.records(number), stored_words(store), CPU)
             torch.testing.assert_close(got.log_p, want.log_p, rtol=1e-3, atol=1e-3)

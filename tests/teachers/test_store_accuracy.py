@@ -44,7 +44,7 @@ TEACHERS = {
 def errors(z, temperature, powers=None):
     """The largest errors after packing: tail mass, relative and absolute, and entropy, nats."""
     made = TopK.of_logits(z, K) if powers is None else TopK.of_logits(z, K, powers)
-    got = unpack(pack(made), z.size(-1), z.device, made.powers).at(temperature)
+    got = unpack(pack(made), z.size(-1), z.device, made.powers).distribution_(temperature)
     p = (z / temperature).softmax(-1)
     tail = p.scatter(-1, got.ids, 0.0).sum(-1)
     entropy = -(p * p.log()).sum(-1)

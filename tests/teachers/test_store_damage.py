@@ -266,7 +266,7 @@ def test_a_number_of_words_that_is_not_the_dictionarys_is_refused(copied, data):
     path = copied / "store.json"
     words = json.loads(path.read_text())["words"]
     rewrite(path, words=words + 8)
-    told = f"{path} says that the dictionary has {words + 8} words, but {copied}/dict.en.txt has"
+    told = f"{path} gives the dictionary {words + 8} entries, but {copied}/dict.en.txt has"
     with pytest.raises(ValueError, match=f"^{re.escape(told)} {words}: one of them is damaged"):
         train_on(data, copied)
 

@@ -1,4 +1,4 @@
-"""Taps read what fairseq itself would return, change nothing and leave nothing behind."""
+"""What is captured is what fairseq itself returns; no output changes, and no hook is left."""
 
 import copy
 
@@ -7,12 +7,12 @@ import torch
 from harness import Setup
 
 from fairseq_kd.losses.attention import attention_scores, log_attention
+from fairseq_kd.models.capture import Places, capture
 from fairseq_kd.models.structure import ATTENTION
-from fairseq_kd.taps import Taps
 
 PLAIN = ["--criterion", "label_smoothed_cross_entropy"]
 LAYERS = ["--encoder-layers", "3", "--decoder-layers", "2"]
-EVERYWHERE = Taps(
+EVERYWHERE = Places(
     states=frozenset({("encoder", 0), ("encoder", 2), ("decoder", 1)}),
     attention=frozenset({("encoder", 1), ("decoder", 0), ("cross", 0), ("cross", 1)}),
 )
@@ -36,15 +36,15 @@ def hooks(model):
 
 def test_states_are_those_that_fairseq_returns_on_request(built):
     inputs = built.batch(0, 1, 2)["net_input"]
-    with EVERYWHERE.reading(built.model) as seen:
+    with capture(built.model, EVERYWHERE) as captured:
         built.model(**inputs)
-    assert seen.states.keys() == EVERYWHERE.states
+    assert captured.states.keys() == EVERYWHERE.states
     encoder = built.model.encoder(
         inputs["src_tokens"], inputs["src_lengths"], return_all_hiddens=True
     )
     _, extra = built.model.decoder(inputs["prev_output_tokens"], encoder)
     fairseqs = {"encoder": encoder["encoder_states"], "decoder": extra["inner_states"]}
-    for (side, layer), state in seen.states.items():
+    for (side, layer), state in captured.states.items():
         want = fairseqs[side][layer + 1].transpose(0, 1)  # the first is what enters layer 0
         torch.testing.assert_close(state, want, rtol=0, atol=0)
 
@@ -52,7 +52,7 @@ def test_states_are_those_that_fairseq_returns_on_request(built):
 def test_attention_is_that_of_fairseqs_slow_path(built):
     sample = built.batch(0, 1, 2)
     inputs, pad = sample["net_input"], built.task.target_dictionary.pad()
-    with EVERYWHERE.reading(built.model) as seen:
+    with capture(built.model, EVERYWHERE) as captured:
         built.model(**inputs)
     slow, maps = copy.deepcopy(built.model), {}
     for kind, layer in EVERYWHERE.attention:
@@ -70,8 +70,8 @@ def test_attention_is_that_of_fairseqs_slow_path(built):
     source = inputs["src_tokens"].ne(pad)
     target = inputs["prev_output_tokens"].ne(pad)
     real = {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
-    assert seen.attention.keys() == EVERYWHERE.attention
-    for (kind, layer), read in seen.attention.items():
+    assert captured.attention.keys() == EVERYWHERE.attention
+    for (kind, layer), read in captured.attention.items():
         queries, keys = real[kind]
         visible = queries.unsqueeze(2) & keys.unsqueeze(1)
         visible = visible.tril() if kind == "decoder" else visible
@@ -84,9 +84,9 @@ def test_attention_is_that_of_fairseqs_slow_path(built):
 def test_values_are_the_blocks_own(built):
     inputs = built.batch(0, 1)["net_input"]
     source = inputs["src_tokens"].ne(built.task.source_dictionary.pad())
-    with EVERYWHERE.reading(built.model) as seen:
+    with capture(built.model, EVERYWHERE) as captured:
         built.model(**inputs)
-    read = seen.attention["cross", 1]
+    read = captured.attention["cross", 1]
     block, memory = (
         built.model.decoder.layers[1].encoder_attn,
         built.model.encoder(inputs["src_tokens"], inputs["src_lengths"])["encoder_out"][
@@ -100,12 +100,12 @@ def test_outputs_are_the_same_and_no_hook_is_left(built):
     inputs = built.batch(0, 1)["net_input"]
     want = built.model(**inputs)[0]
     before = hooks(built.model)
-    with EVERYWHERE.reading(built.model):
+    with capture(built.model, EVERYWHERE):
         assert hooks(built.model) == before + 7
         got = built.model(**inputs)[0]
     assert torch.equal(got, want)
     assert hooks(built.model) == before
-    with pytest.raises(TypeError), EVERYWHERE.reading(built.model):
+    with pytest.raises(TypeError), capture(built.model, EVERYWHERE):
         built.model()
     assert hooks(built.model) == before
 
@@ -120,18 +120,18 @@ def test_a_wrapper_of_the_model_is_read_too(built):
             return self.module(**inputs)
 
     model = Wrapper(Wrapper(built.model))
-    with EVERYWHERE.reading(model) as seen:
+    with capture(model, EVERYWHERE) as captured:
         model(**built.batch(0)["net_input"])
-    assert len(seen.states) == 3
+    assert len(captured.states) == 3
 
 
 def test_what_pads_hold_does_not_reach_queries_and_keys(built):
     inputs = built.batch(0, 1, 2)["net_input"]
     real = inputs["src_tokens"].ne(built.task.source_dictionary.pad())
     assert not real.all()
-    with EVERYWHERE.reading(built.model) as seen:
+    with capture(built.model, EVERYWHERE) as captured:
         built.model(**inputs)
-    read = seen.attention["encoder", 1]
+    read = captured.attention["encoder", 1]
     want = read.queries(real), read.keys(real)
     read.query.data[~real.T] = float("nan")
     read.key.data[~real.T] = float("nan")
@@ -147,6 +147,6 @@ def test_fused_inference_is_off_while_it_is_read(built):
     """fairseq 0.12.2 runs a loaded encoder without its attention blocks, unless told otherwise."""
     layer = built.model.encoder.layers[1]
     layer.can_use_fastpath = True
-    with EVERYWHERE.reading(built.model):
+    with capture(built.model, EVERYWHERE):
         assert not layer.can_use_fastpath
     assert layer.can_use_fastpath

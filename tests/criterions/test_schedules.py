@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fairseq_kd.schedules import SHAPES, Schedule
+from fairseq_kd.criterions.schedules import SHAPES, Schedule
 
 
 @pytest.mark.parametrize(

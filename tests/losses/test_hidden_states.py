@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairseq_kd.losses.hidden import DISTANCES, hidden_distance
+from fairseq_kd.losses.hidden_states import DISTANCES, hidden_distance
 
 SHAPES = [(1, 1, 2, 3), (2, 5, 7, 4), (3, 4, 1, 6)]  # B, L, C of the student, C of the teacher
 

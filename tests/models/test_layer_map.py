@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fairseq_kd.layer_map import LayerPair, parse_layer_map, spread, uniform
+from fairseq_kd.models.layer_map import LayerPair, parse_layer_map, spread, uniform
 
 
 def parse(text, n_student=3, n_teacher=6):

@@ -1,4 +1,4 @@
-"""Which teacher layer belongs to which student layer; layers are counted from 0."""
+"""Layer maps: the pairs of student and teacher layers that are compared, counted from 0."""
 
 import math
 import re
@@ -9,7 +9,7 @@ from fairseq_kd.flag_types import Range
 
 NAMED = ("uniform", "last", "none")
 PAIR_WEIGHT = Range(float, 1e-12, 1e6)
-FORM = "pairs student:teacher or student:teacher:weight, such as 0:1,1:3:0.5"
+PAIRS = "pairs student:teacher or student:teacher:weight, such as 0:1,1:3:0.5"
 
 
 class LayerPair(NamedTuple):
@@ -44,7 +44,7 @@ def spread(n_student: int, n_teacher: int) -> List[int]:
 
 
 def check_layer_map(text: str, flag: str) -> None:
-    """Refuses what names layers of no models, however many they have: see ``parse_layer_map``."""
+    """Refuses text that is wrong for models of any number of layers: see ``parse_layer_map``."""
     if text not in NAMED:
         parse_layer_map(text, flag, "layers", sys.maxsize, sys.maxsize)
 
@@ -52,7 +52,7 @@ def check_layer_map(text: str, flag: str) -> None:
 def parse_layer_map(
     text: str, flag: str, side: str, n_student: int, n_teacher: int
 ) -> List[LayerPair]:
-    """The pairs that a flag asks for.
+    """The pairs in the text of a flag.
 
     Args:
         text: ``uniform``, ``last``, ``none``, or pairs ``student:teacher[:weight],...``.
@@ -93,7 +93,7 @@ def parse_layer_map(
 def _parse_pair(item: str, text: str, flag: str) -> LayerPair:
     match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})(?::(.+))?", item.strip())
     if match is None:
-        raise ValueError(f"{flag} must be uniform, last, none or {FORM}, but is {text}.")
+        raise ValueError(f"{flag} must be uniform, last, none or {PAIRS}, but is {text}.")
     try:
         weight = float(match[3] or 1.0)
     except ValueError:

@@ -1,42 +1,45 @@
-"""The last step of a translation model taken apart: hidden states, and the projection to words."""
+"""The last step of a translation model taken apart: the decoder's states and their projection."""
 
 import inspect
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional
 
 from fairseq.models.transformer import TransformerDecoderBase
 from torch import Tensor, nn
 
-RealHidden = Tuple[Tensor, Optional[Tensor], Optional[Tensor]]
+from fairseq_kd.models.structure import unwrapped
 
 
-def real_hidden(model: nn.Module, net_input: Dict[str, Any], real: Tensor) -> RealHidden:
-    """A model's states before its output projection, at real tokens, and that projection.
+class DecoderOutput(NamedTuple):
+    """A decoder's output at N real tokens, and the projection to logits that remains to be done.
 
     Args:
-        model: an encoder-decoder of fairseq, in a wrapper of its distributed training or not.
+        output: (N, C) states before the projection; without a weight, (N, V) logits.
+        weight: (V, C), or None if the logits are no linear map of states, as of an lstm.
+        bias: (V,), or None.
+    """
+
+    output: Tensor
+    weight: Optional[Tensor] = None
+    bias: Optional[Tensor] = None
+
+
+def decoder_output(model: nn.Module, net_input: Dict[str, Any], real: Tensor) -> DecoderOutput:
+    """A model's output at the real tokens of a batch, in the order of ``real``.
+
+    Args:
+        model: an encoder-decoder of fairseq, in a wrapper of distributed training or not.
         net_input: fairseq's ``sample["net_input"]``.
         real: (B, L) bool, True at real tokens.
-
-    Returns:
-        (N, C) states in the order of ``real``, (V, C) weight and (V,) bias or None. Of a model
-        whose logits are no linear map of its states, such as an lstm: (N, V) logits, None, None.
     """
     projection = output_projection(model)
     if projection is None:
-        return model(**net_input)[0][real], None, None
-    hidden = model(**net_input, features_only=True)[0]
-    return hidden[real], projection.weight, projection.bias
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of the wrappers of a distributed training."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
-    return model
+        return DecoderOutput(model(**net_input)[0][real])
+    states = model(**net_input, features_only=True)[0]
+    return DecoderOutput(states[real], projection.weight, projection.bias)
 
 
 def output_projection(model: nn.Module) -> Optional[nn.Linear]:
-    """The linear map from a decoder's states to logits; None if there is more to it than that."""
+    """The linear map from a decoder's states to logits; None if that is not the whole last step."""
     model = unwrapped(model)
     decoder = model.decoder
     plain = getattr(type(decoder), "output_layer", None) is TransformerDecoderBase.output_layer
@@ -49,7 +52,7 @@ def output_projection(model: nn.Module) -> Optional[nn.Linear]:
 
 
 def refuse_unseen_projection(model: nn.Module) -> None:
-    """Refuses a wrapper that would take an output projection for unused, and fail at its gradient.
+    """Refuses a wrapper that takes the output projection for unused, and fails at its gradient.
 
     The loss reads the weights of the projection outside of the model. With
     ``--find-unused-parameters`` torch then counts their gradient twice, unless they are the
@@ -68,3 +71,12 @@ def refuse_unseen_projection(model: nn.Module) -> None:
                 "(--share-decoder-input-output-embed)."
             )
         model = model.module
+
+
+def refuse_adaptive_softmax(model: nn.Module, name: str = "The student") -> None:
+    """Refuses a model without logits over the whole vocabulary."""
+    if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
+        raise ValueError(
+            f"{name} has an adaptive softmax, which gives no logits to compare with another "
+            "model's. Train without --adaptive-softmax-cutoff."
+        )

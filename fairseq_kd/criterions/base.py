@@ -1,0 +1,176 @@
+"""What all our criterions share: the mask of real tokens, metrics, and weights of their own."""
+
+import functools
+import logging
+import math
+from typing import Any, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from fairseq_kd.flag_types import Range, number_field, option_field
+
+logger = logging.getLogger(__name__)
+BITS, PERCENT = 1 / math.log(2), 100  # units
+
+
+class Metric(NamedTuple):
+    """A mean in the training log, ``unit * (sum of a key) / (sum of other keys)`` over all workers.
+
+    Args:
+        name: in the log; a ``*`` stands for what the ``*`` of the key matched.
+        unit: a factor, such as from nats to bits.
+        over: the keys whose sums are the denominator.
+        weight: the key whose sum is the weight of the mean in fairseq's means over updates;
+            nothing is logged where it is 0.
+        digits: decimal places.
+    """
+
+    name: str
+    unit: float = 1
+    over: Tuple[str, ...] = ("kd_ntokens",)
+    weight: str = "kd_ntokens"
+    digits: int = 3
+
+
+def log_metrics(logs: List[Dict[str, Any]], table: Mapping[str, Metric]) -> None:
+    """Logs the metrics of those keys of a table that some worker has in its log.
+
+    Args:
+        logs: the logs of all workers, sums by key.
+        table: the metric of a key; a final ``*`` in the key matches any rest.
+    """
+
+    @functools.cache  # a comparison waits for a GPU
+    def total(*keys: str) -> Any:
+        return sum(log.get(key, 0) for key in keys for log in logs)
+
+    @functools.cache
+    def is_zero(*keys: str) -> bool:
+        return bool(total(*keys) == 0)
+
+    present = list(dict.fromkeys(key for log in logs for key in log))
+    for pattern, metric in table.items():
+        stem = pattern.removesuffix("*")
+        wild = stem != pattern
+        for key in present:
+            if (key.startswith(stem) if wild else key == pattern) and not is_zero(metric.weight):
+                whole = total(*metric.over)
+                mean = 0.0 if is_zero(*metric.over) else metric.unit * total(key) / whole
+                name = metric.name.replace("*", key.removeprefix(stem))
+                metrics.log_scalar(name, mean, total(metric.weight), round=metric.digits)
+
+
+class KDCriterion(LabelSmoothedCrossEntropyCriterion):
+    """fairseq's label-smoothed cross-entropy, extended by terms of distillation.
+
+    A subclass has ``check_flags``, ``forward``, and the ``metric_table`` of its log. What it trains
+    (projections, mixtures, peers) are its parameters: optimised, saved and resumed with the model.
+
+    Args:
+        cfg: the flags; every value is checked here, before the first update.
+        task: the translation task.
+    """
+
+    METRICS: ClassVar[Dict[str, Metric]] = {}
+
+    def __init__(self, cfg: Any, task: FairseqTask):
+        super().__init__(
+            task,
+            cfg.sentence_avg,
+            cfg.label_smoothing,
+            cfg.ignore_prefix_size,
+            cfg.report_accuracy,
+        )
+        self.check_flags(cfg)
+        self.cfg = cfg
+
+    @classmethod
+    def check_flags(cls, cfg: Any) -> None:
+        """Refuses flags that are wrong whatever the models are, before any model is read."""
+        raise NotImplementedError
+
+    def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
+        """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""
+        real = sample["target"].ne(self.padding_idx)
+        real[:, : self.ignore_prefix_size] = False
+        return real
+
+    def batch_log(
+        self, sample: Dict[str, Any], loss: Tensor, n_real: Tensor, correct: Tensor
+    ) -> Dict[str, Any]:
+        """The part of a batch's log that all criterions have, with the sample size.
+
+        Args:
+            sample: the batch.
+            loss: its whole loss.
+            n_real: its number of real tokens.
+            correct: how many of them the student predicts.
+        """
+        n_sentences = sample["target"].size(0)
+        log = {
+            "loss": loss.data,
+            "ntokens": sample["ntokens"],
+            "nsentences": n_sentences,
+            "sample_size": n_sentences if self.sentence_avg else sample["ntokens"],
+            "kd_ntokens": n_real,
+        }
+        if self.report_accuracy:
+            log |= {"n_correct": correct, "total": n_real}
+        return log
+
+    @classmethod
+    def metric_table(cls) -> Dict[str, Metric]:
+        """The metrics that are logged beside fairseq's own, by the key of their sum."""
+        return cls.METRICS
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:
+        """Turns the sums of all workers into means."""
+        if sum(log.get("sample_size", 0) for log in logging_outputs) == 0:
+            return  # no real token, so there is no mean to log
+        super().reduce_metrics(logging_outputs)
+        log_metrics(logging_outputs, cls.metric_table())
+
+    def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
+        """As ``nn.Module``'s; after another criterion, whose state is empty, nothing is loaded."""
+        if not state_dict:
+            logger.warning("the checkpoint holds no weights of this criterion: they start afresh")
+            return None
+        return super().load_state_dict(state_dict, strict=strict)
+
+
+def follow(criterion: nn.Module, model: nn.Module) -> None:
+    """Moves the weights of a criterion to the device and the precision of the model.
+
+    fairseq-train has moved them already; fairseq-validate moves only the model.
+
+    Args:
+        criterion: with or without weights of its own.
+        model: the student.
+    """
+    own, other = (next(each.parameters(), None) for each in (criterion, model))
+    if own is None or other is None or (own.device, own.dtype) == (other.device, other.dtype):
+        return
+    criterion.to(other.device, other.dtype)
+
+
+def chunk_tokens_flag() -> Any:
+    """The field ``kd_chunk_tokens``, an optional int."""
+    return number_field(
+        None,
+        Range(int, 0, 1_000_000_000),
+        "target tokens that are projected to the vocabulary at once; 0: the whole "
+        "batch; changes memory and speed, not the result (default: by the vocabulary's size)",
+    )
+
+
+def compile_flag() -> Any:
+    """The field ``kd_compile``, a bool."""
+    return option_field(
+        False,
+        "compile the loss with torch.compile, in the first updates and the first "
+        "validation: faster on a GPU, and the same within rounding (default: off)",
+    )
