@@ -56,17 +56,17 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
         )
     parser = _ModelFlags(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
     ARCH_MODEL_REGISTRY[arch].add_args(parser)
-    asked = vars(parser.parse_args(list(flags)))
-    for key, value in asked.items():
+    given = vars(parser.parse_args(list(flags)))
+    for key, value in given.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             range_of(key, type(value)).check(f"--{key.replace('_', '-')}", value)
     usual = Namespace(arch=arch, **POSITIONS)
     ARCH_CONFIG_REGISTRY[arch](usual)
-    form = {key: getattr(form_of, key, None) for key in FORM if key not in asked}
+    form = {key: getattr(form_of, key, None) for key in FORM if key not in given}
     form = {key: value for key, value in form.items() if value and value != vars(usual).get(key)}
     if form.get("share_all_embeddings"):
         form.pop("share_decoder_input_output_embed", None)  # implied
-    args = Namespace(arch=arch, _name=arch, **form, **asked)
+    args = Namespace(arch=arch, _name=arch, **form, **given)
     ARCH_CONFIG_REGISTRY[arch](args)
     return args, [*_as_flags(form), *flags]
 

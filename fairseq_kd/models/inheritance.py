@@ -91,24 +91,24 @@ def most_important(importance: Tensor, n_kept: int) -> Tensor:
 
 
 def _choose_layers(
-    student: Structure, teacher: Structure, side: str, asked: Optional[Sequence[int]]
+    student: Structure, teacher: Structure, side: str, given: Optional[Sequence[int]]
 ) -> List[int]:
     n_student, n_teacher = (len(each.layers(side)) for each in (student, teacher))
-    if asked is None:
+    if given is None:
         return spread(n_student, n_teacher)
-    if len(asked) != n_student:
+    if len(given) != n_student:
         raise ValueError(
-            f"--{side}-layers names {len(asked)} layers of the teacher, but the student's {side} "
-            f"has {n_student}. Name as many, or add -- --{side}-layers {len(asked)} for another "
+            f"--{side}-layers names {len(given)} layers of the teacher, but the student's {side} "
+            f"has {n_student}. Name as many, or add -- --{side}-layers {len(given)} for another "
             "student."
         )
-    for layer in asked:
+    for layer in given:
         if not 0 <= layer < n_teacher:
             raise ValueError(
                 f"--{side}-layers names layer {layer}, but the layers of the teacher's {side} are "
                 f"0 to {n_teacher - 1}. Name one of these."
             )
-    return list(asked)
+    return list(given)
 
 
 def _refuse_other_form(student: Structure, teacher: Structure) -> None:

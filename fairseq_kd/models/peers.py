@@ -56,10 +56,10 @@ def peer_configurations(model_cfg: Any, text: Optional[str], count: int) -> List
 
 def _configuration(model_cfg: Any, group: str) -> Namespace:
     options = _as_dict(model_cfg)
-    asked = dict(_overrides(group))
+    given = dict(_overrides(group))
     sizes: Dict[str, Any] = {}
-    if "arch" in asked:
-        name = asked.pop("arch")
+    if "arch" in given:
+        name = given.pop("arch")
         if name not in ARCHITECTURES:
             raise ValueError(
                 f"--kd-peer-overrides names the arch {name}, but it must be one of "
@@ -67,7 +67,7 @@ def _configuration(model_cfg: Any, group: str) -> Namespace:
             )
         sizes.update(ARCHITECTURES[name].sizes())
     known = _model_options(options)
-    for key, value in asked.items():
+    for key, value in given.items():
         if key in SHARED:
             raise ValueError(
                 f"--kd-peer-overrides names {key}, but peers read the batches of the run and so "
@@ -82,7 +82,7 @@ def _configuration(model_cfg: Any, group: str) -> Namespace:
         sizes[key] = _parsed(known[key], key, value)
     for key, followers in FOLLOWING.items():
         if key in sizes:
-            sizes.update({each: sizes[key] for each in followers if each not in asked})
+            sizes.update({each: sizes[key] for each in followers if each not in given})
     return Namespace(**{**options, **sizes})
 
 

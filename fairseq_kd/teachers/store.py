@@ -267,7 +267,7 @@ def records_fault(records: np.ndarray, row: np.void, words: int, seed: int) -> s
     Args:
         records: as they were read.
         row: of the table of sentences; in format 1 it may have no checksum of the records, and
-            then only numbers of words that there are not can be told.
+            then only entries beyond the vocabulary can be noticed.
         words: V.
         seed: of the checksums.
     """

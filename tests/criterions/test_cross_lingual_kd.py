@@ -177,8 +177,8 @@ def test_half_precision(cross, dtype, alpha):
 
 
 def test_refusals(setup, three_way, teacher, cross, tmp_path):
-    def refuses(message, build, *flags):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    def refuses(text, build, *flags):
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
             build(*flags)
 
     refuses(
@@ -226,8 +226,8 @@ def test_without_alignments_of_every_set_linked_positions_are_refused(
     data = shutil.copytree(three_way, tmp_path / "bin")
     for path in data.glob("valid.align.*"):
         path.unlink()
-    told = f"--kd-align-level {level} needs alignments of positions, but {data}/valid.align.xx-es"
+    text = f"--kd-align-level {level} needs alignments of positions, but {data}/valid.align.xx-es"
     flags = ["--kd-teacher", teacher, "--kd-align-level", level]
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         Setup(str(data), *CROSS, *flags)
     Setup(str(data), *CROSS, *flags, "--disable-validation")

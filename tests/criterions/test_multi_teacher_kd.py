@@ -113,8 +113,8 @@ def test_the_order_does_not_matter(setup, teacher, large, both, kind):
 
 def test_a_teacher_without_weight_leaves_the_numbers_of_the_others(setup, teacher, large):
     three = ["--kd-teacher", f"{teacher}:{large}:{teacher}"]
-    asked = setup(*MULTI, *three, "--kd-teacher-weights", "0.2,0,0.8")
-    log = logged(loss_and_log(asked, asked.batch(0, 1))[1])
+    made = setup(*MULTI, *three, "--kd-teacher-weights", "0.2,0,0.8")
+    log = logged(loss_and_log(made, made.batch(0, 1))[1])
     assert log["teacher_weight_1"] == pytest.approx(0.2, abs=1e-3)
     assert log["teacher_weight_3"] == pytest.approx(0.8, abs=1e-3)
     assert "teacher_weight_2" not in log
@@ -220,8 +220,8 @@ def test_learned_weights_descend_the_mixtures_nll_on_the_reference(both):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     loss, log = loss_and_log(setup, sample)
     assert loss == log["loss"].item() == pytest.approx(loss_and_log(fixed, sample)[0])
-    told = logged(log)["teacher_nll"]
-    assert told == pytest.approx(nll.item() / sample["ntokens"] / math.log(2), abs=1e-3)
+    figure = logged(log)["teacher_nll"]
+    assert figure == pytest.approx(nll.item() / sample["ntokens"] / math.log(2), abs=1e-3)
 
 
 def test_learned_weights_keep_their_entropy_wherever_they_go(both):

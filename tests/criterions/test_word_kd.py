@@ -24,9 +24,9 @@ def test_a_temperature_that_makes_the_teacher_uniform_is_told_once(
     training = setup(*DISTIL, teacher, "--kd-temperature", temperature)
     for _ in range(3):
         training.criterion(training.model, training.batch(0, 1, 2))
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(told) == warnings
-    for message in told:
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == warnings
+    for message in warned:
         assert re.match(
             r"at temperature 2.5 the teacher's distribution is nearly uniform: 8\.\d of at most "
             r"8\.7 bits a token\. Lower --kd-temperature; begin with 1$",
@@ -303,9 +303,9 @@ def test_the_projection_outside_of_torchs_ddp_gets_its_gradient(data, teacher, t
     """On GPUs fairseq wraps the model in torch's DistributedDataParallel by default."""
     training = [flag for flag in TRAINING if flag != "--share-all-embeddings"]
     flags = [*DISTIL, str(teacher), *sharing, "--dropout", "0"]
-    told = json.dumps([str(data), f"file://{tmp_path / 'store'}", training, flags])
+    arguments = json.dumps([str(data), f"file://{tmp_path / 'store'}", training, flags])
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    made = run(sys.executable, "-c", PROJECTION_UNDER_DDP, told, env={"PYTHONPATH": path})
+    made = run(sys.executable, "-c", PROJECTION_UNDER_DDP, arguments, env={"PYTHONPATH": path})
     assert made.stdout.endswith("equal\n")
 
 
@@ -327,8 +327,8 @@ def test_a_projection_that_would_be_taken_for_unused_is_refused(
     data, teacher, sharing, finds, criterion
 ):
     training = [flag for flag in TRAINING if flag != "--share-all-embeddings"]
-    asked = [*DISTIL, str(teacher)] if criterion == "word_kd" else ["--criterion", criterion]
-    setup = Setup(data, *asked, *sharing, training=training)
+    chosen = [*DISTIL, str(teacher)] if criterion == "word_kd" else ["--criterion", criterion]
+    setup = Setup(data, *chosen, *sharing, training=training)
     wrapped, sample = FindsUnused(setup.model, finds), setup.batch(0, 1)
     if sharing or not finds:
         assert setup.criterion(wrapped, sample)[0].isfinite()

@@ -144,7 +144,7 @@ def test_what_pads_hold_does_not_reach_queries_and_keys(built):
 
 
 def test_fused_inference_is_off_while_it_is_read(built):
-    """fairseq 0.12.2 runs a loaded encoder without its attention blocks, unless told otherwise."""
+    """fairseq 0.12.2 runs a loaded encoder without its attention blocks, unless that is off."""
     layer = built.model.encoder.layers[1]
     layer.can_use_fastpath = True
     with capture(built.model, EVERYWHERE):

@@ -14,7 +14,7 @@ SMALL_PARTS = {"topk": 8, "dtype": "float32", "max_tokens": 400, "part_sentences
 
 @pytest.fixture(scope="session")
 def build(teacher, data):
-    """Builds a store, as far as it is asked to, of the validation and the test set."""
+    """Builds a store, of the validation and the test set."""
 
     def build_store(out, shards=(ALL,), subsets=("valid", "test"), merge=True, **changed):
         options = {"teacher": teacher, "data": data, **SMALL_PARTS, **changed}

@@ -52,9 +52,9 @@ def test_a_teacher_trained_on_a_relative_path_is_found_where_it_lies(moved):
 def test_a_dictionary_that_is_no_text_is_named_with_its_line(moved):
     path = moved.parent / "dict.en.txt"
     path.write_bytes(b"the 9\nma\xf1ana 3\n")
-    told = f'^{path}, line 2, is not UTF-8: behind "ma" is the byte 0xf1. If the file'
+    text = f'^{path}, line 2, is not UTF-8: behind "ma" is the byte 0xf1. If the file'
     for read in (lambda: load_teacher("teacher.pt"), lambda: read_dictionary(path)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=text):
             read()
 
 
@@ -110,7 +110,7 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "text"),
     [
         ("encoder_attention_heads", 0, "from 1 to 1,000,000, but is 0"),
         ("decoder_layers", 10**9, "from 1 to 1,000,000, but is 1000000000"),
@@ -118,9 +118,9 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
         ("encoder_embed_dim", 2**40, "from 1 to 1,000,000, but is 1099511627776"),
     ],
 )
-def test_sizes_of_no_model_are_named_before_it_is_built(moved, option, value, told):
+def test_sizes_of_no_model_are_named_before_it_is_built(moved, option, value, text):
     path = save_with(moved, lambda state: setattr(state["cfg"]["model"], option, value))
-    whole = f"has the option {option}, which must be a whole number {told}"
+    whole = f"has the option {option}, which must be a whole number {text}"
     for read in (load_teacher, Blueprint.of_checkpoint):
         with pytest.raises(ValueError, match=rf"^--.*{path} {whole}"):
             read(path)

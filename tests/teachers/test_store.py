@@ -116,8 +116,8 @@ def test_a_teacher_that_computes_nan_builds_no_store(
         shutil.copy(path, tmp_path)
     large = tmp_path / "large.pt"
     torch.save(state, large)
-    told = rf"--teacher {large} computes NaN in {dtype} for sentence \d+\. Give {advice}\."
-    with pytest.raises(ValueError, match=f"^{told}$"):
+    text = rf"--teacher {large} computes NaN in {dtype} for sentence \d+\. Give {advice}\."
+    with pytest.raises(ValueError, match=f"^{text}$"):
         build(tmp_path / "store", subsets=["valid"], teacher=str(large), dtype=dtype)
     assert not list((tmp_path / "store" / "valid").glob("*.npy"))
 
@@ -252,8 +252,8 @@ def test_a_shard_that_another_process_builds_is_refused(teacher, data, tmp_path,
     command = ["store", "--teacher", teacher, "--data", data, "--out", str(out), "--topk", "8"]
     with locked(out / ".valid-1-of-2.lock", "it"):
         assert cli.main([*command, "--subset", "valid", "--shard", "1/2"]) == 2
-    told = f"store: Shard 1/2 of valid in --out {out} is being worked on since"
-    assert told in capsys.readouterr().err
+    text = f"store: Shard 1/2 of valid in --out {out} is being worked on since"
+    assert text in capsys.readouterr().err
     assert not (out / "valid").exists()
 
 
@@ -262,8 +262,8 @@ def test_a_shard_out_of_range_is_refused(shard, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["store", "--teacher", "t", "--data", "d", "--out", "o", "--shard", shard])
     assert ended.value.code == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "--shard: it must be I/N with N from 1 to 10,000 and I from 1 to N, such as 3/64" in told
+    text = " ".join(capsys.readouterr().err.split())
+    assert "--shard: it must be I/N with N from 1 to 10,000 and I from 1 to N, such as 3/64" in text
 
 
 def test_a_store_of_another_format_is_refused(store, tmp_path):

@@ -73,8 +73,8 @@ def test_a_flipped_bit_of_a_part_is_noticed_when_its_sentence_is_read_and_built_
     setup = train_on(data, copied)
     setup.criterion(setup.model, setup.batch(0, 13, 15))
     fault = "of sentence 14 the records are not what was written, or another teacher's"
-    told = f"{path} is damaged: {fault}. {AGAIN}"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    text = f"{path} is damaged: {fault}. {AGAIN}"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         setup.criterion(setup.model, setup.batch(0, 14, 15))
     with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts, .* damaged \(numbers 2; part"):
         merge_subset(copied, "valid")
@@ -138,13 +138,13 @@ def test_a_changed_digit_of_what_a_store_says_of_itself_is_noticed(copied, build
         text = path.read_text()
         assert digit in text
         path.write_text(text.replace(digit, other))
-        told = f"{path} is damaged: its values are not those that its checksum was written for. "
+        message = f"{path} is damaged: its values are not those that its checksum was written for. "
         for read in (
             lambda: merge_subset(copied, "valid"),
             lambda: build(copied, subsets=["valid"]),
             lambda: train_on(data, copied),
         ):
-            with pytest.raises(ValueError, match=f"^{re.escape(told + repair)}"):
+            with pytest.raises(ValueError, match=f"^{re.escape(message + repair)}"):
                 read()
         path.write_text(text)
     (copied / "valid" / "subset.json").unlink()  # as the sentence says
@@ -170,12 +170,12 @@ def test_no_number_of_sentences_shortens_a_subset_that_has_no_seal(copied, sente
     rewrite(copied / "valid" / "subset.json", sentences=int(sentences))
     before = contents(copied)
     number = f"{int(sentences):,}"
-    told = f"{copied}/valid/subset.json is damaged: it says {number} sentences, but "
-    told += f"{there.format(whole=whole)}. {INDEX_AGAIN}"
+    text = f"{copied}/valid/subset.json is damaged: it says {number} sentences, but "
+    text += f"{there.format(whole=whole)}. {INDEX_AGAIN}"
     if not there:
-        told = f"{copied}/valid lacks 19,999,999,995 of its 20,000,000,000 parts, or they are "
-        told += "damaged (numbers 5, 6, 7, 8, 9, 10, 11, 12, ...; part P"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        text = f"{copied}/valid lacks 19,999,999,995 of its 20,000,000,000 parts, or they are "
+        text += "damaged (numbers 5, 6, 7, 8, 9, 10, 11, 12, ...; part P"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         merge_subset(copied, "valid")
     assert contents(copied) == before
 
@@ -183,8 +183,8 @@ def test_no_number_of_sentences_shortens_a_subset_that_has_no_seal(copied, sente
 def test_a_whole_table_is_not_replaced_by_one_of_other_sentences(copied):
     flip(copied / "valid" / "00002.sentences.npy", place=-5)  # a checksum of words
     before = contents(copied)
-    told = f"{copied}/valid/00002.sentences.npy is damaged. {AGAIN}"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    text = f"{copied}/valid/00002.sentences.npy is damaged. {AGAIN}"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         merge_subset(copied, "valid")
     rewrite(copied / "valid" / "subset.json", table=None)  # parts of which none was merged
     merge_subset(copied, "valid")
@@ -223,9 +223,9 @@ def test_a_subset_that_is_a_link_is_not_written_through(copied, build, tmp_path)
     (copied / "valid").symlink_to(tmp_path / "theirs")
     (tmp_path / "theirs" / "00002.npy").write_text("precious")
     before = contents(tmp_path / "theirs")
-    told = f"{copied}/valid is a link to another folder, whose files would be overwritten. Remove"
+    text = f"{copied}/valid is a link to another folder, whose files would be overwritten. Remove"
     for write in (lambda: build(copied, subsets=["valid"]), lambda: merge_subset(copied, "valid")):
-        with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
             write()
     assert contents(tmp_path / "theirs") == before
 
@@ -266,8 +266,8 @@ def test_a_number_of_words_that_is_not_the_dictionarys_is_refused(copied, data):
     path = copied / "store.json"
     words = json.loads(path.read_text())["words"]
     rewrite(path, words=words + 8)
-    told = f"{path} gives the dictionary {words + 8} entries, but {copied}/dict.en.txt has"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)} {words}: one of them is damaged"):
+    text = f"{path} gives the dictionary {words + 8} entries, but {copied}/dict.en.txt has"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)} {words}: one of them is damaged"):
         train_on(data, copied)
 
 
@@ -277,8 +277,8 @@ def test_a_token_beyond_the_vocabulary_is_refused_where_no_checksum_tells(former
     records["ids"][0, 0] = words
     records.flush()
     setup = train_on(data, former)
-    told = f"{path} is damaged: of sentence 0 a record names token {words} of {words}. {AGAIN}"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    text = f"{path} is damaged: of sentence 0 a record names token {words} of {words}. {AGAIN}"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         setup.criterion(setup.model, setup.batch(0, 1))
     with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts, .* damaged \(numbers 0; part"):
         merge_subset(former, "valid")
@@ -296,13 +296,13 @@ def test_the_largest_id_has_all_its_bits():
 def test_a_store_of_the_former_format_is_read_with_a_warning_until_merging_adds_checksums(
     former, data, caplog, capsys
 ):
-    told = (
+    text = (
         f"--kd-store {former} was built without checksums, so that damage to it is not noticed. "
         f"fairseq-kd store-merge --out {former} --subset valid adds them."
     )
     with caplog.at_level(logging.WARNING):
         setup = train_on(data, former)
-    assert [record.getMessage() for record in caplog.records] == [told]
+    assert [record.getMessage() for record in caplog.records] == [text]
     sample = setup.batch(0, 1)
     before = setup.criterion(setup.model.eval(), sample)[2]["kd_loss"]
     caplog.clear()
@@ -336,14 +336,14 @@ def test_a_store_of_the_former_format_is_gone_on_with_in_that(former, build):
     ],
 )
 def test_a_temperature_below_what_a_store_is_accurate_for_is_refused(store, data, flags, lowest):
-    told = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is {lowest} "
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}at the lowest. Raise it, or train"):
+    text = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is {lowest} "
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}at the lowest. Raise it, or train"):
         train_on(data, store, *flags)
 
 
 def test_a_store_of_the_former_format_is_refused_below_temperature_1(former, data):
-    told = f"--kd-store {former} is accurate for temperatures of 1 and more, but T is 0.8 at the"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+    text = f"--kd-store {former} is accurate for temperatures of 1 and more, but T is 0.8 at the"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         train_on(data, former, "--kd-temperature", "0.8")
     train_on(data, former, "--kd-temperature", "1")
 
@@ -352,6 +352,6 @@ def test_the_temperature_of_a_store_among_several_teachers_is_its_own(store, tea
     flags = ["--criterion", "multi_teacher_kd", "--kd-teacher", teacher, "--kd-store", store]
     flags += ["--train-subset", "valid", "--kd-teacher-temperatures"]
     Setup(data, *flags, "0.3,0.5")
-    told = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is 0.4 at the"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+    text = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is 0.4 at the"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         Setup(data, *flags, "2,0.4")
