@@ -18,8 +18,8 @@ from fairseq_kd import __version__
 from fairseq_kd.child_process import child
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.machine import with_gpus
-from fairseq_kd.progressive.state import manifest_path
-from fairseq_kd.progressive.steps import FILE, Plan, read_plan
+from fairseq_kd.pipeline.state import manifest_path
+from fairseq_kd.pipeline.workflow import FILE, Plan, read_plan
 
 RESULTS = Path(__file__).with_name("comparison.csv")
 COLUMNS = ("table", "row", "seed", "pair", "parameters", "updates", "BLEU", "chrF")

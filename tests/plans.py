@@ -9,9 +9,9 @@ from pathlib import Path
 from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd.json_files import sealed
-from fairseq_kd.progressive import state
-from fairseq_kd.progressive.execution import run_step
-from fairseq_kd.progressive.steps import Plan, Step, write_plan
+from fairseq_kd.pipeline import state
+from fairseq_kd.pipeline.execution import run_step
+from fairseq_kd.pipeline.workflow import Plan, Step, write_plan
 
 # Appends what its input held to its output, a line at a time; killed, it goes on where it was.
 SLOWLY = """\
@@ -71,8 +71,8 @@ DRIVER = """\
 import sys
 sys.path.remove("")
 from pathlib import Path
-from fairseq_kd.progressive.driver import run_plan
-from fairseq_kd.progressive.steps import read_plan
+from fairseq_kd.pipeline.driver import run_plan
+from fairseq_kd.pipeline.workflow import read_plan
 try:
     sys.exit(run_plan(read_plan(Path(sys.argv[1])), None, sys.argv[3:], int(sys.argv[2])))
 except ValueError as error:

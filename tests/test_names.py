@@ -18,9 +18,9 @@ from fairseq_kd.export.card import Licences, Measured, card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import Ancestor
 from fairseq_kd.names import as_code, in_markdown, in_one_line, on_terminal, plain_languages
-from fairseq_kd.progressive.corpus import language_pair
-from fairseq_kd.progressive.run_file import read_run
-from fairseq_kd.progressive.shell_script import write_script
+from fairseq_kd.pipeline.corpus import language_pair
+from fairseq_kd.pipeline.run_file import read_run
+from fairseq_kd.pipeline.shell_script import write_script
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 from fairseq_kd.teachers.store import TeacherStore
 from fairseq_kd.teachers.stored import stored_task

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from fairseq_kd.pipeline.side_by_side import places
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.progressive.side_by_side import places
 
 
 def test_it_tells_units_time_left_and_what_is_added(capsys, monkeypatch):

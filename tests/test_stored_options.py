@@ -19,8 +19,8 @@ from harness import PAIR, TRAINING, USER_DIR, Setup, namespace
 from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.models.peers import peer_configurations
-from fairseq_kd.progressive.blueprint import Blueprint
 from fairseq_kd.safe_loading import evaluate
+from fairseq_kd.sizing.structure import Blueprint
 from fairseq_kd.stored_options import EVALUATED, is_plain, plain_value, refuse_code
 from fairseq_kd.teachers.loading import load_teacher
 

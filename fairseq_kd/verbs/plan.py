@@ -91,7 +91,7 @@ def parameters(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    from fairseq_kd.progressive.budget import count_of
+    from fairseq_kd.sizing.budgets import count_of
 
     try:
         return count_of(text)
@@ -124,7 +124,7 @@ def _add_shape(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plans, and prints the ladder."""
     _refuse_without_effect(args)
-    from fairseq_kd.progressive.ladder_report import FORMATS, LadderReport
+    from fairseq_kd.sizing.report import FORMATS, LadderReport
 
     if args.chart is not None:
         from fairseq_kd.evaluation.plots import check_matplotlib
@@ -159,7 +159,7 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
 
 def _blueprint(args: argparse.Namespace) -> Any:
     from fairseq_kd import plugin  # noqa: F401  (our architectures and tasks)
-    from fairseq_kd.progressive.blueprint import Blueprint
+    from fairseq_kd.sizing.structure import Blueprint
 
     if args.teacher is not None:
         return Blueprint.of_checkpoint(args.teacher)
@@ -184,8 +184,8 @@ def _dictionary_sizes(data: Path) -> List[int]:
 
 def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
     """The ratios of the ladder that was asked for."""
-    from fairseq_kd.progressive.budget import ladder_to, ladder_within
-    from fairseq_kd.progressive.ladder import buildable, checked_ladder, ratios_to
+    from fairseq_kd.sizing.budgets import ladder_to, ladder_within
+    from fairseq_kd.sizing.ladder import buildable, checked_ladder, ratios_to
 
     factor = FACTOR if args.factor is None else args.factor
     if args.ladder is not None:
@@ -206,7 +206,7 @@ def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:
     except ImportError:
         told = f"{flag} needs CTranslate2, which is not installed ({INSTALL})."
         raise ValueError(told) from None
-    from fairseq_kd.progressive.measuring import latency_budget, size_budget
+    from fairseq_kd.sizing.measuring import latency_budget, size_budget
 
     if args.size_mb is not None:
         return size_budget(blueprint, args.size_mb)

@@ -87,11 +87,11 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Shows, writes or runs the plan."""
-    from fairseq_kd.progressive import driver
-    from fairseq_kd.progressive.planning import folders_read, plan_run
-    from fairseq_kd.progressive.run_file import read_run
-    from fairseq_kd.progressive.shell_script import write_script
-    from fairseq_kd.progressive.state import judge
+    from fairseq_kd.pipeline import driver
+    from fairseq_kd.pipeline.planning import folders_read, plan_run
+    from fairseq_kd.pipeline.run_file import read_run
+    from fairseq_kd.pipeline.shell_script import write_script
+    from fairseq_kd.pipeline.state import judge
     from fairseq_kd.whole_files import check_apart
 
     engine = _engine(args)

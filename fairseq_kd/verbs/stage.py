@@ -24,7 +24,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the training, and ends with its status."""
     from fairseq_kd.child_process import die_with_script
-    from fairseq_kd.progressive.stage import run_stage
+    from fairseq_kd.pipeline.stage import run_stage
 
     die_with_script()
     status = run_stage(args.name, args.command)

@@ -29,8 +29,8 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the step, and ends with its status."""
     from fairseq_kd.child_process import die_with_script
-    from fairseq_kd.progressive.execution import run_step
-    from fairseq_kd.progressive.steps import read_plan
+    from fairseq_kd.pipeline.execution import run_step
+    from fairseq_kd.pipeline.workflow import read_plan
 
     die_with_script()
     return run_step(read_plan(args.plan, args.sha256), args.name)

@@ -7,8 +7,8 @@ import sys
 import pytest
 from harness import ROOT, run
 
-from fairseq_kd.progressive.run_file import read_run
-from fairseq_kd.progressive.steps import Plan, Step
+from fairseq_kd.pipeline.run_file import read_run
+from fairseq_kd.pipeline.workflow import Plan, Step
 
 BENCHMARKS = ROOT / "benchmarks"
 FILES = sorted((BENCHMARKS / "comparison").glob("*.yaml"))

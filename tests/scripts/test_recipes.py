@@ -15,8 +15,8 @@ from harness import ROOT, run, write_text
 from sacremoses import MosesTokenizer
 
 from fairseq_kd import cli
-from fairseq_kd.progressive.planning import plan_run
-from fairseq_kd.progressive.run_file import read_run
+from fairseq_kd.pipeline.planning import plan_run
+from fairseq_kd.pipeline.run_file import read_run
 
 WMT = {
     "wmt14_en_de": {

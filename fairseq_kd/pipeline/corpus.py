@@ -1,0 +1,175 @@
+"""The text that a run trains on: a folder of fairseq-preprocess, or one that a first step makes."""
+
+import filecmp
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Tuple
+
+import fairseq_kd
+from fairseq_kd.names import plain_languages
+from fairseq_kd.parallel_text import text_file
+from fairseq_kd.pipeline.run_file import RunFile
+from fairseq_kd.pipeline.workflow import Step
+
+ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
+PREPARING = {
+    "merges": "MERGES",
+    "vocabulary": "VOCABULARY",
+    "max-words": "MAX_WORDS",
+}  # how scripts/prepare.sh is told
+BINARISED = (".bin", ".idx")
+SPLITS = ("train", "valid", "test")
+
+
+class Corpus(NamedTuple):
+    """What fairseq-train reads.
+
+    Args:
+        folder: of the binarised sets and their dictionaries.
+        pair: the languages, source first.
+        step: that makes it; None if it was there.
+        vocabulary: the folder of the dictionaries that the step takes; None if it makes them.
+    """
+
+    folder: str
+    pair: Tuple[str, str]
+    step: Optional[Step]
+    vocabulary: Optional[str] = None
+
+    @property
+    def after(self) -> List[str]:
+        """The step to wait for."""
+        return [self.step.name] if self.step else []
+
+    def reads(self, splits: Tuple[str, ...] = ("train", "valid")) -> List[str]:
+        """Its dictionaries and the files of some sets, as far as no step of the run makes them."""
+        if self.step:
+            return []
+        names = sorted(path.name for path in Path(self.folder).iterdir() if path.is_file())
+        read = [name for name in names if name.startswith(splits) and name.endswith(BINARISED)]
+        read += [name for name in names if name.startswith("dict.")]
+        return [f"{self.folder}/{name}" for name in read]
+
+    def dictionaries(self) -> List[Path]:
+        """Of the source and of the target."""
+        folder = Path(self.vocabulary or self.folder)
+        return [folder / f"dict.{language}.txt" for language in self.pair]
+
+    def has_one_dictionary(self) -> bool:
+        """Whether both languages share one, as prepared text does."""
+        if self.step and not self.vocabulary:
+            return True
+        files = self.dictionaries()
+        return all(path.is_file() for path in files) and filecmp.cmp(*files, shallow=False)
+
+    def check_split(self, name: str) -> None:
+        """Refuses a set that is not there.
+
+        Raises:
+            FileNotFoundError: it is missing.
+        """
+        if self.step or any(Path(self.folder).glob(f"{name}.*.idx")):
+            return
+        raise FileNotFoundError(
+            f"data: {self.folder} holds no {name} set, which the evaluation translates. Add it, or "
+            "name another, as evaluate: {subset: valid}."
+        )
+
+
+def corpus_of(run: RunFile) -> Corpus:
+    """The corpus that a run file asks for.
+
+    Raises:
+        FileNotFoundError: its folder or its text is missing.
+        ValueError: it holds several language pairs, or cannot be prepared here.
+    """
+    if isinstance(run.data, str):
+        return Corpus(run.data, language_pair(Path(run.data)), None)
+    asked = run.data
+    script = ROOT / "scripts" / "prepare.sh"
+    if not script.is_file():
+        raise ValueError(
+            f"{run.path}: data.text needs scripts/prepare.sh of the clone, which is not installed "
+            "with the package. Give a folder of fairseq-preprocess as data instead."
+        )
+    source, target = plain_languages((asked["source"], asked["target"]), f"{run.path}: data")
+    pair = (source, target)
+    if source == target:
+        raise ValueError(f"{run.path}: data.source and data.target are both {source}.")
+    env = [f"{name}={asked[key]}" for key, name in PREPARING.items() if key in asked]
+    vocabulary = asked.get("vocabulary")
+    reads = text_files(Path(asked["text"]), pair)
+    if vocabulary is not None:
+        reads += _vocabulary_files(run, vocabulary, pair)
+    out = str(run.folder / "data")
+    makes = [f"{out}/bin/dict.{language}.txt" for language in pair]
+    makes += [
+        f"{out}/bin/{split}.{'-'.join(pair)}.{language}.{end}"
+        for split in SPLITS
+        for language in pair
+        for end in ("bin", "idx")
+    ]
+    command = [*(["env", *env] if env else []), shown(script), *pair, asked["text"], out]
+    step = Step("data", "prepare", [command], [], reads, makes, out)
+    return Corpus(f"{out}/bin", pair, step, vocabulary)
+
+
+def _vocabulary_files(run: RunFile, folder: str, pair: Tuple[str, str]) -> List[str]:
+    """What text is split and numbered by, as a teacher's was.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: merges are to be learned, too.
+    """
+    if "merges" in run.data:
+        raise ValueError(
+            f"{run.path}: data.merges has no effect beside data.vocabulary, whose codes are taken. "
+            "Leave one of the two out."
+        )
+    files = [Path(folder) / name for name in ("codes", *(f"dict.{each}.txt" for each in pair))]
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{run.path}: data.vocabulary: {path} is missing. Give a folder with the BPE codes "
+                "and the dictionaries of a teacher."
+            )
+    return list(map(str, files))
+
+
+def shown(path: Path) -> str:
+    """A path as it is typed: from the current folder if it lies in it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def language_pair(data: Path) -> Tuple[str, str]:
+    """The languages of a folder that fairseq-preprocess wrote.
+
+    Raises:
+        FileNotFoundError: the folder is missing, or holds no training set.
+        ValueError: it holds several pairs.
+    """
+    if not data.is_dir():
+        raise FileNotFoundError(f"data: {data} is no folder. Give what fairseq-preprocess wrote.")
+    found = {path.name.split(".")[1] for path in data.glob("train.*-*.*.idx")}
+    if len(found) != 1:
+        has = f"holds {', '.join(sorted(found))}" if found else "holds no training set"
+        kind = ValueError if found else FileNotFoundError
+        raise kind(f"data: {data} {has}. Give what fairseq-preprocess wrote for one language pair.")
+    source, target = plain_languages(found.pop().split("-", 1), f"data: {data}")
+    return source, target
+
+
+def text_files(folder: Path, pair: Tuple[str, str]) -> List[str]:
+    """The files of a folder of text that scripts/prepare.sh reads.
+
+    Raises:
+        FileNotFoundError, ValueError: one is missing, or is a folder.
+    """
+    found = []
+    for split in SPLITS:
+        for language in pair:
+            try:
+                found.append(text_file(str(folder / f"{split}.{language}")))
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"data.text: {error}") from error
+    return found

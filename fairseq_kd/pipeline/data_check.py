@@ -1,0 +1,239 @@
+"""Whether data, teachers and models fit together, found before anything runs.
+
+What a training will build is built, as far as its data are there: task, sets and model.
+"""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+
+from fairseq_kd.pipeline.layout import Layout
+from fairseq_kd.pipeline.run_file import RunFile
+from fairseq_kd.pipeline.training_check import resolved, training_refused
+
+FILES = ("encoder_embed_path", "decoder_embed_path", "finetune_from_model")  # to begin with
+
+
+def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses data, teachers and files with which a step would fail when its turn comes.
+
+    Args:
+        run: the run file.
+        layout: all of its steps.
+        trainings: by step, what fairseq-train makes of its flags.
+
+    Raises:
+        FileNotFoundError: a file or a set is missing.
+        ValueError: a training would fail on its sets, or a teacher cannot teach on these data.
+    """
+    made = {path for step in layout.steps for path in step.makes}
+    builder = TrainingBuilder(layout.corpus.folder)
+    built = {}
+    for name, training in trainings.items():
+        for key in FILES:
+            path = training.get(key)
+            if path and path not in made and not Path(path).is_file():
+                raise FileNotFoundError(
+                    f"{run.path}: {key.replace('_', '-')} of {name} is {path}, which does not "
+                    "exist. Give a file."
+                )
+        built[name] = builder.check(name, training)
+    if isinstance(run.teacher, list):
+        for path in run.teacher:
+            _check_teacher(run, path, layout, trainings, built)
+    _check_words(run, layout)
+
+
+def _check_teacher(
+    run: RunFile,
+    path: str,
+    layout: Layout,
+    trainings: Mapping[str, Mapping[str, Any]],
+    built: Mapping[str, Any],
+) -> None:
+    """Refuses a checkpoint that cannot teach on the data of the run, or one of its trainings."""
+    from fairseq_kd.teachers.compatibility import check_positions, check_same_vocabulary
+    from fairseq_kd.teachers.loading import load_teacher
+
+    called = f"{run.path}: the teacher"
+    model, task = load_teacher(path, called)
+    own = (task.source_dictionary, task.target_dictionary)
+    source, target = dictionaries_of(layout) or own
+    languages = dict(zip(("source_lang", "target_lang"), layout.corpus.pair, strict=True))
+    ours = SimpleNamespace(
+        cfg=SimpleNamespace(data=layout.corpus.folder, **languages),
+        source_dictionary=source,
+        target_dictionary=target,
+        described="the data are",
+        advice="data of its languages",
+    )
+    if not any(training.get("kd_pivot_lang") for training in trainings.values()):
+        check_same_vocabulary(f"{called} {path}", task, ours)
+    for name, training in trainings.items():
+        if built[name] and path in (training.get("kd_teacher") or "").split(os.pathsep):
+            check_positions(f"{called} {path}", model, built[name][0])
+
+
+def _check_words(run: RunFile, layout: Layout) -> None:
+    """Refuses what does not fit the dictionaries, as far as they are there."""
+    dictionaries = dictionaries_of(layout)
+    if dictionaries is None:
+        return
+    source, target = dictionaries
+    topk = run.get("store", {}).get("topk", 1)
+    if topk >= len(target):
+        raise ValueError(
+            f"{run.path}: store.topk must be below {len(target)}, the words of the target "
+            f"dictionary, but is {topk}."
+        )
+    from fairseq_kd.decoding.subwords import check_splitting
+
+    subset = SimpleNamespace(source_words=source, target_words=target)
+    sections = {"evaluate": run.get("evaluate", {})}
+    if any(step.kind == "distill" for step in layout.steps):
+        sections["distilled.distill-data"] = run.get("distilled", {}).get("distill-data", {})
+    for section, asked in sections.items():
+        try:
+            check_splitting(subset, str(asked.get("remove-bpe", "subword_nmt")), "remove-bpe")
+        except ValueError as error:
+            raise ValueError(f"{run.path}: {section}: {error}") from None
+
+
+def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
+    """Of the source and the target; None while the text is not prepared."""
+    from fairseq_kd.dictionaries import read_dictionary
+
+    files = layout.corpus.dictionaries()
+    if not all(path.is_file() for path in files):
+        return None
+    source, target = (read_dictionary(path, distinct=False) for path in files)
+    return source, target
+
+
+class TrainingBuilder:
+    """Builds what the trainings of a run will build, as far as their data are there.
+
+    Args:
+        data: the folder of the run's data, whose validation set and dictionaries a training set
+            that the run makes first has, too.
+    """
+
+    def __init__(self, data: str):
+        self.data = data
+        self._tasks: Dict[str, Any] = {}
+
+    def check(self, name: str, training: Mapping[str, Any]) -> Optional[Tuple[Any, Any]]:
+        """Builds one training.
+
+        Args:
+            name: of the training.
+            training: its flags, as ``check_training_command`` returns them.
+
+        Returns:
+            Its task and its model, on a device without memory; None while its data are not there.
+
+        Raises:
+            FileNotFoundError: a set is missing.
+            ValueError: the training would fail on its sets or its model.
+        """
+        args = resolved(Namespace(**{**training, "data": self.data}))
+        if not Path(self.data).is_dir():
+            return None
+        with training_refused(name):
+            task = self._task(args)
+            model = _model(args, task)
+            _check_sets(args, task, model)
+        return task, model
+
+    def _task(self, args: Namespace) -> Any:
+        from fairseq import tasks
+
+        known = _task_flags(args)
+        key = repr([(name, value) for name, value in vars(args).items() if name in known])
+        if key not in self._tasks:
+            self._tasks[key] = tasks.setup_task(args)
+        return self._tasks[key]
+
+
+def _task_flags(args: Namespace) -> Sequence[str]:
+    """The names of the flags that a task is built from."""
+    from fairseq.tasks import TASK_DATACLASS_REGISTRY
+
+    config = TASK_DATACLASS_REGISTRY.get(args.task)
+    return [*config.__dataclass_fields__, "task"] if config else list(vars(args))
+
+
+def _model(args: Namespace, task: Any) -> Optional[Any]:
+    """A transformer, on a device without memory; another architecture is not built."""
+    import torch
+
+    from fairseq_kd.models.form import is_transformer
+
+    if not is_transformer(args.arch):
+        return None
+    args = Namespace(**{**vars(args), "encoder_embed_path": None, "decoder_embed_path": None})
+    with torch.device("meta"):
+        return task.build_model(args)
+
+
+def _check_sets(args: Namespace, task: Any, model: Optional[Any]) -> None:
+    """Refuses sets that are missing, or hold sentences on which the training would die."""
+    from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
+    from fairseq.utils import resolve_max_positions
+
+    raise_if_valid_subsets_unintentionally_ignored(SimpleNamespace(dataset=args, task=args))
+    limits = task.max_positions()
+    if model is not None:
+        limits = resolve_max_positions(limits, model.max_positions())
+    valid = args.valid_subset.split(",")
+    for subset in (*valid, args.train_subset):
+        sizes = _sizes(task, subset, args.data, combine=subset == args.train_subset)
+        if sizes is None:
+            continue
+        readable = (sizes[0] <= limits[0]) & (sizes[1] <= limits[1])
+        if subset in valid and not readable.all() and not args.skip_invalid_size_inputs_valid_test:
+            number = int((~readable).argmax())
+            raise ValueError(
+                f"sentence {number + 1} of the set {subset} in {args.data} has {sizes[0][number]} "
+                f"and {sizes[1][number]} tokens, but the model reads {limits[0]} and {limits[1]}. "
+                "Shorten it, raise max-source-positions and max-target-positions, or say train: "
+                "{skip-invalid-size-inputs-valid-test: true}."
+            )
+        if not readable.any():
+            raise ValueError(
+                f"the set {subset} in {args.data} has no sentence that the model reads, which is "
+                f"of at most {limits[0]} and {limits[1]} tokens. Give longer positions."
+            )
+        _check_batches(args, subset, int(sizes.max(0)[readable].max()), subset in valid)
+
+
+def _check_batches(args: Namespace, subset: str, longest: int, validates: bool) -> None:
+    """Refuses a batch that is smaller than a sentence."""
+    flag, most = "--max-tokens", args.max_tokens
+    if validates and args.max_tokens_valid not in (None, most):  # which is its default
+        flag, most = "--max-tokens-valid", args.max_tokens_valid
+    if most is not None and longest > most:
+        raise ValueError(
+            f"{flag} is {most}, but the set {subset} has a sentence of {longest} tokens. Raise it, "
+            "or lower max-source-positions and max-target-positions."
+        )
+
+
+def _sizes(task: Any, subset: str, folder: str, combine: bool) -> Optional[Any]:
+    """(2, n) tokens of the sentences of a set; None if its task does not tell them."""
+    import numpy as np
+
+    if subset not in task.datasets:
+        try:
+            task.load_dataset(subset, combine=combine)
+        except FileNotFoundError:
+            pair = f"{task.cfg.source_lang}-{task.cfg.target_lang}"
+            raise FileNotFoundError(
+                f"{folder} holds no set {subset} of {pair}. Add it by fairseq-preprocess, or name "
+                f"another by train: {{{'train' if combine else 'valid'}-subset: NAME}}."
+            ) from None
+    dataset = task.datasets[subset]
+    sides = [getattr(dataset, f"{side}_sizes", None) for side in ("src", "tgt")]
+    return None if any(side is None for side in sides) else np.array(sides)

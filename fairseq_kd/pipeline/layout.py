@@ -1,0 +1,311 @@
+"""Lays a run out: from what its file says to the steps that make it true.
+
+In the order of work: the text, the teacher, and for each rung of the ladder what its teacher knows
+(a store, translations), where it starts, and its training; then the controls, and the evaluation.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from fairseq_kd.pipeline.corpus import ROOT, corpus_of, shown
+from fairseq_kd.pipeline.run_file import COLD, INHERIT, Flags, RunFile, Rung
+from fairseq_kd.pipeline.teacher_steps import (
+    TRANSLATIONS,
+    Model,
+    distilled_step,
+    store_steps,
+    translation_steps,
+)
+from fairseq_kd.pipeline.training_command import (
+    PLAIN,
+    SIZES,
+    TEACHERLESS,
+    as_words,
+    stage_flags,
+    training_command,
+)
+from fairseq_kd.pipeline.workflow import Step
+
+TEACHER, STUDENT = "teacher", "student"
+UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"
+CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
+SHARED = "share-all-embeddings"
+
+
+class Layout:
+    """The steps of a run, collected as they are needed.
+
+    Args:
+        run: the run file. Text and teachers are laid out at once, for the ladder hangs on them.
+    """
+
+    def __init__(self, run: RunFile):
+        self.run, self.folder = run, run.folder
+        self.steps: List[Step] = []
+        self.user_dir = run.get("user-dir", None) or shown(ROOT / "user_dir")
+        if not Path(self.user_dir).is_dir():
+            raise FileNotFoundError(
+                f"{run.path}: user-dir: {self.user_dir} is no folder. Give the user_dir of a clone "
+                "of fairseq_kd."
+            )
+        if os.pathsep in str(run.folder):
+            raise ValueError(
+                f"{run.path}: run: {run.folder} has a {os.pathsep}, which joins the names of "
+                "several teachers. Choose another folder."
+            )
+        self.gpus = run.get("gpus", 1)
+        self.corpus = corpus_of(run)
+        self._add(*([self.corpus.step] if self.corpus.step else []))
+        self.models: Dict[str, Model] = {model.name: model for model in self._teachers()}
+        self.teachers = list(self.models)
+
+    def add_ladder(self, rungs: Sequence[Rung], size_flags: Sequence[List[str]]) -> None:
+        """Lays out the rungs, what they need, the controls and the evaluation.
+
+        Args:
+            rungs: with names, from large to small.
+            size_flags: for each of them the flags that make fairseq-train build its size.
+        """
+        ladder = list(zip(rungs, size_flags, strict=True))
+        before = self.teachers
+        for rung, flags in ladder:
+            settings = {"learns-from": before, **self.run.stage(rung)}
+            self.models[rung.name] = self._stage(rung.name, flags, settings)
+            before = [rung.name]
+        self._controls(*ladder[-1], settings)
+        self._evaluate([rung.name for rung, _ in ladder])
+
+    def arch_flags(self, arch: str) -> List[str]:
+        """The flags of a named architecture; it shares its embeddings if the languages do."""
+        return ["--arch", arch, *([f"--{SHARED}"] if self.corpus.has_one_dictionary() else [])]
+
+    def _add(self, *steps: Step) -> None:
+        """Adds steps that are not there yet.
+
+        Raises:
+            ValueError: another has the name.
+        """
+        for step in steps:
+            same = [each for each in self.steps if each.name == step.name]
+            if same and same[0] != step:
+                raise ValueError(
+                    f"{self.run.path}: a rung is called {step.name}, as is another part of the "
+                    "run. Give it another name."
+                )
+            self.steps += [] if same else [step]
+
+    def _path(self, *parts: str) -> str:
+        return str(self.folder.joinpath(*parts))
+
+    # ---- trainings
+
+    def _teachers(self) -> List[Model]:
+        asked = self.run.teacher
+        if isinstance(asked, list):
+            names = [TEACHER] if len(asked) == 1 else []
+            names = names or [f"{TEACHER}-{i}" for i in range(1, len(asked) + 1)]
+            for path in asked:
+                if not Path(path).exists():
+                    raise FileNotFoundError(
+                        f"{self.run.path}: the teacher {path} does not exist. Give a checkpoint, "
+                        "or teacher: {arch: ...} to train one."
+                    )
+            same = [path for i, path in enumerate(asked) if _is_one_of(path, asked[:i])]
+            if same:
+                raise ValueError(
+                    f"{self.run.path}: the teacher {same[0]} stands twice. Name each once."
+                )
+            return [Model(name, path, None) for name, path in zip(names, asked, strict=True)]
+        settings = {"criterion": PLAIN, **asked}
+        size = self.arch_flags(asked["arch"])
+        return [self._train(TEACHER, size, settings, self.corpus.folder, {}, [], [], None)]
+
+    def _stage(
+        self, name: str, size: List[str], settings: Mapping[str, Any], starts_as: str = ""
+    ) -> Model:
+        """A training below the teacher, and before it what it learns from.
+
+        Args:
+            name: of the training.
+            size: the flags of its size.
+            settings: of its stage.
+            starts_as: the training whose start it shares; "" for one of its own.
+        """
+        teachers = [self._model(name, each) for each in _as_list(settings["learns-from"])]
+        data, after = self.corpus.folder, self.corpus.after
+        if settings["data"] != "gold":
+            data, step = self._distilled(settings["data"])
+            after = [step]
+        flags: Flags = {}
+        reads: List[str] = []
+        if settings["criterion"] not in TEACHERLESS:
+            if settings["knowledge"] == "store":
+                stores = [self._store(each, data, after) for each in teachers]
+                flags["kd-store"] = os.pathsep.join(folder for folder, _ in stores)
+                after = [*after, *(step for _, step in stores)]
+            else:
+                flags["kd-teacher"] = os.pathsep.join(each.checkpoint for each in teachers)
+                after = [*after, *(step for each in teachers for step in each.after)]
+                reads += [path for each in teachers for path in each.reads()]
+        sizes = {**self.run.train, **settings["train"]}
+        own = as_words({flag: sizes[flag] for flag in SIZES if flag in sizes})
+        start = self._start(starts_as or name, [*size, *own], settings["start"], teachers[0])
+        if start is not None:
+            flags["finetune-from-model"] = start.checkpoint
+            after, reads = after + start.after, reads + start.reads()
+        return self._train(name, size, settings, data, flags, after, reads, start)
+
+    def _train(
+        self,
+        name: str,
+        size: List[str],
+        settings: Mapping[str, Any],
+        data: str,
+        knowledge: Flags,
+        after: List[str],
+        reads: List[str],
+        start: Optional[Model],
+    ) -> Model:
+        seed = {"seed": self.run.get("seed", 1)}
+        flags = stage_flags(settings, knowledge, seed, self.run.train, settings.get("train", {}))
+        if SHARED in flags:  # asked for, whatever suits the dictionaries
+            size = [word for word in size if word != f"--{SHARED}"]
+        pair = self.corpus.pair
+        languages = ["--source-lang", pair[0], "--target-lang", pair[1]]
+        words = [*languages, *size, *as_words(flags)]
+        save_dir = self._path(name)
+        command = training_command(name, data, save_dir, words, self.user_dir, self.gpus)
+        usual = "best" if settings.get("data", "gold") == "gold" else "last"
+        checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
+        after = list(dict.fromkeys(after or self.corpus.after))
+        reads = list(dict.fromkeys([*self.corpus.reads(), *reads]))
+        self._add(Step(name, "train", [command], after, reads, [checkpoint], save_dir, self.gpus))
+        return Model(name, checkpoint, name, int(flags["max-update"]), start)
+
+    def _model(self, stage: str, name: str) -> Model:
+        if name not in self.models:
+            raise ValueError(
+                f"{self.run.path}: {stage} learns from {name}, which is not trained before it. "
+                f"Before it are {', '.join(self.models)}."
+            )
+        return self.models[name]
+
+    # ---- what a training needs: knowledge of its teacher on disk, a start
+
+    def _store(self, teacher: Model, data: str, after: List[str]) -> Tuple[str, str]:
+        """The folder of the teacher's store of some data, and the step that makes it whole."""
+        gold = self.corpus
+        name = f"{teacher.name}-store" + ("" if data == gold.folder else f"-{Path(data).name}")
+        out = self._path(name)
+        self._add(*store_steps(teacher, gold, data, after, self.run.get("store", {}), out))
+        return out, name
+
+    def _distilled(self, kind: str) -> Tuple[str, str]:
+        """The folder of the distilled training set, and the step that makes it."""
+        asked, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
+        teachers = [self.models[name] for name in self.teachers]
+        self._add(*translation_steps(teachers, self.corpus, asked, out))
+        self._add(distilled_step(self.corpus, asked, out, self._path(kind)))
+        return self._path(kind), kind
+
+    def _start(self, name: str, size: List[str], start: str, teacher: Model) -> Optional[Model]:
+        """What a training starts from, and the step that makes it; None for random weights."""
+        if start == COLD:
+            return None
+        if start != INHERIT:
+            if not Path(start).exists():
+                raise FileNotFoundError(
+                    f"{self.run.path}: {name} starts from {start}, which does not exist. Give "
+                    f"{COLD}, {INHERIT} or a checkpoint."
+                )
+            return Model(start, start, None)
+        out = self._path(f"{name}-start", "start.pt")
+        command = ["fairseq-kd", "inherit", "--teacher", teacher.checkpoint]
+        command += ["--arch", size[1], "--out", out, "--", *size[2:]]
+        step = f"{name}-start"
+        after, reads = teacher.after, teacher.reads()
+        self._add(Step(step, "inherit", [command], after, reads, [out], self._path(step)))
+        return Model(step, out, step, 0, teacher)
+
+    # ---- what is compared
+
+    def _controls(self, rung: Rung, size: List[str], settings: Mapping[str, Any]) -> None:
+        """The last rung's size without distillation, or without the ladder.
+
+        Args:
+            rung: the last one.
+            size: the flags of its size.
+            settings: of its training, with what it learns from.
+        """
+        plain = {**settings, "criterion": PLAIN, "data": "gold"}
+        usual = [UNDISTILLED, *([] if settings["start"] == COLD else [INHERITED])]
+        for control in self.run.get("controls", usual):
+            if control == INHERITED:
+                model = self._stage(control, size, plain, starts_as=rung.name)
+            elif control == ONE_STEP:
+                direct = {**self.run.stage(rung), "learns-from": self.teachers}
+                model = self._stage(control, size, direct)
+            else:
+                cold = {**plain, "start": COLD, "learns-from": self.teachers}
+                if control == TOTAL:
+                    cold["train"] = self._as_long_in_all(rung.name, settings["train"])
+                model = self._stage(control, size, cold)
+            self.models[control] = model
+
+    def _compared(self) -> List[Model]:
+        """The checkpoints from outside the run that are evaluated beside its own models."""
+        models = []
+        for name, path in self.run.get("compare", {}).items():
+            if name in self.models or name in CONTROLS:
+                raise ValueError(
+                    f"{self.run.path}: compare: {name} is the name of a model of the run. Give "
+                    "another name."
+                )
+            if not Path(path).is_file():
+                raise FileNotFoundError(
+                    f"{self.run.path}: compare: {name} is {path}, which does not exist. Give a "
+                    "checkpoint."
+                )
+            models.append(Model(name, path, None))
+        return models
+
+    def _as_long_in_all(self, student: str, train: Flags) -> Flags:
+        """The flags of a training of as many updates as stand behind the student's weights."""
+        updates = self.models[student].updates_behind()
+        if updates is None:
+            raise ValueError(
+                f"{self.run.path}: controls has {TOTAL}, but how many updates stand behind the "
+                f"weights that {student} starts from is not known: a checkpoint that they were "
+                f"trained from is gone. Leave {TOTAL} out."
+            )
+        flags = {flag: value for flag, value in train.items() if flag != "total-num-update"}
+        return {**flags, "max-update": updates}
+
+    def _evaluate(self, rungs: List[str]) -> None:
+        asked = {"subset": "test", **self.run.get("evaluate", {})}
+        self.corpus.check_split(str(asked["subset"]))
+        command = ["fairseq-kd", "evaluate", "--data", self.corpus.folder]
+        command += ["--out", str(self.folder)]
+        systems = [("--teacher", self.models[self.teachers[0]])]
+        systems += [("--student", self.models[name]) for name in rungs]
+        for name in filter(self.models.__contains__, CONTROLS):
+            flag = "--student" if name == ONE_STEP else "--control"
+            systems.append((flag, self.models[name]))
+        systems += [("--control", model) for model in self._compared()]
+        for flag, model in systems:
+            command += [flag, f"{model.name}={model.checkpoint}"]
+        command += as_words(asked)
+        after = [step for _, model in systems for step in model.after]
+        reads = [path for _, model in systems for path in model.reads()]
+        reads += self.corpus.reads((str(asked["subset"]),))
+        makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
+        self._add(Step("evaluation", "evaluate", [command], after, reads, makes))
+
+
+def _is_one_of(path: str, others: Sequence[str]) -> bool:
+    return any(Path(path).samefile(other) for other in others)
+
+
+def _as_list(value: Any) -> List[str]:
+    return [value] if isinstance(value, str) else list(value)

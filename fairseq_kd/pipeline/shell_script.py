@@ -1,0 +1,87 @@
+"""A run as one readable bash script, which gives the same models without Snakemake."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import List
+
+from fairseq_kd.names import in_one_line
+from fairseq_kd.pipeline.workflow import Plan, Step
+from fairseq_kd.whole_files import write_new
+
+HEAD = """\
+#!/usr/bin/env bash
+# The run of {file}, as plain commands.
+#
+#   usage: {script}        from the folder in which it was written: {start}
+#
+# Env: RUN={shown}   where everything goes
+# Killed? Run it again: what is there stays, and a training goes on from its last checkpoint.
+# A changed run file is not noticed here: fairseq-kd progressive does that.
+set -euo pipefail
+
+usage() {{ sed -n '2,/^set/s/^# \\{{0,1\\}}//p' "$0"; }}
+[[ "${{1:-}}" =~ ^(-h|--help)$ ]] && {{ usage; exit 0; }}
+[[ $# -eq 0 ]] || {{ usage >&2; exit 2; }}
+run=${{RUN:-{folder}}}
+step() {{ printf '[%s/{count}] %s\\n' "$1" "$2"; }}
+"""
+
+
+def write_script(plan: Plan, out: Path) -> None:
+    """Writes the script, executable.
+
+    Args:
+        plan: the run.
+        out: its file.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    parts = [
+        HEAD.format(
+            file=in_one_line(plan.made_from["file"]),
+            script=in_one_line(out),
+            start=in_one_line(plan.made_from["started in"]),
+            shown=in_one_line(shlex.quote(plan.folder)),
+            folder=shlex.quote(plan.folder),
+            count=len(plan.steps),
+        )
+    ]
+    parts += [_step(plan, number, step) for number, step in enumerate(plan.steps, 1)]
+    write_new(out, "\n".join(parts), "--shell")
+    out.chmod(0o755)
+
+
+def _step(plan: Plan, number: int, step: Step) -> str:
+    lines = [f"step {number} {shlex.quote(step.name)}"]
+    # A training knows by itself how far it is, and an evaluation what it has translated; everything
+    # else is done when the last of its files is there.
+    made = [] if step.kind in ("train", "evaluate") else step.makes[-1:]
+    for command in step.commands:
+        text = " \\\n  ".join(_lines(command, plan.folder))
+        if made:
+            text = f"[[ -e {_word(made[0], plan.folder)} ]] || {text}"
+        lines.append(text)
+    return "\n".join(lines) + "\n"
+
+
+def _lines(command: List[str], folder: str, width: int = 96) -> List[str]:
+    """A command cut into lines, each of which begins with a flag."""
+    lines = [_word(command[0], folder)]
+    for word in command[1:]:
+        quoted = _word(word, folder)
+        if word.startswith("--") and word != "--" and len(lines[-1]) + len(quoted) > width * 0.75:
+            lines.append(quoted)
+        else:
+            lines[-1] += f" {quoted}"
+    return lines
+
+
+def _word(word: str, folder: str) -> str:
+    """A word as bash reads it, with the folder of the run as a variable."""
+    begins = re.compile(rf"(?<![^:=]){re.escape(folder)}(?=/|$)")
+    if begins.search(word) is None:
+        return shlex.quote(word)
+    inner = begins.sub("$run", re.sub(r'([\\"`$])', r"\\\1", word))
+    return f'"{inner}"'

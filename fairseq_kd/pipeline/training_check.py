@@ -1,0 +1,285 @@
+"""Flags with which a training would fail, or leave its run without a checkpoint, are refused.
+
+They are parsed as fairseq-train will parse them, every number is compared with a range, and
+optimizer and learning rate are built.
+"""
+
+import ast
+import contextlib
+import io
+import itertools
+import json
+import math
+import shlex
+from argparse import ArgumentTypeError, Namespace
+from typing import Any, Dict, Iterator, List, Sequence
+
+from fairseq_kd.fairseq_flags import RANGES, default_of, range_of
+from fairseq_kd.flag_types import UNPRINTABLE, Range
+from fairseq_kd.pipeline.training_command import PLAIN
+
+UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
+    **dict.fromkeys(
+        ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
+        "a killed training could not go on, nor the next step begin, without what it saves",
+    ),
+    **dict.fromkeys(
+        ("restore_file", "continue_once", "optimizer_overrides"),
+        "a training goes on from its own folder; say start: FILE to begin from a checkpoint",
+    ),
+    **dict.fromkeys(
+        ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
+        "it would do so at every restart; say start: FILE to begin from a checkpoint",
+    ),
+    **dict.fromkeys(
+        ("max_epoch", "stop_time_hours", "stop_min_lr"),
+        "max-update alone says how long a training is, beside patience",
+    ),
+    **dict.fromkeys(
+        ("checkpoint_suffix", "checkpoint_shard_count", "model_parallel_size"),
+        "the next step reads one file of the usual name",
+    ),
+    "disable_validation": "the best checkpoint is chosen by validation",
+    **dict.fromkeys(
+        (
+            *("log_file", "save_predictions", "tensorboard_logdir", "wandb_project"),
+            *("aim_repo", "aim_run_hash", "azureml_logging"),
+        ),
+        "a run writes to its own folder alone; train.log there has every figure, as JSON",
+    ),
+    **dict.fromkeys(("use_plasma_view", "plasma_path"), "a run leaves no server running"),
+    "distributed_init_method": "the run itself says where the processes of a training meet",
+    "quantization_config_path": "the next step reads the weights, which quantization replaces",
+}
+ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
+LITERALS = ("lr", "update-freq", "adam-betas", "adamax-betas", "adafactor-eps", "lamb-betas")
+METRICS = {"loss", "nll_loss", "ppl"}  # that every criterion of translation validates by
+GREATER_IS_BETTER = {"accuracy", "bleu", "agreement"}
+DISTILLED_METRICS = {  # that a criterion of ours adds
+    *("kd_loss", "temperature", "agreement", "teacher_entropy", "alpha", "beta", "gate"),
+    *("feature_loss", "attention_loss", "align_loss", "mutual_loss", "teacher_nll"),
+}
+
+
+def check_training_command(command: List[str]) -> Dict[str, Any]:
+    """What fairseq makes of a training command, read as it will be read when its turn comes.
+
+    Raises:
+        ValueError: fairseq does not understand it, a number is out of its range, a flag cannot
+            stand in a run, or its criterion would refuse its flags.
+    """
+    from fairseq import options
+
+    import fairseq_kd.plugin  # noqa: F401  (our criterions and architectures)
+
+    words = command[command.index("fairseq-train") + 1 :]
+    refused = f"fairseq-train does not understand the training of {command[2]}"
+    with training_refused(command[2]):
+        _check_literals(words)
+    with complaint_told(refused, command[4:]):
+        args = options.parse_args_and_arch(options.get_training_parser(), words)
+    with training_refused(command[2]):
+        _check_values(args, words)
+        _check_distillation(args)
+        _check_metric(args)
+        _check_learning_rate(args)
+    return vars(args)
+
+
+@contextlib.contextmanager
+def complaint_told(refused: str, command: List[str]) -> Iterator[None]:
+    """Makes one sentence of what a parser prints before it exits.
+
+    Args:
+        refused: its beginning.
+        command: the command line that is parsed.
+
+    Raises:
+        ValueError: the parser complained.
+    """
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            yield
+    except SystemExit:
+        wrong = told.getvalue().rpartition("error: ")[2].strip()
+        raise ValueError(
+            f"{refused}: {wrong}. Its command would be: {shlex.join(command)}"
+        ) from None
+
+
+@contextlib.contextmanager
+def training_refused(name: str) -> Iterator[None]:
+    """Tells any failure inside as that of a training.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: anything else failed.
+    """
+    try:
+        yield
+    except Exception as error:  # fairseq raises AssertionError, KeyError, Exception and others
+        told = " ".join(str(error).split()) or "it gives no reason"
+        if not isinstance(error, (ValueError, FileNotFoundError)):
+            told = f"{type(error).__name__}: {told}"
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"The training of {name} would be refused: {told}") from error
+
+
+def _check_literals(words: Sequence[str]) -> None:
+    """Refuses what fairseq would evaluate as Python and is no number or list of numbers."""
+    for flag, value in itertools.pairwise(words):
+        if flag.lstrip("-") not in LITERALS or not flag.startswith("--"):
+            continue
+        try:
+            parts = ast.literal_eval(value)
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            parts = value
+        parts = parts if isinstance(parts, (list, tuple)) else [parts]
+        if not all(isinstance(part, (int, float)) for part in parts):
+            raise ValueError(f"{flag} must be a number, or several as (0.9, 0.98), but is {value}.")
+
+
+def _check_values(args: Namespace, words: Sequence[str]) -> None:
+    """Refuses numbers out of their range, and flags that fit no run."""
+    typed = {word[2:].replace("-", "_"): word for word in words if word.startswith("--")}
+    given = {ALIASES.get(name, name): word for name, word in typed.items()}
+    for name, value in vars(args).items():
+        flag = given.get(name, f"--{name.replace('_', '-')}")
+        if name in UNFIT and value != default_of(args, name):
+            raise ValueError(f"{flag} is {value}, but {UNFIT[name]}. Leave it out.")
+        if name in given and isinstance(value, str) and UNPRINTABLE.search(value):
+            raise ValueError(f"{flag} must be text on one line, but is {value!r}.")
+        if name in given and isinstance(value, str) and name in RANGES:  # fairseq reads it later
+            value = _number(flag, value, RANGES[name])
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            numeric = isinstance(each, (int, float)) and not isinstance(each, bool)
+            if name in given and numeric and not name.startswith("kd_"):
+                range_of(name, type(each), default_of(args, name)).check(flag, each)
+    for name in ("eval_bleu_args", "eval_bleu_detok_args"):
+        _check_json(f"--{name.replace('_', '-')}", getattr(args, name, None) or "{}")
+    if args.max_tokens is None and args.batch_size is None:
+        raise ValueError("it has neither --max-tokens nor --batch-size. Give one of them.")
+    if args.validate_after_updates >= args.max_update:
+        raise ValueError(
+            f"--validate-after-updates is {args.validate_after_updates}, but the training ends at "
+            f"update {args.max_update}, so that it has no best checkpoint. Choose a smaller one."
+        )
+    if args.log_format != "json":
+        raise ValueError(
+            f"--log-format is {args.log_format}, but progress and diagnosis read json. Leave it "
+            "out."
+        )
+
+
+def _check_json(flag: str, text: str) -> None:
+    """Refuses what fairseq would fail to read as keys and values in JSON."""
+    try:
+        whole = isinstance(json.loads(text), dict)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{flag} must be keys and values in JSON, but is {text}.")
+
+
+def _check_distillation(args: Namespace) -> None:
+    """What our criterions refuse before they load a teacher, which may not be trained yet.
+
+    Raises:
+        ValueError: a flag is out of range, has no effect, or names too few or too many teachers.
+    """
+    from fairseq.criterions import CRITERION_REGISTRY
+
+    from fairseq_kd.criterions.checks import refuse_a_missing_tpu
+    from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
+    from fairseq_kd.teachers import named_teachers
+
+    refuse_a_missing_tpu(args)
+    criterion = CRITERION_REGISTRY[args.criterion]
+    if issubclass(criterion, MultiTeacherKDCriterion) and len(named_teachers(args)) == 1:
+        (named,) = named_teachers(args)
+        raise ValueError(
+            f"--criterion {args.criterion} needs two or more teachers, but has only {named}. Name "
+            "more by learns-from, or choose the criterion word_kd."
+        )
+    if hasattr(criterion, "check_flags"):
+        criterion.check_flags(Namespace(**vars(args), _name=args.criterion))
+
+
+def _check_metric(args: Namespace) -> None:
+    """Refuses a metric that no validation has, with which the first one would fail."""
+    from fairseq.criterions import CRITERION_REGISTRY
+
+    metric, known = args.best_checkpoint_metric, {*METRICS}
+    ours = CRITERION_REGISTRY[args.criterion].__module__.startswith("fairseq_kd.")
+    if not ours and args.criterion != PLAIN:
+        return
+    known |= DISTILLED_METRICS if ours else set()
+    known |= {"accuracy"} if args.report_accuracy else set()
+    known |= {"bleu"} if getattr(args, "eval_bleu", False) else set()
+    if metric not in known:
+        needs = {"bleu": " Say eval-bleu: true.", "accuracy": " Say report-accuracy: true."}
+        raise ValueError(
+            f"--best-checkpoint-metric must be one of {', '.join(sorted(known))}, but is {metric}."
+            + needs.get(metric, "")
+        )
+    if (metric in GREATER_IS_BETTER) != args.maximize_best_checkpoint_metric:
+        better = "greater" if metric in GREATER_IS_BETTER else "smaller"
+        raise ValueError(
+            f"--best-checkpoint-metric is {metric}, which is better the {better} it is, but "
+            f"--maximize-best-checkpoint-metric is {'off' if better == 'greater' else 'on'}. "
+            "Change one of them."
+        )
+
+
+def _check_learning_rate(args: Namespace) -> None:
+    """Builds optimizer and scheduler, and refuses a learning rate that is none at some update."""
+    import torch
+    from fairseq.optim import build_optimizer
+    from fairseq.optim.lr_scheduler import build_lr_scheduler
+
+    args = resolved(args)
+    warmup = int(getattr(args, "warmup_updates", 0) or 0)
+    updates = {0, 1, warmup // 2, warmup, warmup + 1, args.max_update // 2, args.max_update - 1}
+    named = ("optimizer", "lr_scheduler", "lr", "warmup_updates", "max_update", "total_num_update")
+    told = ", ".join(
+        f"--{name.replace('_', '-')} {_typed(getattr(args, name))}"
+        for name in named
+        if getattr(args, name, None) is not None
+    )
+    try:
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.zeros(1)
+        optimizer = build_optimizer(args, [parameter])
+        scheduler = build_lr_scheduler(args, optimizer)
+        optimizer.step()
+        scheduler.step_begin_epoch(1)
+        rates = {each: scheduler.step_update(each) for each in sorted(updates)}
+    except Exception as error:
+        raise ValueError(f"{told} give no learning rate: {error}. Change one of them.") from error
+    for update, rate in rates.items():
+        if isinstance(rate, complex) or not (rate >= 0 and math.isfinite(rate)):
+            raise ValueError(f"{told} give the learning rate {rate} at update {update}.")
+
+
+def resolved(args: Namespace) -> Namespace:
+    """The flags as fairseq will have them: ``${group.name}`` is the value of another flag."""
+    values = dict(vars(args))
+    for name, value in values.items():
+        if isinstance(value, str) and value.startswith("${"):
+            values[name] = values.get(value.rstrip("}").rpartition(".")[2])
+        elif isinstance(value, str) and name in RANGES:
+            values[name] = _number(name, value, RANGES[name])
+    return Namespace(**values)
+
+
+def _number(flag: str, text: str, allowed: Range) -> Any:
+    """The number in the text of a flag."""
+    try:
+        return allowed(text)
+    except ArgumentTypeError as error:
+        raise ValueError(f"{flag}: {error}.") from None
+
+
+def _typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,1 +1,0 @@
-"""The stages of a distillation, each one ``fairseq-train`` process that survives interruptions."""

@@ -1,0 +1,126 @@
+"""A ladder for reading: its table, its bars, its warnings, and what to copy from it."""
+
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+from fairseq_kd.evaluation.pages import markdown_table
+from fairseq_kd.evaluation.size import PARTS
+from fairseq_kd.sizing.ladder import rungs, warnings
+from fairseq_kd.sizing.structure import Blueprint
+from fairseq_kd.whole_files import write_new
+
+BAR = 40  # characters that stand for the teacher
+COLUMNS = ("rung", "ratio", "layers", "width", "heads", "feed-forward", "parameters")
+MOSTLY = 0.75  # of the student's parameters
+FORMATS = (".png", ".svg")
+
+
+class LadderReport:
+    """What a ladder comes to.
+
+    Args:
+        blueprint: of the teacher.
+        ratios: descending from the teacher's 1.0.
+        strategy: how rungs shrink.
+
+    Raises:
+        ValueError: two rungs would be the same.
+    """
+
+    def __init__(self, blueprint: Blueprint, ratios: Sequence[float], strategy: str):
+        self.blueprint, self.ratios, self.strategy = blueprint, ratios, strategy
+        self.sizes = rungs(blueprint.size, ratios, strategy)
+        between = [f"rung-{ratio * 100:.0f}" for ratio in ratios[1:-1]]
+        self.names = ["teacher", *between, "student"]
+
+    @cached_property
+    def parts(self) -> List[Dict[str, int]]:
+        """The parameters of each rung by part."""
+        return [self.blueprint.teacher_parts, *map(self.blueprint.parts, self.sizes[1:])]
+
+    @cached_property
+    def parameters(self) -> List[int]:
+        """The parameters of each rung."""
+        return [sum(each.values()) for each in self.parts]
+
+    def __str__(self) -> str:
+        told = "".join(f"Note: {each}\n" for each in self.warnings())
+        blocks = [self.table(), self.bars(), told, self.run_file(), self.training_flags()]
+        return "\n\n".join(block.rstrip("\n") for block in blocks if block)
+
+    def table(self) -> str:
+        """Sizes and true parameters; a step is how many times fewer they are than just before."""
+        rows = []
+        for i, (size, count) in enumerate(zip(self.sizes, self.parameters, strict=True)):
+            layers = f"{size.encoder_layers}+{size.decoder_layers}"
+            numbers = [str(each) for each in (size.width, size.heads, size.feed_forward)]
+            share = f"{count / self.parameters[0]:.1%}"
+            step = f"{self.parameters[i - 1] / count:.2f}x" if i else "-"
+            rows.append([self.names[i], str(self.ratios[i]), layers, *numbers, f"{count:,}"])
+            rows[-1] += [share, step]
+        return markdown_table((*COLUMNS, "of the teacher's", "step"), rows)
+
+    def bars(self) -> str:
+        """The parameters as bars, those of the embeddings last."""
+        longest = max(map(len, self.names))
+        lines = []
+        for name, parts, count in zip(self.names, self.parts, self.parameters, strict=True):
+            length = max(1, round(BAR * count / self.parameters[0]))
+            embeddings = round(length * parts["embeddings"] / count)
+            bar = "#" * (length - embeddings) + ":" * embeddings
+            lines.append(f"{name:{longest}} {bar:{BAR}} {count / 1e6:.1f} M")
+        return "\n".join([*lines, f"{'':{longest}} # encoder and decoder, : embeddings"])
+
+    def warnings(self) -> List[str]:
+        """What to know before training on this ladder."""
+        told = list(self.blueprint.changes)
+        told += warnings(self.ratios, self.sizes, self.strategy, self.parameters)
+        share = self.parts[-1]["embeddings"] / self.parameters[-1]
+        if share > MOSTLY:
+            told.append(
+                f"{share:.0%} of the student's parameters are embeddings: fewer words or shared "
+                "embeddings would save more than fewer layers."
+            )
+        return told
+
+    def run_file(self) -> str:
+        """The ladder as a run file of ``fairseq-kd progressive`` names it."""
+        return f"strategy: {self.strategy}\nladder: [{', '.join(map(str, self.ratios))}]"
+
+    def training_flags(self) -> str:
+        """For each rung the flags that make fairseq-train build it."""
+        blocks = [
+            f"{name}:\n  {shlex.join(self.blueprint.flags(size))}"
+            for name, size in zip(self.names[1:], self.sizes[1:], strict=True)
+        ]
+        return "\n".join(blocks)
+
+    def write_chart(self, path: Path) -> None:
+        """Draws the parameters of the rungs by part.
+
+        Args:
+            path: ends with one of FORMATS.
+
+        Raises:
+            ValueError: something else is there.
+        """
+        from fairseq_kd.evaluation.plots import drawn
+
+        inches = (5.6, 1.6 + 0.4 * len(self.sizes))
+        plot = drawn("ladder", "parameters of the rungs", inches, self._draw)
+        write_new(path, plot.png if path.suffix == ".png" else plot.svg, "--chart")
+
+    def _draw(self, figure: Any) -> None:
+        axes = figure.subplots()
+        labels = [f"{name}, {ratio}" for name, ratio in zip(self.names, self.ratios, strict=True)]
+        left = [0.0] * len(labels)
+        for part in reversed(PARTS):
+            millions = [each[part] / 1e6 for each in self.parts]
+            axes.barh(labels, millions, left=left, height=0.6, label=part)
+            left = [start + more for start, more in zip(left, millions, strict=True)]
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("parameters, millions")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)

@@ -1,0 +1,255 @@
+"""What a teacher is made of, and with it every rung of its ladder: sizes, form and vocabulary.
+
+A rung is a plain ``transformer`` of the teacher's form, as far as CTranslate2 converts that, and of
+another size. It is counted by building it as fairseq does, on a device without memory.
+"""
+
+import copy
+from argparse import Namespace
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
+from torch import nn
+
+from fairseq_kd.checkpoints import options_of, read_model
+from fairseq_kd.evaluation.size import parameters_by_part
+from fairseq_kd.models.architectures import Architecture
+from fairseq_kd.models.form import POSITIONS, is_transformer, model_args
+from fairseq_kd.sizing.ladder import Size
+from fairseq_kd.teachers.loading import check_family
+
+RUNG_ARCH = "transformer"
+CONVERTIBLE_ACTIVATIONS = ("gelu", "gelu_accurate", "gelu_fast", "relu", "swish")
+NOT_CONVERTIBLE = ("no_token_positional_embeddings", "no_cross_attention", "cross_self_attention")
+SPECIAL_WORDS = 4  # beginning, padding, end, unknown
+Words = Tuple[Optional[int], Optional[int]]
+
+
+class Blueprint:
+    """A teacher's form and size, from which rungs are built.
+
+    Args:
+        args: the arguments that build the teacher; what they lack, its architecture says.
+        words: of the source's and of the target's dictionary, special ones included; None where
+            they are not known yet.
+        called: how errors name the teacher.
+
+    Raises:
+        ValueError: the teacher is no transformer, its heads do not divide its width, or it shares
+            embeddings over two dictionaries.
+    """
+
+    def __init__(self, args: Namespace, words: Words, called: str):
+        if not is_transformer(args.arch):
+            raise ValueError(
+                f"{called} has the architecture '{args.arch}', but must be a transformer of "
+                "fairseq, whose layers, width and heads a ladder shrinks."
+            )
+        self.args, self.words, self.called = _completed(args), words, called
+        args = self.args
+        for side in ("encoder", "decoder"):
+            _refuse_broken_heads(called, side, *(getattr(args, f"{side}_{x}") for x in _HEADS))
+        if args.share_all_embeddings and words[0] != words[1]:
+            raise ValueError(
+                f"{called} has --share-all-embeddings, which needs one dictionary for both "
+                f"languages, but they have {words[0]:,} and {words[1]:,} words."
+            )
+        self._counted: Dict[Size, Dict[str, int]] = {}
+
+    @classmethod
+    def of_checkpoint(cls, path: str, flag: str = "--teacher") -> "Blueprint":
+        """A teacher that is trained; its data are not needed.
+
+        Args:
+            path: the checkpoint, as the user typed it.
+            flag: how the user named it.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            ValueError: it is not a checkpoint of a fairseq transformer.
+        """
+        called = f"{flag} {path}"
+        state = read_model(path, called)
+        check_family(called, state)
+        args = Namespace(**options_of(state, "model"))
+        args.arch = getattr(args, "arch", None) or args._name
+        embeddings = [f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")]
+        missing = [name for name in embeddings if name not in state["model"]]
+        if missing:
+            raise ValueError(f"{called} has no plain word embeddings: {missing[0]} is missing.")
+        source, target = (len(state["model"][name]) for name in embeddings)
+        return cls(args, (source, target), called)
+
+    @classmethod
+    def of_arch(
+        cls,
+        arch: str,
+        source_words: Optional[int],
+        target_words: Optional[int],
+        model_flags: Sequence[str] = (),
+    ) -> "Blueprint":
+        """A teacher that is not trained yet.
+
+        Args:
+            arch: a named transformer of fairseq or of this plugin.
+            source_words: of the source's dictionary, special ones included; None if not known yet.
+            target_words: of the target's.
+            model_flags: flags of fairseq-train for the model, such as --share-all-embeddings.
+
+        Raises:
+            ValueError: this is no transformer that fairseq could build.
+        """
+        args, _ = model_args(arch, Namespace(), model_flags)
+        return cls(args, (source_words, target_words), f"--arch {arch}")
+
+    @cached_property
+    def size(self) -> Size:
+        """The teacher's; where its sides differ, the narrower one, with the smaller heads."""
+        args = self.args
+        widths = (args.encoder_embed_dim, args.decoder_embed_dim)
+        heads = (args.encoder_attention_heads, args.decoder_attention_heads)
+        each = min(width // count for width, count in zip(widths, heads, strict=True))
+        count = min(widths) // each
+        feed_forward = min(args.encoder_ffn_embed_dim, args.decoder_ffn_embed_dim)
+        return Size(args.encoder_layers, args.decoder_layers, count * each, count, feed_forward)
+
+    @cached_property
+    def changes(self) -> List[str]:
+        """How rungs differ from the teacher's form, each with its reason, a sentence."""
+        args, told = self.args, []
+        heads = [getattr(args, f"{side}_attention_heads") for side in ("encoder", "decoder")]
+        widths = [getattr(args, f"{side}_embed_dim") for side in ("encoder", "decoder")]
+        if heads[0] != heads[1] or widths[0] != widths[1]:
+            told.append(
+                f"The teacher's encoder has width {widths[0]} and {heads[0]} heads, its decoder "
+                f"width {widths[1]} and {heads[1]} heads. CTranslate2 needs equal ones: rungs are "
+                f"of the smaller width, with heads of the smaller kind."
+            )
+        changes = self._form_changes()
+        if args.encoder_normalize_before != args.decoder_normalize_before:
+            told.append(
+                "The teacher's encoder and decoder normalize at different places, which CTranslate2"
+                " does not convert: rungs normalize before each block."
+            )
+        for key in (key for key in changes if key in ("activation_fn", *NOT_CONVERTIBLE)):
+            was, now = getattr(args, key), changes[key]
+            flag = f"--{key.replace('_', '-')}" + (f" {was}" if now else "")
+            told.append(
+                f"CTranslate2 does not convert the teacher's {flag}: rungs are "
+                + (f"built with {now}." if now else "built without.")
+            )
+        return told
+
+    def _form_changes(self) -> Dict[str, Any]:
+        """What of the teacher's form is changed so that CTranslate2 converts a rung."""
+        args = self.args
+        norms = ("encoder_normalize_before", "decoder_normalize_before")
+        changes: Dict[str, Any] = {}
+        if args.encoder_normalize_before != args.decoder_normalize_before:
+            changes.update({norm: True for norm in norms if not getattr(args, norm)})
+        if args.activation_fn not in CONVERTIBLE_ACTIVATIONS:
+            changes["activation_fn"] = "relu"
+        return {**changes, **{key: False for key in NOT_CONVERTIBLE if getattr(args, key)}}
+
+    def flags(self, size: Size) -> List[str]:
+        """The flags that make fairseq-train build a rung, its architecture first."""
+        return ["--arch", RUNG_ARCH, *self._rung(size)[1]]
+
+    def parts(self, size: Size) -> Dict[str, int]:
+        """Parameters of the model that fairseq builds: of its embeddings, encoder and decoder.
+
+        Raises:
+            ValueError: the vocabulary is not known yet.
+        """
+        if size not in self._counted:
+            self._counted[size] = parameters_by_part(self.build(size, "meta")[0])
+        return self._counted[size]
+
+    def parameters(self, size: Size) -> int:
+        """All of them, those that are shared once.
+
+        Raises:
+            ValueError: the vocabulary is not known yet.
+        """
+        return sum(self.parts(size).values())
+
+    def embedding_parameters(self, size: Size) -> int:
+        """Those of the embeddings, of learned positions and of the projection to words.
+
+        Raises:
+            ValueError: the vocabulary is not known yet.
+        """
+        return self.parts(size)["embeddings"]
+
+    @cached_property
+    def teacher_parts(self) -> Dict[str, int]:
+        """Those of the teacher as it is, which a rung of its size need not have."""
+        return parameters_by_part(self._built(self.args, "meta"))
+
+    def build(self, size: Size, device: str = "cpu") -> "tuple[nn.Module, Namespace]":
+        """A rung with random weights, and the arguments that build it."""
+        args, _ = self._rung(size)
+        return self._built(args, device), args
+
+    @cached_property
+    def dictionaries(self) -> Tuple[Dictionary, Dictionary]:
+        """Stand-ins of as many words as the teacher's.
+
+        Raises:
+            ValueError: the vocabulary is not known yet.
+        """
+        if None in self.words:
+            raise ValueError(
+                f"The parameters of {self.called} and its rungs depend on the vocabulary, which is "
+                "not known yet. Prepare the text, or say how many words it will have."
+            )
+        source, target = (_dictionary(count) for count in self.words)
+        return source, target
+
+    def _rung(self, size: Size) -> Tuple[Namespace, List[str]]:
+        words = []
+        for option, value in Architecture(*size, purpose="a rung").sizes().items():
+            words += [f"--{option.replace('_', '-')}", str(value)]
+        form = Namespace(**{**vars(self.args), **self._form_changes()})
+        return model_args(RUNG_ARCH, form, words)
+
+    def _built(self, args: Namespace, device: str) -> nn.Module:
+        source, target = self.dictionaries
+        task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
+        args = copy.deepcopy(args)
+        args.encoder_embed_path = args.decoder_embed_path = None  # read where a training begins
+        with torch.device(device):
+            return build_model(args, task)
+
+
+_HEADS = ("embed_dim", "attention_heads")
+
+
+def _refuse_broken_heads(called: str, side: str, width: int, heads: int) -> None:
+    if width % heads:
+        divisors = [count for count in range(1, width + 1) if width % count == 0]
+        nearest = min(divisors, key=lambda count: abs(count - heads))
+        raise ValueError(
+            f"{called} has a width of {width} in its {side}, which {heads} heads do not divide. "
+            f"The nearest that can be built has --{side}-attention-heads {nearest}."
+        )
+
+
+def _completed(args: Namespace) -> Namespace:
+    """Arguments with all defaults of their architecture, those that are newer than they too."""
+    args = Namespace(**vars(args))
+    for key, value in POSITIONS.items():
+        setattr(args, key, getattr(args, key, None) or value)
+    ARCH_CONFIG_REGISTRY[args.arch](args)
+    return args
+
+
+def _dictionary(words: int) -> Dictionary:
+    dictionary = Dictionary()
+    for number in range(words - SPECIAL_WORDS):
+        dictionary.add_symbol(f"word{number}")
+    return dictionary

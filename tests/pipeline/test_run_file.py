@@ -1,0 +1,174 @@
+"""A run file: what it may hold, and how a mistake in it is told."""
+
+import pytest
+
+from fairseq_kd.pipeline.run_file import read_run
+
+SHORTEST = "data: data-bin\nteacher: teacher.pt\ntarget: 0.25\ntrain:\n  max-update: 100000\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_text(text):
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return read_run(path)
+
+    return read_text
+
+
+def test_five_lines_are_enough(read):
+    run = read(SHORTEST)
+    assert len(SHORTEST.splitlines()) == 5
+    assert run.folder.parts == ("runs", "run")
+    assert run.teacher == ["teacher.pt"]
+    assert run.ladder is None
+    assert run.other["target"] == 0.25
+    assert run.each["criterion"] == "word_kd"
+
+
+def test_a_rung_is_a_ratio_or_says_more(read):
+    ladder = "ladder: [0.7, {ratio: 0.5, name: half, temperature: 2}, {arch: transformer}]"
+    rungs = read(SHORTEST.replace("target: 0.25", ladder)).ladder
+    assert [(rung.name, rung.ratio, rung.arch) for rung in rungs] == [
+        ("", 0.7, None),
+        ("half", 0.5, None),
+        ("", None, "transformer"),
+    ]
+    assert rungs[1].settings == {"temperature": 2}
+
+
+def test_a_file_that_is_no_text_is_named_with_its_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"# ma\xf1ana\n" + SHORTEST.encode())
+    with pytest.raises(ValueError, match=f'^{path}, line 1, is not UTF-8: behind "# ma" is the'):
+        read_run(path)
+
+
+REFUSALS = {
+    "an unknown key": ("tain: {}", "it has an unknown key tain. Did you mean train?"),
+    "one far from all": ("zzz: 1", "it has an unknown key zzz. Known are run, seed, "),
+    "one of a stage": ("each: {temprature: 2}", "each has an unknown key temprature. Did you mean"),
+    "one of the text": (
+        "data: {text: t, source: es, target: en, merge: 5}",
+        "data has an unknown key merge. Did you mean merges?",
+    ),
+    "text without a language": ("data: {text: t, source: es}", "data lacks the key target."),
+    "a wrong choice": (
+        "controls: [undistiled]",
+        "controls[0] must be one of undistilled, inherited, total, one-step, but is undistiled.",
+    ),
+    "a wrong start of a ladder": (
+        "strategy: wide",
+        "strategy must be one of balanced, depth, width, deep-shallow, but is wide.",
+    ),
+    "a word for a number": ("seed: many", "seed cannot be 'many'. docs/progressive.md shows"),
+    "a negative temperature": ("each: {temperature: -1}", "each.temperature cannot be -1: "),
+    "no that YAML reads as false": (
+        "data: {text: t, source: es, target: no}",
+        "data.target is no, which YAML reads as true or false: write 'no' in quotes.",
+    ),
+    "a name that YAML reads as a number": (
+        "ladder: [{ratio: 0.5, name: 07.5}]",
+        "ladder[0].name is 07.5, which YAML reads as a number: write '07.5' in quotes.",
+    ),
+    "a folder that YAML reads as a date": (
+        "run: 2026-11-28",
+        "run is 2026-11-28, which YAML reads as a date: write '2026-11-28' in quotes.",
+    ),
+    "a teacher that YAML reads as true": (
+        "teacher: on",
+        "teacher is on, which YAML reads as true or false: write 'on' in quotes.",
+    ),
+    "a layer map that YAML reads as minutes": (
+        "each: {train: {kd-feature-layers: 1:2}}",
+        "1:2 would be read as 62, so write it in quotes",
+    ),
+    "a number that YAML reads as octal": ("seed: 010", "010 would be read as 8, so write it in"),
+    "a name that ends its line": (
+        'ladder: [{ratio: 0.5, name: "half\\n"}]',
+        "ladder[0].name must be a name of letters, digits, - and _, but is 'half\\n'.",
+    ),
+    "a flag that ends its line": (
+        'each: {train: {"lr\\n": 1}}',
+        "each.train must be flags without their dashes, each a name, but is 'lr\\n'.",
+    ),
+    "a folder of two lines": (
+        'run: "a\\nb"',
+        "run must be text on one line, not empty and not beginning with -, but is 'a\\nb'.",
+    ),
+    "a folder of spaces": ('run: "  "', "run must be text on one line, not empty and not begin"),
+    "a flag for a folder": ("run: --user-dir=x", "run must be text on one line, not empty and not"),
+    "a flag for a value": (
+        "each: {train: {cpu: --user-dir=x}}",
+        "each.train.cpu must be a value that does not begin with -, as a flag does, but is '--use",
+    ),
+    "a weight that is none": ("each: {alpha: .nan}", "each.alpha cannot be nan."),
+    "shards that are no whole number": ("store: {shards: 2.0}", "store.shards cannot be 2.0."),
+    "more shards than anyone has": ("store: {shards: 2000000000}", "store.shards cannot be 20000"),
+    "a teacher that is learned from twice": (
+        "ladder: [{ratio: 0.5, learns-from: [teacher, teacher]}]",
+        "ladder[0].learns-from names one of teacher, teacher twice. Name each once.",
+    ),
+    "both ends": (
+        "ladder: [0.5]",
+        "it must have exactly one of target, ladder, parameters, but has target and ladder.",
+    ),
+    "a key that stands twice": ("seed: 1\nseed: 2", "cannot be read as YAML: seed stands twice"),
+    "aliases that multiply": (
+        "each: [&a [1, 2, 3], &b [*a, *a, *a], "
+        + ", ".join(
+            f"&{y} [{', '.join([f'*{x}'] * 9)}]" for x, y in zip("bcdefg", "cdefgh", strict=True)
+        )
+        + "]",
+        "cannot be read as YAML: its aliases make it longer than 100,000 values",
+    ),
+    "an alias of itself": ("each: &a [*a]", "its aliases make it longer than 100,000 values"),
+    "no YAML": ("each: [", "cannot be read as YAML: "),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSALS)
+def test_a_mistake_is_told_by_its_key(read, wrong):
+    line, told = REFUSALS[wrong]
+    key = line.partition(":")[0]
+    replaced = (key, "target") if key == "ladder" and wrong != "both ends" else (key,)
+    kept = [each for each in SHORTEST.splitlines() if not each.startswith(replaced)]
+    with pytest.raises(ValueError, match=r"run\.yaml") as refused:
+        read("\n".join([*kept, line]))
+    assert told in str(refused.value)
+
+
+def test_an_unknown_key_of_a_rung_is_told_with_its_place(read):
+    ladder = "ladder:\n  - 0.7\n  - {ratio: 0.5, critrion: word_kd}"
+    with pytest.raises(ValueError, match=r"ladder\[1\] has an unknown key critrion. Did you mean"):
+        read(SHORTEST.replace("target: 0.25", ladder))
+
+
+def test_a_number_is_read_as_people_write_it(read):
+    run = read(SHORTEST.replace("max-update: 100000", "lr: 5e-4"))
+    assert run.train == {"lr": 5e-4}
+
+
+def test_a_rung_needs_one_size(read):
+    told = r"ladder\[0\] must have exactly one of ratio, arch, but has "
+    for rung, has in (("{name: a}", "none"), ("{ratio: 0.5, arch: a}", "ratio and arch")):
+        with pytest.raises(ValueError, match=told + has):
+            read(SHORTEST.replace("target: 0.25", f"ladder: [{rung}]"))
+
+
+def test_a_run_without_an_end_says_which_there_are(read):
+    with pytest.raises(ValueError, match="one of target, ladder, parameters, but has none"):
+        read(SHORTEST.replace("target: 0.25\n", ""))
+
+
+def test_a_path_may_begin_with_the_home_folder(read, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    run = read(f"run: ~/runs/one\n{SHORTEST.replace('teacher.pt', '~/teacher.pt')}")
+    assert str(run.folder) == "/home/anna/runs/one"
+    assert run.teacher == ["/home/anna/teacher.pt"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml does not exist\. Give the YAML"):
+        read_run(tmp_path / "none.yaml")

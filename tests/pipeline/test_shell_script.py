@@ -1,0 +1,154 @@
+"""A run as one bash script: the same steps, in the same order, with the same results."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from harness import ENVIRONMENT, run
+from plans import made, small_plan
+
+from fairseq_kd import cli
+from fairseq_kd.pipeline.execution import run_step
+from fairseq_kd.pipeline.shell_script import write_script
+from fairseq_kd.pipeline.state import judge, make_way
+from fairseq_kd.pipeline.workflow import Plan, Step
+
+NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The script of a small run, with the plan."""
+    plan = small_plan(tmp_path / "a run")  # a blank, as folders have
+    write_script(plan, tmp_path / "run.sh")
+    return plan, tmp_path / "run.sh"
+
+
+def test_shellcheck_is_silent(script):
+    found = subprocess.run(["shellcheck", script[1]], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_it_is_not_written_into_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "run.yaml").write_text("data: bin\nteacher: t.pt\ntarget: 0.5\n")
+    assert cli.main(["progressive", "run.yaml", "--shell", "bin/run.sh"]) == 2
+    told = (
+        "--shell bin/run.sh lies inside data: bin, which is only read. Choose a place outside it."
+    )
+    assert told in capsys.readouterr().err
+    assert not [*(tmp_path / "bin").iterdir()]
+
+
+def test_its_header_is_its_help(script):
+    plan, path = script
+    told = run(path, "--help").stdout
+    header = [line[2:] for line in path.read_text().splitlines()[1:] if line.startswith("# ")]
+    assert told.split() == " ".join(header).split()
+    for line in ("The run of run.yaml, as plain commands.", f"usage: {path}", "Env: RUN='"):
+        assert line in told
+    refused = subprocess.run([path, "more"], capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr) == (2, told)
+    assert not os.path.exists(plan.step("data").folder)
+
+
+def test_it_does_the_steps_in_order_and_ends_with_what_they_make(script, tmp_path):
+    plan, path = script
+    told = run("bash", path).stdout
+    assert re.findall(r"^\[(\d)/6\] ([\w-]+)$", told, re.M) == [
+        (str(number), name) for number, name in enumerate(NAMES, 1)
+    ]
+    driven = small_plan(tmp_path / "driven")
+    make_way(driven, judge(driven))
+    for name in NAMES:
+        assert run_step(driven, name) == 0
+    assert made(plan) == made(driven)
+
+
+def test_a_second_time_nothing_becomes_another(script):
+    plan, path = script
+    run("bash", path)
+    before, written = made(plan), os.stat(plan.step("data").makes[0]).st_mtime_ns
+    run("bash", path)
+    assert made(plan) == before
+    assert os.stat(plan.step("data").makes[0]).st_mtime_ns == written
+
+
+def test_what_a_kill_left_out_is_made_the_next_time(script):
+    plan, path = script
+    run("bash", path)
+    before = made(plan)
+    for name in ("data", "middle"):
+        shutil.rmtree(plan.step(name).folder)
+    run("bash", path)
+    assert made(plan) == before
+
+
+def test_everything_goes_where_run_says(script, tmp_path):
+    plan, path = script
+    folder = tmp_path / "else where"
+    run("bash", path, env={"RUN": str(folder)})
+    assert not os.path.exists(plan.step("data").folder)
+    moved = [str(folder / os.path.relpath(p, plan.folder)) for s in plan.steps for p in s.makes]
+    assert all(map(os.path.isfile, moved))
+    commands = path.read_text().partition("step() {")[2]
+    assert plan.folder not in commands
+
+
+def test_a_failing_step_ends_it(script):
+    plan, path = script
+    with open(plan.step("middle").folder, "w"):  # a file where a folder should be
+        pass
+    os.makedirs(os.path.dirname(plan.step("data").folder), exist_ok=True)
+    ended = subprocess.run(["bash", path], capture_output=True, text=True, env=ENVIRONMENT)
+    assert ended.returncode != 0
+    assert "[3/6] middle" in ended.stdout
+    assert "[4/6]" not in ended.stdout
+
+
+def test_a_real_run_is_a_script_without_its_folder(plan_of, tmp_path):
+    stored = "{ratio: 0.4, start: inherit, knowledge: store, data: mixed}"
+    plan = plan_of(f"run: runs/real\nladder: [0.7, {stored}]\nstore: {{shards: 2}}")
+    write_script(plan, tmp_path / "real.sh")
+    run("shellcheck", tmp_path / "real.sh")
+    commands = (tmp_path / "real.sh").read_text().partition("step() {")[2]
+    assert commands.count("$run/") > 20
+    assert "runs/real" not in commands
+
+
+def commands_of(tmp_path, *steps):
+    """The lines of the script that run some steps of a run in runs/a."""
+    plan = Plan("runs/a", {"file": "a.yaml", "started in": str(tmp_path)}, 1, list(steps))
+    (tmp_path / "a.sh").unlink(missing_ok=True)
+    write_script(plan, tmp_path / "a.sh")
+    return (tmp_path / "a.sh").read_text().partition("step() {")[2].partition("\n")[2]
+
+
+def test_the_folder_of_the_run_is_a_variable_wherever_it_stands(tmp_path):
+    words = ["say", "runs/a", "runs/a/b:runs/a/c", "student=runs/a/s.pt", "runs/ab", "x/runs/a"]
+    lines = commands_of(tmp_path, Step("one", "train", [[*words, '$HOME `x` "y"']], [], [], []))
+    assert lines.split("\n")[2] == (
+        'say "$run" "$run/b:$run/c" "student=$run/s.pt" runs/ab x/runs/a \'$HOME `x` "y"\''
+    )
+    assert 'say "$run/\\$x \\"y\\""' in commands_of(
+        tmp_path, Step("one", "train", [["say", 'runs/a/$x "y"']], [], [], [])
+    )
+
+
+def test_a_step_is_done_when_the_last_of_its_files_is_there(tmp_path):
+    makes = ["runs/a/s/train/sentences.npy", "runs/a/s/valid/sentences.npy"]
+    lines = commands_of(tmp_path, Step("s", "store", [["fairseq-kd", "store"]], [], [], makes))
+    assert '[[ -e "$run/s/valid/sentences.npy" ]] || fairseq-kd store' in lines
+    lines = commands_of(tmp_path, Step("s", "train", [["fairseq-kd", "stage"]], [], [], makes))
+    assert "[[" not in lines  # it goes on by itself
+
+
+def test_long_commands_are_cut_before_their_flags(tmp_path):
+    words = ["fairseq-train", "data", *(f"--flag-{number}=1" for number in range(20))]
+    lines = commands_of(tmp_path, Step("one", "train", [words], [], [], [])).strip().splitlines()
+    assert len(lines) > 3
+    assert all(len(line) <= 100 for line in lines)
+    assert all(line.startswith("  --flag-") for line in lines[2:])

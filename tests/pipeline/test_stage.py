@@ -1,0 +1,312 @@
+"""A stage against a fake fairseq-train that logs and saves as the real one, fails and is killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from disks import small_disk
+from harness import ENVIRONMENT, ROOT
+
+from fairseq_kd import cli
+from fairseq_kd.locks import locked
+from fairseq_kd.pipeline import stage
+
+FAKE = """\
+#!{python}
+# Stands in for fairseq-train: logs as many updates as it is asked for, and saves as fairseq does.
+import argparse, json, os, sys, time, torch
+words = sys.argv[1:]
+folder, last = (words[words.index(flag) + 1] for flag in ("--save-dir", "--max-update"))
+print("$", *words, flush=True)
+open(os.path.join(folder, "pids"), "a").write(f"{{os.getpid()}}\\n")
+if "--fail" in words:
+    print("RuntimeError: out of luck", file=sys.stderr)
+    sys.exit(3)
+for update in range(1, int(last) + 1):
+    figures = dict(num_updates=str(update), loss="2.5", kd_loss="0.125")
+    try:
+        print("now | INFO | train_inner |", json.dumps(figures), flush=True)
+    except BrokenPipeError:
+        pass  # logging does so
+    time.sleep(0.05 if "--slow" in words else 0)
+model = dict(args=argparse.Namespace(arch="transformer"), model=dict(weight=torch.zeros(1)))
+state = dict(model, optimizer_history=[dict(num_updates=int(last))])
+if "--pad" in words:
+    state["pad"] = torch.zeros(int(words[-1]))
+if "--patience" in words:
+    state = dict(model, optimizer_history=[dict(num_updates=5)])
+if "--abort-early" in words:
+    os.abort()
+torch.save(state, os.path.join(folder, "checkpoint_last.pt"))
+if "--abort-late" in words:
+    os.abort()
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """A fairseq-train command line that reaches the fake."""
+    fake = tmp_path / "bin" / "fairseq-train"
+    fake.parent.mkdir()
+    fake.write_text(FAKE.format(python=sys.executable))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
+    save_dir = ["--save-dir", str(tmp_path / "run"), "--max-update", "30"]
+    return ["fairseq-train", "data", "--user-dir", "user_dir", *save_dir]
+
+
+def checkpoint(path, updates, old_format=False):
+    path.parent.mkdir(exist_ok=True)
+    state = {"args": Namespace(arch="transformer"), "model": {"weight": torch.rand(2000)}}
+    state["optimizer_history"] = [{"num_updates": updates}]
+    torch.save(state, path, _use_new_zipfile_serialization=not old_format)
+    return path
+
+
+def runs(tmp_path):
+    pids = tmp_path / "run" / "pids"
+    return [int(line) for line in pids.read_text().split()] if pids.exists() else []
+
+
+def test_it_runs_the_command_and_shows_how_far_it_is(command, tmp_path, capsys):
+    assert stage.run_stage("student", command) == 0
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.startswith(f"$ {' '.join(command)}\n$ data --user-dir user_dir --save-dir")
+    shown = capsys.readouterr().err.splitlines()
+    assert "student: 100% |####################| 30/30 updates" in shown[-1]
+    assert "loss 2.50, kd_loss 0.12" in shown[-1]
+
+
+def test_a_line_that_was_cut_off_stays_a_line_of_its_own(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").write_text("now | INFO | train_inn")
+    assert stage.run_stage("student", command) == 0
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.startswith(f"now | INFO | train_inn\n$ {' '.join(command)}\n")
+
+
+def test_a_finished_stage_is_not_run_again(command, tmp_path, capsys):
+    assert stage.run_stage("student", command) == 0
+    assert stage.run_stage("student", command) == 0
+    assert len(runs(tmp_path)) == 1
+    assert capsys.readouterr().err.endswith("student: all 30 updates are done\n")
+
+
+def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
+    command, tmp_path, capsys
+):
+    assert stage.run_stage("student", [*command, "--lr", "1e-3", "--fp16"]) == 0
+    capsys.readouterr()
+    assert stage.run_stage("student", [*command, "--lr", "5e-4", "--log-interval", "9"]) == 0
+    told = (
+        f"student: the training in {tmp_path / 'run'} was begun with --fp16, --lr 1e-3, and is "
+        "gone on with all the same. For a training of its own give another --save-dir.\n"
+        "student: all 30 updates are done\n"
+    )
+    assert capsys.readouterr().err == told
+
+
+def test_a_backup_by_hard_links_stays_as_it_is(command, tmp_path):
+    folder, backup = tmp_path / "run", tmp_path / "backup"
+    assert stage.run_stage("student", command) == 0
+    shutil.copytree(folder, backup, copy_function=os.link)
+    before = {path.name: path.read_bytes() for path in backup.iterdir()}
+    more = [*command[:-1], "31"]
+    assert stage.run_stage("student", more) == 0
+    assert (folder / "checkpoint_last.pt").read_bytes() != before["checkpoint_last.pt"]
+    for name in ("checkpoint_last.pt", "train.log"):
+        assert (backup / name).read_bytes() == before[name]
+
+
+@pytest.mark.parametrize("name", ["train.log", "checkpoint_best.pt", "checkpoint_last.pt.tmp"])
+def test_a_link_in_the_place_of_what_is_written_is_refused(command, tmp_path, name):
+    (tmp_path / "theirs").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=rf"/{name} is a link to another file, which would be"):
+        stage.run_stage("student", command)
+    assert (tmp_path / "theirs").read_text() == "precious"
+
+
+def test_an_unfinished_stage_goes_on(command, tmp_path, capsys):
+    checkpoint(tmp_path / "run" / "checkpoint_last.pt", 12)
+    assert stage.run_stage("student", command) == 0
+    assert len(runs(tmp_path)) == 1
+    assert "student: going on after update 12" in capsys.readouterr().err
+
+
+def test_a_training_that_ended_by_patience_is_not_taken_up_again(command, tmp_path, capsys):
+    impatient = [*command, "--patience", "3"]
+    assert stage.run_stage("student", impatient) == 0
+    assert stage.run_stage("student", impatient) == 0
+    assert len(runs(tmp_path)) == 1
+    assert "student: it ended early, after update 5" in capsys.readouterr().err
+    assert stage.run_stage("student", [*command, "--patience", "9"]) == 0
+    assert len(runs(tmp_path)) == 2
+    (tmp_path / "run" / "checkpoint_last.pt").unlink()
+    assert stage.run_stage("student", [*command, "--patience", "9"]) == 0
+    assert len(runs(tmp_path)) == 3
+
+
+def test_a_failure_is_shown_and_returned(command, tmp_path, capsys):
+    assert stage.run_stage("student", [*command, "--fail"]) == 3
+    shown = capsys.readouterr().err
+    assert "RuntimeError: out of luck" in shown
+    assert f"student failed with status 3; the whole log is in {tmp_path}/run/train.log" in shown
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.endswith("RuntimeError: out of luck\n# the command ended with status 3\n")
+
+
+def test_a_training_that_a_signal_ended_is_told_as_shells_do(command, tmp_path, capsys):
+    assert cli.main(["stage", "student", "--", *command, "--abort-early"]) == 128 + signal.SIGABRT
+    assert "student failed with status -6 (SIGABRT); the whole log" in capsys.readouterr().err
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.endswith("\n# the command ended with status -6 (SIGABRT)\n")
+
+
+def test_a_line_that_a_signal_cut_off_is_not_taken_for_its_end(tmp_path):
+    cut_off = ["bash", "-c", "printf 'now | INFO'; kill -KILL $$", "bash"]
+    command = [*cut_off, "--save-dir", str(tmp_path), "--max-update", "3"]
+    assert stage.run_stage("student", command) == -signal.SIGKILL
+    log = (tmp_path / "train.log").read_text()
+    assert log.endswith("\nnow | INFO\n# the command ended with status -9 (SIGKILL)\n")
+
+
+def test_a_second_stage_in_the_same_folder_is_refused(command, tmp_path, capsys):
+    with locked(tmp_path / "run" / ".stage.lock", "it"):
+        assert cli.main(["stage", "student", "--", *command]) == 2
+    told = f"fairseq-kd stage: --save-dir {tmp_path}/run is being worked on since "
+    assert capsys.readouterr().err.startswith(told)
+    assert not runs(tmp_path)
+
+
+def test_a_training_that_aborts_after_its_last_checkpoint_is_done(command, tmp_path):
+    assert stage.run_stage("student", [*command, "--abort-late"]) == 0
+    (tmp_path / "run" / "checkpoint_last.pt").unlink()
+    assert stage.run_stage("student", [*command, "--abort-early"]) == -signal.SIGABRT
+
+
+def test_a_half_copied_last_checkpoint_is_replaced_by_its_source(tmp_path, capsys):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
+    checkpoint(tmp_path / "run" / "checkpoint_1_10.pt", 10)
+    checkpoint(tmp_path / "run" / "checkpoint_2_20.pt", 20)
+    half = last.read_bytes()[:3000]
+    last.write_bytes(half)
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == (last.parent / "checkpoint_2_20.pt").read_bytes()
+    assert (last.parent / "checkpoint_last.pt.damaged").read_bytes() == half
+    assert capsys.readouterr().err == (
+        f"{last} is now checkpoint_last.pt.damaged\n"
+        f"{last} was cut off while it was written; going on from checkpoint_2_20.pt\n"
+    )
+    last.unlink()  # a kill between the two
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == (last.parent / "checkpoint_2_20.pt").read_bytes()
+
+
+@pytest.mark.parametrize("source", ["checkpoint2.pt", "checkpoint_best.pt"])
+def test_it_is_restored_from_whatever_it_was_copied_from(tmp_path, source):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20)
+    checkpoint(tmp_path / "run" / "checkpoint1.pt", 10)
+    checkpoint(tmp_path / "run" / source, 20)
+    checkpoint(tmp_path / "run" / "checkpoint_avg.pt", 30)  # the user's own
+    last.write_bytes(last.read_bytes()[:3000])
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == (last.parent / source).read_bytes()
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_half_written_checkpoint_without_a_source_is_put_aside(tmp_path, old_format, capsys):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 20, old_format)
+    whole = last.read_bytes()
+    for number, size in enumerate((3000, 0), 1):
+        last.write_bytes(whole[:size])
+        stage.restore_last_checkpoint(last.parent)
+        assert not last.exists()
+        assert "starting from the first update" in capsys.readouterr().err
+        aside = f"checkpoint_last.pt.damaged{'' if number == 1 else f'.{number}'}"
+        assert (last.parent / aside).read_bytes() == whole[:size]
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_whole_last_checkpoint_is_left_alone(tmp_path, old_format):
+    last = checkpoint(tmp_path / "run" / "checkpoint_last.pt", 10, old_format)
+    checkpoint(tmp_path / "run" / "checkpoint_2_20.pt", 20)
+    before = last.read_bytes()
+    stage.restore_last_checkpoint(last.parent)
+    assert last.read_bytes() == before
+    assert len(list(last.parent.iterdir())) == 2
+
+
+def test_an_unfinished_stage_of_an_old_torch_goes_on(command, tmp_path, capsys):
+    checkpoint(tmp_path / "run" / "checkpoint_last.pt", 12, old_format=True)
+    assert stage.run_stage("student", command) == 0
+    assert "student: going on after update 12" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_is_not_taken_for_one_that_was_cut_off(tmp_path):
+    last = tmp_path / "checkpoint_last.pt"
+    last.write_bytes(b"the only copy of something else")
+    stage.restore_last_checkpoint(tmp_path)
+    assert last.read_bytes() == b"the only copy of something else"
+
+
+def test_a_training_that_fails_on_a_full_disk_says_so(command, tmp_path, capsys):
+    with small_disk(tmp_path / "disk", "size=64k") as disk:
+        at = command.index("--save-dir") + 1
+        words = [*command[:at], str(disk / "run"), *command[at + 1 :], "--pad", "100000"]
+        assert cli.main(["stage", "student", "--", *words]) == 2
+        shown = capsys.readouterr().err
+    assert "student failed with status 1; the whole log is in" in shown
+    assert shown.endswith(
+        f"fairseq-kd stage: The disk of {disk}/run is full; the checkpoints are kept. Free some "
+        "space and run the same command again.\n"
+    )
+
+
+def test_a_training_whose_progress_cannot_be_shown_is_ended(command, tmp_path, monkeypatch):
+    """Such as when the reader of a pipe has gone: else it trains on, and its log is lost."""
+
+    def show(*words):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(stage.ProgressLine, "show", show)
+    with pytest.raises(BrokenPipeError):
+        stage.run_stage("student", [*command, "--slow"])
+    assert runs(tmp_path)
+    assert not (tmp_path / "run" / "checkpoint_last.pt").exists()
+
+
+@pytest.mark.parametrize("flag", ["--save-dir", "--max-update"])
+def test_a_command_without_what_a_stage_needs_is_refused(command, flag):
+    at = command.index(flag)
+    lacking = command[:at] + command[at + 2 :]
+    with pytest.raises(ValueError, match=f"^A stage needs {flag} in its command line, which is: "):
+        stage.run_stage("student", lacking)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a process to its parent")
+def test_the_training_dies_with_the_script_that_started_it(command, tmp_path):
+    as_torchrun = ["bash", "-c", 'setsid "$@" & wait', "bash", *command, "--slow"]
+    verb = [sys.executable, "-m", "fairseq_kd.cli", "stage", "student", "--", *as_torchrun]
+    script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script, *verb], cwd=ROOT, env={**ENVIRONMENT, **os.environ}
+    )
+    deadline = time.monotonic() + 60
+    while not runs(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (pid,) = runs(tmp_path)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+    assert not (tmp_path / "run" / "checkpoint_last.pt").exists()

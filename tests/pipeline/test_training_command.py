@@ -1,0 +1,209 @@
+"""The command line of a stage: which value wins, and what fairseq would not understand."""
+
+import pytest
+from harness import USER_DIR
+
+from fairseq_kd.pipeline.training_check import check_training_command
+from fairseq_kd.pipeline.training_command import (
+    PLAIN,
+    as_words,
+    stage_flags,
+    training_command,
+)
+
+SIZE = ["--arch", "transformer_kd_small_student"]
+DISTILLED = {"criterion": "word_kd"}
+
+
+def checked(settings, *layers, knowledge=None, name="middle", size=SIZE, gpus=1):
+    """What fairseq makes of a stage's settings."""
+    knowledge = {"kd-teacher": "teacher.pt"} if knowledge is None else knowledge
+    words = [*size, *as_words(stage_flags(settings, knowledge, *layers))]
+    return check_training_command(training_command(name, "data", "out", words, USER_DIR, gpus))
+
+
+def test_the_stronger_of_two_values_wins():
+    whole, rung = {"lr": 2, "dropout": 0.2, "kd-alpha": 0.5}, {"lr": 3}
+    assert stage_flags(DISTILLED, {})["lr"] == 5e-4
+    assert stage_flags(DISTILLED, {}, whole)["lr"] == 2
+    flags = stage_flags(
+        {**DISTILLED, "alpha": 0.9, "beta": 0.1}, {"kd-teacher": "t.pt"}, whole, rung
+    )
+    assert (flags["lr"], flags["dropout"]) == (3, 0.2)
+    assert (flags["kd-alpha"], flags["kd-beta"]) == (0.5, 0.1)  # a flag wins over its setting
+
+
+def test_nothing_wins_over_what_names_the_teacher_and_the_start():
+    knowledge = {"kd-teacher": "t.pt", "finetune-from-model": "start.pt"}
+    layer = {"kd-teacher": "other.pt", "finetune-from-model": "other.pt"}
+    assert knowledge.items() <= stage_flags(DISTILLED, knowledge, layer).items()
+
+
+def test_a_training_without_a_teacher_has_no_flags_of_one():
+    settings = {"criterion": PLAIN, "alpha": 0.5, "temperature": 2, "patience": 3}
+    flags = stage_flags(settings, {}, {"kd-divergence": "js"})
+    assert not [flag for flag in flags if flag.startswith("kd-")]
+    assert flags["patience"] == 3
+
+
+def test_peers_learn_from_no_teacher_but_keep_their_own_flags():
+    settings = {"criterion": "mutual_learning", "alpha": 0.5, "temperature": 2}
+    flags = stage_flags(settings, {}, {"kd-divergence": "js", "kd-peers": 3})
+    assert {flag for flag in flags if flag.startswith("kd-")} == {"kd-peers"}
+    assert checked(settings, {"kd-peers": 3}, knowledge={})["kd_peers"] == 3
+
+
+def test_a_temperature_stays_or_goes_from_one_to_another():
+    constant = stage_flags({**DISTILLED, "temperature": 2}, {})
+    assert (constant["kd-temperature"], "kd-temperature-schedule" in constant) == (2, False)
+    for asked, schedule in (({}, "exponential"), ({"schedule": "cosine"}, "cosine")):
+        flags = stage_flags({**DISTILLED, "temperature": {"from": 6, "to": 2, **asked}}, {})
+        assert flags["kd-temperature"] == 6
+        assert flags["kd-temperature-final"] == 2
+        assert flags["kd-temperature-schedule"] == schedule
+    assert "kd-temperature" not in stage_flags(DISTILLED, {})  # the criterion has its own
+
+
+def test_a_polynomial_decay_ends_with_the_training():
+    decay = {"lr-scheduler": "polynomial_decay", "max-update": 300}
+    assert stage_flags(DISTILLED, {}, decay)["total-num-update"] == 300
+    asked = stage_flags(DISTILLED, {}, {**decay, "total-num-update": 900})
+    assert asked["total-num-update"] == 900
+    assert "total-num-update" not in stage_flags(DISTILLED, {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "updates"),
+    [
+        ({}, 4000),
+        ({"max-update": 40000}, 4000),
+        ({"max-update": 39990}, 3999),
+        ({"max-update": 9}, 1),
+        ({"max-update": 4}, 1),
+        ({"max-update": 100, "warmup-updates": 70}, 70),
+        ({"lr-scheduler": "cosine", "max-update": 100}, 10),
+        ({"lr-scheduler": "fixed"}, None),
+        ({"lr-scheduler": "tri_stage"}, None),  # it has --warmup-steps
+    ],
+)
+def test_the_warm_up_is_4000_updates_or_a_tenth(asked, updates):
+    assert stage_flags(DISTILLED, {}, asked).get("warmup-updates") == updates
+
+
+@pytest.mark.parametrize("wrong", ["1e5", 0, "many", 1.5])
+def test_updates_are_a_whole_number(wrong):
+    told = f"max-update must be a whole number above 0, but is {wrong}."
+    with pytest.raises(ValueError, match=told.replace(".", r"\.")):
+        stage_flags(DISTILLED, {}, {"max-update": wrong})
+
+
+def test_a_flag_alone_is_true_and_a_false_one_is_left_out():
+    flags = {"fp16": True, "no-progress-bar": False, "lr": 1e-3, "adam-betas": "(0.9, 0.98)"}
+    assert as_words(flags) == ["--fp16", "--lr", "0.001", "--adam-betas", "(0.9, 0.98)"]
+
+
+def test_several_gpus_are_several_workers():
+    alone = training_command("middle", "data", "out", ["--fp16"], "user_dir", 1)
+    assert alone[:5] == ["fairseq-kd", "stage", "middle", "--", "fairseq-train"]
+    assert alone[5:10] == ["data", "--user-dir", "user_dir", "--save-dir", "out"]
+    assert alone[10:] == ["--distributed-world-size", "1", "--fp16"]  # of however many it sees
+    together = training_command("middle", "data", "out", ["--fp16"], "user_dir", 4)
+    assert together[4:8] == ["torchrun", "--nproc_per_node", "4", "--no-python"]
+    assert together[8:] == [*alone[4:10], "--fp16"]
+    assert checked(DISTILLED, gpus=4)["arch"] == "transformer"
+
+
+def test_fairseq_understands_the_defaults_of_every_criterion_with_a_teacher():
+    for criterion in ("word_kd", "feature_kd", "attention_kd", "hybrid_kd"):
+        args = checked({"criterion": criterion, "temperature": {"from": 6, "to": 2}})
+        assert (args["criterion"], args["kd_temperature_final"]) == (criterion, 2)
+    several = {"kd-teacher": "a.pt:b.pt"}
+    assert checked({"criterion": "multi_teacher_kd"}, knowledge=several)["warmup_updates"] == 4000
+    for scheduler in ("polynomial_decay", "cosine", "fixed", "tri_stage", "step"):
+        layer = {"lr-scheduler": scheduler, "max-update": 100}
+        layer |= {"phase-ratio": "(0.1, 0.4, 0.5)"} if scheduler == "tri_stage" else {}
+        assert checked({"criterion": PLAIN}, layer, knowledge={})["lr_scheduler"] == scheduler
+
+
+def test_a_misspelt_flag_is_told_with_its_stage():
+    told = (
+        r"^fairseq-train does not understand the training of middle: unrecognized arguments: "
+        r"--kd-temperatur 2\. Its command would be: fairseq-train data --user-dir .*$"
+    )
+    with pytest.raises(ValueError, match=told):
+        checked(DISTILLED, {"kd-temperatur": 2})
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer", "told"),
+    [
+        (
+            {"criterion": "word_dk"},
+            {},
+            "of middle: argument --criterion: invalid choice: 'word_dk'",
+        ),
+        (DISTILLED, {"lr-scheduler": "cosin"}, "argument --lr-scheduler: invalid choice: 'cosin'"),
+        (DISTILLED, {"max-tokens": "many"}, "argument --max-tokens: invalid int value: 'many'"),
+    ],
+)
+def test_a_wrong_value_is_told_in_the_words_of_fairseq(settings, layer, told):
+    with pytest.raises(ValueError, match=told):
+        checked(settings, layer)
+
+
+REFUSALS = {
+    "no loss": ({**DISTILLED, "alpha": 0, "beta": 0}, {}, "both 0, which leaves nothing to learn"),
+    "divergence": (DISTILLED, {"kd-divergence": "kl"}, "--kd-divergence must be one of forward_kl"),
+    "no schedule": (
+        DISTILLED,
+        {"kd-temperature-final": 2},
+        "--kd-temperature-final is 2.0, but has no effect with --kd-temperature-schedule constant",
+    ),
+    "nothing to distil": ({**DISTILLED, "alpha": 0}, {}, "no effect while --kd-alpha is 0"),
+    "precision": (
+        DISTILLED,
+        {"kd-share-encoder": True, "kd-teacher-dtype": "bfloat16"},
+        "one encoder serves both models. Leave --kd-teacher-dtype out.",
+    ),
+    "distance": (
+        {"criterion": "feature_kd"},
+        {"kd-feature-distance": "l1"},
+        "--kd-feature-distance must be one of ",
+    ),
+    "layers": ({"criterion": "feature_kd"}, {"kd-feature-layers": "a"}, "--kd-feature-layers"),
+    "heads": ({"criterion": "attention_kd"}, {"kd-attention-heads": "all"}, "--kd-attention-heads"),
+    "kinds": ({"criterion": "hybrid_kd"}, {"kd-attention-kinds": "self"}, "--kd-attention-kinds"),
+    "peers": ({"criterion": "mutual_learning"}, {"kd-peers": 1}, "--kd-peers must be a whole num"),
+    "two sources": (DISTILLED, {"kd-store": "store"}, "only one of them can teach"),
+    "one teacher": (
+        {"criterion": "multi_teacher_kd"},
+        {},
+        "needs two or more teachers, but has only teacher.pt. Name more by learns-from",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSALS)
+def test_what_a_criterion_would_refuse_is_told_before_anything_is_trained(wrong):
+    settings, layer, told = REFUSALS[wrong]
+    with pytest.raises(ValueError, match=r"^The training of middle would be refused: ") as refused:
+        checked(settings, layer)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        ({"kd-teacher-weights": "0.5,0.6"}, "--kd-teacher-weights must sum to 1"),
+        ({"kd-teacher-mean": "median"}, "--kd-teacher-mean must be one of"),
+        ({"kd-teacher-temperatures": "4"}, "has 1 numbers for 2 teachers"),
+    ],
+)
+def test_weights_and_temperatures_of_several_teachers_are_checked(layer, told):
+    with pytest.raises(ValueError, match=told):
+        checked({"criterion": "multi_teacher_kd"}, layer, knowledge={"kd-teacher": "a.pt:b.pt"})
+
+
+def test_layers_are_not_read_from_a_store():
+    with pytest.raises(ValueError, match="--kd-store holds a teacher's distributions, but --crit"):
+        checked({"criterion": "hybrid_kd"}, knowledge={"kd-store": "store"})
