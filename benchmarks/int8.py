@@ -50,13 +50,13 @@ def bleu_by_kind(path: Path, args: argparse.Namespace) -> Dict[str, float]:
     system = load_named(NamedCheckpoint("student", "student", str(path)), "S.pt")
     subset = common_subset([system], args.data, args.subset)
     references = [subset.target_words.string(each, "subword_nmt") for each in subset.target]
-    conversion = converted(system.model, system.sha256, subset, default_cache())
+    conversion = converted(system.checkpoint, system.sha256, subset, default_cache())
     found: Dict[str, float] = {}
     for kind, (form, compute_type) in KINDS.items():
         engine = CTranslate2Engine(
             conversion / form,
             subset.source_words,
-            system.model.model.max_decoder_positions(),
+            system.checkpoint.model.max_decoder_positions(),
             Search(beam=args.beam),
             device="cpu",
             compute_type=compute_type,

@@ -14,7 +14,7 @@ from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.evaluation.pages import Code, Section, Table, markdown_page
 from fairseq_kd.evaluation.systems import NamedCheckpoint
 from fairseq_kd.evaluation.tables import wrapped
-from fairseq_kd.export.card import Licences, Measured, card
+from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import Ancestor
 from fairseq_kd.names import as_code, in_markdown, in_one_line, on_terminal, plain_languages
@@ -113,12 +113,11 @@ def test_a_page_shows_names_as_they_are():
 
 
 def test_a_card_shows_the_names_of_a_checkpoint_as_they_are():
-    forms = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
-    made = {"subset": "test", "sentences": 1, "signature": "", "beam": 5, "threads": 1}
-    made["computed_in"] = "int8"
+    measured = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
+    measurement = MeasurementSetup("test", 1, "", beam=5, threads=1, compute_type="int8")
     ancestors = [Ancestor(MARKUP, MARKUP, {"data": MARKUP}, f"fairseq-train '{MARKUP}'\n```")]
     lines = card(
-        ("es", "en"), "int8", forms, made, ancestors, Licences(MARKUP, MARKUP)
+        ("es", "en"), "int8", measured, measurement, ancestors, Licences(MARKUP, MARKUP)
     ).splitlines()
     assert f"### {in_markdown(MARKUP)}: {as_code(MARKUP)}" in lines
     assert f"- data: {in_markdown(MARKUP)}" in lines

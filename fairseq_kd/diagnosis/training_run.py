@@ -21,29 +21,17 @@ from fairseq_kd.training_log import (
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training, finished or not.
+    """A training, finished or not."""
 
-    Args:
-        name: of its folder.
-        log: figures and command line from the output of fairseq-train.
-        flags: of the command line, by name; "" for a flag without a value.
-        vocab_size: of the target; None if the log does not have it.
-        teacher: the log of its teacher's training, if it is beside the teacher.
-        outputs: translations of the trained model, by file name.
-        lines: of the log.
-        start: index of the first line of the last start.
-        running: whether a process is still training; None if unknown.
-    """
-
-    name: str
-    log: TrainingLog
-    flags: Flags
-    vocab_size: Optional[int]
-    teacher: Optional[TrainingLog]
-    outputs: Dict[str, List[str]]
+    name: str  # of the folder
+    log: TrainingLog  # figures and command line
+    flags: Flags  # by name; "" for a flag without a value
+    vocab_size: Optional[int]  # of the target; None if the log has none
+    teacher: Optional[TrainingLog]  # the log of the teacher's training, if there
+    outputs: Dict[str, List[str]]  # translations of the model by file name
     lines: List[str]
-    start: int
-    running: Optional[bool]
+    start: int  # index of the first line of the last start
+    running: Optional[bool]  # whether a process is training; None if unknown
 
     @property
     def training(self) -> List[Record]:

@@ -118,14 +118,14 @@ def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
 
 def _most_probable(system: System, net_input: Dict[str, Tensor], real: Tensor) -> Tensor:
     """(N,) the most probable vocabulary entry at each real token."""
-    output, weight, bias = decoder_output(system.model.model, net_input, real)
+    output, weight, bias = decoder_output(system.checkpoint.model, net_input, real)
     logits = output if weight is None else torch.nn.functional.linear(output, weight, bias)
     return logits.argmax(-1)
 
 
 def _batches(systems: Sequence[System], subset: Subset) -> Iterator[Dict[str, Any]]:
     """Batches of the sentences that every model can read."""
-    limits = [system.model.model.max_positions() for system in systems]
+    limits = [system.checkpoint.model.max_positions() for system in systems]
     longest = [min(int(limit[side]) for limit in limits) for side in (0, 1)]
     for batch in length_sorted_batches(subset.target.sizes, BATCH_TOKENS):
         readable = [

@@ -60,46 +60,26 @@ BATCH_SIZES = (32, 128)
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """The options of ``fairseq-kd evaluate``.
+    """The options of ``fairseq-kd evaluate``."""
 
-    Args:
-        systems: the teacher first.
-        data: the folder that fairseq-preprocess wrote.
-        subset: the split to translate.
-        out: the folder of the report.
-        reference: plain references, or None to look for them.
-        remove_bpe, tokenizer: as in fairseq-generate.
-        sacrebleu_tokenize: the tokenizer of BLEU, or None for that of the target language.
-        search: of every system.
-        samples: bootstrap resamples.
-        comet: a checkpoint of COMET, or None.
-        threads: of every measurement but latency.
-        latency_threads: of that.
-        rounds: of every measurement of speed; 0 for none.
-        alone: sentences that are translated one by one for latency.
-        together: sentences that are translated in batches for throughput.
-        memory: whether memory is measured.
-        cache: folder for converted models; None for the default.
-    """
-
-    systems: List[NamedCheckpoint]
-    data: Path
-    subset: str
-    out: Path
-    reference: Optional[Path]
-    remove_bpe: str
-    tokenizer: str
-    sacrebleu_tokenize: Optional[str]
+    systems: List[NamedCheckpoint]  # the teacher first
+    data: Path  # the folder that fairseq-preprocess wrote
+    subset: str  # the split to translate
+    out: Path  # the folder of the report
+    reference: Optional[Path]  # plain references; None to look for them
+    remove_bpe: str  # as in fairseq-generate
+    tokenizer: str  # as in fairseq-generate
+    sacrebleu_tokenize: Optional[str]  # None for the target language's
     search: Search
-    samples: int
-    comet: Optional[Path]
-    threads: int
+    samples: int  # bootstrap resamples
+    comet: Optional[Path]  # a checkpoint of COMET
+    threads: int  # of every measurement but latency
     latency_threads: int
-    rounds: int
-    alone: int
-    together: int
+    rounds: int  # of speed; 0 to skip it
+    alone: int  # sentences translated one by one
+    together: int  # sentences translated in batches
     memory: bool
-    cache: Optional[Path]
+    cache: Optional[Path]  # of converted models; None for the default
 
 
 class Evaluation:
@@ -127,7 +107,7 @@ class Evaluation:
             for language in self.subset.pair
         )
         self.plain: PlainText = plain_text(self.subset, options.reference, self.detokenisers)
-        longest = min(int(system.model.model.max_positions()[0]) for system in self.systems)
+        longest = min(system.max_source for system in self.systems)
         self.sample = spread_over_lengths(self.subset.source, longest, options.together)
         if not self.sample:
             raise ValueError(
@@ -185,7 +165,7 @@ class Evaluation:
             sha256=system.sha256,
             updates=system.updates,
             updates_behind=system.updates_behind,
-            parameters=parameters_by_part(system.model.model),
+            parameters=parameters_by_part(system.checkpoint.model),
             checkpoint_bytes=system.path.stat().st_size,
             float32_bytes=bytes_by_engine[FLOAT32],
             int8_bytes=bytes_by_engine[INT8],
@@ -266,10 +246,10 @@ class Evaluation:
                 )
                 progress.add(1)
             for system in self.systems:
-                alone, distilled = training_peak(system.model, None, subset), None
+                alone, distilled = training_peak(system.checkpoint, None, subset), None
                 progress.add(1)
                 if system.role == "student":
-                    distilled = training_peak(system.model, self.teacher.model, subset)
+                    distilled = training_peak(system.checkpoint, self.teacher.checkpoint, subset)
                     progress.add(1)
                 training[system.name] = TrainingMemory(alone, distilled)
         return MemoryResult(inference, training)

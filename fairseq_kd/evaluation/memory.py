@@ -202,7 +202,8 @@ def inference_memory(
         batch: token ids of each sentence.
     """
     if variant.engine == FAIRSEQ:
-        build = partial(_fairseq_engine, variant.system.path, variant.system.model.flag, search)
+        checkpoint = variant.system.checkpoint
+        build = partial(_fairseq_engine, checkpoint.path, checkpoint.flag, search)
     else:
         threads = torch.get_num_threads()
         engine = build_engine(variant, conversions, subset, search, threads=threads)
@@ -211,7 +212,7 @@ def inference_memory(
     if memory is None:
         return None
     fairseq = variant.engine == FAIRSEQ
-    loaded = weight_bytes(variant.system.model.model) if fairseq else memory.loaded
+    loaded = weight_bytes(variant.system.checkpoint.model) if fairseq else memory.loaded
     return MemoryUse(loaded, loaded + memory.added)
 
 

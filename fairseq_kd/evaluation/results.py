@@ -13,66 +13,38 @@ TESTABLE = 10  # sentences; bootstrap resamples of fewer are too similar to sepa
 
 @dataclass(frozen=True)
 class Setup:
-    """What was evaluated, with which options, on which machine.
+    """What was evaluated, with which options, on which machine."""
 
-    Args:
-        date: of the evaluation, as YYYY-MM-DD.
-        version: of fairseq_kd.
-        versions: of the packages that can change a figure.
-        machine: cores and processor.
-        threads: of every measurement but latency.
-        latency_threads: of that.
-        pair: source and target language.
-        subset: the split.
-        sentences: of it.
-        references: where they come from, as a phrase.
-        beam, lenpen: of the search.
-        samples: bootstrap resamples.
-    """
-
-    date: str
-    version: str
-    versions: str
-    machine: str
-    threads: int
+    date: str  # YYYY-MM-DD
+    version: str  # of fairseq_kd
+    versions: str  # of the packages that can change a figure
+    machine: str  # cores and processor
+    threads: int  # of every measurement but latency
     latency_threads: int
-    pair: List[str]
+    pair: List[str]  # source and target language
     subset: str
     sentences: int
-    references: str
+    references: str  # their origin, as a phrase
     beam: int
     lenpen: float
-    samples: int
+    samples: int  # bootstrap resamples
 
 
 @dataclass(frozen=True)
 class SystemResult:
-    """A system's checkpoint and size.
-
-    Args:
-        name: in the report.
-        role: teacher, student or control.
-        checkpoint: name of its file.
-        sha256: of it.
-        updates: of its own training.
-        updates_behind: of its weights, including those of the checkpoint that training started
-            from; None if unknown.
-        parameters: by part of the model.
-        checkpoint_bytes, float32_bytes, int8_bytes: on disk; of the conversions None without one.
-        refusal: why CTranslate2 does not run it; None if it does.
-    """
+    """A system's checkpoint and size."""
 
     name: str
-    role: str
-    checkpoint: str
+    role: str  # teacher, student or control
+    checkpoint: str  # name of the file
     sha256: str
-    updates: int
-    updates_behind: Optional[int]
-    parameters: Dict[str, int]
+    updates: int  # of its own training
+    updates_behind: Optional[int]  # with those of its initial checkpoint; None if unknown
+    parameters: Dict[str, int]  # by part of the model
     checkpoint_bytes: int
-    float32_bytes: Optional[int]
+    float32_bytes: Optional[int]  # of the conversion, if there is one
     int8_bytes: Optional[int]
-    refusal: Optional[str]
+    refusal: Optional[str]  # why CTranslate2 does not run it
 
     @property
     def total_parameters(self) -> int:
@@ -115,27 +87,16 @@ class ErrorRates:
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality by system; an int8 student is a system of its own, named by ``int8_name``.
+    """Quality by system; an int8 student is a system of its own, named by ``int8_name``."""
 
-    Args:
-        signatures: of sacreBLEU, by metric.
-        scores: by system and metric.
-        p: p-values by baseline, system and metric; empty for the baseline itself.
-        comet: scores by system; None without a model of COMET.
-        by_length, by_rare: BLEU on bins of source length and of the share of rare words.
-        behaviour: error rates by system.
-        agreement: share of reference tokens for which a system's most probable token is the
-            teacher's.
-    """
-
-    signatures: Dict[str, str]
-    scores: Dict[str, Dict[str, Score]]
-    p: Dict[str, Dict[str, Dict[str, float]]]
-    comet: Optional[Dict[str, float]]
-    by_length: List[BinScores]
-    by_rare: List[BinScores]
-    behaviour: Dict[str, ErrorRates]
-    agreement: Dict[str, float]
+    signatures: Dict[str, str]  # by metric
+    scores: Dict[str, Dict[str, Score]]  # by system and metric
+    p: Dict[str, Dict[str, Dict[str, float]]]  # by baseline, system and metric
+    comet: Optional[Dict[str, float]]  # by system
+    by_length: List[BinScores]  # of the source, in words
+    by_rare: List[BinScores]  # share of rare words
+    behaviour: Dict[str, ErrorRates]  # by system
+    agreement: Dict[str, float]  # share of tokens predicted as by the teacher
 
 
 @dataclass(frozen=True)
@@ -217,24 +178,15 @@ class TrainingCurves:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Everything that was measured.
-
-    Args:
-        made: options and machine.
-        systems: the teacher first.
-        quality: of every system.
-        memory, speed: None if not measured.
-        files: written into the report's folder, relative to it.
-        training: curves by system; None for a system without a log.
-    """
+    """Everything that was measured."""
 
     made: Setup
-    systems: List[SystemResult]
+    systems: List[SystemResult]  # the teacher first
     quality: Quality
-    memory: Optional[MemoryResult]
-    speed: Optional[SpeedResult]
-    files: List[str]
-    training: Dict[str, Optional[TrainingCurves]]
+    memory: Optional[MemoryResult]  # None if not measured
+    speed: Optional[SpeedResult]  # None if not measured
+    files: List[str]  # written, relative to the report's folder
+    training: Dict[str, Optional[TrainingCurves]]  # by system; None without a log
 
     def to_json(self) -> Dict[str, Any]:
         """The content of ``evaluation.json``."""

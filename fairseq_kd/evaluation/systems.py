@@ -62,29 +62,24 @@ class NamedCheckpoint(NamedTuple):
 
 
 class System(NamedTuple):
-    """A checkpoint of the comparison.
+    """A checkpoint of the comparison."""
 
-    Args:
-        name: in the report.
-        role: teacher, student or control.
-        model: the checkpoint, loaded and ready to translate.
-        sha256: of its file.
-        updates: of its own training.
-        updates_behind: of its weights, including those of the checkpoint that training started
-            from; None if unknown.
-    """
-
-    name: str
-    role: str
-    model: Checkpoint
-    sha256: str
-    updates: int
-    updates_behind: Optional[int]
+    name: str  # in the report
+    role: str  # teacher, student or control
+    checkpoint: Checkpoint  # ready to translate
+    sha256: str  # of the file
+    updates: int  # of its own training
+    updates_behind: Optional[int]  # with those of its initial checkpoint; None if unknown
 
     @property
     def path(self) -> Path:
         """Of the checkpoint."""
-        return self.model.path
+        return self.checkpoint.path
+
+    @property
+    def max_source(self) -> int:
+        """Tokens of a source sentence that the model reads."""
+        return int(self.checkpoint.model.max_positions()[0])
 
     @property
     def slug(self) -> str:
@@ -128,11 +123,11 @@ def load_named(named: NamedCheckpoint, flag: str) -> System:
     Raises:
         FileNotFoundError, ValueError: as ``load_teacher``.
     """
-    model = load_checkpoint(named.path, flag)
-    model.model.make_generation_fast_(need_attn=False)  # as fairseq-generate does
+    checkpoint = load_checkpoint(named.path, flag)
+    checkpoint.model.make_generation_fast_(need_attn=False)  # as fairseq-generate does
     path = Path(named.path)
     counts = updates_done(path), updates_behind(path)
-    return System(named.name, named.role, model, sha256_of([path]), *counts)
+    return System(named.name, named.role, checkpoint, sha256_of([path]), *counts)
 
 
 def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
@@ -142,14 +137,14 @@ def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
         FileNotFoundError, ValueError: as ``read_their_subset``; or the systems translate different
             language pairs, or the set is empty or has no references.
     """
-    pairs = {language_pair(system.model.task): system for system in systems}
+    pairs = {language_pair(system.checkpoint.task): system for system in systems}
     if len(pairs) > 1:
         directions = " but ".join(
-            f"{system.model.flag} {system.path} translates {'-'.join(pair)}"
+            f"{system.checkpoint.flag} {system.path} translates {'-'.join(pair)}"
             for pair, system in pairs.items()
         )
         raise ValueError(f"{directions}. Compare systems of one direction.")
-    subset = read_their_subset([system.model for system in systems], folder, name)
+    subset = read_their_subset([system.checkpoint for system in systems], folder, name)
     if subset.target is None:
         raise ValueError(
             f"{folder} holds no references of {name}. Binarise it with both languages."
@@ -225,7 +220,7 @@ def convert_all(systems: Sequence[System], subset: Subset, cache: Optional[Path]
     result = Conversions({}, {})
     for system in systems:
         try:
-            folder = converted(system.model, system.sha256, subset, cache or default_cache())
+            folder = converted(system.checkpoint, system.sha256, subset, cache or default_cache())
             result.folders[system.name] = folder
         except CannotConvertError as error:
             result.refusals[system.name] = str(error)
@@ -253,13 +248,13 @@ def build_engine(
         threads: of CTranslate2 per batch; fairseq uses all threads of torch.
     """
     if variant.engine == FAIRSEQ:
-        return FairseqEngine([variant.system.model], search, "cpu")
+        return FairseqEngine([variant.system.checkpoint], search, "cpu")
     from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 
     return CTranslate2Engine(
         conversions.folder(variant),
         subset.source_words,
-        variant.system.model.model.max_decoder_positions(),
+        variant.system.checkpoint.model.max_decoder_positions(),
         search,
         device="cpu",
         compute_type=COMPUTE_TYPES[variant.engine],

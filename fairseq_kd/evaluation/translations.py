@@ -147,8 +147,8 @@ def translated(
         make_folder(whole.parent)
         print(f"{variant.system.name}: {engine.summary}", file=sys.stderr)
         batches = length_sorted_batches(subset.source_lengths, engine.batch_tokens)
-        max_source = int(variant.system.model.model.max_positions()[0])
-        ShardDecoder(subset, batches, max_source, whole.parent, Shard(), plan).run(engine)
+        longest = variant.system.max_source
+        ShardDecoder(subset, batches, longest, whole.parent, Shard(), plan).run(engine)
     return [hypotheses[0].tokens for _, hypotheses in by_sentence(whole)]
 
 

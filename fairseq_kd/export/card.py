@@ -1,8 +1,8 @@
-"""The model card of an exported student: what it is, what it is worth, where it comes from."""
+"""The model card of an exported student: measurements, lineage and licences."""
 
 import datetime
 import json
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import List, NamedTuple, Sequence
 
 from fairseq_kd import __version__
 from fairseq_kd.evaluation.pages import code_block, markdown_table
@@ -15,11 +15,11 @@ NOT_STATED = "not stated"
 
 
 class Licences(NamedTuple):
-    """What may be done with the model and its data, as the user states it.
+    """The licences, as the user states them.
 
     Args:
-        model: the model's licence, such as MIT or CC-BY-4.0.
-        data: of the training data: its name, origin and licence.
+        model: licence of the model, such as MIT or CC-BY-4.0.
+        data: name, origin and licence of the training data.
     """
 
     model: str = NOT_STATED
@@ -27,13 +27,13 @@ class Licences(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One form of the model, measured.
+    """Figures of the checkpoint or of the export.
 
     Args:
-        name: of the form.
-        size_bytes: of its files.
-        bleu: of the test set.
-        median_ms, p95_ms: latency of a sentence alone.
+        name: of the row.
+        size_bytes: of the files.
+        bleu: on the test set.
+        median_ms, p95_ms: latency of single sentences.
         sentences_per_s: in batches of 32.
     """
 
@@ -45,22 +45,32 @@ class Measured(NamedTuple):
     sentences_per_s: float
 
 
+class MeasurementSetup(NamedTuple):
+    """How an export was measured."""
+
+    subset: str  # the split
+    sentences: int
+    signature: str  # of BLEU
+    beam: int
+    threads: int  # of throughput
+    compute_type: str  # of CTranslate2
+
+
 def card(
     pair: Sequence[str],
     quantization: str,
-    forms: Sequence[Measured],
-    made: Dict[str, Any],
+    measured: Sequence[Measured],
+    setup: MeasurementSetup,
     ancestors: Sequence[Ancestor],
     licences: Licences,
 ) -> str:
-    """The card as Markdown, with the fields of a model card of Hugging Face at its head.
+    """The card as Markdown, beginning with the metadata of a Hugging Face model card.
 
     Args:
         pair: source and target language.
         quantization: of the weights.
-        forms: the checkpoint, then the export.
-        made: ``subset``, ``sentences``, ``signature``, ``beam``, ``threads`` and ``computed_in``
-            of the measurement.
+        measured: the checkpoint, then the export.
+        setup: of the measurement.
         ancestors: the student first.
         licences: as the user states them.
     """
@@ -76,7 +86,7 @@ def card(
         f"- name: {source}-{target} student",
         "  results:",
         "  - task: {type: translation}",
-        f"    metrics: [{{type: bleu, value: {forms[1].bleu:.2f}}}]",
+        f"    metrics: [{{type: bleu, value: {measured[1].bleu:.2f}}}]",
         "---",
     ]
     return "\n".join(
@@ -89,10 +99,10 @@ def card(
             f"with {quantization} weights on {datetime.date.today()}.",
             "",
             "```bash",
-            "python translate.py < FILE    # one sentence a line",
+            "python translate.py < FILE    # one sentence per line",
             "```",
             "",
-            *_measured(forms, made, quantization),
+            *_measured(measured, setup, quantization),
             "",
             *_lineage(ancestors),
             "## Data and licences",
@@ -104,35 +114,36 @@ def card(
     )
 
 
-def _measured(forms: Sequence[Measured], made: Dict[str, Any], quantization: str) -> List[str]:
-    base = forms[0].sentences_per_s
+def _measured(
+    measured: Sequence[Measured], setup: MeasurementSetup, quantization: str
+) -> List[str]:
+    base = measured[0].sentences_per_s
     rows = [
         [
-            form.name,
-            mib(form.size_bytes),
-            f"{form.bleu:.1f}",
-            f"{form.median_ms:.1f}",
-            f"{form.p95_ms:.1f}",
-            f"{form.sentences_per_s:.0f}",
-            f"{form.sentences_per_s / base:.1f}x",
+            each.name,
+            mib(each.size_bytes),
+            f"{each.bleu:.1f}",
+            f"{each.median_ms:.1f}",
+            f"{each.p95_ms:.1f}",
+            f"{each.sentences_per_s:.0f}",
+            f"{each.sentences_per_s / base:.1f}x",
         ]
-        for form in forms
+        for each in measured
     ]
-    columns = ("form", "size", "BLEU", "median ms", "p95 ms", "sentences/s, 32", "speed")
-    threads = "one thread" if made["threads"] == 1 else f"{made['threads']} threads"
-    computed = ""
-    if made["computed_in"] != quantization:
-        computed = f" That processor cannot compute in {quantization}: it did in float32."
-    subset = in_markdown(made["subset"])
+    columns = ("model", "size", "BLEU", "median ms", "p95 ms", "sentences/s, 32", "speed")
+    threads = "one thread" if setup.threads == 1 else f"{setup.threads} threads"
+    note = ""
+    if setup.compute_type != quantization:
+        note = f" This processor cannot compute in {quantization}: float32 was used."
     return [
-        "## What it is worth",
+        "## Measurements",
         "",
         markdown_table(columns, rows),
         "",
-        f"{made['sentences']:,} sentences of {subset}, beam {made['beam']}, BLEU "
-        f"`{made['signature']}`. Latency of a sentence alone on one thread, and sentences a "
-        f"second in batches of 32 on {threads}, warmed up, in turns, on {machine()}. {versions()}."
-        f"{computed}",
+        f"{setup.sentences:,} sentences of {in_markdown(setup.subset)}, beam {setup.beam}, BLEU "
+        f"`{setup.signature}`. Latency of single sentences on one thread, and sentences per second "
+        f"in batches of 32 on {threads}; measured in turns after a warm-up, on {machine()}. "
+        f"{versions()}.{note}",
     ]
 
 
@@ -142,7 +153,7 @@ def _lineage(ancestors: Sequence[Ancestor]) -> List[str]:
         lines += [f"### {in_markdown(ancestor.role)}: {as_code(ancestor.path)}", ""]
         lines += [f"- {name}: {in_markdown(value)}" for name, value in ancestor.facts.items()]
         if not ancestor.facts:
-            lines.append("- the file was not there when the student was exported")
+            lines.append("- the file did not exist when the student was exported")
         if ancestor.command:
             lines += ["", code_block(wrapped(ancestor.command))]
         lines.append("")

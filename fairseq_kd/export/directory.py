@@ -1,10 +1,10 @@
-"""Exports a student: a directory that appears when it was measured and has translated."""
+"""Exports a student to a folder, which appears when it is measured and has translated."""
 
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 import torch
 from ctranslate2 import get_supported_compute_types
@@ -35,7 +35,7 @@ from fairseq_kd.evaluation.speed import (
 )
 from fairseq_kd.evaluation.systems import System, Variant, common_subset
 from fairseq_kd.evaluation.translations import PlainText, detokeniser, plain_text, translated
-from fairseq_kd.export.card import Licences, Measured, card
+from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import SPLITTERS, translate_py
 from fairseq_kd.export.lineage import lineage
 from fairseq_kd.hashes import write_sums
@@ -49,35 +49,21 @@ SMOKE_SENTENCES = 8
 
 
 @dataclass(frozen=True)
-class Options:
-    """The flags of ``fairseq-kd export``.
+class ExportOptions:
+    """The options of ``fairseq-kd export``."""
 
-    Args:
-        data: the folder that fairseq-preprocess wrote.
-        subset: the split to measure with.
-        out: the directory to write.
-        quantization: of the weights, one of CTranslate2's.
-        codes: the merges of BPE or the model of SentencePiece, or None to look beside the data.
-        bpe, tokenizer: how the text was prepared.
-        sacrebleu_tokenize: the tokenizer of BLEU, or None for that of the target language.
-        beam: of the measurement and of translate.py.
-        threads: of the measurement.
-        licences: for the card.
-        cache: folder for converted models; None for the usual one.
-    """
-
-    data: Path
-    subset: str
-    out: Path
-    quantization: str
-    codes: Optional[Path]
-    bpe: str
-    tokenizer: str
-    sacrebleu_tokenize: Optional[str]
-    beam: int
-    threads: int
+    data: Path  # the folder that fairseq-preprocess wrote
+    subset: str  # the split to measure on
+    out: Path  # the folder to write
+    quantization: str  # of the weights, one of CTranslate2's
+    codes: Optional[Path]  # BPE merges or SentencePiece model; None to look for them
+    bpe: str  # how words are split
+    tokenizer: str  # how text is tokenised
+    sacrebleu_tokenize: Optional[str]  # None for the target language's
+    beam: int  # of the measurement and of translate.py
+    threads: int  # of the measurement
     licences: Licences
-    cache: Optional[Path]
+    cache: Optional[Path]  # of converted models; None for the default
 
 
 class Export:
@@ -85,13 +71,13 @@ class Export:
 
     Args:
         system: the student.
-        options: what to do.
+        options: of ``fairseq-kd export``.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not fit, in one sentence.
     """
 
-    def __init__(self, system: System, options: Options):
+    def __init__(self, system: System, options: ExportOptions):
         check_apart(options.out, {"--data": options.data})
         check_vacant(options.out, empty=True)
         self.system, self.options = system, options
@@ -107,11 +93,11 @@ class Export:
         self.plain: PlainText = plain_text(self.subset, None, self.detokenisers)
 
     def write(self) -> str:
-        """Writes the directory, and returns what it is worth in a sentence.
+        """Writes the folder, and returns a line with size, BLEU and speed.
 
         Raises:
-            ValueError: CTranslate2 cannot convert the model, the smoke check failed, or another
-                process exports to the same place.
+            ValueError: CTranslate2 cannot convert the model, translate.py fails, or another process
+                writes the same folder.
         """
         out = self.options.out
         with locked(lock_beside(out), f"--out {out}", out):
@@ -126,38 +112,37 @@ class Export:
             self._add_example(work)
             with torch.no_grad():
                 self._smoke_check(work)
-                forms = self._measure(work)
-            made = self._made()
-            told = card(
+                measured = self._measure(work)
+            text = card(
                 self.subset.pair,
                 self.options.quantization,
-                forms,
-                made,
+                measured,
+                self._setup(),
                 ancestors,
                 self.options.licences,
             )
-            (work / "README.md").write_text(told, encoding="utf-8")
-        before, after = forms
+            (work / "README.md").write_text(text, encoding="utf-8")
+        before, after = measured
         return (
             f"{out}: {after.size_bytes / 2**20:.1f} MiB, BLEU {after.bleu:.1f} (checkpoint "
             f"{before.bleu:.1f}), {after.sentences_per_s:.0f} sentences/s (fairseq "
-            f"{before.sentences_per_s:.0f}); {out / 'README.md'} has the rest"
+            f"{before.sentences_per_s:.0f}); see {out / 'README.md'}"
         )
 
     def _convert(self, work: Path) -> None:
-        """Proves in float32 that the conversion scores as fairseq does, then writes the weights."""
+        """Checks in float32 that the conversion scores as fairseq does, then writes the weights."""
         cache = self.options.cache or default_cache()
         try:
-            converted(self.system.model, self.system.sha256, self.subset, cache)
-            write_converted(self.system.model, self.subset, work, self.options.quantization)
+            converted(self.system.checkpoint, self.system.sha256, self.subset, cache)
+            write_converted(self.system.checkpoint, self.subset, work, self.options.quantization)
         except CannotConvertError as error:
             raise ValueError(f"{self.system.path} cannot be exported: {error}.") from error
 
     def _add_example(self, work: Path) -> None:
         if self.codes is not None:
             shutil.copyfile(self.codes, work / SPLITTERS[self.options.bpe].file)
-        write_sums(work)  # of what translate.py reads
-        options, positions = self.options, self.system.model.model.max_positions()
+        write_sums(work)  # of the files that translate.py reads
+        options, positions = self.options, self.system.checkpoint.model.max_positions()
         program = translate_py(
             self.subset.pair,
             options.tokenizer,
@@ -169,14 +154,15 @@ class Export:
         (work / "translate.py").write_text(program, encoding="utf-8")
 
     def _measure(self, work: Path) -> List[Measured]:
-        """The checkpoint and the export side by side."""
-        sentences = spread_over_lengths(self.subset.source, self._longest(), TOGETHER)
-        alone = spread_over_lengths(sentences, self._longest(), ALONE)
+        """Measures the checkpoint and the export in turns."""
+        longest = self.system.max_source
+        sentences = spread_over_lengths(self.subset.source, longest, TOGETHER)
+        alone = spread_over_lengths(sentences, longest, ALONE)
         with ProgressLine("speed", 4 * ROUNDS, "measurements") as progress:
             with torch_threads(1):
-                waits = latencies(self._engines(work), alone, ROUNDS, progress)
+                latency = latencies(self._engines(work), alone, ROUNDS, progress)
             engines = self._engines(work, workers=self.options.threads)
-            speeds = throughputs(engines, sentences, [BATCH], ROUNDS, progress)
+            throughput = throughputs(engines, sentences, [BATCH], ROUNDS, progress)
         texts = {name: self._translate(name, engine, work) for name, engine in engines.items()}
         sizes = {FAIRSEQ: self.system.path.stat().st_size, EXPORT: folder_bytes(work)}
         names = {FAIRSEQ: "checkpoint, fairseq", EXPORT: f"this, {self.options.quantization}"}
@@ -185,24 +171,24 @@ class Export:
                 names[key],
                 sizes[key],
                 self.bleu.corpus_score(texts[key], [self.plain.references]).score,
-                waits[key].median_ms,
-                waits[key].p95_ms,
-                speeds[key, BATCH].sentences_per_s,
+                latency[key].median_ms,
+                latency[key].p95_ms,
+                throughput[key, BATCH].sentences_per_s,
             )
             for key in (FAIRSEQ, EXPORT)
         ]
 
     def _engines(self, work: Path, workers: int = 1) -> Mapping[str, Engine]:
-        model = self.system.model
+        checkpoint = self.system.checkpoint
         return {
-            FAIRSEQ: FairseqEngine([model], self.search, "cpu"),
+            FAIRSEQ: FairseqEngine([checkpoint], self.search, "cpu"),
             EXPORT: CTranslate2Engine(
                 work,
                 self.subset.source_words,
-                model.model.max_decoder_positions(),
+                checkpoint.model.max_decoder_positions(),
                 self.search,
                 device="cpu",
-                compute_type=computed_in(self.options.quantization),
+                compute_type=compute_type(self.options.quantization),
                 workers=workers,
             ),
         }
@@ -213,47 +199,45 @@ class Export:
         return [self.detokenisers[1](each) for each in tokens]
 
     def _smoke_check(self, work: Path) -> None:
-        """Runs translate.py on a few sentences, as a user would; the model must say the same."""
-        numbers = _of_middling_length(self.subset.source, self._longest())[:SMOKE_SENTENCES]
-        batch = Batch(0, [self.subset.source[i].long() for i in numbers])
+        """Runs translate.py on a few sentences; half must be translated as by the model."""
+        longest = self.system.max_source
+        indices = _near_median_length(self.subset.source, longest, SMOKE_SENTENCES)
+        batch = Batch(0, [self.subset.source[i].long() for i in indices])
         (found,) = self._engines(work)[EXPORT].translate(iter([batch]))
         texts = [self.detokenisers[1](best.tokens) for best, *_ in found]
-        sources = "".join(f"{self.plain.sources[i]}\n" for i in numbers)
+        sources = "".join(f"{self.plain.sources[i]}\n" for i in indices)
         done = run([sys.executable, str(work / "translate.py")], input=sources)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ValueError(f"The exported translate.py failed: {last}. Nothing was exported.")
         printed = done.stdout.splitlines()
         same = [ours == theirs for ours, theirs in zip(printed, texts, strict=False)]
-        if len(printed) != len(numbers) or 2 * sum(same) < len(numbers):
+        if len(printed) != len(indices) or 2 * sum(same) < len(indices):
             shown = printed[0] if printed else ""
             raise ValueError(
-                f"The exported translate.py translates {sum(same)} of {len(numbers)} sentences as "
+                f"The exported translate.py translates {sum(same)} of {len(indices)} sentences as "
                 f'the model does; the first one as "{shown}", not "{texts[0]}". Nothing '
                 "was exported. Give the --codes, --bpe and --tokenizer of the data."
             )
 
-    def _longest(self) -> int:
-        return int(self.system.model.model.max_positions()[0])
-
-    def _made(self) -> Dict[str, Any]:
-        return {
-            "subset": self.options.subset,
-            "sentences": len(self.subset),
-            "signature": str(self.bleu.get_signature()),
-            "beam": self.options.beam,
-            "threads": self.options.threads,
-            "computed_in": computed_in(self.options.quantization),
-        }
+    def _setup(self) -> MeasurementSetup:
+        return MeasurementSetup(
+            subset=self.options.subset,
+            sentences=len(self.subset),
+            signature=str(self.bleu.get_signature()),
+            beam=self.options.beam,
+            threads=self.options.threads,
+            compute_type=compute_type(self.options.quantization),
+        )
 
 
-def computed_in(quantization: str) -> str:
-    """The type in which this processor computes with such weights: float32 if not in theirs."""
+def compute_type(quantization: str) -> str:
+    """The type in which this processor computes: that of the weights if it can, else float32."""
     return quantization if quantization in get_supported_compute_types("cpu") else "float32"
 
 
-def find_codes(options: Options) -> Path:
-    """The file that words are split by: the user's, or that of scripts/prepare.sh.
+def find_codes(options: ExportOptions) -> Path:
+    """The file by which words are split: the user's, or that of scripts/prepare.sh.
 
     Raises:
         FileNotFoundError: there is none.
@@ -272,9 +256,9 @@ def find_codes(options: Options) -> Path:
     return beside
 
 
-def _of_middling_length(sentences: Sequence[Tensor], longest: int) -> List[int]:
-    """The numbers of the sentences that can be read, those of the median length first."""
+def _near_median_length(sentences: Sequence[Tensor], longest: int, count: int) -> List[int]:
+    """The indices of readable sentences whose length is closest to the median."""
     lengths = [len(sentence) for sentence in sentences]
     usable = [i for i, length in enumerate(lengths) if 1 < length <= longest]
-    middle = sorted(lengths)[len(lengths) // 2]
-    return sorted(usable, key=lambda i: (abs(lengths[i] - middle), i))
+    median = sorted(lengths)[len(lengths) // 2]
+    return sorted(usable, key=lambda i: (abs(lengths[i] - median), i))[:count]

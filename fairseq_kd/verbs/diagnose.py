@@ -15,9 +15,9 @@ Each finding has evidence and advice. Healthy trainings are not listed. The exit
 there is a finding."""
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Adds the command to the command line."""
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         "diagnose",
         help="report what went wrong in a training, with evidence and advice",
         description=DESCRIPTION,

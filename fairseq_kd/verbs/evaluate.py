@@ -20,9 +20,9 @@ TOKENIZERS = (  # of sacreBLEU
 BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Adds the command to the command line."""
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         "evaluate",
         help="compare students with their teacher: quality, size, memory, speed; write a report",
         description=DESCRIPTION,

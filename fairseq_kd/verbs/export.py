@@ -15,9 +15,9 @@ after translate.py has translated a few sentences as the model does."""
 QUANTIZATIONS = ("int8", "int8_float32", "int16", "float16", "float32")
 
 
-def add_parser(verbs: Any) -> None:
+def add_parser(commands: Any) -> None:
     """Adds the command to the command line."""
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         "export",
         help="write a student as a CTranslate2 folder with codes, example program and model card",
         description=DESCRIPTION,
@@ -103,11 +103,11 @@ def run(args: argparse.Namespace) -> int:
         )
 
     from fairseq_kd.export.card import Licences
-    from fairseq_kd.export.directory import Export, Options
+    from fairseq_kd.export.directory import Export, ExportOptions
     from fairseq_kd.export.lineage import trained_on
 
     system = load_named(NamedCheckpoint("student", "student", args.student), "checkpoint")
-    options = Options(
+    options = ExportOptions(
         data=args.data or trained_on(system.path),
         subset=args.subset,
         out=args.out,

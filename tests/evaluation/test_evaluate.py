@@ -158,14 +158,15 @@ def test_agreement_is_the_share_of_equal_likeliest_words(
     same = tokens = 0
     sizes = [max(len(subset.source[i]), len(subset.target[i])) for i in range(len(subset))]
     limit = min(sizes) if short else 1024
-    monkeypatch.setattr(systems[1].model.model, "max_positions", lambda: (limit, limit))
+    monkeypatch.setattr(systems[1].checkpoint.model, "max_positions", lambda: (limit, limit))
     for i in range(len(subset)):  # one sentence at a time: no padding can have an influence
         source, target = subset.source[i].long()[None], subset.target[i].long()
         if sizes[i] > limit:
             continue
         previous = data_utils.collate_tokens([target], 1, 2, move_eos_to_beginning=True)
         lengths = torch.tensor([source.shape[1]])
-        words = [each.model.model(source, lengths, previous)[0][0].argmax(-1) for each in systems]
+        models = [each.checkpoint.model for each in systems]
+        words = [model(source, lengths, previous)[0][0].argmax(-1) for model in models]
         same += sum(a == b for a, b in zip(words[0].tolist(), words[1].tolist(), strict=True))
         tokens += len(target)
     found = agreement(systems, subset)

@@ -13,7 +13,7 @@ from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
 from fairseq_kd.decoding.search import Search
-from fairseq_kd.export.card import Licences, Measured
+from fairseq_kd.export.card import Licences, Measured, MeasurementSetup
 from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage
@@ -153,15 +153,14 @@ def test_weights_that_the_processor_cannot_compute_in_are_measured_in_float32(
         "fairseq_kd.export.directory.get_supported_compute_types", lambda device: {"float32"}
     )
     assert export(tmp_path / "out", "--quantization", "int16") == 0
-    assert "That processor cannot compute in int16: it did in float32." in card(tmp_path / "out")
+    assert "This processor cannot compute in int16: float32 was used." in card(tmp_path / "out")
 
 
 def test_the_languages_of_a_card_are_read_as_text():
-    forms = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
-    made = {"subset": "test", "sentences": 1, "signature": "", "beam": 5, "threads": 1}
-    made["computed_in"] = "int8"
-    message = model_card(("no", "en"), "int8", forms, made, [], Licences())
-    assert yaml.safe_load(message.split("---")[1])["language"] == ["no", "en"]
+    measured = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
+    measurement = MeasurementSetup("test", 1, "", beam=5, threads=1, compute_type="int8")
+    text = model_card(("no", "en"), "int8", measured, measurement, [], Licences())
+    assert yaml.safe_load(text.split("---")[1])["language"] == ["no", "en"]
 
 
 def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, tmp_path):
