@@ -24,8 +24,7 @@ from sacrebleu.metrics import BLEU
 
 from fairseq_kd.child_process import child
 from fairseq_kd.decoding.engine_choice import cores
-from fairseq_kd.decoding.subset import Subset, read_subset
-from fairseq_kd.decoding.subwords import words_of
+from fairseq_kd.decoding.subset import Subset, read_subset, words_of
 from fairseq_kd.distilled_data.training_set import PairWriter
 
 FAIRSEQ = "fairseq-generate"

@@ -20,7 +20,7 @@ from fairseq_kd.decoding.conversion import FLOAT32, INT8, converted, default_cac
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.engine_choice import cores
 from fairseq_kd.decoding.search import Search
-from fairseq_kd.decoding.subwords import words_of
+from fairseq_kd.decoding.subset import words_of
 from fairseq_kd.evaluation.results import FAIRSEQ
 from fairseq_kd.evaluation.systems import NamedCheckpoint, Variant, common_subset, load_named
 from fairseq_kd.evaluation.translations import translated
@@ -50,7 +50,7 @@ def bleu_by_kind(path: Path, args: argparse.Namespace) -> Dict[str, float]:
     system = load_named(NamedCheckpoint("student", "student", str(path)), "S.pt")
     subset = common_subset([system], args.data, args.subset)
     references = [subset.target_words.string(each, "subword_nmt") for each in subset.target]
-    conversion = converted(system.checkpoint, system.sha256, subset, default_cache())
+    conversion = converted(system.checkpoint, subset, default_cache())
     found: Dict[str, float] = {}
     for kind, (form, compute_type) in KINDS.items():
         engine = CTranslate2Engine(

@@ -1,4 +1,4 @@
-"""One of several equal shares of a work, such as ``--shard 3/64``."""
+"""``--shard 3/64``: one of several equal parts of a job."""
 
 import argparse
 import re
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from fairseq_kd.flag_types import shown
 
-MOST = 10_000  # shares of a work
+MOST = 10_000  # shards of a job
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several equal shares.
+    """One of several equal parts.
 
     Args:
         index: from 1 to count.
@@ -23,22 +23,22 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """A shard from how it is typed, such as 3/64.
+        """A shard from text such as 3/64.
 
         Raises:
-            argparse.ArgumentTypeError: it is typed otherwise, or there is no such shard.
+            argparse.ArgumentTypeError: the text has another format, or I is not from 1 to N.
         """
-        typed = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-        if typed is None or not 1 <= int(typed[1]) <= int(typed[2]) <= MOST:
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]) <= MOST:
             raise argparse.ArgumentTypeError(
                 f"it must be I/N with N from 1 to {MOST:,} and I from 1 to N, such as 3/64, but is "
                 f"{shown(text)}"
             )
-        return cls(int(typed[1]), int(typed[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
     def share(self, total: int) -> range:
-        """Its items among all: every count-th, so that what stands together is spread."""
+        """The indices of its items: every count-th, so that neighbours go to different shards."""
         return range(self.index - 1, total, self.count)

@@ -1,4 +1,4 @@
-"""Work on several things at a time, with the results in the things' order."""
+"""Runs tasks concurrently and yields their results in order."""
 
 import os
 from collections import deque
@@ -17,7 +17,7 @@ def in_order(
     finish: Callable[[Pending], Done],
     ahead: int,
 ) -> Iterator[Done]:
-    """Starts work on so many items ahead of the one whose result is given next."""
+    """Yields the results of all items, starting up to ``ahead`` items before they are needed."""
     pending: Deque[Pending] = deque()
     for item in items:
         pending.append(start(item))
@@ -28,11 +28,11 @@ def in_order(
 
 
 def in_processes(tasks: Iterable[Callable[[], Done]], count: int) -> Iterator[Done]:
-    """Runs tasks that can be pickled, and gives their results.
+    """Runs tasks in processes, and yields their results.
 
     Args:
-        tasks: what to call; they are taken as they are needed.
-        count: processes, which end with this one however it ends; with 1, this one works alone.
+        tasks: functions that can be pickled, read when they are needed.
+        count: processes, which end with this one however it ends; with 1, this process works alone.
     """
     if count == 1:
         yield from (task() for task in tasks)

@@ -12,9 +12,8 @@ from stores import build, rewrite
 
 from fairseq_kd import cli
 from fairseq_kd.binarised import HEADER
-from fairseq_kd.decoding.hypotheses import Hypothesis, lines_of
-from fairseq_kd.decoding.hypothesis_files import write_shard
-from fairseq_kd.decoding.settings import agree_on, plan_id, read_plan
+from fairseq_kd.decoding.decode import agree_on, read_settings, settings_id
+from fairseq_kd.decoding.hypothesis_files import Hypothesis, lines_of, write_shard
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.diagnosis.training_run import generated_translations
 from fairseq_kd.hashes import sha256_of
@@ -208,7 +207,7 @@ def decoded(data, tmp_path, monkeypatch):
     (tmp_path / "decoded" / "decoding.json").write_text(json.dumps(plan))
     lines = [lines_of(i, [Hypothesis("the" if i != 2 else "xyzzy", -1.0)]) for i in range(4)]
     encoded = (line.encode() for line in lines)
-    write_shard(tmp_path / "decoded" / "hypotheses.txt", Shard(), plan_id(plan), encoded)
+    write_shard(tmp_path / "decoded" / "hypotheses.txt", Shard(), settings_id(plan), encoded)
     return tmp_path / "decoded"
 
 
@@ -245,14 +244,14 @@ def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_h
     command, decoded, data, capsys
 ):
     path = decoded / "decoding.json"
-    plan = read_plan(decoded)
+    plan = read_settings(decoded)
     words = {"merge": ["merge", decoded], "distill-data": distill(decoded, data)}[command]
     path.write_text(json.dumps(sealed(plan)).replace('"nbest": 1', '"nbest": 3'))
     (decoded / ".lock").touch()
     told = (
         f"{path} is damaged: its values are not those that its checksum was written for. Copy it "
-        "from where another shard was decoded, or from another --out to which the same fairseq-kd "
-        "translate is begun, which writes it first; what is decoded here stays good."
+        "from the --out of another shard, or start the same fairseq-kd translate with another --out, "
+        "which writes the file first; hypotheses in this folder stay valid."
     )
     refused(capsys, words, [decoded.parent], told)
     path.write_text(json.dumps({**plan, "nbest": 3}))  # by a version that sealed nothing

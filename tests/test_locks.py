@@ -14,7 +14,7 @@ from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd import locks
 from fairseq_kd.child_process import TOKEN, running
-from fairseq_kd.decoding import settings as plan
+from fairseq_kd.decoding import decode
 from fairseq_kd.decoding.journal import Journal
 from fairseq_kd.locks import is_held, lock_beside, locked
 
@@ -146,7 +146,7 @@ def test_what_appears_whole_has_its_lock_beside_it(tmp_path):
 
 OPENED = {
     "a lock": lambda path: locked(path, "the folder").__enter__(),
-    "a lock of shards": lambda path: plan.locked(path.parent).__enter__(),
+    "a lock of shards": lambda path: decode.folder_locked(path.parent).__enter__(),
     "a journal": lambda path: Journal(path, "decoding"),
 }
 

@@ -2,8 +2,7 @@
 
 from fairseq.data import Dictionary, data_utils
 
-from fairseq_kd.decoding.hypotheses import by_sentence
-from fairseq_kd.decoding.hypothesis_files import WHOLE
+from fairseq_kd.decoding.hypothesis_files import WHOLE, by_sentence
 
 
 def content(folder):

@@ -1,7 +1,17 @@
-"""A model converted for CTranslate2: once, cached, and proven to score as fairseq does.
+"""Conversion of a model for CTranslate2: cached, and checked against fairseq's scores.
 
-A conversion is a folder of two forms, in float32 and in int8; the proof is of the first. The hashes
-of its files are beside them, and one that is damaged is made anew.
+A conversion is a folder with the weights in float32 and in int8; the scores are compared in
+float32. It holds the hashes of its files, and a damaged conversion is made again.
+
+The int8 weights never overflow. On x86 processors without VNNI, bytes are multiplied by an
+instruction (``vpmaddubsw``) that adds two products of an unsigned activation ``a <= 255`` and a
+signed weight ``w`` in 16 bits, and saturates. CTranslate2 scales every row of weights to
+``|w| <= 127``, so that sums saturate where weights and activations are both large. With
+``|w| <= 64`` none does: ``2 * 255 * 64 = 32,640 <= 32,767``. That costs one of the eight bits, on
+every processor, so that a model translates on each of them as on the one that measured it.
+
+Source of the remedy: OpenVINO, "Saturation (overflow) Issue Workaround",
+https://docs.openvino.ai/latest/pot_saturation_issue.html.
 """
 
 import argparse
@@ -11,16 +21,18 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import ctranslate2
+import numpy as np
 import torch
 from ctranslate2.converters import FairseqConverter
+from ctranslate2.specs.model_spec import NumpyVariable, Variable, visit_spec
+from fairseq.data import Dictionary
 from torch import Tensor
 
 from fairseq_kd.checkpoints import options_of, read_checkpoint
-from fairseq_kd.decoding.ctranslate2_engine import NEVER_CHOSEN, ctranslate2_symbols
-from fairseq_kd.decoding.int8 import LARGEST, Int8Converter, overflows
+from fairseq_kd.decoding.engine import EngineUnavailableError
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
 from fairseq_kd.hashes import first_damaged, read_sums, write_sums
@@ -31,42 +43,46 @@ from fairseq_kd.write_errors import writing
 FLOAT32, INT8 = "float32", "int8"
 PROBES, PROBE_TOKENS = 4, 60
 TOLERANCE_NATS = 0.01  # per token in float32, where rounding gives about 0.0001
+NEVER_CHOSEN = [["<blank>"]]  # padding, which fairseq's generator excludes too
+FLOATS = ("float32", "float16", "bfloat16")
+LARGEST = 64  # int8 weight, so that two products with 255 fit into 16 bits
 
 
-class CannotConvertError(Exception):
-    """Why CTranslate2 does not serve a model, as half a sentence."""
+class CannotConvertError(EngineUnavailableError):
+    """CTranslate2 cannot convert a model, or would score otherwise than fairseq."""
 
 
 def default_cache() -> Path:
-    """Where converted models are kept if no other folder is given."""
+    """The default folder of converted models."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairseq_kd"
 
 
-def converted(checkpoint: Checkpoint, sha256: str, subset: Subset, cache: Path) -> Path:
-    """The folder of a converted model with both forms of it, made if the cache has none.
+def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
+    """The folder of a converted model, which is made if the cache has none.
 
     Args:
         checkpoint: with the subset's dictionaries.
-        sha256: of its checkpoint.
-        subset: whose folder has the dictionaries, and whose sentences prove the conversion.
+        subset: its folder has the dictionaries; some of its sentences are used for the check.
         cache: folder for converted models.
 
     Raises:
         CannotConvertError: CTranslate2 refuses the model, or scores otherwise than fairseq.
     """
-    folder = cache / f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{sha256[:32]}"
+    folder = (
+        cache / f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{checkpoint.sha256[:32]}"
+    )
     if folder.is_dir():
         damage = _damage(folder)
         if damage is None:
             return folder
-        print(f"{damage}; the teacher is converted anew", file=sys.stderr)
+        print(f"{damage}; the teacher is converted again", file=sys.stderr)
     make_folder(cache)
     with writing(cache, cache):
         work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
     try:
         with writing(cache, work):
             write_converted(checkpoint, subset, work / FLOAT32)
-            _prove(work / FLOAT32, checkpoint, subset)
+            _check_scores(work / FLOAT32, checkpoint, subset)
             write_converted(checkpoint, subset, work / INT8, INT8)
             write_sums(work)
             work.chmod(0o755)
@@ -77,7 +93,7 @@ def converted(checkpoint: Checkpoint, sha256: str, subset: Subset, cache: Path) 
 
 
 def _damage(folder: Path) -> Optional[str]:
-    """What is wrong with a conversion in the cache, in a few words; None if nothing is."""
+    """The damage of a conversion in the cache, for a message; None if there is none."""
     sums = read_sums(folder)
     if not sums:
         return f"{folder} has no checksums"
@@ -86,7 +102,7 @@ def _damage(folder: Path) -> Optional[str]:
 
 
 def _put_in_place(work: Path, folder: Path) -> None:
-    """Gives a conversion its name, unless another process was quicker; a damaged one is removed."""
+    """Moves a conversion to its place, unless another process did; removes a damaged one there."""
     if folder.is_dir() and _damage(folder) is not None:
         shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -96,11 +112,21 @@ def _put_in_place(work: Path, folder: Path) -> None:
             raise
 
 
-def form(conversion: Path, compute_type: str, device: str) -> Path:
-    """The form of a conversion that serves a computation.
+def overflows(compute_type: str, device: str) -> bool:
+    """Whether CTranslate2's own int8 weights, up to 127, may overflow, so that ours are used.
 
     Args:
-        conversion: as ``converted`` gives it.
+        compute_type: one of CTranslate2's.
+        device: cpu or cuda; a GPU multiplies int8 without overflow.
+    """
+    return device == "cpu" and compute_type.startswith("int8")
+
+
+def weights_folder(conversion: Path, compute_type: str, device: str) -> Path:
+    """The folder of a conversion that CTranslate2 loads, with weights in int8 or in float32.
+
+    Args:
+        conversion: the result of ``converted``.
         compute_type: one of CTranslate2's.
         device: cpu or cuda.
     """
@@ -110,14 +136,14 @@ def form(conversion: Path, compute_type: str, device: str) -> Path:
 def write_converted(
     checkpoint: Checkpoint, subset: Subset, folder: Path, quantization: Optional[str] = None
 ) -> None:
-    """Writes a model as CTranslate2 reads it.
+    """Writes a model in CTranslate2's format.
 
     Args:
         checkpoint: with the subset's dictionaries.
-        subset: whose folder has the dictionaries.
+        subset: its folder has the dictionaries.
         folder: to write into.
-        quantization: of the weights, one of CTranslate2's; None keeps them as they are. int8 is
-            that of ``Int8Converter``.
+        quantization: of the weights, one of CTranslate2's; None keeps their type. int8 is that of
+            ``Int8Converter``.
 
     Raises:
         CannotConvertError: CTranslate2 refuses the model.
@@ -141,16 +167,16 @@ def write_converted(
 
 @contextmanager
 def _with_a_namespace(path: Path) -> Iterator[Path]:
-    """A checkpoint as CTranslate2 reads it, which knows those of fairseq-train alone."""
+    """A checkpoint that CTranslate2 reads, which knows only those of fairseq-train."""
     state = read_checkpoint(path)
     args = state.get("args") or state["cfg"]["model"]
-    forgotten = unopened_files(args)
-    if isinstance(args, argparse.Namespace) and "args" in state and not forgotten:
+    unopened = unopened_files(args)
+    if isinstance(args, argparse.Namespace) and "args" in state and not unopened:
         yield path
         return
     if not isinstance(args, argparse.Namespace):
         args = namespace_of(options_of(state, "model"))
-    if forgotten:
+    if unopened:
         args = argparse.Namespace(**{**vars(args), **dict.fromkeys(UNOPENED)})
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
@@ -160,7 +186,7 @@ def _with_a_namespace(path: Path) -> Iterator[Path]:
 
 
 def namespace_of(model: Dict[str, Any]) -> argparse.Namespace:
-    """The options of a model that fairseq-hydra-train wrote, by the names of fairseq-train."""
+    """The options of a model that fairseq-hydra-train wrote, under fairseq-train's names."""
     args = {**model, "arch": model["_name"], "task": "translation"}
     sides = {side: args.pop(side) for side in ("encoder", "decoder") if side in args}
     for side, options in sides.items():
@@ -170,13 +196,13 @@ def namespace_of(model: Dict[str, Any]) -> argparse.Namespace:
     return argparse.Namespace(**args)
 
 
-def _prove(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
-    """Compares the scores of a few translations with those that the fairseq model gives them."""
+def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
+    """Compares CTranslate2's scores of a few translations with those of the fairseq model."""
     translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
     symbols = ctranslate2_symbols(subset.source_words)
     sources = _probes(subset, checkpoint)
     results = translator.translate_batch(
-        [[symbols[word] for word in source.tolist()[:-1]] for source in sources],
+        [[symbols[token] for token in source.tolist()[:-1]] for source in sources],
         beam_size=1,
         max_decoding_length=PROBE_TOKENS,
         suppress_sequences=NEVER_CHOSEN,
@@ -184,8 +210,8 @@ def _prove(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
         return_end_token=True,
     )
     for source, result in zip(sources, results, strict=True):
-        words = [subset.target_words.index(token) for token in result.hypotheses[0]]
-        expected = _log_probability(checkpoint, source, words) / len(words)
+        tokens = [subset.target_words.index(token) for token in result.hypotheses[0]]
+        expected = _log_probability(checkpoint, source, tokens) / len(tokens)
         if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
             raise CannotConvertError(
                 "CTranslate2 would translate otherwise than fairseq: it scores a translation "
@@ -194,7 +220,7 @@ def _prove(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
 
 
 def _probes(subset: Subset, checkpoint: Checkpoint) -> List[Tensor]:
-    """A few sentences of middling length."""
+    """A few sentences of about the median length."""
     lengths = subset.source_lengths
     usable = (lengths > 1) & (lengths <= checkpoint.model.max_positions()[0])
     order = [i for i in lengths.argsort(kind="stable") if usable[i]]
@@ -203,9 +229,9 @@ def _probes(subset: Subset, checkpoint: Checkpoint) -> List[Tensor]:
 
 
 @torch.no_grad()
-def _log_probability(checkpoint: Checkpoint, source: Tensor, words: List[int]) -> float:
-    """The model's log probability of words; none has padding or an end that comes first."""
-    target = torch.tensor([words])
+def _log_probability(checkpoint: Checkpoint, source: Tensor, tokens: List[int]) -> float:
+    """The model's log probability of tokens, without padding and without an empty translation."""
+    target = torch.tensor([tokens])
     begin = torch.tensor([[checkpoint.task.target_dictionary.eos()]])
     net_output = checkpoint.model(
         source[None].long(), torch.tensor([len(source)]), torch.cat([begin, target[:, :-1]], 1)
@@ -215,3 +241,49 @@ def _log_probability(checkpoint: Checkpoint, source: Tensor, words: List[int]) -
     logits[:, 0, checkpoint.task.target_dictionary.eos()] = float("-inf")
     log_p = logits.log_softmax(-1)
     return log_p[0].gather(1, target[0][:, None]).sum().item()
+
+
+def ctranslate2_symbols(dictionary: Dictionary) -> Sequence[str]:
+    """The tokens of a fairseq dictionary by id, as named in the converted model."""
+    pad = dictionary.pad_word
+    return ["<blank>" if token == pad else token for token in dictionary.symbols]
+
+
+class Int8Converter(FairseqConverter):
+    """Converts a fairseq model for CTranslate2 with weights between -LARGEST and LARGEST."""
+
+    def _load(self) -> Any:
+        spec = super()._load()
+        spec.validate()  # makes all weights of one type
+        visit_spec(spec, _quantise)
+        return spec
+
+
+def _quantise(layer: Any, path: str, value: Any) -> None:
+    """Replaces a weight that CTranslate2 would quantise by int8 rows and their scales.
+
+    Others, such as biases, become float32.
+    """
+    name = path.rpartition("/")[2]
+    if not isinstance(value, Variable) or value.dtype not in FLOATS:
+        return
+    if not hasattr(layer, f"{name}_scale"):
+        setattr(layer, name, value.to("float32"))
+    else:
+        weights, scales = int8_rows(value.to("float32").numpy())
+        setattr(layer, name, NumpyVariable(weights))
+        setattr(layer, f"{name}_scale", NumpyVariable(scales))
+
+
+def int8_rows(weights: np.ndarray) -> "tuple[np.ndarray, np.ndarray]":
+    """Rows of int8 and their scales: ``round(scale * weights)``, ``scale = LARGEST / max |row|``.
+
+    Args:
+        weights: (rows, columns), float32.
+
+    Returns:
+        ``(int8 of the same shape, float32 scales of the rows)``; a row of zeros has the scale 1.
+    """
+    largest = np.abs(weights).max(axis=1)
+    scales = (LARGEST / np.where(largest > 0, largest, LARGEST)).astype(np.float32)
+    return np.rint(weights * scales[:, None]).astype(np.int8), scales

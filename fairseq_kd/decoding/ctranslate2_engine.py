@@ -1,23 +1,27 @@
-"""Decodes with CTranslate2: the same search as fairseq's, several times faster."""
+"""The engine of CTranslate2: the same search as fairseq's, several times faster."""
 
 import math
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Sequence
+from typing import Any, Dict, Iterable, Iterator, List
 
 import ctranslate2
 from fairseq.data import Dictionary
 
+from fairseq_kd.decoding.conversion import (
+    LARGEST,
+    NEVER_CHOSEN,
+    ctranslate2_symbols,
+    overflows,
+)
 from fairseq_kd.decoding.engine import Batch, chosen_compute_type
-from fairseq_kd.decoding.hypotheses import Hypothesis
-from fairseq_kd.decoding.int8 import LARGEST, overflows
+from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.worker_processes import in_order, in_processes
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
-INT8_CPU_BATCH_TOKENS = 256  # so few that weights and states stay in the caches
-NEVER_CHOSEN = [["<blank>"]]  # padding, which fairseq's generator leaves out too
-SAMPLED_BATCHES = 16  # decoded by one drawing of the seed: a process loads the model for each
+INT8_CPU_BATCH_TOKENS = 256  # so that weights and states fit into the caches
+SAMPLED_BATCHES = 16  # batches per seed: a process loads the model again for each seed
 COMPUTE_TYPES = {
     "cpu": ("int8", "int16", "float32"),
     "cuda": ("float16", "int8_float32", "float32"),
@@ -25,28 +29,28 @@ COMPUTE_TYPES = {
 
 
 class CTranslate2Engine:
-    """A converted teacher.
+    """A converted model.
 
-    Beam search runs on several threads of one process, one batch each. A sampled batch gets a
-    thread of its own, seeded for it: CTranslate2 has one state of its random numbers a thread, so
-    that what a thread did before would otherwise change what is drawn. Since the seed is one for
-    all threads of a process, several workers are several processes.
+    Beam search runs on several threads of one process, one batch each. A sampled batch gets a new
+    thread with a seed of its own: CTranslate2 has one random state per thread, so that earlier
+    batches of a thread would otherwise change the samples. Since all threads of a process share
+    the seed, several workers are several processes.
 
     Args:
-        model: the folder that CTranslate2 reads.
-        source_words: its source dictionary.
-        positions: what its decoder can number.
-        search: how to search.
+        model: the folder that CTranslate2 loads.
+        source_dictionary: of the model.
+        positions: the number of positions of its decoder.
+        search: its options.
         device: cpu or cuda.
         compute_type: of the weights, one of CTranslate2's that the device supports.
         workers: batches decoded at the same time.
-        threads: that work on one batch together.
+        threads: per batch.
     """
 
     def __init__(
         self,
         model: Path,
-        source_words: Dictionary,
+        source_dictionary: Dictionary,
         positions: int,
         search: Search,
         device: str,
@@ -55,7 +59,7 @@ class CTranslate2Engine:
         threads: int = 1,
     ):
         self.model, self.positions, self.search, self.workers = model, positions, search, workers
-        self.symbols = ctranslate2_symbols(source_words)
+        self.symbols = ctranslate2_symbols(source_dictionary)
         self.load = {"device": device, "compute_type": compute_type, "intra_threads": threads}
         int8_on_cpu = device == "cpu" and compute_type.startswith("int8")
         tokens = INT8_CPU_BATCH_TOKENS if int8_on_cpu else BATCH_TOKENS[device]
@@ -69,7 +73,7 @@ class CTranslate2Engine:
         self.summary = f"{name}, {compute_type}, {device}, {workers} at a time"
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
-        """As ``Engine.translate``."""
+        """See ``Engine.translate``."""
         return self._sample(batches) if self.search.sampling else self._search(batches)
 
     @cached_property
@@ -100,7 +104,7 @@ class CTranslate2Engine:
         return in_processes((self._sampler(batch) for batch in batches), self.workers)
 
     def _sampler(self, batch: Batch) -> "partial[List[List[Hypothesis]]]":
-        """The work of a batch, for any process."""
+        """The task of a batch, which any process can run."""
         options = self._options(batch)
         options.update(max_batch_size=self.part_tokens, batch_type="tokens")
         seed = (self.search.seed * 1_000_003 + batch.number) % 2**32
@@ -109,8 +113,8 @@ class CTranslate2Engine:
         )
 
     def _tokens(self, batch: Batch) -> List[List[str]]:
-        """Sources as CTranslate2 reads them; it adds the end of sentence by itself."""
-        return [[self.symbols[word] for word in source.tolist()[:-1]] for source in batch.sources]
+        """The source tokens without the end of sentence, which CTranslate2 adds."""
+        return [[self.symbols[token] for token in source.tolist()[:-1]] for source in batch.sources]
 
     def _options(self, batch: Batch) -> Dict[str, Any]:
         search = self.search
@@ -118,7 +122,7 @@ class CTranslate2Engine:
             "beam_size": search.beam,
             "num_hypotheses": search.nbest,
             "length_penalty": search.lenpen,
-            "max_input_length": 0,  # 0: cut nothing off
+            "max_input_length": 0,  # 0: no limit
             "max_decoding_length": search.max_length(
                 max(len(source) for source in batch.sources), self.positions
             ),
@@ -135,11 +139,11 @@ class CTranslate2Engine:
 
 
 def supported_compute_type(name: str, device: str) -> str:
-    """A compute type of CTranslate2 that a device supports, as ``chosen_compute_type``."""
+    """The compute type of CTranslate2 on a device; see ``chosen_compute_type``."""
     supported = ctranslate2.get_supported_compute_types(device)
-    suited = next(each for each in COMPUTE_TYPES[device] if each in supported)
-    told = f"one of {', '.join(sorted(supported))} on {device}"
-    return chosen_compute_type(name, suited, supported, told)
+    default = next(each for each in COMPUTE_TYPES[device] if each in supported)
+    choices = f"one of {', '.join(sorted(supported))} on {device}"
+    return chosen_compute_type(name, default, supported, choices)
 
 
 def sample_seeded(
@@ -149,19 +153,18 @@ def sample_seeded(
     sources: List[List[str]],
     options: Dict[str, Any],
 ) -> List[List[Hypothesis]]:
-    """Draws translations in a thread that is new, and so begins with this seed."""
+    """Samples translations in a new thread, which starts with this seed."""
     ctranslate2.set_random_seed(seed)
     translator = ctranslate2.Translator(model, inter_threads=1, **load)
     return hypotheses_of(translator.translate_batch(sources, **options), options["length_penalty"])
 
 
 def hypotheses_of(results: Iterable[Any], lenpen: float) -> List[List[Hypothesis]]:
-    """CTranslate2's results with log2 of the probability per token, the end included.
+    """Hypotheses from CTranslate2's results, whose scores are log probability / length^lenpen.
 
     Args:
-        results: with ``return_scores`` and ``return_end_token``; a score is the log probability
-            divided by length^lenpen.
-        lenpen: that exponent.
+        results: with ``return_scores`` and ``return_end_token``.
+        lenpen: the length penalty of the search.
     """
     return [
         [
@@ -174,8 +177,3 @@ def hypotheses_of(results: Iterable[Any], lenpen: float) -> List[List[Hypothesis
         ]
         for result in results
     ]
-
-
-def ctranslate2_symbols(words: Dictionary) -> Sequence[str]:
-    """The words of a fairseq dictionary by id, as the converted model calls them."""
-    return ["<blank>" if word == words.pad_word else word for word in words.symbols]

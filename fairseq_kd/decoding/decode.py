@@ -1,28 +1,194 @@
-"""Decodes the batches of a shard, keeping each as it comes, and ends with the shard's file."""
+"""Decodes a set with an engine, in shards and restartable, and merges the shards.
 
+``OUT/decoding.json`` has the settings: all that determines a decoding bit for bit on processors of
+one kind. Shards and restarts must agree on it. It has no paths, so that shards may run on machines
+where the same files lie elsewhere.
+"""
+
+import fcntl
+import json
 import sys
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Collection, Iterator, List, Sequence
+from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from fairseq_kd.decoding.engine import Batch, Engine
-from fairseq_kd.decoding.hypotheses import lines_of
-from fairseq_kd.decoding.hypothesis_files import shard_file, sorted_lines, write_shard
+from fairseq_kd.decoding.engine import Batch, Engine, length_sorted_batches
+from fairseq_kd.decoding.hypothesis_files import (
+    WHOLE,
+    check_cut,
+    check_shard,
+    lines_of,
+    merge,
+    missing_shards,
+    shard_file,
+    shard_files,
+    sorted_lines,
+    write_shard,
+)
 from fairseq_kd.decoding.journal import Journal
 from fairseq_kd.decoding.subset import Subset
+from fairseq_kd.decoding.translation_model import Checkpoint
+from fairseq_kd.json_files import digest_of, read_json, sealed
+from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
+from fairseq_kd.whole_files import check_vacant, make_folder, own_file, written_whole
 from fairseq_kd.write_errors import writing
+
+Settings = Dict[str, Any]
+FILE, LOCK = "decoding.json", ".lock"
+SCHEMA = {  # of the entries that are read
+    **{"sentences": int, "subset": str, "pair": [str], "nbest": int, "teacher": [str]},
+    **{"source": str, "source_dictionary": str, "target_dictionary": str},
+}
+
+
+class Decoded(NamedTuple):
+    """A decoded shard.
+
+    Args:
+        path: of its hypotheses; the file of the whole set if the shards are merged.
+        progress: of this run; None if the file was there already.
+    """
+
+    path: Path
+    progress: "Optional[DecodingProgress]"
+
+
+def decode(
+    models: Sequence[Checkpoint],
+    subset: Subset,
+    engine: Engine,
+    out: Path,
+    shard: Shard,
+    max_tokens: Optional[int] = None,
+    label: str = "",
+) -> Decoded:
+    """Decodes one shard of a set, or continues an interrupted run.
+
+    Args:
+        models: what ``engine`` runs: one model, or the models of an ensemble.
+        subset: the set to decode.
+        engine: with its search.
+        out: folder for the hypotheses.
+        shard: the part of the batches to decode.
+        max_tokens: source tokens of a batch, padding included; None for the engine's default.
+        label: before the line that names the engine.
+
+    Raises:
+        ValueError: the folder has hypotheses of other settings or of another number of shards, a
+            file in it is damaged, or another process decodes the shard.
+        OSError: a file cannot be written.
+    """
+    settings = settings_of(models, subset, engine, max_tokens)
+    agree_on(settings, out)
+    path, decoding = out / shard_file(shard), settings_id(settings)
+    with locked(lock_beside(path), f"Shard {shard} in --out {out}"):
+        for finished in (out / WHOLE, path):
+            if finished.is_file():
+                check_shard(finished, decoding)
+                return Decoded(finished, None)
+        check_cut(out, shard)
+        batches = length_sorted_batches(subset.source_lengths, settings["max_tokens"])
+        decoder = ShardDecoder(subset, batches, max_source(models), path, shard, decoding)
+        print(f"{label}{engine.summary}, {len(decoder.own):,} batches", file=sys.stderr)
+        return Decoded(path, decoder.run(engine))
+
+
+def settings_of(
+    models: Sequence[Checkpoint],
+    subset: Subset,
+    engine: Engine,
+    max_tokens: Optional[int] = None,
+) -> Settings:
+    """The settings of a decoding; arguments as of ``decode``."""
+    return {
+        "subset": subset.name,
+        "pair": list(subset.pair),
+        "sentences": len(subset),
+        **subset.hashes,
+        "teacher": [model.sha256 for model in models],
+        **engine.identity,
+        **asdict(engine.search),
+        "max_tokens": max_tokens or engine.batch_tokens,
+    }
+
+
+def settings_id(settings: Settings) -> str:
+    """Sixteen hexadecimal digits that identify settings."""
+    return digest_of(settings)
+
+
+def agree_on(settings: Settings, folder: Path) -> None:
+    """Writes the settings into a folder, or checks that they are those of the folder.
+
+    Raises:
+        ValueError: naming the first difference; or the folder has something else.
+    """
+    if not (folder / FILE).is_file():
+        check_vacant(folder)
+    make_folder(folder)
+    with folder_locked(folder):
+        if not (folder / FILE).exists():
+            with written_whole(folder / FILE) as file:
+                json.dump(sealed(settings), file, indent=2)
+                file.write("\n")
+            return
+        earlier = read_settings(folder)
+    for name in {**earlier, **settings}:
+        if earlier.get(name) != settings.get(name):
+            raise ValueError(
+                f"{folder} was begun with {name} {_short(earlier.get(name))}, but now it is "
+                f"{_short(settings.get(name))}. Choose another --out, or give the options of the "
+                "first run."
+            )
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of a folder.
+
+    Raises:
+        FileNotFoundError: nothing was decoded into it.
+        ValueError: the file is damaged.
+    """
+    if not (folder / FILE).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {FILE}. Give the folder that fairseq-kd translate --out wrote."
+        )
+    repair = (
+        "Copy it from the --out of another shard, or start the same fairseq-kd translate with "
+        "another --out, which writes the file first; hypotheses in this folder stay valid."
+    )
+    settings = read_json(folder / FILE, SCHEMA, repair)
+    if len(settings["pair"]) != 2:
+        raise ValueError(f"{folder / FILE} is damaged: 'pair' must be two languages. {repair}")
+    return settings
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time change the files that all shards of a folder share."""
+    with open(folder / LOCK, "a", opener=own_file) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _short(value: Any) -> str:
+    """A value for a message; a hash is shortened."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{text[:12]}..." if len(text) == 64 and " " not in text else text
 
 
 class DecodingProgress(ProgressLine):
-    """Tells the time left by the source tokens that remain, and counts sentences beside them.
+    """Estimates the time left from the remaining source tokens, and also counts sentences.
 
     Args:
-        name: what is decoded.
+        name: of the set and the shard.
         total: (sentences, source tokens) in all.
-        done: the same, by an earlier run.
+        done: the same, by earlier runs.
     """
 
     def __init__(self, name: str, total: Sequence[int], done: Sequence[int]):
@@ -30,10 +196,10 @@ class DecodingProgress(ProgressLine):
         self.sentences, self.done_sentences, self.initial_sentences = total[0], done[0], done[0]
 
     def add_batch(self, sentences: int, tokens: int) -> None:
-        """Counts a batch that was decoded."""
+        """Counts a decoded batch."""
         self.done_sentences += sentences
-        told = f"{self.done_sentences:,}/{self.sentences:,} sentences"
-        self.add(tokens, f"{told}, {self.sentences_per_s:.1f} sentences/s")
+        counted = f"{self.done_sentences:,}/{self.sentences:,} sentences"
+        self.add(tokens, f"{counted}, {self.sentences_per_s:.1f} sentences/s")
 
     @property
     def sentences_per_s(self) -> float:
@@ -42,15 +208,15 @@ class DecodingProgress(ProgressLine):
 
 
 class ShardDecoder:
-    """Brings one shard to its end, however often it is interrupted.
+    """Decodes one shard, keeping each batch in a journal until the shard is finished.
 
     Args:
         subset: the sentences.
         batches: sentence numbers of all batches of the set.
-        max_source: the most source tokens that the teacher reads, the end of sentence included.
-        folder: for the shard's file and its journal.
-        shard: which batches are its own.
-        decoding: the plan's id.
+        max_source: maximal source length of the models, the end of sentence included.
+        path: the shard's file; the journal is beside it.
+        shard: determines which batches are its own.
+        decoding: the id of the settings.
     """
 
     def __init__(
@@ -58,21 +224,20 @@ class ShardDecoder:
         subset: Subset,
         batches: Sequence[np.ndarray],
         max_source: int,
-        folder: Path,
+        path: Path,
         shard: Shard,
         decoding: str,
     ):
         self.subset, self.batches, self.max_source = subset, batches, max_source
-        self.folder, self.shard, self.decoding = folder, shard, decoding
-        self.path = folder / shard_file(shard)
+        self.path, self.shard, self.decoding = path, shard, decoding
         self.own = shard.share(len(batches))
         self.lengths = subset.source_lengths
 
     def run(self, engine: Engine) -> DecodingProgress:
-        """Decodes what is not decoded yet."""
+        """Decodes the batches that are not in the journal, and writes the shard's file."""
         title = f"journal of shard {self.shard} of decoding {self.decoding}"
         journal_path = self.path.with_suffix(".journal")
-        with writing(self.folder):
+        with writing(self.path.parent):
             journal = Journal(journal_path, title)
             try:
                 done = set(journal.numbers)
@@ -98,10 +263,10 @@ class ShardDecoder:
         for number in numbers:
             sentences = self.batches[number]
             usable = self._usable(sentences)
-            found = iter(next(results) if usable.any() else [])
+            hypotheses = iter(next(results) if usable.any() else [])
             texts = [
-                lines_of(int(sentence), next(found) if good else [])
-                for sentence, good in zip(sentences, usable, strict=True)
+                lines_of(int(sentence), next(hypotheses) if translated else [])
+                for sentence, translated in zip(sentences, usable, strict=True)
             ]
             yield "".join(texts)
 
@@ -113,9 +278,7 @@ class ShardDecoder:
                 yield Batch(number, [self.subset.source[int(i)].long() for i in kept])
 
     def _usable(self, sentences: np.ndarray) -> np.ndarray:
-        """Which sentences the teacher can translate: neither empty nor longer than it reads."""
-        lengths = self.lengths[sentences]
-        return (lengths > 1) & (lengths <= self.max_source)
+        return _readable(self.lengths[sentences], self.max_source)
 
     def _size(self, number: int) -> "tuple[int, int]":
         sentences = self.batches[number]
@@ -130,11 +293,44 @@ class ShardDecoder:
         if self.shard.count > 1:
             name += f", shard {self.shard}"
         if done:
-            print(f"{name}: going on after {initial[0]:,} sentences", file=sys.stderr)
+            print(f"{name}: continuing after {initial[0]:,} sentences", file=sys.stderr)
         return DecodingProgress(name, sizes.tolist(), initial.tolist())
 
 
+def max_source(models: Sequence[Checkpoint]) -> int:
+    """The longest source sentence that all models read, in tokens with the end of sentence."""
+    return min(int(model.model.max_positions()[0]) for model in models)
+
+
 def untranslatable(subset: Subset, max_source: int) -> List[int]:
-    """The numbers of the sentences that are empty or longer than the teacher reads."""
-    lengths = subset.source_lengths
-    return np.flatnonzero((lengths <= 1) | (lengths > max_source)).tolist()
+    """The numbers of the sentences that are empty or too long."""
+    return np.flatnonzero(~_readable(subset.source_lengths, max_source)).tolist()
+
+
+def _readable(lengths: np.ndarray, max_source: int) -> np.ndarray:
+    """True where a sentence is neither empty nor longer than ``max_source`` tokens."""
+    return (lengths > 1) & (lengths <= max_source)
+
+
+def merge_shards(folder: Path) -> None:
+    """Merges all shards of a folder, while no other process does; prints the result.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``merge`` and ``read_settings``.
+    """
+    settings = read_settings(folder)
+    with folder_locked(folder):
+        if (folder / WHOLE).is_file():
+            check_shard(folder / WHOLE, settings_id(settings))
+            print(f"{folder / WHOLE} is there already", file=sys.stderr)
+            return
+        merge(folder, settings_id(settings), settings["sentences"])
+    print(f"{settings['sentences']:,} sentences are in {folder / WHOLE}", file=sys.stderr)
+
+
+def merge_if_last(folder: Path) -> None:
+    """Merges the shards of a folder if all are finished and not merged yet."""
+    if (folder / WHOLE).is_file():
+        return
+    if shard_files(folder) and not missing_shards(folder):
+        merge_shards(folder)

@@ -1,14 +1,25 @@
-"""What every decoding engine offers."""
+"""The interface of a decoding engine: batches of source sentences in, hypotheses out."""
 
 from typing import Any, Collection, Dict, Iterable, Iterator, List, NamedTuple, Protocol, Sequence
 
+import numpy as np
 from torch import Tensor
 
-from fairseq_kd.decoding.hypotheses import Hypothesis
+from fairseq_kd.decoding.hypothesis_files import Hypothesis
+from fairseq_kd.decoding.search import Search
+
+
+class EngineUnavailableError(Exception):
+    """An engine cannot decode; the text is the reason, a clause without a full stop."""
 
 
 class Batch(NamedTuple):
-    """Sentences that are decoded together: its number in the set, and token ids with their end."""
+    """Sentences that are decoded together.
+
+    Args:
+        number: of the batch in the set.
+        sources: token ids of each sentence, with its end of sentence.
+    """
 
     number: int
     sources: Sequence[Tensor]
@@ -18,33 +29,55 @@ class Engine(Protocol):
     """Translates batches.
 
     Attributes:
-        identity: what the translations depend on besides teacher, data and search, for the plan.
-        summary: the same in a phrase for the user, with the number of workers.
-        batch_tokens: a size of batches that suits it.
+        search: its options.
+        identity: what the translations depend on besides models, data and search; part of
+            ``decoding.json``.
+        summary: the same as a phrase for the user, with the number of workers.
+        batch_tokens: the default size of a batch, in source tokens with padding.
     """
 
+    search: Search
     identity: Dict[str, Any]
     summary: str
     batch_tokens: int
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
-        """The hypotheses of each sentence of each batch, best first, batches in their order."""
+        """Yields for each batch, in order, the hypotheses of each sentence, best first."""
 
 
-def chosen_compute_type(name: str, suited: str, supported: Collection[str], told: str) -> str:
-    """What to compute in.
+def length_sorted_batches(lengths: np.ndarray, max_tokens: int) -> List[np.ndarray]:
+    """The sentence numbers of each batch, longest sentences first.
+
+    Rounding depends on which sentences share a batch. Batches are therefore formed once, from all
+    sentences, and a shard takes whole batches: neither shards nor restarts change a translation.
 
     Args:
-        name: what was asked for, or auto.
-        suited: what auto takes.
-        supported: what may be asked for.
-        told: the same in words, with where it holds.
+        lengths: (sentences,) tokens of each.
+        max_tokens: maximum of a batch, padding included; a longer sentence is a batch of its own.
+    """
+    order = np.lexsort((np.arange(len(lengths)), -lengths.astype(np.int64)))
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def chosen_compute_type(name: str, default: str, supported: Collection[str], choices: str) -> str:
+    """The type to compute in.
+
+    Args:
+        name: ``--compute-type``, which may be auto.
+        default: for auto.
+        supported: the types that ``--compute-type`` may name.
+        choices: the same as text, with the device, for the error.
 
     Raises:
-        ValueError: it is not supported.
+        ValueError: the type is not supported.
     """
     if name == "auto":
-        return suited
+        return default
     if name not in supported:
-        raise ValueError(f"--compute-type must be {told}, but is {name}.")
+        raise ValueError(f"--compute-type must be {choices}, but is {name}.")
     return name

@@ -1,28 +1,35 @@
-"""Which engine decodes: CTranslate2 where it can, fairseq's own generator for the rest."""
+"""Chooses the engine: CTranslate2 where it can decode, else fairseq's own generator.
 
+On GPUs CTranslate2 loads cuBLAS of CUDA 12 by name. torch brings the cuBLAS of its own CUDA, 13 in
+newer versions, in a folder that the system does not search.
+"""
+
+import ctypes
+import functools
+import importlib.util
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, List, Optional
+from typing import Iterator, List, Optional
 
 import torch
 
-from fairseq_kd.decoding.cublas import INSTALL_CUBLAS, has_cublas
-from fairseq_kd.decoding.engine import Engine
-from fairseq_kd.decoding.fairseq_engine import FairseqEngine, precision
+from fairseq_kd.decoding.engine import Engine, EngineUnavailableError
+from fairseq_kd.decoding.fairseq_engine import FairseqEngine, supported_type
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
 
 ENGINES = ("auto", "ctranslate2", "fairseq")
 INSTALL = "pip install 'ctranslate2>=4.8'"
+LIBRARIES = ("libcublasLt.so.12", "libcublas.so.12")  # the second needs the first
+INSTALL_CUBLAS = "pip install nvidia-cublas-cu12"
 
 
 def choose_engine(
     name: str,
-    teachers: List[Checkpoint],
-    hashes: List[str],
+    models: List[Checkpoint],
     subset: Subset,
     search: Search,
     *,
@@ -31,99 +38,113 @@ def choose_engine(
     workers: Optional[int] = None,
     cache: Optional[Path] = None,
 ) -> Engine:
-    """Builds the engine that was asked for, or, with auto, the faster one that serves the teachers.
+    """Builds the requested engine, or, with auto, the faster one that can decode.
 
     Args:
         name: one of ENGINES.
-        teachers: one, or the models of an ensemble.
-        hashes: SHA-256 of their checkpoints.
-        subset: to be translated.
-        search: how to search.
+        models: one, or the models of an ensemble.
+        subset: the set to decode.
+        search: options of the search.
         device: cpu, cuda, or auto for a GPU if there is one.
-        compute_type: what to compute in, one that the engine has, or auto.
-        workers: batches that CTranslate2 decodes at the same time; None for one a core or GPU.
-        cache: folder for converted teachers.
+        compute_type: a type that the engine has, or auto.
+        workers: batches that CTranslate2 decodes at the same time; None for one per core or GPU.
+        cache: folder for converted models.
 
     Raises:
-        ValueError: CTranslate2 was asked for and cannot serve, a GPU that cannot be used, or a flag
-            has no effect.
+        ValueError: ``--engine ctranslate2`` cannot decode, the device is not usable, or a flag has
+            no effect.
     """
     if device == "cuda" and not gpus(name):
         raise ValueError("--device is cuda, but no GPU can be used here. Leave it out.")
     if name != "fairseq":
-        options = {"device": device, "compute_type": compute_type, "workers": workers}
-        built = _ctranslate2(teachers, hashes, subset, search, options, cache)
-        if not isinstance(built, str):
-            return built
-        if name == "ctranslate2":
-            raise ValueError(f"{built}. Leave --engine ctranslate2 out, and fairseq decodes.")
-        print(f"{built}; so fairseq decodes, which takes several times longer", file=sys.stderr)
+        try:
+            return _ctranslate2_engine(models, subset, search, device, compute_type, workers, cache)
+        except EngineUnavailableError as error:
+            if name == "ctranslate2":
+                raise ValueError(
+                    f"{error}. Leave --engine ctranslate2 out, and fairseq decodes."
+                ) from error
+            print(f"{error}; so fairseq decodes, which takes several times longer", file=sys.stderr)
     if workers is not None:
         raise ValueError("--workers has no effect where fairseq decodes. Leave it out.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but this torch can use no GPU. Leave it out.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return FairseqEngine(teachers, search, device, precision(compute_type, device))
+    return FairseqEngine(models, search, device, supported_type(compute_type, device))
 
 
-def _ctranslate2(
-    teachers: List[Checkpoint],
-    hashes: List[str],
+def _ctranslate2_engine(
+    models: List[Checkpoint],
     subset: Subset,
     search: Search,
-    options: Dict[str, Any],
+    device: str,
+    compute_type: str,
+    workers: Optional[int],
     cache: Optional[Path],
-) -> "Engine | str":
-    """CTranslate2's engine, or why there is none."""
-    if len(teachers) > 1:
-        return "CTranslate2 decodes no ensembles"
+) -> Engine:
+    """CTranslate2's engine; arguments as of ``choose_engine``.
+
+    Raises:
+        EngineUnavailableError: it cannot decode.
+    """
+    if len(models) > 1:
+        raise EngineUnavailableError("CTranslate2 decodes no ensembles")
     let_ctranslate2_use_avx512()
     try:
         import ctranslate2
-    except ImportError:
-        return f"CTranslate2 is not installed ({INSTALL})"
-    from fairseq_kd.decoding.conversion import CannotConvertError, converted, default_cache, form
+    except ImportError as error:
+        raise EngineUnavailableError(f"CTranslate2 is not installed ({INSTALL})") from error
+    from fairseq_kd.decoding.conversion import converted, default_cache, weights_folder
     from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine, supported_compute_type
 
-    (teacher,) = teachers
-    missing = "" if options["device"] == "cpu" else _why_no_gpu(ctranslate2)
-    if missing and (options["device"] == "cuda" or torch.cuda.is_available()):
-        return missing  # fairseq decodes on the GPU
-    if options["device"] == "auto":
-        options["device"] = "cpu" if missing else "cuda"
-    device = options["device"]
-    options["compute_type"] = supported_compute_type(options["compute_type"], device)
+    (model,) = models
     try:
-        conversion = converted(teacher, hashes[0], subset, cache or default_cache())
-    except CannotConvertError as error:
-        return str(error)
-    model = form(conversion, options["compute_type"], device)
-    options["workers"] = options["workers"] or (1 if device == "cuda" else cores())
-    positions = teacher.model.max_decoder_positions()
-    return CTranslate2Engine(model, subset.source_words, positions, search, **options)
+        if device != "cpu":
+            _check_gpu(ctranslate2)
+            device = "cuda"
+    except EngineUnavailableError:
+        if device == "cuda" or torch.cuda.is_available():
+            raise  # fairseq decodes on the GPU
+        device = "cpu"
+    compute_type = supported_compute_type(compute_type, device)
+    conversion = converted(model, subset, cache or default_cache())
+    return CTranslate2Engine(
+        weights_folder(conversion, compute_type, device),
+        subset.source_words,
+        model.model.max_decoder_positions(),
+        search,
+        device,
+        compute_type,
+        workers or (1 if device == "cuda" else cores()),
+    )
 
 
 def let_ctranslate2_use_avx512() -> None:
-    """Has it use AVX-512 where the processor can, which it does only if told to.
+    """Sets the variable with which CTranslate2 uses AVX-512, where the processor has it.
 
-    CTranslate2 reads the variable once, when it first computes. One that is set is left as it is.
+    CTranslate2 reads the variable once, when it first computes. A variable that is set is kept.
     """
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
 
-def _why_no_gpu(ctranslate2: ModuleType) -> str:
-    """What keeps CTranslate2 from a GPU; empty if nothing does."""
+def _check_gpu(ctranslate2: ModuleType) -> None:
+    """Checks that CTranslate2 can use a GPU.
+
+    Raises:
+        EngineUnavailableError: it cannot.
+    """
     if ctranslate2.get_cuda_device_count() == 0:
-        return "CTranslate2 finds no GPU"
+        raise EngineUnavailableError("CTranslate2 finds no GPU")
     if not has_cublas():
-        return f"CTranslate2 finds no cuBLAS of CUDA 12 for the GPU ({INSTALL_CUBLAS})"
-    return ""
+        raise EngineUnavailableError(
+            f"CTranslate2 finds no cuBLAS of CUDA 12 for the GPU ({INSTALL_CUBLAS})"
+        )
 
 
 def gpus(engine: str) -> int:
-    """That an engine could use; with auto, any of them."""
+    """The number of GPUs that an engine could use; with auto, any engine."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if engine == "fairseq":
         return count
@@ -135,7 +156,30 @@ def gpus(engine: str) -> int:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """The number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def has_cublas() -> bool:
+    """Loads cuBLAS, so that CTranslate2 finds it by name; whether that succeeded."""
+    return any(_loads(names) for names in _places())
+
+
+def _places() -> Iterator[Iterator[str]]:
+    """The libraries' names for the system's own search, then their paths in pip's folders."""
+    yield iter(LIBRARIES)
+    nvidia = importlib.util.find_spec("nvidia")
+    for folder in nvidia.submodule_search_locations or () if nvidia else ():
+        yield (str(Path(folder) / "cublas" / "lib" / name) for name in LIBRARIES)
+
+
+def _loads(names: Iterator[str]) -> bool:
+    try:
+        for name in names:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Decodes with fairseq's own generator: every fairseq model, ensembles too, at fairseq's speed."""
+"""The engine of fairseq's own generator, which decodes every fairseq model, and ensembles."""
 
 import math
 from importlib import metadata
@@ -10,31 +10,31 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
 from fairseq_kd.decoding.engine import Batch, chosen_compute_type
-from fairseq_kd.decoding.hypotheses import Hypothesis
+from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.translation_model import Checkpoint
 
-Scored = List[Tuple[Tensor, Tensor]]  # hypotheses of a sentence: tokens, and nats per token
+Scored = List[Tuple[Tensor, Tensor]]  # hypotheses of a sentence: tokens, nats per token
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 1024, 8192
 COMPUTE_TYPES = {"cpu": ("float32",), "cuda": ("float16", "bfloat16", "float32")}
 
 
 class FairseqEngine:
-    """fairseq's sequence generator around one teacher or several.
+    """fairseq's sequence generator with one model or an ensemble.
 
     Args:
-        teachers: their distributions are averaged, as in ``fairseq-generate``.
-        search: how to search.
+        models: their distributions are averaged, as in ``fairseq-generate``.
+        search: its options.
         device: cpu or cuda.
         compute_type: of the weights, float32, float16 or bfloat16; probabilities are in float32.
     """
 
     def __init__(
-        self, teachers: List[Checkpoint], search: Search, device: str, compute_type: str = "float32"
+        self, models: List[Checkpoint], search: Search, device: str, compute_type: str = "float32"
     ):
         dtype = getattr(torch, compute_type)
-        self.models = [teacher.model.to(device, dtype) for teacher in teachers]
-        self.task, self.search, self.device = teachers[0].task, search, device
+        self.models = [each.model.to(device, dtype) for each in models]
+        self.task, self.search, self.device = models[0].task, search, device
         self.positions = min(model.max_decoder_positions() for model in self.models)
         self.batch_tokens = CPU_BATCH_TOKENS if device == "cpu" else CUDA_BATCH_TOKENS
         name = f"fairseq {fairseq_version()}"
@@ -42,7 +42,7 @@ class FairseqEngine:
         self.summary = f"{name}, {compute_type}, {device}"
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
-        """As ``Engine.translate``."""
+        """See ``Engine.translate``."""
         for batch in batches:
             if self.search.sampling:
                 torch.manual_seed(self.search.seed * 1_000_003 + batch.number)
@@ -61,18 +61,18 @@ class FairseqEngine:
             },
         }
         generator = self.task.build_generator(self.models, self._generation(max(lengths)))
-        found = self.task.inference_step(generator, self.models, sample)
+        results = self.task.inference_step(generator, self.models, sample)
         kept = [
             [(each["tokens"], each["positional_scores"].mean()) for each in hypotheses]
-            for hypotheses in (each[: self.search.nbest] for each in found)
+            for hypotheses in (each[: self.search.nbest] for each in results)
         ]
         if self.search.sampling and self.search.temperature != 1:
-            kept = self._scored_anew(sample["net_input"], kept)
+            kept = self._scored_at_temperature_1(sample["net_input"], kept)
         symbols = self.task.target_dictionary.symbols
         return [
             [
                 Hypothesis(
-                    " ".join(symbols[word] for word in tokens.tolist()[:-1]),
+                    " ".join(symbols[token] for token in tokens.tolist()[:-1]),
                     score.item() / math.log(2),
                 )
                 for tokens, score in hypotheses
@@ -81,25 +81,31 @@ class FairseqEngine:
         ]
 
     @torch.no_grad()
-    def _scored_anew(self, net_input: Dict[str, Tensor], drawn: List[Scored]) -> List[Scored]:
-        """Samples with the scores of the teachers, where they were drawn at another temperature.
+    def _scored_at_temperature_1(
+        self, net_input: Dict[str, Tensor], drawn: List[Scored]
+    ) -> List[Scored]:
+        """Samples drawn at another temperature, with the models' scores at temperature 1.
 
         Args:
             net_input: the sources.
-            drawn: of each sentence its samples, as many as of any other.
+            drawn: the samples of each sentence, the same number for all.
         """
-        words = self.task.target_dictionary
+        dictionary = self.task.target_dictionary
         scored: List[Scored] = [[] for _ in drawn]
         for samples in zip(*drawn, strict=True):  # one of each sentence at a time, to save memory
             tokens = [sample for sample, _ in samples]
             before, target = (
                 data_utils.collate_tokens(
-                    tokens, words.pad(), words.eos(), left_pad=False, move_eos_to_beginning=moved
+                    tokens,
+                    dictionary.pad(),
+                    dictionary.eos(),
+                    left_pad=False,
+                    move_eos_to_beginning=moved,
                 )
                 for moved in (True, False)
             )
             log_p = self._log_probability(net_input, before, target)
-            log_p = log_p.masked_fill(target.eq(words.pad()), 0.0)
+            log_p = log_p.masked_fill(target.eq(dictionary.pad()), 0.0)
             for i, each in enumerate(tokens):
                 scored[i].append((each, log_p[i].sum() / len(each)))
         return [sorted(each, key=lambda sample: -sample[1].item()) for each in scored]
@@ -107,12 +113,12 @@ class FairseqEngine:
     def _log_probability(
         self, net_input: Dict[str, Tensor], before: Tensor, target: Tensor
     ) -> Tensor:
-        """The log of the mean of the models' probabilities of each target word.
+        """The log of the mean of the models' probabilities of each target token, (sentences, L).
 
         Args:
             net_input: the sources.
-            before: (sentences, L) words that are read.
-            target: (sentences, L) words that are to follow.
+            before: (sentences, L) previous tokens.
+            target: (sentences, L) tokens to score.
         """
         each_model = []
         for model in self.models:
@@ -122,7 +128,7 @@ class FairseqEngine:
         return torch.stack(each_model).logsumexp(0) - math.log(len(self.models))
 
     def _generation(self, longest: int) -> GenerationConfig:
-        """The flags of ``fairseq-generate`` for a batch."""
+        """The options of ``fairseq-generate`` for a batch."""
         search = self.search
         config = GenerationConfig(
             beam=search.nbest if search.sampling else search.beam,
@@ -138,14 +144,14 @@ class FairseqEngine:
         return config
 
 
-def precision(name: str, device: str) -> str:
-    """A compute type that fairseq has on a device, as ``chosen_compute_type``."""
-    known = COMPUTE_TYPES[device]
-    told = f"{' or '.join(known)} where fairseq decodes on {device}"
-    return chosen_compute_type(name, known[0], known, told)
+def supported_type(name: str, device: str) -> str:
+    """The compute type of fairseq on a device; arguments and errors of ``chosen_compute_type``."""
+    supported = COMPUTE_TYPES[device]
+    choices = f"{' or '.join(supported)} where fairseq decodes on {device}"
+    return chosen_compute_type(name, supported[0], supported, choices)
 
 
 def fairseq_version() -> str:
-    """Of the installed distribution, whichever of its two names it has."""
+    """The version of fairseq, which is installed as fairseq or as fairseq-fixed."""
     installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
     return installed.get("fairseq") or installed.get("fairseq-fixed", "of unknown version")

@@ -1,35 +1,119 @@
-"""The file of a finished shard, and how the files of all shards become one.
+r"""Files of hypotheses: their lines, the file of each shard, and the merging of shards.
 
-A file of hypotheses ends with a line that tells which shard of which decoding it is, how many
-sentences it has, and the SHA-256 of the lines before it. The file of shard 1 of 1 is that of all.
+A line is written as ``fairseq-generate`` writes it, ``H-17\t-0.6123\the went up to Jeru@@ salem``:
+the sentence's number in the set, log2 of the probability per token (the end of sentence included),
+and the tokens of the dictionary. Sentences are in the order of the set, the hypotheses of each best
+first. A sentence that could not be translated has one line with the score -inf and no tokens.
+
+The last line of a file has the shard, the id of the decoding, the number of sentences, and the
+SHA-256 of the lines before it. The file of shard 1 of 1 is that of the whole set.
 """
 
 import hashlib
 import heapq
+import math
 import mmap
 import re
 from array import array
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Iterable, Iterator, List, Tuple
+from typing import Container, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from fairseq_kd.decoding.hypotheses import number_of
 from fairseq_kd.shard import MOST, Shard
 from fairseq_kd.whole_files import written_whole
 
 WHOLE = "hypotheses.txt"
+LINE = re.compile(r"H-([0-9]{1,18})\t(-?(?:\d+\.\d+|inf)|nan)\t([^\t]*)")
 LAST_LINE = re.compile(
     r"# shard ([0-9]{1,18})/([0-9]{1,18}) of decoding ([0-9a-f]+): ([0-9]{1,18}) sentences, "
     r"sha256 ([0-9a-f]{64})\n"
 )
 PART = re.compile(r"hypotheses-([0-9]{1,18})-of-([0-9]{1,18})\.txt")
-AGAIN = "Remove it and run that shard again."
+AGAIN = "Decode again."
+SHARD_AGAIN = "Remove it and run that shard again."
+
+
+class Hypothesis(NamedTuple):
+    """A translation.
+
+    Args:
+        tokens: separated by spaces.
+        score: log2 of the probability per token.
+    """
+
+    tokens: str
+    score: float
+
+
+UNTRANSLATED = Hypothesis("", -math.inf)
+
+
+def lines_of(number: int, hypotheses: Sequence[Hypothesis]) -> str:
+    """The lines of one sentence."""
+    return "".join(
+        f"H-{number}\t{hypothesis.score:.4f}\t{hypothesis.tokens}\n"
+        for hypothesis in hypotheses or [UNTRANSLATED]
+    )
+
+
+def number_of(line: bytes) -> int:
+    """The number of the sentence of a line."""
+    return int(line[2 : line.index(b"\t", 2, 21)])  # of 18 digits at most
+
+
+def by_sentence(
+    path: Path, vocabulary: Optional[Container[str]] = None
+) -> Iterator[Tuple[int, List[Hypothesis]]]:
+    """Yields the number and the hypotheses of each sentence of a file.
+
+    Args:
+        path: a file of hypotheses.
+        vocabulary: the tokens that are allowed; None for any.
+
+    Raises:
+        ValueError: naming file and line: a sentence is missing, duplicate or out of order, or a
+            line is not a hypothesis or has another token.
+    """
+    number, hypotheses = -1, []
+    for place, line in _lines(path):
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"{place} is no hypothesis: {line[:40]!r}. {AGAIN}")
+        at = int(match[1])
+        if at != number:
+            if at != number + 1:
+                raise ValueError(
+                    f"{place}: sentence {at} follows sentence {number}, but {number + 1} is due: a "
+                    f"line is missing, or lines were sorted otherwise. {AGAIN}"
+                )
+            if hypotheses:
+                yield number, hypotheses
+            number, hypotheses = at, []
+        for token in match[3].split() if vocabulary is not None else ():
+            if token not in vocabulary:
+                raise ValueError(f'{place} holds "{token}", which no dictionary has. {AGAIN}')
+        hypotheses.append(Hypothesis(match[3], float(match[2])))
+    if hypotheses:
+        yield number, hypotheses
+
+
+def _lines(path: Path) -> Iterator[Tuple[str, str]]:
+    """The lines of hypotheses, each with its name for errors."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.startswith(b"#"):
+                continue
+            place = f"{path}, line {number},"
+            try:
+                yield place, line.decode().rstrip("\n")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place} is no UTF-8. {AGAIN}") from error
 
 
 def shard_file(shard: Shard) -> str:
-    """The name of the file of what a shard decoded."""
+    """The name of the file of a finished shard."""
     if shard.count == 1:
         return WHOLE
     return f"hypotheses-{shard.index:0{len(str(shard.count))}d}-of-{shard.count}.txt"
@@ -40,8 +124,8 @@ def write_shard(path: Path, shard: Shard, decoding: str, lines: Iterable[bytes])
 
     Args:
         path: the file.
-        shard: what it is.
-        decoding: the plan's id.
+        shard: whose hypotheses these are.
+        decoding: the id of the decoding.
         lines: in order of the sentences.
     """
     digest, sentences, last = hashlib.sha256(), 0, None
@@ -60,7 +144,7 @@ def write_shard(path: Path, shard: Shard, decoding: str, lines: Iterable[bytes])
 def sorted_lines(journal: Path) -> Iterator[bytes]:
     """The lines of hypotheses in a journal, in order of the sentences.
 
-    Only their places are held in memory, so that a shard may be larger than it.
+    Only their positions are held in memory, so that a shard may be larger than memory.
     """
     numbers, starts, ends = array("q"), array("q"), array("q")
     with journal.open("rb") as file:
@@ -70,8 +154,8 @@ def sorted_lines(journal: Path) -> Iterator[bytes]:
                 try:
                     numbers.append(number_of(line))
                 except ValueError as error:
-                    told = f"{journal}, byte {at + 1}, is no hypothesis. {AGAIN}"
-                    raise ValueError(told) from error
+                    message = f"{journal}, byte {at + 1}, is no hypothesis. {SHARD_AGAIN}"
+                    raise ValueError(message) from error
                 starts.append(at)
                 ends.append(at + len(line))
             at += len(line)
@@ -83,25 +167,25 @@ def sorted_lines(journal: Path) -> Iterator[bytes]:
 
 
 def check_shard(path: Path, decoding: str) -> Tuple[Shard, int]:
-    """Reads a file of hypotheses to its end, and makes sure that it is what its name says.
+    """Reads a file of hypotheses to its end, and checks it against its name, hash and decoding.
 
     Returns:
         The shard and its number of sentences.
 
     Raises:
-        ValueError: it is cut off, was changed, has another shard's name, or belongs to another
-            decoding.
+        ValueError: it is cut off or changed, or has the name of another shard, or belongs to
+            another decoding.
     """
     digest, line = hashlib.sha256(), b""
     with path.open("rb") as file:
         for following in file:
             digest.update(line)
             line = following
-    told = LAST_LINE.fullmatch(line.decode(errors="replace"))
-    if told is None:
-        raise ValueError(f"{path} is cut off: its last line does not tell what it holds. {AGAIN}")
-    shard = Shard(int(told[1]), int(told[2]))
-    if told[3] != decoding:
+    last = LAST_LINE.fullmatch(line.decode(errors="replace"))
+    if last is None:
+        raise ValueError(f"{path} is cut off: its last line does not name a shard. {SHARD_AGAIN}")
+    shard = Shard(int(last[1]), int(last[2]))
+    if last[3] != decoding:
         raise ValueError(
             f"{path} belongs to another decoding (teacher, data or options) than its folder. Move "
             "it to the folder where it was decoded, or give this folder the decoding.json from "
@@ -110,28 +194,30 @@ def check_shard(path: Path, decoding: str) -> Tuple[Shard, int]:
     if shard_file(shard) != path.name:
         raise ValueError(
             f"{path} holds shard {shard}: files were renamed or swapped. "
-            f"Give it its name back, {shard_file(shard)}."
+            f"Rename it to {shard_file(shard)}."
         )
-    if digest.hexdigest() != told[5]:
-        raise ValueError(f"{path} was changed after it was written: its hash is another. {AGAIN}")
-    return shard, int(told[4])
+    if digest.hexdigest() != last[5]:
+        raise ValueError(
+            f"{path} was changed after it was written: its hash is another. {SHARD_AGAIN}"
+        )
+    return shard, int(last[4])
 
 
 def shard_files(folder: Path) -> List[Path]:
-    """The files of finished shards in a folder; others of a similar name are the user's."""
+    """The files of finished shards in a folder; files of similar names belong to the user."""
     return sorted(
         path for path in folder.glob("hypotheses-*-of-*.txt") if 1 <= _count(path) <= MOST
     )
 
 
 def _count(path: Path) -> int:
-    """Of how many shards a file is one, by its name; 0 if it has not the name of a shard."""
-    named = PART.fullmatch(path.name)
-    return int(named[2]) if named else 0
+    """The number of shards in the name of a shard's file; 0 for other names."""
+    match = PART.fullmatch(path.name)
+    return int(match[2]) if match else 0
 
 
 def check_cut(folder: Path, shard: Shard) -> None:
-    """Refuses a shard beside finished ones that were cut otherwise.
+    """Refuses a shard beside finished shards of another number of shards.
 
     Raises:
         ValueError: they overlap.
@@ -139,41 +225,41 @@ def check_cut(folder: Path, shard: Shard) -> None:
     for path in shard_files(folder):
         if _count(path) != shard.count:
             raise ValueError(
-                f"{path} is a shard of another cut, which shard {shard} overlaps. Go on with that "
-                "cut, or remove its files."
+                f"{path} is a shard of {_count(path)}, which shard {shard} overlaps. Decode that "
+                "many shards, or remove those files."
             )
 
 
 def missing_shards(folder: Path) -> List[Shard]:
-    """The shards that are not finished, of as many as the names of the finished ones tell.
+    """The shards that are not finished, of the number of shards in the names of the finished ones.
 
     Raises:
-        ValueError: they were cut into different numbers of shards.
+        ValueError: the finished ones are of different numbers of shards.
     """
     counts = set(map(_count, shard_files(folder)))
     if len(counts) > 1:
-        told = " and ".join(str(count) for count in sorted(counts))
+        numbers = " and ".join(str(count) for count in sorted(counts))
         raise ValueError(
-            f"{folder} holds files of {told} shards, which overlap. Remove those of one cut."
+            f"{folder} holds files of {numbers} shards, which overlap. Remove those of one number."
         )
     shards = [Shard(i + 1, count) for count in counts for i in range(count)]
     return [shard for shard in shards if not (folder / shard_file(shard)).is_file()]
 
 
 def merge(folder: Path, decoding: str, sentences: int) -> None:
-    """Joins the files of all shards to the one that an undivided run writes, and removes them.
+    """Joins the files of all shards to the file that an undivided run writes, and removes them.
 
     Raises:
-        FileNotFoundError: there is none, or one is missing.
+        FileNotFoundError: there are none, or one is missing.
         ValueError: one is damaged, or a sentence is in none or in two of them.
     """
     files, missing = shard_files(folder), missing_shards(folder)
     if not files:
         raise FileNotFoundError(f"{folder} holds no finished shard. Run translate --shard first.")
     if missing:
-        told = ", ".join(str(shard) for shard in missing[:8])
+        first = ", ".join(str(shard) for shard in missing[:8])
         raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of {missing[0].count} shards: {told}. Run translate "
+            f"{folder} lacks {len(missing)} of {missing[0].count} shards: {first}. Run translate "
             "with --shard for each of them."
         )
     for path in files:
@@ -187,23 +273,29 @@ def merge(folder: Path, decoding: str, sentences: int) -> None:
 
 
 def _numbered(lines: Iterable[bytes], path: Path) -> Iterator[Tuple[int, str, int, bytes]]:
-    """Hypotheses with what orders them: sentence, file and place in it."""
+    """Lines of hypotheses with their sort key: sentence, file, line of the file."""
     for place, line in enumerate(lines):
         if not line.startswith(b"#"):
             try:
                 yield number_of(line), path.name, place, line
             except ValueError as error:
-                raise ValueError(f"{path}, line {place + 1}, is no hypothesis. {AGAIN}") from error
+                raise ValueError(
+                    f"{path}, line {place + 1}, is no hypothesis. {SHARD_AGAIN}"
+                ) from error
 
 
 def _each_once(lines: Iterable[Tuple[int, str, int, bytes]], sentences: int) -> Iterator[bytes]:
-    """The lines alone, while every sentence comes in its turn and from one file."""
+    """The lines alone.
+
+    Raises:
+        ValueError: a sentence is missing, or comes from two files.
+    """
     last, origin = -1, ""
     for number, name, _, line in lines:
         if number > last + 1:
             break
         if number == last and name != origin:
-            raise ValueError(f"Sentence {number} is in both {origin} and {name}. {AGAIN}")
+            raise ValueError(f"Sentence {number} is in both {origin} and {name}. {SHARD_AGAIN}")
         last, origin = number, name
         yield line
     if last + 1 != sentences:

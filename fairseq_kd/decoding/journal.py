@@ -1,8 +1,8 @@
-"""The batches that a shard has decoded so far, in a file that survives a kill at any byte.
+"""The journal of a shard: the batches decoded so far, in a file that stays valid after any kill.
 
-After a first line that says whose journal it is, every batch is one record: a line with its
-number, its size in bytes and their CRC-32, then that many bytes of text. What is no whole record,
-cut off or damaged, is removed, and its batches are decoded again; those after it are kept.
+After a first line with the shard and the decoding, every batch is one record: a line with its
+number, its size in bytes and their CRC-32, then that many bytes of text. Damaged and incomplete
+records are removed, and their batches decoded again; whole records after them are kept.
 """
 
 import io
@@ -16,20 +16,18 @@ from typing import IO, List, Tuple
 from fairseq_kd.whole_files import make_sole, own_file, written_whole
 
 RECORD = re.compile(rb"# batch ([0-9]{1,18}), ([0-9]{1,18}) bytes, crc32 ([0-9a-f]{8})\n")
-
-
-MOST_DAMAGED = 16  # records; a file with more is not searched any further
+MOST_DAMAGED = 16  # records; the rest of a file with more is not searched
 
 
 class Journal:
-    """Opens a journal, which one process at a time may do, and removes what is no whole record.
+    """Opens a journal and removes incomplete records. Only one process may have it open.
 
     Args:
-        path: its file, made if there is none.
-        title: one line that must be the same in every run that goes on with it.
+        path: of the file, which is made if it does not exist.
+        title: the first line, which must be the same in every run that continues.
 
     Raises:
-        ValueError: it has another title.
+        ValueError: the file has another title.
     """
 
     def __init__(self, path: Path, title: str):
@@ -45,7 +43,7 @@ class Journal:
             if any(start != end for (_, start, _), end in zip(records, ends, strict=False)):
                 self._remove_damage(begin, records)
             else:
-                self._file.truncate(ends[-1])  # what a kill cut off
+                self._file.truncate(ends[-1])  # cut off by a kill
             if not self._file.seek(0, 2):
                 self._write(begin)
         except BaseException:
@@ -56,7 +54,7 @@ class Journal:
         return io.FileIO(self.path, "ab", opener=own_file)
 
     def _read(self, begin: bytes) -> List[Tuple[int, int, int]]:
-        """The numbers of the whole records, with the bytes at which they begin and end."""
+        """The number of each whole record, with the byte offsets of its start and end."""
         with self.path.open("rb") as file:
             first = file.readline()
             if begin.startswith(first) and first != begin:  # new, or killed within the first line
@@ -91,7 +89,7 @@ class Journal:
         return records
 
     def _remove_damage(self, begin: bytes, records: List[Tuple[int, int, int]]) -> None:
-        """Writes the file anew with its whole records alone."""
+        """Rewrites the file with the whole records only."""
         with self.path.open("rb") as old, written_whole(self.path, "wb") as file:
             file.write(begin)
             for _, start, end in records:
@@ -107,11 +105,11 @@ class Journal:
 
     @property
     def batches(self) -> int:
-        """How many are whole."""
+        """The number of batches."""
         return len(self.numbers)
 
     def append(self, number: int, text: str) -> None:
-        """Adds a batch, or, if the disk has no room for all of it, nothing."""
+        """Adds a batch; if the disk is full, the file stays as it was."""
         data = text.encode()
         self._write(
             b"# batch %d, %d bytes, crc32 %08x\n" % (number, len(data), zlib.crc32(data)), data
@@ -122,7 +120,7 @@ class Journal:
         start = self._file.seek(0, 2)
         left = memoryview(b"".join(parts))
         try:
-            while left:  # a nearly full disk takes a part
+            while left:  # a nearly full disk writes a part
                 left = left[self._file.write(left) :]
         except OSError:
             self._file.truncate(start)

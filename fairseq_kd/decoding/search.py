@@ -1,4 +1,4 @@
-"""How the teacher searches for its translations: the flags of ``fairseq-generate``, checked."""
+"""Options of the search for translations: the flags of ``fairseq-generate``, checked."""
 
 import argparse
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ LENPEN = Range(float, -100, 100)
 
 @dataclass(frozen=True)
 class Search:
-    """Beam search, or sampling.
+    """Options of beam search or sampling.
 
     Args:
         beam: width of the beam; when sampling, 1.
-        nbest: hypotheses kept, or samples drawn, of each sentence.
+        nbest: hypotheses or samples per sentence.
         lenpen: hypotheses are ranked by log probability / length^lenpen.
         max_len_a, max_len_b: the longest translation of a batch has a * (its longest source) + b
-            tokens, the end of sentence included in the source.
-        sampling: draw from the teacher's distribution.
-        sampling_topk: draw from the k likeliest words; None from all.
-        sampling_topp: draw from the likeliest words that have this probability together.
-        temperature: of the softmax that is drawn from.
-        seed: of the drawing.
+            tokens, counting the end of sentence of the source.
+        sampling: sample from the model's distribution.
+        sampling_topk: sample from the k likeliest tokens; None for all.
+        sampling_topp: sample from the likeliest tokens whose probabilities sum to this.
+        temperature: of the softmax, when sampling.
+        seed: of the samples.
     """
 
     beam: int = DEFAULT_BEAM
@@ -39,29 +39,29 @@ class Search:
     seed: Optional[int] = None
 
     def max_length(self, longest_source: int, positions: int) -> int:
-        """The most tokens of a translation, its end not included.
+        """The maximal number of tokens of a translation, without the end of sentence.
 
         Args:
-            longest_source: tokens of the longest source of the batch, its end included.
-            positions: what the teacher's decoder can number, the end of sentence included.
+            longest_source: tokens of the batch's longest source, with the end of sentence.
+            positions: the number of positions of the decoder.
         """
         return max(1, min(int(self.max_len_a * longest_source + self.max_len_b), positions - 1))
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags, named and meant as in ``fairseq-generate``."""
+    """Adds the flags, with names and meanings of ``fairseq-generate``."""
     flags = parser.add_argument_group("search, as in fairseq-generate")
     flags.add_argument(
         "--beam",
         type=BEAM,
-        help=f"beam width, and --nbest where that is more (default: {DEFAULT_BEAM})",
+        help=f"beam width, at least --nbest (default: {DEFAULT_BEAM})",
     )
     flags.add_argument(
         "--nbest",
         type=BEAM,
         default=1,
-        help="hypotheses to keep of each sentence; more than one for n-best, interpolation and "
-        "MBR (default: %(default)s)",
+        help="hypotheses per sentence; more than one for n-best, interpolation and MBR "
+        " (default: %(default)s)",
     )
     flags.add_argument(
         "--lenpen",
@@ -78,32 +78,32 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         "--max-len-b",
         type=Range(int, 0, 1_000_000),
         default=Search.max_len_b,
-        help="the b of it (default: %(default)s)",
+        help="the b in that (default: %(default)s)",
     )
     flags.add_argument(
         "--sampling",
         action="store_true",
-        help="draw --nbest samples from the teacher's distribution instead of searching",
+        help="draw --nbest samples from the teacher's distribution instead of beam search",
     )
-    flags.add_argument("--sampling-topk", type=COUNT, help="draw from the K likeliest words only")
+    flags.add_argument("--sampling-topk", type=COUNT, help="sample from the K likeliest tokens")
     flags.add_argument(
         "--sampling-topp",
         type=Range(float, 1e-6, 1, below=True),
-        help="draw from the likeliest words of probability P only",
+        help="sample from the likeliest tokens of total probability P",
     )
     flags.add_argument(
         "--temperature",
         type=TEMPERATURE,
-        help="of the softmax that is drawn from (default: 1)",
+        help="of the softmax, when sampling (default: 1)",
     )
-    flags.add_argument("--seed", type=SEED, help="of the drawing (default: 1)")
+    flags.add_argument("--seed", type=SEED, help="of the samples (default: 1)")
 
 
 def search_of(args: argparse.Namespace) -> Search:
-    """The search that the flags describe.
+    """The search of parsed flags.
 
     Raises:
-        ValueError: a flag has no effect beside the others.
+        ValueError: a flag has no effect together with the others.
     """
     without_effect = ("sampling_topk", "sampling_topp", "temperature", "seed")
     why = "without --sampling. Add that, or leave it out."
@@ -125,5 +125,5 @@ def search_of(args: argparse.Namespace) -> Search:
             seed=1 if args.seed is None else args.seed,
             **common,
         )
-    beam = max(args.beam or DEFAULT_BEAM, args.nbest)  # a beam finds no more than its width
+    beam = max(args.beam or DEFAULT_BEAM, args.nbest)  # a beam cannot return more than its width
     return Search(beam=beam, lenpen=1.0 if args.lenpen is None else args.lenpen, **common)

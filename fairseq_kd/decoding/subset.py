@@ -1,4 +1,4 @@
-"""A binarised set as fairseq reads it: its sentences as token ids, its dictionaries, its files."""
+"""A split of a binarised data folder: token ids, dictionaries, files, and how words are split."""
 
 import os
 from dataclasses import dataclass
@@ -16,6 +16,12 @@ from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import plain_languages
 
 SUFFIXES = ("", ".bin", ".idx")  # of the raw format, of all others
+SENTENCEPIECE, SUBWORD_NMT = "sentencepiece", "subword_nmt"
+MARKS = {  # SentencePiece marks the first piece of a word, subword-nmt all but the last
+    SENTENCEPIECE: lambda piece: piece.startswith("\u2581"),
+    SUBWORD_NMT: lambda piece: piece.endswith("@@"),
+}
+MARKED = 0.1  # share of marked entries from which a dictionary counts as split that way
 
 
 @dataclass(frozen=True)
@@ -23,10 +29,10 @@ class Subset:
     """One split of a binarised data folder.
 
     Args:
-        folder: what fairseq-preprocess wrote.
+        folder: written by fairseq-preprocess.
         name: of the split, such as train.
         pair: source and target language.
-        prefix: of the files, without the language.
+        prefix: of the file names, up to the language.
         source_words, target_words: the folder's dictionaries.
         source: token ids of every sentence, the end of sentence included.
         target: those of the references; None where the split has a source only.
@@ -51,7 +57,7 @@ class Subset:
 
     @cached_property
     def hashes(self) -> Dict[str, str]:
-        """SHA-256 of what the translations depend on: the source and both dictionaries."""
+        """SHA-256 of the inputs of a decoding: the source and both dictionaries."""
         return {
             "source": sha256_of(self.files(self.pair[0])),
             "source_dictionary": sha256_of([self.dictionary_file(self.pair[0])]),
@@ -70,7 +76,7 @@ class Subset:
 
     @property
     def continuation(self) -> Optional[str]:
-        """The split that fairseq-train reads as a part of this one, if it is there: train1."""
+        """The split that fairseq-train reads together with this one, if it exists: train1."""
         name = f"{self.name}1"
         return name if self.has_split(name) else None
 
@@ -93,8 +99,8 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
     Raises:
         FileNotFoundError: the folder lacks the split or a dictionary.
         ValueError: these are several folders, source and target have different numbers of
-            sentences, a file is cut off, a dictionary holds a word twice, or a language is no plain
-            name.
+            sentences, a file is cut off, a dictionary has a token twice, or a language is not a
+            plain name.
     """
     if os.pathsep in str(folder) and not folder.exists():
         raise ValueError(
@@ -110,13 +116,13 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
     if target is not None and len(source) != len(target):
         raise ValueError(
             f"{folder / prefix}{pair[0]} has {len(source)} sentences, but {pair[1]} has "
-            f"{len(target)}: a line lacks its pair. Binarise both again, from files in step."
+            f"{len(target)}: a line lacks its pair. Binarise both again, from aligned files."
         )
     return Subset(folder, name, pair, prefix, *words, source, target)
 
 
 def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
-    """How the split's files begin: either direction, or a source alone."""
+    """The prefix of the split's files: either direction, or a source alone."""
     source, target = pair
     for languages in (f"{source}-{target}", f"{target}-{source}", f"{source}-None"):
         prefix = f"{name}.{languages}."
@@ -129,10 +135,10 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
 
 
 def read_side(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
-    """The sentences of one side of a split, or None if there are no files of it.
+    """The sentences of one side of a split, or None if it has no files.
 
     Args:
-        path: its files without ``.bin`` and ``.idx``.
+        path: of its files, without ``.bin`` and ``.idx``.
         words: its dictionary.
 
     Raises:
@@ -140,11 +146,11 @@ def read_side(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
     """
     check_side(path, len(words))
     impl = indexed_dataset.infer_dataset_impl(str(path))
-    impl = "lazy" if impl == "cached" else impl  # one format; cached must be told what will be read
+    impl = "lazy" if impl == "cached" else impl  # the same format
     try:
         dataset = data_utils.load_indexed_dataset(str(path), words, impl)
         if dataset is not None and len(dataset):
-            dataset[len(dataset) - 1]  # the last sentence is what a cut-off file lacks
+            dataset[len(dataset) - 1]  # missing if the file is cut off
             return dataset
     except (ValueError, OSError, RuntimeError) as error:
         if impl == "raw":
@@ -153,3 +159,49 @@ def read_side(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
     if dataset is not None:
         raise ValueError(f"{path} holds no sentence. Give a set that has some.")
     return None
+
+
+def words_of(tokens: str, remove_bpe: str) -> str:
+    """A sentence with the splitting of words undone.
+
+    Args:
+        tokens: the sentence, with spaces between its tokens.
+        remove_bpe: how words are split, as in ``fairseq-generate --remove-bpe``.
+    """
+    return data_utils.post_process(tokens, remove_bpe)
+
+
+def splitting_of(dictionary: Dictionary) -> Optional[str]:
+    """SENTENCEPIECE or SUBWORD_NMT if that split the words of a dictionary, else None."""
+    own = dictionary.symbols[dictionary.nspecial :]
+    marked = {name: sum(map(has_mark, own)) for name, has_mark in MARKS.items()}
+    likely = max(marked, key=lambda name: marked[name])
+    return likely if own and marked[likely] >= MARKED * len(own) else None
+
+
+def check_splitting(subset: Subset, remove_bpe: str, flag: str = "--remove-bpe") -> None:
+    """Checks that the user's way of joining words is that by which they are split.
+
+    Args:
+        subset: of the data.
+        remove_bpe: how words are split, by the user's flag.
+        flag: that flag.
+
+    Raises:
+        ValueError: a dictionary has the marks of the other one of SentencePiece and subword-nmt,
+            so that pieces would count as words.
+    """
+    for dictionary in (subset.source_words, subset.target_words):
+        actual = splitting_of(dictionary)
+        if actual and actual != remove_bpe and remove_bpe in (SENTENCEPIECE, SUBWORD_NMT):
+            break
+    else:
+        return
+    example = next(piece for piece in dictionary.symbols if MARKS[actual](piece))
+    whole = (
+        " (and --tokenizer none, where there is such a flag, unless the text was tokenised first)"
+    )
+    raise ValueError(
+        f"{flag} is {remove_bpe}, but the words of the data were split by {actual}, as "
+        f"{example} shows. Give {flag} {actual}{whole if actual == SENTENCEPIECE else ''}."
+    )

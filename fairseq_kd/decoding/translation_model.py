@@ -1,47 +1,65 @@
-"""The teachers of a decoding: loaded, and checked against the data that they are to translate."""
+"""Models that translate: loaded, and checked against the dictionaries of the data."""
 
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import List
 
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import FairseqTask
 
 from fairseq_kd.decoding.subset import Subset, read_subset
+from fairseq_kd.hashes import sha256_of
 from fairseq_kd.teachers.compatibility import first_difference, language_pair
 from fairseq_kd.teachers.loading import load_teacher
 
 
-class Checkpoint(NamedTuple):
-    """A checkpoint, its model in eval mode, the task it was trained on, and the flag it came by."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Args:
+        path: of the file.
+        model: in eval mode.
+        task: of its training, with its dictionaries.
+        flag: by which the user gave it, for errors.
+    """
 
     path: Path
     model: FairseqEncoderDecoderModel
     task: FairseqTask
     flag: str = "--teacher"
 
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the file."""
+        return sha256_of([self.path])
 
-def load_teachers(typed: str) -> List[Checkpoint]:
-    """The teachers that ``--teacher`` names, parted as in ``fairseq-generate --path``.
+
+def load_checkpoints(paths: str) -> List[Checkpoint]:
+    """The models of ``--teacher``, separated as in ``fairseq-generate --path``.
 
     Raises:
         FileNotFoundError: a checkpoint or its dictionaries are missing.
-        ValueError: one is no translation model, or they translate different pairs.
+        ValueError: one is not a translation model, or they translate different pairs.
     """
-    teachers = [load_checkpoint(path, "--teacher") for path in typed.split(os.pathsep)]
-    pairs = {language_pair(teacher.task) for teacher in teachers}
+    models = [load_checkpoint(path, "--teacher") for path in paths.split(os.pathsep)]
+    pairs = {language_pair(model.task) for model in models}
     if len(pairs) > 1:
-        told = " and ".join("-".join(pair) for pair in sorted(pairs))
-        raise ValueError(f"--teacher names models that translate {told}. Give models of one pair.")
-    return teachers
+        directions = " and ".join("-".join(pair) for pair in sorted(pairs))
+        raise ValueError(
+            f"--teacher names models that translate {directions}. Give models of one pair."
+        )
+    return models
 
 
 def load_checkpoint(path: str, flag: str) -> Checkpoint:
-    """One checkpoint, as it translates.
+    """Loads one checkpoint for translation.
 
     Args:
         path: as the user typed it.
-        flag: how the user named it.
+        flag: by which the user gave it.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_teacher``.
@@ -50,23 +68,23 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
     return Checkpoint(Path(path), model.eval().requires_grad_(False), task, flag)
 
 
-def read_their_subset(teachers: List[Checkpoint], folder: Path, name: str) -> Subset:
-    """The set to be translated, in the teachers' pair and with their dictionaries.
+def read_subset_for(models: List[Checkpoint], folder: Path, name: str) -> Subset:
+    """The set to translate, in the models' language pair.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_subset``; or a dictionary is not a teacher's.
+        FileNotFoundError, ValueError: as ``read_subset``; or its dictionaries are not the models'.
     """
-    subset = read_subset(folder, name, language_pair(teachers[0].task))
-    for teacher in teachers:
+    subset = read_subset(folder, name, language_pair(models[0].task))
+    for model in models:
         for side, option, theirs, ours, language in (
-            ("source", "srcdict", teacher.task.source_dictionary, subset.source_words, 0),
-            ("target", "tgtdict", teacher.task.target_dictionary, subset.target_words, 1),
+            ("source", "srcdict", model.task.source_dictionary, subset.source_words, 0),
+            ("target", "tgtdict", model.task.target_dictionary, subset.target_words, 1),
         ):
             difference = first_difference(theirs, ours)
             if difference is not None:
                 raise ValueError(
-                    f"The {side} dictionaries of {teacher.flag} {teacher.path} and {folder} differ "
+                    f"The {side} dictionaries of {model.flag} {model.path} and {folder} differ "
                     f"at index {difference}. Binarise the data with --{option} and the "
-                    f"{teacher.flag.lstrip('-')}'s dict.{subset.pair[language]}.txt."
+                    f"{model.flag.lstrip('-')}'s dict.{subset.pair[language]}.txt."
                 )
     return subset

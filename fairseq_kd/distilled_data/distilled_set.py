@@ -1,4 +1,4 @@
-"""The student's training set: built beside its place, checked, described, and then moved there."""
+"""The student's data folder: checks of its inputs, its files, and its manifest."""
 
 import json
 import sys
@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_kd import __version__
+from fairseq_kd.decoding.decode import read_settings, settings_id
 from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard
-from fairseq_kd.decoding.settings import plan_id, read_plan
-from fairseq_kd.decoding.subset import Subset, read_subset
-from fairseq_kd.decoding.subwords import check_splitting
+from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
 from fairseq_kd.distilled_data.filters import FILTERS, FilterBank
 from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
-from fairseq_kd.distilled_data.manifest import read_manifest
-from fairseq_kd.distilled_data.pairs import Choice, Judged, judged, sentences_of
-from fairseq_kd.distilled_data.tally import Tally
+from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
+from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
+from fairseq_kd.distilled_data.selection import SelectionOptions
 from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, tag_id
 from fairseq_kd.hashes import first_damaged, sha256_of, sums_of
-from fairseq_kd.json_files import sealed
 from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.whole_files import check_apart, whole_folder
@@ -30,14 +28,14 @@ SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "ta
 
 
 @dataclass(frozen=True)
-class Mix:
-    """How distilled and gold pairs stand together.
+class MixOptions:
+    """How distilled and gold pairs are mixed.
 
     Args:
         how: alone; gold, both in one split; or extra, gold as train and distilled as train1.
         gold_subset: the split of the gold pairs.
         upsample_gold: copies of each gold pair in one split.
-        tag_distilled, tag_gold: words that sources begin with; None for none.
+        tag_distilled, tag_gold: first tokens of the sources; None for none.
     """
 
     how: str = "alone"
@@ -48,21 +46,21 @@ class Mix:
 
 
 class DistilledSet:
-    """A data folder for ``fairseq-train``, made of what was decoded.
+    """A data folder for ``fairseq-train``, made of decoded translations.
 
     Args:
         translations: the folder of ``translate``.
         data: the data folder that was translated.
         out: the folder to make.
-        choice: what to take of the hypotheses.
+        choice: options of the selection.
         thresholds: of the filters, by name.
-        mix: how it stands beside gold data.
+        mix: options of mixing with gold data.
         workers: processes.
 
     Raises:
-        FileNotFoundError: something is missing.
-        ValueError: the translations are damaged or not of this data, or a word to tag with is in
-            no dictionary.
+        FileNotFoundError: a file is missing.
+        ValueError: the translations are damaged or not of this data, or a tag is not in the source
+            dictionary.
     """
 
     def __init__(
@@ -70,22 +68,22 @@ class DistilledSet:
         translations: Path,
         data: Path,
         out: Path,
-        choice: Choice,
+        choice: SelectionOptions,
         thresholds: Dict[str, float],
-        mix: Mix,
+        mix: MixOptions,
         workers: int,
     ):
         check_apart(out, {"--translations": translations, "--data": data})
         self.out, self.choice, self.mix, self.workers = out, choice, mix, workers
         self.bank = FilterBank(thresholds)
         self.hypotheses = translations / WHOLE
-        self.plan = read_plan(translations)
-        self.subset = read_subset(data, self.plan["subset"], tuple(self.plan["pair"]))
+        self.settings = read_settings(translations)
+        self.subset = read_subset(data, self.settings["subset"], tuple(self.settings["pair"]))
         self._check_origin()
         check_splitting(self.subset, choice.remove_bpe)
-        if choice.select != "best" and self.plan["nbest"] == 1:
+        if choice.select != "best" and self.settings["nbest"] == 1:
             raise ValueError(
-                f"--select {choice.select} has no effect: {translations} holds one hypothesis a "
+                f"--select {choice.select} has no effect: {translations} holds one hypothesis per "
                 "sentence. Translate again with --nbest 5, or leave it out."
             )
         compares = choice.select == "interpolation" or choice.compare
@@ -104,14 +102,14 @@ class DistilledSet:
         }
 
     def _check_origin(self) -> None:
-        """Makes sure that the hypotheses are whole, and belong to this data."""
+        """Checks that the hypotheses are complete and belong to this data."""
         if not self.hypotheses.is_file():
             raise FileNotFoundError(
                 f"{self.hypotheses} is missing. Finish fairseq-kd translate, all its shards."
             )
-        check_shard(self.hypotheses, plan_id(self.plan))
+        check_shard(self.hypotheses, settings_id(self.settings))
         for name in ("source_dictionary", "target_dictionary", "source"):
-            if self.subset.hashes[name] != self.plan[name]:
+            if self.subset.hashes[name] != self.settings[name]:
                 what = name.replace("_", " ")
                 raise ValueError(
                     f"The {what} of {self.subset.name} in {self.subset.folder} is not the one that "
@@ -135,10 +133,10 @@ class DistilledSet:
 
     @cached_property
     def made_of(self) -> Dict[str, Any]:
-        """All that determines the folder, as JSON has it."""
+        """All that determines the folder, in the types of JSON."""
         gold_files = [] if self.gold is None else self.gold.both_sides
-        told = {
-            "decoding": self.plan,
+        made_of = {
+            "decoding": self.settings,
             "hypotheses": sha256_of([self.hypotheses]),
             "references": sha256_of(self.subset.files(self.subset.pair[1])),
             "gold": sha256_of(gold_files),
@@ -147,15 +145,15 @@ class DistilledSet:
             "mix": asdict(self.mix),
             "versions": {"fairseq_kd": __version__, "sacrebleu": metadata.version("sacrebleu")},
         }
-        return json.loads(json.dumps(told))
+        return json.loads(json.dumps(made_of))
 
     def make(self) -> None:
-        """Makes the folder, whole or not at all, and prints what became of the pairs.
+        """Makes the folder, whole or not at all, and prints the counts of pairs.
 
         Raises:
-            ValueError: something else is there, what is there is damaged, another process makes it,
-                or the filters left nothing.
-            OSError: it cannot be written.
+            ValueError: another folder is in its place, or a damaged one, or another process makes
+                it, or no pair is left.
+            OSError: a file cannot be written.
         """
         with locked(lock_beside(self.out), f"--out {self.out}", self.out):
             self._make()
@@ -177,13 +175,13 @@ class DistilledSet:
                 "train with, or train with --disable-validation",
                 file=sys.stderr,
             )
-        with whole_folder(self.out) as work:  # nothing that fails later takes it back
-            told = self._fill(work)
-        print(told)
-        print(f"{self.out} is ready for fairseq-train; {MANIFEST} in it tells what it is made of")
+        with whole_folder(self.out) as work:
+            summary = self._fill(work)
+        print(summary)
+        print(f"{self.out} is ready for fairseq-train; {MANIFEST} in it lists inputs and options")
 
     def _fill(self, work: Path) -> str:
-        """Writes the files, and returns what became of the pairs."""
+        """Writes the files, and returns the counts of pairs as text."""
         (work / "text").mkdir()
         copy_the_rest(self.subset, "train", work)
         train = PairWriter(work, "train", self.subset)
@@ -192,23 +190,22 @@ class DistilledSet:
         if self.mix.how == "extra":
             train.close()
             distilled = PairWriter(work, "train1", self.subset)
-        tally = self._add_distilled(distilled, work)
-        if not tally.kept:
-            print(tally.text(self.bank))
+        counts = self._add_distilled(distilled, work)
+        if not counts.kept:
+            print(counts.text(self.bank))
             raise ValueError("The filters left no pair. Loosen the thresholds.")
         distilled.close()
         manifest = {
             "made_of": self.made_of,
-            **tally.report(self.bank),
+            **counts.report(self.bank),
             "gold_pairs": gold_pairs,
             "files": sums_of(work),
         }
-        text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
-        (work / MANIFEST).write_text(text, encoding="utf-8")
-        return tally.text(self.bank)
+        write_manifest(work, manifest)
+        return counts.text(self.bank)
 
     def _add_gold(self, writer: PairWriter) -> int:
-        """Adds the gold pairs as often as wanted, and returns how many that are."""
+        """Adds all copies of the gold pairs, and returns their number."""
         if self.gold is None:
             return 0
         copies = self.mix.upsample_gold
@@ -220,20 +217,22 @@ class DistilledSet:
         return writer.pairs
 
     def _tagged(self, flag: str, source: List[int]) -> List[int]:
-        """A source that begins with the tag of a flag, if one was given."""
+        """A source after the tag of a flag, if one was given."""
         tag = self.tags[flag]
         if tag and tag[0] in source:
-            words = self.subset.source_words
+            dictionary = self.subset.source_words
             raise ValueError(
-                f"{flag} {words[tag[0]]} is a word of this sentence, too: {words.string(source)}. "
-                "Give one that no sentence has, such as madeupword0000."
+                f"{flag} {dictionary[tag[0]]} is a token of this sentence, too: "
+                f"{dictionary.string(source)}. Give one that no sentence has, such as "
+                "madeupword0000."
             )
         return tag + source
 
-    def _add_distilled(self, writer: PairWriter, work: Path) -> Tally:
-        """Adds the pairs that the filters keep, as ids and as text, and scores of all."""
-        words = (self.subset.source_words, self.subset.target_words)
-        tally = Tally(len(self.subset), (words[0].unk(), words[1].unk()))
+    def _add_distilled(self, writer: PairWriter, work: Path) -> PairCounts:
+        """Adds the pairs that the filters keep, as ids and as text, and writes all scores."""
+        source_dictionary, target_dictionary = self.subset.source_words, self.subset.target_words
+        unknown = (source_dictionary.unk(), target_dictionary.unk())
+        counts = PairCounts(len(self.subset), unknown)
         names = [f"text/train.{language}" for language in self.subset.pair]
         sentences = sentences_of(self.subset, self.hypotheses)
         with ExitStack() as stack:
@@ -243,25 +242,23 @@ class DistilledSet:
             )
             print(*SCORE_COLUMNS, sep="\t", file=scores)
             progress = stack.enter_context(ProgressLine("distilled", len(self.subset), "sentences"))
-            progress.show(0)  # minimum Bayes risk may take minutes until the first sentences
-            for each in judged(sentences, self.choice, self.bank, self.workers):
-                tally.add(each)
-                progress.show(each.sentence.number + 1, f"{tally.kept:,} pairs kept")
+            progress.show(0)  # minimum Bayes risk may take minutes for the first sentences
+            for each in scored_pairs(sentences, self.choice, self.bank, self.workers):
+                counts.add(each)
+                progress.show(each.sentence.number + 1, f"{counts.kept:,} pairs kept")
                 print(_score_line(each), file=scores)
-                if each.taken_by is None:
-                    tokens = each.sentence.hypotheses[each.place].tokens
+                if each.removed_by is None:
+                    tokens = each.sentence.hypotheses[each.rank].tokens
                     source = self.subset.source[each.sentence.number].tolist()
-                    target = [words[1].indices[token] for token in tokens.split()]
+                    target = [target_dictionary.indices[token] for token in tokens.split()]
                     tagged = self._tagged("--tag-distilled", source)
-                    writer.add(tagged, [*target, words[1].eos()])
-                    tally.keep(each, (source, target))
+                    writer.add(tagged, [*target, target_dictionary.eos()])
+                    counts.keep(each, (source, target))
                     print(each.sentence.source, file=texts[0])
                     print(tokens, file=texts[1])
-        return tally
+        return counts
 
 
-def _score_line(judged: Judged) -> str:
-    scores = (f"{score:.4g}" for score in judged.scores)
-    return "\t".join(
-        [str(judged.sentence.number), str(judged.place), *scores, judged.taken_by or "-"]
-    )
+def _score_line(pair: ScoredPair) -> str:
+    scores = (f"{score:.4g}" for score in pair.scores)
+    return "\t".join([str(pair.sentence.number), str(pair.rank), *scores, pair.removed_by or "-"])

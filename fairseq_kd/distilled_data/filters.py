@@ -1,4 +1,4 @@
-"""Which pairs are fit to learn from: each filter is a score of a pair and a threshold."""
+"""Filters of pairs: each has a score of a pair and a threshold."""
 
 import math
 from collections import Counter
@@ -17,8 +17,8 @@ class Pair(NamedTuple):
         source_tokens, target_tokens: as binarised.
         source_words, target_words: with BPE undone.
         teacher_score: log2 of the translation's probability per token.
-        similarity: to the reference, 0 to 100; NaN if it was not asked for.
-        earlier: the number of earlier pairs that are the same in every token.
+        similarity: to the reference, 0 to 100; NaN if it was not computed.
+        earlier: the number of earlier pairs with the same tokens.
     """
 
     source_tokens: Sequence[str]
@@ -31,19 +31,19 @@ class Pair(NamedTuple):
 
 
 def length_ratio(pair: Pair) -> float:
-    """Tokens of the longer side for one of the shorter side, the ends of sentence included."""
+    """Tokens of the longer side / tokens of the shorter side, with the ends of sentence."""
     lengths = (len(pair.source_tokens) + 1, len(pair.target_tokens) + 1)
     return max(lengths) / min(lengths)
 
 
 def copied(pair: Pair) -> float:
-    """The share of the translation's words that stand in the source, each as often at most."""
+    """The share of the translation's words that are in the source, counted with multiplicity."""
     common = Counter(pair.source_words) & Counter(pair.target_words)
     return common.total() / max(1, len(pair.target_words))
 
 
 def repeated(pair: Pair) -> float:
-    """The share of the translation's 3-grams that came before, less the source's own share."""
+    """The share of the translation's 3-grams that occur earlier in it, minus that of the source."""
     return max(0.0, _repeated_share(pair.target_words) - _repeated_share(pair.source_words))
 
 
@@ -54,15 +54,15 @@ def _repeated_share(words: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class Filter:
-    """A score with the threshold that a pair must keep to.
+    """A score of pairs, with its flag.
 
     Args:
         name: of the score.
-        flag: of the threshold; it begins with min or max, which tells the side to keep.
+        flag: of the threshold, --min-... or --max-....
         score: of a pair.
         range: of the threshold; inf or -inf turns the filter off.
-        default: threshold; None for no filter unless asked for.
-        help: what the score is.
+        default: threshold; None if the filter is off by default.
+        help: describes the score.
     """
 
     name: str
@@ -74,11 +74,11 @@ class Filter:
 
     @property
     def option(self) -> str:
-        """The flag as an attribute of the parsed arguments."""
+        """The name of the flag among the parsed arguments."""
         return self.flag[2:].replace("-", "_")
 
     def keeps(self, score: float, threshold: float) -> bool:
-        """Whether a score is on the right side of the threshold, or on it."""
+        """Whether a pair with this score is kept; a score equal to the threshold is."""
         return score >= threshold if self.flag.startswith("--min") else score <= threshold
 
 
@@ -87,7 +87,7 @@ FILTERS = (
     Filter(
         *("words", "--min-words", lambda pair: len(pair.target_words)),
         *(Range(int, 1, 1_000_000, also=(-math.inf,)), 1),
-        "words of the translation: empty ones and sentences that the teacher could not read go",
+        "words of the translation; translations without a word are always removed",
     ),
     Filter(
         *("teacher_score", "--min-score", lambda pair: pair.teacher_score),
@@ -98,58 +98,58 @@ FILTERS = (
     Filter(
         *("length_ratio", "--max-length-ratio", length_ratio),
         *(Range(float, 1, 1e6, also=(math.inf,)), 3.0),
-        "tokens of the longer side for one of the shorter",
+        "tokens of the longer side divided by those of the shorter",
     ),
     Filter(
         *("copied", "--max-copied", copied),
         *(SHARE, 0.9),
-        "share of the translation's words that stand in the source",
+        "share of the translation's words that occur in the source",
     ),
     Filter(
         *("repeated", "--max-repeated", repeated),
         *(SHARE, 0.3),
-        "share of the translation's 3-grams that came before in it, less the same of the source",
+        "share of the translation's 3-grams that occur earlier in it, minus that of the source",
     ),
     Filter(
         *("similarity", "--min-similarity", lambda pair: pair.similarity),
         *(Range(float, 0, 100, also=(-math.inf,)), None),
-        "of the translation to the reference, by --metric",
+        "similarity of the translation to the reference, by --metric",
     ),
     Filter(
         *("duplicates", "--max-duplicates", lambda pair: pair.earlier),
         *(Range(int, 0, 1_000_000_000, also=(math.inf,)), None),
-        "earlier pairs that are the same in every token: 0 keeps one of each",
+        "earlier pairs with the same tokens; 0 keeps one of each",
     ),
 )
 
 
 class FilterBank:
-    """Filters with their thresholds, and what each of them took.
+    """All filters, with thresholds and counts.
 
     Args:
-        thresholds: by the filters' names; a filter without one takes nothing.
+        thresholds: by the filters' names; a filter without a threshold removes nothing.
 
     Attributes:
-        took: by name, the pairs that this filter took and none before it.
-        would_take: by name, the pairs that it takes by itself.
+        removed: by name, the pairs that this filter removed and none before it.
+        removed_alone: by name, the pairs that it would remove alone.
     """
 
     def __init__(self, thresholds: Dict[str, float]):
         self.thresholds = thresholds
-        self.took = {each.name: 0 for each in FILTERS}
-        self.would_take = dict(self.took)
+        self.removed = {each.name: 0 for each in FILTERS}
+        self.removed_alone = dict(self.removed)
 
-    def judge(self, pair: Pair) -> Tuple[List[float], Optional[str]]:
-        """Every score of a pair, and the filter that takes it, None if it is kept."""
+    def apply(self, pair: Pair) -> Tuple[List[float], Optional[str]]:
+        """All scores of a pair, and the name of the filter that removes it, None if it is kept."""
         scores = [each.score(pair) for each in FILTERS]
-        against = [
+        removing = [
             each.name
             for each, score in zip(FILTERS, scores, strict=True)
             if each.name in self.thresholds and not each.keeps(score, self.thresholds[each.name])
         ]
-        for name in against:
-            self.would_take[name] += 1
-        if not against:
+        for name in removing:
+            self.removed_alone[name] += 1
+        if not removing:
             return scores, None
-        self.took[against[0]] += 1
-        return scores, against[0]
+        self.removed[removing[0]] += 1
+        return scores, removing[0]

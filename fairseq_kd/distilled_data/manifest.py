@@ -1,12 +1,13 @@
-"""What a distilled data folder tells of itself, in ``manifest.json``."""
+"""``manifest.json`` of a distilled data folder: its inputs, options, counts and file hashes."""
 
+import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from fairseq_kd.json_files import read_json
+from fairseq_kd.json_files import read_json, sealed
 
 FILE = "manifest.json"
-FORM = {
+SCHEMA = {
     "made_of": {
         "decoding": {"teacher": [str], "beam": int, "compute_type": str, "engine": str},
         "choice": {"select": str},
@@ -18,7 +19,7 @@ FORM = {
 
 
 def read_manifest(folder: Path) -> Optional[Dict[str, Any]]:
-    """The manifest of a folder that ``distill-data`` made; None if it is none of those.
+    """The manifest of a folder that ``distill-data`` made; None for other folders.
 
     Raises:
         ValueError: the file is damaged.
@@ -26,11 +27,11 @@ def read_manifest(folder: Path) -> Optional[Dict[str, Any]]:
     if not is_distilled(folder):
         return None
     repair = f"Remove {folder} and run fairseq-kd distill-data again."
-    return read_json(folder / FILE, FORM, repair)
+    return read_json(folder / FILE, SCHEMA, repair)
 
 
 def is_distilled(folder: Path) -> bool:
-    """Whether a folder is one that ``distill-data`` made, whose manifest is not another program's.
+    """Whether ``distill-data`` made a folder; other programs have a manifest.json, too.
 
     Args:
         folder: any path.
@@ -40,3 +41,9 @@ def is_distilled(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "made_of" in content
+
+
+def write_manifest(folder: Path, manifest: Dict[str, Any]) -> None:
+    """Writes the manifest into a folder."""
+    text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
+    (folder / FILE).write_text(text, encoding="utf-8")

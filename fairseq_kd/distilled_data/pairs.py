@@ -1,81 +1,50 @@
-"""From translations to pairs for the student: selects, filters, counts."""
+"""Pairs for the training set: selected hypotheses with filter scores, and counts of them."""
 
-import itertools
 from collections import Counter
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from fairseq_kd.decoding.hypotheses import Hypothesis, by_sentence
-from fairseq_kd.decoding.subset import Subset
-from fairseq_kd.decoding.subwords import words_of
-from fairseq_kd.distilled_data.filters import FilterBank, Pair
-from fairseq_kd.distilled_data.selection import SELECTIONS
-from fairseq_kd.distilled_data.similarity import similarity
-from fairseq_kd.worker_processes import in_processes
+from torch import Tensor
 
-CHUNK = 100  # sentences that a process works on at a time
+from fairseq_kd.decoding.hypothesis_files import by_sentence
+from fairseq_kd.decoding.subset import Subset, words_of
+from fairseq_kd.distilled_data.filters import FILTERS, FilterBank, Pair
+from fairseq_kd.distilled_data.selection import SelectionOptions, Sentence, selected
+
+EXAMPLES = 5
+MANY_UNKNOWN = 0.01
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What to take of the hypotheses.
+class ScoredPair(NamedTuple):
+    """A selected pair.
 
     Args:
-        select: a key of SELECTIONS.
-        copies: with nbest, the most hypotheses of a sentence; None for all.
-        metric: a key of SCORERS; what similarity means.
-        remove_bpe: how fairseq undoes the splitting of words.
-        compare: whether the similarity of what is taken to its reference is wanted.
+        sentence: with its source and hypotheses.
+        rank: of the selected hypothesis.
+        scores: of the filters, in their order.
+        removed_by: the filter that removes the pair; None if it is kept.
     """
 
-    select: str
-    copies: Optional[int]
-    metric: str
-    remove_bpe: str
-    compare: bool
-
-
-class Sentence(NamedTuple):
-    """A sentence of the set with its hypotheses; the reference is None if there is none."""
-
-    number: int
-    source: str
-    reference: Optional[str]
-    hypotheses: List[Hypothesis]
-
-
-class Taken(NamedTuple):
-    """A hypothesis that was selected: its place among them, and its similarity or NaN."""
-
-    place: int
-    similarity: float
-
-
-class Judged(NamedTuple):
-    """A selected pair, with its scores and the filter that takes it, if one does."""
-
     sentence: Sentence
-    place: int
+    rank: int
     scores: List[float]
-    taken_by: Optional[str]
+    removed_by: Optional[str]
 
 
 def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:
-    """The sentences of a set with what was decoded of them.
+    """Yields the sentences of a set with their hypotheses.
 
     Raises:
-        ValueError: as ``by_sentence``; or sentences and hypotheses are not as many.
+        ValueError: as ``by_sentence``; or the numbers of sentences differ.
     """
-    words = (subset.source_words.symbols, subset.target_words.symbols)
+    symbols = (subset.source_words.symbols, subset.target_words.symbols)
     number = -1
-    for number, found in by_sentence(hypotheses, subset.target_words.indices):
+    for number, decoded in by_sentence(hypotheses, subset.target_words.indices):
         if number == len(subset):
             break
-        source = _text(subset.source[number], words[0])
-        target = None if subset.target is None else _text(subset.target[number], words[1])
-        yield Sentence(number, source, target, found)
+        source = _text(subset.source[number], symbols[0])
+        target = None if subset.target is None else _text(subset.target[number], symbols[1])
+        yield Sentence(number, source, target, decoded)
     if number + 1 != len(subset):
         raise ValueError(
             f"{hypotheses} has {'more' if number == len(subset) else number + 1} sentences, but "
@@ -83,65 +52,97 @@ def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:
         )
 
 
-def judged(
-    sentences: Iterable[Sentence], choice: Choice, bank: FilterBank, workers: int
-) -> Iterator[Judged]:
-    """Selects and filters; the scoring of similarities is spread over processes."""
+def scored_pairs(
+    sentences: Iterable[Sentence], options: SelectionOptions, bank: FilterBank, workers: int
+) -> Iterator[ScoredPair]:
+    """Yields all selected pairs, scored by the filters."""
     seen: Counter = Counter()
     keep_seen = "duplicates" in bank.thresholds
-    for sentence, taken in _selected(sentences, choice, workers):
-        for place, score in taken:
-            hypothesis = sentence.hypotheses[place]
-            key = hash((sentence.source, hypothesis.tokens))  # the texts would fill the memory
+    for sentence, hypotheses in selected(sentences, options, workers):
+        for rank, similarity in hypotheses:
+            hypothesis = sentence.hypotheses[rank]
+            key = hash((sentence.source, hypothesis.tokens))  # smaller than the texts
             pair = Pair(
                 sentence.source.split(),
                 hypothesis.tokens.split(),
-                words_of(sentence.source, choice.remove_bpe).split(),
-                words_of(hypothesis.tokens, choice.remove_bpe).split(),
+                words_of(sentence.source, options.remove_bpe).split(),
+                words_of(hypothesis.tokens, options.remove_bpe).split(),
                 hypothesis.score,
-                score,
+                similarity,
                 seen[key],
             )
             if keep_seen:
                 seen[key] += 1
-            yield Judged(sentence, place, *bank.judge(pair))
+            yield ScoredPair(sentence, rank, *bank.apply(pair))
 
 
-def _selected(
-    sentences: Iterable[Sentence], choice: Choice, workers: int
-) -> Iterator[Tuple[Sentence, List[Taken]]]:
-    if choice.select in ("best", "nbest") and not choice.compare:
-        for sentence in sentences:
-            yield sentence, take(choice, [sentence])[0]
-        return
-    rest = iter(sentences)
-    chunks = iter(lambda: list(itertools.islice(rest, CHUNK)), [])
-    tasks = (partial(_with_taken, choice, chunk) for chunk in chunks)
-    yield from itertools.chain.from_iterable(in_processes(tasks, workers))
-
-
-def _with_taken(choice: Choice, chunk: Sequence[Sentence]) -> List[Tuple[Sentence, List[Taken]]]:
-    return list(zip(chunk, take(choice, chunk), strict=True))
-
-
-def take(choice: Choice, chunk: Sequence[Sentence]) -> List[List[Taken]]:
-    """What is selected of each sentence."""
-    score = similarity(choice.metric)
-    select = SELECTIONS[choice.select]
-    taken = []
-    for sentence in chunk:
-        words = [words_of(each.tokens, choice.remove_bpe) for each in sentence.hypotheses]
-        reference = sentence.reference and words_of(sentence.reference, choice.remove_bpe)
-        places = select(words, reference, score)[: choice.copies]
-        taken.append(
-            [
-                Taken(i, score(words[i], reference) if choice.compare else float("nan"))
-                for i in places
-            ]
-        )
-    return taken
-
-
-def _text(ids, symbols: Sequence[str]) -> str:
+def _text(ids: Tensor, symbols: Sequence[str]) -> str:
     """Token ids as text, without the end of sentence."""
-    return " ".join(symbols[word] for word in ids.tolist()[:-1])
+    return " ".join(symbols[token] for token in ids.tolist()[:-1])
+
+
+class PairCounts:
+    """Counts of pairs, the share of unknown tokens, and a few examples.
+
+    Args:
+        sentences: of the set; the examples are spread over them.
+        unknown: the ids of the unknown token in the source and the target dictionary.
+    """
+
+    def __init__(self, sentences: int, unknown: Tuple[int, int]):
+        self.sentences, self.unknown = sentences, unknown
+        self.selected = self.kept = 0
+        self.tokens, self.unknown_tokens = [0, 0], [0, 0]
+        self.examples: List[ScoredPair] = []
+
+    def add(self, pair: ScoredPair) -> None:
+        """Counts a selected pair."""
+        self.selected += 1
+        self.kept += pair.removed_by is None
+
+    def keep(self, pair: ScoredPair, sides: Sequence[Sequence[int]]) -> None:
+        """Counts the tokens of a pair that is kept."""
+        for i, ids in enumerate(sides):
+            self.tokens[i] += len(ids)
+            self.unknown_tokens[i] += list(ids).count(self.unknown[i])
+        if pair.sentence.number >= len(self.examples) * self.sentences // EXAMPLES:
+            self.examples.append(pair)
+
+    def unknown_share(self, side: int) -> float:
+        """The share of unknown tokens, of the source (0) or the target (1)."""
+        return self.unknown_tokens[side] / max(1, self.tokens[side])
+
+    def report(self, bank: FilterBank) -> Dict[str, Any]:
+        """The counts for the manifest."""
+        return {
+            "counts": {
+                "sentences": self.sentences,
+                "selected": self.selected,
+                "taken_by": bank.removed,
+                "taken_by_this_filter_alone_too": bank.removed_alone,
+                "kept": self.kept,
+            },
+            "unknown_share": {"source": self.unknown_share(0), "target": self.unknown_share(1)},
+        }
+
+    def text(self, bank: FilterBank) -> str:
+        """The counts and the examples for a terminal."""
+        lines = [f"{self.selected:,} pairs of {self.sentences:,} sentences were selected"]
+        for each in FILTERS:
+            if each.name in bank.thresholds:
+                lines.append(
+                    f"  {each.flag} {bank.thresholds[each.name]:g} removed "
+                    f"{bank.removed[each.name]:,} (alone {bank.removed_alone[each.name]:,})"
+                )
+        lines.append(f"{self.kept:,} are kept")
+        for i, side in enumerate(("source", "target")):
+            share = self.unknown_share(i)
+            warning = ": is this the right dictionary?" if share > MANY_UNKNOWN else ""
+            lines.append(f"unknown tokens in the {side}: {share:.2%}{warning}")
+        for pair in self.examples:
+            sentence = pair.sentence
+            lines += [f"[{sentence.number}] {sentence.source}"]
+            if sentence.reference is not None:
+                lines += [f"    reference  {sentence.reference}"]
+            lines += [f"    distilled  {sentence.hypotheses[pair.rank].tokens}"]
+        return "\n".join(lines)

@@ -1,15 +1,42 @@
-"""Which of a sentence's hypotheses the student learns from.
+"""Selection of hypotheses for the training set: by rank, or by similarity of sentences.
 
-Every selection gets the hypotheses' words, best first, and returns the places of those it takes.
+A selection function gets the hypotheses of a sentence as words, best first, and the reference, and
+returns the ranks of the selected ones, from 0.
 """
 
-from typing import Callable, Dict, List, Optional, Sequence
+import itertools
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from fairseq_kd.distilled_data.similarity import Similarity
+from sacrebleu.metrics import BLEU, CHRF
+
+from fairseq_kd.decoding.hypothesis_files import Hypothesis
+from fairseq_kd.decoding.subset import words_of
+from fairseq_kd.worker_processes import in_processes
+
+Similarity = Callable[[str, str], float]
+SCORERS = {
+    "bleu": lambda: BLEU(tokenize="none", effective_order=True, force=True),
+    "chrf": CHRF,
+}
+CHUNK = 100  # sentences per task of a process
+
+
+@cache
+def similarity(metric: str) -> Similarity:
+    """The score of a hypothesis against a reference, 0 to 100, both in words separated by spaces.
+
+    Args:
+        metric: ``bleu``, sacreBLEU's smoothed sentence BLEU up to the longest n-gram of the
+            sentence (Kim and Rush 2016 smooth it too); or ``chrf``.
+    """
+    scorer = SCORERS[metric]()
+    return lambda hypothesis, reference: scorer.sentence_score(hypothesis, [reference]).score
 
 
 def best(words: Sequence[str], reference: Optional[str], similarity: Similarity) -> List[int]:
-    """The one that the teacher ranks first.
+    """The teacher's best hypothesis.
 
     Source: Kim and Rush 2016, arXiv:1606.07947, section 3.2.
     """
@@ -17,14 +44,14 @@ def best(words: Sequence[str], reference: Optional[str], similarity: Similarity)
 
 
 def nbest(words: Sequence[str], reference: Optional[str], similarity: Similarity) -> List[int]:
-    """All of them: as many copies of the source."""
+    """All hypotheses; the source is repeated for each."""
     return list(range(len(words)))
 
 
 def interpolation(
     words: Sequence[str], reference: Optional[str], similarity: Similarity
 ) -> List[int]:
-    """Argmax over hypotheses h of similarity(h, reference); of equals, the teacher's favourite.
+    """Argmax over hypotheses h of similarity(h, reference); of equals, the first.
 
     Source: Kim and Rush 2016, arXiv:1606.07947, section 3.3.
     """
@@ -37,8 +64,8 @@ def minimum_bayes_risk(
 ) -> List[int]:
     """Argmax over hypotheses h of the sum over hypotheses g of similarity(h, g).
 
-    Every hypothesis has the same weight: with samples that is the expectation under the teacher.
-    Of equals, the teacher's favourite.
+    All hypotheses have the same weight: with samples the sum is the expectation under the teacher.
+    Of equals, the first.
 
     Source: Kumar and Byrne 2004; on samples, Eikema and Aziz 2020, arXiv:2005.10283.
     """
@@ -54,10 +81,80 @@ def minimum_bayes_risk(
     return [gains.index(max(gains))]
 
 
-Selection = Callable[[Sequence[str], Optional[str], Similarity], List[int]]
-SELECTIONS: Dict[str, Selection] = {
+SELECTIONS: Dict[str, Callable[[Sequence[str], Optional[str], Similarity], List[int]]] = {
     "best": best,
     "nbest": nbest,
     "interpolation": interpolation,
     "mbr": minimum_bayes_risk,
 }
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """How hypotheses are selected.
+
+    Args:
+        select: a key of SELECTIONS.
+        copies: with nbest, the maximal number of hypotheses per sentence; None for all.
+        metric: a key of SCORERS.
+        remove_bpe: how words are split, as in ``fairseq-generate``.
+        compare: whether the similarity of selected hypotheses to their references is computed.
+    """
+
+    select: str
+    copies: Optional[int]
+    metric: str
+    remove_bpe: str
+    compare: bool
+
+
+class Sentence(NamedTuple):
+    """A sentence of the set, its reference (None if there is none) and its hypotheses."""
+
+    number: int
+    source: str
+    reference: Optional[str]
+    hypotheses: List[Hypothesis]
+
+
+class Selected(NamedTuple):
+    """A selected hypothesis: its rank, and its similarity to the reference, NaN if not computed."""
+
+    rank: int
+    similarity: float
+
+
+def selected(
+    sentences: Iterable[Sentence], options: SelectionOptions, workers: int
+) -> Iterator[Tuple[Sentence, List[Selected]]]:
+    """Yields each sentence with its selected hypotheses; similarities are computed in processes."""
+    if options.select in ("best", "nbest") and not options.compare:
+        for sentence in sentences:
+            yield sentence, select(options, [sentence])[0]
+        return
+    rest = iter(sentences)
+    chunks = iter(lambda: list(itertools.islice(rest, CHUNK)), [])
+    tasks = (partial(_with_selected, options, chunk) for chunk in chunks)
+    yield from itertools.chain.from_iterable(in_processes(tasks, workers))
+
+
+def _with_selected(
+    options: SelectionOptions, chunk: Sequence[Sentence]
+) -> List[Tuple[Sentence, List[Selected]]]:
+    return list(zip(chunk, select(options, chunk), strict=True))
+
+
+def select(options: SelectionOptions, chunk: Sequence[Sentence]) -> List[List[Selected]]:
+    """The selected hypotheses of each sentence."""
+    score = similarity(options.metric)
+    ranks_of = SELECTIONS[options.select]
+    results = []
+    for sentence in chunk:
+        words = [words_of(each.tokens, options.remove_bpe) for each in sentence.hypotheses]
+        reference = sentence.reference and words_of(sentence.reference, options.remove_bpe)
+        ranks = ranks_of(words, reference, score)[: options.copies]
+        compare = options.compare
+        results.append(
+            [Selected(i, score(words[i], reference) if compare else float("nan")) for i in ranks]
+        )
+    return results

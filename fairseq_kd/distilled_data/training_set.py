@@ -1,4 +1,4 @@
-"""Writes what ``fairseq-train`` reads, with dictionaries that are there already."""
+"""Writes binarised splits and copies others, with the dictionaries of a data folder."""
 
 import shutil
 from pathlib import Path
@@ -11,12 +11,12 @@ from fairseq_kd.decoding.subset import SUFFIXES, Subset, read_side
 
 
 class PairWriter:
-    """Writes one split of a binarised data folder, as ``fairseq-preprocess`` would.
+    """Writes one split of a binarised data folder, in the format of ``fairseq-preprocess``.
 
     Args:
         folder: of the data.
         split: its name, such as train or train1.
-        like: a subset whose languages and dictionaries it has.
+        like: a subset with the same languages and dictionaries.
     """
 
     def __init__(self, folder: Path, split: str, like: Subset):
@@ -37,10 +37,10 @@ class PairWriter:
         self.pairs += 1
 
     def close(self) -> None:
-        """Writes the index, and makes sure that both sides have every pair.
+        """Writes the index, and checks that both sides have every pair.
 
         Raises:
-            ValueError: what was written is not what was added.
+            ValueError: the files do not have all pairs.
         """
         for builder, prefix in zip(self.builders, self.prefixes, strict=True):
             builder.finalize(f"{prefix}.idx")
@@ -55,22 +55,22 @@ class PairWriter:
 def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     """Copies the dictionaries and all splits but one into a new data folder.
 
-    All get the names of the direction that is trained: fairseq-train takes the languages from any.
-    Raw splits are binarised.
+    All are named for the direction of the training: fairseq-train infers the languages from any of
+    them. Raw splits are binarised.
 
     Args:
-        data: whose folder is copied from.
-        split: what is left out, with its continuations (train, train1, ...).
+        data: a subset of the folder to copy from.
+        split: the split to leave out, with its continuations (train, train1, ...).
         folder: to copy to.
 
     Raises:
-        ValueError: a file is a link to something else than binarised text.
+        ValueError: a file is a link to a file that is not binarised text.
     """
     for language in data.pair:
         shutil.copyfile(data.dictionary_file(language), folder / f"dict.{language}.txt")
     ours, reverse = (f".{'-'.join(languages)}." for languages in (data.pair, data.pair[::-1]))
     of_source, of_target = ({each + suffix for suffix in SUFFIXES} for each in data.pair)
-    for direction in (reverse, ours):  # where both are there, fairseq reads ours
+    for direction in (reverse, ours):  # where both exist, fairseq reads ours
         for path in sorted(data.folder.glob(f"*{direction}*")):
             name, _, end = path.name.partition(direction)
             if name.rstrip("0123456789") == split or end not in of_source | of_target:
@@ -85,10 +85,10 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
 
 
 def _check_linked(path: Path, words: Dictionary) -> None:
-    """Refuses a link to what is no binarised text, for a data folder is given to others.
+    """Refuses a link to a file that is not binarised text, since data folders are passed on.
 
-    A folder from somebody else may hold a link to a file that is no business of theirs. Every
-    sentence must end as fairseq-preprocess ends it: an index can be made for any other file.
+    A folder from somebody else may have a link to a private file. Every sentence must end as
+    fairseq-preprocess ends it: an index can be made for any other file.
 
     Args:
         path: a file of one side of a split.
@@ -105,13 +105,12 @@ def _check_linked(path: Path, words: Dictionary) -> None:
     if not binarised:
         raise ValueError(
             f"{path} is a link, but not to binarised text that ends as fairseq-preprocess ends "
-            "each sentence, and what it leads to would be copied. Remove it, or put a copy in its "
-            "place."
+            "each sentence. It would be copied. Remove it, or replace it by a copy."
         )
 
 
 def _binarise_raw(path: Path, words: Dictionary, prefix: Path) -> None:
-    """Binarises one side: fairseq-train finds no raw split beside others that are not."""
+    """Binarises one side: fairseq-train cannot read raw and binarised splits together."""
     builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(words))
     for ids in data_utils.load_indexed_dataset(str(path), words, "raw"):
         builder.add_item(ids)
@@ -119,7 +118,7 @@ def _binarise_raw(path: Path, words: Dictionary, prefix: Path) -> None:
 
 
 def tag_id(subset: Subset, tag: str, flag: str) -> int:
-    """The id of a source word that marks where a sentence comes from.
+    """The id of a token that marks the origin of a source sentence.
 
     Raises:
         ValueError: the source dictionary lacks it.
@@ -127,7 +126,8 @@ def tag_id(subset: Subset, tag: str, flag: str) -> int:
     if tag not in subset.source_words.indices:
         path = subset.dictionary_file(subset.pair[0])
         raise ValueError(
-            f"{flag} {tag} is not in {path}, and the dictionaries stay the same. Give a word of it "
-            "that no sentence has, such as madeupword0000, which fairseq-preprocess fills up with."
+            f"{flag} {tag} is not in {path}, and the dictionaries stay the same. Give a token of "
+            "it that no sentence has, such as madeupword0000, with which fairseq-preprocess pads "
+            "dictionaries."
         )
     return subset.source_words.indices[tag]

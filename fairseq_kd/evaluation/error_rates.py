@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 import torch
 from torch import Tensor
 
-from fairseq_kd.decoding.batches import length_sorted_batches
+from fairseq_kd.decoding.engine import length_sorted_batches
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.results import ErrorRates
 from fairseq_kd.evaluation.systems import System, sample_of

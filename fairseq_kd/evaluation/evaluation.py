@@ -9,9 +9,11 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import torch
 
 from fairseq_kd import __version__
+from fairseq_kd.decoding.decode import FILE as SETTINGS
 from fairseq_kd.decoding.engine import Engine
+from fairseq_kd.decoding.hypothesis_files import WHOLE
 from fairseq_kd.decoding.search import Search
-from fairseq_kd.decoding.subwords import check_splitting
+from fairseq_kd.decoding.subset import check_splitting
 from fairseq_kd.evaluation import scores
 from fairseq_kd.evaluation.error_rates import agreement, error_rates, rare_share
 from fairseq_kd.evaluation.memory import inference_memory, preload, training_peak
@@ -43,7 +45,7 @@ from fairseq_kd.evaluation.systems import (
 )
 from fairseq_kd.evaluation.translations import (
     PlainText,
-    decoded_file,
+    decoded_folder,
     detokeniser,
     plain_text,
     quality_name,
@@ -185,14 +187,15 @@ class Evaluation:
             if system.role == "student" and system.name in converted
         ]
         texts: Dict[str, List[str]] = {}
-        search, out = self.options.search, self.options.out
+        out = self.options.out
         for variant in variants:
             engine = self._engine(variant, conversions, workers=self.options.threads)
-            tokens = translated(variant, engine, self.subset, search, out)
+            tokens = translated(variant, engine, self.subset, out)
             name = quality_name(variant)
             texts[name] = write_translations(variant, tokens, self.detokenisers[1], out)
             self.files.append(translation_file(variant, out))
-            self.files.append(decoded_file(variant, engine, self.subset, search, out)[0])
+            folder = decoded_folder(variant, engine, self.subset, out)
+            self.files += [folder / WHOLE, folder / SETTINGS]
         return self._scored(texts)
 
     def _scored(self, texts: Mapping[str, Sequence[str]]) -> Quality:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Set, Union
 
+from fairseq_kd.decoding.decode import FILE as SETTINGS
 from fairseq_kd.decoding.hypothesis_files import WHOLE
 from fairseq_kd.evaluation import plots, tables
 from fairseq_kd.evaluation.pages import (
@@ -36,7 +37,8 @@ WRITTEN = (RESULTS, "report.md", "report.html", *FOLDERS)
 DECODED = re.compile(r".+-[0-9a-f]{16}")  # a folder with the translations of a system
 NAME = r"[\w.-]*\w[\w.-]*"
 REPLACEABLE = re.compile(
-    rf"{PLOTS}/{NAME}\.png|translations/{NAME}\.txt|decoded/{NAME}/{re.escape(WHOLE)}"
+    rf"{PLOTS}/{NAME}\.png|translations/{NAME}\.txt|"
+    rf"decoded/{NAME}/({re.escape(WHOLE)}|{re.escape(SETTINGS)})"
 )
 IDLE = 0.1  # largest drift between rounds on a machine without other load
 

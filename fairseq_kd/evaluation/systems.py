@@ -13,7 +13,7 @@ from fairseq_kd.decoding.engine_choice import INSTALL
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import Subset
-from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, read_their_subset
+from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, read_subset_for
 from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import SYSTEM, in_one_line
@@ -134,7 +134,7 @@ def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
     """The set to be translated, which must fit every system.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_their_subset``; or the systems translate different
+        FileNotFoundError, ValueError: as ``read_subset_for``; or the systems translate different
             language pairs, or the set is empty or has no references.
     """
     pairs = {language_pair(system.checkpoint.task): system for system in systems}
@@ -144,7 +144,7 @@ def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
             for pair, system in pairs.items()
         )
         raise ValueError(f"{directions}. Compare systems of one direction.")
-    subset = read_their_subset([system.checkpoint for system in systems], folder, name)
+    subset = read_subset_for([system.checkpoint for system in systems], folder, name)
     if subset.target is None:
         raise ValueError(
             f"{folder} holds no references of {name}. Binarise it with both languages."
@@ -196,9 +196,11 @@ class Conversions(NamedTuple):
 
     def folder(self, variant: Variant) -> Path:
         """The model that CTranslate2 loads for a variant."""
-        from fairseq_kd.decoding.conversion import form
+        from fairseq_kd.decoding.conversion import weights_folder
 
-        return form(self.folders[variant.system.name], COMPUTE_TYPES[variant.engine], "cpu")
+        return weights_folder(
+            self.folders[variant.system.name], COMPUTE_TYPES[variant.engine], "cpu"
+        )
 
 
 def convert_all(systems: Sequence[System], subset: Subset, cache: Optional[Path]) -> Conversions:
@@ -220,7 +222,7 @@ def convert_all(systems: Sequence[System], subset: Subset, cache: Optional[Path]
     result = Conversions({}, {})
     for system in systems:
         try:
-            folder = converted(system.checkpoint, system.sha256, subset, cache or default_cache())
+            folder = converted(system.checkpoint, subset, cache or default_cache())
             result.folders[system.name] = folder
         except CannotConvertError as error:
             result.refusals[system.name] = str(error)

@@ -1,6 +1,5 @@
 """Translates the test set, and reads its sources and references as plain text."""
 
-import dataclasses
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
@@ -11,15 +10,10 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders import build_tokenizer
 from torch import Tensor
 
-from fairseq_kd.decoding.batches import length_sorted_batches
-from fairseq_kd.decoding.decode import ShardDecoder
+from fairseq_kd.decoding.decode import LOCK, decode, settings_id, settings_of
 from fairseq_kd.decoding.engine import Engine
-from fairseq_kd.decoding.hypotheses import by_sentence
-from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard
-from fairseq_kd.decoding.search import Search
-from fairseq_kd.decoding.settings import plan_id
-from fairseq_kd.decoding.subset import Subset
-from fairseq_kd.decoding.subwords import words_of
+from fairseq_kd.decoding.hypothesis_files import by_sentence
+from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.evaluation.results import INT8, int8_name
 from fairseq_kd.evaluation.systems import Variant
 from fairseq_kd.parallel_text import lines_of
@@ -125,47 +119,27 @@ def tokens_of(sentence: Tensor, vocabulary: Dictionary) -> List[str]:
     return [vocabulary[index] for index in sentence.tolist() if index != vocabulary.eos()]
 
 
-def translated(
-    variant: Variant, engine: Engine, subset: Subset, search: Search, out: Path
-) -> List[str]:
+def translated(variant: Variant, engine: Engine, subset: Subset, out: Path) -> List[str]:
     """The tokens of the best translation of every sentence, in the set's order.
 
-    Finished translations are kept in ``out/decoded``, in a folder whose name depends on
-    checkpoint, data, engine and search, so that a run that was killed continues there.
+    An interrupted run continues in the folder of ``decoded_folder``.
 
     Args:
         variant: the system that translates.
         engine: runs it.
         subset: to be translated.
-        search: options of the search.
         out: the evaluation's folder.
     """
-    whole, plan = decoded_file(variant, engine, subset, search, out)
-    if whole.is_file():
-        check_shard(whole, plan)
-    else:
-        make_folder(whole.parent)
-        print(f"{variant.system.name}: {engine.summary}", file=sys.stderr)
-        batches = length_sorted_batches(subset.source_lengths, engine.batch_tokens)
-        longest = variant.system.max_source
-        ShardDecoder(subset, batches, longest, whole.parent, Shard(), plan).run(engine)
-    return [hypotheses[0].tokens for _, hypotheses in by_sentence(whole)]
+    folder, label = decoded_folder(variant, engine, subset, out), f"{variant.system.name}: "
+    path, _ = decode([variant.system.checkpoint], subset, engine, folder, Shard(), label=label)
+    (folder / LOCK).unlink(missing_ok=True)  # the evaluation has a lock of its own
+    return [hypotheses[0].tokens for _, hypotheses in by_sentence(path)]
 
 
-def decoded_file(
-    variant: Variant, engine: Engine, subset: Subset, search: Search, out: Path
-) -> Tuple[Path, str]:
-    """The file in which ``translated`` keeps translations, and the id of how they are made."""
-    plan = plan_id(
-        {
-            **subset.hashes,
-            "system": variant.system.sha256,
-            **engine.identity,
-            **dataclasses.asdict(search),
-            "max_tokens": engine.batch_tokens,
-        }
-    )
-    return out / "decoded" / f"{_file_stem(variant)}-{plan}" / WHOLE, plan
+def decoded_folder(variant: Variant, engine: Engine, subset: Subset, out: Path) -> Path:
+    """The folder of a variant's hypotheses; its name ends in the id of the decoding's settings."""
+    decoding = settings_id(settings_of([variant.system.checkpoint], subset, engine))
+    return out / "decoded" / f"{_file_stem(variant)}-{decoding}"
 
 
 def _file_stem(variant: Variant) -> str:

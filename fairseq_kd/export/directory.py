@@ -22,8 +22,7 @@ from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.engine import Batch, Engine
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.search import Search
-from fairseq_kd.decoding.subset import Subset
-from fairseq_kd.decoding.subwords import check_splitting
+from fairseq_kd.decoding.subset import Subset, check_splitting
 from fairseq_kd.evaluation.results import FAIRSEQ
 from fairseq_kd.evaluation.scores import bleu_tokenizer
 from fairseq_kd.evaluation.size import folder_bytes
@@ -133,7 +132,7 @@ class Export:
         """Checks in float32 that the conversion scores as fairseq does, then writes the weights."""
         cache = self.options.cache or default_cache()
         try:
-            converted(self.system.checkpoint, self.system.sha256, self.subset, cache)
+            converted(self.system.checkpoint, self.subset, cache)
             write_converted(self.system.checkpoint, self.subset, work, self.options.quantization)
         except CannotConvertError as error:
             raise ValueError(f"{self.system.path} cannot be exported: {error}.") from error
@@ -195,7 +194,7 @@ class Export:
 
     def _translate(self, name: str, engine: Engine, work: Path) -> List[str]:
         variant = Variant(self.system._replace(name=name), FAIRSEQ)
-        tokens = translated(variant, engine, self.subset, self.search, work.parent)
+        tokens = translated(variant, engine, self.subset, work.parent)
         return [self.detokenisers[1](each) for each in tokens]
 
     def _smoke_check(self, work: Path) -> None:

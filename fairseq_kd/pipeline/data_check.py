@@ -88,7 +88,7 @@ def _check_words(run: RunFile, layout: Layout) -> None:
             f"{run.path}: store.topk must be below {len(target)}, the words of the target "
             f"dictionary, but is {topk}."
         )
-    from fairseq_kd.decoding.subwords import check_splitting
+    from fairseq_kd.decoding.subset import check_splitting
 
     subset = SimpleNamespace(source_words=source, target_words=target)
     sections = {"evaluate": run.get("evaluate", {})}

@@ -1,4 +1,4 @@
-"""The verb ``distill-data``: makes a training set of what ``translate`` decoded."""
+"""The command ``fairseq-kd distill-data``: makes a training set of translations."""
 
 import argparse
 import math
@@ -9,16 +9,16 @@ from fairseq_kd.flag_types import COUNT, THREADS, Range, file_path, one_word, sp
 
 DESCRIPTION = """\
 Selects and filters the translations of fairseq-kd translate, and binarises them with the
-dictionaries of --data, which stay as they are: OUT is ready for fairseq-train. OUT/text has the
-pairs as text, BPE kept, OUT/scores.tsv every selected pair with its scores and the filter that took
-it, OUT/manifest.json the hashes, options and counts. Nothing is decoded again when thresholds
-change: choose another --out."""
+dictionaries of --data: OUT is ready for fairseq-train. OUT/text has the pairs as text with BPE,
+OUT/scores.tsv every selected pair with its scores and the filter that removed it, OUT/manifest.json
+the hashes, options and counts. To change thresholds, choose another --out; nothing is decoded
+again."""
 MIXES = ("alone", "gold", "extra")
 BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 
 
 def add_parser(verbs: Any) -> None:
-    """Adds the verb to the command line."""
+    """Adds the command to the command line."""
     parser = verbs.add_parser(
         "distill-data",
         aliases=["distil-data"],
@@ -39,18 +39,18 @@ def add_parser(verbs: Any) -> None:
         "--remove-bpe",
         choices=BPE,
         default="subword_nmt",
-        help="how words were split; only scores are computed on words (default: %(default)s)",
+        help="how words are split; used for scores only (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=THREADS,
-        help="processes that compute similarities (default: one a core)",
+        help="processes that compute similarities (default: one per core)",
     )
     _add_selection(parser.add_argument_group("selection"))
     filters = parser.add_argument_group(
         "filters",
-        "thresholds that a pair must keep to; --max-...=inf and --min-...=-inf turn a filter off, "
-        "but pairs without a word always go",
+        "thresholds that a pair must meet; --max-...=inf and --min-...=-inf turn a filter off, but "
+        "pairs without a word are always removed",
     )
     for each in FILTERS:
         default = "none" if each.default is None else f"{each.default:g}"
@@ -68,7 +68,9 @@ def _add_selection(flags: Any) -> None:
         "(arXiv:1606.07947); or the one nearest to all others, minimum Bayes risk (default: best)",
     )
     flags.add_argument(
-        "--copies", type=COUNT, help="with nbest: hypotheses of a sentence at most (default: all)"
+        "--copies",
+        type=COUNT,
+        help="with nbest: maximal number of hypotheses per sentence (default: all)",
     )
     flags.add_argument(
         "--metric",
@@ -98,31 +100,34 @@ def _add_mixing(flags: Any) -> None:
     flags.add_argument(
         "--tag-distilled",
         type=one_word,
-        metavar="WORD",
-        help="with gold or extra: begin distilled sources so",
+        metavar="TOKEN",
+        help="with gold or extra: first token of distilled sources (default: none)",
     )
     flags.add_argument(
-        "--tag-gold", type=one_word, metavar="WORD", help="with gold: begin gold sources so"
+        "--tag-gold",
+        type=one_word,
+        metavar="TOKEN",
+        help="with gold: first token of gold sources (default: none)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes the training set, or says that it is there."""
+    """Makes the training set, or prints that it exists."""
     check_flags(args)
     thresholds = thresholds_of(args)
 
     from fairseq_kd.decoding.engine_choice import cores
-    from fairseq_kd.distilled_data.distilled_set import DistilledSet, Mix
-    from fairseq_kd.distilled_data.pairs import Choice
+    from fairseq_kd.distilled_data.distilled_set import DistilledSet, MixOptions
+    from fairseq_kd.distilled_data.selection import SelectionOptions
 
-    choice = Choice(
+    choice = SelectionOptions(
         args.select,
         args.copies,
         args.metric or "bleu",
         args.remove_bpe,
         args.min_similarity is not None,
     )
-    mix = Mix(
+    mix = MixOptions(
         args.mix,
         args.gold_subset or "train",
         args.upsample_gold or 1,
@@ -141,20 +146,22 @@ def thresholds_of(args: argparse.Namespace) -> Dict[str, float]:
         given: Optional[float] = getattr(args, each.option)
         value = each.default if given is None else given
         if each.name == "words" and value == -math.inf:
-            value = each.default  # a pair without a word teaches nothing
+            value = each.default  # pairs without a word are useless
         if value is not None:
             thresholds[each.name] = value
     return thresholds
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuses what has no effect.
+    """Checks that every flag has an effect.
 
     Raises:
-        ValueError: naming the flag.
+        ValueError: naming a flag that has none.
     """
     if args.tag_distilled is not None and args.tag_distilled == args.tag_gold:
-        raise ValueError("--tag-distilled and --tag-gold are one word, which tells nothing apart.")
+        raise ValueError(
+            f"--tag-distilled and --tag-gold must differ, but both are {args.tag_gold}."
+        )
     compares = args.select in ("interpolation", "mbr") or args.min_similarity is not None
     mixed, together = args.mix != "alone", args.mix == "gold"
     for flag, value, useful, needs in (

@@ -1,21 +1,19 @@
-"""The verb ``merge``: joins what several runs of ``translate --shard`` decoded."""
+"""The command ``fairseq-kd merge``: joins the shards of ``translate --shard``."""
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 from fairseq_kd.flag_types import file_path
 
 
 def add_parser(verbs: Any) -> None:
-    """Adds the verb to the command line."""
+    """Adds the command to the command line."""
     parser = verbs.add_parser(
         "merge",
-        help="join the shards of translate to one file, refusing gaps and overlaps",
+        help="join shards of translate that were decoded on other machines",
         description="Joins the shards of fairseq-kd translate --shard to OUT/hypotheses.txt, the "
-        "file that an undivided run writes, bit for bit. The last shard to end does so by itself; "
-        "this is for shards that were decoded in different places and copied together.",
+        "file that an undivided run writes, bit for bit. The last shard to end does so by itself. "
+        "Use this command for shards that were decoded on other machines and copied together.",
     )
     parser.add_argument(
         "folder", metavar="OUT", type=file_path, help="the --out folder of translate"
@@ -24,21 +22,8 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Merges, or says that it is done."""
+    """Merges the shards, or prints that they are merged."""
+    from fairseq_kd.decoding.decode import merge_shards
+
     merge_shards(args.folder)
     return 0
-
-
-def merge_shards(folder: Path) -> None:
-    """Merges while no other process does."""
-    from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard, merge
-    from fairseq_kd.decoding.settings import locked, plan_id, read_plan
-
-    plan = read_plan(folder)
-    with locked(folder):
-        if (folder / WHOLE).is_file():
-            check_shard(folder / WHOLE, plan_id(plan))
-            print(f"{folder / WHOLE} is there already", file=sys.stderr)
-            return
-        merge(folder, plan_id(plan), plan["sentences"])
-    print(f"{plan['sentences']:,} sentences are in {folder / WHOLE}", file=sys.stderr)

@@ -13,7 +13,7 @@ from harness import PAIR, run
 from torch.backends import cpu
 from translations import binarised, content, hypotheses
 
-from fairseq_kd.decoding import cublas
+from fairseq_kd.decoding import engine_choice
 from fairseq_kd.decoding.conversion import namespace_of
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import read_subset
@@ -65,12 +65,12 @@ def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tm
         else:
             (folder / name).write_bytes(before[:-40] + bytes([before[-40] ^ 64]) + before[-39:])
         assert translate(out, *flags) == 0
-        assert f"{told}; the teacher is converted anew\n" in capsys.readouterr().err
+        assert f"{told}; the teacher is converted again\n" in capsys.readouterr().err
         assert (folder / name).read_bytes() == before
         assert hypotheses(out) == hypotheses(tmp_path / "whole")
         assert list((tmp_path / "cache").iterdir()) == [folder]
     translate(tmp_path / "again", *flags)
-    assert "anew" not in capsys.readouterr().err
+    assert "converted again" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512")
@@ -184,13 +184,13 @@ def test_without_cublas_and_a_torch_with_cuda_the_cpu_decodes(
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_cublas_is_found_where_pip_puts_it(installed, tmp_path, monkeypatch):
-    monkeypatch.setattr(cublas, "LIBRARIES", ("libneeded-kd.so", "libother-kd.so"))
+    monkeypatch.setattr(engine_choice, "LIBRARIES", ("libneeded-kd.so", "libother-kd.so"))
     folder = tmp_path / "nvidia" / "cublas" / "lib"
     folder.mkdir(parents=True)
-    for name in cublas.LIBRARIES if installed else ():
+    for name in engine_choice.LIBRARIES if installed else ():
         shutil.copy(find_spec("_ctypes").origin, folder / name)  # any library will do
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert cublas.has_cublas.__wrapped__() == installed
+    assert engine_choice.has_cublas.__wrapped__() == installed
 
 
 def test_the_options_of_hydra_get_the_names_of_fairseq_train():

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fairseq_kd.decoding.hypotheses import UNTRANSLATED, Hypothesis, by_sentence, lines_of
+from fairseq_kd.decoding.hypothesis_files import UNTRANSLATED, Hypothesis, by_sentence, lines_of
 
 
 def test_lines_are_those_of_fairseq_generate():

@@ -60,7 +60,7 @@ def test_merged_shards_are_the_undivided_file(folder, tmp_path_factory):
 def test_another_cut_is_refused_before_it_is_decoded(folder):
     check_cut(folder, Shard(2, COUNT))
     for shard in (Shard(), Shard(1, 2), Shard(1, 13)):
-        with pytest.raises(ValueError, match=f"another cut, which shard {shard} overlaps"):
+        with pytest.raises(ValueError, match=f"is a shard of 3, which shard {shard} overlaps"):
             check_cut(folder, shard)
 
 
@@ -76,7 +76,7 @@ def test_a_shard_cut_off_at_any_line_is_refused(folder):
     lines = first(folder).read_bytes().splitlines(keepends=True)
     for kept in range(len(lines)):
         first(folder).write_bytes(b"".join(lines[:kept]))
-        refused(folder, f"{first(folder)} is cut off: its last line does not tell what it holds.")
+        refused(folder, f"{first(folder)} is cut off: its last line does not name a shard.")
     first(folder).write_bytes(b"".join(lines)[:-1])
     refused(folder, "is cut off")
 
@@ -86,7 +86,7 @@ def test_swapped_shards_are_refused(folder):
     content = first(folder).read_bytes(), second.read_bytes()
     first(folder).write_bytes(content[1])
     second.write_bytes(content[0])
-    refused(folder, f"{first(folder)} holds shard 2/3: files were renamed or swapped. Give it its")
+    refused(folder, f"{first(folder)} holds shard 2/3: files were renamed or swapped. Rename it to")
 
 
 def test_a_changed_line_is_refused(folder):
@@ -129,7 +129,7 @@ def test_an_overlap_is_refused(folder):
 
 def test_shards_of_two_cuts_are_refused(folder):
     write_shard(folder / shard_file(Shard(1, 2)), Shard(1, 2), PLAN, [])
-    refused(folder, "holds files of 2 and 3 shards, which overlap. Remove those of one cut.")
+    refused(folder, "holds files of 2 and 3 shards, which overlap. Remove those of one number.")
 
 
 @pytest.mark.parametrize(

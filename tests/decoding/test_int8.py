@@ -15,13 +15,13 @@ MOST_OF_16_BITS, LARGEST_BYTE = 2**15 - 1, 255
 
 
 def test_two_products_fit_into_16_bits_and_no_larger_weight_would():
-    from fairseq_kd.decoding.int8 import LARGEST
+    from fairseq_kd.decoding.conversion import LARGEST
 
     assert 2 * LARGEST_BYTE * LARGEST <= MOST_OF_16_BITS < 2 * LARGEST_BYTE * (LARGEST + 1)
 
 
 def test_rows_are_scaled_each_by_its_largest_weight_and_rounded():
-    from fairseq_kd.decoding.int8 import LARGEST, int8_rows
+    from fairseq_kd.decoding.conversion import LARGEST, int8_rows
 
     weights = np.random.default_rng(1).normal(size=(7, 33)).astype(np.float32)
     weights[3] = 0
@@ -49,10 +49,10 @@ def even(ending_teacher, tmp_path_factory):
 def test_a_model_of_large_weights_scores_in_int8_as_in_float32(even, data, tmp_path):
     import ctranslate2
 
-    from fairseq_kd.decoding.conversion import converted, form
+    from fairseq_kd.decoding.conversion import converted, weights_folder
 
     subset = read_subset(Path(data), "test", ("es", "en"))
-    conversion = converted(load_checkpoint(even, "--teacher"), "0" * 64, subset, tmp_path)
+    conversion = converted(load_checkpoint(even, "--teacher"), subset, tmp_path)
     pairs = [
         [[words[int(word)] for word in sentence[:-1]] for sentence in side]
         for side, words in (
@@ -62,7 +62,7 @@ def test_a_model_of_large_weights_scores_in_int8_as_in_float32(even, data, tmp_p
     ]
     scores = {}
     for kind in ("float32", "int8"):
-        folder = form(conversion, kind, "cpu")
+        folder = weights_folder(conversion, kind, "cpu")
         translator = ctranslate2.Translator(str(folder), compute_type=kind, intra_threads=1)
         found = translator.score_batch(*pairs)
         scores[kind] = np.array([np.mean(each.log_probs) for each in found])
@@ -71,8 +71,13 @@ def test_a_model_of_large_weights_scores_in_int8_as_in_float32(even, data, tmp_p
 
 
 def test_gpus_and_other_types_take_the_weights_as_they_are():
-    from fairseq_kd.decoding.conversion import form
+    from fairseq_kd.decoding.conversion import weights_folder
 
     folder = Path("conversion")
-    assert form(folder, "int8", "cpu") == form(folder, "int8_float32", "cpu") == folder / "int8"
-    assert form(folder, "int16", "cpu") == form(folder, "int8", "cuda") == folder / "float32"
+    for kind, device, name in (
+        ("int8", "cpu", "int8"),
+        ("int8_float32", "cpu", "int8"),
+        ("int16", "cpu", "float32"),
+        ("int8", "cuda", "float32"),
+    ):
+        assert weights_folder(folder, kind, device) == folder / name

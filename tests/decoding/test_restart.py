@@ -137,5 +137,5 @@ def test_a_full_file_system_is_told_and_what_was_decoded_is_kept(
         kept = shutil.copytree(disk / "out", tmp_path / "out")
     assert (kept / "hypotheses.journal").stat().st_size > 20_000
     assert translate(kept, "--nbest", "4") == 0
-    assert "going on after" in capsys.readouterr().err
+    assert "continuing after" in capsys.readouterr().err
     assert content(kept) == content(decoded)

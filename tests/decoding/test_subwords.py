@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from fairseq.data import Dictionary
 
-from fairseq_kd.decoding.subwords import check_splitting, splitting_of, words_of
+from fairseq_kd.decoding.subset import check_splitting, splitting_of, words_of
 
 PIECES = {
     "sentencepiece": ["\u2581the", "\u2581light", "s", "ning", "."],

@@ -9,8 +9,7 @@ from harness import ROOT
 from fairseq_kd import cli
 from fairseq_kd.decoding.search import search_of
 from fairseq_kd.distilled_data.filters import FILTERS
-from fairseq_kd.distilled_data.selection import SELECTIONS
-from fairseq_kd.distilled_data.similarity import SCORERS
+from fairseq_kd.distilled_data.selection import SCORERS, SELECTIONS
 
 PAGE = (ROOT / "docs" / "sequence_level.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

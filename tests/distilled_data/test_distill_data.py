@@ -14,7 +14,7 @@ from forks import run_forked
 from harness import PAIR, Setup, copy_dictionaries
 from translations import binarised, hypotheses
 
-from fairseq_kd.decoding.settings import read_plan
+from fairseq_kd.decoding.decode import read_settings
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.distilled_data import distilled_set
 from fairseq_kd.distilled_data.filters import FILTERS
@@ -49,7 +49,7 @@ def test_the_best_hypotheses_become_the_targets_of_their_sources(
     assert text(out, "en") == [each[0].tokens for each in hypotheses(decoded).values()]
     shown = capsys.readouterr().out
     assert f"{len(text(out, 'en'))} are kept" in shown
-    assert "unknown words in the target: 0.00% of tokens" in shown
+    assert "unknown tokens in the target: 0.00%" in shown
     assert len(re.findall(r"^\[\d+\] ", shown, re.M)) == 5
     assert f"    distilled  {text(out, 'en')[0]}\n" in shown
 
@@ -183,7 +183,7 @@ def test_filters_take_what_their_scores_say(distill, decoded, tmp_path, capsys):
         assert min(values) >= limit if below else max(values) <= limit
         assert counts["taken_by"][name] == sum(row["taken_by"] == name for row in rows) > 0
         flag = next(each.flag for each in FILTERS if each.name == name)
-        assert f"{flag} {limit:g} took {counts['taken_by'][name]:,} (alone " in shown
+        assert f"{flag} {limit:g} removed {counts['taken_by'][name]:,} (alone " in shown
     numbers = [int(row["sentence"]) for row in kept]
     found = hypotheses(decoded)
     expected = [found[int(row["sentence"])][int(row["hypothesis"])].tokens for row in kept]
@@ -240,7 +240,7 @@ def test_the_manifest_hashes_every_file_and_input(distill, decoded, data, tmp_pa
     }
     assert told["files"] == files
     assert told["made_of"]["hypotheses"] == sha256_of([decoded / "hypotheses.txt"])
-    assert told["made_of"]["decoding"] == read_plan(decoded)
+    assert told["made_of"]["decoding"] == read_settings(decoded)
     assert told["made_of"]["thresholds"]["length_ratio"] == "3.0"
 
 

@@ -118,18 +118,18 @@ def test_flags_that_cannot_be_meant_are_refused(distill, tmp_path, flags, told, 
 def test_a_choice_among_one_is_refused(distill, translate, tmp_path, select, capsys):
     single = tmp_path / "single"
     assert translate(single, "--subset", "valid") == 0
-    told = f"--select {select} has no effect: {single} holds one hypothesis a sentence."
+    told = f"--select {select} has no effect: {single} holds one hypothesis per sentence."
     refused(distill, tmp_path, capsys, told, "--select", select, translations=single)
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--tag-distilled", ","], "--tag-distilled , is a word of this sentence, too: "),
-        (["--tag-gold", ","], "--tag-gold , is a word of this sentence, too: "),
+        (["--tag-distilled", ","], "--tag-distilled , is a token of this sentence, too: "),
+        (["--tag-gold", ","], "--tag-gold , is a token of this sentence, too: "),
         (
             ["--tag-gold", "madeupword0000", "--tag-distilled", "madeupword0000"],
-            "--tag-distilled and --tag-gold are one word",
+            "--tag-distilled and --tag-gold must differ",
         ),
     ],
 )

@@ -53,26 +53,26 @@ def test_a_pair_on_the_threshold_is_kept():
 
 def test_a_similarity_that_was_not_computed_reaches_no_threshold():
     assert math.isnan(BY_NAME["similarity"].score(pair()))
-    assert FilterBank({"similarity": 0.0}).judge(pair())[1] == "similarity"
+    assert FilterBank({"similarity": 0.0}).apply(pair())[1] == "similarity"
 
 
 def test_what_each_filter_took_and_would_take_is_counted():
     bank = FilterBank({"words": 1, "teacher_score": -2.0, "length_ratio": 3.0})
-    kept = bank.judge(pair())
+    kept = bank.apply(pair())
     assert kept[1] is None
     assert len(kept[0]) == len(FILTERS)
-    assert bank.judge(pair(target="", score=-math.inf))[1] == "words"
-    assert bank.judge(pair(score=-3))[1] == "teacher_score"
-    assert bank.judge(pair("a b c d e f g h", "a", score=-3))[1] == "teacher_score"
-    assert bank.judge(pair("a b c d e f g h", "a"))[1] == "length_ratio"
-    counts = {name: (bank.took[name], bank.would_take[name]) for name in bank.thresholds}
+    assert bank.apply(pair(target="", score=-math.inf))[1] == "words"
+    assert bank.apply(pair(score=-3))[1] == "teacher_score"
+    assert bank.apply(pair("a b c d e f g h", "a", score=-3))[1] == "teacher_score"
+    assert bank.apply(pair("a b c d e f g h", "a"))[1] == "length_ratio"
+    counts = {name: (bank.removed[name], bank.removed_alone[name]) for name in bank.thresholds}
     assert counts == {"words": (1, 1), "teacher_score": (2, 3), "length_ratio": (1, 2)}
 
 
 def test_a_filter_without_a_threshold_takes_nothing():
-    assert FilterBank({}).judge(pair(target="", score=-math.inf))[1] is None
+    assert FilterBank({}).apply(pair(target="", score=-math.inf))[1] is None
 
 
 def test_inf_turns_a_filter_off():
     bank = FilterBank({"length_ratio": math.inf, "teacher_score": -math.inf})
-    assert bank.judge(pair("a", "b " * 500, score=-math.inf))[1] is None
+    assert bank.apply(pair("a", "b " * 500, score=-math.inf))[1] is None

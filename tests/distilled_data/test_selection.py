@@ -6,8 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fairseq_kd.distilled_data.selection import SELECTIONS
-from fairseq_kd.distilled_data.similarity import similarity
+from fairseq_kd.distilled_data.selection import SELECTIONS, similarity
 
 WORDS = ["a b c d", "a b x d", "b c d e f", "x y", "a b c d"]
 

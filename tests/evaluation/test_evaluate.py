@@ -16,7 +16,7 @@ from harness import run
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
-from fairseq_kd.evaluation import translations
+from fairseq_kd.decoding.decode import ShardDecoder
 from fairseq_kd.evaluation.error_rates import agreement
 from fairseq_kd.evaluation.pages import markdown_page
 from fairseq_kd.evaluation.report import TITLE, cards, check_out, fairest_control, sections
@@ -178,7 +178,7 @@ def test_agreement_is_the_share_of_equal_likeliest_words(
 def test_what_was_translated_is_kept_for_the_next_run(
     evaluate_words, evaluated, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(translations.ShardDecoder, "run", None)
+    monkeypatch.setattr(ShardDecoder, "run", None)
     again = shutil.copytree(evaluated, tmp_path / "again")
     (again / "report.md").unlink()
     assert cli.main(evaluate_words(again, "--rounds", "0", "--no-memory")) == 0
@@ -198,7 +198,7 @@ def test_the_folder_holds_the_files_of_the_last_report_and_what_others_put_there
 ):
     pages = {"evaluation.json", "report.html", "report.md"}
     assert files_in(evaluated) == {*measured["files"], *pages}
-    monkeypatch.setattr(translations.ShardDecoder, "run", None)
+    monkeypatch.setattr(ShardDecoder, "run", None)
     again = shutil.copytree(evaluated, tmp_path / "again")
     others = {"decoded/notes.txt", "translations/mine.txt", "plots/mine.png", "train.log"}
     theirs = next(name for name in measured["files"] if name.startswith("decoded/left-alone-"))

@@ -5,7 +5,7 @@ from dataclasses import astuple
 import pytest
 import torch
 
-from fairseq_kd.decoding.hypotheses import Hypothesis
+from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.evaluation import speed
 from fairseq_kd.evaluation.speed import in_turns, latencies, spread_over_lengths, throughputs
 from fairseq_kd.progress import ProgressLine

@@ -8,7 +8,7 @@ from harness import run
 from on_gpu import NEEDS_GPU
 from translations import hypotheses
 
-from fairseq_kd.decoding.cublas import has_cublas
+from fairseq_kd.decoding.engine_choice import has_cublas
 from fairseq_kd.teachers.store import TeacherStore, unpack
 
 pytestmark = NEEDS_GPU

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fairseq_kd.decoding.batches import length_sorted_batches
+from fairseq_kd.decoding.engine import length_sorted_batches
 
 LENGTHS = np.random.default_rng(3).integers(1, 60, 501)
 
