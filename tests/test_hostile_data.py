@@ -250,8 +250,8 @@ def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_h
     (decoded / ".lock").touch()
     told = (
         f"{path} is damaged: its values are not those that its checksum was written for. Copy it "
-        "from the --out of another shard, or start the same fairseq-kd translate with another --out, "
-        "which writes the file first; hypotheses in this folder stay valid."
+        "from the --out of another shard, or start the same fairseq-kd translate with another "
+        "--out, which writes the file first; hypotheses in this folder stay valid."
     )
     refused(capsys, words, [decoded.parent], told)
     path.write_text(json.dumps({**plan, "nbest": 3}))  # by a version that sealed nothing
