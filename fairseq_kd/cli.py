@@ -35,8 +35,9 @@ DESCRIPTION = (
 )
 INSTALL = "README.md says what the verbs need; scripts/setup.sh installs all of it."
 VERBS = (  # in the order of --help
-    *(plan, inherit, store, store_merge, translate, merge, distill_data),
-    *(extract_peer, progressive, stage, step, diagnose, evaluate, export, flags),
+    *(plan, inherit, store, translate, distill_data, extract_peer, progressive, stage, step),
+    *(diagnose, evaluate, export, flags),
+    *(merge, store_merge),  # run by the commands above unless shards lie on several machines
 )
 
 
