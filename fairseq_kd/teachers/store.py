@@ -1,23 +1,23 @@
-"""The top-k store: for each target token, a teacher's likeliest words and the mass of the others.
+"""The top-k store: for each target token, a teacher's K likeliest tokens and the tail's mass.
 
-    STORE/store.json            what it was built from: teacher, languages, V, K, size of the parts,
-                                hashes of the dictionaries
+    STORE/store.json            teacher, languages, V, K, sentences per part, hashes of the
+                                dictionaries
     STORE/dict.LANG.txt         the teacher's dictionaries
     STORE/SUBSET/subset.json    the fingerprint of the data, the number of sentences, and the hash
                                 of sentences.npy
     STORE/SUBSET/00000.npy      a part: the records of the tokens of 4,096 sentences; and
                                 00000.sentences.npy, the length and two checksums of each: of its
-                                words, and of its teacher and its records
+                                tokens, and of its teacher and its records
     STORE/SUBSET/sentences.npy  the same of all sentences; written last
 
-Both JSON files hold a checksum of what they say, which is compared when they are read.
+Both JSON files hold a checksum of their values, which is compared when they are read.
 
-A record is 288 bytes at K = 64: log-probabilities at T = 1 (float16), word numbers (two bytes), and
-the tail's mass at eight powers (float32). Where V is above 65,536 it is 320 bytes: the numbers take
-four bits more each. In a store of format 1 it is 16 and 24 bytes less: the tail's mass is there at
-four powers, and float16 where V is above 65,536; its sentences have no checksum of their records
-until store-merge has added them. Parts are memory-mapped: only what a batch needs is read, and
-checked when it is first read.
+A record is 288 bytes at K = 64: log-probabilities at T = 1 (float16), token ids (two bytes), and
+the tail's mass at eight powers (float32). Where V is above 65,536 it is 320 bytes: each id takes
+four bits more. In a store of format 1 it is 16 and 24 bytes less: it has the tail's mass at four
+powers, in float16 where V is above 65,536; its sentences have no checksum of their records until
+store-merge adds it. Parts are memory-mapped: only the records of a batch are read, and checked when
+they are first read.
 """
 
 import json
@@ -38,16 +38,16 @@ from fairseq_kd.names import plain_languages
 from fairseq_kd.whole_files import written_whole
 
 FORMAT = 2
-POWERS = {1: FORMER_TAIL_POWERS, FORMAT: TAIL_POWERS}  # of the tail, in each format that is read
-MAX_WORDS = 1 << 20  # what sixteen and four bits can number
-UNCHECKED = [("length", "<u4"), ("checksum", "<u4")]  # what format 1 kept of a sentence
+POWERS = {1: FORMER_TAIL_POWERS, FORMAT: TAIL_POWERS}  # of the tail, by format
+MAX_VOCAB_SIZE = 1 << 20  # ids have sixteen and four bits
+UNCHECKED = [("length", "<u4"), ("checksum", "<u4")]  # of a sentence in format 1
 SENTENCE = np.dtype([*UNCHECKED, ("records", "<u4")])
-AGAIN = "Run the fairseq-kd store command that built it once more: it makes what is not whole."
+AGAIN = "Run the fairseq-kd store command that built it once more: it rebuilds damaged parts."
 
 
-def record_dtype(k: int, words: int, powers: Tuple[float, ...] = TAIL_POWERS) -> np.dtype:
-    """The record of one token, for K likeliest of V words and the tail's mass at some powers."""
-    wide = words > 1 << 16
+def record_dtype(k: int, vocab_size: int, powers: Tuple[float, ...] = TAIL_POWERS) -> np.dtype:
+    """The record of one token, for the K likeliest of V tokens and the tail's mass."""
+    wide = vocab_size > 1 << 16
     fields = [("log_p", "<f2", (k,)), ("ids", "<u2", (k,))]
     half = wide and powers == FORMER_TAIL_POWERS
     fields += [("log_tail", "<f2" if half else "<f4", (len(powers),))]
@@ -56,27 +56,27 @@ def record_dtype(k: int, words: int, powers: Tuple[float, ...] = TAIL_POWERS) ->
     return np.dtype(fields)
 
 
-def pack(taught: TopK) -> np.ndarray:
-    """Records, (n,), of what a teacher says of n tokens."""
-    records = np.empty(len(taught.ids), record_dtype(taught.k, taught.vocab_size, taught.powers))
-    ids = taught.ids.cpu().numpy()
-    records["log_p"] = taught.log_p.float().cpu().numpy()
-    records["log_tail"] = taught.log_tail.float().cpu().numpy()
+def pack(top: TopK) -> np.ndarray:
+    """The records, (n,), of a teacher's top-k distributions for n tokens."""
+    records = np.empty(len(top.ids), record_dtype(top.k, top.vocab_size, top.powers))
+    ids = top.ids.cpu().numpy()
+    records["log_p"] = top.log_p.float().cpu().numpy()
+    records["log_tail"] = top.log_tail.float().cpu().numpy()
     records["ids"] = ids & 0xFFFF
     if "high_ids" in records.dtype.names:
         high = np.zeros((len(ids), 2 * records["high_ids"].shape[1]), np.uint8)
-        high[:, : taught.k] = ids >> 16
+        high[:, : top.k] = ids >> 16
         records["high_ids"] = high[:, ::2] | high[:, 1::2] << 4
     return records
 
 
 def unpack(
     records: np.ndarray,
-    words: int,
+    vocab_size: int,
     device: torch.device,
     powers: Tuple[float, ...] = TAIL_POWERS,
 ) -> TopK:
-    """The inverse of ``pack``, as float32 on a device, which takes the bytes apart itself."""
+    """The inverse of ``pack``, as float32; the bytes are unpacked on the device."""
     kept = np.require(records, requirements=["C", "W"])
     content = torch.from_numpy(kept.view(np.uint8).reshape(len(kept), kept.itemsize)).to(device)
 
@@ -92,11 +92,11 @@ def unpack(
         ids |= high[:, : ids.size(1)].long() << 16
     half = records.dtype["log_tail"].base == np.float16
     log_tail = field("log_tail", torch.float16 if half else torch.float32)
-    return TopK(ids, field("log_p", torch.float16).float(), log_tail.float(), words, powers)
+    return TopK(ids, field("log_p", torch.float16).float(), log_tail.float(), vocab_size, powers)
 
 
 def largest_id(records: np.ndarray) -> int:
-    """The largest number of a word in some records; -1 if there is none."""
+    """The largest token id in records; -1 if there is none."""
     ids = records["ids"]
     if "high_ids" in records.dtype.names:
         pairs = records["high_ids"].astype(np.int64)
@@ -105,9 +105,9 @@ def largest_id(records: np.ndarray) -> int:
     return int(ids.max()) if ids.size else -1
 
 
-FILE = "store.json"  # says what a store was built from
+FILE = "store.json"
 INDEX, TABLE = "subset.json", "sentences.npy"
-FORMS = {
+SCHEMAS = {
     FILE: {
         **{"format": int, "teacher": str, "fingerprint": str, "languages": [str]},
         **{"words": int, "topk": int, "part_sentences": int, "dictionaries?": {str: str}},
@@ -147,16 +147,16 @@ class TeacherStore:
                 f"{path} has the format {self.identity['format']} of another version of "
                 f"fairseq_kd, but must have {' or '.join(map(str, POWERS))}. Build it again."
             )
-        self.words, self.k = self.identity["words"], self.identity["topk"]
-        sizes = 0 < self.k < self.words <= MAX_WORDS and self.identity["part_sentences"] > 0
-        if not sizes or len(self.identity["languages"]) != 2:
+        self.vocab_size, self.k = self.identity["words"], self.identity["topk"]
+        self.part_sentences = self.identity["part_sentences"]
+        valid = 0 < self.k < self.vocab_size <= MAX_VOCAB_SIZE and self.part_sentences > 0
+        if not valid or len(self.identity["languages"]) != 2:
             raise ValueError(
                 f"{self.path / FILE} is damaged: its languages, words, topk or part_sentences are "
                 f"not those of a store. {REPAIRS[FILE]}"
             )
         self.powers = POWERS[self.identity["format"]]
-        self.dtype = record_dtype(self.k, self.words, self.powers)
-        self.part_sentences = self.identity["part_sentences"]
+        self.dtype = record_dtype(self.k, self.vocab_size, self.powers)
         self.seed = zlib.crc32(self.identity["fingerprint"].encode())
 
     @property
@@ -186,30 +186,32 @@ class TeacherStore:
     def subset(self, name: str) -> "StoredSubset":
         """A complete subset."""
         return StoredSubset(
-            self.path / name, self.words, self.dtype, self.part_sentences, self.seed
+            self.path / name, self.vocab_size, self.dtype, self.part_sentences, self.seed
         )
 
     def unpack(self, records: np.ndarray, device: torch.device) -> TopK:
-        """What the store holds of some tokens, on a device."""
-        return unpack(records, self.words, device, self.powers)
+        """The top-k distributions of records, on a device."""
+        return unpack(records, self.vocab_size, device, self.powers)
 
 
 class StoredSubset:
     """The records of one subset, by the numbers of its sentences.
 
     Args:
-        folder: where its parts lie.
-        words: V.
+        folder: of its parts.
+        vocab_size: V.
         dtype: of a record.
-        part_sentences: sentences in a part; the last one may have fewer.
+        part_sentences: sentences per part; the last may have fewer.
         seed: of the checksums of records, which differs between teachers.
 
     Raises:
         ValueError: a part is cut off, or the table of the sentences damaged.
     """
 
-    def __init__(self, folder: Path, words: int, dtype: np.dtype, part_sentences: int, seed: int):
-        self.folder, self.words, self.dtype = folder, words, dtype
+    def __init__(
+        self, folder: Path, vocab_size: int, dtype: np.dtype, part_sentences: int, seed: int
+    ):
+        self.folder, self.vocab_size, self.dtype = folder, vocab_size, dtype
         self.part_sentences, self.seed = part_sentences, seed
         index = read_json(folder / INDEX)
         self.fingerprint = index["data"]
@@ -234,7 +236,7 @@ class StoredSubset:
         return "records" in self.sentences.dtype.names
 
     def records(self, sentence: int) -> np.ndarray:
-        """The records of a sentence's target tokens, in their order.
+        """The records of a sentence's target tokens, in order.
 
         Raises:
             ValueError: they are damaged; each is checked when it is first read.
@@ -244,10 +246,10 @@ class StoredSubset:
         row = self.sentences[sentence]
         records = self.parts[part][start : start + int(row["length"])]
         if not self.checked[sentence]:
-            fault = records_fault(records, row, self.words, self.seed)
+            fault = records_fault(records, row, self.vocab_size, self.seed)
             if fault:
                 path = self.folder / part_name(part)
-                raise ValueError(f"{path} is damaged: of sentence {sentence} {fault}. {AGAIN}")
+                raise ValueError(f"{path} is damaged: in sentence {sentence}, {fault}. {AGAIN}")
             self.checked[sentence] = True
         return records
 
@@ -261,30 +263,30 @@ class StoredSubset:
             self.records(sentence)
 
 
-def records_fault(records: np.ndarray, row: np.void, words: int, seed: int) -> str:
-    """What is wrong with the records of a sentence, as the end of a sentence; "" if nothing is.
+def records_fault(records: np.ndarray, row: np.void, vocab_size: int, seed: int) -> str:
+    """The damage of a sentence's records, a clause for a message; "" if there is none.
 
     Args:
-        records: as they were read.
+        records: of the sentence.
         row: of the table of sentences; in format 1 it may have no checksum of the records, and
             then only entries beyond the vocabulary can be noticed.
-        words: V.
+        vocab_size: V.
         seed: of the checksums.
     """
     if "records" in row.dtype.names:
         same = records_checksum(records, seed) == row["records"]
-        return "" if same else "the records are not what was written, or another teacher's"
+        return "" if same else "the records were changed, or are another teacher's"
     largest = largest_id(records)
-    return f"a record names token {largest} of {words}" if largest >= words else ""
+    return f"a record has token {largest} of {vocab_size}" if largest >= vocab_size else ""
 
 
 def records_checksum(records: np.ndarray, seed: int) -> int:
-    """The CRC-32 of some records, after that of their teacher's fingerprint; of none it is 0."""
+    """The CRC-32 of records, seeded by that of their teacher's fingerprint; 0 if there are none."""
     return zlib.crc32(records.view(np.uint8), seed) if len(records) else 0
 
 
 def dictionary_name(language: str) -> str:
-    """The file of the dictionary of a language."""
+    """The file name of the dictionary of a language."""
     return f"dict.{language}.txt"
 
 
@@ -295,7 +297,7 @@ def part_ranges(sentences: int, part_sentences: int) -> List[range]:
 
 
 def part_name(part: int) -> str:
-    """The file of a part, by its number."""
+    """The file name of a part."""
     return f"{part:05d}.npy"
 
 
@@ -303,7 +305,7 @@ def open_part(path: Path, dtype: np.dtype, tokens: int) -> np.ndarray:
     """A part's records, memory-mapped.
 
     Raises:
-        ValueError: it is missing, cut off, or holds something else.
+        ValueError: it is missing, cut off, or another file.
     """
     records = _mapped(path)
     if records.dtype != dtype or records.shape != (tokens,):
@@ -318,7 +320,7 @@ def read_table(path: Path) -> np.ndarray:
     """A table of sentences, memory-mapped.
 
     Raises:
-        ValueError: it is missing, cut off, or holds something else.
+        ValueError: it is missing, cut off, or another file.
     """
     table = _mapped(path)
     if table.dtype not in (SENTENCE, np.dtype(UNCHECKED)) or table.ndim != 1:
@@ -327,10 +329,10 @@ def read_table(path: Path) -> np.ndarray:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """An array in a .npy file, memory-mapped, so that no memory is taken that its header asks for.
+    """An array in a .npy file, memory-mapped, so that a forged header takes no memory.
 
     Raises:
-        ValueError: it is missing, cut off, or holds something else.
+        ValueError: it is missing, cut off, or another file.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")
@@ -341,12 +343,12 @@ def _mapped(path: Path) -> np.ndarray:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file, whole or not at all."""
     with written_whole(path, "wb") as file:
-        # given a file of the system, numpy does not notice that a full disk cut off a small array
+        # with a real file numpy does not notice that a full disk cuts off a small array
         np.save(SimpleNamespace(write=file.write), array)
 
 
 def write_json(path: Path, content: Dict[str, Any], new: bool = False) -> None:
-    """Writes a JSON object, whole or not at all; a new one only where nothing is."""
+    """Writes a JSON object, whole or not at all; with ``new`` only if there is no file."""
     with written_whole(path, new=new) as file:
         file.write(f"{json.dumps(json_files.sealed(content), indent=2)}\n")
 
@@ -357,4 +359,4 @@ def read_json(path: Path) -> Dict[str, Any]:
     Raises:
         ValueError: it is damaged.
     """
-    return json_files.read_json(path, FORMS[path.name], REPAIRS[path.name])
+    return json_files.read_json(path, SCHEMAS[path.name], REPAIRS[path.name])

@@ -1,8 +1,7 @@
-"""Builds a top-k store: part by part, in shards on several machines, however often it is killed.
+"""Builds a top-k store part by part, in shards and restartable.
 
-Parts are fixed ranges of a subset's sentences, so what a part holds depends neither on the shards
-nor on interruptions. A part appears whole or not at all, and one that is there and undamaged is not
-built again.
+Parts are fixed ranges of a subset's sentences, so that their content depends neither on shards nor
+on interruptions. A part appears whole or not at all; undamaged parts are not built again.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from fairseq_kd.teachers.store import (
     FILE,
     FORMAT,
     INDEX,
-    MAX_WORDS,
+    MAX_VOCAB_SIZE,
     SENTENCE,
     UNCHECKED,
     TeacherStore,
@@ -56,22 +55,22 @@ from fairseq_kd.whole_files import (
 
 
 class StoreBuilder:
-    """A teacher with the store that it fills.
+    """Builds the store of one teacher.
 
     Args:
         teacher: path of its checkpoint.
         data: folder of ``fairseq-preprocess``, with the teacher's languages and dictionaries.
-        out: folder of the store; what is there already must come from the same teacher.
-        topk: K, words kept of each distribution, below V.
-        dtype: precision in which the teacher runs: float32, bfloat16 or float16.
-        max_tokens: target tokens, padding included, that it reads at once.
-        part_sentences: sentences in a part, which is what a kill can lose.
-        subsets: those that will be built, to be checked before anything is written.
+        out: folder of the store, new or of the same teacher.
+        topk: K < V, tokens kept of each distribution.
+        dtype: precision of the teacher: float32, bfloat16 or float16.
+        max_tokens: target tokens per batch, padding included.
+        part_sentences: sentences per part, which is what a kill can lose.
+        subsets: to be built; they are checked before anything is written.
 
     Raises:
         FileNotFoundError: the teacher or the data are missing.
-        ValueError: they do not fit each other, the store is another teacher's, or something else
-            than a store is in its place.
+        ValueError: they do not fit each other, or the folder has another teacher's store or
+            something else.
     """
 
     def __init__(
@@ -92,17 +91,17 @@ class StoreBuilder:
         self.task = task_on(task, data)
         check_same_vocabulary(f"--teacher {teacher}", task, self.task)
         self.out, self.topk, self.max_tokens = out, topk, max_tokens
-        self.words = len(self.task.target_dictionary)
-        if not 0 < topk < self.words <= MAX_WORDS:
+        self.vocab_size = len(self.task.target_dictionary)
+        if not 0 < topk < self.vocab_size <= MAX_VOCAB_SIZE:
             raise ValueError(
-                f"--topk must lie between 1 and {self.words - 1}, one less than the dictionary's "
-                f"words (at most {MAX_WORDS}), but is {topk}."
+                f"--topk must be between 1 and {self.vocab_size - 1}, one less than the size of "
+                f"the dictionary (at most {MAX_VOCAB_SIZE}), but is {topk}."
             )
         self.part_sentences = part_sentences
         sides = (self.task.source_dictionary, self.task.target_dictionary)
-        words = dict(zip(language_pair(self.task), map(len, sides), strict=True))
+        sizes = dict(zip(language_pair(self.task), map(len, sides), strict=True))
         for subset in subsets:
-            check_subset(Path(data), subset, words)
+            check_subset(Path(data), subset, sizes)
         self._claim(teacher)
         self.store = TeacherStore(out)
         self.dtype = self.store.dtype
@@ -112,17 +111,16 @@ class StoreBuilder:
         self.teacher_path, self.teacher_dtype = teacher, dtype
 
     def _claim(self, teacher: str) -> None:
-        """Writes what the store is made from, or compares it with what is there.
+        """Writes the identity of the store, or compares it with that of an earlier run.
 
-        A store of a former format is gone on with in that; its dictionaries are written anew if
-        they are not what they were.
+        A store of format 1 is continued in that format. Damaged dictionaries are written again.
         """
         identity = {
             "format": FORMAT,
             "teacher": teacher,
             "fingerprint": sha256_of([Path(teacher)]),
             "languages": list(language_pair(self.task)),
-            "words": self.words,
+            "words": self.vocab_size,
             "topk": self.topk,
             "part_sentences": self.part_sentences,
         }
@@ -131,29 +129,29 @@ class StoreBuilder:
             make_folder(self.out)
             with contextlib.suppress(FileExistsError):  # by another shard
                 write_json(path, identity, new=True)
-        there = TeacherStore(self.out).identity
+        earlier = TeacherStore(self.out).identity
         for key, what in (
-            ("fingerprint", f"from another teacher, {there['teacher']}"),
-            ("topk", f"with --topk {there['topk']}"),
-            ("languages", f"for {'-'.join(there['languages'])}"),
-            ("words", f"for a dictionary of {there['words']} words"),
-            ("part_sentences", f"with --part-sentences {there['part_sentences']}"),
+            ("fingerprint", f"from another teacher, {earlier['teacher']}"),
+            ("topk", f"with --topk {earlier['topk']}"),
+            ("languages", f"for {'-'.join(earlier['languages'])}"),
+            ("words", f"for a dictionary of {earlier['words']} tokens"),
+            ("part_sentences", f"with --part-sentences {earlier['part_sentences']}"),
         ):
-            if there[key] != identity[key]:
+            if earlier[key] != identity[key]:
                 raise ValueError(
                     f"--out {self.out} holds a store that was built {what}. Choose another folder, "
                     "or remove that store."
                 )
-        kept = there.get("dictionaries", {})
+        kept = earlier.get("dictionaries", {})
         hashes = self._write_dictionaries(kept)
         if hashes != kept:
-            write_json(path, {**there, "dictionaries": hashes})
+            write_json(path, {**earlier, "dictionaries": hashes})
 
     def _write_dictionaries(self, kept: Dict[str, str]) -> Dict[str, str]:
-        """Writes the dictionaries that are not there as their hashes say, and returns the hashes.
+        """Writes missing and damaged dictionaries, and returns the hashes of both.
 
         Args:
-            kept: SHA-256 of those that were written before, by name.
+            kept: SHA-256 of the dictionaries of an earlier run, by name.
         """
         sides = (self.task.source_dictionary, self.task.target_dictionary)
         hashes = {}
@@ -168,11 +166,11 @@ class StoreBuilder:
         return hashes
 
     def build(self, subset: str, shard: Shard) -> None:
-        """Builds the parts of a shard of a subset that are not there yet.
+        """Builds the missing and damaged parts of a shard of a subset.
 
         Raises:
-            FileNotFoundError: the data hold no such subset.
-            ValueError: that subset was begun with other data, or another process builds the shard.
+            FileNotFoundError: the data have no such subset.
+            ValueError: the subset was begun with other data, or another process builds the shard.
         """
         lock = self.out / f".{subset}-{shard.index}-of-{shard.count}.lock"
         with locked(lock, f"Shard {shard} of {subset} in --out {self.out}"):
@@ -180,7 +178,7 @@ class StoreBuilder:
 
     def _build(self, subset: str, shard: Shard) -> None:
         data = data_fingerprint(self.task.cfg.data, subset, language_pair(self.task))
-        self.task.load_dataset(subset, combine=True)  # train1, too, as fairseq-train reads it
+        self.task.load_dataset(subset, combine=True)  # with train1, as fairseq-train does
         dataset = self.task.dataset(subset)
         folder = self.out / subset
         check_no_link(folder)
@@ -192,7 +190,7 @@ class StoreBuilder:
             raise ValueError(
                 f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}. "
                 f"Choose another --out, or remove {folder / INDEX}: this command keeps the parts "
-                "that are of its data, and builds the others anew."
+                "of its data and rebuilds the others."
             )
         ranges = part_ranges(len(dataset), self.part_sentences)
         missing = [
@@ -237,7 +235,7 @@ class StoreBuilder:
         return records_checksum(records, self.store.seed)
 
     def _is_of(self, dataset: FairseqDataset, numbers: range, table: np.ndarray) -> bool:
-        """Whether the table of a part is that of these sentences, and of no others."""
+        """Whether the table of a part is that of these sentences."""
         expected = np.zeros(len(numbers), UNCHECKED)
         pad = self.task.target_dictionary.pad()
         for batch in self._batches(dataset, numbers):
@@ -249,7 +247,7 @@ class StoreBuilder:
         return all(np.array_equal(table[name], expected[name]) for name, _ in UNCHECKED)
 
     def _batches(self, dataset: FairseqDataset, numbers: range) -> List[List[int]]:
-        """Sentences of like length, ``max_tokens`` together; none too long for the teacher."""
+        """Batches of similar length and ``max_tokens``, without too long sentences."""
         source_limit, target_limit = self.teacher.model.max_positions()
         sizes = {n: (dataset.tgt_sizes[n], dataset.src_sizes[n]) for n in numbers}
         readable = [n for n, (t, s) in sizes.items() if s <= source_limit and t <= target_limit]
@@ -260,21 +258,21 @@ class StoreBuilder:
         return dataset.batch_by_size(ordered, max_tokens=int(max(self.max_tokens, longest)))
 
     def _records(self, sample: Any, real: torch.Tensor) -> np.ndarray:
-        taught = self.teacher.soft_targets(sample, real)
-        step = default_chunk(self.words, self.device)
-        chunks = [taught[start : start + step] for start in range(0, int(real.sum()), step)]
+        targets = self.teacher.soft_targets(sample, real)
+        step = default_chunk(self.vocab_size, self.device)
+        chunks = [targets[start : start + step] for start in range(0, int(real.sum()), step)]
         kept = (TopK.of_logits(each.logits, self.topk, self.store.powers) for each in chunks)
         return np.concatenate([pack(each) for each in kept])
 
     def _check_numbers(self, rows: List[np.ndarray], ids: List[int]) -> None:
-        """Refuses what no student can learn from.
+        """Refuses NaN, as after an overflow in float16.
 
         Args:
             rows: the records of each sentence.
             ids: the numbers of the sentences.
 
         Raises:
-            ValueError: the teacher's probabilities are NaN, as after an overflow in float16.
+            ValueError: the teacher's probabilities are NaN.
         """
         teacher, precision = self.teacher_path, self.teacher_dtype
         for number, records in zip(ids, rows, strict=True):
@@ -287,7 +285,7 @@ class StoreBuilder:
 
 
 def task_on(task: FairseqTask, data: str) -> FairseqTask:
-    """A teacher's task over other data."""
+    """A teacher's task with another data folder."""
     if not Path(data).is_dir():
         raise FileNotFoundError(f"--data {data} is not a folder that fairseq-preprocess wrote.")
     for language in language_pair(task):

@@ -1,4 +1,4 @@
-"""Completes a subset of a top-k store, or names the parts that are missing or damaged."""
+"""Completes a subset of a top-k store whose parts are built, after checking them."""
 
 import io
 from hashlib import sha256
@@ -29,13 +29,13 @@ from fairseq_kd.teachers.store import (
 )
 from fairseq_kd.whole_files import check_no_link
 
-OF_PART = ".sentences.npy"  # the end of the name of a part's table
+OF_PART = ".sentences.npy"  # suffix of a part's table
 
 
 def merge_subset(out: Path, subset: str, read: bool = True) -> int:
-    """Completes a subset whose parts are all there, and returns the number of its target tokens.
+    """Completes a subset that has all parts, and returns the number of its target tokens.
 
-    A store of a former version gets the checksums that it lacks, of what it holds now.
+    A store of format 1 gets checksums of its present content.
 
     Args:
         out: folder of the store.
@@ -43,8 +43,8 @@ def merge_subset(out: Path, subset: str, read: bool = True) -> int:
         read: whether to read all records and compare their checksums.
 
     Raises:
-        FileNotFoundError: there is no such subset in the store.
-        ValueError: parts are missing or damaged, and which; or the subset's folder is a link.
+        FileNotFoundError: the store has no such subset.
+        ValueError: naming missing or damaged parts; or the subset's folder is a link.
     """
     store, folder = TeacherStore(out), out / subset
     check_no_link(folder)
@@ -66,18 +66,19 @@ def merge_subset(out: Path, subset: str, read: bool = True) -> int:
 
 
 def _whole_parts(folder: Path, sentences: int, store: TeacherStore, read: bool) -> range:
-    """The numbers of the parts of a subset, all of which are whole.
+    """The numbers of the parts of a subset, after checking that all are whole.
 
     Raises:
-        ValueError: some are not, and which; or there are more than the sentences fill.
+        ValueError: naming missing or damaged parts; or there are more parts than the sentences
+            fill.
     """
     parts = range(-(-sentences // store.part_sentences))
     names = [path.name[: -len(OF_PART)] for path in folder.glob(f"*{OF_PART}")]
-    there = sorted(int(name) for name in names if name.isdecimal() and len(name) < 10)
-    if sentences < 0 or (there and there[-1] >= len(parts)):
-        at_least = there[-1] * store.part_sentences + 1 if there else 0
+    numbers = sorted(int(name) for name in names if name.isdecimal() and len(name) < 10)
+    if sentences < 0 or (numbers and numbers[-1] >= len(parts)):
+        at_least = numbers[-1] * store.part_sentences + 1 if numbers else 0
         raise _other_number(folder, sentences, f"its parts have at least {at_least:,}")
-    whole = {part for part in there if part_is_whole(folder, part, store, read)}
+    whole = {part for part in numbers if part_is_whole(folder, part, store, read)}
     lacking = len(parts) - len(whole)
     if lacking:
         first = list(islice((part for part in parts if part not in whole), 9))
@@ -91,10 +92,10 @@ def _whole_parts(folder: Path, sentences: int, store: TeacherStore, read: bool) 
 
 
 def _check_against_former(folder: Path, index: Dict[str, Any], tables: List[np.ndarray]) -> None:
-    """Makes sure that a table that is whole is only replaced by one of the same sentences.
+    """Checks that an undamaged table is only replaced by one of the same sentences.
 
     Raises:
-        ValueError: what has come to differ from it, which is damaged.
+        ValueError: naming the table of a part that differs, which is damaged.
     """
     if "table" not in index or first_damaged(folder, {TABLE: index["table"]}):
         return
@@ -109,14 +110,14 @@ def _check_against_former(folder: Path, index: Dict[str, Any], tables: List[np.n
             raise ValueError(f"{sentences_path(folder, part)} is damaged. {AGAIN}")
 
 
-def _other_number(folder: Path, sentences: int, there: str) -> ValueError:
+def _other_number(folder: Path, sentences: int, actual: str) -> ValueError:
     return ValueError(
-        f"{folder / INDEX} is damaged: it says {sentences:,} sentences, but {there}. {INDEX_AGAIN}"
+        f"{folder / INDEX} is damaged: it says {sentences:,} sentences, but {actual}. {INDEX_AGAIN}"
     )
 
 
 def _with_checksums(folder: Path, part: int, store: TeacherStore) -> np.ndarray:
-    """The table of a part's sentences; checksums of records that it lacks are added to its file."""
+    """The table of a part's sentences; missing checksums of records are added to its file."""
     table = read_table(sentences_path(folder, part))
     if table.dtype != SENTENCE:
         full = np.zeros(len(table), SENTENCE)
@@ -130,20 +131,20 @@ def _with_checksums(folder: Path, part: int, store: TeacherStore) -> np.ndarray:
 
 
 def _sha256_of_array(array: np.ndarray) -> str:
-    """The hash of the file that ``write_array`` writes."""
+    """The SHA-256 of the file that ``write_array`` writes."""
     content = io.BytesIO()
     np.save(content, array)
     return sha256(content.getvalue()).hexdigest()
 
 
 def part_is_whole(folder: Path, part: int, store: TeacherStore, read: bool = True) -> bool:
-    """Whether a part is there, with the number of records that its sentences have.
+    """Whether a part exists, with as many records as its sentences have tokens.
 
     Args:
         folder: of the subset.
         part: its number.
         store: the store.
-        read: whether to read the records, too, and compare their checksums.
+        read: whether to also read the records and compare their checksums.
     """
     try:
         table = read_table(sentences_path(folder, part))
@@ -153,7 +154,7 @@ def part_is_whole(folder: Path, part: int, store: TeacherStore, read: bool = Tru
     if not read:
         return True
     return not any(
-        records_fault(records, row, store.words, store.seed)
+        records_fault(records, row, store.vocab_size, store.seed)
         for records, row in zip(rows, table, strict=True)
     )
 
@@ -168,5 +169,5 @@ def _records_of(
 
 
 def sentences_path(folder: Path, part: int) -> Path:
-    """The table of a part's sentences, which merging joins into one."""
+    """The file of the table of a part's sentences."""
     return folder / f"{part:05d}{OF_PART}"

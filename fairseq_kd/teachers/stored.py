@@ -119,9 +119,9 @@ def stored_task(store: TeacherStore) -> Any:
     """
     languages = plain_languages(store.identity["languages"], str(store.path))
     source, target = (Dictionary.load(str(path)) for path in store.dictionaries())
-    if len(target) != store.words:
+    if len(target) != store.vocab_size:
         raise ValueError(
-            f"{store.path / FILE} gives the dictionary {store.words} entries, but "
+            f"{store.path / FILE} gives the dictionary {store.vocab_size} entries, but "
             f"{store.dictionaries()[1]} has {len(target)}: one of them is damaged. Remove the "
             "store and build it again."
         )

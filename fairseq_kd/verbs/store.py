@@ -1,4 +1,4 @@
-"""The verb ``fairseq-kd store``."""
+"""The command ``fairseq-kd store``: saves a teacher's top-k distributions."""
 
 import argparse
 
@@ -15,19 +15,19 @@ on several machines, each with its own number, then once:
   fairseq-kd store ... --shard 3/8
   fairseq-kd store-merge --out store
 
-Killed? Run the same command again: the parts that are there are kept. A part that is damaged is
-built anew, and so are the dictionaries.
+Killed? Run the same command again: undamaged parts are kept, damaged parts and dictionaries are
+built again.
 """
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Adds the verb to the command line."""
+    """Adds the command to the command line."""
     store = verbs.add_parser(
         "store",
-        help="keep a teacher's likeliest words for every token of a data set, for --kd-store",
-        description="Runs a teacher over binarised data once and keeps, for every target token, "
-        "its K likeliest words with their log-probabilities, and the mass of all the others. "
-        "Training with --kd-store then needs no teacher, at any temperature.",
+        help="save a teacher's top-k distribution for every token of a data set, for --kd-store",
+        description="Runs a teacher over binarised data once and saves, for every target token, "
+        "its K likeliest tokens with their log-probabilities, and the probability mass of the "
+        "rest. Training with --kd-store then needs no teacher, at any temperature of at least 0.5.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,45 +39,45 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--subset",
         type=split_names,
         default="train,valid",
-        help="one or several, with commas (default: %(default)s)",
+        help="one or several, separated by commas (default: %(default)s)",
     )
     store.add_argument("--out", required=True, type=file_path, help="the folder of the store")
     store.add_argument(
         "--topk",
         type=Range(int, 1, 65536),
         default=64,
-        help="K, words kept of each token (default: %(default)s)",
+        help="K, the tokens kept of each distribution (default: %(default)s)",
     )
     store.add_argument(
         "--shard",
         type=Shard.parse,
         default="1/1",
         metavar="I/N",
-        help="build the I-th of N shares only (default: 1/1, and merge)",
+        help="build the I-th of N parts of the work, then run store-merge (default: all)",
     )
     store.add_argument(
         "--max-tokens",
         type=COUNT,
         default=4000,
-        help="target tokens that the teacher reads at once (default: %(default)s)",
+        help="target tokens per batch (default: %(default)s)",
     )
     store.add_argument(
         "--part-sentences",
         type=Range(int, 1, 10_000_000),
         default=4096,
-        help="sentences that are written at once, and lost by a kill (default: %(default)s)",
+        help="sentences per file, which is what a kill can lose (default: %(default)s)",
     )
     store.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="precision in which it runs (default: %(default)s)",
+        help="precision of the teacher (default: %(default)s)",
     )
     store.set_defaults(run=run, kept="the parts that are whole are kept")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds the shard, and merges if it is the whole."""
+    """Builds the shard, and completes the store if it is the only one."""
     from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
     from fairseq_kd.teachers.store_building import StoreBuilder
 
@@ -100,4 +100,4 @@ def run(args: argparse.Namespace) -> int:
             f"--out {args.out} --subset {args.subset}"
         )
         return 0
-    return store_merge.run(args, read=False)  # what was there was read before it was kept
+    return store_merge.run(args, read=False)  # the builder has read the parts that it kept

@@ -1,4 +1,4 @@
-"""The verb ``fairseq-kd store-merge``."""
+"""The command ``fairseq-kd store-merge``: completes a store that was built in shards."""
 
 import argparse
 
@@ -6,12 +6,13 @@ from fairseq_kd.flag_types import file_path, split_names
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Adds the verb to the command line."""
+    """Adds the command to the command line."""
     parser = verbs.add_parser(
         "store-merge",
         help="complete a store whose shards were built by fairseq-kd store --shard",
-        description="Refuses a subset of which a part is missing or damaged, for which it reads "
-        "all of it and compares checksums. A store of a former version, which has none, gets them.",
+        description="Reads the whole store, compares checksums, and refuses a subset with missing "
+        "or damaged parts. Adds checksums to a store of format 1. fairseq-kd store without --shard "
+        "does this by itself.",
     )
     parser.add_argument("--out", required=True, type=file_path, help="the folder of the store")
     parser.add_argument(
@@ -21,11 +22,11 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace, read: bool = True) -> int:
-    """Completes the subsets, and says what they hold.
+    """Completes the subsets, and prints their sizes.
 
     Args:
         args: the options.
-        read: whether all records are read and compared with their checksums.
+        read: whether to read all records and compare their checksums.
     """
     from fairseq_kd.teachers.store import TeacherStore
     from fairseq_kd.teachers.store_merging import merge_subset

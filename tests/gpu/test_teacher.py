@@ -24,7 +24,7 @@ def test_a_store_is_that_of_the_cpu(teacher, data, tmp_path, dtype):
         store = TeacherStore(tmp_path / name)
         subset = store.subset("valid")
         each = [subset.records(number) for number in range(len(subset))]
-        kept.append([unpack(records, store.words, torch.device("cpu")) for records in each])
+        kept.append([unpack(records, store.vocab_size, torch.device("cpu")) for records in each])
     error = {"float32": 2e-3, "float16": 1e-2, "bfloat16": 1e-1}[dtype]
     for ours, theirs in zip(*kept, strict=True):
         torch.testing.assert_close(ours.log_p[:, 0], theirs.log_p[:, 0], rtol=0, atol=error)

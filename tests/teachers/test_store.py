@@ -82,7 +82,7 @@ def test_it_holds_what_the_teacher_says_of_every_target_token(store, teacher, da
 
 
 def stored_words(store):
-    return TeacherStore(store).words
+    return TeacherStore(store).vocab_size
 
 
 def test_shards_in_any_order_merge_to_the_unsharded_store(store, build, tmp_path):
@@ -192,7 +192,7 @@ def test_other_data_under_the_same_name_are_refused(build, data, tmp_path):
 
 @pytest.mark.parametrize("topk", [0, -1, 10_000])
 def test_a_k_out_of_range_is_refused(build, tmp_path, topk):
-    with pytest.raises(ValueError, match=r"^--topk must lie between 1 and \d+, one less than"):
+    with pytest.raises(ValueError, match=r"^--topk must be between 1 and \d+, one less than"):
         build(tmp_path / "store", topk=topk)
     assert not (tmp_path / "store").exists()
 

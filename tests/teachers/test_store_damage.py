@@ -25,7 +25,7 @@ from fairseq_kd.teachers.store import (
 from fairseq_kd.teachers.store_merging import merge_subset
 
 FALLING = ["--kd-temperature-schedule", "linear"]
-AGAIN = "Run the fairseq-kd store command that built it once more: it makes what is not whole."
+AGAIN = "Run the fairseq-kd store command that built it once more: it rebuilds damaged parts."
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_flipped_bit_of_a_part_is_noticed_when_its_sentence_is_read_and_built_
     flip(path)
     setup = train_on(data, copied)
     setup.criterion(setup.model, setup.batch(0, 13, 15))
-    fault = "of sentence 14 the records are not what was written, or another teacher's"
+    fault = "in sentence 14, the records were changed, or are another teacher's"
     text = f"{path} is damaged: {fault}. {AGAIN}"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         setup.criterion(setup.model, setup.batch(0, 14, 15))
@@ -272,12 +272,12 @@ def test_a_number_of_words_that_is_not_the_dictionarys_is_refused(copied, data):
 
 
 def test_a_token_beyond_the_vocabulary_is_refused_where_no_checksum_tells(former, data):
-    path, words = former / "valid" / "00000.npy", TeacherStore(former).words
+    path, words = former / "valid" / "00000.npy", TeacherStore(former).vocab_size
     records = np.load(path, mmap_mode="r+")
     records["ids"][0, 0] = words
     records.flush()
     setup = train_on(data, former)
-    text = f"{path} is damaged: of sentence 0 a record names token {words} of {words}. {AGAIN}"
+    text = f"{path} is damaged: in sentence 0, a record has token {words} of {words}. {AGAIN}"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         setup.criterion(setup.model, setup.batch(0, 1))
     with pytest.raises(ValueError, match=r"lacks 1 of its 5 parts, .* damaged \(numbers 0; part"):
