@@ -144,7 +144,7 @@ def translate_words(ending_teacher, data, cache):
 
 @pytest.fixture(scope="session")
 def translate(translate_words):
-    """Runs the verb translate in this process."""
+    """Runs translate in this process."""
     return lambda out, *flags, **other: cli.main(translate_words(out, *flags, **other))
 
 

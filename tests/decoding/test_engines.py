@@ -54,7 +54,7 @@ def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tm
     translate(tmp_path / "whole", *flags)
     (folder,) = (tmp_path / "cache").iterdir()
     capsys.readouterr()
-    for name, told in (
+    for name, text in (
         ("int8/model.bin", f"{folder}/int8/model.bin is missing or damaged"),
         ("float32/config.json", f"{folder}/float32/config.json is missing or damaged"),
         ("SHA256SUMS", f"{folder} has no checksums"),
@@ -65,7 +65,7 @@ def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tm
         else:
             (folder / name).write_bytes(before[:-40] + bytes([before[-40] ^ 64]) + before[-39:])
         assert translate(out, *flags) == 0
-        assert f"{told}; the teacher is converted again\n" in capsys.readouterr().err
+        assert f"{text}; the teacher is converted again\n" in capsys.readouterr().err
         assert (folder / name).read_bytes() == before
         assert hypotheses(out) == hypotheses(tmp_path / "whole")
         assert list((tmp_path / "cache").iterdir()) == [folder]
@@ -74,10 +74,10 @@ def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tm
 
 
 @pytest.mark.skipif(cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512")
-@pytest.mark.parametrize(("told", "used"), [({}, "AVX512"), ({ISA: "AVX2"}, "AVX2")])
-def test_ctranslate2_uses_avx512_unless_told_otherwise(translate_words, tmp_path, told, used):
+@pytest.mark.parametrize(("env", "used"), [({}, "AVX512"), ({ISA: "AVX2"}, "AVX2")])
+def test_ctranslate2_uses_avx512_unless_set_otherwise(translate_words, tmp_path, env, used):
     words = translate_words(tmp_path / "out", "--subset", "valid", "--engine", "ctranslate2")
-    shown = run("fairseq-kd", *words, env={"CT2_VERBOSE": "1", **told}).stderr
+    shown = run("fairseq-kd", *words, env={"CT2_VERBOSE": "1", **env}).stderr
     assert re.findall(r"Selected ISA: (\w+)", shown) == [used]
 
 
@@ -167,8 +167,8 @@ def test_without_cublas_fairseq_decodes_on_the_gpu(
     with pytest.raises(ChosenError) as chosen:
         translate(tmp_path / "out", "--subset", "valid")
     assert chosen.value.args == ("cuda", "float16")
-    told = "CTranslate2 finds no cuBLAS of CUDA 12 for the GPU (pip install nvidia-cublas-cu12)"
-    assert f"{told}; so fairseq decodes" in capsys.readouterr().err
+    text = "CTranslate2 finds no cuBLAS of CUDA 12 for the GPU (pip install nvidia-cublas-cu12)"
+    assert f"{text}; so fairseq decodes" in capsys.readouterr().err
 
 
 def test_without_cublas_and_a_torch_with_cuda_the_cpu_decodes(
@@ -196,10 +196,11 @@ def test_cublas_is_found_where_pip_puts_it(installed, tmp_path, monkeypatch):
 def test_the_options_of_hydra_get_the_names_of_fairseq_train():
     sides = {"encoder": {"embed_dim": 32, "layers": 2}, "decoder": {"embed_dim": 32, "layers": 1}}
     flat = {"_name": "transformer", "encoder_embed_dim": 512, "decoder_output_dim": 512}
-    told = vars(namespace_of({**flat, **sides, "share_all_embeddings": True}))
-    assert told["arch"] == "transformer"
-    assert (told["encoder_embed_dim"], told["encoder_layers"], told["decoder_layers"]) == (32, 2, 1)
-    assert told["decoder_input_dim"] == told["decoder_output_dim"] == 32
+    options = vars(namespace_of({**flat, **sides, "share_all_embeddings": True}))
+    assert options["arch"] == "transformer"
+    layers = options["encoder_layers"], options["decoder_layers"]
+    assert (options["encoder_embed_dim"], *layers) == (32, 2, 1)
+    assert options["decoder_input_dim"] == options["decoder_output_dim"] == 32
     assert vars(namespace_of(flat))["decoder_output_dim"] == 512
 
 
@@ -211,12 +212,12 @@ def test_an_ensemble_is_decoded_by_fairseq(translate, ending_teacher, teacher, t
     assert content(tmp_path / "out") != content(tmp_path / "one")
 
 
-def test_without_ctranslate2_one_line_tells_how_to_get_it(translate, tmp_path, monkeypatch, capsys):
+def test_without_ctranslate2_the_message_installs_it(translate, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     flags = ["--subset", "valid", "--engine", "ctranslate2"]
     assert translate(tmp_path / "out", *flags) == 2
-    told = "CTranslate2 is not installed (pip install 'ctranslate2>=4.8')"
-    assert told in capsys.readouterr().err
+    text = "CTranslate2 is not installed (pip install 'ctranslate2>=4.8')"
+    assert text in capsys.readouterr().err
 
 
 def test_an_unknown_source_word_is_the_same_to_both_engines(translate, data, tmp_path):

@@ -101,9 +101,9 @@ def test_a_shard_that_lacks_a_line_is_refused(folder):
 
 def test_a_shard_of_another_decoding_is_refused(folder):
     write_shard(first(folder), Shard(1, 3), "f" * 16, lines_of_shard(1))
-    told = f"{first(folder)} belongs to another decoding (teacher, data or options) than its "
-    told += "folder. Move it to the folder where it was decoded, or give this folder the decoding"
-    refused(folder, re.escape(told))
+    text = f"{first(folder)} belongs to another decoding (teacher, data or options) than its "
+    text += "folder. Move it to the folder where it was decoded, or give this folder the decoding"
+    refused(folder, re.escape(text))
 
 
 def test_a_gap_is_refused_by_the_missing_shards(folder):

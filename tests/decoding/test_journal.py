@@ -75,8 +75,8 @@ def test_a_damaged_batch_alone_is_decoded_again(path, capsys, kind):
         journal.append(number, TEXTS[number])
     journal.close()
     assert len(list(sorted_lines(path))) == 5
-    told = f"{path} was damaged: 2 of its batches are whole and kept, the others are decoded again"
-    assert (told in capsys.readouterr().err) == (lost == [1])
+    text = f"{path} was damaged: 2 of its batches are whole and kept, the others are decoded again"
+    assert (text in capsys.readouterr().err) == (lost == [1])
     assert reopened(path) == 3
 
 
@@ -85,8 +85,8 @@ def test_a_damaged_first_line_costs_no_batch(path, old):
     content = path.read_bytes()
     path.write_bytes(content.replace(old, b"?" * len(old), 1))
     lost = old.endswith(b"\n")
-    told = rf"first line must be '# mine', but is '.*correct that line, and its {3 - lost} batches"
-    with pytest.raises(ValueError, match=told):
+    text = rf"first line must be '# mine', but is '.*correct that line, and its {3 - lost} batches"
+    with pytest.raises(ValueError, match=text):
         Journal(path, "mine")
     path.write_bytes(b"# mine\n" + path.read_bytes().partition(b"\n")[2])
     assert reopened(path) == 3 - lost

@@ -88,8 +88,8 @@ def test_a_shard_that_another_process_decodes_is_refused(translate, tmp_path, ca
     out = tmp_path / "out"
     with locked(lock_beside(out / "hypotheses-1-of-2.txt"), "it"):
         assert translate(out, "--subset", "valid", "--shard", "1/2") == 2
-        told = f"translate: Shard 1/2 in --out {out} is being worked on since .* by process "
-        assert re.search(f"{told}{os.getpid()} on ", capsys.readouterr().err)
+        text = f"translate: Shard 1/2 in --out {out} is being worked on since .* by process "
+        assert re.search(f"{text}{os.getpid()} on ", capsys.readouterr().err)
         assert translate(out, "--subset", "valid", "--shard", "2/2") == 0
     assert not list(out.glob("*-1-of-2*"))
     assert not list(out.glob(".hyp*"))
@@ -120,8 +120,8 @@ def test_a_full_disk_is_told_and_what_was_decoded_is_kept(translate, decoded, tm
     out = tmp_path / "out"
     with files_up_to(30_720):
         assert translate(out, "--nbest", "4") == 2
-    told = f"The disk of {out} is full; what was decoded before is kept. Free some space and run"
-    assert told in capsys.readouterr().err
+    text = f"The disk of {out} is full; what was decoded before is kept. Free some space and run"
+    assert text in capsys.readouterr().err
     kept = (out / "hypotheses.journal").stat().st_size
     assert 20_000 < kept <= 30_720
     assert translate(out, "--nbest", "4") == 0

@@ -29,7 +29,7 @@ def test_the_marks_of_the_pieces_tell(split, words):
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "asked", "told"),
+    ("source", "target", "given", "text"),
     [
         ("sentencepiece", None, "subword_nmt", "\u2581the shows. Give --remove-bpe sentencepiece"),
         (None, "subword_nmt", "sentencepiece", "light@@ shows. Give --remove-bpe subword_nmt."),
@@ -39,14 +39,14 @@ def test_the_marks_of_the_pieces_tell(split, words):
         (None, None, "subword_nmt", None),
     ],
 )
-def test_either_side_is_looked_at(source, target, asked, told):
+def test_either_side_is_looked_at(source, target, given, text):
     sides = (dictionary(PIECES[split]) for split in (source, target))
     subset = SimpleNamespace(**dict(zip(("source_words", "target_words"), sides, strict=True)))
-    if told is None:
-        check_splitting(subset, asked)
+    if text is None:
+        check_splitting(subset, given)
         return
-    with pytest.raises(ValueError, match=re.escape(told)):
-        check_splitting(subset, asked)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        check_splitting(subset, given)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The verb translate: every sentence in its place, with the teacher's own scores."""
+"""The command translate: every sentence in its place, with the teacher's own scores."""
 
 import math
 import shutil
@@ -98,8 +98,8 @@ def test_what_cannot_be_translated_is_told_and_keeps_its_line(
     assert translate(tmp_path / "out", "--engine", engine, folder=odd_data) == 0
     found = hypotheses(tmp_path / "out")
     assert [bool(found[i][0].tokens) for i in range(4)] == [True, False, False, True]
-    told = "2 of 4 sentences are empty or have more than 1024 tokens, and were not translated: 1, 2"
-    assert told in capsys.readouterr().err
+    text = "2 of 4 sentences are empty or have more than 1024 tokens, and were not translated: 1, 2"
+    assert text in capsys.readouterr().err
 
 
 def test_a_training_set_that_goes_on_is_told_of(translate, odd_data, tmp_path, capsys):
@@ -109,8 +109,8 @@ def test_a_training_set_that_goes_on_is_told_of(translate, odd_data, tmp_path, c
     for path in list(odd_data.glob("train.es-en.*")):
         shutil.copy(path, odd_data / path.name.replace("train.", "train1."))
     assert translate(tmp_path / "out", *flags, folder=odd_data) == 0
-    told = "this command does not decode. For it: fairseq-kd translate --subset train1 ... --out "
-    assert told in capsys.readouterr().err
+    text = "this command does not decode. For it: fairseq-kd translate --subset train1 ... --out "
+    assert text in capsys.readouterr().err
     assert translate(tmp_path / "on", *flags, "--subset", "train1", folder=odd_data) == 0
     assert "ANOTHER" not in capsys.readouterr().err
 

@@ -45,23 +45,23 @@ def test_a_binary_file_that_is_cut_off_is_refused(translate, data, tmp_path, cap
     path = folder / "train.es-en.es.bin"
     path.write_bytes(path.read_bytes()[:-20])
     assert translate(tmp_path / "out", folder=folder) == 2
-    told = capsys.readouterr().err
-    assert f"{path} is cut off or damaged: it has " in told
-    assert told.endswith("Binarise the data again.\n")
+    text = capsys.readouterr().err
+    assert f"{path} is cut off or damaged: it has " in text
+    assert text.endswith("Binarise the data again.\n")
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "text"),
     [
         (["--beam", "4"], "was begun with beam 5, but now it is 4. Choose another --out, or"),
         (["--subset", "valid"], "was begun with subset train, but now it is valid."),
         (["--sampling"], "was begun with beam 5, but now it is 1."),
     ],
 )
-def test_another_decoding_in_the_same_folder_is_refused(translate, decoded, flags, told, capsys):
+def test_another_decoding_in_the_same_folder_is_refused(translate, decoded, flags, text, capsys):
     before = content(decoded)
     assert translate(decoded, "--nbest", "4", *flags) == 2
-    assert told in capsys.readouterr().err
+    assert text in capsys.readouterr().err
     assert content(decoded) == before
 
 
@@ -71,7 +71,7 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "text"),
     [
         (["--sampling", "--beam", "5"], "--beam has no effect with --sampling. Leave one"),
         (["--seed", "5"], "--seed has no effect without --sampling. Add that"),
@@ -84,9 +84,9 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
         (["--compute-type", "float7"], "--compute-type must be one of float32, int8"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_refused(translate, tmp_path, flags, told, capsys):
+def test_flags_that_cannot_be_meant_are_refused(translate, tmp_path, flags, text, capsys):
     assert translate(tmp_path / "out", *flags) == 2
-    assert told in capsys.readouterr().err
+    assert text in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

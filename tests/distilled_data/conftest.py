@@ -15,7 +15,7 @@ def decoded_copy(decoded, tmp_path):
 
 @pytest.fixture
 def distill(decoded, data):
-    """Runs the verb distill-data in this process, on one worker."""
+    """Runs distill-data in this process, on one worker."""
 
     def run_verb(out, *flags, translations=decoded, folder=data):
         words = ["distill-data", "--translations", translations, "--data", folder, "--out", out]

@@ -1,4 +1,4 @@
-"""The documentation of the verbs against the verbs."""
+"""docs/sequence_level.md against the commands translate, merge and distill-data."""
 
 import re
 import shlex
@@ -19,20 +19,20 @@ def test_documented_commands_are_understood():
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
     commands = re.findall(r"fairseq-kd ([^'\n\\]*(?:\\\n[^'\n\\]*)*)", "\n".join(blocks))
     commands += re.findall(r"`fairseq-kd (merge [^`]*)`", PAGE)
-    verbs = set()
+    used = set()
     for command in commands:
         words = shlex.split(command.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "3"))
         args = cli.parser().parse_args(words)
-        verbs.add(args.verb)
+        used.add(args.verb)
         if hasattr(args, "check"):
             args.check(args)
-    assert verbs == {"translate", "distill-data", "merge"}
+    assert used == {"translate", "distill-data", "merge"}
 
 
 def test_the_tables_list_all_selections_and_filters():
     rows = re.findall(r"^\| `(--m[\w-]+)` \| .* \| (\S+) \|$", PAGE, re.M)
-    told = {flag: None if default == "none" else float(default) for flag, default in rows}
-    assert told == {each.flag: each.default for each in FILTERS}
+    documented = {flag: None if default == "none" else float(default) for flag, default in rows}
+    assert documented == {each.flag: each.default for each in FILTERS}
     assert re.findall(r"^\| `(\w+)` \|", PAGE, re.M)[: len(SELECTIONS)] == list(SELECTIONS)
 
 
@@ -44,20 +44,20 @@ def test_every_choice_that_is_offered_can_be_dispatched():
             assert tuple(action.choices) == tuple(SCORERS)
 
 
-@pytest.mark.parametrize("verb", ["translate", "merge", "distill-data"])
-def test_help_explains_every_flag(verb, capsys):
+@pytest.mark.parametrize("command", ["translate", "merge", "distill-data"])
+def test_help_explains_every_flag(command, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.main([verb, "--help"])
+        cli.main([command, "--help"])
     assert ended.value.code == 0
-    assert f"usage: fairseq-kd {verb}" in capsys.readouterr().out
-    for action in subparser(verb)._actions:
+    assert f"usage: fairseq-kd {command}" in capsys.readouterr().out
+    for action in subparser(command)._actions:
         assert action.help, action.dest
-    assert f"| `fairseq-kd {verb}" in README
+    assert f"| `fairseq-kd {command}" in README
 
 
-def subparser(verb):
-    verbs = next(action for action in cli.parser()._actions if action.dest == "verb")
-    return verbs.choices[verb]
+def subparser(command):
+    commands = next(action for action in cli.parser()._actions if action.dest == "verb")
+    return commands.choices[command]
 
 
 @pytest.mark.parametrize(

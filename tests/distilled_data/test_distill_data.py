@@ -1,4 +1,4 @@
-"""The verb distill-data: what fairseq-train reads is what was decoded, selected and kept."""
+"""The command distill-data: fairseq-train reads what was decoded, selected and kept."""
 
 import csv
 import json
@@ -232,16 +232,16 @@ def test_an_extra_split_is_read_with_the_gold_one(distill, data, tmp_path):
 
 def test_the_manifest_hashes_every_file_and_input(distill, decoded, data, tmp_path):
     distill(tmp_path / "out")
-    told = manifest(tmp_path / "out")
+    made = manifest(tmp_path / "out")
     files = {
         str(path.relative_to(tmp_path / "out")): sha256_of([path])
         for path in (tmp_path / "out").rglob("*")
         if path.is_file() and path.name != "manifest.json"
     }
-    assert told["files"] == files
-    assert told["made_of"]["hypotheses"] == sha256_of([decoded / "hypotheses.txt"])
-    assert told["made_of"]["decoding"] == read_settings(decoded)
-    assert told["made_of"]["thresholds"]["length_ratio"] == "3.0"
+    assert made["files"] == files
+    assert made["made_of"]["hypotheses"] == sha256_of([decoded / "hypotheses.txt"])
+    assert made["made_of"]["decoding"] == read_settings(decoded)
+    assert made["made_of"]["thresholds"]["length_ratio"] == "3.0"
 
 
 def test_run_again_it_is_there_and_with_other_options_it_is_refused(distill, tmp_path, capsys):
@@ -251,8 +251,8 @@ def test_run_again_it_is_there_and_with_other_options_it_is_refused(distill, tmp
     assert distill(out) == 0
     assert f"{out} is there already" in capsys.readouterr().err
     assert distill(out, "--min-words", "2") == 2
-    told = f"--out {out} is there already, with dict.en.txt in it. Remove it or choose another."
-    assert told in capsys.readouterr().err
+    says = f"--out {out} is there already, with dict.en.txt in it. Remove it or choose another."
+    assert says in capsys.readouterr().err
     assert manifest(out) == before
 
 
@@ -264,8 +264,8 @@ def test_what_is_there_but_damaged_is_refused(distill, tmp_path, capsys, name):
     content[7] ^= 1
     (out / name).write_bytes(content)
     assert distill(out) == 2
-    told = f"{out / name} is missing, or was changed after it was written: its hash is another."
-    assert f"{told} Remove {out} and run this again." in capsys.readouterr().err
+    says = f"{out / name} is missing, or was changed after it was written: its hash is another."
+    assert f"{says} Remove {out} and run this again." in capsys.readouterr().err
 
 
 def test_killed_at_any_file_it_appears_whole_or_not_at_all(distill, tmp_path, monkeypatch, capsys):
@@ -294,8 +294,8 @@ def test_a_full_disk_is_told_and_the_translations_are_kept(distill, decoded, tmp
     with small_disk(tmp_path / "disk", "size=40k") as disk:
         before = (decoded / "hypotheses.txt").read_bytes()
         assert distill(disk / "out") == 2
-        told = f"The disk of {disk / 'out'} is full; the translations are kept. Free some space and"
-        assert told in capsys.readouterr().err
+        says = f"The disk of {disk / 'out'} is full; the translations are kept. Free some space and"
+        assert says in capsys.readouterr().err
         assert os.listdir(disk) == []
         assert (decoded / "hypotheses.txt").read_bytes() == before
 
@@ -344,8 +344,8 @@ def test_a_folder_without_a_valid_set_is_told_at_the_start(distill, data, tmp_pa
     for path in folder.glob("valid.*"):
         path.unlink()
     assert distill(out, folder=folder) == 0
-    told = f"{folder} has no valid set, so {out} will have none: add one to train with, or train "
-    assert capsys.readouterr().err.startswith(told + "with --disable-validation\n")
+    says = f"{folder} has no valid set, so {out} will have none: add one to train with, or train "
+    assert capsys.readouterr().err.startswith(says + "with --disable-validation\n")
 
 
 def test_progress_is_shown_in_sentences_from_the_first_to_the_last(distill, tmp_path, capsys):
@@ -367,8 +367,8 @@ def test_a_folder_of_somebody_else_is_refused(distill, tmp_path, content, capsys
     out.mkdir()
     (out / "manifest.json").write_text(content)
     assert distill(out) == 2
-    told = f"--out {out} is there already, with manifest.json in it. Remove it or choose another."
-    assert told in capsys.readouterr().err
+    says = f"--out {out} is there already, with manifest.json in it. Remove it or choose another."
+    assert says in capsys.readouterr().err
     assert (out / "manifest.json").read_text() == content
 
 

@@ -11,30 +11,30 @@ from fairseq.data.indexed_dataset import make_builder
 from fairseq_kd.locks import lock_beside, locked
 
 
-def refused(distill, tmp_path, capsys, told, *flags, **other):
+def refused(distill, tmp_path, capsys, text, *flags, **other):
     assert distill(tmp_path / "refused", *flags, **other) == 2
-    assert told in capsys.readouterr().err
+    assert text in capsys.readouterr().err
     assert not (tmp_path / "refused").exists()
 
 
 def test_several_folders_are_refused(distill, data, tmp_path, capsys):
-    told = f"--data must be one folder, but is {data}:other, which fairseq-train reads as 2, one an"
-    refused(distill, tmp_path, capsys, told, folder=f"{data}:other")
+    text = f"--data must be one folder, but is {data}:other, which fairseq-train reads as 2, one an"
+    refused(distill, tmp_path, capsys, text, folder=f"{data}:other")
 
 
 def test_a_raw_text_that_is_no_text_is_named_with_its_line(distill, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "data")
     (folder / "train.es-en.es").write_bytes(b"a\nb\xe9\n")
-    told = f'{folder}/train.es-en.es, line 2, is not UTF-8: behind "b" is the byte 0xe9. '
-    refused(distill, tmp_path, capsys, told, folder=folder)
+    text = f'{folder}/train.es-en.es, line 2, is not UTF-8: behind "b" is the byte 0xe9. '
+    refused(distill, tmp_path, capsys, text, folder=folder)
 
 
 def test_a_changed_dictionary_is_refused(distill, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "data")
     with (folder / "dict.en.txt").open("a") as file:
         file.write("another 1\n")
-    told = f"The target dictionary of train in {folder} is not the one that "
-    refused(distill, tmp_path, capsys, told, folder=folder)
+    text = f"The target dictionary of train in {folder} is not the one that "
+    refused(distill, tmp_path, capsys, text, folder=folder)
 
 
 def test_another_source_is_refused(distill, data, tmp_path, capsys):
@@ -43,16 +43,16 @@ def test_another_source_is_refused(distill, data, tmp_path, capsys):
         for suffix in ("bin", "idx"):
             name = f"{{}}.es-en.{language}.{suffix}"
             shutil.copy(folder / name.format("valid"), folder / name.format("train"))
-    told = f"The source of train in {folder} is not the one that "
-    refused(distill, tmp_path, capsys, told, folder=folder)
+    text = f"The source of train in {folder} is not the one that "
+    refused(distill, tmp_path, capsys, text, folder=folder)
 
 
 def test_a_folder_that_another_process_makes_is_refused(distill, tmp_path, capsys):
     with locked(lock_beside(tmp_path / "refused"), "it"):
         assert distill(tmp_path / "refused") == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"fairseq-kd distill-data: --out {tmp_path}/refused is being worked on")
-    assert f" by process {os.getpid()} on " in told
+    text = capsys.readouterr().err
+    assert text.startswith(f"fairseq-kd distill-data: --out {tmp_path}/refused is being worked on")
+    assert f" by process {os.getpid()} on " in text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,11 +65,11 @@ def continue_training_set(folder):
 def test_gold_that_goes_on_in_another_split_is_refused(distill, data, tmp_path, mix, capsys):
     folder = shutil.copytree(data, tmp_path / "data")
     continue_training_set(folder)
-    told = (
+    text = (
         f"{folder} has train1 beside train, which fairseq-train reads as one set, but --mix {mix} "
         "takes train alone. Binarise both as one split of another name, and give that to"
     )
-    refused(distill, tmp_path, capsys, told, "--mix", mix, folder=folder)
+    refused(distill, tmp_path, capsys, text, "--mix", mix, folder=folder)
     assert distill(tmp_path / "other", "--mix", mix, "--gold-subset", "valid", folder=folder) == 0
     assert distill(tmp_path / "alone", folder=folder) == 0
 
@@ -78,8 +78,8 @@ def test_a_missing_line_is_refused(distill, decoded_copy, tmp_path, capsys):
     path = decoded_copy / "hypotheses.txt"
     lines = path.read_text(encoding="utf-8").split("\n")
     path.write_text("\n".join(lines[:8] + lines[12:]), encoding="utf-8")
-    told = f"{path} was changed after it was written: its hash is another."
-    refused(distill, tmp_path, capsys, told, translations=decoded_copy)
+    text = f"{path} was changed after it was written: its hash is another."
+    refused(distill, tmp_path, capsys, text, translations=decoded_copy)
 
 
 def test_a_cut_off_decoding_is_refused(distill, decoded_copy, tmp_path, capsys):
@@ -87,19 +87,19 @@ def test_a_cut_off_decoding_is_refused(distill, decoded_copy, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:-90])
     refused(distill, tmp_path, capsys, f"{path} is cut off", translations=decoded_copy)
     path.unlink()
-    told = f"{path} is missing. Finish fairseq-kd translate, all its shards."
-    refused(distill, tmp_path, capsys, told, translations=decoded_copy)
+    text = f"{path} is missing. Finish fairseq-kd translate, all its shards."
+    refused(distill, tmp_path, capsys, text, translations=decoded_copy)
 
 
 def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
     folder = tmp_path / "empty"
     folder.mkdir()
-    told = f"{folder} holds no decoding.json. Give the folder that fairseq-kd translate --out"
-    refused(distill, tmp_path, capsys, told, translations=folder)
+    text = f"{folder} holds no decoding.json. Give the folder that fairseq-kd translate --out"
+    refused(distill, tmp_path, capsys, text, translations=folder)
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "text"),
     [
         (["--copies", "2"], "--copies has no effect without --select nbest."),
         (["--metric", "chrf"], "--metric has no effect without --select interpolation or mbr, or"),
@@ -110,20 +110,20 @@ def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
         (["--min-words", "1000"], "The filters left no pair. Loosen the thresholds."),
     ],
 )
-def test_flags_that_cannot_be_meant_are_refused(distill, tmp_path, flags, told, capsys):
-    refused(distill, tmp_path, capsys, told, *flags)
+def test_flags_that_cannot_be_meant_are_refused(distill, tmp_path, flags, text, capsys):
+    refused(distill, tmp_path, capsys, text, *flags)
 
 
 @pytest.mark.parametrize("select", ["nbest", "interpolation", "mbr"])
 def test_a_choice_among_one_is_refused(distill, translate, tmp_path, select, capsys):
     single = tmp_path / "single"
     assert translate(single, "--subset", "valid") == 0
-    told = f"--select {select} has no effect: {single} holds one hypothesis per sentence."
-    refused(distill, tmp_path, capsys, told, "--select", select, translations=single)
+    text = f"--select {select} has no effect: {single} holds one hypothesis per sentence."
+    refused(distill, tmp_path, capsys, text, "--select", select, translations=single)
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "text"),
     [
         (["--tag-distilled", ","], "--tag-distilled , is a token of this sentence, too: "),
         (["--tag-gold", ","], "--tag-gold , is a token of this sentence, too: "),
@@ -133,8 +133,8 @@ def test_a_choice_among_one_is_refused(distill, translate, tmp_path, select, cap
         ),
     ],
 )
-def test_a_tag_that_tells_nothing_apart_is_refused(distill, tmp_path, flags, told, capsys):
-    refused(distill, tmp_path, capsys, told, "--mix", "gold", *flags)
+def test_a_tag_that_tells_nothing_apart_is_refused(distill, tmp_path, flags, text, capsys):
+    refused(distill, tmp_path, capsys, text, "--mix", "gold", *flags)
 
 
 def no_index(folder, secret):
@@ -174,6 +174,6 @@ def test_links_to_anything_else_are_refused(distill, data, tmp_path, capsys, lin
     secret.write_bytes(bytes([5, 6, 7]) * 4)
     name = link(folder, secret)
     assert distill(tmp_path / "out", folder=folder) == 2
-    told = capsys.readouterr().err
-    assert f"{folder}/{name} is a link, but not to binarised text that ends as fairseq" in told
+    text = capsys.readouterr().err
+    assert f"{folder}/{name} is a link, but not to binarised text that ends as fairseq" in text
     assert not (tmp_path / "out").exists()
