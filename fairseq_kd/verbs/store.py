@@ -6,6 +6,10 @@ from fairseq_kd.flag_types import COUNT, Range, file_path, one_line, split_names
 from fairseq_kd.shard import Shard
 from fairseq_kd.verbs import store_merge
 
+DESCRIPTION = """\
+Runs a teacher over binarised data once and saves, for every target token, its K likeliest tokens
+with their log-probabilities, and the probability mass of the rest. Training with --kd-store then
+needs no teacher, at any temperature of at least 0.5."""
 EPILOG = """\
 example:
   fairseq-kd store --teacher teacher.pt --data data-bin --subset train,valid --out store
@@ -25,9 +29,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     store = verbs.add_parser(
         "store",
         help="save a teacher's top-k distribution for every token of a data set, for --kd-store",
-        description="Runs a teacher over binarised data once and saves, for every target token, "
-        "its K likeliest tokens with their log-probabilities, and the probability mass of the "
-        "rest. Training with --kd-store then needs no teacher, at any temperature of at least 0.5.",
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -42,8 +42,8 @@ def add_parser(verbs: Any) -> None:
         type=Shard.parse,
         default="1/1",
         metavar="I/N",
-        help="decode the I-th of N parts, as on N machines; the last one to end merges them, and "
-        "fairseq-kd merge those that were copied together (default: all)",
+        help="decode the I-th of N parts, such as on N machines; the last one to end merges them "
+        "(parts in several folders: copy them into one and run fairseq-kd merge; default: all)",
     )
     add_search_flags(parser)
     engine = parser.add_argument_group("engine")
