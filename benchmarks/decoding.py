@@ -127,7 +127,7 @@ def run(command: Sequence[str], threads: int) -> str:
 
 def bleu(hypotheses: List[str], sample: Subset) -> float:
     """Of the words, as they are tokenised."""
-    references = [sample.target_words.string(each, "subword_nmt") for each in sample.target]
+    references = [sample.target_dictionary.string(each, "subword_nmt") for each in sample.target]
     texts = [words_of(each, "subword_nmt") for each in hypotheses]
     return BLEU(tokenize="none", force=True).corpus_score(texts, [references]).score
 

@@ -49,13 +49,13 @@ def bleu_by_kind(path: Path, args: argparse.Namespace) -> Dict[str, float]:
     """BLEU of a model in every kind."""
     system = load_named(NamedCheckpoint("student", "student", str(path)), "S.pt")
     subset = common_subset([system], args.data, args.subset)
-    references = [subset.target_words.string(each, "subword_nmt") for each in subset.target]
+    references = [subset.target_dictionary.string(each, "subword_nmt") for each in subset.target]
     conversion = converted(system.checkpoint, subset, default_cache())
     found: Dict[str, float] = {}
     for kind, (form, compute_type) in KINDS.items():
         engine = CTranslate2Engine(
             conversion / form,
-            subset.source_words,
+            subset.source_dictionary,
             system.checkpoint.model.max_decoder_positions(),
             Search(beam=args.beam),
             device="cpu",

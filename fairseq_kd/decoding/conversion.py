@@ -199,7 +199,7 @@ def namespace_of(model: Dict[str, Any]) -> argparse.Namespace:
 def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
     """Compares CTranslate2's scores of a few translations with those of the fairseq model."""
     translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
-    symbols = ctranslate2_symbols(subset.source_words)
+    symbols = ctranslate2_symbols(subset.source_dictionary)
     sources = _probes(subset, checkpoint)
     results = translator.translate_batch(
         [[symbols[token] for token in source.tolist()[:-1]] for source in sources],
@@ -210,7 +210,7 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
         return_end_token=True,
     )
     for source, result in zip(sources, results, strict=True):
-        tokens = [subset.target_words.index(token) for token in result.hypotheses[0]]
+        tokens = [subset.target_dictionary.index(token) for token in result.hypotheses[0]]
         expected = _log_probability(checkpoint, source, tokens) / len(tokens)
         if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
             raise CannotConvertError(

@@ -111,7 +111,7 @@ def _ctranslate2_engine(
     conversion = converted(model, subset, cache or default_cache())
     return CTranslate2Engine(
         weights_folder(conversion, compute_type, device),
-        subset.source_words,
+        subset.source_dictionary,
         model.model.max_decoder_positions(),
         search,
         device,

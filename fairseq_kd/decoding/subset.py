@@ -33,7 +33,7 @@ class Subset:
         name: of the split, such as train.
         pair: source and target language.
         prefix: of the file names, up to the language.
-        source_words, target_words: the folder's dictionaries.
+        source_dictionary, target_dictionary: the folder's dictionaries.
         source: token ids of every sentence, the end of sentence included.
         target: those of the references; None where the split has a source only.
     """
@@ -42,8 +42,8 @@ class Subset:
     name: str
     pair: Tuple[str, str]
     prefix: str
-    source_words: Dictionary
-    target_words: Dictionary
+    source_dictionary: Dictionary
+    target_dictionary: Dictionary
     source: Sequence[Tensor]
     target: Optional[Sequence[Tensor]]
 
@@ -110,15 +110,15 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
     source, target = plain_languages(pair, str(folder))
     pair = (source, target)
     prefix = _prefix(folder, name, pair)
-    words = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
-    sides = [read_side(folder / f"{prefix}{pair[i]}", words[i]) for i in (0, 1)]
+    dictionaries = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
+    sides = [read_side(folder / f"{prefix}{pair[i]}", dictionaries[i]) for i in (0, 1)]
     source, target = sides
     if target is not None and len(source) != len(target):
         raise ValueError(
             f"{folder / prefix}{pair[0]} has {len(source)} sentences, but {pair[1]} has "
             f"{len(target)}: a line lacks its pair. Binarise both again, from aligned files."
         )
-    return Subset(folder, name, pair, prefix, *words, source, target)
+    return Subset(folder, name, pair, prefix, *dictionaries, source, target)
 
 
 def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
@@ -134,21 +134,21 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
     )
 
 
-def read_side(path: Path, words: Dictionary) -> Optional[Sequence[Tensor]]:
+def read_side(path: Path, dictionary: Dictionary) -> Optional[Sequence[Tensor]]:
     """The sentences of one side of a split, or None if it has no files.
 
     Args:
         path: of its files, without ``.bin`` and ``.idx``.
-        words: its dictionary.
+        dictionary: of the side.
 
     Raises:
         ValueError: as ``read_subset``.
     """
-    check_side(path, len(words))
+    check_side(path, len(dictionary))
     impl = indexed_dataset.infer_dataset_impl(str(path))
     impl = "lazy" if impl == "cached" else impl  # the same format
     try:
-        dataset = data_utils.load_indexed_dataset(str(path), words, impl)
+        dataset = data_utils.load_indexed_dataset(str(path), dictionary, impl)
         if dataset is not None and len(dataset):
             dataset[len(dataset) - 1]  # missing if the file is cut off
             return dataset
@@ -191,7 +191,7 @@ def check_splitting(subset: Subset, remove_bpe: str, flag: str = "--remove-bpe")
         ValueError: a dictionary has the marks of the other one of SentencePiece and subword-nmt,
             so that pieces would count as words.
     """
-    for dictionary in (subset.source_words, subset.target_words):
+    for dictionary in (subset.source_dictionary, subset.target_dictionary):
         actual = splitting_of(dictionary)
         if actual and actual != remove_bpe and remove_bpe in (SENTENCEPIECE, SUBWORD_NMT):
             break

@@ -77,8 +77,8 @@ def read_subset_for(models: List[Checkpoint], folder: Path, name: str) -> Subset
     subset = read_subset(folder, name, language_pair(models[0].task))
     for model in models:
         for side, option, theirs, ours, language in (
-            ("source", "srcdict", model.task.source_dictionary, subset.source_words, 0),
-            ("target", "tgtdict", model.task.target_dictionary, subset.target_words, 1),
+            ("source", "srcdict", model.task.source_dictionary, subset.source_dictionary, 0),
+            ("target", "tgtdict", model.task.target_dictionary, subset.target_dictionary, 1),
         ):
             difference = first_difference(theirs, ours)
             if difference is not None:

@@ -220,7 +220,7 @@ class DistilledSet:
         """A source after the tag of a flag, if one was given."""
         tag = self.tags[flag]
         if tag and tag[0] in source:
-            dictionary = self.subset.source_words
+            dictionary = self.subset.source_dictionary
             raise ValueError(
                 f"{flag} {dictionary[tag[0]]} is a token of this sentence, too: "
                 f"{dictionary.string(source)}. Give one that no sentence has, such as "
@@ -230,7 +230,8 @@ class DistilledSet:
 
     def _add_distilled(self, writer: PairWriter, work: Path) -> PairCounts:
         """Adds the pairs that the filters keep, as ids and as text, and writes all scores."""
-        source_dictionary, target_dictionary = self.subset.source_words, self.subset.target_words
+        source_dictionary = self.subset.source_dictionary
+        target_dictionary = self.subset.target_dictionary
         unknown = (source_dictionary.unk(), target_dictionary.unk())
         counts = PairCounts(len(self.subset), unknown)
         names = [f"text/train.{language}" for language in self.subset.pair]

@@ -37,9 +37,9 @@ def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:
     Raises:
         ValueError: as ``by_sentence``; or the numbers of sentences differ.
     """
-    symbols = (subset.source_words.symbols, subset.target_words.symbols)
+    symbols = (subset.source_dictionary.symbols, subset.target_dictionary.symbols)
     number = -1
-    for number, decoded in by_sentence(hypotheses, subset.target_words.indices):
+    for number, decoded in by_sentence(hypotheses, subset.target_dictionary.indices):
         if number == len(subset):
             break
         source = _text(subset.source[number], symbols[0])

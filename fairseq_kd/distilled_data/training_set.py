@@ -23,9 +23,9 @@ class PairWriter:
         stem = f"{split}.{like.pair[0]}-{like.pair[1]}"
         self.prefixes = [folder / f"{stem}.{language}" for language in like.pair]
         self.builders = [
-            indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(words))
-            for prefix, words in zip(
-                self.prefixes, (like.source_words, like.target_words), strict=True
+            indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(dictionary))
+            for prefix, dictionary in zip(
+                self.prefixes, (like.source_dictionary, like.target_dictionary), strict=True
             )
         ]
         self.pairs = 0
@@ -75,16 +75,16 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
             name, _, end = path.name.partition(direction)
             if name.rstrip("0123456789") == split or end not in of_source | of_target:
                 continue
-            words = data.source_words if end in of_source else data.target_words
+            dictionary = data.source_dictionary if end in of_source else data.target_dictionary
             if path.is_symlink():
-                _check_linked(path, words)
+                _check_linked(path, dictionary)
             if end in data.pair:
-                _binarise_raw(path, words, folder / f"{name}{ours}{end}")
+                _binarise_raw(path, dictionary, folder / f"{name}{ours}{end}")
             elif not path.with_suffix("").is_file():  # of both, fairseq reads the raw one
                 shutil.copyfile(path, folder / f"{name}{ours}{end}")
 
 
-def _check_linked(path: Path, words: Dictionary) -> None:
+def _check_linked(path: Path, dictionary: Dictionary) -> None:
     """Refuses a link to a file that is not binarised text, since data folders are passed on.
 
     A folder from somebody else may have a link to a private file. Every sentence must end as
@@ -92,14 +92,16 @@ def _check_linked(path: Path, words: Dictionary) -> None:
 
     Args:
         path: a file of one side of a split.
-        words: its dictionary.
+        dictionary: of that side.
 
     Raises:
         ValueError: it is such a link.
     """
     try:
-        side = read_side(path.with_suffix(""), words) if path.suffix in (".bin", ".idx") else None
-        binarised = side is not None and all(int(ids[-1]) == words.eos() for ids in side)
+        side = (
+            read_side(path.with_suffix(""), dictionary) if path.suffix in (".bin", ".idx") else None
+        )
+        binarised = side is not None and all(int(ids[-1]) == dictionary.eos() for ids in side)
     except (IndexError, OSError, ValueError):
         binarised = False
     if not binarised:
@@ -109,10 +111,10 @@ def _check_linked(path: Path, words: Dictionary) -> None:
         )
 
 
-def _binarise_raw(path: Path, words: Dictionary, prefix: Path) -> None:
+def _binarise_raw(path: Path, dictionary: Dictionary, prefix: Path) -> None:
     """Binarises one side: fairseq-train cannot read raw and binarised splits together."""
-    builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(words))
-    for ids in data_utils.load_indexed_dataset(str(path), words, "raw"):
+    builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(dictionary))
+    for ids in data_utils.load_indexed_dataset(str(path), dictionary, "raw"):
         builder.add_item(ids)
     builder.finalize(f"{prefix}.idx")
 
@@ -123,11 +125,11 @@ def tag_id(subset: Subset, tag: str, flag: str) -> int:
     Raises:
         ValueError: the source dictionary lacks it.
     """
-    if tag not in subset.source_words.indices:
+    if tag not in subset.source_dictionary.indices:
         path = subset.dictionary_file(subset.pair[0])
         raise ValueError(
             f"{flag} {tag} is not in {path}, and the dictionaries stay the same. Give a token of "
             "it that no sentence has, such as madeupword0000, with which fairseq-preprocess pads "
             "dictionaries."
         )
-    return subset.source_words.indices[tag]
+    return subset.source_dictionary.indices[tag]

@@ -108,7 +108,7 @@ def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
     """
     agreed, tokens = {system.name: 0 for system in systems}, 0
     for sample in _batches(systems, subset):
-        real = sample["target"].ne(subset.target_words.pad())
+        real = sample["target"].ne(subset.target_dictionary.pad())
         predicted = [_most_probable(each, sample["net_input"], real) for each in systems]
         tokens += int(real.sum())
         for system, each in zip(systems, predicted, strict=True):

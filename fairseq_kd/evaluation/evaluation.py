@@ -210,7 +210,7 @@ class Evaluation:
         if options.comet is not None:
             comet = scores.comet_scores(options.comet, sources, texts, references)
         lengths = [len(source.split()) for source in sources]
-        vocabulary = self.subset.source_words
+        vocabulary = self.subset.source_dictionary
         rare = [
             rare_share(tokens_of(source, vocabulary), options.remove_bpe, vocabulary.unk_word)
             for source in self.subset.source

@@ -15,7 +15,6 @@ from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, read_subset_for
 from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves
-from fairseq_kd.hashes import sha256_of
 from fairseq_kd.names import SYSTEM, in_one_line
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.training_log import FILE, Record, read_training_log
@@ -67,7 +66,6 @@ class System(NamedTuple):
     name: str  # in the report
     role: str  # teacher, student or control
     checkpoint: Checkpoint  # ready to translate
-    sha256: str  # of the file
     updates: int  # of its own training
     updates_behind: Optional[int]  # with those of its initial checkpoint; None if unknown
 
@@ -75,6 +73,11 @@ class System(NamedTuple):
     def path(self) -> Path:
         """Of the checkpoint."""
         return self.checkpoint.path
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the checkpoint's file."""
+        return self.checkpoint.sha256
 
     @property
     def max_source(self) -> int:
@@ -127,7 +130,7 @@ def load_named(named: NamedCheckpoint, flag: str) -> System:
     checkpoint.model.make_generation_fast_(need_attn=False)  # as fairseq-generate does
     path = Path(named.path)
     counts = updates_done(path), updates_behind(path)
-    return System(named.name, named.role, checkpoint, sha256_of([path]), *counts)
+    return System(named.name, named.role, checkpoint, *counts)
 
 
 def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
@@ -162,11 +165,11 @@ def sample_of(subset: Subset, indices: Sequence[int]) -> Dict[str, Any]:
     """
     sources = [subset.source[i].long() for i in indices]
     targets = [subset.target[i].long() for i in indices]
-    pad, eos = subset.target_words.pad(), subset.target_words.eos()
+    pad, eos = subset.target_dictionary.pad(), subset.target_dictionary.eos()
     collate = data_utils.collate_tokens
     return {
         "net_input": {
-            "src_tokens": collate(sources, subset.source_words.pad(), left_pad=True),
+            "src_tokens": collate(sources, subset.source_dictionary.pad(), left_pad=True),
             "src_lengths": torch.tensor([len(each) for each in sources]),
             "prev_output_tokens": collate(targets, pad, eos, move_eos_to_beginning=True),
         },
@@ -255,7 +258,7 @@ def build_engine(
 
     return CTranslate2Engine(
         conversions.folder(variant),
-        subset.source_words,
+        subset.source_dictionary,
         variant.system.checkpoint.model.max_decoder_positions(),
         search,
         device="cpu",

@@ -73,14 +73,14 @@ def plain_text(
     ]
     sources = _text_beside(beside[0], subset)
     if sources is None:
-        sources = _detokenised(subset.source, subset.source_words, detokenisers[0])
+        sources = _detokenised(subset.source, subset.source_dictionary, detokenisers[0])
     if reference is not None:
         references = _references(reference, subset)
         return PlainText(sources, references, f"the lines of {reference.name}")
     text = _text_beside(beside[1], subset)
     if text is not None:
         return PlainText(sources, text, f"text/{beside[1].name} beside the data, as written")
-    references = _detokenised(subset.target, subset.target_words, detokenisers[1])
+    references = _detokenised(subset.target, subset.target_dictionary, detokenisers[1])
     return PlainText(sources, references, "the binarised set, detokenised")
 
 

@@ -183,7 +183,7 @@ class Export:
             FAIRSEQ: FairseqEngine([checkpoint], self.search, "cpu"),
             EXPORT: CTranslate2Engine(
                 work,
-                self.subset.source_words,
+                self.subset.source_dictionary,
                 checkpoint.model.max_decoder_positions(),
                 self.search,
                 device="cpu",

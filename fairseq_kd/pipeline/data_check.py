@@ -90,7 +90,7 @@ def _check_words(run: RunFile, layout: Layout) -> None:
         )
     from fairseq_kd.decoding.subset import check_splitting
 
-    subset = SimpleNamespace(source_words=source, target_words=target)
+    subset = SimpleNamespace(source_dictionary=source, target_dictionary=target)
     sections = {"evaluate": run.get("evaluate", {})}
     if any(step.kind == "distill" for step in layout.steps):
         sections["distilled.distill-data"] = run.get("distilled", {}).get("distill-data", {})

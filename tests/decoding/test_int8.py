@@ -56,8 +56,8 @@ def test_a_model_of_large_weights_scores_in_int8_as_in_float32(even, data, tmp_p
     pairs = [
         [[words[int(word)] for word in sentence[:-1]] for sentence in side]
         for side, words in (
-            (subset.source, subset.source_words.symbols),
-            (subset.target, subset.target_words.symbols),
+            (subset.source, subset.source_dictionary.symbols),
+            (subset.target, subset.target_dictionary.symbols),
         )
     ]
     scores = {}

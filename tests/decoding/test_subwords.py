@@ -41,7 +41,9 @@ def test_the_marks_of_the_pieces_tell(split, words):
 )
 def test_either_side_is_looked_at(source, target, given, text):
     sides = (dictionary(PIECES[split]) for split in (source, target))
-    subset = SimpleNamespace(**dict(zip(("source_words", "target_words"), sides, strict=True)))
+    subset = SimpleNamespace(
+        **dict(zip(("source_dictionary", "target_dictionary"), sides, strict=True))
+    )
     if text is None:
         check_splitting(subset, given)
         return

@@ -307,8 +307,8 @@ def binarised_otherwise(request, data, tmp_path):
     for split in ("train", "valid", "test"):
         subset = read_subset(Path(data), split, ("es", "en"))
         for language, words, side in (
-            ("es", subset.source_words, subset.source),
-            ("en", subset.target_words, subset.target),
+            ("es", subset.source_dictionary, subset.source),
+            ("en", subset.target_dictionary, subset.target),
         ):
             path = folder / f"{split}.es-en.{language}"
             if request.param == "raw":
