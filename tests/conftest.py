@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from forks import run_forked
 from harness import ROOT, TRAINING, Setup, copy_dictionaries, write_text
 from layered import SHAPE
@@ -84,7 +85,8 @@ def _teachers_are_read_once():
         if path not in OF_THE_SESSION:
             return load(path)
         if path not in loaded:
-            loaded[path] = load(path)
+            with torch.random.fork_rng():  # what is drawn after it is the same the first time, too
+                loaded[path] = load(path)
         model, task = loaded[path]
         return copy.deepcopy(model), task
 
