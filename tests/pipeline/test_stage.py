@@ -20,8 +20,8 @@ from fairseq_kd.pipeline import stage
 
 FAKE = """\
 #!{python}
-# Stands in for fairseq-train: logs as many updates as it is asked for, and saves as fairseq does.
-import argparse, json, os, sys, time, torch
+# Stands in for fairseq-train: logs as many updates as it is asked for, and leaves a checkpoint.
+import argparse, json, os, shutil, sys, time
 words = sys.argv[1:]
 folder, last = (words[words.index(flag) + 1] for flag in ("--save-dir", "--max-update"))
 print("$", *words, flush=True)
@@ -35,27 +35,35 @@ for update in range(1, int(last) + 1):
         print("now | INFO | train_inner |", json.dumps(figures), flush=True)
     except BrokenPipeError:
         pass  # logging does so
-    time.sleep(0.05 if "--slow" in words else 0)
-model = dict(args=argparse.Namespace(arch="transformer"), model=dict(weight=torch.zeros(1)))
-state = dict(model, optimizer_history=[dict(num_updates=int(last))])
-if "--pad" in words:
-    state["pad"] = torch.zeros(int(words[-1]))
-if "--patience" in words:
-    state = dict(model, optimizer_history=[dict(num_updates=5)])
+    time.sleep(0.2 if "--slow" in words else 0)
 if "--abort-early" in words:
     os.abort()
-torch.save(state, os.path.join(folder, "checkpoint_last.pt"))
+saved = "5" if "--patience" in words else last
+shutil.copy(os.path.join({saved!r}, saved + ".pt"), os.path.join(folder, "checkpoint_last.pt"))
+if "--pad" in words:  # as fairseq saves, which takes the seconds of importing torch
+    import torch
+    state = dict(model=dict(weight=torch.zeros(int(words[-1]))), args=argparse.Namespace())
+    torch.save(state, os.path.join(folder, "checkpoint_last.pt"))
 if "--abort-late" in words:
     os.abort()
 """
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """What the fake saves, by the number of updates."""
+    folder = tmp_path_factory.mktemp("saved")
+    for updates in (5, 30, 31):
+        checkpoint(folder / f"{updates}.pt", updates)
+    return folder
+
+
 @pytest.fixture
-def command(tmp_path, monkeypatch):
+def command(saved, tmp_path, monkeypatch):
     """A fairseq-train command line that reaches the fake."""
     fake = tmp_path / "bin" / "fairseq-train"
     fake.parent.mkdir()
-    fake.write_text(FAKE.format(python=sys.executable))
+    fake.write_text(FAKE.format(python=sys.executable, saved=str(saved)))
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
     save_dir = ["--save-dir", str(tmp_path / "run"), "--max-update", "30"]
