@@ -96,9 +96,10 @@ def finish(plan, *engine, **others):
     return told
 
 
-def build(plan):
-    """Runs all that is not done, in order, and returns the names."""
+def build(plan, *names):
+    """Runs all that is not done, or the steps of these names, in order, and returns the names."""
     verdicts = [verdict for verdict in state.judge(plan) if verdict.state != state.DONE]
+    verdicts = [verdict for verdict in verdicts if not names or verdict.step.name in names]
     state.make_way(plan, verdicts)
     for verdict in verdicts:
         assert run_step(plan, verdict.step.name) == 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from disks import small_disk
 from harness import ROOT
-from plans import drive, finish, made, manifest, slow_step, small_plan
+from plans import build, drive, finish, made, manifest, slow_step, small_plan
 
 from fairseq_kd import cli
 from fairseq_kd.pipeline import driver
@@ -93,7 +93,7 @@ def test_a_second_time_there_is_nothing_to_do(whole):
 
 def test_a_changed_option_is_told_and_only_what_depends_on_it_is_made(whole, tmp_path):
     plan = small_plan(tmp_path / "run")
-    finish(plan)
+    build(plan)
     told = finish(small_plan(tmp_path / "run", student_lines=6))
     assert begun(told) == ["student", "evaluation"]
     assert re.search(r"^  changed  student +command was .* is bash -c", told, re.M | re.S)
@@ -134,6 +134,7 @@ def test_a_second_driver_is_told_who_works(tmp_path):
 def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     plan, broken = small_plan(tmp_path / "run"), tmp_path / "broken"
     broken.touch()
+    build(plan, "data", "undistilled")
     middle = plan.step("middle")
     middle = middle._replace(commands=[["test", "!", "-e", str(broken)], *middle.commands])
     steps = [middle if step.name == "middle" else step for step in plan.steps]
@@ -250,6 +251,7 @@ def test_a_link_in_the_place_of_what_a_step_writes_is_refused(tmp_path, name):
 def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_path):
     with small_disk(tmp_path / "disk", "size=16m") as disk:
         plan = small_plan(disk / "run")
+        build(plan, "data", "undistilled")
         filling = ["dd", "if=/dev/zero", f"of={disk}/run/large", "bs=1M", "count=32"]
         middle = plan.step("middle")._replace(commands=[filling])
         plan = plan._replace(steps=[middle if s.name == "middle" else s for s in plan.steps])
@@ -280,7 +282,7 @@ def test_killed_at_random_moments_it_ends_with_the_same(tmp_path, times):
     kill_at_random_moments(plan, times, seed=times)
     finish(plan)
     undisturbed = small_plan(tmp_path / "undisturbed", times=4 * times)
-    finish(undisturbed)
+    build(undisturbed)
     assert made(plan) == made(undisturbed)
     assert not list(Path(plan.folder).glob("replaced/*"))
 
