@@ -1,6 +1,7 @@
 """word_kd on real batches and a trained teacher, against the formulas written out by loops."""
 
 import copy
+import functools
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from fairseq.logging import metrics
 from harness import ROOT, TRAINING, Setup, run
 
 from fairseq_kd.criterions import WordKDCriterion
+from fairseq_kd.losses import compiled as compiled_loss
 
 DISTIL = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
 
@@ -257,13 +259,20 @@ def test_chunks_change_nothing(setup, teacher, chunk):
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_compiled_loss_changes_nothing(setup, teacher):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_loss_changes_nothing(setup, teacher, monkeypatch, backend):
+    """By default the traced graph runs as it is: its compilation has tests of its own."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    compiled_loss._program.cache_clear()
     flags = ["--kd-token-temperature", "confidence"]
     plain, compiled = (setup(*DISTIL, teacher, *flags, *more) for more in ([], ["--kd-compile"]))
     for sample in (plain.batch(0, 1, 2), plain.batch(3)):
         want, got = plain.gradients(sample), compiled.gradients(sample)
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert compiled.criterion.loss_options().compiled
+    assert compiled_loss._program.cache_info().currsize == 1
+    compiled_loss._program.cache_clear()
 
 
 def test_a_teacher_in_bfloat16_teaches_a_float32_student(setup, teacher):
@@ -283,30 +292,32 @@ PROJECTION_UNDER_DDP = """\
 import json, os, sys
 import torch
 from harness import Setup
-data, group, training, flags = json.loads(sys.argv[1])
-setup = Setup(data, *flags, training=training)
-sample = setup.batch(0, 1)
-want = setup.gradients(sample)
+data, group, training, *both = json.loads(sys.argv[1])
 torch.distributed.init_process_group("gloo", init_method=group, rank=0, world_size=1)
-wrapped = torch.nn.parallel.DistributedDataParallel(setup.model)
-setup.model.zero_grad()
-setup.criterion(wrapped, sample)[0].backward()
-got = torch.cat([each.grad.flatten() for each in setup.model.parameters()])
-torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
-print("equal", flush=True)
+for flags in both:
+    setup = Setup(data, *flags, training=training)
+    assert setup.model.decoder.share_input_output_embed == ("--share-all-embeddings" in flags)
+    sample = setup.batch(0, 1)
+    want = setup.gradients(sample)
+    wrapped = torch.nn.parallel.DistributedDataParallel(setup.model)
+    setup.model.zero_grad()
+    setup.criterion(wrapped, sample)[0].backward()
+    got = torch.cat([each.grad.flatten() for each in setup.model.parameters()])
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    print("equal", flush=True)
 os._exit(0)
 """
 
 
-@pytest.mark.parametrize("sharing", [["--share-all-embeddings"], []], ids=["tied", "untied"])
-def test_the_projection_outside_of_torchs_ddp_gets_its_gradient(data, teacher, tmp_path, sharing):
+def test_the_projection_outside_of_torchs_ddp_gets_its_gradient(data, teacher, tmp_path):
     """On GPUs fairseq wraps the model in torch's DistributedDataParallel by default."""
     training = [flag for flag in TRAINING if flag != "--share-all-embeddings"]
-    flags = [*DISTIL, str(teacher), *sharing, "--dropout", "0"]
-    arguments = json.dumps([str(data), f"file://{tmp_path / 'store'}", training, flags])
+    flags = [*DISTIL, str(teacher), "--dropout", "0"]
+    both = [*flags, "--share-all-embeddings"], flags
+    arguments = json.dumps([str(data), f"file://{tmp_path / 'store'}", training, *both])
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     made = run(sys.executable, "-c", PROJECTION_UNDER_DDP, arguments, env={"PYTHONPATH": path})
-    assert made.stdout.endswith("equal\n")
+    assert made.stdout.endswith("equal\nequal\n")
 
 
 class FindsUnused(torch.nn.Module):

@@ -1,5 +1,7 @@
 """The loss that torch.compile makes is the one that it was made from."""
 
+import functools
+
 import pytest
 import torch
 import torch._inductor.config
@@ -21,10 +23,22 @@ TEACHERS = {
 }
 
 
+REAL = pytest.param("inductor", marks=pytest.mark.slow)  # a compiler of C++ takes ten seconds
+
+
 @pytest.fixture(autouse=True)
 def nothing_compiled():
     torch._dynamo.reset()
     counters.clear()
+    compiled._program.cache_clear()
+    yield
+    compiled._program.cache_clear()
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
+    """What the graph that was traced of the loss is made into; "eager" runs it as it is."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=request.param))
 
 
 def loss_and_gradients(teachers, *numbers, tokens=N, **options):
@@ -42,17 +56,29 @@ def compare(teachers, *numbers, **options):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
+IN_ONE_PROGRAM = {
+    "js by confidence": (["running"], {"divergence": "js", "by_confidence": True}),
+    "a store, gated": (["stored"], {"gated": True}),
+    "learned weights": (["running", "stored"], {"mixture": LEARNED}),
+    "weights by token, gated": (
+        ["running", "running"],
+        {"mixture": Mixture("agreement", (1.0, 1.5)), "gated": True},
+    ),
+}
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
-    ("teachers", "options"),
+    ("case", "backend"),
     [
-        (["running"], {"divergence": "js", "by_confidence": True}),
-        pytest.param(["stored"], {"gated": True}, marks=pytest.mark.slow),
-        pytest.param(["running", "stored"], {"mixture": LEARNED}, marks=pytest.mark.slow),
-        (["running", "running"], {"mixture": Mixture("agreement", (1.0, 1.5)), "gated": True}),
+        *((case, "eager") for case in IN_ONE_PROGRAM),
+        ("js by confidence", "inductor"),
+        *(pytest.param(case, *REAL.values, marks=REAL.marks) for case in [*IN_ONE_PROGRAM][1:]),
     ],
-    ids=["js by confidence", "a store, gated", "learned weights", "weights by token, gated"],
+    indirect=["backend"],
 )
-def test_values_and_gradients_are_the_same_in_one_program(teachers, options):
+def test_values_and_gradients_are_the_same_in_one_program(case):
+    teachers, options = IN_ONE_PROGRAM[case]
     compare(teachers, 0.7, 0.4, 0.1, 2.5, **options)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
@@ -82,6 +108,8 @@ def test_another_training_of_the_same_process_has_its_own_numbers():
         compare(["running", "stored"], 0.7, 0.4, smoothing, 2.5, mixture=mixture)
 
 
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("backend", ["eager", REAL], indirect=True)
 def test_no_gradient_is_computed_where_none_is_wanted():
     options, z = LossOptions(0.7, 0.4, 0.1, 2.5), made(N, V, seed=9)
     arguments = GOLD, [TEACHERS["stored"]], options, False
@@ -91,15 +119,6 @@ def test_no_gradient_is_computed_where_none_is_wanted():
     torch.testing.assert_close(sums, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.fixture
-def no_program():
-    """Compiles anew, then and afterwards."""
-    compiled._program.cache_clear()
-    yield
-    compiled._program.cache_clear()
-
-
-@pytest.mark.usefixtures("no_program")
 def test_a_machine_without_a_compiler_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     message = r"torch.compile fails here \(.*no-such-compiler.*\). Leave --kd-compile out."
@@ -108,7 +127,6 @@ def test_a_machine_without_a_compiler_is_refused(monkeypatch, tmp_path):
         loss_and_gradients(["stored"], 0.6, 0.4, 0.1, 3.0, compiled=True)
 
 
-@pytest.mark.usefixtures("no_program")
 @pytest.mark.parametrize("error", [TritonMissing(0), RuntimeError("no such Python")])
 def test_a_system_that_cannot_compile_is_refused(monkeypatch, error):
     def fail(*_):
