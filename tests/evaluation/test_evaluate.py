@@ -12,13 +12,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from fairseq.data import data_utils
-from harness import run
+from forks import run_forked
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
 from fairseq_kd.decoding.decode import ShardDecoder
+from fairseq_kd.evaluation import plots
 from fairseq_kd.evaluation.error_rates import agreement
-from fairseq_kd.evaluation.pages import markdown_page
+from fairseq_kd.evaluation.pages import Plot, markdown_page
 from fairseq_kd.evaluation.report import TITLE, cards, check_out, fairest_control, sections
 from fairseq_kd.evaluation.results import EvaluationResult
 from fairseq_kd.evaluation.scores import check_comet, comet_scores
@@ -26,6 +27,7 @@ from fairseq_kd.evaluation.systems import NamedCheckpoint, common_subset, load_s
 from fairseq_kd.locks import locked
 
 FAST = find_spec("ctranslate2") is not None
+QUICK = ["--rounds", "0", "--no-memory", "--bootstrap", "100"]
 
 
 def test_every_score_is_that_of_the_sacrebleu_command_on_the_written_text(
@@ -35,7 +37,7 @@ def test_every_score_is_that_of_the_sacrebleu_command_on_the_written_text(
     for name in ("teacher", "small"):
         for metric, option in (("BLEU", "bleu"), ("chrF2", "chrf"), ("TER", "ter")):
             command = ["sacrebleu", reference, "-i", evaluated / "translations" / f"{name}.txt"]
-            printed = run(*command, "-m", option, "-b", "-w", "9").stdout
+            printed = run_forked(*command, "-m", option, "-b", "-w", "9").stdout
             score = measured["quality"]["scores"][name][metric]["score"]
             assert score == pytest.approx(float(printed), abs=1e-8)
     assert "nrefs:1|bs:1000|seed:12345|case:mixed" in measured["quality"]["signatures"]["BLEU"]
@@ -69,6 +71,12 @@ def test_every_system_stands_in_every_table(evaluated, measured):
         assert page.count(f"| {name}") > 3
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages have empty plots: to draw one takes a second."""
+    monkeypatch.setattr(plots, "drawn", lambda name, caption, *_: Plot(name, caption, "", b""))
+
+
 def as_markdown(measured):
     """The report of these figures."""
     return markdown_page(TITLE, sections(EvaluationResult.from_json(measured)), "plots")
@@ -78,6 +86,7 @@ def test_the_figures_that_are_read_back_are_those_that_were_written(measured):
     assert EvaluationResult.from_json(measured).to_json() == measured
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("rounds", "drift", "message"),
     [
@@ -96,6 +105,7 @@ def test_the_report_states_whether_the_machine_was_idle(measured, rounds, drift,
     assert message in " ".join(page.split())
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("student", "control", "message"),
     [
@@ -130,6 +140,7 @@ def test_a_gain_is_told_over_the_best_control_of_as_many_updates(measured):
         assert fairest_control(result, result.systems[1]).name == name
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("sentences", "tested"), [(10, True), (9, False)])
 def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested):
     measured = copy.deepcopy(measured)
@@ -181,7 +192,7 @@ def test_what_was_translated_is_kept_for_the_next_run(
     monkeypatch.setattr(ShardDecoder, "run", None)
     again = shutil.copytree(evaluated, tmp_path / "again")
     (again / "report.md").unlink()
-    assert cli.main(evaluate_words(again, "--rounds", "0", "--no-memory")) == 0
+    assert cli.main(evaluate_words(again, *QUICK)) == 0
     found = json.loads((again / "evaluation.json").read_text(encoding="utf-8"))
     assert found["quality"]["scores"].keys() >= {"teacher", "small"}
     page = (again / "report.md").read_text(encoding="utf-8")
@@ -209,7 +220,7 @@ def test_the_folder_holds_the_files_of_the_last_report_and_what_others_put_there
     forged = {**measured, "files": [*measured["files"], "../mine.txt", str(outside), "train.log"]}
     forged["files"] += ["translations/../../mine.txt", 1]
     (again / "evaluation.json").write_text(json.dumps(forged), encoding="utf-8")
-    words = evaluate_words(again, "--rounds", "0", "--no-memory")
+    words = evaluate_words(again, *QUICK)
     del words[words.index("--control") : words.index("--control") + 2]
     assert cli.main(words) == 0
     found = json.loads((again / "evaluation.json").read_text(encoding="utf-8"))
@@ -225,10 +236,12 @@ def test_bleu_parts_words_as_the_target_language_or_the_flag_asks(
 ):
     monkeypatch.setitem(BLEU._TOKENIZER_MAP, "en", "zh" if flags else "char")
     again = shutil.copytree(evaluated, tmp_path / "again")
-    assert cli.main(evaluate_words(again, "--rounds", "0", "--no-memory", *flags)) == 0
+    assert cli.main(evaluate_words(again, *QUICK, *flags)) == 0
     quality = json.loads((again / "evaluation.json").read_text(encoding="utf-8"))["quality"]
     command = ["sacrebleu", Path(data).parent / "text" / "test.en", "-tok", "char"]
-    printed = run(*command, "-i", again / "translations" / "teacher.txt", "-b", "-w", "9").stdout
+    printed = run_forked(
+        *command, "-i", again / "translations" / "teacher.txt", "-b", "-w", "9"
+    ).stdout
     score = quality["scores"]["teacher"]["BLEU"]["score"]
     assert score == pytest.approx(float(printed), abs=1e-8)
     assert "|tok:char|" in (again / "report.md").read_text(encoding="utf-8")
@@ -238,7 +251,7 @@ def test_references_are_the_binarised_ones_where_no_text_lies_beside(
     evaluate_words, data, tmp_path, capsys
 ):
     folder = shutil.copytree(data, tmp_path / "bin")
-    flags = ["--data", folder, "--rounds", "0", "--no-memory"]
+    flags = ["--data", folder, *QUICK]
     assert cli.main(evaluate_words(tmp_path / "out", *flags)) == 0
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert found["made"]["references"] == "the binarised set, detokenised"
@@ -250,7 +263,8 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
 ):
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     out = tmp_path / "out"
-    assert cli.main(evaluate_words(out, "--no-memory", "--subset", "valid")) == 0
+    flags = ["--no-memory", "--bootstrap", "100", "--subset", "valid"]
+    assert cli.main(evaluate_words(out, *flags)) == 0
     assert "CTranslate2 is not installed (pip install" in capsys.readouterr().err
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert list(found["quality"]["scores"]) == ["teacher", "small", "left alone"]

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from harness import run
+from forks import run_forked
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd.evaluation.scores import (
@@ -46,7 +46,7 @@ def test_scores_are_those_of_the_sacrebleu_command(files):
     for name in TEXTS:
         for metric, option in NAMES.items():
             command = ["sacrebleu", files / "reference", "-i", files / name, "-m", option]
-            printed = run(*command, "-b", "-w", "9").stdout
+            printed = run_forked(*command, "-b", "-w", "9").stdout
             assert found[name][metric].score == pytest.approx(float(printed), abs=1e-8)
 
 
@@ -54,7 +54,7 @@ def test_the_bootstrap_is_that_of_the_sacrebleu_command(files):
     names = ["teacher", "student", "control"]  # the baseline first
     command = ["sacrebleu", files / "reference", "-i", *(files / name for name in names)]
     command += ["-m", *NAMES.values(), "--paired-bs", "--paired-bs-n", "200", "-f", "text"]
-    rows = run(*command, "-w", "6").stdout.splitlines()
+    rows = run_forked(*command, "-w", "6").stdout.splitlines()
     ours = paired_scores(TEXTS, REFERENCES, "teacher", 200, metrics()).scores
     for name in names:
         at = next(
@@ -98,7 +98,9 @@ def test_a_bin_is_scored_as_a_test_set_of_its_own(files):
     for name in TEXTS:
         (files / "part").write_text("\n".join(TEXTS[name][3:]) + "\n")
         (files / "against").write_text("\n".join(REFERENCES[3:]) + "\n")
-        printed = run("sacrebleu", files / "against", "-i", files / "part", "-b", "-w", "9").stdout
+        printed = run_forked(
+            "sacrebleu", files / "against", "-i", files / "part", "-b", "-w", "9"
+        ).stdout
         assert found[1].bleu[name] == pytest.approx(float(printed), abs=1e-8)
 
 
@@ -126,7 +128,7 @@ def test_bleu_of_chinese_is_that_of_the_sacrebleu_command(files):
     for name, lines in (("reference", references), ("teacher", texts["teacher"])):
         (files / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     command = ["sacrebleu", files / "reference", "-i", files / "teacher", "-b", "-w", "9"]
-    printed = float(run(*command, "-tok", "zh").stdout)
+    printed = float(run_forked(*command, "-tok", "zh").stdout)
     tokenizer = bleu_tokenizer("zh", None)
     found = paired_scores(texts, references, "teacher", 100, metrics(tokenizer))
     assert found.scores["teacher"]["BLEU"].score == pytest.approx(printed, abs=1e-8)

@@ -35,7 +35,7 @@ each: {{temperature: 2}}
 train: {{max-update: 30, max-tokens: 500, lr: 0.01, save-interval-updates: 10, log-interval: 1}}
 distilled: {{shards: 2, distill-data: {{max-repeated: 1, max-length-ratio: 100}}}}
 store: {{topk: 8}}
-evaluate: {{rounds: 0, no-memory: true, beam: 1}}
+evaluate: {{rounds: 0, no-memory: true, beam: 1, bootstrap: 100}}
 """
 STEPS = ["data", "teacher", "rung-70", "teacher-translations-1-of-2", "teacher-translations-2-of-2"]
 STEPS += ["teacher-translations", "mixed", "rung-70-store-mixed", "student-start", "student"]
