@@ -11,15 +11,10 @@ MOST = 10_000  # shards of a job
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several equal parts.
+    """One of several equal parts."""
 
-    Args:
-        index: from 1 to count.
-        count: number of shards.
-    """
-
-    index: int = 1
-    count: int = 1
+    index: int = 1  # from 1 to count
+    count: int = 1  # number of shards
 
     @classmethod
     def parse(cls, text: str) -> "Shard":

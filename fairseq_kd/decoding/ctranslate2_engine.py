@@ -8,12 +8,7 @@ from typing import Any, Dict, Iterable, Iterator, List
 import ctranslate2
 from fairseq.data import Dictionary
 
-from fairseq_kd.decoding.conversion import (
-    LARGEST,
-    NEVER_CHOSEN,
-    ctranslate2_symbols,
-    overflows,
-)
+from fairseq_kd.decoding.conversion import LARGEST, NEVER_CHOSEN, ctranslate2_symbols, overflows
 from fairseq_kd.decoding.engine import Batch, chosen_compute_type
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.search import Search
@@ -147,11 +142,7 @@ def supported_compute_type(name: str, device: str) -> str:
 
 
 def sample_seeded(
-    model: str,
-    load: Dict[str, Any],
-    seed: int,
-    sources: List[List[str]],
-    options: Dict[str, Any],
+    model: str, load: Dict[str, Any], seed: int, sources: List[List[str]], options: Dict[str, Any]
 ) -> List[List[Hypothesis]]:
     """Samples translations in a new thread, which starts with this seed."""
     ctranslate2.set_random_seed(seed)

@@ -47,15 +47,10 @@ SCHEMA = {  # of the entries that are read
 
 
 class Decoded(NamedTuple):
-    """A decoded shard.
+    """A decoded shard."""
 
-    Args:
-        path: of its hypotheses; the file of the whole set if the shards are merged.
-        progress: of this run; None if the file was there already.
-    """
-
-    path: Path
-    progress: "Optional[DecodingProgress]"
+    path: Path  # of its hypotheses; of the whole set's if the shards are merged
+    progress: "Optional[DecodingProgress]"  # of this run; None if the file was there already
 
 
 def decode(
@@ -99,10 +94,7 @@ def decode(
 
 
 def settings_of(
-    models: Sequence[Checkpoint],
-    subset: Subset,
-    engine: Engine,
-    max_tokens: Optional[int] = None,
+    models: Sequence[Checkpoint], subset: Subset, engine: Engine, max_tokens: Optional[int] = None
 ) -> Settings:
     """The settings of a decoding; arguments as of ``decode``."""
     return {

@@ -14,32 +14,19 @@ class EngineUnavailableError(Exception):
 
 
 class Batch(NamedTuple):
-    """Sentences that are decoded together.
+    """Sentences that are decoded together."""
 
-    Args:
-        number: of the batch in the set.
-        sources: token ids of each sentence, with its end of sentence.
-    """
-
-    number: int
-    sources: Sequence[Tensor]
+    number: int  # of the batch in the set
+    sources: Sequence[Tensor]  # token ids of each sentence, with its end of sentence
 
 
 class Engine(Protocol):
-    """Translates batches.
-
-    Attributes:
-        search: its options.
-        identity: what the translations depend on besides models, data and search; part of
-            ``decoding.json``.
-        summary: the same as a phrase for the user, with the number of workers.
-        batch_tokens: the default size of a batch, in source tokens with padding.
-    """
+    """Translates batches."""
 
     search: Search
-    identity: Dict[str, Any]
-    summary: str
-    batch_tokens: int
+    identity: Dict[str, Any]  # what translations depend on besides models, data and search
+    summary: str  # the same as a phrase for the user, with the number of workers
+    batch_tokens: int  # default size of a batch, in source tokens with padding
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
         """Yields for each batch, in order, the hypotheses of each sentence, best first."""

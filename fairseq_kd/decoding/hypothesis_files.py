@@ -36,15 +36,10 @@ SHARD_AGAIN = "Remove it and run that shard again."
 
 
 class Hypothesis(NamedTuple):
-    """A translation.
+    """A translation."""
 
-    Args:
-        tokens: separated by spaces.
-        score: log2 of the probability per token.
-    """
-
-    tokens: str
-    score: float
+    tokens: str  # separated by spaces
+    score: float  # log2 of the probability per token
 
 
 UNTRANSLATED = Hypothesis("", -math.inf)

@@ -14,29 +14,20 @@ LENPEN = Range(float, -100, 100)
 class Search:
     """Options of beam search or sampling.
 
-    Args:
-        beam: width of the beam; when sampling, 1.
-        nbest: hypotheses or samples per sentence.
-        lenpen: hypotheses are ranked by log probability / length^lenpen.
-        max_len_a, max_len_b: the longest translation of a batch has a * (its longest source) + b
-            tokens, counting the end of sentence of the source.
-        sampling: sample from the model's distribution.
-        sampling_topk: sample from the k likeliest tokens; None for all.
-        sampling_topp: sample from the likeliest tokens whose probabilities sum to this.
-        temperature: of the softmax, when sampling.
-        seed: of the samples.
+    The longest translation of a batch has max_len_a * (its longest source) + max_len_b tokens, with
+    the end of sentence of the source.
     """
 
-    beam: int = DEFAULT_BEAM
-    nbest: int = 1
-    lenpen: float = 1.0
+    beam: int = DEFAULT_BEAM  # 1 when sampling
+    nbest: int = 1  # hypotheses or samples per sentence
+    lenpen: float = 1.0  # hypotheses are ranked by log probability / length^lenpen
     max_len_a: float = 2.0
     max_len_b: int = 20
-    sampling: bool = False
-    sampling_topk: Optional[int] = None
-    sampling_topp: Optional[float] = None
-    temperature: Optional[float] = None
-    seed: Optional[int] = None
+    sampling: bool = False  # from the model's distribution
+    sampling_topk: Optional[int] = None  # from the k likeliest tokens; None for all
+    sampling_topp: Optional[float] = None  # from the likeliest tokens of this total probability
+    temperature: Optional[float] = None  # of the softmax, when sampling
+    seed: Optional[int] = None  # of the samples
 
     def max_length(self, longest_source: int, positions: int) -> int:
         """The maximal number of tokens of a translation, without the end of sentence.
@@ -52,9 +43,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags, with names and meanings of ``fairseq-generate``."""
     flags = parser.add_argument_group("search, as in fairseq-generate")
     flags.add_argument(
-        "--beam",
-        type=BEAM,
-        help=f"beam width, at least --nbest (default: {DEFAULT_BEAM})",
+        "--beam", type=BEAM, help=f"beam width, at least --nbest (default: {DEFAULT_BEAM})"
     )
     flags.add_argument(
         "--nbest",
@@ -64,9 +53,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         " (default: %(default)s)",
     )
     flags.add_argument(
-        "--lenpen",
-        type=LENPEN,
-        help="length penalty: < 1 favours shorter ones (default: 1)",
+        "--lenpen", type=LENPEN, help="length penalty: < 1 favours shorter ones (default: 1)"
     )
     flags.add_argument(
         "--max-len-a",
@@ -92,9 +79,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         help="sample from the likeliest tokens of total probability P",
     )
     flags.add_argument(
-        "--temperature",
-        type=TEMPERATURE,
-        help="of the softmax, when sampling (default: 1)",
+        "--temperature", type=TEMPERATURE, help="of the softmax, when sampling (default: 1)"
     )
     flags.add_argument("--seed", type=SEED, help="of the samples (default: 1)")
 

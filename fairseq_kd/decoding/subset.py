@@ -26,26 +26,16 @@ MARKED = 0.1  # share of marked entries from which a dictionary counts as split 
 
 @dataclass(frozen=True)
 class Subset:
-    """One split of a binarised data folder.
+    """One split of a binarised data folder."""
 
-    Args:
-        folder: written by fairseq-preprocess.
-        name: of the split, such as train.
-        pair: source and target language.
-        prefix: of the file names, up to the language.
-        source_dictionary, target_dictionary: the folder's dictionaries.
-        source: token ids of every sentence, the end of sentence included.
-        target: those of the references; None where the split has a source only.
-    """
-
-    folder: Path
-    name: str
-    pair: Tuple[str, str]
-    prefix: str
+    folder: Path  # written by fairseq-preprocess
+    name: str  # of the split, such as train
+    pair: Tuple[str, str]  # source and target language
+    prefix: str  # of the file names, up to the language
     source_dictionary: Dictionary
     target_dictionary: Dictionary
-    source: Sequence[Tensor]
-    target: Optional[Sequence[Tensor]]
+    source: Sequence[Tensor]  # token ids of every sentence, the end of sentence included
+    target: Optional[Sequence[Tensor]]  # those of the references; None if there is only a source
 
     def __len__(self) -> int:
         return len(self.source)

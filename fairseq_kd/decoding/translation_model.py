@@ -17,19 +17,12 @@ from fairseq_kd.teachers.loading import load_teacher
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint.
-
-    Args:
-        path: of the file.
-        model: in eval mode.
-        task: of its training, with its dictionaries.
-        flag: by which the user gave it, for errors.
-    """
+    """A loaded checkpoint."""
 
     path: Path
-    model: FairseqEncoderDecoderModel
-    task: FairseqTask
-    flag: str = "--teacher"
+    model: FairseqEncoderDecoderModel  # in eval mode
+    task: FairseqTask  # of its training, with its dictionaries
+    flag: str = "--teacher"  # by which the user gave it, for errors
 
     @cached_property
     def sha256(self) -> str:

@@ -29,20 +29,13 @@ SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "ta
 
 @dataclass(frozen=True)
 class MixOptions:
-    """How distilled and gold pairs are mixed.
+    """How distilled and gold pairs are mixed."""
 
-    Args:
-        how: alone; gold, both in one split; or extra, gold as train and distilled as train1.
-        gold_subset: the split of the gold pairs.
-        upsample_gold: copies of each gold pair in one split.
-        tag_distilled, tag_gold: first tokens of the sources; None for none.
-    """
-
-    how: str = "alone"
-    gold_subset: str = "train"
-    upsample_gold: int = 1
-    tag_distilled: Optional[str] = None
-    tag_gold: Optional[str] = None
+    how: str = "alone"  # gold: both in one split; extra: gold as train, distilled as train1
+    gold_subset: str = "train"  # the split of the gold pairs
+    upsample_gold: int = 1  # copies of each gold pair in one split
+    tag_distilled: Optional[str] = None  # first token of distilled sources
+    tag_gold: Optional[str] = None  # first token of gold sources
 
 
 class DistilledSet:
@@ -95,10 +88,7 @@ class DistilledSet:
         self.gold = None if mix.how == "alone" else self._read_gold(data)
         self.tags = {
             flag: [] if tag is None else [tag_id(self.subset, tag, flag)]
-            for flag, tag in (
-                ("--tag-distilled", mix.tag_distilled),
-                ("--tag-gold", mix.tag_gold),
-            )
+            for flag, tag in (("--tag-distilled", mix.tag_distilled), ("--tag-gold", mix.tag_gold))
         }
 
     def _check_origin(self) -> None:

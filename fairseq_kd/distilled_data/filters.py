@@ -11,23 +11,15 @@ REPEATED_NGRAM = 3
 
 
 class Pair(NamedTuple):
-    """A source sentence and a translation of it.
-
-    Args:
-        source_tokens, target_tokens: as binarised.
-        source_words, target_words: with BPE undone.
-        teacher_score: log2 of the translation's probability per token.
-        similarity: to the reference, 0 to 100; NaN if it was not computed.
-        earlier: the number of earlier pairs with the same tokens.
-    """
+    """A source sentence and a translation of it; words are tokens with BPE undone."""
 
     source_tokens: Sequence[str]
     target_tokens: Sequence[str]
     source_words: Sequence[str]
     target_words: Sequence[str]
-    teacher_score: float
-    similarity: float = math.nan
-    earlier: int = 0
+    teacher_score: float  # log2 of the translation's probability per token
+    similarity: float = math.nan  # to the reference, 0 to 100; NaN if it was not computed
+    earlier: int = 0  # number of earlier pairs with the same tokens
 
 
 def length_ratio(pair: Pair) -> float:
@@ -54,23 +46,14 @@ def _repeated_share(words: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class Filter:
-    """A score of pairs, with its flag.
+    """A score of pairs, with its flag."""
 
-    Args:
-        name: of the score.
-        flag: of the threshold, --min-... or --max-....
-        score: of a pair.
-        range: of the threshold; inf or -inf turns the filter off.
-        default: threshold; None if the filter is off by default.
-        help: describes the score.
-    """
-
-    name: str
-    flag: str
+    name: str  # of the score
+    flag: str  # of the threshold, --min-... or --max-...
     score: Callable[[Pair], float]
-    range: Range
-    default: Optional[float]
-    help: str
+    range: Range  # of the threshold; inf or -inf turns the filter off
+    default: Optional[float]  # threshold; None if the filter is off by default
+    help: str  # describes the score
 
     @property
     def option(self) -> str:

@@ -16,19 +16,12 @@ MANY_UNKNOWN = 0.01
 
 
 class ScoredPair(NamedTuple):
-    """A selected pair.
-
-    Args:
-        sentence: with its source and hypotheses.
-        rank: of the selected hypothesis.
-        scores: of the filters, in their order.
-        removed_by: the filter that removes the pair; None if it is kept.
-    """
+    """A selected pair."""
 
     sentence: Sentence
-    rank: int
-    scores: List[float]
-    removed_by: Optional[str]
+    rank: int  # of the selected hypothesis
+    scores: List[float]  # of the filters, in their order
+    removed_by: Optional[str]  # the filter that removes the pair; None if it is kept
 
 
 def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:

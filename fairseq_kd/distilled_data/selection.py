@@ -16,10 +16,7 @@ from fairseq_kd.decoding.subset import words_of
 from fairseq_kd.worker_processes import in_processes
 
 Similarity = Callable[[str, str], float]
-SCORERS = {
-    "bleu": lambda: BLEU(tokenize="none", effective_order=True, force=True),
-    "chrf": CHRF,
-}
+SCORERS = {"bleu": lambda: BLEU(tokenize="none", effective_order=True, force=True), "chrf": CHRF}
 CHUNK = 100  # sentences per task of a process
 
 
@@ -91,21 +88,13 @@ SELECTIONS: Dict[str, Callable[[Sequence[str], Optional[str], Similarity], List[
 
 @dataclass(frozen=True)
 class SelectionOptions:
-    """How hypotheses are selected.
+    """How hypotheses are selected."""
 
-    Args:
-        select: a key of SELECTIONS.
-        copies: with nbest, the maximal number of hypotheses per sentence; None for all.
-        metric: a key of SCORERS.
-        remove_bpe: how words are split, as in ``fairseq-generate``.
-        compare: whether the similarity of selected hypotheses to their references is computed.
-    """
-
-    select: str
-    copies: Optional[int]
-    metric: str
-    remove_bpe: str
-    compare: bool
+    select: str  # a key of SELECTIONS
+    copies: Optional[int]  # with nbest, hypotheses per sentence at most; None for all
+    metric: str  # a key of SCORERS
+    remove_bpe: str  # how words are split, as in fairseq-generate
+    compare: bool  # whether selected hypotheses are compared with their references
 
 
 class Sentence(NamedTuple):
