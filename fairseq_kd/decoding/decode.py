@@ -220,10 +220,11 @@ class ShardDecoder:
         shard: Shard,
         decoding: str,
     ):
-        self.subset, self.batches, self.max_source = subset, batches, max_source
+        self.subset, self.batches = subset, batches
         self.path, self.shard, self.decoding = path, shard, decoding
         self.own = shard.share(len(batches))
         self.lengths = subset.source_lengths
+        self.readable = _readable(self.lengths, max_source)
 
     def run(self, engine: Engine) -> DecodingProgress:
         """Decodes the batches that are not in the journal, and writes the shard's file."""
@@ -254,23 +255,20 @@ class ShardDecoder:
         results = engine.translate(self._translatable(numbers))
         for number in numbers:
             sentences = self.batches[number]
-            usable = self._usable(sentences)
-            hypotheses = iter(next(results) if usable.any() else [])
+            readable = self.readable[sentences]
+            hypotheses = iter(next(results) if readable.any() else [])
             texts = [
                 lines_of(int(sentence), next(hypotheses) if translated else [])
-                for sentence, translated in zip(sentences, usable, strict=True)
+                for sentence, translated in zip(sentences, readable, strict=True)
             ]
             yield "".join(texts)
 
     def _translatable(self, numbers: Sequence[int]) -> Iterator[Batch]:
         for number in numbers:
             sentences = self.batches[number]
-            kept = sentences[self._usable(sentences)]
+            kept = sentences[self.readable[sentences]]
             if len(kept):
                 yield Batch(number, [self.subset.source[int(i)].long() for i in kept])
-
-    def _usable(self, sentences: np.ndarray) -> np.ndarray:
-        return _readable(self.lengths[sentences], self.max_source)
 
     def _size(self, number: int) -> "tuple[int, int]":
         sentences = self.batches[number]

@@ -21,7 +21,6 @@ from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
 
-ENGINES = ("auto", "ctranslate2", "fairseq")
 INSTALL = "pip install 'ctranslate2>=4.8'"
 LIBRARIES = ("libcublasLt.so.12", "libcublas.so.12")  # the second needs the first
 INSTALL_CUBLAS = "pip install nvidia-cublas-cu12"
@@ -41,7 +40,7 @@ def choose_engine(
     """Builds the requested engine, or, with auto, the faster one that can decode.
 
     Args:
-        name: one of ENGINES.
+        name: auto, ctranslate2 or fairseq.
         models: one, or the models of an ensemble.
         subset: the set to decode.
         search: options of the search.
