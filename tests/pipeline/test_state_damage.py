@@ -229,4 +229,4 @@ def test_verify_reads_the_records_of_a_store(tmp_path):
     assert verdicts(plan)["teacher-store"] == (state.DONE, "")
     found, told = verdicts(plan, verify=True)["teacher-store"]
     assert found == state.DAMAGED
-    assert told.startswith(f"{out}/train/00001.npy is damaged: of sentence 3 the records are not")
+    assert told.startswith(f"{out}/train/00001.npy is damaged: in sentence 3, the records were")

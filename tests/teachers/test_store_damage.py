@@ -116,7 +116,9 @@ def test_parts_of_another_teachers_store_are_noticed(copied, build):
     identity = json.loads((copied / "store.json").read_text())
     other = identity["fingerprint"][::-1]
     rewrite(copied / "store.json", fingerprint=other)  # as if its parts had been copied here
-    with pytest.raises(ValueError, match=r"of sentence 0 the records are not .* another teacher's"):
+    with pytest.raises(
+        ValueError, match=r"in sentence 0, the records were changed, or are another teacher's"
+    ):
         TeacherStore(copied).subset("valid").records(0)
     with pytest.raises(ValueError, match=r"lacks 5 of its 5 parts, or they are damaged"):
         merge_subset(copied, "valid")
@@ -235,7 +237,7 @@ def test_what_was_read_undamaged_is_not_checked_again(copied, monkeypatch):
     first = subset.records(3).tobytes()
     monkeypatch.setattr("fairseq_kd.teachers.store.records_fault", lambda *rest: "was checked")
     assert subset.records(3).tobytes() == first
-    with pytest.raises(ValueError, match="of sentence 4 was checked"):
+    with pytest.raises(ValueError, match="in sentence 4, was checked"):
         subset.records(4)
 
 
@@ -313,7 +315,7 @@ def test_a_store_of_the_former_format_is_read_with_a_warning_until_merging_adds_
     assert setup.criterion(setup.model.eval(), sample)[2]["kd_loss"] == before
     assert np.load(former / "valid" / "00001.sentences.npy").dtype == SENTENCE
     flip(former / "valid" / "00001.npy")
-    with pytest.raises(ValueError, match=r"00001\.npy is damaged: of sentence 9 the records"):
+    with pytest.raises(ValueError, match=r"00001\.npy is damaged: in sentence 9, the records"):
         setup.criterion(setup.model, setup.batch(9))
     flip(former / "dict.en.txt", place=0)
     with pytest.raises(ValueError, match=r"dict\.en\.txt is missing or damaged\."):
