@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, NamedTuple, Optional
+from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional
 
 from fairseq_kd.child_process import end_started_by, new_token, running
 from fairseq_kd.whole_files import make_folder, own_file
@@ -51,7 +51,7 @@ def locked(path: Path, what: str, written: Optional[Path] = None) -> Iterator[Lo
         with _opened(path, written) as file:
             if _acquired(file, path):
                 token = new_token()
-                _end_what_is_left(_holder(file))
+                _end_what_is_left(_holder(file), _place(file))
                 with writing(written):
                     _write_holder(file, token)
                 try:
@@ -137,7 +137,7 @@ def _write_holder(file: IO[str], token: str) -> None:
     file.truncate()
     since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "token": token}
-    json.dump(holder, file)
+    json.dump({**holder, "place": _place(file)}, file)
     file.flush()
 
 
@@ -148,9 +148,19 @@ def _alive(holder: Dict[str, Any]) -> bool:
     return holder.get("host") != socket.gethostname() or running(holder.get("pid", 0))
 
 
-def _end_what_is_left(holder: Dict[str, Any]) -> None:
-    """Ends what the last holder started, if a kill of everything else has spared it."""
-    if holder.get("host") == socket.gethostname() and holder.get("token"):
+def _place(file: IO[str]) -> List[int]:
+    """Device and inode of a lock, which a copy of it does not have."""
+    state = os.fstat(file.fileno())
+    return [state.st_dev, state.st_ino]
+
+
+def _end_what_is_left(holder: Dict[str, Any], place: List[int]) -> None:
+    """Ends what the last holder of this lock started, if a kill of everything else has spared it.
+
+    What the holder of the lock started of which this is a copy, as in a copy of a run, works on.
+    """
+    here = holder.get("host") == socket.gethostname() and holder.get("place") == place
+    if here and holder.get("token"):
         killed = end_started_by(holder["token"])
         if killed:
             told = ", ".join(map(str, killed))

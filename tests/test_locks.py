@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -109,6 +111,19 @@ def test_what_a_kill_of_all_that_holds_it_has_left_is_ended_and_told(tmp_path, c
     with locked(tmp_path / "other" / FILE, "it"):
         assert running(other.child)
     assert TOKEN not in os.environ
+
+
+def test_what_holds_a_lock_works_on_when_a_copy_of_its_folder_is_locked(tmp_path, capsys):
+    first = holder(tmp_path / "run", 60, "is known")
+    try:
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with locked(tmp_path / "copy" / FILE, "it"):
+            assert running(first.child)
+        assert capsys.readouterr().err == ""
+    finally:
+        first.kill()
+        first.wait()
+        os.kill(first.child, signal.SIGKILL)
 
 
 def test_a_process_that_is_a_zombie_works_no_more(tmp_path):
