@@ -2,20 +2,31 @@
 
 import functools
 import os
+import re
 import shlex
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.json_files import read_json
 from fairseq_kd.locks import locked
 from fairseq_kd.pipeline.data_check import check_fit, dictionaries_of
 from fairseq_kd.pipeline.effects import check_effects
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.pipeline.run_file import RunFile, Rung, read_run
 from fairseq_kd.pipeline.starts import check_starts
-from fairseq_kd.pipeline.state import HASHES, REPLACED, STEPS, FileHashes
+from fairseq_kd.pipeline.state import (
+    FORM,
+    HASHES,
+    RECIPE,
+    REPLACED,
+    STEPS,
+    FileHashes,
+    replaced_by,
+)
 from fairseq_kd.pipeline.training_check import check_training_command, complaint_told
 from fairseq_kd.pipeline.workflow import FILE, LOCK, Plan, Step, read_plan, write_plan
 from fairseq_kd.whole_files import check_apart, check_no_link
@@ -25,7 +36,7 @@ RESERVED = (  # folders of a run that are no rung's
     *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", "logs", "evaluation"),
     *("decoded", "translations", "plots"),  # of the evaluation
 )
-
+OF_SHARD = re.compile(r".+-[0-9]+-of-[0-9]+")
 WRITTEN = (  # files and folders of a run, beside those of its steps
     *(STEPS, REPLACED, "logs", "history.md", "history.html", "report.md", "report.html"),
     *("evaluation.json", "decoded", "translations", "plots", HASHES),
@@ -54,6 +65,9 @@ def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> 
     made_from = {**_made_from(run), "changes": list(changes)}
     layout = lay_out(run)
     plan = Plan(str(run.folder), made_from, run.get("seed", 1), layout.steps)
+    _check_apart(run, layout, plan)
+    if kept is None and not _was_begun(run.folder):
+        _refuse_what_is_there(run, [step.folder for step in layout.steps if step.folder])
     if plan != kept:
         check_steps(run, layout, verbs)
         with locked(run.folder / LOCK, str(run.folder)):
@@ -75,15 +89,55 @@ def _kept_plan(run: RunFile) -> Optional[Plan]:
     try:
         return read_plan(run.folder / FILE)
     except FileNotFoundError:
-        there = [name for name in WRITTEN if os.path.lexists(run.folder / name)]
+        there = WRITTEN
     except (OSError, ValueError, TypeError, KeyError):
-        there = [FILE]
-    if there:
-        raise ValueError(
-            f"run: {run.folder} holds {there[0]}, which no run made. Move that away, or give "
-            "another folder."
-        )
+        there = (FILE,)
+    if not _was_begun(run.folder):
+        _refuse_what_is_there(run, [str(run.folder / name) for name in there])
     return None
+
+
+def _was_begun(folder: Path) -> bool:
+    """Whether steps of a run were begun in a folder, by their records there."""
+    for path in sorted((folder / STEPS).glob("*.json")):
+        with suppress(OSError, ValueError):
+            read_json(path, RECIPE if path.name.endswith(".recipe.json") else FORM, "")
+            return True
+    return False
+
+
+def _refuse_what_is_there(run: RunFile, paths: Sequence[str]) -> None:
+    """Refuses a new run in whose folder something has the name of what it would write."""
+    for path in paths:
+        if os.path.lexists(path):
+            raise ValueError(
+                f"run: {run.folder} holds {os.path.relpath(path, run.folder)}, which no run made. "
+                "Move that away, or give another folder."
+            )
+
+
+def _check_apart(run: RunFile, layout: Layout, plan: Plan) -> None:
+    """Refuses a run that reads from what one of its steps fills, and would move aside.
+
+    Raises:
+        ValueError: naming the step and the file.
+    """
+    read = {path: None for step in plan.steps for path in step.reads}
+    read.update(dict.fromkeys([str(run.path), layout.user_dir, *folders_read(run).values()]))
+    within = {
+        place: path
+        for path in filter(None, read)
+        for start in (Path(os.path.abspath(path)), Path(os.path.realpath(path)))
+        for place in (start, *start.parents)
+    }
+    for step in plan.steps:
+        for own in replaced_by(plan, step):
+            path = within.get(Path(os.path.abspath(own)), within.get(Path(os.path.realpath(own))))
+            if path is not None:
+                raise ValueError(
+                    f"run: {run.folder} has {path} in {own}, which the step {step.name} makes, "
+                    "but the run reads it. Choose another folder for the run."
+                )
 
 
 def folders_read(run: RunFile) -> Dict[str, Optional[str]]:
@@ -210,6 +264,11 @@ def _named(rung: Rung, last: bool) -> Rung:
 
 def _check_names(run: RunFile, names: List[str]) -> None:
     for name in names:
+        if OF_SHARD.fullmatch(name):
+            raise ValueError(
+                f"{run.path}: a rung is called {name}, as the shards of a step are. Give it "
+                "another name."
+            )
         if names.count(name) > 1 or (name in RESERVED and name != TEACHER):
             raise ValueError(
                 f"{run.path}: a rung is called {name}, as is another part of the run. Give it "

@@ -8,6 +8,7 @@ changed option makes that step anew and those that stand on it, and no other.
 
 import fcntl
 import hashlib
+import itertools
 import json
 import re
 import time
@@ -23,6 +24,7 @@ from fairseq_kd.whole_files import own_file, written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
 STORED = "sentences.npy"  # of a subset of a store
+REPORTED = ("plots", "translations")  # folders that an evaluation fills beside its report
 SMALL_BYTES = 16 << 20  # files below are hashed each time
 PATIENCE_SECONDS = 3.0  # what the steps of a killed driver need to end
 DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"
@@ -292,11 +294,16 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
         _refuse_running(steps / f"{step.name}.lock", step)
     moved: Dict[str, str] = {}
     for step in stale:
-        for path in [Path(step.folder)] if step.folder else [Path(path) for path in step.makes]:
-            if path.exists():
-                moved[str(path)] = str(_move_aside(path, replaced))
-                for part in _of_shards(steps, path.name):
-                    part.unlink()
+        there = [path for path in replaced_by(plan, step) if path.exists()]
+        if step.folder is None and there:  # together, for a report shows its plots
+            into = _free(replaced, step.name)
+            into.mkdir(parents=True)
+        for path in there:
+            now = _free(replaced, path.name) if step.folder else into / path.name
+            now.parent.mkdir(exist_ok=True)
+            moved[str(path)] = str(path.rename(now))
+            for part in _of_shards(plan, step, path.name):
+                part.unlink()
         attempts_path(plan, step).unlink(missing_ok=True)
     for verdict in verdicts:
         if verdict.state != DONE:
@@ -306,10 +313,22 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
     return [f"{old} is now {new}" for old, new in moved.items()]
 
 
-def _of_shards(steps: Path, name: str) -> List[Path]:
-    """What is kept of the shards of a step, but for their locks."""
-    of_shard = re.compile(rf"{re.escape(name)}-\d+-of-\d+\.(json|recipe\.json|attempts)")
-    return [path for path in steps.iterdir() if of_shard.fullmatch(path.name)]
+def replaced_by(plan: Plan, step: Step) -> List[Path]:
+    """What is moved aside before a step is made anew: its folder, or its files and theirs."""
+    if step.folder:
+        return [Path(step.folder)]
+    shown = REPORTED if step.kind == "evaluate" else ()
+    return [*map(Path, step.makes), *(Path(plan.folder) / name for name in shown)]
+
+
+def _of_shards(plan: Plan, step: Step, name: str) -> List[Path]:
+    """What is kept of the shards of a step, those of earlier plans too, but for their locks."""
+    of_shard = re.compile(rf"({re.escape(name)}-\d+-of-\d+)\.(json|recipe\.json|attempts)")
+    others = {each.name for each in plan.steps if each.folder != step.folder}
+    found = (
+        (of_shard.fullmatch(path.name), path) for path in (Path(plan.folder) / STEPS).iterdir()
+    )
+    return [path for match, path in found if match and match[1] not in others]
 
 
 def _refuse_running(lock: Path, step: Step) -> None:
@@ -328,12 +347,10 @@ def _refuse_running(lock: Path, step: Step) -> None:
                 time.sleep(0.2)
 
 
-def _move_aside(folder: Path, into: Path) -> Path:
-    into.mkdir(exist_ok=True)
-    number = 1
-    while (into / f"{folder.name}.{number}").exists():
-        number += 1
-    return folder.rename(into / f"{folder.name}.{number}")
+def _free(folder: Path, name: str) -> Path:
+    """A name with a number that nothing in a folder has."""
+    numbered = (folder / f"{name}.{number}" for number in itertools.count(1))
+    return next(path for path in numbered if not path.exists())
 
 
 class FileHashes:

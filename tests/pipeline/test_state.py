@@ -135,7 +135,23 @@ def test_a_report_that_is_made_anew_is_kept(plan):
 
     old = Path(plan.steps[-1].makes[0]).read_text()
     build(with_report(small_plan(plan.folder, student_lines=6)))
-    assert (Path(plan.folder) / "replaced" / "text.made.1").read_text() == old
+    assert (Path(plan.folder) / "replaced" / "evaluation.1" / "text.made").read_text() == old
+
+
+def test_what_a_report_shows_is_kept_beside_it_when_it_is_made_anew(tmp_path):
+    run = tmp_path / "run"
+
+    def plan_of(word):
+        said = f"cd {run}; mkdir -p plots translations; "
+        said += f"tee report.md plots/size.png translations/student.txt <<< {word}"
+        step = Step("evaluation", "evaluate", [["bash", "-c", said]], [], [], [f"{run}/report.md"])
+        return Plan(str(run), {}, 1, [step])
+
+    build(plan_of("old"))
+    build(plan_of("new"))
+    for name in ("report.md", "plots/size.png", "translations/student.txt"):
+        assert (run / "replaced" / "evaluation.1" / name).read_text() == "old\n"
+        assert (run / name).read_text() == "new\n"
 
 
 def test_shards_of_another_number_are_no_shards_of_this(tmp_path):
@@ -207,9 +223,15 @@ def test_what_is_made_anew_forgets_its_own_shards_and_no_others(plan):
     steps = Path(plan.folder) / "steps"
     own = [steps / f"student-1-of-2{end}" for end in (".json", ".recipe.json", ".attempts")]
     others = [steps / "student-1-of-2.lock", steps / "student-distilled-1-of-2.json"]
+    others += [steps / f"student-1-of-3{end}" for end in (".json", ".recipe.json", ".attempts")]
     for path in (*own, *others):
         path.touch()
-    build(small_plan(plan.folder, student_lines=6))
+    others[2].write_text((steps / "teacher.json").read_text())  # of a finished rung of that name
+    rung = plan.step("teacher")._replace(name="student-1-of-3", folder=f"{plan.folder}/another")
+    changed = small_plan(plan.folder, student_lines=6)
+    changed = changed._replace(steps=[*changed.steps, rung])
+    stale = [each for each in state.judge(changed) if each.step.name == "student"]
+    state.make_way(changed, stale)
     assert not any(path.exists() for path in own)
     assert all(path.exists() for path in others)
 

@@ -1,0 +1,139 @@
+"""The folder of a run, in which files of the user or of another version may lie."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from plans import build, made, small_plan
+
+from fairseq_kd.pipeline import planning
+from fairseq_kd.pipeline.state import recipe_path
+from fairseq_kd.pipeline.workflow import FILE
+
+SMALL = "transformer_kd_small_student"
+LADDER = f"ladder: [{{arch: {SMALL}, name: half}}, {{arch: {SMALL}}}]"
+TEXT = "data: {text: %s, source: es, target: en}"
+
+
+@pytest.fixture(autouse=True)
+def untried(monkeypatch):
+    """The commands are not tried, which other tests do."""
+    monkeypatch.setattr(planning, "check_steps", lambda *given: None)
+
+
+def corpus(folder):
+    for split in ("train", "valid", "test"):
+        for language in ("es", "en"):
+            (folder / f"{split}.{language}").write_text("one\n")
+
+
+READ = {  # where it lies, what the run file says of it, and the step that would move it
+    "its text": ("run/data/text", TEXT % "run/data/text", "data"),
+    "its text by another path": ("run/data/text", TEXT % "run/../run/data/text", "data"),
+    "its vocabulary": (
+        "run/data/old",
+        TEXT.replace("}", ", vocabulary: run/data/old}") % "text",
+        "data",
+    ),
+    "its teacher": ("run/half", "teacher: run/half/teacher.pt", "half"),
+    "a start": (
+        "run/student",
+        LADDER.replace(f"{{arch: {SMALL}}}", f"{{arch: {SMALL}, start: run/student/teacher.pt}}"),
+        "student",
+    ),
+    "the start of another rung": (
+        "run/student",
+        LADDER.replace("name: half", "name: half, start: run/student/teacher.pt"),
+        "student",
+    ),
+    "what is compared": ("run/half", f"{LADDER}\ncompare: {{old: run/half/teacher.pt}}", "half"),
+    "a link to its teacher": ("run/half", "teacher: link.pt", "half"),
+    "its plugin": ("run/student", "user-dir: run/student", "student"),
+    "what the evaluation fills": (
+        "run/plots",
+        f"{LADDER}\ncompare: {{old: run/plots/teacher.pt}}",
+        "evaluation",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", READ)
+def test_a_run_that_would_move_what_it_reads_is_refused(plan_of, large_teacher, tmp_path, what):
+    folder, said, step = READ[what]
+    Path("text").mkdir()
+    (tmp_path / folder).mkdir(parents=True)
+    for place in (Path("text"), tmp_path / folder):
+        corpus(place)
+        for name in ("codes", "dict.es.txt", "dict.en.txt"):
+            (place / name).write_text("a 1\n")
+    shutil.copy(large_teacher, tmp_path / folder / "teacher.pt")
+    Path("link.pt").symlink_to(tmp_path / folder / "teacher.pt")
+    text = f"run: run\n{said}" + ("" if "ladder" in said else f"\n{LADDER}")
+    own = f"run/{step}" if step != "evaluation" else "run/plots"
+    told = rf"^run: run has \S+ in {own}, which the step {step} makes, but the run reads it\. Cho"
+    with pytest.raises(ValueError, match=told):
+        plan_of(text)
+    assert (tmp_path / folder / "teacher.pt").is_file()
+    assert not Path("run/plan.json").exists()
+
+
+def test_a_run_file_in_the_folder_of_a_step_is_refused(large_teacher, data, tmp_path, monkeypatch):
+    from fairseq_kd import cli
+
+    monkeypatch.chdir(tmp_path)
+    Path("run/half").mkdir(parents=True)
+    text = f"run: run\ndata: {data}\nteacher: {large_teacher}\n{LADDER}\n"
+    Path("run/half/run.yaml").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"has run/half/run\.yaml in run/half, which the step half"
+    ):
+        planning.plan_run(Path("run/half/run.yaml"), cli.parser())
+
+
+def test_a_new_run_moves_no_folder_that_no_run_made(plan_of):
+    Path("data").mkdir()
+    Path("data/notes").write_text("mine")
+    Path("text").mkdir()
+    corpus(Path("text"))
+    text = f"run: .\n{TEXT % 'text'}\n{LADDER}"
+    with pytest.raises(ValueError, match=r"^run: \. holds data, which no run made\. Move that aw"):
+        plan_of(text)
+    assert not Path("plan.json").exists()
+    Path("data").rename("mine")
+    plan_of(text)
+
+
+@pytest.mark.parametrize("lost", ["removed", "damaged", "of an earlier version"])
+@pytest.mark.parametrize("left", ["manifests", "recipes"])
+def test_a_lost_plan_is_laid_out_again_and_what_was_made_stays(plan_of, lost, left):
+    small = small_plan("runs/run")
+    build(small)
+    before, plan = made(small), Path("runs/run") / FILE
+    Path("runs/run/history.md").write_text("as made by a run")
+    if left == "recipes":
+        for path in set(Path("runs/run/steps").glob("*.json")) - set(
+            recipe_path(small, step) for step in small.steps
+        ):
+            path.unlink()
+    damage = {"damaged": lambda: plan.write_text("{"), "removed": plan.unlink}
+    damage.get(lost, lambda: plan.write_text('{"steps": []}'))()
+    laid_out = plan_of(LADDER)
+    assert laid_out.folder == "runs/run"
+    assert plan.read_text() != "{"
+    assert made(small) == before
+
+
+@pytest.mark.parametrize("content", ["{}", '{"step": "teacher"}', "x"])
+def test_a_folder_that_is_called_steps_is_no_run(plan_of, content):
+    Path("runs/run/steps").mkdir(parents=True)
+    Path("runs/run/steps/teacher.json").write_text(content)
+    told = f"run: {Path('runs/run')} holds steps, which no run made. Move that away, or"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        plan_of(LADDER)
+
+
+def test_a_rung_that_is_called_as_a_shard_is_refused(plan_of):
+    told = r"a rung is called student-1-of-3, as the shards of a step are\. Give it another name\."
+    with pytest.raises(ValueError, match=told):
+        plan_of(LADDER.replace("half", "student-1-of-3"))
