@@ -74,16 +74,24 @@ def check_own_folder(folder: Path) -> None:
         folder: which need not be there; or a file.
 
     Raises:
-        ValueError: it is a symbolic link, or holds one at any depth.
+        ValueError: it is a symbolic link or a pipe, or holds one at any depth.
     """
     check_no_link(folder)
-    if folder.is_file():
-        make_sole(folder)
+    if folder.exists() and not folder.is_dir():
+        _check_file(folder)
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             check_no_link(os.path.join(place, name))
         for name in files:
-            make_sole(Path(place, name))
+            _check_file(Path(place, name))
+
+
+def _check_file(path: Path) -> None:
+    """Gives a file its own content; refuses a pipe, which an open would wait for."""
+    with suppress(FileNotFoundError):  # of a process that has just removed it
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise ValueError(NO_FILE.format(path=path))
+        make_sole(path)
 
 
 def make_sole(path: Path) -> None:

@@ -103,6 +103,11 @@ def test_a_folder_of_ours_holds_no_links_and_no_file_of_two_names(tmp_path):
     (ours / "in" / "link").symlink_to("file")
     with pytest.raises(ValueError, match="ours/in/link is a link to another file, which would be"):
         check_own_folder(ours)
+    (ours / "in" / "link").unlink()
+    os.mkfifo(ours / "in" / "pipe")
+    for place in (ours, ours / "in" / "pipe"):
+        with pytest.raises(ValueError, match="in/pipe must be an ordinary file, but is a pipe or"):
+            check_own_folder(place)
     check_own_folder(tmp_path / "none")
 
 

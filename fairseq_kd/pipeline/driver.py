@@ -11,7 +11,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 from fairseq_kd.child_process import child
 from fairseq_kd.locks import Lock, locked
@@ -32,7 +32,6 @@ from fairseq_kd.pipeline.workflow import FILE, LOCK, Plan, Step, plan_sha256, wr
 from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progress import log_seconds
 from fairseq_kd.whole_files import (
-    check_no_link,
     check_own_folder,
     check_room,
     own_file,
@@ -54,6 +53,7 @@ from snakemake.cli import main
 main()
 """
 LOGS, ENGINE_LOG, ENGINE_FOLDER = "logs", "snakemake.log", ".snakemake"
+CODE = ("pip-deployments", "iocache/latest.pkl")  # in ENGINE_FOLDER; the other is unpickled
 TAIL_LINES = 12
 # Flags of Snakemake by which other machines work.
 ELSEWHERE = {"--profile", "--workflow-profile", "--executor", "-e"}
@@ -138,10 +138,6 @@ def run_plan(
             for moved in make_way(plan, open_steps):
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
-            for verdict in open_steps:
-                log = folder / LOGS / f"{verdict.step.name}.log"
-                if os.path.lexists(log):
-                    open(log, "ab", opener=own_file).close()
             _check_places(folder, [verdict.step for verdict in open_steps])
             started = time.time()
             targets, threads = [v.step.name for v in open_steps], max(1, cores // jobs)
@@ -157,14 +153,19 @@ def run_plan(
 
 
 def _check_places(folder: Path, steps: Sequence[Step]) -> None:
-    """Makes sure that Snakemake and the commands of steps write nowhere else than into a run.
+    """Makes sure that Snakemake and the commands of steps write into a run, and run nothing of it.
 
     Raises:
-        ValueError: there is a link where they would write.
+        ValueError: there is a link or a pipe where they would write, or code for Snakemake.
     """
-    engine = folder / ENGINE_FOLDER
-    for path in (engine, *(engine.iterdir() if engine.is_dir() else ())):
-        check_no_link(path)
+    for name in (ENGINE_FOLDER, LOGS):
+        check_own_folder(folder / name)
+    for name in CODE:
+        if os.path.lexists(folder / ENGINE_FOLDER / name):
+            raise ValueError(
+                f"{folder / ENGINE_FOLDER / name} holds what Snakemake would run as its own code, "
+                "which no run needs. Remove it."
+            )
     named = [Path(path) for step in steps for path in (step.folder, *step.makes) if path]
     inside = [path.relative_to(folder).parts[0] for path in named if folder in path.parents]
     for name in dict.fromkeys(inside):
@@ -240,6 +241,8 @@ def _snakemake(
     if here and not _sets_cores(engine):
         words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
+    environment["PYTHONSAFEPATH"] = "1"  # for the jobs of executors, which begin in the folder
+    environment.update(_cache(folder))
     log_path = folder / LOGS / ENGINE_LOG
     with open(log_path, "ab", opener=own_file) as log, Follower(folder / LOGS):
         output = {"stdout": log, "stderr": subprocess.STDOUT, "env": environment}
@@ -247,6 +250,17 @@ def _snakemake(
         # Snakemake cancels its jobs at SIGINT; at SIGTERM it waits for them.
         with child(words, stop=signal.SIGINT, **output, **held) as process:
             return process.wait()
+
+
+def _cache(folder: Path) -> Dict[str, str]:
+    """Where Snakemake keeps copies of its sources: as usual, or in a run if that cannot be."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    try:
+        Path(home, "snakemake").mkdir(parents=True, exist_ok=True)
+        writable = os.access(Path(home, "snakemake"), os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):
+        writable = False
+    return {} if writable else {"XDG_CACHE_HOME": str(folder / ENGINE_FOLDER / "cache")}
 
 
 def _tell_failure(plan: Plan, left: Sequence[Step], started: float, status: int) -> None:

@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import signal
+from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from plans import build, made, small_plan
 
-from fairseq_kd.pipeline import planning
+from fairseq_kd.pipeline import driver, planning
 from fairseq_kd.pipeline.state import recipe_path
 from fairseq_kd.pipeline.workflow import FILE
 
@@ -137,3 +140,79 @@ def test_a_rung_that_is_called_as_a_shard_is_refused(plan_of):
     told = r"a rung is called student-1-of-3, as the shards of a step are\. Give it another name\."
     with pytest.raises(ValueError, match=told):
         plan_of(LADDER.replace("half", "student-1-of-3"))
+
+
+LINKED = [".snakemake", ".snakemake/log", ".snakemake/metadata/c3R1ZGVudA==", "middle/text"]
+
+
+@pytest.mark.parametrize("name", [*LINKED, "middle"])
+def test_a_link_in_the_place_of_what_a_step_writes_is_refused(tmp_path, name):
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    precious.mkdir()
+    middle = [small_plan(run).step("middle")]
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).symlink_to(precious)
+    with pytest.raises(ValueError, match=rf"{name} is a link to another folder, whose files would"):
+        driver._check_places(run, middle)
+    (run / name).unlink()
+    driver._check_places(run, middle)
+
+
+@pytest.mark.parametrize("name", ["logs/snakemake.log", "logs/middle.log", ".snakemake/log/a"])
+def test_a_backup_by_hard_links_keeps_its_logs(tmp_path, name):
+    run, backup = tmp_path / "run", tmp_path / "backup"
+    small_plan(run)
+    (run / name).parent.mkdir(parents=True)
+    (run / name).write_text("as it was")
+    backup.hardlink_to(run / name)
+    driver._check_places(run, [])
+    with (run / name).open("a") as log:
+        log.write(" and more")
+    assert backup.read_text() == "as it was"
+
+
+@pytest.mark.parametrize("name", ["pip-deployments", "iocache/latest.pkl"])
+def test_what_snakemake_would_run_of_the_folder_of_a_run_is_refused(tmp_path, name):
+    small_plan(tmp_path / "run")
+    path = tmp_path / "run" / ".snakemake" / name
+    path.mkdir(parents=True)
+    told = f"{path} holds what Snakemake would run as its own code, which no run needs. Remove it."
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        driver.run_plan(small_plan(tmp_path / "run"), None, [])
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """The environment in which Snakemake would be started, as a function."""
+
+    def started():
+        given = {}
+
+        @contextmanager
+        def child(words, env, **options):
+            given.update(env)
+            yield Namespace(wait=lambda: -signal.SIGKILL)
+
+        monkeypatch.setattr(driver, "child", child)
+        driver.run_plan(small_plan(tmp_path / "run"), None, [])
+        return given
+
+    return started
+
+
+def test_jobs_import_no_module_of_the_folder_of_a_run(environment):
+    assert environment()["PYTHONSAFEPATH"] == "1"
+    assert 'envvars:\n    "PYTHONSAFEPATH",\n' in driver.SNAKEFILE.read_text()  # also elsewhere
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+def test_without_a_home_snakemake_keeps_its_cache_in_the_run(
+    environment, tmp_path, monkeypatch, variable
+):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "file").touch()  # nobody, root included, makes a folder in it
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "home"))
+    assert environment()["XDG_CACHE_HOME"] == str(tmp_path / "run" / ".snakemake" / "cache")
+    monkeypatch.setenv(variable, str(tmp_path / "home"))
+    cache = environment().get("XDG_CACHE_HOME")
+    assert cache == (None if variable == "HOME" else str(tmp_path / "home"))
