@@ -18,14 +18,11 @@
 #      JOBS=1                 students of a whole table at the same time; costs are true for 1 alone
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/../scripts/common.sh"
+cd "$root"
 [[ $# -ge 1 ]] || { usage >&2; exit 2; }
 scripts/setup.sh
-# shellcheck source=scripts/common.sh
-source scripts/common.sh
 export PYTHONWARNINGS=ignore
 
 table=$1
@@ -39,7 +36,7 @@ case $table in
   pair-*-* | gpu-*-*)
     IFS=- read -r kind src tgt <<< "$table"
     file=$files/$kind.yaml
-    given=("data.text=$text/descriptions.$src-$tgt" "data.source=$src" "data.target=$tgt")
+    given=("data.text=$(as_yaml "$text/descriptions.$src-$tgt")" "data.source=$src" "data.target=$tgt")
     ;;
   *)
     [[ -f $file ]] || die "There is no table $table: $file does not exist. $files has the run file of every table."
@@ -47,13 +44,13 @@ case $table in
     ;;
 esac
 if [[ $table == several_teachers ]]; then
-  fairseq-kd progressive $files/second_teacher.yaml --set "run=$second" --until second
+  fairseq-kd progressive $files/second_teacher.yaml --set "run=$(as_yaml "$second")" --until second
   given=("teacher=[$ladder/teacher/checkpoint_best.pt, $second/second/checkpoint_best.pt]")
 fi
 
 for seed in "${seeds[@]}"; do
   changes=()
-  for change in "${given[@]}" "run=$run/$table/$seed" "seed=$seed"; do changes+=(--set "$change"); done
+  for change in "${given[@]}" "run=$(as_yaml "$run/$table/$seed")" "seed=$seed"; do changes+=(--set "$change"); done
   changes+=(--jobs "${JOBS:-1}")
   if [[ $# -eq 0 ]]; then fairseq-kd progressive "$file" "${changes[@]}"; fi
   for row in "$@"; do fairseq-kd progressive "$file" "${changes[@]}" --until "$row"; done

@@ -8,23 +8,20 @@
 # Env: SEEDS="1 2 3"  UPDATES=800  LADDER="0.7, 0.49, 0.25"  START=inherit  CRITERION=word_kd
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
-[[ $# -eq 3 ]] || { usage >&2; exit 2; }
 # shellcheck source=scripts/common.sh
-source scripts/common.sh
+source "$(dirname "$0")/../scripts/common.sh"
+cd "$root"
+[[ $# -eq 3 ]] || { usage >&2; exit 2; }
 teacher=$1 data=$2 run=$3 updates=${UPDATES:-800}
 read -ra seeds <<< "${SEEDS:-1 2 3}"
 
 mkdir -p "$run"
 for seed in "${seeds[@]}"; do
   cat > "$run/$seed.yaml" << END
-run: $run/$seed
+run: $(as_yaml "$run/$seed")
 seed: $seed
-data: $data
-teacher: $teacher
+data: $(as_yaml "$data")
+teacher: $(as_yaml "$teacher")
 ladder: [${LADDER:-0.7, 0.49, 0.25}]
 each: {criterion: ${CRITERION:-word_kd}, temperature: 1, start: ${START:-inherit}}
 train:

@@ -11,12 +11,9 @@
 #      SETS="gold best interpolation"   gold, and selections of fairseq-kd distill-data
 # Killed? Run the same line again.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
-source scripts/common.sh
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+source "$(dirname "$0")/../scripts/common.sh"
+cd "$root"
 [[ $# -eq 3 ]] || { usage >&2; exit 2; }
 teacher=$1 data=$2 run=$3
 updates=${UPDATES:-1600}

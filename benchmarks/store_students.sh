@@ -10,14 +10,11 @@
 # Env: KS="8 16 32 64"  SEEDS="1 2 3"  TEMPERATURE=1  UPDATES=800
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/../scripts/common.sh"
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
 teacher=$1 data=$2 text=$3 out=$4
-here=$(cd "$(dirname "$0")" && pwd)
-# shellcheck source=scripts/common.sh
-source "$here/../scripts/common.sh"
+here=$root/benchmarks
 export PYTHONWARNINGS=ignore
 updates=${UPDATES:-800} temperature=${TEMPERATURE:-1}
 mkdir -p "$out"

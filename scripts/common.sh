@@ -1,25 +1,54 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: the environment that setup.sh made, and how they speak.
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [[ -x $root/.venv/bin/python && :$PATH: != *":$root/.venv/bin:"* ]]; then export PATH="$root/.venv/bin:$PATH"; fi
+# Sourced first by every script: where it is, its help, the environment that setup.sh makes, and how scripts speak.
+unset CDPATH # or cd finds folders of other projects
+here=$PWD    # where the script was called
+root=$(cd "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+script=$(cd "$(dirname -- "$0")" && pwd)/${0##*/}
+[[ :$PATH: == *":$root/.venv/bin:"* ]] || export PATH="$root/.venv/bin:$PATH"
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
-from_here() { # from_here PATH DEFAULT: a path that the user gave, from the folder where the script was called ($here)
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$script"; } # the script's header
+if [[ "${1:-}" =~ ^(-h|--help)$ ]]; then usage; exit 0; fi
+
+from_here() { # from_here PATH DEFAULT: a path that the user gave, from the folder where the script was called
   case $1 in
     "") printf '%s\n' "$2" ;;
     /*) printf '%s\n' "$1" ;;
-    *) if [[ ${here:?} == "$PWD" ]]; then printf '%s\n' "$1"; else printf '%s\n' "$here/$1"; fi ;;
+    *) if [[ $here == "$PWD" ]]; then printf '%s\n' "$1"; else printf '%s\n' "$here/$1"; fi ;;
   esac
 }
 
+as_yaml() { # as_yaml TEXT: for --set KEY=..., which is read as YAML: "runs/exp #2" would be runs/exp
+  local text=${1//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf '"%s"' "${text//$'\n'/\\n}"
+}
+
+whole_number() { # whole_number NAME VALUE: refuses a setting that is no number above 0
+  [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1 must be a whole number, 1 or more, but is $2."
+}
+
 moses() { # moses LANGUAGE PROCESSES COMMAND...: sacremoses, a million lines at a time, for it holds all that it reads
-  split --lines 1000000 --filter "sacremoses --quiet --language ${1@Q} --processes ${2@Q} ${*:3}"
+  SHELL=$BASH split --lines 1000000 --filter "sacremoses --quiet --language ${1@Q} --processes ${2@Q} ${*:3}"
 }
 
 clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: what can be used of parallel text; refuses what is no text
   python -I "$root/fairseq_kd/parallel_text.py" "$@"
+}
+
+logged() { # logged LOG COMMAND...: what it says goes into LOG, the end of which is shown if it fails
+  local log=$1
+  shift
+  "$@" 2>> "$log" || { tail -n 20 "$log" >&2; die "${1##*/} failed."; }
+}
+
+ordinary() { # ordinary FILE...: refuses what may never answer, such as a pipe
+  local file
+  for file in "$@"; do
+    [[ ! -e $file || -f $file ]] || die "$file must be an ordinary file, but is a folder, a pipe or a device. Remove it."
+  done
 }
 
 no_link() { # no_link FILE...: refuses a file of ours that leads to another one, which would be overwritten
@@ -27,6 +56,45 @@ no_link() { # no_link FILE...: refuses a file of ours that leads to another one,
   for file in "$@"; do
     [[ ! -L $file ]] || die "$file is a link to another file, which would be overwritten. Remove the link."
   done
+  ordinary "$@"
+}
+
+hash_of() { # hash_of FILE...: one of all that they hold
+  local file
+  for file in "$@"; do [[ -e $file ]] || die "$file is missing."; done
+  ordinary "$@"
+  cat -- /dev/null "$@" | sha256sum | cut -c -16
+}
+
+hash_of_text() { # hash_of_text IN LANGUAGE...: of the sets in a folder of text, compressed or not; of those that are there
+  local set lang file texts=()
+  for set in train valid test; do
+    for lang in "${@:2}"; do
+      for file in "$1/$set.$lang"{,.xz,.gz}; do
+        [[ ! -e $file || -d $file ]] || texts+=("$file")
+      done
+    done
+  done
+  hash_of "${texts[@]}"
+}
+
+recorded() { # recorded FILE: what something was made from, as record wrote it; nothing if there is no FILE
+  ordinary "$1"
+  [[ ! -e $1 ]] || head --bytes 100000 "$1" | tr -d '\0'
+}
+
+record() { # record FILE SETTINGS: writes what something is made from, whole or not at all
+  no_link "$1" "$1.partial"
+  printf '%s\n' "$2" > "$1.partial"
+  mv "$1.partial" "$1"
+}
+
+made_from() { # made_from FILE SETTINGS OUT ADVICE: refuses OUT, of which FILE says that it was made from something else
+  local made
+  made=$(recorded "$1")
+  [[ -n $made && $made != "$2" ]] || return 0 # earlier versions recorded nothing
+  [[ $made != *[![:print:]]* ]] || made=${made@Q} # nothing of it steers the terminal
+  die "$3 is there already, made from $made, not from $2; $4"
 }
 
 plain_languages() { # plain_languages LANGUAGE...: refuses what is no name, as in a run file
@@ -42,37 +110,53 @@ END
 }
 
 hold() { # hold FOLDER/LOCK: every process started here holds it, so nothing that a kill left running is run twice
-  mkdir -p "$(dirname "$1")"
+  local why
   no_link "$1"
+  why=$({ mkdir -p "$(dirname "$1")" && : >> "$1"; } 2>&1) ||
+    die "$(dirname "$1") cannot be written (${why##*: }). Give another path."
   exec 9>> "$1"
-  flock --nonblock 9 || { say "waiting for the run that is still running in $(dirname "$1")"; flock 9; }
+  flock --nonblock 9 || { say "waiting for what is still running in $(realpath "$(dirname "$1")")"; flock 9; }
 }
 
 mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/whole_files.py
 
+left_by_us() { # left_by_us FOLDER: whether it is a temporary one of ours, with nothing in it that begin does not put there
+  [[ ! -L $1 && ! -L $1/$mark && -f $1/$mark ]] &&
+    [[ -z $(ls -A --ignore "$mark" --ignore made --ignore room --ignore difference "$1") ]]
+}
+
 begin() { # begin OUT: sets work to an empty folder, for finish; what a killed run left is removed, what is not ours is not
   local number=1 why
-  why=$(mkdir -p "$(dirname "$1")" 2>&1) || die "$1 cannot be made (${why##*: }). Give another path."
-  place=$1.partial
-  while [[ -L $place || -L $place/$mark || ! -f $place/$mark ]]; do
+  making=$1
+  while [[ $making == ?*/ ]]; do making=${making%/}; done
+  why=$(mkdir -p "$(dirname "$making")" 2>&1) || die "$1 cannot be made (${why##*: }). Give another path."
+  place=$making.partial
+  until left_by_us "$place"; do
     if [[ -e $place || -L $place ]]; then
-      number=$((number + 1)) place=$1.$number.partial
+      number=$((number + 1)) place=$making.$number.partial
     else
       why=$(mkdir "$place" 2>&1) || die "$1 cannot be made (${why##*: }). Give another path."
       : > "$place/$mark"
     fi
   done
   exec {lock}>> "$place/$mark" # what a kill left running holds it, too
-  flock --nonblock "$lock" || { say "waiting for the process that still makes $1"; flock "$lock"; }
-  if [[ ! -f $place/$mark ]]; then exec {lock}>&-; begin "$1"; return; fi
+  flock --nonblock "$lock" || { say "waiting for the process that still makes $making"; flock "$lock"; }
+  if [[ ! -f $place/$mark ]]; then
+    exec {lock}>&-
+    [[ ! -e $making ]] || die "$making is there now, made by the other process. Run the same line again."
+    begin "$making"
+    return
+  fi
   trap "" XFSZ # a file that may not grow is an error like a full disk
-  making=$1 work=$place/made
+  work=$place/made
   trap 'give_up $?' EXIT
   rm -rf "$work"
   mkdir "$work"
 }
 
 finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT, where nothing is
+  [[ ! -e $making && ! -L $making ]] ||
+    die "$making is there now, which something else made meanwhile. Remove it, or give another path."
   mv --no-target-directory "${1:-$work}" "$making"
   rm -rf "$place"
   trap - EXIT

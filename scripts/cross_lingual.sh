@@ -14,15 +14,11 @@
 #      LOW=fr HIGH=en TARGET=it  LOW_LINES=10000  MERGES=6000  MAX_WORDS=30
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
-here=$PWD
-cd "$(dirname "$0")/.."
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+cd "$root"
 [[ $# -eq 1 ]] || { usage >&2; exit 2; }
 scripts/setup.sh
-# shellcheck source=scripts/common.sh
-source scripts/common.sh
 # shellcheck source=scripts/students.sh
 source scripts/students.sh
 

@@ -16,14 +16,10 @@
 #      JOBS=                        steps at the same time (default: 2 without a GPU on two cores or more, else 1)
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
-here=$PWD
-cd "$(dirname "$0")/.."
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
-scripts/setup.sh
 # shellcheck source=scripts/common.sh
-source scripts/common.sh
+source "$(dirname "$0")/common.sh"
+cd "$root"
+scripts/setup.sh
 
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches
 export PYTHONWARNINGS=ignore
@@ -32,8 +28,8 @@ if [[ -z $jobs && $(nproc) -ge 2 ]] && ! nvidia-smi -L 2> /dev/null | grep -q GP
 changes=()
 # Nothing runs with these, so how many at a time has no effect.
 [[ " $* " == *" --dry-run "* || " $* " == *" --shell "* || -z $jobs ]] || changes+=(--jobs "$jobs")
-[[ -z ${RUN:-} ]] || changes+=(--set "run=$(from_here "$RUN" "")")
-[[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(from_here "$TEXT" "")")
+[[ -z ${RUN:-} ]] || changes+=(--set "run=$(as_yaml "$(from_here "$RUN" "")")")
+[[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(as_yaml "$(from_here "$TEXT" "")")")
 [[ -z ${SEED:-} ]] || changes+=(--set "seed=$SEED")
 [[ -z ${UPDATES:-} ]] || changes+=(--set "train.max-update=$UPDATES")
 exec fairseq-kd progressive scripts/demo.yaml "${changes[@]}" "$@"

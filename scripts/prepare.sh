@@ -19,9 +19,6 @@
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
 src=$1 tgt=$2 in=$3 out=${4%/}
 plain_languages "$src" "$tgt"

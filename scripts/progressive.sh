@@ -19,15 +19,11 @@
 #      TEACHER_UPDATES=1500 INTERMEDIATE_UPDATES=300 STUDENT_UPDATES=500
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail
-here=$PWD
-cd "$(dirname "$0")/.."
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+cd "$root"
 [[ $# -eq 0 ]] || { usage >&2; exit 2; }
 scripts/setup.sh
-# shellcheck source=scripts/common.sh
-source scripts/common.sh
 
 run=$(from_here "${RUN:-}" runs/progressive) seed=${SEED:-1}
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches

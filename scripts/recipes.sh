@@ -10,8 +10,9 @@
 #   big               settings of TEACHER=big
 #   compounds         1: tokenised BLEU splits words at their hyphens, as papers on German do
 
-here=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+cd "$root" || exit
 
 ratio=1.5           # a side of a training pair has at most so many times the words of the other
 smoke_merges=400
@@ -21,8 +22,6 @@ smoke_settings=(    # over any of the run files: how the whole way is gone in ha
   train.max-tokens=1000 train.update-freq=1 train.log-interval=5
   evaluate.rounds=0 evaluate.no-memory=true evaluate.bootstrap=100 evaluate.beam=1
 )
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "scripts/${0##*/}"; }
 
 recipe() { # recipe flags...: all of it
   smoke=0 given="" flags=()
@@ -37,8 +36,6 @@ recipe() { # recipe flags...: all of it
     shift
   done
   scripts/setup.sh
-  # shellcheck source=scripts/common.sh
-  source scripts/common.sh
   name=$(basename "$0" .sh)
   settle
   if [[ ! -d $run/text ]]; then
@@ -60,7 +57,7 @@ settle() { # the folder of the run, which is this process's alone, and the setti
   [[ -n ${RUN:-} || $smoke == 0 ]] || run=$run-smoke
   given=$(from_here "$given" "")
   [[ -z $given || -d $given ]] || die "--local must be a folder that holds the archives, but $given is none."
-  settings=(--set "run=$run" --set "data=$run/data/bin")
+  settings=(--set "run=$(as_yaml "$run")" --set "data=$(as_yaml "$run/data/bin")")
   case ${TEACHER:-base} in
     base) ;;
     big)
@@ -72,7 +69,7 @@ settle() { # the folder of the run, which is this process's alone, and the setti
   if [[ $smoke == 1 ]]; then
     [[ $lines =~ ^[1-9][0-9]*$ ]] || die "SMOKE_LINES must be a number above 0, but is $lines."
     merges=$smoke_merges
-    for setting in "${smoke_settings[@]}" "evaluate.cache=$run/converted"; do settings+=(--set "$setting"); done
+    for setting in "${smoke_settings[@]}" "evaluate.cache=$(as_yaml "$run/converted")"; do settings+=(--set "$setting"); done
   fi
   export SACREBLEU=$run/sacrebleu PYTHONWARNINGS=ignore
   export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches

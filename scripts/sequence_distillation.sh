@@ -13,14 +13,11 @@
 # Env: BEAM=5  MAX_TOKENS=4000  WORKERS=2 (processes of fairseq-preprocess)
 # Killed? Run the same line again: each of the three appears whole or not at all.
 set -euo pipefail
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
 [[ $# -ge 3 ]] || { usage >&2; exit 2; }
 teacher=$1 data=$2 out=$3
 shift 3
-# shellcheck source=scripts/common.sh
-source "$(dirname "$0")/common.sh"
 
 for flag in "$@"; do
   [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."

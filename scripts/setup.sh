@@ -7,18 +7,16 @@
 #      CUDA=auto        1: torch with CUDA, 0: without, auto: with if nvidia-smi lists a GPU
 # fairseq is compiled here, which takes about three minutes. Killed? Run it again.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
-source scripts/common.sh
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+source "$(dirname "$0")/common.sh"
+cd "$root"
 [[ $# -eq 0 ]] || { usage >&2; exit 2; }
 python=${PYTHON:-python3}
 
 # The stamp holds what the environment was made from; it is written last, so half an environment has none.
 stamp() { cat pyproject.toml constraints.txt scripts/setup.sh; pwd; }
-if [[ -f .venv/stamp ]] && stamp | cmp -s - .venv/stamp; then exit 0; fi
+is_made() { [[ -f .venv/stamp ]] && stamp | cmp -s - .venv/stamp; }
+if is_made; then exit 0; fi
 
 command -v "$python" > /dev/null || die "$python is missing: install Python 3.10 or newer, or set PYTHON to one."
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
@@ -32,6 +30,8 @@ command -v "${CXX:-g++}" > /dev/null ||
 
 [[ ! -e .venv || -f .venv/pyvenv.cfg || -z $(ls -A .venv) ]] ||
   die ".venv is there and is no virtual environment; move it away."
+hold .venv.lock
+if is_made; then exit 0; fi # by another setup.sh, for which this one waited
 say "making .venv (fairseq is compiled: about three minutes)"
 [[ -x .venv/bin/python ]] || "$python" -m venv --clear .venv
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -14,27 +14,24 @@
 #      UPDATES=9000
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
-here=$PWD
-cd "$(dirname "$0")/.."
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+cd "$root"
 [[ $# -le 1 ]] || { usage >&2; exit 2; }
 scripts/setup.sh
-# shellcheck source=scripts/common.sh
-source scripts/common.sh
 
 run=$(from_here "${RUN:-}" runs/teacher)
 out=$(from_here "${1:-}" "$run/packed")
 other="$out is there already, and is not this teacher. Remove it, or give another OUT_DIR."
 [[ ! -e $out || -f $out/teacher.pt ]] || die "$other"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
-changes=(--set "run=$run")
-[[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(from_here "$TEXT" "")")
+whole_number AVERAGED "${AVERAGED:-4}"
+begin "$out" # now, not after hours: whether it can be made, and whether another process makes it
+changes=(--set "run=$(as_yaml "$run")")
+[[ -z ${TEXT:-} ]] || changes+=(--set "data.text=$(as_yaml "$(from_here "$TEXT" "")")")
 [[ -z ${UPDATES:-} ]] || changes+=(--set "teacher.train.max-update=$UPDATES")
 fairseq-kd progressive scripts/teacher.yaml --until teacher "${changes[@]}"
 mapfile -t last < <(printf '%s\n' "$run"/teacher/checkpoint_*_*.pt | sort -V | tail -n "${AVERAGED:-4}")
-begin "$out"
 python scripts/weights_alone.py "$work/teacher.pt" "${last[@]}"
 cp "$run"/data/codes "$run"/data/bin/dict.{es,en}.txt "$work"
 if [[ -e $out ]]; then # as after a kill that came with the last line

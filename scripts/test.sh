@@ -6,13 +6,10 @@
 #
 # Env: WORKERS=2   processes that run tests at the same time; one thread each
 set -euo pipefail
-cd "$(dirname "$0")/.."
-
-usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
-[[ "${1:-}" =~ ^(-h|--help)$ ]] && { usage; exit 0; }
-scripts/setup.sh
 # shellcheck source=scripts/common.sh
-source scripts/common.sh
+source "$(dirname "$0")/common.sh"
+cd "$root"
+scripts/setup.sh
 
 ruff check .
 shellcheck --external-sources scripts/*.sh benchmarks/*.sh tests/diagnosis/*.sh .ci/run

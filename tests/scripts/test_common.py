@@ -7,6 +7,28 @@ import pytest
 from disks import left_by_a_kill, small_disk
 from harness import ENVIRONMENT, ROOT, run
 
+SOURCED = {"common.sh", "recipes.sh", "students.sh"}
+SCRIPTS = sorted(
+    path.relative_to(ROOT)
+    for folder in ("scripts", "benchmarks")
+    for path in (ROOT / folder).glob("*.sh")
+    if path.name not in SOURCED
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+def test_a_script_is_found_from_every_folder_and_never_by_cdpath(script, tmp_path):
+    theirs = tmp_path / script
+    theirs.parent.mkdir()
+    theirs.write_text("#!\n# theirs\nset\n")
+    for folder in (ROOT, ROOT / script.parent, tmp_path):
+        command = ["bash", os.path.relpath(ROOT / script, folder), "--help"]
+        shown = run(*command, cwd=folder, env={"CDPATH": str(tmp_path)})
+        assert f"usage: {script}" in shown.stdout
+        assert "set -euo" not in shown.stdout
+        assert shown.stderr == ""
+
+
 MAKE = 'set -euo pipefail; source "$0/scripts/common.sh"; begin "$1"; echo whole > "$work/file"; '
 
 
@@ -33,6 +55,14 @@ def test_what_a_killed_script_left_is_removed_and_nothing_else(tmp_path, mark):
         assert (partial / "made" / "half").read_text() == "half"
         assert sorted(os.listdir(folder)) == ["out", "out.partial"]
     assert mark != "link" or (tmp_path / "precious").read_text() == "precious"
+
+
+def test_what_another_command_left_beside_what_it_makes_stays(tmp_path):
+    partial = left_by_a_kill(tmp_path / "out.partial", True)
+    (partial / "journal").write_text("hours")
+    make(tmp_path / "out")
+    assert (partial / "journal").read_text() == "hours"
+    assert os.listdir(tmp_path / "out") == ["file"]
 
 
 def test_a_failure_writes_through_no_link_that_a_folder_holds(tmp_path):
@@ -84,18 +114,31 @@ def test_what_has_come_meanwhile_is_not_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_file_that_has_come_meanwhile_is_not_replaced(tmp_path):
+    then = 'echo theirs > "$1"; finish "$work/file"'
+    told = f"{tmp_path}/out is there now, which something else made meanwhile. Remove it, or "
+    assert make(tmp_path / "out", then, check=False).stderr.startswith(told)
+    assert (tmp_path / "out").read_text() == "theirs\n"
+
+
+def test_a_new_folder_may_be_named_with_slashes_behind(tmp_path):
+    make(f"{tmp_path}/new/out//")
+    assert os.listdir(tmp_path / "new" / "out") == ["file"]
+
+
 def test_two_scripts_do_not_make_one_folder_at_the_same_time(tmp_path):
     command = ["bash", "-c", MAKE + "echo begun; read -r; finish", ROOT, tmp_path / "out"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True}
     with subprocess.Popen([str(word) for word in command], env=ENVIRONMENT, **pipes) as first:
         assert first.stdout.readline() == "begun\n"
         with subprocess.Popen([str(word) for word in command], env=ENVIRONMENT, **pipes) as second:
             told = f"waiting for the process that still makes {tmp_path}/out\n"
             assert second.stdout.readline() == told
             first.communicate("\n")
-            second.communicate("\n")
+            end = second.communicate("\n")
     assert first.returncode == 0
-    assert second.returncode != 0  # what the first made is there
+    told = f"{tmp_path}/out is there now, made by the other process. Run the same line again.\n"
+    assert (second.returncode, *end) == (1, "", told)
     assert (tmp_path / "out" / "file").read_text() == "whole\n"
 
 

@@ -87,9 +87,12 @@ FAKE_COMMANDS = {  # in place of what trains for two hours
 def test_killed_at_its_end_it_says_what_is_there_and_refuses_anything_else(tmp_path):
     fakes, out = tmp_path / "bin", tmp_path / "out"
     text = (
-        TRAIN.read_text().replace("scripts/setup.sh\n", "").replace('cd "$(dirname "$0")/.."', "")
+        TRAIN.read_text()
+        .replace("scripts/setup.sh\n", "")
+        .replace(
+            'source "$(dirname "$0")/common.sh"', f"source {ROOT}/scripts/common.sh; PATH=$FAKES"
+        )
     )
-    text = text.replace("source scripts/common.sh", f"source {ROOT}/scripts/common.sh; PATH=$FAKES")
     fakes.mkdir()
     for name, body in FAKE_COMMANDS.items():
         (fakes / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
