@@ -4,13 +4,11 @@ import filecmp
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
-import fairseq_kd
 from fairseq_kd.names import plain_languages
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.run_file import RunFile
-from fairseq_kd.pipeline.workflow import Step
+from fairseq_kd.pipeline.workflow import ROOT, Step
 
-ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
 PREPARING = {
     "merges": "MERGES",
     "vocabulary": "VOCABULARY",

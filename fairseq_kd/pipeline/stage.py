@@ -23,6 +23,7 @@ from fairseq_kd.child_process import child
 from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.names import on_terminal
+from fairseq_kd.pipeline.workflow import same_commands, same_word
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
 from fairseq_kd.updates import LAST, updates_done
@@ -40,6 +41,22 @@ ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does 
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
 PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
 SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
+AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
+    **dict.fromkeys(
+        ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
+        "a killed training could not go on, nor the next step begin, without what it saves",
+    ),
+    **dict.fromkeys(
+        ("restore_file", "continue_once", "optimizer_overrides"),
+        "a training goes on from its own folder; say start: FILE to begin from a checkpoint",
+    ),
+    **dict.fromkeys(
+        ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
+        "it would do so at every restart; say start: FILE to begin from a checkpoint",
+    ),
+    "checkpoint_suffix": "the next step reads one file of the usual name",
+}
+HARMLESS = {"restore_file": LAST, "optimizer_overrides": "{}", "checkpoint_suffix": ""}
 SHOWN_FLAGS = 4
 LOG_TAIL_LINES = 15
 SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
@@ -85,7 +102,11 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     if done >= options.max_update:
         print(f"{name}: all {done} updates are done", file=sys.stderr)
         return 0
-    if done and ended.is_file() and ended.read_text(encoding="utf-8") == shlex.join(command):
+    if (
+        done
+        and ended.is_file()
+        and same_commands([_words(ended.read_text(encoding="utf-8"))], [command])
+    ):
         print(f"{name}: it ended early, after update {done}", file=sys.stderr)
         return 0
     if done:
@@ -109,11 +130,27 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     return status
 
 
+def _words(text: str) -> List[str]:
+    """The words of a command line that was written down; none if it was cut off."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []
+
+
 def _say_what_changed(name: str, command: List[str], save_dir: Path) -> None:
-    """Names the flags that differ from those the training in the folder was last begun with."""
-    before, now = flags_of(last_command(save_dir / FILE)), flags_of(shlex.join(command))
+    """Names the data and flags that are others than the training there was last begun with."""
+    then = last_command(save_dir / FILE)
+    before, now = flags_of(then), flags_of(shlex.join(command))
+    data = [_data_of(_words(then)), _data_of(command)]
+    if all(data):
+        before["data"], now["data"] = data
     flags = sorted({**before, **now}.keys() - SAME_TRAINING)
-    changed = [flag for flag in flags if before.get(flag) != now.get(flag)]
+    changed = [
+        flag
+        for flag in flags
+        if before.keys() & {flag} != now.keys() & {flag} or not same_word(before[flag], now[flag])
+    ]
     if before and changed:
         former = [
             f"{flag} {before[flag]}".strip() if flag in before else f"no {flag}"
@@ -124,6 +161,12 @@ def _say_what_changed(name: str, command: List[str], save_dir: Path) -> None:
             "and is gone on with all the same. For a training of its own give another --save-dir.",
             file=sys.stderr,
         )
+
+
+def _data_of(command: List[str]) -> str:
+    """The data of a training command; "" if it does not stand before the flags, as usual."""
+    after = command[command.index("fairseq-train") + 1 :] if "fairseq-train" in command else []
+    return after[0] if after and not after[0].startswith("-") else ""
 
 
 def restore_last_checkpoint(save_dir: Path) -> None:
@@ -164,12 +207,29 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
     parser.add_argument("--patience", type=PATIENCE, default=-1)
     parser.add_argument("--finetune-from-model")
     options, _ = parser.parse_known_args(command)
+    _check_restarts(command)
     for flag, value in (("--save-dir", options.save_dir), ("--max-update", options.max_update)):
         if value is None:
             raise ValueError(
                 f"A stage needs {flag} in its command line, which is: {shlex.join(command)}"
             )
     return options
+
+
+def _check_restarts(command: List[str]) -> None:
+    """Refuses flags that fairseq would heed at every restart, or by which it cannot restart.
+
+    Raises:
+        ValueError: naming the flag and why.
+    """
+    flags = flags_of(shlex.join(command))
+    for given, value in flags.items():
+        # As argparse, fairseq takes the beginning of a flag for it.
+        named = (name for name in AT_RESTARTS if f"--{name.replace('_', '-')}".startswith(given))
+        name = next(named, None) if given not in ("--", "--optimizer") else None
+        if name is not None and value != HARMLESS.get(name):
+            why = AT_RESTARTS[name].replace("say start: FILE", "give --finetune-from-model FILE")
+            raise ValueError(f"{given} cannot stand in a stage: {why}. Leave it out.")
 
 
 def _run_logged(

@@ -19,7 +19,7 @@ from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
 from fairseq_kd.distilled_data.manifest import read_manifest
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.json_files import read_json, sealed
-from fairseq_kd.pipeline.workflow import Plan, Step
+from fairseq_kd.pipeline.workflow import Plan, Step, differing_words, same_commands
 from fairseq_kd.whole_files import own_file, written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
@@ -87,7 +87,7 @@ def judge(plan: Plan, verify: bool = False) -> List[Verdict]:
         before = {name: verdicts[name] for name in step.after}
         begun = _begun(plan, step)
         ids = {name: each.recipe["id"] for name, each in before.items()}
-        recipe = _recipe(step, ids, hashes, begun["reads"] if begun else {})
+        recipe = _recipe(step, ids, hashes, begun or {})
         verdicts[step.name] = Verdict(step, recipe, *_state(plan, step, recipe, before, hashes))
     hashes.save()
     return _together(list(verdicts.values()))
@@ -102,11 +102,13 @@ def _begun(plan: Plan, step: Step) -> Optional[Dict[str, Any]]:
 
 
 def _recipe(
-    step: Step, before: Dict[str, str], hashes: "FileHashes", begun: Dict[str, str]
+    step: Step, before: Dict[str, str], hashes: "FileHashes", begun: Dict[str, Any]
 ) -> Dict[str, Any]:
-    """What a step is made by now, where ``begun`` are the hashes of what it read then."""
-    reads = {path: hashes.of(path, begun.get(path)) for path in step.reads}
-    content = {"commands": step.commands, "reads": reads, "after": before}
+    """What a step is made by now, where ``begun`` is what it was made by then."""
+    reads = {path: hashes.of(path, begun.get("reads", {}).get(path)) for path in step.reads}
+    same = begun and same_commands(begun["commands"], step.commands)
+    commands = begun["commands"] if same else step.commands
+    content = {"commands": commands, "reads": reads, "after": before}
     text = json.dumps(content, sort_keys=True)
     return {"id": hashlib.sha256(text.encode()).hexdigest(), **content}
 
@@ -125,6 +127,8 @@ def _state(
     if again:
         return CHANGED, f"{' and '.join(again)} must be made again"
     if manifest is None:
+        if step.folder and not Path(step.folder).exists():
+            return BEGUN, f"it was interrupted, and begins anew: {step.folder} is not there"
         return BEGUN, "it was interrupted"
     unknown = [path for path in step.makes if path not in manifest["outputs"]]
     if unknown:
@@ -229,37 +233,12 @@ def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
     """The first difference of two recipes, as it is told."""
     if old["commands"] != new["commands"]:
         words = ([word for line in each["commands"] for word in line] for each in (old, new))
-        return _differing_words(*words)
+        return differing_words(*words)
     for path, digest in new["reads"].items():
         if old["reads"].get(path) != digest:
             return f"{path} is another file than it was"
     again = [name for name, digest in new["after"].items() if old["after"].get(name) != digest]
     return f"{' and '.join(again)} must be made again" if again else "its inputs are others"
-
-
-def _differing_words(old: List[str], new: List[str]) -> str:
-    """How two command lines differ: by flags, where they can be told."""
-    ours, theirs = _flags(new), _flags(old)
-    told = []
-    for flag in dict.fromkeys([*theirs, *ours]):
-        before, now = theirs.get(flag), ours.get(flag)
-        if before != now:
-            was = "was not given" if before is None else f"was {before or 'given'}"
-            told.append(f"{flag} {was}, is {'not given' if now is None else now or 'given'}")
-    return "; ".join(told) or "its command is another"
-
-
-def _flags(words: List[str]) -> Dict[str, str]:
-    """By flag, the words that follow it; what stands before any flag is its command."""
-    found: Dict[str, str] = {}
-    flag = "command"
-    for word in words:
-        if word.startswith("--") and word != "--":
-            flag = word
-            found[flag] = ""
-        else:
-            found[flag] = f"{found.get(flag, '')} {word}".strip()
-    return found
 
 
 def _together(verdicts: List[Verdict]) -> List[Verdict]:

@@ -16,29 +16,17 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 from fairseq_kd.fairseq_flags import RANGES, default_of, range_of
 from fairseq_kd.flag_types import UNPRINTABLE, Range
+from fairseq_kd.pipeline.stage import AT_RESTARTS
 from fairseq_kd.pipeline.training_command import PLAIN
 
 UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
-    **dict.fromkeys(
-        ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
-        "a killed training could not go on, nor the next step begin, without what it saves",
-    ),
-    **dict.fromkeys(
-        ("restore_file", "continue_once", "optimizer_overrides"),
-        "a training goes on from its own folder; say start: FILE to begin from a checkpoint",
-    ),
-    **dict.fromkeys(
-        ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
-        "it would do so at every restart; say start: FILE to begin from a checkpoint",
-    ),
+    **AT_RESTARTS,
     **dict.fromkeys(
         ("max_epoch", "stop_time_hours", "stop_min_lr"),
         "max-update alone says how long a training is, beside patience",
     ),
-    **dict.fromkeys(
-        ("checkpoint_suffix", "checkpoint_shard_count", "model_parallel_size"),
-        "the next step reads one file of the usual name",
-    ),
+    "checkpoint_shard_count": AT_RESTARTS["checkpoint_suffix"],
+    "model_parallel_size": AT_RESTARTS["checkpoint_suffix"],
     "disable_validation": "the best checkpoint is chosen by validation",
     **dict.fromkeys(
         (

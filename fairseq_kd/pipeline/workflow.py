@@ -1,13 +1,17 @@
 """A run as steps: commands that can be copied, what they need, and what they make."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
+import fairseq_kd
 from fairseq_kd.json_files import read_json
 from fairseq_kd.whole_files import written_whole
 
+ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
+OURS = ("user_dir", "scripts/prepare.sh")  # in ROOT, and in commands of a run
 FILE, LOCK = "plan.json", ".lock"  # in the folder of the run
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
 STEP.update({"makes": [str], "folder": (str, None), "gpus": int})
@@ -100,6 +104,45 @@ def read_plan(path: Path, sha256: Optional[str] = None) -> Plan:
             f"of it is run. {REPAIR}"
         )
     return plan
+
+
+def same_commands(old: List[List[str]], new: List[List[str]]) -> bool:
+    """Whether command lines do the same, from wherever our own files are named."""
+    if [len(line) for line in old] != [len(line) for line in new]:
+        return False
+    words = (list(itertools.chain.from_iterable(lines)) for lines in (old, new))
+    return all(map(same_word, *words))
+
+
+def same_word(old: str, new: str) -> bool:
+    """Whether two words of command lines are equal, or both name the same file of ours."""
+    ours = (own for own in OURS if f"/{old}".endswith(f"/{own}"))
+    return old == new or any(Path(new).resolve() == ROOT / own for own in ours)
+
+
+def differing_words(old: List[str], new: List[str]) -> str:
+    """How two command lines differ: by flags, where they can be told."""
+    ours, theirs = _flags(new), _flags(old)
+    told = []
+    for flag in dict.fromkeys([*theirs, *ours]):
+        before, now = theirs.get(flag), ours.get(flag)
+        if before != now:
+            was = "was not given" if before is None else f"was {before or 'given'}"
+            told.append(f"{flag} {was}, is {'not given' if now is None else now or 'given'}")
+    return "; ".join(told) or "its command is another"
+
+
+def _flags(words: List[str]) -> Dict[str, str]:
+    """By flag, the words that follow it; what stands before any flag is its command."""
+    found: Dict[str, str] = {}
+    flag = "command"
+    for word in words:
+        if word.startswith("--") and word != "--":
+            flag = word
+            found[flag] = ""
+        else:
+            found[flag] = f"{found.get(flag, '')} {word}".strip()
+    return found
 
 
 def _content(plan: Plan) -> Dict[str, Any]:

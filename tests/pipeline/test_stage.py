@@ -1,6 +1,7 @@
 """A stage against a fake fairseq-train that logs and saves as the real one, fails and is killed."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,45 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
         "student: all 30 updates are done\n"
     )
     assert capsys.readouterr().err == told
+
+
+def test_other_data_is_named_and_another_place_of_the_plugin_is_not(command, tmp_path, capsys):
+    checkpoint(tmp_path / "run" / "checkpoint_last.pt", 30)
+    log, ours = tmp_path / "run" / "train.log", ["--user-dir", str(ROOT / "user_dir")]
+    log.write_text("$ fairseq-train 'my data' --user-dir user_dir --save-dir run --max-update 30\n")
+    for data, told in (("my data", ""), ("mine", "data my data")):
+        assert stage.run_stage("student", ["fairseq-train", data, *ours, *command[4:]]) == 0
+        begun = f"student: the training in {tmp_path / 'run'} was begun with {told}, and is gone on"
+        assert capsys.readouterr().err.startswith(begun if told else "student: all 30 updates")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--no-save"], "--no-save cannot stand in a stage: a killed training could not go on"),
+        (["--no-save-optimizer-state"], "--no-save-optimizer-state cannot stand in a stage: a k"),
+        (["--no-last-checkpoints"], "--no-last-checkpoints cannot stand in a stage: a killed tra"),
+        (["--reset-optimizer"], "--reset-optimizer cannot stand in a stage: it would do so at ev"),
+        (["--reset-da"], "--reset-da cannot stand in a stage: it would do so at every restart; g"),
+        (
+            ["--restore-file=x.pt", "--lr", "1"],
+            "--restore-file cannot stand in a stage: a training goes on from its own folder; give "
+            "--finetune-from-model FILE to begin from a checkpoint. Leave it out.",
+        ),
+        (["--checkpoint-suffix", "-a"], "--checkpoint-suffix cannot stand in a stage: the next"),
+        (["--optimizer-overrides", "{'lr': 1}"], "--optimizer-overrides cannot stand in a stage"),
+    ],
+)
+def test_a_flag_by_which_a_stage_could_not_go_on_is_refused(command, tmp_path, flags, told):
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        stage.run_stage("student", [*command, *flags])
+    assert runs(tmp_path) == []
+
+
+def test_flags_that_change_no_restart_may_stand_in_a_stage(command, tmp_path):
+    usual = ["--restore-file", "checkpoint_last.pt", "--optimizer", "adam"]
+    assert stage.run_stage("student", [*command, *usual, "--optimizer-overrides", "{}"]) == 0
+    assert len(runs(tmp_path)) == 1
 
 
 def test_a_backup_by_hard_links_stays_as_it_is(command, tmp_path):

@@ -47,6 +47,35 @@ def test_a_changed_flag_is_told_by_its_values(plan):
     assert step.name == "student"
 
 
+@pytest.mark.parametrize("was", ["user_dir", "/moved/clone/user_dir"])
+def test_from_wherever_a_run_is_started_what_is_finished_stays(tmp_path, monkeypatch, was):
+    def plan_of(own, lr="1"):
+        """Two steps whose commands name the plugin and the script of this clone, or another."""
+        words = ["true", "--user-dir", own, "--lr", lr]
+        script = str(Path(own).parent / "scripts" / "prepare.sh")
+        steps = [
+            Step("data", "prepare", [["true", script]], [], [], []),
+            Step("student", "train", [words], ["data"], [], []),
+        ]
+        return Plan(str(tmp_path / "run"), {}, 1, steps)
+
+    clone = Path(state.__file__).parents[2]
+    assert build(plan_of(was)) == ["data", "student"]
+    assert build(plan_of(str(clone / "user_dir"))) == []
+    monkeypatch.chdir(clone)
+    assert build(plan_of("user_dir")) == []
+    assert build(plan_of("user_dir", lr="2")) == ["student"]
+    assert verdicts(plan_of(str(tmp_path / "user_dir")))["data"][0] == state.CHANGED
+
+
+def test_an_interrupted_step_whose_folder_is_gone_is_told_to_begin_anew(plan):
+    state.manifest_path(plan, plan.step("middle")).unlink()
+    folder = Path(plan.step("middle").folder)
+    folder.rename("elsewhere")
+    told = f"it was interrupted, and begins anew: {folder} is not there"
+    assert verdicts(plan)["middle"] == (state.BEGUN, told)
+
+
 def test_a_changed_input_makes_everything_anew(tmp_path):
     text = tmp_path / "text"
     text.write_text("one\n")
