@@ -201,13 +201,13 @@ def decoded(data, tmp_path, monkeypatch):
     """A folder of translate, of one sentence, with a token that no dictionary has."""
     monkeypatch.chdir(tmp_path)
     subset = read_subset(Path(data), "valid", ("es", "en"))
-    plan = {"subset": "valid", "pair": ["es", "en"], "sentences": len(subset), "nbest": 1}
-    plan = {**plan, **subset.hashes, "teacher": ["0" * 64]}
+    settings = {"subset": "valid", "pair": ["es", "en"], "sentences": len(subset), "nbest": 1}
+    settings = {**settings, **subset.hashes, "teacher": ["0" * 64]}
     (tmp_path / "decoded").mkdir()
-    (tmp_path / "decoded" / "decoding.json").write_text(json.dumps(plan))
+    (tmp_path / "decoded" / "decoding.json").write_text(json.dumps(settings))
     lines = [lines_of(i, [Hypothesis("the" if i != 2 else "xyzzy", -1.0)]) for i in range(4)]
     encoded = (line.encode() for line in lines)
-    write_shard(tmp_path / "decoded" / "hypotheses.txt", Shard(), settings_id(plan), encoded)
+    write_shard(tmp_path / "decoded" / "hypotheses.txt", Shard(), settings_id(settings), encoded)
     return tmp_path / "decoded"
 
 
@@ -244,9 +244,9 @@ def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_h
     command, decoded, data, capsys
 ):
     path = decoded / "decoding.json"
-    plan = read_settings(decoded)
+    settings = read_settings(decoded)
     words = {"merge": ["merge", decoded], "distill-data": distill(decoded, data)}[command]
-    path.write_text(json.dumps(sealed(plan)).replace('"nbest": 1', '"nbest": 3'))
+    path.write_text(json.dumps(sealed(settings)).replace('"nbest": 1', '"nbest": 3'))
     (decoded / ".lock").touch()
     told = (
         f"{path} is damaged: its values are not those that its checksum was written for. Copy it "
@@ -254,11 +254,11 @@ def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_h
         "--out, which writes the file first; hypotheses in this folder stay valid."
     )
     refused(capsys, words, [decoded.parent], told)
-    path.write_text(json.dumps({**plan, "nbest": 3}))  # by a version that sealed nothing
+    path.write_text(json.dumps({**settings, "nbest": 3}))  # by a version that sealed nothing
     told = f"{decoded}/hypotheses.txt belongs to another decoding (teacher, data or options) than "
     refused(capsys, words, [decoded.parent], told)
     path.unlink()
-    agree_on(plan, decoded.parent / "another")
+    agree_on(settings, decoded.parent / "another")
     shutil.copy(decoded.parent / "another" / "decoding.json", path)
     assert cli.main(["merge", str(decoded)]) == 0
 

@@ -17,7 +17,7 @@ from fairseq_kd.decoding.hypothesis_files import (
 )
 from fairseq_kd.shard import Shard
 
-PLAN = "0123456789abcdef"
+DECODING = "0123456789abcdef"
 COUNT, SENTENCES = 3, 20
 
 
@@ -33,7 +33,7 @@ def lines_of_shard(index):
 def folder(tmp_path):
     for index in range(1, COUNT + 1):
         shard = Shard(index, COUNT)
-        write_shard(tmp_path / shard_file(shard), shard, PLAN, lines_of_shard(index))
+        write_shard(tmp_path / shard_file(shard), shard, DECODING, lines_of_shard(index))
     return tmp_path
 
 
@@ -42,7 +42,7 @@ def first(folder):
 
 
 def test_a_shard_tells_what_it_is(folder):
-    assert check_shard(first(folder), PLAN) == (Shard(1, 3), 7)
+    assert check_shard(first(folder), DECODING) == (Shard(1, 3), 7)
 
 
 def test_merged_shards_are_the_undivided_file(folder, tmp_path_factory):
@@ -51,8 +51,8 @@ def test_merged_shards_are_the_undivided_file(folder, tmp_path_factory):
         (line for index in (1, 2, 3) for line in lines_of_shard(index)),
         key=lambda line: int(re.match(rb"H-(\d+)", line)[1]),
     )
-    write_shard(undivided, Shard(), PLAN, lines)
-    merge(folder, PLAN, SENTENCES)
+    write_shard(undivided, Shard(), DECODING, lines)
+    merge(folder, DECODING, SENTENCES)
     assert (folder / WHOLE).read_bytes() == undivided.read_bytes()
     assert [path.name for path in folder.iterdir()] == [WHOLE]
 
@@ -68,7 +68,7 @@ def refused(folder, message, error=ValueError):
     """Merging fails with a message, makes no file, and leaves all shards as they are."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(error, match=message):
-        merge(folder, PLAN, SENTENCES)
+        merge(folder, DECODING, SENTENCES)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -113,22 +113,22 @@ def test_a_gap_is_refused_by_the_missing_shards(folder):
 
 
 def test_a_gap_within_whole_shards_is_refused(folder):
-    write_shard(first(folder), Shard(1, 3), PLAN, lines_of_shard(1)[:-2])
+    write_shard(first(folder), Shard(1, 3), DECODING, lines_of_shard(1)[:-2])
     refused(folder, "Sentence 18 of 20 is in no shard")
 
 
 def test_a_gap_at_the_end_is_refused(folder):
-    write_shard(folder / shard_file(Shard(2, 3)), Shard(2, 3), PLAN, lines_of_shard(2)[:-2])
+    write_shard(folder / shard_file(Shard(2, 3)), Shard(2, 3), DECODING, lines_of_shard(2)[:-2])
     refused(folder, "Sentence 19 of 20 is in no shard")
 
 
 def test_an_overlap_is_refused(folder):
-    write_shard(first(folder), Shard(1, 3), PLAN, [*lines_of_shard(1)[:2], b"H-1\t-1\tx\n"])
+    write_shard(first(folder), Shard(1, 3), DECODING, [*lines_of_shard(1)[:2], b"H-1\t-1\tx\n"])
     refused(folder, f"Sentence 1 is in both {first(folder).name} and hypotheses-2-of-3.txt")
 
 
 def test_shards_of_two_cuts_are_refused(folder):
-    write_shard(folder / shard_file(Shard(1, 2)), Shard(1, 2), PLAN, [])
+    write_shard(folder / shard_file(Shard(1, 2)), Shard(1, 2), DECODING, [])
     refused(folder, "holds files of 2 and 3 shards, which overlap. Remove those of one number.")
 
 
@@ -147,7 +147,7 @@ def test_shards_of_two_cuts_are_refused(folder):
 def test_a_file_that_no_shard_writes_is_none(folder, name):
     (folder / f"hypotheses-{name}.txt").write_text("mine\n")
     assert missing_shards(folder) == []
-    merge(folder, PLAN, SENTENCES)
+    merge(folder, DECODING, SENTENCES)
     assert {path.name for path in folder.iterdir()} == {WHOLE, f"hypotheses-{name}.txt"}
 
 
@@ -158,7 +158,7 @@ def test_a_number_that_no_sentence_has_is_no_hypothesis(folder):
         list(sorted_lines(folder / "journal"))
     (folder / "journal").unlink()
     digest = hashlib.sha256(b"".join(lines)).hexdigest()
-    end = f"# shard 1/3 of decoding {PLAN}: 7 sentences, sha256 {digest}\n"
+    end = f"# shard 1/3 of decoding {DECODING}: 7 sentences, sha256 {digest}\n"
     first(folder).write_bytes(b"".join(lines) + end.encode())
     refused(folder, f"{first(folder)}, line 14, is no hypothesis.")
 
