@@ -59,7 +59,8 @@ def check_no_link(path: Union[str, Path]) -> None:
     if os.path.islink(path):
         other = "folder, whose files" if os.path.isdir(path) else "file, which"
         raise ValueError(
-            f"{path} is a link to another {other} would be overwritten. Remove the link."
+            f"{path} is a link to another {other} would be overwritten. If it leads to what was "
+            "here, put that in its place; else remove the link."
         )
 
 

@@ -54,7 +54,7 @@ ordinary() { # ordinary FILE...: refuses what may never answer, such as a pipe
 no_link() { # no_link FILE...: refuses a file of ours that leads to another one, which would be overwritten
   local file
   for file in "$@"; do
-    [[ ! -L $file ]] || die "$file is a link to another file, which would be overwritten. Remove the link."
+    [[ ! -L $file ]] || die "$file is a link to another file, which would be overwritten. If it leads to what was here, put that in its place; else remove the link."
   done
   ordinary "$@"
 }

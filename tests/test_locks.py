@@ -172,7 +172,8 @@ def test_a_link_does_not_have_another_file_overwritten(tmp_path, kind):
     kept.write_text("mine")
     link.parent.mkdir()
     link.symlink_to(kept)
-    message = f"{link} is a link to another file, which would be overwritten. Remove the link."
+    message = f"{link} is a link to another file, which would be overwritten. If it leads to what "
+    message += "was here, put that in its place; else remove the link."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         OPENED[kind](link)
     assert kept.read_text() == "mine"

@@ -83,7 +83,7 @@ def test_a_link_in_a_temporary_folder_is_refused_and_not_followed(tmp_path, name
     (partial / MARK).touch()
     (partial / name).symlink_to(precious)
     told = f"{partial / name} is a link to another folder, whose files would be overwritten."
-    with pytest.raises(ValueError, match=re.escape(f"{told} Remove the link.")):
+    with pytest.raises(ValueError, match=re.escape(f"{told} If it leads to what was here, put")):
         whole_folder(tmp_path / "out").__enter__()
     assert (precious / "file").read_text() == "precious"
     (partial / name).unlink()

@@ -111,7 +111,7 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
     for change in changes:
         _change(content, change)
     content = _with_home(content)
-    check(path, content, text)
+    check(path, content, text, changes)
     known = ("run", "data", "teacher", "ladder", "each", "train")
     teacher = content["teacher"]
     return RunFile(
@@ -133,7 +133,7 @@ def _change(content: Any, change: str) -> None:
         ValueError: it is not KEY=VALUE.
     """
     key, separator, value = change.partition("=")
-    *way, last = (int(part) if part.isdecimal() else part for part in key.split("."))
+    *way, last = _key(change)
     if not separator or last == "":
         raise ValueError(f"--set must be KEY=VALUE, such as train.lr=1e-3, but is {change}.")
     try:
@@ -143,17 +143,24 @@ def _change(content: Any, change: str) -> None:
         content[last] = _loaded(value)
     except (IndexError, TypeError):
         raise ValueError(f"--set {change}: the run file has no place {key}.") from None
-    except yaml.YAMLError:
-        raise ValueError(f"--set {change}: {value} cannot be read as YAML.") from None
+    except (yaml.YAMLError, RecursionError):
+        raise ValueError(f"--set {change}: {value:.60} cannot be read as YAML.") from None
 
 
-def check(path: Path, content: Any, text: str) -> None:
+def _key(change: str) -> List[Union[int, str]]:
+    """The key of KEY=VALUE, by its parts."""
+    parts = change.partition("=")[0].split(".")
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+def check(path: Path, content: Any, text: str, changes: Sequence[str] = ()) -> None:
     """Refuses what the schema does not allow.
 
     Args:
         path: of the run file.
         content: of the file, with changes.
         text: of the file.
+        changes: those of ``--set``.
 
     Raises:
         ValueError: naming the key, and the nearest known one.
@@ -164,7 +171,14 @@ def check(path: Path, content: Any, text: str) -> None:
     errors = list(VALIDATOR(schema).iter_errors(content))
     if errors:
         wrong = min(errors, key=lambda error: (error.validator == "oneOf", list(error.path)))
-        raise ValueError(f"{path}: {_sentence(_innermost(wrong), text)}")
+        wrong = _innermost(wrong)
+        way, where = list(wrong.absolute_path), str(path)
+        for change in reversed(changes):
+            key = _key(change)
+            if way[: len(key)] == key:  # the value was given there, and stands so in no file
+                way, where, text = way[len(key) :], f"--set {change}", change.partition("=")[2]
+                break
+        raise ValueError(f"{where}: {_sentence(wrong, way, text)}")
 
 
 def _loaded(text: str) -> Any:
@@ -204,8 +218,19 @@ def _with_home(content: Any) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML in which a key stands once."""
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """The value of a node; YAML fails in many ways at one that its type cannot have."""
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            kind = node.tag.rpartition(":")[2]
+            value = repr(node.value) if isinstance(node.value, str) else "what it holds"
+            told = f"{value:.60} is no {kind}, as YAML reads it {node.start_mark}"
+            raise yaml.YAMLError(told) from None
+
     def construct_mapping(self, node: Any, deep: bool = False) -> Dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [self.construct_object(key, deep=True) for key, _ in pairs]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"{key} stands twice {node.start_mark}")
@@ -251,8 +276,8 @@ def _innermost(error: Any) -> Any:
     return error
 
 
-def _sentence(error: Any, text: str) -> str:
-    """What is wrong, in the words of the file."""
+def _sentence(error: Any, way: List[Union[int, str]], text: str) -> str:
+    """What is wrong with the value that stands at the end of a way in a text."""
     path = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.absolute_path]
     where = "".join(path).lstrip(".")
     value = error.instance
@@ -278,7 +303,9 @@ def _sentence(error: Any, text: str) -> str:
     if error.validator == "uniqueItems":
         return f"{where} names one of {', '.join(map(str, value))} twice. Name each once."
     if _may_be_text(error) and isinstance(value, (bool, int, float, datetime.date)):
-        typed = _typed(error, text)
+        typed = _typed(error, way, text)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{where} is {typed}, which is no finite number."
         kind = "a date" if isinstance(value, datetime.date) else "a number"
         kind = "true or false" if isinstance(value, bool) else kind
         return f"{where} is {typed}, which YAML reads as {kind}: write '{typed}' in quotes."
@@ -293,10 +320,10 @@ def _may_be_text(error: Any) -> bool:
     return any("string" in each.validator_value for each in kinds)
 
 
-def _typed(error: Any, text: str) -> str:
-    """A value as it stands in the file."""
+def _typed(error: Any, way: List[Union[int, str]], text: str) -> str:
+    """A value as it stands in a text."""
     node = yaml.compose(text, Loader=_Loader)
-    for key in error.absolute_path:
+    for key in way:
         if isinstance(node, yaml.MappingNode):
             node = next((value for name, value in node.value if name.value == str(key)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):

@@ -80,8 +80,8 @@ def _lines(command: List[str], folder: str, width: int = 96) -> List[str]:
 
 def _word(word: str, folder: str) -> str:
     """A word as bash reads it, with the folder of the run as a variable."""
-    begins = re.compile(rf"(?<![^:=]){re.escape(folder)}(?=/|$)")
-    if begins.search(word) is None:
+    parts = re.split(rf"(?<![^:=]){re.escape(folder)}(?=/|$)", word)
+    if len(parts) == 1:
         return shlex.quote(word)
-    inner = begins.sub("$run", re.sub(r'([\\"`$])', r"\\\1", word))
+    inner = "$run".join(re.sub(r'([\\"`$])', r"\\\1", part) for part in parts)
     return f'"{inner}"'

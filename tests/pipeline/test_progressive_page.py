@@ -9,6 +9,7 @@ from harness import ROOT
 from fairseq_kd import cli
 from fairseq_kd.pipeline.planning import plan_run
 from fairseq_kd.pipeline.run_file import ENDS, SCHEMA, read_run
+from fairseq_kd.pipeline.training_check import UNFIT
 from fairseq_kd.pipeline.training_command import DEFAULTS
 
 PAGE = (ROOT / "docs" / "progressive.md").read_text(encoding="utf-8")
@@ -115,3 +116,10 @@ def test_the_rules_that_the_profile_names_are_in_the_snakefile():
 
 def _section(title):
     return PAGE.split(f"\n## {title}")[1].split("\n## ")[0]
+
+
+def test_no_example_has_a_flag_that_no_run_can_have():
+    examples = "\n".join(re.findall(r"```yaml\n(.*?)```", PAGE, re.S))
+    flags = set(re.findall(r"([\w-]+):", examples))
+    assert "max-update" in flags
+    assert not flags & {name.replace("_", "-") for name in UNFIT}

@@ -1,5 +1,7 @@
 """A run file: what it may hold, and how a mistake in it is told."""
 
+import re
+
 import pytest
 
 from fairseq_kd.pipeline.run_file import read_run
@@ -125,6 +127,21 @@ REFUSALS = {
     ),
     "an alias of itself": ("each: &a [*a]", "its aliases make it longer than 100,000 values"),
     "no YAML": ("each: [", "cannot be read as YAML: "),
+    "a truth that is none": ("seed: !!bool x", "cannot be read as YAML: 'x' is no bool, as YAML"),
+    "a number that is none": (
+        'seed: !!int ""',
+        "cannot be read as YAML: '' is no int, as YAML rea",
+    ),
+    "a time that is none": ("seed: !!timestamp q", "cannot be read as YAML: 'q' is no timestamp"),
+    "a day that no month has": (
+        "run: 2026-02-30",
+        "cannot be read as YAML: '2026-02-30' is no timestamp, as YAML reads it in ",
+    ),
+    "a set that is none": ("seed: !!set [1]", "cannot be read as YAML: expected a mapping node, "),
+    "a number without end": (
+        "each: {train: {lr: 1e400}}",
+        "each.train.lr is 1e400, which is no finite number.",
+    ),
 }
 
 
@@ -137,6 +154,30 @@ def test_a_mistake_is_told_by_its_key(read, wrong):
     with pytest.raises(ValueError, match=r"run\.yaml") as refused:
         read("\n".join([*kept, line]))
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            ["run=2026-11-29"],
+            "run is 2026-11-29, which YAML reads as a date: write '2026-11-29' in",
+        ),
+        (["run=12"], "run is 12, which YAML reads as a number: write '12' in quotes."),
+        (["run=a", "run=yes"], "run is yes, which YAML reads as true or false: write 'yes' in quo"),
+        (["train.lr=1e400"], "train.lr is 1e400, which is no finite number."),
+        (["train.lr=1", "train={lr: .nan}"], "train.lr is .nan, which is no finite number."),
+        (["seed=!!bool x"], "!!bool x cannot be read as YAML."),
+        (
+            [f"seed={'[' * 3000}"],
+            f"{'[' * 60} cannot be read as YAML.",
+        ),
+    ],
+)
+def test_a_mistake_in_a_change_is_told_with_its_value(tmp_path, changes, told):
+    (tmp_path / "run.yaml").write_text(f"run: runs/old\n{SHORTEST}  lr: 5e-4\n")
+    with pytest.raises(ValueError, match=f"^{re.escape(f'--set {changes[-1]}: {told}')}"):
+        read_run(tmp_path / "run.yaml", changes)
 
 
 def test_an_unknown_key_of_a_rung_is_told_with_its_place(read):

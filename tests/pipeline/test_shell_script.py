@@ -152,3 +152,12 @@ def test_long_commands_are_cut_before_their_flags(tmp_path):
     assert len(lines) > 3
     assert all(len(line) <= 100 for line in lines)
     assert all(line.startswith("  --flag-") for line in lines[2:])
+
+
+@pytest.mark.parametrize("name", ["a$b", "a`touch x`b", "a\\b", 'a"b', "a'b", "a}b"])
+def test_everything_goes_where_run_says_whatever_the_folder_is_called(tmp_path, name):
+    step = Step("s", "train", [["echo", f"{name}/x.pt", f"--k={name}/y:{name}"]], [], [], [])
+    write_script(Plan(name, {"file": "a.yaml", "started in": "/"}, 1, [step]), tmp_path / "a.sh")
+    for given, folder in ({}, name), ({"RUN": "other"}, "other"):
+        told = run("bash", tmp_path / "a.sh", env=given).stdout
+        assert told.splitlines()[-1] == f"{folder}/x.pt --k={folder}/y:{folder}"

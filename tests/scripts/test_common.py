@@ -82,7 +82,8 @@ def test_a_link_in_the_place_of_a_file_of_ours_is_refused(tmp_path, called):
     precious.write_text("precious")
     link.symlink_to(precious)
     result = run("bash", "-c", f'{SOURCE} {called} "$1"', ROOT, link, check=False)
-    told = f"{link} is a link to another file, which would be overwritten. Remove the link.\n"
+    told = f"{link} is a link to another file, which would be overwritten. If it leads to what "
+    told += "was here, put that in its place; else remove the link.\n"
     assert (result.returncode, result.stderr) == (1, told)
     assert precious.read_text() == "precious"
 

@@ -225,7 +225,7 @@ def test_a_subset_that_is_a_link_is_not_written_through(copied, build, tmp_path)
     (copied / "valid").symlink_to(tmp_path / "theirs")
     (tmp_path / "theirs" / "00002.npy").write_text("precious")
     before = contents(tmp_path / "theirs")
-    text = f"{copied}/valid is a link to another folder, whose files would be overwritten. Remove"
+    text = f"{copied}/valid is a link to another folder, whose files would be overwritten. If it"
     for write in (lambda: build(copied, subsets=["valid"]), lambda: merge_subset(copied, "valid")):
         with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
             write()
