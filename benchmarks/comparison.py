@@ -19,7 +19,7 @@ from fairseq_kd.child_process import child
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.machine import with_gpus
 from fairseq_kd.pipeline.state import manifest_path
-from fairseq_kd.pipeline.workflow import FILE, Plan, read_plan
+from fairseq_kd.pipeline.workflow import FILE, Workflow, read_workflow
 
 RESULTS = Path(__file__).with_name("comparison.csv")
 COLUMNS = ("table", "row", "seed", "pair", "parameters", "updates", "BLEU", "chrF")
@@ -40,11 +40,11 @@ def main(table: str, folder: Path, rows: Sequence[str]) -> None:
         folder: of the run.
         rows: models to score; all if there are none.
     """
-    plan = read_plan(folder / FILE)
-    measured = evaluated(plan, rows)
+    workflow = read_workflow(folder / FILE)
+    measured = evaluated(workflow, rows)
     texts = translations(folder if not rows else folder / "rows", measured)
     bases = {**({} if table.startswith(OTHER_TEXT) else strategies(folder)), **texts}
-    references = references_of(plan)
+    references = references_of(workflow)
     p_values = {
         name: against(texts, bases[name], references)
         for name in (UNDISTILLED, WORD)
@@ -58,16 +58,17 @@ def main(table: str, folder: Path, rows: Sequence[str]) -> None:
         for system in measured["systems"]:
             if rows and system["name"] not in rows:
                 continue
-            writer.writerow(row_of(table, plan, measured, system, p_values))
-            print(f"{table} {system['name']}, seed {plan.seed}: {score(measured, system):.2f} BLEU")
+            writer.writerow(row_of(table, workflow, measured, system, p_values))
+            bleu = f"{score(measured, system):.2f} BLEU"
+            print(f"{table} {system['name']}, seed {workflow.seed}: {bleu}")
 
 
-def evaluated(plan: Plan, rows: Sequence[str]) -> Dict[str, Any]:
+def evaluated(workflow: Workflow, rows: Sequence[str]) -> Dict[str, Any]:
     """The evaluation of the run, or one of these rows alone, made now."""
-    folder = Path(plan.folder)
+    folder = Path(workflow.folder)
     if not rows:
         return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    command = plan.step("evaluation").commands[0]
+    command = workflow.step("evaluation").commands[0]
     systems = ("--teacher", "--student", "--control", "--out")
     kept: List[str] = []
     for flag, value in zip(command, [*command[1:], ""], strict=True):
@@ -100,9 +101,9 @@ def strategies(folder: Path) -> Dict[str, List[str]]:
     }
 
 
-def references_of(plan: Plan) -> List[str]:
+def references_of(workflow: Workflow) -> List[str]:
     """The test set's plain references, which scripts/prepare.sh keeps beside the data."""
-    command = plan.step("evaluation").commands[0]
+    command = workflow.step("evaluation").commands[0]
     data = Path(command[command.index("--data") + 1])
     target = next(data.glob("test.*.bin")).name.split(".")[1].partition("-")[2]
     return (data.parent / "text" / f"test.{target}").read_text(encoding="utf-8").splitlines()
@@ -123,7 +124,7 @@ def score(measured: Dict[str, Any], system: Dict[str, Any], metric: str = "BLEU"
 
 def row_of(
     table: str,
-    plan: Plan,
+    workflow: Workflow,
     measured: Dict[str, Any],
     system: Dict[str, Any],
     p_values: Dict[str, Dict[str, float]],
@@ -132,20 +133,20 @@ def row_of(
     name, made = system["name"], measured["made"]
     p_of = {f"p_{base}": f"{found[name]:.4f}" for base, found in p_values.items() if name != base}
     return {
-        **{"table": table, "row": name, "seed": plan.seed, "pair": "-".join(made["pair"])},
+        **{"table": table, "row": name, "seed": workflow.seed, "pair": "-".join(made["pair"])},
         **{"parameters": sum(system["parameters"].values()), "updates": system["updates"]},
         **{"BLEU": f"{score(measured, system):.2f}"},
         **{"chrF": f"{score(measured, system, 'chrF2'):.2f}"},
         **p_of,
-        "seconds": seconds(plan, name),
+        "seconds": seconds(workflow, name),
         "signature": measured["quality"]["signatures"]["BLEU"],
         **{"machine": with_gpus(), "date": datetime.date.today(), "version": __version__},
     }
 
 
-def seconds(plan: Plan, name: str) -> int:
+def seconds(workflow: Workflow, name: str) -> int:
     """What a model cost: its training and all that it needed, but for text and teachers."""
-    steps = {step.name: step for step in plan.steps}
+    steps = {step.name: step for step in workflow.steps}
     needed: Set[str] = set()
     waiting = [name]
     while waiting:
@@ -153,7 +154,7 @@ def seconds(plan: Plan, name: str) -> int:
         if step in steps and step not in ("data", "teacher", *needed):
             needed.add(step)
             waiting += steps[step].after
-    paths = [manifest_path(plan, steps[each]) for each in needed]
+    paths = [manifest_path(workflow, steps[each]) for each in needed]
     return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in paths)
 
 

@@ -5,12 +5,15 @@ A folder whose files must stay as they are keeps their hashes in ``SHA256SUMS``,
 """
 
 import hashlib
+import json
 from pathlib import Path
-from typing import Dict, Iterable, Mapping, Optional
+from typing import Any, Dict, Iterable, Mapping, Optional, Set
 
+from fairseq_kd.json_files import read_json, sealed
 from fairseq_kd.whole_files import written_whole
 
 SUMS = "SHA256SUMS"
+SMALL_BYTES = 16 << 20  # smaller files are hashed each time
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
@@ -57,3 +60,50 @@ def first_damaged(folder: Path, sums: Mapping[str, str]) -> Optional[Path]:
         if not path.is_file() or sha256_of([path]) != digest:
             return path
     return None
+
+
+class FileHashes:
+    """SHA-256 of files; those of large files are cached by size and modification time.
+
+    Args:
+        path: the cache.
+        verify: hash large files anew, too.
+    """
+
+    def __init__(self, path: Path, verify: bool = False):
+        self.path, self.verify = path, verify
+        self.computed: Set[str] = set()  # by this process, once is enough
+        self.known: Dict[str, Any] = {}
+        if path.is_file():
+            fields = {"files?": {str: {"stamp": [int], "sha256": str}}}
+            kept = read_json(path, fields, "Remove it: it only saves time.")
+            self.known = kept.get("files", {})
+
+    def of(self, path: str, expected: Optional[str] = None) -> str:
+        """The hash of a file.
+
+        Args:
+            path: of the file.
+            expected: if the cached hash is another, the file is hashed: the cache may be wrong.
+
+        Raises:
+            FileNotFoundError: it is missing.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} is missing, which the run reads.")
+        stat = Path(path).stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        kept = self.known.get(path)
+        fresh = path in self.computed or not (self.verify or stat.st_size < SMALL_BYTES)
+        if path not in self.computed and kept and expected:
+            fresh = fresh and kept["sha256"] == expected
+        if kept is None or kept["stamp"] != stamp or not fresh:
+            self.computed.add(path)
+            self.known[path] = {"stamp": stamp, "sha256": sha256_of([Path(path)])}
+        return self.known[path]["sha256"]
+
+    def save(self) -> None:
+        """Writes the cache."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.path) as file:
+            json.dump(sealed({"files": self.known}), file)

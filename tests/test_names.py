@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hostile
 import pytest
-from plans import small_plan
+from workflows import small_workflow
 
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import read_subset
@@ -71,8 +71,8 @@ def test_the_exported_program_holds_languages_as_texts():
 def test_the_header_of_a_script_is_a_comment_whatever_the_names_of_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = f"\ntouch {hostile.MARK}\n# '`$(touch {hostile.MARK})`\""
-    plan = small_plan(f"run{command}")
-    plan.made_from.update({"file": f"a.yaml{command}", "started in": f"/x{command}"})
+    plan = small_workflow(f"run{command}")
+    plan.inputs.update({"file": f"a.yaml{command}", "started in": f"/x{command}"})
     script = tmp_path / f"run.sh{command}".replace("/", "")
     write_script(plan, script)
     for flag in ("--help", "--unknown"):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fairseq_kd.pipeline.side_by_side import places
+from fairseq_kd.pipeline.execution import places
 from fairseq_kd.progress import ProgressLine
 
 

@@ -20,7 +20,7 @@ from fairseq_kd import cli
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.models.peers import peer_configurations
 from fairseq_kd.safe_loading import evaluate
-from fairseq_kd.sizing.structure import Blueprint
+from fairseq_kd.sizing.structure import TeacherStructure
 from fairseq_kd.stored_options import EVALUATED, is_plain, plain_value, refuse_code
 from fairseq_kd.teachers.loading import load_teacher
 
@@ -153,7 +153,7 @@ def test_a_checkpoint_whose_option_holds_code_is_refused_wherever_it_is_read(kin
     for read in (
         read_checkpoint,
         load_teacher,
-        Blueprint.of_checkpoint,
+        TeacherStructure.of_checkpoint,
         checkpoint_utils.load_checkpoint_to_cpu,
     ):
         with pytest.raises(ValueError, match=sentence) as error:

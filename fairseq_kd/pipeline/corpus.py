@@ -1,4 +1,4 @@
-"""The text that a run trains on: a folder of fairseq-preprocess, or one that a first step makes."""
+"""The corpus of a run: a folder of fairseq-preprocess, or text that the first step prepares."""
 
 import filecmp
 from pathlib import Path
@@ -13,19 +13,19 @@ PREPARING = {
     "merges": "MERGES",
     "vocabulary": "VOCABULARY",
     "max-words": "MAX_WORDS",
-}  # how scripts/prepare.sh is told
+}  # environment variables of scripts/prepare.sh
 BINARISED = (".bin", ".idx")
 SPLITS = ("train", "valid", "test")
 
 
 class Corpus(NamedTuple):
-    """What fairseq-train reads.
+    """A folder of binarised data sets and their dictionaries, as fairseq-train reads it.
 
     Args:
-        folder: of the binarised sets and their dictionaries.
+        folder: its path.
         pair: the languages, source first.
-        step: that makes it; None if it was there.
-        vocabulary: the folder of the dictionaries that the step takes; None if it makes them.
+        step: the step that makes it; None if it exists already.
+        vocabulary: the folder of the dictionaries that the step uses; None if it makes its own.
     """
 
     folder: str
@@ -35,11 +35,11 @@ class Corpus(NamedTuple):
 
     @property
     def after(self) -> List[str]:
-        """The step to wait for."""
+        """The step that makes the corpus, as a list; empty if it exists already."""
         return [self.step.name] if self.step else []
 
     def reads(self, splits: Tuple[str, ...] = ("train", "valid")) -> List[str]:
-        """Its dictionaries and the files of some sets, as far as no step of the run makes them."""
+        """The dictionaries and files of some data sets; none if a step of the run makes them."""
         if self.step:
             return []
         names = sorted(path.name for path in Path(self.folder).iterdir() if path.is_file())
@@ -48,22 +48,22 @@ class Corpus(NamedTuple):
         return [f"{self.folder}/{name}" for name in read]
 
     def dictionaries(self) -> List[Path]:
-        """Of the source and of the target."""
+        """The files of the source and the target dictionary."""
         folder = Path(self.vocabulary or self.folder)
         return [folder / f"dict.{language}.txt" for language in self.pair]
 
     def has_one_dictionary(self) -> bool:
-        """Whether both languages share one, as prepared text does."""
+        """Whether both languages share one dictionary, as in text that the run prepares."""
         if self.step and not self.vocabulary:
             return True
         files = self.dictionaries()
         return all(path.is_file() for path in files) and filecmp.cmp(*files, shallow=False)
 
     def check_split(self, name: str) -> None:
-        """Refuses a set that is not there.
+        """Checks that a data set exists.
 
         Raises:
-            FileNotFoundError: it is missing.
+            FileNotFoundError: it does not.
         """
         if self.step or any(Path(self.folder).glob(f"{name}.*.idx")):
             return
@@ -74,7 +74,7 @@ class Corpus(NamedTuple):
 
 
 def corpus_of(run: RunFile) -> Corpus:
-    """The corpus that a run file asks for.
+    """The corpus that a run file describes.
 
     Raises:
         FileNotFoundError: its folder or its text is missing.
@@ -82,20 +82,20 @@ def corpus_of(run: RunFile) -> Corpus:
     """
     if isinstance(run.data, str):
         return Corpus(run.data, language_pair(Path(run.data)), None)
-    asked = run.data
+    data = run.data
     script = ROOT / "scripts" / "prepare.sh"
     if not script.is_file():
         raise ValueError(
             f"{run.path}: data.text needs scripts/prepare.sh of the clone, which is not installed "
             "with the package. Give a folder of fairseq-preprocess as data instead."
         )
-    source, target = plain_languages((asked["source"], asked["target"]), f"{run.path}: data")
+    source, target = plain_languages((data["source"], data["target"]), f"{run.path}: data")
     pair = (source, target)
     if source == target:
         raise ValueError(f"{run.path}: data.source and data.target are both {source}.")
-    env = [f"{name}={asked[key]}" for key, name in PREPARING.items() if key in asked]
-    vocabulary = asked.get("vocabulary")
-    reads = text_files(Path(asked["text"]), pair)
+    env = [f"{name}={data[key]}" for key, name in PREPARING.items() if key in data]
+    vocabulary = data.get("vocabulary")
+    reads = text_files(Path(data["text"]), pair)
     if vocabulary is not None:
         reads += _vocabulary_files(run, vocabulary, pair)
     out = str(run.folder / "data")
@@ -106,21 +106,21 @@ def corpus_of(run: RunFile) -> Corpus:
         for language in pair
         for end in ("bin", "idx")
     ]
-    command = [*(["env", *env] if env else []), shown(script), *pair, asked["text"], out]
+    command = [*(["env", *env] if env else []), shown(script), *pair, data["text"], out]
     step = Step("data", "prepare", [command], [], reads, makes, out)
     return Corpus(f"{out}/bin", pair, step, vocabulary)
 
 
 def _vocabulary_files(run: RunFile, folder: str, pair: Tuple[str, str]) -> List[str]:
-    """What text is split and numbered by, as a teacher's was.
+    """The BPE codes and dictionaries with which the text is prepared, usually a teacher's.
 
     Raises:
         FileNotFoundError: one of the files is missing.
-        ValueError: merges are to be learned, too.
+        ValueError: the run file also gives a number of merges to learn.
     """
     if "merges" in run.data:
         raise ValueError(
-            f"{run.path}: data.merges has no effect beside data.vocabulary, whose codes are taken. "
+            f"{run.path}: data.merges has no effect beside data.vocabulary, which has codes. "
             "Leave one of the two out."
         )
     files = [Path(folder) / name for name in ("codes", *(f"dict.{each}.txt" for each in pair))]
@@ -134,7 +134,7 @@ def _vocabulary_files(run: RunFile, folder: str, pair: Tuple[str, str]) -> List[
 
 
 def shown(path: Path) -> str:
-    """A path as it is typed: from the current folder if it lies in it."""
+    """A path relative to the current folder if it lies inside, as a user would type it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -148,12 +148,12 @@ def language_pair(data: Path) -> Tuple[str, str]:
     """
     if not data.is_dir():
         raise FileNotFoundError(f"data: {data} is no folder. Give what fairseq-preprocess wrote.")
-    found = {path.name.split(".")[1] for path in data.glob("train.*-*.*.idx")}
-    if len(found) != 1:
-        has = f"holds {', '.join(sorted(found))}" if found else "holds no training set"
-        kind = ValueError if found else FileNotFoundError
+    pairs = {path.name.split(".")[1] for path in data.glob("train.*-*.*.idx")}
+    if len(pairs) != 1:
+        has = f"holds {', '.join(sorted(pairs))}" if pairs else "holds no training set"
+        kind = ValueError if pairs else FileNotFoundError
         raise kind(f"data: {data} {has}. Give what fairseq-preprocess wrote for one language pair.")
-    source, target = plain_languages(found.pop().split("-", 1), f"data: {data}")
+    source, target = plain_languages(pairs.pop().split("-", 1), f"data: {data}")
     return source, target
 
 
@@ -163,11 +163,11 @@ def text_files(folder: Path, pair: Tuple[str, str]) -> List[str]:
     Raises:
         FileNotFoundError, ValueError: one is missing, or is a folder.
     """
-    found = []
+    files = []
     for split in SPLITS:
         for language in pair:
             try:
-                found.append(text_file(str(folder / f"{split}.{language}")))
+                files.append(text_file(str(folder / f"{split}.{language}")))
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f"data.text: {error}") from error
-    return found
+    return files

@@ -1,4 +1,4 @@
-"""Brings a run to its end: builds what is missing or stale, and only that, by Snakemake."""
+"""Executes a run by Snakemake: only the steps that are missing or out of date."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from typing import Dict, List, Optional, Sequence
 from fairseq_kd.child_process import child
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.names import on_terminal
+from fairseq_kd.pipeline.execution import PLACES
 from fairseq_kd.pipeline.follower import Follower
 from fairseq_kd.pipeline.history import write_history
-from fairseq_kd.pipeline.side_by_side import PLACES
 from fairseq_kd.pipeline.state import (
     DONE,
     STEPS,
-    Verdict,
+    StepStatus,
     attempts_path,
-    judge,
-    make_way,
     manifest_path,
+    prepare_steps,
+    step_statuses,
 )
-from fairseq_kd.pipeline.workflow import FILE, LOCK, Plan, Step, plan_sha256, write_plan
+from fairseq_kd.pipeline.workflow import FILE, LOCK, Step, Workflow, workflow_sha256, write_workflow
 from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progress import log_seconds
 from fairseq_kd.whole_files import (
@@ -55,15 +55,15 @@ main()
 LOGS, ENGINE_LOG, ENGINE_FOLDER = "logs", "snakemake.log", ".snakemake"
 CODE = ("pip-deployments", "iocache/latest.pkl")  # in ENGINE_FOLDER; the other is unpickled
 TAIL_LINES = 12
-# Flags of Snakemake by which other machines work.
+# Flags of Snakemake that let other machines execute the steps.
 ELSEWHERE = {"--profile", "--workflow-profile", "--executor", "-e"}
 
 
 def check_snakemake() -> None:
-    """Refuses to begin without the engine.
+    """Checks that Snakemake is installed.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: it is not.
     """
     if find_spec("snakemake") is None:
         raise ValueError(
@@ -72,91 +72,98 @@ def check_snakemake() -> None:
         )
 
 
-def wanted(plan: Plan, until: Optional[str]) -> List[str]:
-    """The steps to build: all, or one and those that it needs, in the plan's order."""
+def wanted(workflow: Workflow, until: Optional[str]) -> List[str]:
+    """The names of the steps to execute: all, or one and those that it needs, in order."""
     if until is None:
-        return [step.name for step in plan.steps]
-    needed, waiting = set(), [plan.step(until).name]
+        return [step.name for step in workflow.steps]
+    needed, waiting = set(), [workflow.step(until).name]
     while waiting:
         name = waiting.pop()
         needed.add(name)
-        waiting += [each for each in plan.step(name).after if each not in needed]
-    return [step.name for step in plan.steps if step.name in needed]
+        waiting += [each for each in workflow.step(name).after if each not in needed]
+    return [step.name for step in workflow.steps if step.name in needed]
 
 
-def overview(verdicts: Sequence[Verdict]) -> str:
-    """A line for each step: how it stands, and why, which may quote files of the run."""
-    width = max(len(verdict.step.name) for verdict in verdicts)
+def overview(statuses: Sequence[StepStatus]) -> str:
+    """A line for each step: its name, its state, and the reason."""
+    width = max(len(status.step.name) for status in statuses)
     lines = [
-        on_terminal(f"  {verdict.state:<8} {verdict.step.name:<{width}}  {verdict.why}".rstrip())
-        for verdict in verdicts
+        on_terminal(f"  {status.state:<8} {status.step.name:<{width}}  {status.why}".rstrip())
+        for status in statuses
     ]
     return "\n".join(lines)
 
 
-def commands(verdicts: Sequence[Verdict]) -> str:
+def commands(statuses: Sequence[StepStatus]) -> str:
     """The command lines of every step that is not done."""
     lines: List[str] = []
-    for verdict in verdicts:
-        if verdict.state != DONE:
-            lines.append(f"# {verdict.step.name}")
-            lines += [shlex.join(command) for command in verdict.step.commands]
+    for status in statuses:
+        if status.state != DONE:
+            lines.append(f"# {status.step.name}")
+            lines += [shlex.join(command) for command in status.step.commands]
     return "\n".join(lines)
 
 
-def run_plan(
-    plan: Plan, until: Optional[str], engine: Sequence[str], jobs: int = 1, verify: bool = False
+def run_workflow(
+    workflow: Workflow,
+    until: Optional[str],
+    engine: Sequence[str],
+    jobs: int = 1,
+    verify: bool = False,
 ) -> int:
-    """Builds what is not done.
+    """Executes the steps that are not done.
 
     Args:
-        plan: the run.
-        until: the last step to build; None for all.
-        engine: flags for Snakemake, such as a profile; without an executor it works here.
-        jobs: steps at the same time, if it works here.
-        verify: hash all that was made, as ``judge`` does.
+        workflow: the run.
+        until: the last step to execute; None for all.
+        engine: flags for Snakemake, such as a profile; without an executor it uses this machine.
+        jobs: how many steps run at the same time on this machine.
+        verify: hash all outputs, as in ``step_statuses``.
 
     Returns:
-        0, or the status of Snakemake.
+        0, or the exit status of Snakemake.
 
     Raises:
-        ValueError: another driver works on the run, or its steps cannot share this machine.
+        ValueError: another driver executes the run, or its steps cannot share this machine.
         OSError: the folder of the run cannot be written, such as when a step failed for that.
     """
-    folder = Path(plan.folder)
-    names = wanted(plan, until)
-    log_seconds()  # a value that is none would end the first step
+    folder = Path(workflow.folder)
+    names = wanted(workflow, until)
+    log_seconds()  # an invalid value would end the first step
     cores = _cores() if _works_here(engine) else 1
     if jobs != 1:
-        _check_jobs([plan.step(name) for name in names], engine, jobs)
-    with writing(folder), locked(folder / LOCK, plan.folder) as lock:
-        write_plan(plan)
-        verdicts = [verdict for verdict in judge(plan, verify) if verdict.step.name in names]
-        print(f"{plan.folder}: {len(verdicts)} steps\n{overview(verdicts)}", file=sys.stderr)
-        open_steps = [verdict for verdict in verdicts if verdict.state != DONE]
+        _check_jobs([workflow.step(name) for name in names], engine, jobs)
+    with writing(folder), locked(folder / LOCK, workflow.folder) as lock:
+        write_workflow(workflow)
+        statuses = [
+            status for status in step_statuses(workflow, verify) if status.step.name in names
+        ]
+        print(f"{workflow.folder}: {len(statuses)} steps\n{overview(statuses)}", file=sys.stderr)
+        open_steps = [status for status in statuses if status.state != DONE]
         if open_steps:
-            for moved in make_way(plan, open_steps):
+            for moved in prepare_steps(workflow, open_steps):
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
-            _check_places(folder, [verdict.step for verdict in open_steps])
+            _check_places(folder, [status.step for status in open_steps])
             started = time.time()
-            targets, threads = [v.step.name for v in open_steps], max(1, cores // jobs)
-            status = _snakemake(plan, targets, engine, jobs, threads, lock)
-            left = [v for v in open_steps if not manifest_path(plan, v.step).is_file()]
+            targets, threads = [each.step.name for each in open_steps], max(1, cores // jobs)
+            status = _snakemake(workflow, targets, engine, jobs, threads, lock)
+            left = [each.step for each in open_steps]
+            left = [step for step in left if not manifest_path(workflow, step).is_file()]
             if status != 0 or left:
-                _tell_failure(plan, [v.step for v in left], started, status)
+                _print_failure(workflow, left, started, status)
                 check_room(folder)
                 return 128 - status if status < 0 else status or 1
-        page = write_history(plan)
-    print(f"{page} tells how everything was made.", file=sys.stderr)
+        page = write_history(workflow)
+    print(f"{page} shows how everything was made.", file=sys.stderr)
     return 0
 
 
 def _check_places(folder: Path, steps: Sequence[Step]) -> None:
-    """Makes sure that Snakemake and the commands of steps write into a run, and run nothing of it.
+    """Checks that Snakemake and the steps write into the folder of the run, and run no code there.
 
     Raises:
-        ValueError: there is a link or a pipe where they would write, or code for Snakemake.
+        ValueError: a path that they would write is a link or a pipe, or code for Snakemake.
     """
     for name in (ENGINE_FOLDER, LOGS):
         check_own_folder(folder / name)
@@ -173,16 +180,16 @@ def _check_places(folder: Path, steps: Sequence[Step]) -> None:
 
 
 def _works_here(engine: Sequence[str]) -> bool:
-    """Whether this machine does the steps."""
+    """Whether the steps run on this machine."""
     given = {word.partition("=")[0] for word in engine}
     return not (ELSEWHERE & given or os.environ.get("SNAKEMAKE_PROFILE"))
 
 
 def _cores() -> int:
-    """The threads that this machine shall have: as OMP_NUM_THREADS says, or as many as its cores.
+    """The number of threads to use on this machine: OMP_NUM_THREADS, or the number of cores.
 
     Raises:
-        ValueError: it says no number.
+        ValueError: OMP_NUM_THREADS is no number.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     first = given.partition(",")[0].strip()  # the others are of nested parallel regions
@@ -218,28 +225,33 @@ def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None
 
 
 def _snakemake(
-    plan: Plan, targets: List[str], engine: Sequence[str], jobs: int, threads: int, lock: Lock
+    workflow: Workflow,
+    targets: List[str],
+    engine: Sequence[str],
+    jobs: int,
+    threads: int,
+    lock: Lock,
 ) -> int:
     """Runs Snakemake, which sets OMP_NUM_THREADS to ``threads``, and returns its status."""
-    folder = Path(plan.folder).resolve()
+    folder = Path(workflow.folder).resolve()
     here = _works_here(engine)
-    told = {"plan": str(folder / FILE), "sha256": plan_sha256(plan)}
-    told |= {"start": str(Path.cwd()), "python": sys.executable}
-    told |= {"targets": targets, "one_by_one": here and jobs == 1}
-    told |= {"threads": threads, "all_threads": threads * jobs}
-    text = json.dumps(told)
+    message = {"workflow": str(folder / FILE), "sha256": workflow_sha256(workflow)}
+    message |= {"start": str(Path.cwd()), "python": sys.executable}
+    message |= {"targets": targets, "one_by_one": here and jobs == 1}
+    message |= {"threads": threads, "all_threads": threads * jobs}
+    text = json.dumps(message)
     with written_whole(folder / STEPS / "driver.json") as file:
         file.write(text)
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
-    # Neither modules (-P) nor settings, which may be code, of the folder that we were started in.
+    # Take neither modules (-P) nor settings, which may be code, from the current folder.
     own += ["--workflow-profile", "none"]  # not ./profiles/default; a flag in engine wins
-    # Of what lies in the folder of the run, only what was written here may say what runs.
+    # Snakemake executes only what this process wrote into the folder of the run.
     sealed = ["--config", f"driver=sha256-{hashlib.sha256(text.encode()).hexdigest()}"]
-    words = [sys.executable, "-P", "-c", ENGINE, *own, *engine, *sealed]
+    command = [sys.executable, "-P", "-c", ENGINE, *own, *engine, *sealed]
     if here and not _sets_cores(engine):
-        words += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
+        command += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
     environment["PYTHONSAFEPATH"] = "1"  # for the jobs of executors, which begin in the folder
     environment.update(_cache(folder))
@@ -248,12 +260,12 @@ def _snakemake(
         output = {"stdout": log, "stderr": subprocess.STDOUT, "env": environment}
         held = {"token": lock.token, "pass_fds": [lock.descriptor]}
         # Snakemake cancels its jobs at SIGINT; at SIGTERM it waits for them.
-        with child(words, stop=signal.SIGINT, **output, **held) as process:
+        with child(command, stop=signal.SIGINT, **output, **held) as process:
             return process.wait()
 
 
 def _cache(folder: Path) -> Dict[str, str]:
-    """Where Snakemake keeps copies of its sources: as usual, or in a run if that cannot be."""
+    """The environment of Snakemake's cache: its usual one, or one in the run if not writable."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     try:
         Path(home, "snakemake").mkdir(parents=True, exist_ok=True)
@@ -263,24 +275,24 @@ def _cache(folder: Path) -> Dict[str, str]:
     return {} if writable else {"XDG_CACHE_HOME": str(folder / ENGINE_FOLDER / "cache")}
 
 
-def _tell_failure(plan: Plan, left: Sequence[Step], started: float, status: int) -> None:
-    """Says which step failed and where its story is; of the engine's own failures, its words."""
-    logs = Path(plan.folder) / LOGS
+def _print_failure(workflow: Workflow, left: Sequence[Step], started: float, status: int) -> None:
+    """Prints which step failed and where its log is, or the last lines of Snakemake's own log."""
+    logs = Path(workflow.folder) / LOGS
     if status < 0:
         number = signal.Signals(-status).name
-        advice = "What is finished is kept, and the same command goes on."
+        advice = "What is finished is kept; run the same command again to resume."
         print(f"Not finished: Snakemake was ended by {number}. {advice}", file=sys.stderr)
         return
-    attempts = {step.name: attempts_path(plan, step) for step in left}
+    attempts = {step.name: attempts_path(workflow, step) for step in left}
     failed = [
         name
         for name, path in attempts.items()
         if path.is_file() and path.stat().st_mtime >= started
     ]
     if failed:
-        told = ", ".join(f"{name} (log: {logs / name}.log)" for name in failed)
-        advice = "The log says why; when that is mended, the same command goes on."
-        print(f"Not finished: {told}. {advice}", file=sys.stderr)
+        named = ", ".join(f"{name} (log: {logs / name}.log)" for name in failed)
+        advice = "The log says why; when that is mended, run the same command again to resume."
+        print(f"Not finished: {named}. {advice}", file=sys.stderr)
         return
     lines = (logs / ENGINE_LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     lines = [*map(on_terminal, lines[-TAIL_LINES:]), f"Snakemake failed; see {logs / ENGINE_LOG}."]

@@ -1,4 +1,4 @@
-"""Runs one step of a run, and leaves its manifest: what was done, with what, what came of it."""
+"""Executes one step of a run and writes its manifest: commands, inputs, outputs, times, scores."""
 
 import datetime
 import fcntl
@@ -7,58 +7,63 @@ import math
 import os
 import shlex
 import sys
+import time
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_kd import __version__
 from fairseq_kd.child_process import child
+from fairseq_kd.flag_types import Range, from_environment
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.json_files import read_json, sealed
-from fairseq_kd.machine import versions, with_gpus
-from fairseq_kd.pipeline.side_by_side import own_place, places
+from fairseq_kd.machine import gpu_names, versions, with_gpus
 from fairseq_kd.pipeline.state import STEPS, attempts_path, manifest_path, read_recipe, stood_on
-from fairseq_kd.pipeline.workflow import Plan, Step
+from fairseq_kd.pipeline.workflow import Step, Workflow
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import Record, read_training_log
 from fairseq_kd.whole_files import own_file, written_whole
 
+PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time; set by the driver
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PAUSE_SECONDS = 0.2
 SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")
 
 
-def run_step(plan: Plan, name: str) -> int:
-    """Runs the commands of a step, or goes on with them, and writes its manifest.
+def run_step(workflow: Workflow, name: str) -> int:
+    """Runs or resumes the commands of a step, and writes its manifest.
 
     Args:
-        plan: the run.
+        workflow: the run.
         name: of the step.
 
     Returns:
         0, or the exit status of the command that failed.
 
     Raises:
-        FileNotFoundError: a command ended well but did not make what it should have.
+        FileNotFoundError: all commands succeeded, but an output is missing.
     """
-    step = plan.step(name)
-    with _only_process(Path(plan.folder) / STEPS / f"{name}.lock"):
-        if manifest_path(plan, step).is_file():
+    step = workflow.step(name)
+    with _only_process(Path(workflow.folder) / STEPS / f"{name}.lock"):
+        if manifest_path(workflow, step).is_file():
             return 0
-        with own_place(Path(plan.folder) / STEPS) as environment:
-            attempts = _begin(attempts_path(plan, step))
-            number = plan.steps.index(step) + 1
-            sys.stderr.write(f"[{number}/{len(plan.steps)}] {step.name}\n")  # as one write
+        with own_place(Path(workflow.folder) / STEPS) as environment:
+            attempts = _begin(attempts_path(workflow, step))
+            number = workflow.steps.index(step) + 1
+            sys.stderr.write(f"[{number}/{len(workflow.steps)}] {step.name}\n")  # as one write
             sys.stderr.flush()
-            recipe = read_recipe(plan, step)
+            recipe = read_recipe(workflow, step)
             for command in step.commands:
-                status = _run(command, environment, attempts_path(plan, step), attempts)
+                status = _run(command, environment, attempts_path(workflow, step), attempts)
                 if status != 0:
                     print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
                     return status
-        if read_recipe(plan, step) != recipe:
+        if read_recipe(workflow, step) != recipe:
             raise ValueError(f"{name} was changed while it ran. Its result does not count.")
-        manifest = _manifest(plan, step, recipe, attempts)
-        with written_whole(manifest_path(plan, step)) as file:
+        manifest = _manifest(workflow, step, recipe, attempts)
+        with written_whole(manifest_path(workflow, step)) as file:
             json.dump(sealed(manifest), file, indent=1)
     return 0
 
@@ -76,7 +81,7 @@ def _only_process(lock: Path) -> Iterator[None]:
 
 
 def _begin(path: Path) -> List[Dict[str, str]]:
-    """Notes that the step is begun, and returns all its beginnings with their known ends."""
+    """Records that the step is begun; returns all attempts with their times."""
     attempts = _attempts(path) if path.is_file() else []
     attempts.append({"start": _now(), "seen": _now()})
     _note(path, attempts)
@@ -106,9 +111,9 @@ def _run(
     attempts: List[Dict[str, str]],
     pause_s: float = 10.0,
 ) -> int:
-    """Runs a command, and notes now and then that it is alive, so that a kill loses no time.
+    """Runs a command and records regularly that it is alive, for the time spent if it is killed.
 
-    The commands of this environment come first, whatever PATH says.
+    The programs of this Python environment are found first, whatever PATH is.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {**os.environ, **environment, "PATH": path}
@@ -122,7 +127,7 @@ def _run(
 
 
 def _manifest(
-    plan: Plan, step: Step, recipe: Dict[str, Any], attempts: List[Dict[str, str]]
+    workflow: Workflow, step: Step, recipe: Dict[str, Any], attempts: List[Dict[str, str]]
 ) -> Dict[str, Any]:
     attempts = [*attempts[:-1], {**attempts[-1], "seen": _now()}]
     return {
@@ -130,9 +135,9 @@ def _manifest(
         "kind": step.kind,
         "parents": step.after,
         "recipe": recipe,
-        "stood_on": stood_on(plan, step),
+        "stood_on": stood_on(workflow, step),
         "outputs": {path: _output(step, Path(path)) for path in step.makes},
-        "seed": plan.seed,
+        "seed": workflow.seed,
         "begun": attempts[0]["start"],
         "finished": attempts[-1]["seen"],
         "attempts": len(attempts),
@@ -153,13 +158,15 @@ def _output(step: Step, path: Path) -> Dict[str, Any]:
 
 
 def _training(step: Step) -> Dict[str, Any]:
-    """Of a training, how far it went and how well."""
+    """The updates and validation scores of a training; empty for other kinds of steps."""
     log = Path(step.folder or "") / LOG
     if step.kind != "train" or not log.is_file():
         return {}
     read = read_training_log(log)
     counts: Optional[Dict[str, float]] = read.validation[-1] if read.validation else None
-    if counts and step.makes[0].endswith("_best.pt"):  # of the checkpoint that counts
+    if counts and step.makes[0].endswith(
+        "_best.pt"
+    ):  # scores of the checkpoint that the next step reads
         counts = best_validation(read.validation, step.commands[0])
     scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
     from fairseq_kd.updates import updates_behind  # which imports torch
@@ -172,7 +179,7 @@ def _training(step: Step) -> Dict[str, Any]:
 
 
 def best_validation(records: List[Record], command: List[str]) -> Record:
-    """That of ``checkpoint_best.pt``: the last of the best by the metric that the command names."""
+    """The record of ``checkpoint_best.pt``: the last of the best by the command's metric."""
     metric, largest = "loss", "--maximize-best-checkpoint-metric" in command
     if "--best-checkpoint-metric" in command:
         metric = command[command.index("--best-checkpoint-metric") + 1]
@@ -194,3 +201,49 @@ def _is_time(text: str) -> bool:
 def _seconds(attempt: Dict[str, str]) -> float:
     start, seen = (datetime.datetime.fromisoformat(attempt[key]) for key in ("start", "seen"))
     return max(0.0, (seen - start).total_seconds())  # the clock may have been set back
+
+
+@contextmanager
+def own_place(folder: Path) -> Iterator[Dict[str, str]]:
+    """Holds one of ``places()`` places; yields the environment variables for the step's commands.
+
+    Place k of several has GPU k modulo the number of GPUs. A place is a locked file, which the
+    system unlocks when its process is killed. The function waits for a free place: Snakemake 9.15
+    counts the cores of a step that ended alone as free twice, and then starts one step too many.
+
+    Args:
+        folder: the folder of the lock files.
+    """
+    count = places()
+    if count == 1:
+        yield {}
+        return
+    while True:
+        for number in range(count):
+            with open(folder / f".place-{number}", "a", opener=own_file) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                gpus = visible_gpus()
+                yield {VISIBLE: gpus[number % len(gpus)]} if gpus else {}
+                return
+        time.sleep(PAUSE_SECONDS)
+
+
+def places() -> int:
+    """How many steps run at the same time on this machine.
+
+    Raises:
+        ValueError: ``FAIRSEQ_KD_PLACES`` is no such number.
+    """
+    return from_environment(PLACES, Range(int, 1, 1000), 1)
+
+
+def visible_gpus() -> List[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    given = os.environ.get(VISIBLE)
+    if given is not None:
+        names = (name.strip() for name in given.split(","))
+        return list(takewhile(lambda name: name not in ("", "-1"), names))  # CUDA stops there too
+    return [str(number) for number in range(len(gpu_names()))]

@@ -1,4 +1,4 @@
-"""Shows what the running steps write into their logs: the latest progress, and all else once."""
+"""Prints what running steps write into their logs: other lines once, progress as it changes."""
 
 import os
 import re
@@ -21,13 +21,13 @@ POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
 
 
 class Follower:
-    """Follows the logs of a folder while it is open, in a thread of its own.
+    """Follows the logs of a folder in a thread, while the context is open.
 
-    On a terminal the latest progress is one line that is rewritten, for several steps with a few
-    words of each; elsewhere it is a new line now and then for each step.
+    On a terminal the progress is one line that is rewritten, abbreviated if several steps run;
+    elsewhere each step has a new line every QUIET_SECONDS.
 
     Args:
-        folder: of the logs; what they held before is not shown.
+        folder: the folder of the logs, whose earlier lines are not printed.
     """
 
     def __init__(self, folder: Path):
@@ -55,10 +55,9 @@ class Follower:
             self._look()
 
     def _look(self, ended: bool = False) -> None:
-        """Shows what is new, of the log that was written to last at the end.
+        """Prints new lines, log by log in the order in which they were last written.
 
-        So steps that follow one another are shown in their order even if this thread gets no time
-        to look while one begins and ends.
+        So steps appear in their order even if one begins and ends between two polls.
         """
         logs = self._logs()
         for path in sorted(logs, key=lambda path: (logs[path].st_mtime_ns, path)):
@@ -74,14 +73,14 @@ class Follower:
                 self._show(path, whole.decode("utf-8", errors="replace"))
 
     def _logs(self) -> Dict[Path, os.stat_result]:
-        """The logs of the folder; links, pipes and what else no step writes are none."""
-        found: Dict[Path, os.stat_result] = {}
+        """The logs of the folder that are regular files: no step writes links or pipes."""
+        logs: Dict[Path, os.stat_result] = {}
         for path in self.folder.glob("*.log"):
             with suppress(FileNotFoundError):
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
-                    found[path] = status
-        return found
+                    logs[path] = status
+        return logs
 
     def _show(self, path: Path, text: str) -> None:
         progress: Optional[str] = None
@@ -109,9 +108,9 @@ class Follower:
             del self.running[path]
 
     def _briefly(self) -> str:
-        """How far the running steps are, as far as the terminal is wide."""
-        told = (BRIEFLY.sub(rf"{path.stem} \1, \2 left", s) for path, s in self.running.items())
-        return "; ".join(told)[: shutil.get_terminal_size().columns - 1]
+        """The progress of all running steps in one line, cut to the width of the terminal."""
+        steps = (BRIEFLY.sub(rf"{path.stem} \1, \2 left", s) for path, s in self.running.items())
+        return "; ".join(steps)[: shutil.get_terminal_size().columns - 1]
 
     def _print(self, line: str) -> None:
         self._print_end()

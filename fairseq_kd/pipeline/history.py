@@ -1,4 +1,4 @@
-"""One page that tells how the models of a run were made, from the manifests of its steps."""
+"""Writes the history of a run, from the manifests of its steps: how each model was made."""
 
 import shlex
 from pathlib import Path
@@ -15,23 +15,23 @@ from fairseq_kd.evaluation.pages import (
 )
 from fairseq_kd.json_files import read_json
 from fairseq_kd.pipeline.state import manifest_path, step_manifest
-from fairseq_kd.pipeline.workflow import Plan
+from fairseq_kd.pipeline.workflow import Workflow
 from fairseq_kd.whole_files import written_whole
 
 Manifest = Dict[str, Any]
 PAGE = "history"
 
 
-def write_history(plan: Plan) -> Path:
-    """Writes ``history.html`` and ``history.md`` of what is finished.
+def write_history(workflow: Workflow) -> Path:
+    """Writes ``history.html`` and ``history.md`` about the finished steps.
 
     Returns:
         The HTML page.
     """
-    manifests = read_manifests(plan)
-    page = [_models(plan, manifests), _steps(manifests), *_details(manifests)]
-    title = f"How the models of {plan.folder} were made"
-    folder = Path(plan.folder)
+    manifests = read_manifests(workflow)
+    page = [_models(workflow, manifests), _steps(manifests), *_details(manifests)]
+    title = f"How the models of {workflow.folder} were made"
+    folder = Path(workflow.folder)
     with written_whole(folder / f"{PAGE}.md") as file:
         file.write(markdown_page(title, page, "plots"))
     with written_whole(folder / f"{PAGE}.html") as file:
@@ -39,16 +39,16 @@ def write_history(plan: Plan) -> Path:
     return folder / f"{PAGE}.html"
 
 
-def read_manifests(plan: Plan) -> List[Manifest]:
-    """The manifests of the finished steps, in the plan's order."""
-    manifests = [step_manifest(plan, step) for step in plan.steps]
+def read_manifests(workflow: Workflow) -> List[Manifest]:
+    """The manifests of the finished steps, in the workflow's order."""
+    manifests = [step_manifest(workflow, step) for step in workflow.steps]
     return [each for each in manifests if each is not None]
 
 
 def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
-    """The models that a model learned from, and those that they learned from; the oldest first."""
+    """The teachers of a model, their teachers and so on, the first ancestor first."""
     by_name = {each["step"]: each for each in manifests}
-    found: Dict[str, Manifest] = {}
+    lineage: Dict[str, Manifest] = {}
     seen = set()
 
     def visit(name: str) -> None:
@@ -56,14 +56,14 @@ def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
             seen.add(name)
             for parent in by_name[name]["parents"]:
                 visit(parent)
-            found[name] = by_name[name]  # behind its parents
+            lineage[name] = by_name[name]  # behind its parents
 
     visit(name)
-    return [each for each in found if each != name and found[each]["kind"] == "train"]
+    return [each for each in lineage if each != name and lineage[each]["kind"] == "train"]
 
 
 def stands_on(model: Manifest, manifests: List[Manifest]) -> str:
-    """The line that a model learned from, with the teacher that was given at its beginning."""
+    """The ancestors of a model as text, beginning with the given teacher."""
     line = ancestors(model["step"], manifests)
     oldest = next((each for each in manifests if each["step"] in line[:1]), model)
     given = [path for path in oldest["recipe"]["reads"] if path.endswith(".pt")]
@@ -77,13 +77,13 @@ def _cards(manifests: List[Manifest]) -> List["tuple[str, str]"]:
     return [
         (str(len(trained)), "models trained"),
         (_duration(seconds), "of work in all"),
-        (str(again), "interruptions that were gone on after"),
+        (str(again), "resumed interruptions"),
     ]
 
 
-def _models(plan: Plan, manifests: List[Manifest]) -> Section:
-    """The trainings, each with what it learned from and what came of it."""
-    bleu = _bleu(plan)
+def _models(workflow: Workflow, manifests: List[Manifest]) -> Section:
+    """The table of trainings: ancestors, updates, scores and times."""
+    bleu = _bleu(workflow)
     rows = []
     for each in manifests:
         if each["kind"] != "train":
@@ -107,15 +107,15 @@ def _models(plan: Plan, manifests: List[Manifest]) -> Section:
     return Section("Models", [Table(columns, rows)])
 
 
-def _bleu(plan: Plan) -> Dict[str, float]:
+def _bleu(workflow: Workflow) -> Dict[str, float]:
     """BLEU by model, if the run was evaluated."""
-    path = Path(plan.folder) / "evaluation.json"
+    path = Path(workflow.folder) / "evaluation.json"
     measured: Optional[Dict[str, Any]] = None
-    if path.is_file() and manifest_path(plan, plan.step("evaluation")).is_file():
-        form = {"quality": {"scores": {str: {"BLEU": {"score": float}}}}}
-        measured = read_json(path, form, "Remove it, and the evaluation is run again.")
+    if path.is_file() and manifest_path(workflow, workflow.step("evaluation")).is_file():
+        fields = {"quality": {"scores": {str: {"BLEU": {"score": float}}}}}
+        measured = read_json(path, fields, "Remove it, and the evaluation is run again.")
     scores = measured["quality"]["scores"] if measured else {}
-    return {name: found["BLEU"]["score"] for name, found in scores.items()}
+    return {name: each["BLEU"]["score"] for name, each in scores.items()}
 
 
 def _steps(manifests: List[Manifest]) -> Section:
@@ -135,13 +135,15 @@ def _steps(manifests: List[Manifest]) -> Section:
 
 
 def _details(manifests: List[Manifest]) -> List[Section]:
-    """For each step its commands, and the hashes of what it read and made."""
+    """A section for each step: its commands, and the hashes of its inputs and outputs."""
     sections = []
     for each in manifests:
         blocks: List[Block] = [
             f"On {each['machine']}, fairseq_kd {each['version']}; {each['versions']}."
         ]
-        blocks.append(Code("\n".join(shlex.join(words) for words in each["recipe"]["commands"])))
+        blocks.append(
+            Code("\n".join(shlex.join(command) for command in each["recipe"]["commands"]))
+        )
         rows = [[path, "read", digest] for path, digest in each["recipe"]["reads"].items()]
         rows += [[path, "made", made["sha256"]] for path, made in each["outputs"].items()]
         if rows:

@@ -1,7 +1,7 @@
-"""Lays a run out: from what its file says to the steps that make it true.
+"""Lays out a run: from its file to its steps.
 
-In the order of work: the text, the teacher, and for each rung of the ladder what its teacher knows
-(a store, translations), where it starts, and its training; then the controls, and the evaluation.
+In order: the text, the teacher; for each stage of the ladder its teacher's store or translations,
+its initial weights and its training; then the controls, and the evaluation.
 """
 
 import os
@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.pipeline.corpus import ROOT, corpus_of, shown
-from fairseq_kd.pipeline.run_file import COLD, INHERIT, Flags, RunFile, Rung
-from fairseq_kd.pipeline.teacher_steps import (
-    TRANSLATIONS,
-    Model,
-    distilled_step,
-    store_steps,
-    translation_steps,
-)
-from fairseq_kd.pipeline.training_command import (
+from fairseq_kd.pipeline.run_file import COLD, INHERIT, Flags, RunFile, Stage
+from fairseq_kd.pipeline.step_commands import (
     PLAIN,
     SIZES,
     TEACHERLESS,
-    as_words,
+    TRANSLATIONS,
+    Model,
+    as_arguments,
+    distilled_step,
     stage_flags,
+    store_steps,
     training_command,
+    translation_steps,
 )
 from fairseq_kd.pipeline.workflow import Step
 
@@ -37,7 +35,7 @@ class Layout:
     """The steps of a run, collected as they are needed.
 
     Args:
-        run: the run file. Text and teachers are laid out at once, for the ladder hangs on them.
+        run: the run file. Its text and teachers are laid out at once: the ladder depends on them.
     """
 
     def __init__(self, run: RunFile):
@@ -60,37 +58,37 @@ class Layout:
         self.models: Dict[str, Model] = {model.name: model for model in self._teachers()}
         self.teachers = list(self.models)
 
-    def add_ladder(self, rungs: Sequence[Rung], size_flags: Sequence[List[str]]) -> None:
-        """Lays out the rungs, what they need, the controls and the evaluation.
+    def add_ladder(self, stages: Sequence[Stage], size_flags: Sequence[List[str]]) -> None:
+        """Adds the steps of the stages, of the controls and of the evaluation.
 
         Args:
-            rungs: with names, from large to small.
-            size_flags: for each of them the flags that make fairseq-train build its size.
+            stages: with names, from large to small.
+            size_flags: the fairseq-train flags of each stage's size.
         """
-        ladder = list(zip(rungs, size_flags, strict=True))
+        ladder = list(zip(stages, size_flags, strict=True))
         before = self.teachers
-        for rung, flags in ladder:
-            settings = {"learns-from": before, **self.run.stage(rung)}
-            self.models[rung.name] = self._stage(rung.name, flags, settings)
-            before = [rung.name]
+        for stage, flags in ladder:
+            settings = {"learns-from": before, **self.run.settings_of(stage)}
+            self.models[stage.name] = self._distil(stage.name, flags, settings)
+            before = [stage.name]
         self._controls(*ladder[-1], settings)
-        self._evaluate([rung.name for rung, _ in ladder])
+        self._evaluate([stage.name for stage, _ in ladder])
 
     def arch_flags(self, arch: str) -> List[str]:
-        """The flags of a named architecture; it shares its embeddings if the languages do."""
+        """The flags of a named architecture; a common dictionary means shared embeddings."""
         return ["--arch", arch, *([f"--{SHARED}"] if self.corpus.has_one_dictionary() else [])]
 
     def _add(self, *steps: Step) -> None:
-        """Adds steps that are not there yet.
+        """Adds steps that were not added before.
 
         Raises:
-            ValueError: another has the name.
+            ValueError: another step has the name.
         """
         for step in steps:
             same = [each for each in self.steps if each.name == step.name]
             if same and same[0] != step:
                 raise ValueError(
-                    f"{self.run.path}: a rung is called {step.name}, as is another part of the "
+                    f"{self.run.path}: a stage is called {step.name}, as is another part of the "
                     "run. Give it another name."
                 )
             self.steps += [] if same else [step]
@@ -101,36 +99,36 @@ class Layout:
     # ---- trainings
 
     def _teachers(self) -> List[Model]:
-        asked = self.run.teacher
-        if isinstance(asked, list):
-            names = [TEACHER] if len(asked) == 1 else []
-            names = names or [f"{TEACHER}-{i}" for i in range(1, len(asked) + 1)]
-            for path in asked:
+        given = self.run.teacher
+        if isinstance(given, list):
+            names = [TEACHER] if len(given) == 1 else []
+            names = names or [f"{TEACHER}-{i}" for i in range(1, len(given) + 1)]
+            for path in given:
                 if not Path(path).exists():
                     raise FileNotFoundError(
                         f"{self.run.path}: the teacher {path} does not exist. Give a checkpoint, "
                         "or teacher: {arch: ...} to train one."
                     )
-            same = [path for i, path in enumerate(asked) if _is_one_of(path, asked[:i])]
+            same = [path for i, path in enumerate(given) if _is_one_of(path, given[:i])]
             if same:
                 raise ValueError(
                     f"{self.run.path}: the teacher {same[0]} stands twice. Name each once."
                 )
-            return [Model(name, path, None) for name, path in zip(names, asked, strict=True)]
-        settings = {"criterion": PLAIN, **asked}
-        size = self.arch_flags(asked["arch"])
+            return [Model(name, path, None) for name, path in zip(names, given, strict=True)]
+        settings = {"criterion": PLAIN, **given}
+        size = self.arch_flags(given["arch"])
         return [self._train(TEACHER, size, settings, self.corpus.folder, {}, [], [], None)]
 
-    def _stage(
+    def _distil(
         self, name: str, size: List[str], settings: Mapping[str, Any], starts_as: str = ""
     ) -> Model:
-        """A training below the teacher, and before it what it learns from.
+        """Adds the training of a student, and before it the steps that it needs.
 
         Args:
-            name: of the training.
+            name: the name of the training.
             size: the flags of its size.
-            settings: of its stage.
-            starts_as: the training whose start it shares; "" for one of its own.
+            settings: the settings of its stage.
+            starts_as: the training whose initial weights it shares; "" for its own.
         """
         teachers = [self._model(name, each) for each in _as_list(settings["learns-from"])]
         data, after = self.corpus.folder, self.corpus.after
@@ -149,7 +147,7 @@ class Layout:
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
         sizes = {**self.run.train, **settings["train"]}
-        own = as_words({flag: sizes[flag] for flag in SIZES if flag in sizes})
+        own = as_arguments({flag: sizes[flag] for flag in SIZES if flag in sizes})
         start = self._start(starts_as or name, [*size, *own], settings["start"], teachers[0])
         if start is not None:
             flags["finetune-from-model"] = start.checkpoint
@@ -162,20 +160,22 @@ class Layout:
         size: List[str],
         settings: Mapping[str, Any],
         data: str,
-        knowledge: Flags,
+        teacher_flags: Flags,
         after: List[str],
         reads: List[str],
         start: Optional[Model],
     ) -> Model:
         seed = {"seed": self.run.get("seed", 1)}
-        flags = stage_flags(settings, knowledge, seed, self.run.train, settings.get("train", {}))
-        if SHARED in flags:  # asked for, whatever suits the dictionaries
-            size = [word for word in size if word != f"--{SHARED}"]
+        flags = stage_flags(
+            settings, teacher_flags, seed, self.run.train, settings.get("train", {})
+        )
+        if SHARED in flags:  # given by the user, even if the dictionaries differ
+            size = [each for each in size if each != f"--{SHARED}"]
         pair = self.corpus.pair
         languages = ["--source-lang", pair[0], "--target-lang", pair[1]]
-        words = [*languages, *size, *as_words(flags)]
+        arguments = [*languages, *size, *as_arguments(flags)]
         save_dir = self._path(name)
-        command = training_command(name, data, save_dir, words, self.user_dir, self.gpus)
+        command = training_command(name, data, save_dir, arguments, self.user_dir, self.gpus)
         usual = "best" if settings.get("data", "gold") == "gold" else "last"
         checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
         after = list(dict.fromkeys(after or self.corpus.after))
@@ -191,10 +191,10 @@ class Layout:
             )
         return self.models[name]
 
-    # ---- what a training needs: knowledge of its teacher on disk, a start
+    # ---- what a training needs: a store, translations, initial weights
 
     def _store(self, teacher: Model, data: str, after: List[str]) -> Tuple[str, str]:
-        """The folder of the teacher's store of some data, and the step that makes it whole."""
+        """The folder of the teacher's store of some data, and the step that completes it."""
         gold = self.corpus
         name = f"{teacher.name}-store" + ("" if data == gold.folder else f"-{Path(data).name}")
         out = self._path(name)
@@ -203,14 +203,14 @@ class Layout:
 
     def _distilled(self, kind: str) -> Tuple[str, str]:
         """The folder of the distilled training set, and the step that makes it."""
-        asked, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
+        options, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
         teachers = [self.models[name] for name in self.teachers]
-        self._add(*translation_steps(teachers, self.corpus, asked, out))
-        self._add(distilled_step(self.corpus, asked, out, self._path(kind)))
+        self._add(*translation_steps(teachers, self.corpus, options, out))
+        self._add(distilled_step(self.corpus, options, out, self._path(kind)))
         return self._path(kind), kind
 
     def _start(self, name: str, size: List[str], start: str, teacher: Model) -> Optional[Model]:
-        """What a training starts from, and the step that makes it; None for random weights."""
+        """The model whose weights a training starts from; None for random weights."""
         if start == COLD:
             return None
         if start != INHERIT:
@@ -228,33 +228,33 @@ class Layout:
         self._add(Step(step, "inherit", [command], after, reads, [out], self._path(step)))
         return Model(step, out, step, 0, teacher)
 
-    # ---- what is compared
+    # ---- controls and evaluation
 
-    def _controls(self, rung: Rung, size: List[str], settings: Mapping[str, Any]) -> None:
-        """The last rung's size without distillation, or without the ladder.
+    def _controls(self, stage: Stage, size: List[str], settings: Mapping[str, Any]) -> None:
+        """Adds trainings of the last stage's size without distillation, or without the ladder.
 
         Args:
-            rung: the last one.
+            stage: the last one.
             size: the flags of its size.
-            settings: of its training, with what it learns from.
+            settings: the settings of its training, its teachers included.
         """
         plain = {**settings, "criterion": PLAIN, "data": "gold"}
         usual = [UNDISTILLED, *([] if settings["start"] == COLD else [INHERITED])]
         for control in self.run.get("controls", usual):
             if control == INHERITED:
-                model = self._stage(control, size, plain, starts_as=rung.name)
+                model = self._distil(control, size, plain, starts_as=stage.name)
             elif control == ONE_STEP:
-                direct = {**self.run.stage(rung), "learns-from": self.teachers}
-                model = self._stage(control, size, direct)
+                direct = {**self.run.settings_of(stage), "learns-from": self.teachers}
+                model = self._distil(control, size, direct)
             else:
                 cold = {**plain, "start": COLD, "learns-from": self.teachers}
                 if control == TOTAL:
-                    cold["train"] = self._as_long_in_all(rung.name, settings["train"])
-                model = self._stage(control, size, cold)
+                    cold["train"] = self._as_long_in_all(stage.name, settings["train"])
+                model = self._distil(control, size, cold)
             self.models[control] = model
 
     def _compared(self) -> List[Model]:
-        """The checkpoints from outside the run that are evaluated beside its own models."""
+        """The existing checkpoints that are evaluated beside the models of the run."""
         models = []
         for name, path in self.run.get("compare", {}).items():
             if name in self.models or name in CONTROLS:
@@ -271,7 +271,7 @@ class Layout:
         return models
 
     def _as_long_in_all(self, student: str, train: Flags) -> Flags:
-        """The flags of a training of as many updates as stand behind the student's weights."""
+        """The flags of a training of as many updates as the student's weights had in all."""
         updates = self.models[student].updates_behind()
         if updates is None:
             raise ValueError(
@@ -282,23 +282,23 @@ class Layout:
         flags = {flag: value for flag, value in train.items() if flag != "total-num-update"}
         return {**flags, "max-update": updates}
 
-    def _evaluate(self, rungs: List[str]) -> None:
-        asked = {"subset": "test", **self.run.get("evaluate", {})}
-        self.corpus.check_split(str(asked["subset"]))
+    def _evaluate(self, stages: List[str]) -> None:
+        options = {"subset": "test", **self.run.get("evaluate", {})}
+        self.corpus.check_split(str(options["subset"]))
         command = ["fairseq-kd", "evaluate", "--data", self.corpus.folder]
         command += ["--out", str(self.folder)]
         systems = [("--teacher", self.models[self.teachers[0]])]
-        systems += [("--student", self.models[name]) for name in rungs]
+        systems += [("--student", self.models[name]) for name in stages]
         for name in filter(self.models.__contains__, CONTROLS):
             flag = "--student" if name == ONE_STEP else "--control"
             systems.append((flag, self.models[name]))
         systems += [("--control", model) for model in self._compared()]
         for flag, model in systems:
             command += [flag, f"{model.name}={model.checkpoint}"]
-        command += as_words(asked)
+        command += as_arguments(options)
         after = [step for _, model in systems for step in model.after]
         reads = [path for _, model in systems for path in model.reads()]
-        reads += self.corpus.reads((str(asked["subset"]),))
+        reads += self.corpus.reads((str(options["subset"]),))
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
         self._add(Step("evaluation", "evaluate", [command], after, reads, makes))
 

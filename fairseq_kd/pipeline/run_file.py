@@ -1,6 +1,6 @@
-"""The YAML file that describes a run: read, checked key by key, its defaults filled in.
+"""Reads the YAML file that describes a run: checks every key and adds the defaults.
 
-``run.schema.yaml`` says what it may hold, and docs/progressive.md what each key means.
+``run.schema.yaml`` has the keys and their types; docs/progressive.md explains them.
 """
 
 import datetime
@@ -19,12 +19,11 @@ import yaml
 from fairseq_kd.parallel_text import lines_of
 
 SCHEMA = Path(__file__).with_name("run.schema.yaml")
-ENDS = ("target", "ladder", "parameters")  # exactly one of them says how small the student gets
 COLD, INHERIT = "cold", "inherit"
 MOST_VALUES = 100_000
 STAGE_DEFAULTS = {"criterion": "word_kd", "knowledge": "live", "start": COLD, "data": "gold"}
 Flags = Dict[str, Any]
-VALIDATOR = jsonschema.validators.extend(  # in which 2.0 is no whole number, and nan none at all
+VALIDATOR = jsonschema.validators.extend(  # 2.0 is no integer, and nan is no number
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
@@ -38,14 +37,14 @@ VALIDATOR = jsonschema.validators.extend(  # in which 2.0 is no whole number, an
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One entry of the ladder.
+class Stage:
+    """One stage of the ladder, as its entry in the run file describes it.
 
     Args:
-        name: of its folder; "" until the ladder is laid out.
-        ratio: of its size by the formulas of the strategy; None if it has an arch.
-        arch: a named architecture instead.
-        settings: what the entry says of its training, over what ``each`` says.
+        name: the name of its step and folder; "" until the ladder is laid out.
+        ratio: its size relative to the teacher by the strategy's formulas; None if it has an arch.
+        arch: a named architecture; None if it has a ratio.
+        settings: the other keys of the entry, which override those of ``each``.
     """
 
     name: str
@@ -56,35 +55,35 @@ class Rung:
 
 @dataclass(frozen=True)
 class RunFile:
-    """A run as it is described, with absolute defaults but nothing looked up yet.
+    """The content of a run file with defaults; the files that it names are not read yet.
 
     Args:
-        path: of the file.
-        folder: of the run.
-        data: a folder of fairseq-preprocess, or how one is made of text.
-        teacher: checkpoints, or how one is trained.
-        ladder: its rungs, or None if ``target`` or ``parameters`` asks for one.
-        each: settings of every rung's training.
-        train: flags of every training.
-        other: the remaining keys, as they are.
+        path: the run file.
+        folder: the folder of the run.
+        data: a folder of fairseq-preprocess, or the keys for preparing text.
+        teacher: checkpoints, or the keys for training one.
+        ladder: the stages; None if ``target`` or ``parameters`` determines them.
+        each: settings of all stages.
+        train: fairseq-train flags of all trainings.
+        other: the remaining keys, unchanged.
     """
 
     path: Path
     folder: Path
     data: Union[str, Mapping[str, Any]]
     teacher: Union[List[str], Mapping[str, Any]]
-    ladder: Optional[List[Rung]]
+    ladder: Optional[List[Stage]]
     each: Mapping[str, Any]
     train: Flags
     other: Mapping[str, Any]
 
-    def stage(self, rung: Rung) -> Dict[str, Any]:
-        """The settings of a rung's training: its own over those of ``each``, flag by flag."""
-        train = {**self.each.get("train", {}), **rung.settings.get("train", {})}
-        return {**self.each, **rung.settings, "train": train}
+    def settings_of(self, stage: Stage) -> Dict[str, Any]:
+        """The settings of a stage: its own override those of ``each``, flag by flag."""
+        train = {**self.each.get("train", {}), **stage.settings.get("train", {})}
+        return {**self.each, **stage.settings, "train": train}
 
     def get(self, key: str, default: Any) -> Any:
-        """One of the remaining keys."""
+        """The value of one of the remaining keys."""
         return self.other.get(key, default)
 
 
@@ -92,13 +91,13 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
     """Reads and checks a run file.
 
     Args:
-        path: of the file.
-        changes: ``KEY=VALUE`` over what it says, as ``train.lr=1e-3`` or ``ladder.0.ratio=0.6``;
-            the value is YAML.
+        path: the file.
+        changes: ``KEY=VALUE`` settings that override it, such as ``train.lr=1e-3`` or
+            ``ladder.0.ratio=0.6``; the value is YAML.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is no YAML, or a key is unknown, missing or has the wrong value.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not YAML, or a key is unknown, is missing or has a wrong value.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. Give the YAML file of a run.")
@@ -106,8 +105,8 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
         text = "\n".join(lines_of(str(path)))
         content = _loaded(text)
     except (yaml.YAMLError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as YAML: {told}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as YAML: {reason}") from None
     for change in changes:
         _change(content, change)
     content = _with_home(content)
@@ -119,7 +118,7 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
         folder=Path(content.get("run", Path("runs") / path.stem)),
         data=content["data"],
         teacher=[teacher] if isinstance(teacher, str) else teacher,
-        ladder=[_rung(entry) for entry in content["ladder"]] if "ladder" in content else None,
+        ladder=[_stage(entry) for entry in content["ladder"]] if "ladder" in content else None,
         each={**STAGE_DEFAULTS, **content.get("each", {})},
         train=content.get("train", {}),
         other={key: value for key, value in content.items() if key not in known},
@@ -127,17 +126,17 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
 
 
 def _change(content: Any, change: str) -> None:
-    """Sets a key, and those that lead to it.
+    """Applies one ``KEY=VALUE`` change; missing parent keys are added.
 
     Raises:
         ValueError: it is not KEY=VALUE.
     """
     key, separator, value = change.partition("=")
-    *way, last = _key(change)
+    *parents, last = _key(change)
     if not separator or last == "":
         raise ValueError(f"--set must be KEY=VALUE, such as train.lr=1e-3, but is {change}.")
     try:
-        for name in way:
+        for name in parents:
             within = isinstance(content, dict)
             content = content.setdefault(name, {}) if within else content[name]
         content[last] = _loaded(value)
@@ -148,22 +147,22 @@ def _change(content: Any, change: str) -> None:
 
 
 def _key(change: str) -> List[Union[int, str]]:
-    """The key of KEY=VALUE, by its parts."""
+    """The parts of the key of KEY=VALUE."""
     parts = change.partition("=")[0].split(".")
     return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def check(path: Path, content: Any, text: str, changes: Sequence[str] = ()) -> None:
-    """Refuses what the schema does not allow.
+    """Checks the content of a run file against the schema.
 
     Args:
-        path: of the run file.
-        content: of the file, with changes.
-        text: of the file.
+        path: the run file.
+        content: its content with all changes.
+        text: its text.
         changes: those of ``--set``.
 
     Raises:
-        ValueError: naming the key, and the nearest known one.
+        ValueError: it does not match; the message names the key, and the nearest known one.
     """
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold keys and values, such as data: DATA_BIN.")
@@ -172,20 +171,20 @@ def check(path: Path, content: Any, text: str, changes: Sequence[str] = ()) -> N
     if errors:
         wrong = min(errors, key=lambda error: (error.validator == "oneOf", list(error.path)))
         wrong = _innermost(wrong)
-        way, where = list(wrong.absolute_path), str(path)
+        place, where = list(wrong.absolute_path), str(path)
         for change in reversed(changes):
             key = _key(change)
-            if way[: len(key)] == key:  # the value was given there, and stands so in no file
-                way, where, text = way[len(key) :], f"--set {change}", change.partition("=")[2]
+            if place[: len(key)] == key:  # the value was given there, and stands so in no file
+                place, where, text = place[len(key) :], f"--set {change}", change.partition("=")[2]
                 break
-        raise ValueError(f"{where}: {_sentence(wrong, way, text)}")
+        raise ValueError(f"{where}: {_sentence(wrong, place, text)}")
 
 
 def _loaded(text: str) -> Any:
-    """What YAML says, which aliases may not make much longer than its text.
+    """Parses YAML whose aliases do not make it much larger than its text.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or longer.
+        yaml.YAMLError: it is not YAML, or too large.
     """
     node = yaml.compose(text, Loader=_Loader)
     if node is not None and _length(node, {}) > MOST_VALUES:
@@ -216,17 +215,17 @@ def _with_home(content: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once."""
+    """A YAML loader that refuses duplicate keys."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """The value of a node; YAML fails in many ways at one that its type cannot have."""
+        """The value of a node; any failure of PyYAML to convert it becomes a YAMLError."""
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             kind = node.tag.rpartition(":")[2]
             value = repr(node.value) if isinstance(node.value, str) else "what it holds"
-            told = f"{value:.60} is no {kind}, as YAML reads it {node.start_mark}"
-            raise yaml.YAMLError(told) from None
+            message = f"{value:.60} is no {kind}, as YAML reads it {node.start_mark}"
+            raise yaml.YAMLError(message) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Dict[Any, Any]:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
@@ -247,28 +246,28 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_implicit_resolver(  # 5e-4, which YAML 1.1 takes for a word
+_Loader.add_implicit_resolver(  # 5e-4, which YAML 1.1 reads as text
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+\Z"), list("-+0123456789")
 )
 
 
-def _rung(entry: Any) -> Rung:
+def _stage(entry: Any) -> Stage:
     entry = dict(entry) if isinstance(entry, dict) else {"ratio": entry}
     name, ratio, arch = (entry.pop(key, None) for key in ("name", "ratio", "arch"))
-    return Rung(name or "", ratio, arch, entry)
+    return Stage(name or "", ratio, arch, entry)
 
 
 def _innermost(error: Any) -> Any:
-    """Of alternatives that all failed, what is wrong with the one that was meant."""
+    """The error in that alternative of a failed ``oneOf`` which has the type of the value."""
     while error.validator == "oneOf" and error.context:
         branches: Dict[int, List[Any]] = {}
         for each in error.context:
             branches.setdefault(each.schema_path[0], []).append(each)
         root = error.absolute_path
         meant = [
-            found
-            for found in branches.values()
-            if not any(each.validator == "type" and each.absolute_path == root for each in found)
+            errors
+            for errors in branches.values()
+            if not any(each.validator == "type" and each.absolute_path == root for each in errors)
         ]
         if len(meant) != 1:
             return error
@@ -276,8 +275,8 @@ def _innermost(error: Any) -> Any:
     return error
 
 
-def _sentence(error: Any, way: List[Union[int, str]], text: str) -> str:
-    """What is wrong with the value that stands at the end of a way in a text."""
+def _sentence(error: Any, place: List[Union[int, str]], text: str) -> str:
+    """A schema error as a sentence; the value is at a place in the text."""
     path = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.absolute_path]
     where = "".join(path).lstrip(".")
     value = error.instance
@@ -303,7 +302,7 @@ def _sentence(error: Any, way: List[Union[int, str]], text: str) -> str:
     if error.validator == "uniqueItems":
         return f"{where} names one of {', '.join(map(str, value))} twice. Name each once."
     if _may_be_text(error) and isinstance(value, (bool, int, float, datetime.date)):
-        typed = _typed(error, way, text)
+        typed = _typed(error, place, text)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{where} is {typed}, which is no finite number."
         kind = "a date" if isinstance(value, datetime.date) else "a number"
@@ -315,15 +314,15 @@ def _sentence(error: Any, way: List[Union[int, str]], text: str) -> str:
 
 
 def _may_be_text(error: Any) -> bool:
-    """Whether a key that has another value could be text."""
+    """Whether the schema allows text for the key of an error."""
     kinds = [each for each in (error, *error.context) if each.validator == "type"]
     return any("string" in each.validator_value for each in kinds)
 
 
-def _typed(error: Any, way: List[Union[int, str]], text: str) -> str:
-    """A value as it stands in a text."""
+def _typed(error: Any, place: List[Union[int, str]], text: str) -> str:
+    """The value at a place as it is written in the text."""
     node = yaml.compose(text, Loader=_Loader)
-    for key in way:
+    for key in place:
         if isinstance(node, yaml.MappingNode):
             node = next((value for name, value in node.value if name.value == str(key)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):

@@ -1,4 +1,4 @@
-"""A run as one readable bash script, which gives the same models without Snakemake."""
+"""Writes a run as one bash script, which trains the same models without Snakemake."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import List
 
 from fairseq_kd.names import in_one_line
-from fairseq_kd.pipeline.workflow import Plan, Step
+from fairseq_kd.pipeline.workflow import Step, Workflow
 from fairseq_kd.whole_files import write_new
 
 HEAD = """\
@@ -28,46 +28,46 @@ step() {{ printf '[%s/{count}] %s\\n' "$1" "$2"; }}
 """
 
 
-def write_script(plan: Plan, out: Path) -> None:
+def write_script(workflow: Workflow, out: Path) -> None:
     """Writes the script, executable.
 
     Args:
-        plan: the run.
-        out: its file.
+        workflow: the run.
+        out: the file.
 
     Raises:
-        ValueError: something else is there.
+        ValueError: a file that is no such script exists.
     """
     parts = [
         HEAD.format(
-            file=in_one_line(plan.made_from["file"]),
+            file=in_one_line(workflow.inputs["file"]),
             script=in_one_line(out),
-            start=in_one_line(plan.made_from["started in"]),
-            shown=in_one_line(shlex.quote(plan.folder)),
-            folder=shlex.quote(plan.folder),
-            count=len(plan.steps),
+            start=in_one_line(workflow.inputs["started in"]),
+            shown=in_one_line(shlex.quote(workflow.folder)),
+            folder=shlex.quote(workflow.folder),
+            count=len(workflow.steps),
         )
     ]
-    parts += [_step(plan, number, step) for number, step in enumerate(plan.steps, 1)]
+    parts += [_step(workflow, number, step) for number, step in enumerate(workflow.steps, 1)]
     write_new(out, "\n".join(parts), "--shell")
     out.chmod(0o755)
 
 
-def _step(plan: Plan, number: int, step: Step) -> str:
+def _step(workflow: Workflow, number: int, step: Step) -> str:
     lines = [f"step {number} {shlex.quote(step.name)}"]
-    # A training knows by itself how far it is, and an evaluation what it has translated; everything
-    # else is done when the last of its files is there.
+    # Trainings and evaluations resume by themselves; every other step is done when the last of its
+    # outputs exists.
     made = [] if step.kind in ("train", "evaluate") else step.makes[-1:]
     for command in step.commands:
-        text = " \\\n  ".join(_lines(command, plan.folder))
+        text = " \\\n  ".join(_lines(command, workflow.folder))
         if made:
-            text = f"[[ -e {_word(made[0], plan.folder)} ]] || {text}"
+            text = f"[[ -e {_word(made[0], workflow.folder)} ]] || {text}"
         lines.append(text)
     return "\n".join(lines) + "\n"
 
 
 def _lines(command: List[str], folder: str, width: int = 96) -> List[str]:
-    """A command cut into lines, each of which begins with a flag."""
+    """A command split into lines, each of which begins with a flag."""
     lines = [_word(command[0], folder)]
     for word in command[1:]:
         quoted = _word(word, folder)
@@ -79,7 +79,7 @@ def _lines(command: List[str], folder: str, width: int = 96) -> List[str]:
 
 
 def _word(word: str, folder: str) -> str:
-    """A word as bash reads it, with the folder of the run as a variable."""
+    """An argument quoted for bash, with the folder of the run as a variable."""
     parts = re.split(rf"(?<![^:=]){re.escape(folder)}(?=/|$)", word)
     if len(parts) == 1:
         return shlex.quote(word)

@@ -1,10 +1,10 @@
-"""One stage: a ``fairseq-train`` command line, brought to its last update.
+"""Runs one stage: a ``fairseq-train`` command, resumed until its last update.
 
-fairseq resumes from ``checkpoint_last.pt`` by itself, with five gaps that this module closes: it
-trains one update more if it is started again after its last one, and many if ``--patience`` ended
+fairseq resumes from ``checkpoint_last.pt`` by itself, but for five cases that this module handles:
+it trains one more update if it is restarted after its last one, and many if ``--patience`` ended
 it; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave half a file
 on which every later start fails; it can abort when all is done; and a trainer whose parent was
-killed runs on unseen, with another beside it when the stage is started again.
+killed keeps running, beside a second one when the stage is restarted.
 """
 
 import argparse
@@ -63,13 +63,13 @@ SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
 
 
 def run_stage(name: str, command: List[str]) -> int:
-    """Runs a training command to its ``--max-update``, continuing what an earlier run left.
+    """Runs a training command to its ``--max-update``, resuming an earlier attempt.
 
     The output goes to ``train.log`` in the command's ``--save-dir``; one line on standard error
     shows how far it is.
 
     Args:
-        name: what to call the stage in that line.
+        name: the name of the stage in that line.
         command: ``fairseq-train ...``, with ``--save-dir`` and ``--max-update``.
 
     Returns:
@@ -78,8 +78,8 @@ def run_stage(name: str, command: List[str]) -> int:
 
     Raises:
         FileNotFoundError: there is no such program, or no such checkpoint to start from.
-        ValueError: the command lacks one of the two options, starts from what is no checkpoint, or
-            another stage writes the folder.
+        ValueError: the command lacks one of the two options, the file that it starts from is no
+            checkpoint, or another stage writes into the folder.
         OSError: the folder cannot be written, such as when the training failed for want of space.
     """
     options = _stage_options(command)
@@ -98,7 +98,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     restore_last_checkpoint(save_dir)
     done, ended = updates_done(save_dir / LAST), save_dir / ENDED
     if done:
-        _say_what_changed(name, command, save_dir)
+        _print_changed_flags(name, command, save_dir)
     if done >= options.max_update:
         print(f"{name}: all {done} updates are done", file=sys.stderr)
         return 0
@@ -131,15 +131,15 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
 
 
 def _words(text: str) -> List[str]:
-    """The words of a command line that was written down; none if it was cut off."""
+    """The arguments of a recorded command line; none if it was cut off."""
     try:
         return shlex.split(text)
     except ValueError:
         return []
 
 
-def _say_what_changed(name: str, command: List[str], save_dir: Path) -> None:
-    """Names the data and flags that are others than the training there was last begun with."""
+def _print_changed_flags(name: str, command: List[str], save_dir: Path) -> None:
+    """Prints the data and flags that differ from those of the training's last attempt."""
     then = last_command(save_dir / FILE)
     before, now = flags_of(then), flags_of(shlex.join(command))
     data = [_data_of(_words(then)), _data_of(command)]
@@ -158,7 +158,7 @@ def _say_what_changed(name: str, command: List[str], save_dir: Path) -> None:
         ]
         print(
             f"{name}: the training in {save_dir} was begun with {on_terminal(', '.join(former))}, "
-            "and is gone on with all the same. For a training of its own give another --save-dir.",
+            "and is resumed with the new ones. For a new training give another --save-dir.",
             file=sys.stderr,
         )
 
@@ -170,7 +170,7 @@ def _data_of(command: List[str]) -> str:
 
 
 def restore_last_checkpoint(save_dir: Path) -> None:
-    """Puts a half-copied ``checkpoint_last.pt`` aside, and a copy of its source in its place.
+    """Replaces a half-copied ``checkpoint_last.pt`` by a copy of its source; moves it aside.
 
     fairseq writes a checkpoint once, as ``checkpoint_EPOCH_UPDATE.pt``, ``checkpointEPOCH.pt`` or,
     if it keeps neither, ``checkpoint_best.pt``, and copies it, to ``checkpoint_last.pt`` last of
@@ -235,7 +235,7 @@ def _check_restarts(command: List[str]) -> None:
 def _run_logged(
     command: List[str], log: Path, progress: ProgressLine, lock: Lock
 ) -> Tuple[int, List[str]]:
-    """Runs the command with its output in the log, and returns its status and its last lines."""
+    """Runs the command with its output in the log; returns its exit status and last lines."""
     tail: Deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
     if log.is_file():
         make_sole(log)
@@ -254,8 +254,8 @@ def _run_logged(
                 tail.append(line.rstrip())
                 stats = figures(line, of="train_inner")
                 if stats is not None:
-                    told = [f"{key} {float(stats[key]):.2f}" for key in SHOWN if key in stats]
-                    progress.show(int(stats["num_updates"]), ", ".join(told))
+                    values = [f"{key} {float(stats[key]):.2f}" for key in SHOWN if key in stats]
+                    progress.show(int(stats["num_updates"]), ", ".join(values))
         if process.returncode != 0:
             cut_off = not line.endswith("\n")
             file.write("\n" * cut_off + f"{ENDED_LINE}{_status_text(process.returncode)}\n")
@@ -263,5 +263,5 @@ def _run_logged(
 
 
 def _status_text(status: int) -> str:
-    """A status for people: of a process that a signal ended, the signal."""
+    """An exit status as text, with the name of the signal if one ended the process."""
     return str(status) if status >= 0 else f"{status} ({signal.Signals(-status).name})"

@@ -1,9 +1,9 @@
-"""What of a run is done, and why the rest is not.
+"""The status of each step of a run: done, or the reason why not.
 
-A finished step leaves ``steps/NAME.json``, its manifest. In it is its recipe: the commands, the
-hashes of the files from outside that it read, and the recipes of the steps before it. A step is
-done while its recipe is still the one of the plan and what it made is still what it made. So a
-changed option makes that step anew and those that stand on it, and no other.
+A finished step leaves its manifest, ``steps/NAME.json``, with its recipe: its commands, the hashes
+of its input files and the recipes of the steps that it needs. A step is done while its recipe is
+that of the workflow and its outputs are unchanged. So a changed option repeats that step and those
+that depend on it, and no other.
 """
 
 import fcntl
@@ -13,24 +13,23 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
 from fairseq_kd.distilled_data.manifest import read_manifest
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.hashes import FileHashes
 from fairseq_kd.json_files import read_json, sealed
-from fairseq_kd.pipeline.workflow import Plan, Step, differing_words, same_commands
+from fairseq_kd.pipeline.workflow import Step, Workflow, changed_flags, same_commands
 from fairseq_kd.whole_files import own_file, written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
 STORED = "sentences.npy"  # of a subset of a store
 REPORTED = ("plots", "translations")  # folders that an evaluation fills beside its report
-SMALL_BYTES = 16 << 20  # files below are hashed each time
-PATIENCE_SECONDS = 3.0  # what the steps of a killed driver need to end
+WAIT_SECONDS = 3.0  # the steps of a killed driver end within it
 DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"
 RECIPE = {"id": str, "commands": [[str]], "reads": {str: str}, "after": {str: str}}
 OUTPUTS = {str: {"bytes": int, "sha256": str}}
-FORM = {
+MANIFEST_FIELDS = {
     **{"step": str, "kind": str, "parents": [str], "recipe": RECIPE},
     **{"stood_on": {str: OUTPUTS}, "outputs": OUTPUTS, "seed": int, "attempts": int},
     **{"begun": str, "finished": str, "seconds": float},
@@ -39,14 +38,14 @@ FORM = {
 }
 
 
-class Verdict(NamedTuple):
-    """How a step stands.
+class StepStatus(NamedTuple):
+    """Whether the outputs of a step are current.
 
     Args:
         step: the step.
-        recipe: what it is made by now.
-        state: one of the words above.
-        why: it is not done; "" if it is.
+        recipe: its commands and the hashes of its inputs, as they are now.
+        state: DONE, MISSING, BEGUN, CHANGED or DAMAGED.
+        why: the reason why it is not done; "" if it is.
     """
 
     step: Step
@@ -55,56 +54,58 @@ class Verdict(NamedTuple):
     why: str
 
 
-def manifest_path(plan: Plan, step: Step) -> Path:
-    """Where a finished step says so."""
-    return Path(plan.folder) / STEPS / f"{step.name}.json"
+def manifest_path(workflow: Workflow, step: Step) -> Path:
+    """The manifest of a step, which exists once it is finished."""
+    return Path(workflow.folder) / STEPS / f"{step.name}.json"
 
 
-def recipe_path(plan: Plan, step: Step) -> Path:
-    """Where a step that was begun keeps what it is made by."""
-    return Path(plan.folder) / STEPS / f"{step.name}.recipe.json"
+def recipe_path(workflow: Workflow, step: Step) -> Path:
+    """The recipe with which a step was begun."""
+    return Path(workflow.folder) / STEPS / f"{step.name}.recipe.json"
 
 
-def attempts_path(plan: Plan, step: Step) -> Path:
-    """Where a step that was begun keeps when, each time."""
-    return Path(plan.folder) / STEPS / f"{step.name}.attempts"
+def attempts_path(workflow: Workflow, step: Step) -> Path:
+    """The times at which a step was begun."""
+    return Path(workflow.folder) / STEPS / f"{step.name}.attempts"
 
 
-def judge(plan: Plan, verify: bool = False) -> List[Verdict]:
-    """How every step stands, in the plan's order.
+def step_statuses(workflow: Workflow, verify: bool = False) -> List[StepStatus]:
+    """The status of every step, in the workflow's order.
 
     Args:
-        plan: the run.
-        verify: hash every file that a manifest names, whatever its size and time of change, and
-            read every record of the stores.
+        workflow: the run.
+        verify: hash every file that a manifest names, even if its size and modification time are
+            unchanged, and read every record of the stores.
 
     Raises:
         FileNotFoundError: a file from outside the run is missing.
     """
-    hashes = FileHashes(Path(plan.folder) / HASHES, verify)
-    verdicts: Dict[str, Verdict] = {}
-    for step in plan.steps:
-        before = {name: verdicts[name] for name in step.after}
-        begun = _begun(plan, step)
+    hashes = FileHashes(Path(workflow.folder) / HASHES, verify)
+    statuses: Dict[str, StepStatus] = {}
+    for step in workflow.steps:
+        before = {name: statuses[name] for name in step.after}
+        begun = _begun(workflow, step)
         ids = {name: each.recipe["id"] for name, each in before.items()}
         recipe = _recipe(step, ids, hashes, begun or {})
-        verdicts[step.name] = Verdict(step, recipe, *_state(plan, step, recipe, before, hashes))
+        statuses[step.name] = StepStatus(
+            step, recipe, *_state(workflow, step, recipe, before, hashes)
+        )
     hashes.save()
-    return _together(list(verdicts.values()))
+    return _together(list(statuses.values()))
 
 
-def _begun(plan: Plan, step: Step) -> Optional[Dict[str, Any]]:
+def _begun(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
     """The recipe by which a step was finished or begun, or None."""
-    manifest = step_manifest(plan, step)
+    manifest = step_manifest(workflow, step)
     if manifest is not None:
         return manifest["recipe"]
-    return read_recipe(plan, step) if attempts_path(plan, step).is_file() else None
+    return read_recipe(workflow, step) if attempts_path(workflow, step).is_file() else None
 
 
 def _recipe(
-    step: Step, before: Dict[str, str], hashes: "FileHashes", begun: Dict[str, Any]
+    step: Step, before: Dict[str, str], hashes: FileHashes, begun: Dict[str, Any]
 ) -> Dict[str, Any]:
-    """What a step is made by now, where ``begun`` is what it was made by then."""
+    """The present recipe of a step; ``begun`` is the one with which it was begun."""
     reads = {path: hashes.of(path, begun.get("reads", {}).get(path)) for path in step.reads}
     same = begun and same_commands(begun["commands"], step.commands)
     commands = begun["commands"] if same else step.commands
@@ -114,11 +115,15 @@ def _recipe(
 
 
 def _state(
-    plan: Plan, step: Step, recipe: Dict[str, Any], before: Dict[str, Verdict], hashes: "FileHashes"
+    workflow: Workflow,
+    step: Step,
+    recipe: Dict[str, Any],
+    before: Dict[str, StepStatus],
+    hashes: FileHashes,
 ) -> "tuple[str, str]":
-    manifest, begun = step_manifest(plan, step), _begun(plan, step)
+    manifest, begun = step_manifest(workflow, step), _begun(workflow, step)
     if begun is None:
-        if step.folder and Path(step.folder).exists() and not _is_ours(plan, step.folder):
+        if step.folder and Path(step.folder).exists() and not _is_ours(workflow, step.folder):
             return CHANGED, f"{step.folder} was there before, and this run did not make it"
         return MISSING, "it has not been made yet"
     if begun["id"] != recipe["id"]:
@@ -133,7 +138,7 @@ def _state(
     unknown = [path for path in step.makes if path not in manifest["outputs"]]
     if unknown:
         return BEGUN, f"its manifest has no hash of {unknown[0]}"
-    for name, made in stood_on(plan, step).items():
+    for name, made in stood_on(workflow, step).items():
         if before[name].state == DONE and manifest["stood_on"].get(name) != made:
             return CHANGED, f"{name} was made again"
     if step.folder and not Path(step.folder).exists():
@@ -146,10 +151,10 @@ def _state(
     return DONE, ""
 
 
-def _stays(before: Verdict, manifest: Optional[Dict[str, Any]], hashes: "FileHashes") -> bool:
-    """Whether what a step before has made stays what the manifest of a step after it tells.
+def _stays(before: StepStatus, manifest: Optional[Dict[str, Any]], hashes: FileHashes) -> bool:
+    """Whether the outputs of a required step are those that a manifest after it names.
 
-    One that was interrupted, or lost its manifest, may have made all of it.
+    A step that was interrupted, or whose manifest is lost, may have made all of them.
     """
     if before.state != BEGUN or manifest is None:
         return before.state == DONE
@@ -159,47 +164,49 @@ def _stays(before: Verdict, manifest: Optional[Dict[str, Any]], hashes: "FileHas
     )
 
 
-def stood_on(plan: Plan, step: Step) -> Dict[str, Any]:
-    """What the steps before a step have made, by their names."""
-    manifests = {name: step_manifest(plan, plan.step(name)) for name in step.after}
-    return {name: found["outputs"] for name, found in manifests.items() if found}
+def stood_on(workflow: Workflow, step: Step) -> Dict[str, Any]:
+    """The outputs of the steps that a step needs, by the names of those steps."""
+    manifests = {name: step_manifest(workflow, workflow.step(name)) for name in step.after}
+    return {name: each["outputs"] for name, each in manifests.items() if each}
 
 
-def _is_ours(plan: Plan, folder: str) -> bool:
-    """Whether a step of the run was begun in the folder."""
-    own = (step for step in plan.steps if step.folder == folder)
+def _is_ours(workflow: Workflow, folder: str) -> bool:
+    """Whether a step of the run was begun in a folder."""
+    own = (step for step in workflow.steps if step.folder == folder)
     paths = [
-        path for step in own for path in (manifest_path(plan, step), attempts_path(plan, step))
+        path
+        for step in own
+        for path in (manifest_path(workflow, step), attempts_path(workflow, step))
     ]
     return any(path.is_file() for path in paths)
 
 
-def step_manifest(plan: Plan, step: Step) -> Optional[Dict[str, Any]]:
-    """What a step left when it was finished, or None.
+def step_manifest(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
+    """The manifest of a finished step; None if it is not finished.
 
     Raises:
         ValueError: it is damaged.
     """
-    path = manifest_path(plan, step)
+    path = manifest_path(workflow, step)
     repair = f"Remove it, and {step.name} is run again."
-    return read_json(path, FORM, repair) if path.is_file() else None
+    return read_json(path, MANIFEST_FIELDS, repair) if path.is_file() else None
 
 
-def read_recipe(plan: Plan, step: Step) -> Dict[str, Any]:
-    """What a step that was begun is made by.
+def read_recipe(workflow: Workflow, step: Step) -> Dict[str, Any]:
+    """The recipe with which a step was begun.
 
     Raises:
         FileNotFoundError, ValueError: it is missing or damaged.
     """
     repair = (
-        f"Remove it and {attempts_path(plan, step)}, and {step.name} begins anew; what it has made "
-        f"is then moved to {Path(plan.folder) / REPLACED}."
+        f"Remove it and {attempts_path(workflow, step)}, and {step.name} begins anew; what it has "
+        f"made is then moved to {Path(workflow.folder) / REPLACED}."
     )
-    return read_json(recipe_path(plan, step), RECIPE, repair)
+    return read_json(recipe_path(workflow, step), RECIPE, repair)
 
 
-def _damage(path: str, made: Dict[str, Any], hashes: "FileHashes") -> str:
-    """What is wrong with a file that a step made, or ""."""
+def _damage(path: str, made: Dict[str, Any], hashes: FileHashes) -> str:
+    """What is wrong with an output file; "" if nothing is."""
     if not Path(path).is_file():
         return f"{path} is missing"
     size = Path(path).stat().st_size
@@ -210,8 +217,8 @@ def _damage(path: str, made: Dict[str, Any], hashes: "FileHashes") -> str:
     return ""
 
 
-def _damage_of_named(path: Path, hashes: "FileHashes") -> str:
-    """What is wrong with the files that a file which a step made stands for, or ""."""
+def _damage_of_named(path: Path, hashes: FileHashes) -> str:
+    """What is wrong with the files that an output file lists; "" if nothing is."""
     if path.name == MANIFEST:  # of a distilled set
         for name, digest in (read_manifest(path.parent) or {"files": {}})["files"].items():
             file = path.parent / name
@@ -230,10 +237,10 @@ def _damage_of_named(path: Path, hashes: "FileHashes") -> str:
 
 
 def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
-    """The first difference of two recipes, as it is told."""
+    """The first difference of two recipes, for the user."""
     if old["commands"] != new["commands"]:
-        words = ([word for line in each["commands"] for word in line] for each in (old, new))
-        return differing_words(*words)
+        before, now = ([arg for line in each["commands"] for arg in line] for each in (old, new))
+        return changed_flags(before, now)
     for path, digest in new["reads"].items():
         if old["reads"].get(path) != digest:
             return f"{path} is another file than it was"
@@ -241,39 +248,39 @@ def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
     return f"{' and '.join(again)} must be made again" if again else "its inputs are others"
 
 
-def _together(verdicts: List[Verdict]) -> List[Verdict]:
-    """Steps that fill one folder are made anew together."""
+def _together(statuses: List[StepStatus]) -> List[StepStatus]:
+    """Statuses in which steps that share a folder are out of date together."""
     stale = {
-        verdict.step.folder: verdict
-        for verdict in verdicts
-        if verdict.state in (CHANGED, DAMAGED) and verdict.step.folder is not None
+        status.step.folder: status
+        for status in statuses
+        if status.state in (CHANGED, DAMAGED) and status.step.folder is not None
     }
     joined = []
-    for verdict in verdicts:
-        first = stale.get(verdict.step.folder)
-        if first is not None and verdict.state in (DONE, BEGUN):
-            verdict = verdict._replace(state=first.state, why=f"{first.step.name}: {first.why}")
-        joined.append(verdict)
+    for status in statuses:
+        first = stale.get(status.step.folder)
+        if first is not None and status.state in (DONE, BEGUN):
+            status = status._replace(state=first.state, why=f"{first.step.name}: {first.why}")
+        joined.append(status)
     return joined
 
 
-def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
-    """Prepares the steps that are not done: what they replace is moved aside, recipes are written.
+def prepare_steps(workflow: Workflow, statuses: List[StepStatus]) -> List[str]:
+    """Moves the outputs of out-of-date steps aside, and writes the recipes of all open steps.
 
     Returns:
-        What was moved, with where it is now.
+        A line for each folder or file that was moved.
 
     Raises:
-        ValueError: a stale step still runs, as the job of a driver that was killed.
+        ValueError: an out-of-date step still runs, as the job of a driver that was killed.
     """
-    steps, replaced = Path(plan.folder) / STEPS, Path(plan.folder) / REPLACED
+    steps, replaced = Path(workflow.folder) / STEPS, Path(workflow.folder) / REPLACED
     steps.mkdir(parents=True, exist_ok=True)
-    stale = [verdict.step for verdict in verdicts if verdict.state in (CHANGED, DAMAGED)]
+    stale = [status.step for status in statuses if status.state in (CHANGED, DAMAGED)]
     for step in stale:
         _refuse_running(steps / f"{step.name}.lock", step)
     moved: Dict[str, str] = {}
     for step in stale:
-        there = [path for path in replaced_by(plan, step) if path.exists()]
+        there = [path for path in replaced_by(workflow, step) if path.exists()]
         if step.folder is None and there:  # together, for a report shows its plots
             into = _free(replaced, step.name)
             into.mkdir(parents=True)
@@ -281,37 +288,37 @@ def make_way(plan: Plan, verdicts: List[Verdict]) -> List[str]:
             now = _free(replaced, path.name) if step.folder else into / path.name
             now.parent.mkdir(exist_ok=True)
             moved[str(path)] = str(path.rename(now))
-            for part in _of_shards(plan, step, path.name):
+            for part in _of_shards(workflow, step, path.name):
                 part.unlink()
-        attempts_path(plan, step).unlink(missing_ok=True)
-    for verdict in verdicts:
-        if verdict.state != DONE:
-            manifest_path(plan, verdict.step).unlink(missing_ok=True)
-            with written_whole(recipe_path(plan, verdict.step)) as file:
-                json.dump(sealed(verdict.recipe), file, indent=1)
+        attempts_path(workflow, step).unlink(missing_ok=True)
+    for status in statuses:
+        if status.state != DONE:
+            manifest_path(workflow, status.step).unlink(missing_ok=True)
+            with written_whole(recipe_path(workflow, status.step)) as file:
+                json.dump(sealed(status.recipe), file, indent=1)
     return [f"{old} is now {new}" for old, new in moved.items()]
 
 
-def replaced_by(plan: Plan, step: Step) -> List[Path]:
-    """What is moved aside before a step is made anew: its folder, or its files and theirs."""
+def replaced_by(workflow: Workflow, step: Step) -> List[Path]:
+    """The paths that are moved aside before a step is repeated: its folder, or its outputs."""
     if step.folder:
         return [Path(step.folder)]
     shown = REPORTED if step.kind == "evaluate" else ()
-    return [*map(Path, step.makes), *(Path(plan.folder) / name for name in shown)]
+    return [*map(Path, step.makes), *(Path(workflow.folder) / name for name in shown)]
 
 
-def _of_shards(plan: Plan, step: Step, name: str) -> List[Path]:
+def _of_shards(workflow: Workflow, step: Step, name: str) -> List[Path]:
     """What is kept of the shards of a step, those of earlier plans too, but for their locks."""
     of_shard = re.compile(rf"({re.escape(name)}-\d+-of-\d+)\.(json|recipe\.json|attempts)")
-    others = {each.name for each in plan.steps if each.folder != step.folder}
+    others = {each.name for each in workflow.steps if each.folder != step.folder}
     found = (
-        (of_shard.fullmatch(path.name), path) for path in (Path(plan.folder) / STEPS).iterdir()
+        (of_shard.fullmatch(path.name), path) for path in (Path(workflow.folder) / STEPS).iterdir()
     )
     return [path for match, path in found if match and match[1] not in others]
 
 
 def _refuse_running(lock: Path, step: Step) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     with open(lock, "a", opener=own_file) as file:
         while True:
             try:
@@ -330,50 +337,3 @@ def _free(folder: Path, name: str) -> Path:
     """A name with a number that nothing in a folder has."""
     numbered = (folder / f"{name}.{number}" for number in itertools.count(1))
     return next(path for path in numbered if not path.exists())
-
-
-class FileHashes:
-    """SHA-256 of files; of large ones computed once for each size and time of change.
-
-    Args:
-        path: where they are kept.
-        verify: compute those of large files anew, too.
-    """
-
-    def __init__(self, path: Path, verify: bool = False):
-        self.path, self.verify = path, verify
-        self.computed: Set[str] = set()  # here, which is enough
-        self.known: Dict[str, Any] = {}
-        if path.is_file():
-            form = {"files?": {str: {"stamp": [int], "sha256": str}}}
-            kept = read_json(path, form, "Remove it: it only saves time.")
-            self.known = kept.get("files", {})
-
-    def of(self, path: str, expected: Optional[str] = None) -> str:
-        """The hash of a file.
-
-        Args:
-            path: of the file.
-            expected: if the hash that is kept is another, it is computed: it may be damaged.
-
-        Raises:
-            FileNotFoundError: it is missing.
-        """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} is missing, which the run reads.")
-        stat = Path(path).stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
-        kept = self.known.get(path)
-        fresh = path in self.computed or not (self.verify or stat.st_size < SMALL_BYTES)
-        if path not in self.computed and kept and expected:
-            fresh = fresh and kept["sha256"] == expected
-        if kept is None or kept["stamp"] != stamp or not fresh:
-            self.computed.add(path)
-            self.known[path] = {"stamp": stamp, "sha256": sha256_of([Path(path)])}
-        return self.known[path]["sha256"]
-
-    def save(self) -> None:
-        """Keeps them for the next time."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.path) as file:
-            json.dump(sealed({"files": self.known}), file)

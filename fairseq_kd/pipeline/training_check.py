@@ -1,7 +1,7 @@
-"""Flags with which a training would fail, or leave its run without a checkpoint, are refused.
+"""Checks the flags of a training: it must succeed, resume, and leave a checkpoint to the run.
 
-They are parsed as fairseq-train will parse them, every number is compared with a range, and
-optimizer and learning rate are built.
+The flags are parsed as fairseq-train parses them, every number is compared with its range, and
+optimizer and learning-rate scheduler are built.
 """
 
 import ast
@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 from fairseq_kd.fairseq_flags import RANGES, default_of, range_of
 from fairseq_kd.flag_types import UNPRINTABLE, Range
 from fairseq_kd.pipeline.stage import AT_RESTARTS
-from fairseq_kd.pipeline.training_command import PLAIN
+from fairseq_kd.pipeline.step_commands import PLAIN
 
 UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
     **AT_RESTARTS,
@@ -50,24 +50,27 @@ DISTILLED_METRICS = {  # that a criterion of ours adds
 
 
 def check_training_command(command: List[str]) -> Dict[str, Any]:
-    """What fairseq makes of a training command, read as it will be read when its turn comes.
+    """Parses a training command as fairseq-train will, and checks its flags.
+
+    Returns:
+        The parsed flags.
 
     Raises:
-        ValueError: fairseq does not understand it, a number is out of its range, a flag cannot
-            stand in a run, or its criterion would refuse its flags.
+        ValueError: fairseq-train does not understand it, a number is out of its range, no run can
+            have a flag, or the criterion would refuse its flags.
     """
     from fairseq import options
 
     import fairseq_kd.plugin  # noqa: F401  (our criterions and architectures)
 
-    words = command[command.index("fairseq-train") + 1 :]
+    arguments = command[command.index("fairseq-train") + 1 :]
     refused = f"fairseq-train does not understand the training of {command[2]}"
     with training_refused(command[2]):
-        _check_literals(words)
-    with complaint_told(refused, command[4:]):
-        args = options.parse_args_and_arch(options.get_training_parser(), words)
+        _check_literals(arguments)
+    with parser_errors_raised(refused, command[4:]):
+        args = options.parse_args_and_arch(options.get_training_parser(), arguments)
     with training_refused(command[2]):
-        _check_values(args, words)
+        _check_values(args, arguments)
         _check_distillation(args)
         _check_metric(args)
         _check_learning_rate(args)
@@ -75,22 +78,22 @@ def check_training_command(command: List[str]) -> Dict[str, Any]:
 
 
 @contextlib.contextmanager
-def complaint_told(refused: str, command: List[str]) -> Iterator[None]:
-    """Makes one sentence of what a parser prints before it exits.
+def parser_errors_raised(refused: str, command: List[str]) -> Iterator[None]:
+    """Turns the error with which a parser inside exits into a ValueError of one sentence.
 
     Args:
-        refused: its beginning.
+        refused: the beginning of the sentence.
         command: the command line that is parsed.
 
     Raises:
-        ValueError: the parser complained.
+        ValueError: the parser refused the command.
     """
-    told = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
             yield
     except SystemExit:
-        wrong = told.getvalue().rpartition("error: ")[2].strip()
+        wrong = output.getvalue().rpartition("error: ")[2].strip()
         raise ValueError(
             f"{refused}: {wrong}. Its command would be: {shlex.join(command)}"
         ) from None
@@ -98,7 +101,7 @@ def complaint_told(refused: str, command: List[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def training_refused(name: str) -> Iterator[None]:
-    """Tells any failure inside as that of a training.
+    """Turns any failure inside into a refusal of the training.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -107,16 +110,16 @@ def training_refused(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # fairseq raises AssertionError, KeyError, Exception and others
-        told = " ".join(str(error).split()) or "it gives no reason"
+        message = " ".join(str(error).split()) or "it gives no reason"
         if not isinstance(error, (ValueError, FileNotFoundError)):
-            told = f"{type(error).__name__}: {told}"
+            message = f"{type(error).__name__}: {message}"
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"The training of {name} would be refused: {told}") from error
+        raise kind(f"The training of {name} would be refused: {message}") from error
 
 
-def _check_literals(words: Sequence[str]) -> None:
-    """Refuses what fairseq would evaluate as Python and is no number or list of numbers."""
-    for flag, value in itertools.pairwise(words):
+def _check_literals(arguments: Sequence[str]) -> None:
+    """Refuses values that fairseq would evaluate as Python, other than numbers and lists."""
+    for flag, value in itertools.pairwise(arguments):
         if flag.lstrip("-") not in LITERALS or not flag.startswith("--"):
             continue
         try:
@@ -128,9 +131,9 @@ def _check_literals(words: Sequence[str]) -> None:
             raise ValueError(f"{flag} must be a number, or several as (0.9, 0.98), but is {value}.")
 
 
-def _check_values(args: Namespace, words: Sequence[str]) -> None:
-    """Refuses numbers out of their range, and flags that fit no run."""
-    typed = {word[2:].replace("-", "_"): word for word in words if word.startswith("--")}
+def _check_values(args: Namespace, arguments: Sequence[str]) -> None:
+    """Refuses numbers out of their range, and flags that no training of a run can have."""
+    typed = {word[2:].replace("-", "_"): word for word in arguments if word.startswith("--")}
     given = {ALIASES.get(name, name): word for name, word in typed.items()}
     for name, value in vars(args).items():
         flag = given.get(name, f"--{name.replace('_', '-')}")
@@ -161,7 +164,7 @@ def _check_values(args: Namespace, words: Sequence[str]) -> None:
 
 
 def _check_json(flag: str, text: str) -> None:
-    """Refuses what fairseq would fail to read as keys and values in JSON."""
+    """Refuses text that is no JSON object."""
     try:
         whole = isinstance(json.loads(text), dict)
     except ValueError:
@@ -171,7 +174,7 @@ def _check_json(flag: str, text: str) -> None:
 
 
 def _check_distillation(args: Namespace) -> None:
-    """What our criterions refuse before they load a teacher, which may not be trained yet.
+    """Runs the checks of our criterions that need no teacher, which may not be trained yet.
 
     Raises:
         ValueError: a flag is out of range, has no effect, or names too few or too many teachers.
@@ -195,7 +198,7 @@ def _check_distillation(args: Namespace) -> None:
 
 
 def _check_metric(args: Namespace) -> None:
-    """Refuses a metric that no validation has, with which the first one would fail."""
+    """Refuses a metric that the validation does not log, at which the first one would fail."""
     from fairseq.criterions import CRITERION_REGISTRY
 
     metric, known = args.best_checkpoint_metric, {*METRICS}
@@ -221,7 +224,7 @@ def _check_metric(args: Namespace) -> None:
 
 
 def _check_learning_rate(args: Namespace) -> None:
-    """Builds optimizer and scheduler, and refuses a learning rate that is none at some update."""
+    """Builds optimizer and scheduler; refuses an invalid learning rate at any update."""
     import torch
     from fairseq.optim import build_optimizer
     from fairseq.optim.lr_scheduler import build_lr_scheduler
@@ -230,7 +233,7 @@ def _check_learning_rate(args: Namespace) -> None:
     warmup = int(getattr(args, "warmup_updates", 0) or 0)
     updates = {0, 1, warmup // 2, warmup, warmup + 1, args.max_update // 2, args.max_update - 1}
     named = ("optimizer", "lr_scheduler", "lr", "warmup_updates", "max_update", "total_num_update")
-    told = ", ".join(
+    flags = ", ".join(
         f"--{name.replace('_', '-')} {_typed(getattr(args, name))}"
         for name in named
         if getattr(args, name, None) is not None
@@ -244,14 +247,14 @@ def _check_learning_rate(args: Namespace) -> None:
         scheduler.step_begin_epoch(1)
         rates = {each: scheduler.step_update(each) for each in sorted(updates)}
     except Exception as error:
-        raise ValueError(f"{told} give no learning rate: {error}. Change one of them.") from error
+        raise ValueError(f"{flags} give no learning rate: {error}. Change one of them.") from error
     for update, rate in rates.items():
         if isinstance(rate, complex) or not (rate >= 0 and math.isfinite(rate)):
-            raise ValueError(f"{told} give the learning rate {rate} at update {update}.")
+            raise ValueError(f"{flags} give the learning rate {rate} at update {update}.")
 
 
 def resolved(args: Namespace) -> Namespace:
-    """The flags as fairseq will have them: ``${group.name}`` is the value of another flag."""
+    """The flags as fairseq resolves them: ``${group.name}`` is the value of another flag."""
     values = dict(vars(args))
     for name, value in values.items():
         if isinstance(value, str) and value.startswith("${"):

@@ -1,4 +1,4 @@
-"""A run as steps: commands that can be copied, what they need, and what they make."""
+"""A run as a workflow of steps: command lines, the steps and files they need, what they make."""
 
 import hashlib
 import itertools
@@ -12,10 +12,12 @@ from fairseq_kd.whole_files import written_whole
 
 ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
 OURS = ("user_dir", "scripts/prepare.sh")  # in ROOT, and in commands of a run
-FILE, LOCK = "plan.json", ".lock"  # in the folder of the run
+FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
 STEP.update({"makes": [str], "folder": (str, None), "gpus": int})
-FORM = {"folder": str, "made_from": dict, "seed": int, "steps": [STEP]}
+FIELDS = {"folder": str, "inputs": dict, "seed": int, "steps": [STEP]}
+FORMER_FILE = "plan.json"  # of runs before the file had its present name
+FORMER_FIELDS = {"folder": str, "made_from": dict, "seed": int, "steps": [STEP]}
 REPAIR = "Run fairseq-kd progressive again, which writes it."
 
 
@@ -23,14 +25,15 @@ class Step(NamedTuple):
     """One step of a run.
 
     Args:
-        name: of the step, and of the folder that it fills.
-        kind: what it does, a rule of the Snakefile.
-        commands: its command lines, word by word.
-        after: steps whose results it needs.
-        reads: files from outside the run that it needs.
-        makes: files that are there when it is done.
-        folder: what is begun anew if the step changes; None if the commands overwrite.
-        gpus: that it uses, if the machine has any.
+        name: the step's, unique in the run; usually also that of its output folder.
+        kind: the kind of work; each kind has a rule in the Snakefile.
+        commands: its command lines, each a list of arguments.
+        after: the names of the steps whose outputs it needs.
+        reads: the input files that no step of the run makes.
+        makes: its output files, all of which exist when it is done.
+        folder: the output folder, moved aside if the step changes; None if its commands overwrite
+            their outputs.
+        gpus: how many GPUs it uses, on a machine that has any.
     """
 
     name: str
@@ -43,18 +46,19 @@ class Step(NamedTuple):
     gpus: int = 0
 
 
-class Plan(NamedTuple):
-    """A run that was looked up and laid out.
+class Workflow(NamedTuple):
+    """All steps of a run, in an order in which they can be executed.
 
     Args:
-        folder: of the run.
-        made_from: what it was laid out from, to know when it must be again.
-        seed: of its trainings.
-        steps: in an order that works.
+        folder: the folder of the run.
+        inputs: the run file and the hashes of what it names; if they differ, all commands are
+            checked again.
+        seed: the random seed of its trainings.
+        steps: each after those that it needs.
     """
 
     folder: str
-    made_from: Dict[str, Any]
+    inputs: Dict[str, Any]
     seed: int
     steps: List[Step]
 
@@ -62,7 +66,7 @@ class Plan(NamedTuple):
         """The step of a name.
 
         Raises:
-            ValueError: there is none; all names are told.
+            ValueError: there is none; the message lists all names.
         """
         for step in self.steps:
             if step.name == name:
@@ -71,79 +75,92 @@ class Plan(NamedTuple):
         raise ValueError(f"The run has no step {name}. Its steps are {names}.")
 
 
-def write_plan(plan: Plan) -> Path:
-    """Writes it into the folder of the run, and says where."""
-    path = Path(plan.folder) / FILE
+def write_workflow(workflow: Workflow) -> Path:
+    """Writes the workflow into the folder of the run and returns the path of the file."""
+    path = Path(workflow.folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
-        json.dump(_content(plan), file, indent=1)
+        json.dump(_content(workflow), file, indent=1)
     return path
 
 
-def plan_sha256(plan: Plan) -> str:
-    """The SHA-256 of what a plan says."""
-    return hashlib.sha256(json.dumps(_content(plan), sort_keys=True).encode()).hexdigest()
+def workflow_sha256(workflow: Workflow) -> str:
+    """The SHA-256 of the content of a workflow."""
+    return hashlib.sha256(json.dumps(_content(workflow), sort_keys=True).encode()).hexdigest()
 
 
-def read_plan(path: Path, sha256: Optional[str] = None) -> Plan:
-    """A plan from its file.
+def read_workflow(path: Path, sha256: Optional[str] = None) -> Workflow:
+    """Reads a workflow from its file.
 
     Args:
-        path: the file, which anybody may have written.
-        sha256: of the plan whose commands are to run; None if none are.
+        path: the file, which is not trusted: anybody may have written it.
+        sha256: the hash that the workflow must have for its commands to be executed; None if they
+            are not executed.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing, damaged or another plan.
+        FileNotFoundError: the file is missing.
+        ValueError: it is damaged, or has another hash.
     """
-    content = read_json(path, FORM, REPAIR)
+    content = read_json(path, FIELDS, REPAIR)
     steps = [Step(**{key: step[key] for key in Step._fields}) for step in content["steps"]]
-    plan = Plan(**{key: content[key] for key in FORM if key != "steps"}, steps=steps)
-    if sha256 is not None and plan_sha256(plan) != sha256:
+    workflow = Workflow(**{key: content[key] for key in FIELDS if key != "steps"}, steps=steps)
+    if sha256 is not None and workflow_sha256(workflow) != sha256:
         raise ValueError(
             f"{path} is not what fairseq-kd progressive laid out: it was changed since. No command "
             f"of it is run. {REPAIR}"
         )
-    return plan
+    return workflow
+
+
+def holds_former_run(folder: Path) -> bool:
+    """Whether a folder holds a run of a version that wrote ``plan.json``.
+
+    Its finished steps count: their manifests do not depend on that file, which is left as it is.
+    """
+    try:
+        read_json(folder / FORMER_FILE, FORMER_FIELDS, REPAIR)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def same_commands(old: List[List[str]], new: List[List[str]]) -> bool:
-    """Whether command lines do the same, from wherever our own files are named."""
+    """Whether command lines are equal, by whatever path they name files of this package."""
     if [len(line) for line in old] != [len(line) for line in new]:
         return False
-    words = (list(itertools.chain.from_iterable(lines)) for lines in (old, new))
-    return all(map(same_word, *words))
+    return all(map(same_word, *(itertools.chain.from_iterable(lines) for lines in (old, new))))
 
 
 def same_word(old: str, new: str) -> bool:
-    """Whether two words of command lines are equal, or both name the same file of ours."""
+    """Whether two arguments are equal, or both name the same file of this package."""
     ours = (own for own in OURS if f"/{old}".endswith(f"/{own}"))
     return old == new or any(Path(new).resolve() == ROOT / own for own in ours)
 
 
-def differing_words(old: List[str], new: List[str]) -> str:
-    """How two command lines differ: by flags, where they can be told."""
+def changed_flags(old: List[str], new: List[str]) -> str:
+    """The flags by which two command lines differ."""
     ours, theirs = _flags(new), _flags(old)
-    told = []
+    changes = []
     for flag in dict.fromkeys([*theirs, *ours]):
         before, now = theirs.get(flag), ours.get(flag)
         if before != now:
             was = "was not given" if before is None else f"was {before or 'given'}"
-            told.append(f"{flag} {was}, is {'not given' if now is None else now or 'given'}")
-    return "; ".join(told) or "its command is another"
+            changes.append(f"{flag} {was}, is {'not given' if now is None else now or 'given'}")
+    return "; ".join(changes) or "its command is another"
 
 
-def _flags(words: List[str]) -> Dict[str, str]:
-    """By flag, the words that follow it; what stands before any flag is its command."""
-    found: Dict[str, str] = {}
+def _flags(arguments: List[str]) -> Dict[str, str]:
+    """The values of each flag; what precedes the first flag is under "command"."""
+    values: Dict[str, str] = {}
     flag = "command"
-    for word in words:
+    for word in arguments:
         if word.startswith("--") and word != "--":
             flag = word
-            found[flag] = ""
+            values[flag] = ""
         else:
-            found[flag] = f"{found.get(flag, '')} {word}".strip()
-    return found
+            values[flag] = f"{values.get(flag, '')} {word}".strip()
+    return values
 
 
-def _content(plan: Plan) -> Dict[str, Any]:
-    return {**plan._asdict(), "steps": [step._asdict() for step in plan.steps]}
+def _content(workflow: Workflow) -> Dict[str, Any]:
+    return {**workflow._asdict(), "steps": [step._asdict() for step in workflow.steps]}

@@ -1,32 +1,32 @@
-"""The rungs from a teacher to a student: how large a model is at a ratio, and which ratios to take.
+"""The ladder from a teacher to a student: the size of a stage at a ratio, and the ratios.
 
-A strategy says what shrinks. At ratio r of a teacher with L layers, width d and h heads:
+A strategy determines what shrinks. At ratio r of a teacher with L layers, width d and h heads:
 
     balanced      layers L * r                              width d * sqrt(r)   heads h * sqrt(r)
     depth         layers L * r                              width d             heads h
     width         layers L                                  width d * sqrt(r)   heads h * sqrt(r)
     deep-shallow  encoder L * sqrt(r), decoder L * r^2      width d * sqrt(r)   heads h * sqrt(r)
 
-A head keeps its dimensions, so that the width is whole heads and a rung can start from the weights
-of the rung before: nothing in it is larger. Only one head that is left alone gets smaller. The
-feed-forward width follows the width. The ratio is the formula's: parameters fall faster, and
-embeddings slower.
+Heads keep their dimension, so that the width is a multiple of it and a stage can start from the
+weights of the stage before, in which nothing is smaller. Only a single remaining head can get
+narrower. The feed-forward width is proportional to the width. The ratio is not that of the
+parameters: those of the layers fall faster, those of the embeddings more slowly.
 """
 
 import math
 from itertools import pairwise
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-FACTOR = 0.7  # from one rung to the next
-SMALLEST_RATIO = 0.01  # that a search for a budget goes down to
-MATRIX_UNIT = 8  # what GPUs multiply in
+STRATEGY, FACTOR = "balanced", 0.7  # defaults; the factor leads from a ratio to the next
+SMALLEST_RATIO = 0.01  # of a search for a budget
+MATRIX_UNIT = 8  # GPUs multiply matrices in blocks of it
 BALANCED, AGGRESSIVE = 3, 4  # times fewer parameters in one step, at most
 DEEPEST_CUT = 0.75  # of the layers of a side, in one step
 NARROWEST_CUT = 0.5  # of the width
 
 
 class Size(NamedTuple):
-    """The numbers that make a transformer large or small."""
+    """The size of a transformer; heads and feed-forward width are equal on both sides."""
 
     encoder_layers: int
     decoder_layers: int
@@ -51,20 +51,20 @@ STRATEGIES: Dict[str, Exponents] = {
 
 
 def shrink(teacher: Size, ratio: float, strategy: str) -> Size:
-    """The rung at a ratio of the teacher.
+    """The size of a stage at a ratio of the teacher.
 
     Args:
-        teacher: its width is a multiple of its heads.
+        teacher: a size whose width is a multiple of its heads.
         ratio: in (0, 1]; 1 is the teacher itself.
         strategy: one of STRATEGIES.
 
     Raises:
-        ValueError: the ratio or the strategy is none.
+        ValueError: the ratio is out of range, or the strategy is unknown.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"The strategy must be one of {', '.join(STRATEGIES)}, but is {strategy}.")
     if not 0 < ratio <= 1:
-        raise ValueError(f"A rung's ratio must be greater than 0 and at most 1, but is {ratio}.")
+        raise ValueError(f"A stage's ratio must be greater than 0 and at most 1, but is {ratio}.")
     if ratio == 1:
         return teacher
     encoder, decoder, across = (ratio**exponent for exponent in STRATEGIES[strategy])
@@ -77,12 +77,12 @@ def shrink(teacher: Size, ratio: float, strategy: str) -> Size:
 
 
 def _rounded(number: float) -> int:
-    """To the nearest; halves go up, also where the arithmetic falls just short of them."""
+    """The nearest whole number; halves, and floats just below them, round up."""
     return math.floor(number + 0.5 + 1e-9)
 
 
 def _head_dimension(teacher: Size, heads: int, width: float) -> int:
-    """The teacher's, if it is even; less where one head is wider than the formula's width."""
+    """The teacher's head dimension, made even; less if a single head exceeds the width."""
     whole = teacher.width // teacher.heads
     if heads > 1:
         return max(1, whole - whole % 2)
@@ -91,23 +91,23 @@ def _head_dimension(teacher: Size, heads: int, width: float) -> int:
 
 
 def _feed_forward(teacher: Size, width: int) -> int:
-    """In the teacher's proportion to the width, in whole matrix units."""
+    """The feed-forward width in the teacher's proportion, a multiple of MATRIX_UNIT."""
     scaled = teacher.feed_forward * width / teacher.width
     units = max(1, _rounded(scaled / MATRIX_UNIT))
     return min(teacher.feed_forward, MATRIX_UNIT * units)
 
 
 def ratios_to(target: float, factor: float = FACTOR) -> List[float]:
-    """The ratios of a ladder: 1, then times the factor until the target is reached, which ends it.
+    """The ratios of a ladder: 1, factor, factor^2, ..., target.
 
-    A rung that is less than half a step above the target is left out.
+    A stage that is less than half a step above the target is left out.
 
     Args:
         target: the student's ratio, in (0, 1).
         factor: in (0, 1).
 
     Raises:
-        ValueError: one of them is not.
+        ValueError: one of them is out of range.
     """
     for called, value in (("target", target), ("factor", factor)):
         if not 0 < value < 1:
@@ -121,10 +121,10 @@ def ratios_to(target: float, factor: float = FACTOR) -> List[float]:
 
 
 def checked_ladder(ratios: Sequence[float]) -> List[float]:
-    """An explicit ladder, with the teacher's 1.0 at its front.
+    """Checks an explicit ladder; adds the teacher's 1.0 at its front.
 
     Raises:
-        ValueError: it does not go down from 1 towards 0; the nearest ladder that does is told.
+        ValueError: it does not descend from 1 towards 0; the message has the nearest that does.
     """
     ladder = [float(ratio) for ratio in ratios]
     for ratio in ladder:
@@ -140,37 +140,38 @@ def checked_ladder(ratios: Sequence[float]) -> List[float]:
                 + _nearest(sorted({1.0, *ladder}, reverse=True))
             )
     if set(ladder) <= {1.0}:
-        raise ValueError(f"A ladder must have a rung below 1.0. {_nearest([1.0, FACTOR])}")
+        raise ValueError(f"A ladder must have a stage below 1.0. {_nearest([1.0, FACTOR])}")
     return ladder if ladder[0] == 1 else [1.0, *ladder]
 
 
-def rungs(teacher: Size, ratios: Sequence[float], strategy: str) -> List[Size]:
+def ladder_sizes(teacher: Size, ratios: Sequence[float], strategy: str) -> List[Size]:
     """The sizes of a ladder, the teacher's first.
 
     Args:
-        teacher: the size of the first rung.
+        teacher: the size of the first stage.
         ratios: descending from 1.
         strategy: one of STRATEGIES.
 
     Raises:
-        ValueError: two rungs would be the same; the nearest ladder that can be built is told.
+        ValueError: two stages would be the same; the message has the nearest ladder that can be
+            built.
     """
     sizes = [shrink(teacher, ratio, strategy) for ratio in ratios]
     for i in range(1, len(sizes)):
         if sizes[i] == sizes[i - 1]:
-            same = f"The rungs at {ratios[i - 1]} and {ratios[i]} would be the same"
+            same = f"The stages at {ratios[i - 1]} and {ratios[i]} would be the same"
             if sizes[i] == teacher:
-                same = f"The rung at {ratios[i]} would be as large as the teacher"
+                same = f"The stage at {ratios[i]} would be as large as the teacher"
             advice = _nearest(buildable(teacher, ratios, strategy))
             raise ValueError(f"{same} by the strategy {strategy}: {sizes[i]}. {advice}")
     return sizes
 
 
 def buildable(teacher: Size, ratios: Sequence[float], strategy: str) -> List[float]:
-    """The nearest ladder whose rungs all differ: of rungs that are the same, one stays.
+    """The nearest ladder whose stages all differ: of stages that are the same, one stays.
 
     Args:
-        teacher: the size of the first rung.
+        teacher: the size of the first stage.
         ratios: descending from 1.
         strategy: one of STRATEGIES.
 
@@ -180,15 +181,15 @@ def buildable(teacher: Size, ratios: Sequence[float], strategy: str) -> List[flo
     by_size: Dict[Size, float] = {}
     for ratio in ratios:
         by_size.setdefault(shrink(teacher, ratio, strategy), ratio)
-    by_size[shrink(teacher, ratios[-1], strategy)] = ratios[-1]  # the student's is as it was asked
+    by_size[shrink(teacher, ratios[-1], strategy)] = ratios[-1]  # the student keeps the given ratio
     by_size[teacher] = 1.0
     if len(by_size) == 1:
-        return [1.0, distinct_rungs(teacher, strategy)[0][0]]
+        return [1.0, distinct_sizes(teacher, strategy)[0][0]]
     return list(by_size.values())
 
 
-def distinct_rungs(teacher: Size, strategy: str) -> List[Tuple[float, Size]]:
-    """All rungs below the teacher that differ, from large to small, each with its largest ratio.
+def distinct_sizes(teacher: Size, strategy: str) -> List[Tuple[float, Size]]:
+    """All different sizes below the teacher, from large to small, each with its largest ratio.
 
     The ratios are whole thousandths, down to SMALLEST_RATIO.
 
@@ -222,25 +223,27 @@ def warnings(
     """A sentence for each step that is too steep to learn well.
 
     Args:
-        ratios: of the ladder, the teacher's first.
-        sizes: of its rungs.
-        strategy: that made the sizes.
-        parameters: of its rungs; None if they are not known.
+        ratios: those of the ladder, the teacher's first.
+        sizes: those of its stages.
+        strategy: by which they were computed.
+        parameters: those of its stages; None if they are not known.
     """
-    told = []
+    sentences = []
     for i in range(1, len(sizes)):
         times = parameters[i - 1] / parameters[i] if parameters else 1
         reasons = _steep(sizes[i - 1], sizes[i], times)
         if reasons:
             between = float(f"{math.sqrt(ratios[i - 1] * ratios[i]):.2g}")
-            told.append(f"From {ratios[i - 1]} to {ratios[i]}, {' and '.join(reasons)}.")
+            sentences.append(f"From {ratios[i - 1]} to {ratios[i]}, {' and '.join(reasons)}.")
             if shrink(sizes[0], between, strategy) not in sizes:
-                told[-1] += f" A rung between, such as {between}, makes two easier steps of it."
-    return told
+                sentences[-1] += (
+                    f" A stage between, such as {between}, makes two easier steps of it."
+                )
+    return sentences
 
 
 def _steep(before: Size, after: Size, times_fewer: float) -> List[str]:
-    """Why a step is steep; nothing if it is not."""
+    """The reasons why a step is steep; empty if it is not."""
     reasons = []
     if times_fewer > BALANCED:
         usual = f"{BALANCED} to {AGGRESSIVE} times is aggressive"

@@ -1,4 +1,4 @@
-"""A ladder for reading: its table, its bars, its warnings, and what to copy from it."""
+"""Reports a ladder: table, bars, warnings, lines for a run file and fairseq-train flags."""
 
 import shlex
 from functools import cached_property
@@ -7,51 +7,51 @@ from typing import Any, Dict, List, Sequence
 
 from fairseq_kd.evaluation.pages import markdown_table
 from fairseq_kd.evaluation.size import PARTS
-from fairseq_kd.sizing.ladder import rungs, warnings
-from fairseq_kd.sizing.structure import Blueprint
+from fairseq_kd.sizing.ladder import ladder_sizes, warnings
+from fairseq_kd.sizing.structure import TeacherStructure
 from fairseq_kd.whole_files import write_new
 
-BAR = 40  # characters that stand for the teacher
-COLUMNS = ("rung", "ratio", "layers", "width", "heads", "feed-forward", "parameters")
+BAR = 40  # characters of the teacher's bar
+COLUMNS = ("stage", "ratio", "layers", "width", "heads", "feed-forward", "parameters")
 MOSTLY = 0.75  # of the student's parameters
 FORMATS = (".png", ".svg")
 
 
 class LadderReport:
-    """What a ladder comes to.
+    """The sizes and parameters of a ladder; ``str`` gives the whole report.
 
     Args:
-        blueprint: of the teacher.
+        structure: the teacher's.
         ratios: descending from the teacher's 1.0.
-        strategy: how rungs shrink.
+        strategy: one of STRATEGIES.
 
     Raises:
-        ValueError: two rungs would be the same.
+        ValueError: two stages would be the same.
     """
 
-    def __init__(self, blueprint: Blueprint, ratios: Sequence[float], strategy: str):
-        self.blueprint, self.ratios, self.strategy = blueprint, ratios, strategy
-        self.sizes = rungs(blueprint.size, ratios, strategy)
+    def __init__(self, structure: TeacherStructure, ratios: Sequence[float], strategy: str):
+        self.structure, self.ratios, self.strategy = structure, ratios, strategy
+        self.sizes = ladder_sizes(structure.size, ratios, strategy)
         between = [f"rung-{ratio * 100:.0f}" for ratio in ratios[1:-1]]
         self.names = ["teacher", *between, "student"]
 
     @cached_property
     def parts(self) -> List[Dict[str, int]]:
-        """The parameters of each rung by part."""
-        return [self.blueprint.teacher_parts, *map(self.blueprint.parts, self.sizes[1:])]
+        """The parameters of each stage by part."""
+        return [self.structure.teacher_parts, *map(self.structure.parts, self.sizes[1:])]
 
     @cached_property
     def parameters(self) -> List[int]:
-        """The parameters of each rung."""
+        """The parameters of each stage."""
         return [sum(each.values()) for each in self.parts]
 
     def __str__(self) -> str:
-        told = "".join(f"Note: {each}\n" for each in self.warnings())
-        blocks = [self.table(), self.bars(), told, self.run_file(), self.training_flags()]
+        notes = "".join(f"Note: {each}\n" for each in self.warnings())
+        blocks = [self.table(), self.bars(), notes, self.run_file(), self.training_flags()]
         return "\n\n".join(block.rstrip("\n") for block in blocks if block)
 
     def table(self) -> str:
-        """Sizes and true parameters; a step is how many times fewer they are than just before."""
+        """Sizes and true parameters; a step is the ratio of the parameters before to these."""
         rows = []
         for i, (size, count) in enumerate(zip(self.sizes, self.parameters, strict=True)):
             layers = f"{size.encoder_layers}+{size.decoder_layers}"
@@ -63,7 +63,7 @@ class LadderReport:
         return markdown_table((*COLUMNS, "of the teacher's", "step"), rows)
 
     def bars(self) -> str:
-        """The parameters as bars, those of the embeddings last."""
+        """The parameters as bars, in which the embeddings come last."""
         longest = max(map(len, self.names))
         lines = []
         for name, parts, count in zip(self.names, self.parts, self.parameters, strict=True):
@@ -74,42 +74,42 @@ class LadderReport:
         return "\n".join([*lines, f"{'':{longest}} # encoder and decoder, : embeddings"])
 
     def warnings(self) -> List[str]:
-        """What to know before training on this ladder."""
-        told = list(self.blueprint.changes)
-        told += warnings(self.ratios, self.sizes, self.strategy, self.parameters)
+        """Warnings about the ladder."""
+        sentences = list(self.structure.changes)
+        sentences += warnings(self.ratios, self.sizes, self.strategy, self.parameters)
         share = self.parts[-1]["embeddings"] / self.parameters[-1]
         if share > MOSTLY:
-            told.append(
-                f"{share:.0%} of the student's parameters are embeddings: fewer words or shared "
-                "embeddings would save more than fewer layers."
+            sentences.append(
+                f"{share:.0%} of the student's parameters are embeddings: a smaller vocabulary or "
+                "shared embeddings would save more than fewer layers."
             )
-        return told
+        return sentences
 
     def run_file(self) -> str:
-        """The ladder as a run file of ``fairseq-kd progressive`` names it."""
+        """The ladder as lines for a run file of ``fairseq-kd progressive``."""
         return f"strategy: {self.strategy}\nladder: [{', '.join(map(str, self.ratios))}]"
 
     def training_flags(self) -> str:
-        """For each rung the flags that make fairseq-train build it."""
+        """The fairseq-train flags of each stage."""
         blocks = [
-            f"{name}:\n  {shlex.join(self.blueprint.flags(size))}"
+            f"{name}:\n  {shlex.join(self.structure.flags(size))}"
             for name, size in zip(self.names[1:], self.sizes[1:], strict=True)
         ]
         return "\n".join(blocks)
 
     def write_chart(self, path: Path) -> None:
-        """Draws the parameters of the rungs by part.
+        """Draws the parameters of the stages by part.
 
         Args:
             path: ends with one of FORMATS.
 
         Raises:
-            ValueError: something else is there.
+            ValueError: a file that is no such chart exists.
         """
         from fairseq_kd.evaluation.plots import drawn
 
         inches = (5.6, 1.6 + 0.4 * len(self.sizes))
-        plot = drawn("ladder", "parameters of the rungs", inches, self._draw)
+        plot = drawn("ladder", "parameters of the stages", inches, self._draw)
         write_new(path, plot.png if path.suffix == ".png" else plot.svg, "--chart")
 
     def _draw(self, figure: Any) -> None:

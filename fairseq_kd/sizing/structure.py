@@ -1,7 +1,7 @@
-"""What a teacher is made of, and with it every rung of its ladder: sizes, form and vocabulary.
+"""The structure of a teacher, and the models of its stages: options, size and vocabulary.
 
-A rung is a plain ``transformer`` of the teacher's form, as far as CTranslate2 converts that, and of
-another size. It is counted by building it as fairseq does, on a device without memory.
+A stage is a plain ``transformer`` with the teacher's options, as far as CTranslate2 converts them,
+and of another size. Its parameters are counted by building it as fairseq does, on the meta device.
 """
 
 import copy
@@ -22,51 +22,52 @@ from fairseq_kd.models.form import POSITIONS, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
 from fairseq_kd.teachers.loading import check_family
 
-RUNG_ARCH = "transformer"
+STAGE_ARCH = "transformer"
 CONVERTIBLE_ACTIVATIONS = ("gelu", "gelu_accurate", "gelu_fast", "relu", "swish")
 NOT_CONVERTIBLE = ("no_token_positional_embeddings", "no_cross_attention", "cross_self_attention")
-SPECIAL_WORDS = 4  # beginning, padding, end, unknown
-Words = Tuple[Optional[int], Optional[int]]
+SPECIAL_SYMBOLS = 4  # beginning, padding, end, unknown
+VocabSizes = Tuple[Optional[int], Optional[int]]
 
 
-class Blueprint:
-    """A teacher's form and size, from which rungs are built.
+class TeacherStructure:
+    """The options and the size of a teacher, from which stages are built.
 
     Args:
-        args: the arguments that build the teacher; what they lack, its architecture says.
-        words: of the source's and of the target's dictionary, special ones included; None where
-            they are not known yet.
-        called: how errors name the teacher.
+        args: the options that build the teacher; its architecture provides missing ones.
+        vocab_sizes: entries of the source and the target dictionary, special symbols included;
+            None if not known yet.
+        called: the teacher's name in error messages.
 
     Raises:
         ValueError: the teacher is no transformer, its heads do not divide its width, or it shares
             embeddings over two dictionaries.
     """
 
-    def __init__(self, args: Namespace, words: Words, called: str):
+    def __init__(self, args: Namespace, vocab_sizes: VocabSizes, called: str):
         if not is_transformer(args.arch):
             raise ValueError(
                 f"{called} has the architecture '{args.arch}', but must be a transformer of "
                 "fairseq, whose layers, width and heads a ladder shrinks."
             )
-        self.args, self.words, self.called = _completed(args), words, called
+        self.args, self.vocab_sizes, self.called = _completed(args), vocab_sizes, called
         args = self.args
         for side in ("encoder", "decoder"):
             _refuse_broken_heads(called, side, *(getattr(args, f"{side}_{x}") for x in _HEADS))
-        if args.share_all_embeddings and words[0] != words[1]:
+        if args.share_all_embeddings and vocab_sizes[0] != vocab_sizes[1]:
             raise ValueError(
                 f"{called} has --share-all-embeddings, which needs one dictionary for both "
-                f"languages, but they have {words[0]:,} and {words[1]:,} words."
+                f"languages, but they have {vocab_sizes[0]:,} and "
+                f"{vocab_sizes[1]:,} entries."
             )
         self._counted: Dict[Size, Dict[str, int]] = {}
 
     @classmethod
-    def of_checkpoint(cls, path: str, flag: str = "--teacher") -> "Blueprint":
-        """A teacher that is trained; its data are not needed.
+    def of_checkpoint(cls, path: str, flag: str = "--teacher") -> "TeacherStructure":
+        """The structure of a trained teacher; its data are not needed.
 
         Args:
             path: the checkpoint, as the user typed it.
-            flag: how the user named it.
+            flag: the flag or key of the checkpoint.
 
         Raises:
             FileNotFoundError: it does not exist.
@@ -88,27 +89,28 @@ class Blueprint:
     def of_arch(
         cls,
         arch: str,
-        source_words: Optional[int],
-        target_words: Optional[int],
+        source_entries: Optional[int],
+        target_entries: Optional[int],
         model_flags: Sequence[str] = (),
-    ) -> "Blueprint":
-        """A teacher that is not trained yet.
+    ) -> "TeacherStructure":
+        """The structure of a teacher that is not trained yet.
 
         Args:
             arch: a named transformer of fairseq or of this plugin.
-            source_words: of the source's dictionary, special ones included; None if not known yet.
-            target_words: of the target's.
+            source_entries: entries of the source dictionary, special symbols included; None if
+                not known yet.
+            target_entries: those of the target dictionary.
             model_flags: flags of fairseq-train for the model, such as --share-all-embeddings.
 
         Raises:
-            ValueError: this is no transformer that fairseq could build.
+            ValueError: fairseq cannot build it, or it is no transformer.
         """
         args, _ = model_args(arch, Namespace(), model_flags)
-        return cls(args, (source_words, target_words), f"--arch {arch}")
+        return cls(args, (source_entries, target_entries), f"--arch {arch}")
 
     @cached_property
     def size(self) -> Size:
-        """The teacher's; where its sides differ, the narrower one, with the smaller heads."""
+        """The teacher's size; if its sides differ, the smaller width and head dimension."""
         args = self.args
         widths = (args.encoder_embed_dim, args.decoder_embed_dim)
         heads = (args.encoder_attention_heads, args.decoder_attention_heads)
@@ -119,33 +121,33 @@ class Blueprint:
 
     @cached_property
     def changes(self) -> List[str]:
-        """How rungs differ from the teacher's form, each with its reason, a sentence."""
-        args, told = self.args, []
+        """Sentences about options in which stages differ from the teacher, and why."""
+        args, sentences = self.args, []
         heads = [getattr(args, f"{side}_attention_heads") for side in ("encoder", "decoder")]
         widths = [getattr(args, f"{side}_embed_dim") for side in ("encoder", "decoder")]
         if heads[0] != heads[1] or widths[0] != widths[1]:
-            told.append(
+            sentences.append(
                 f"The teacher's encoder has width {widths[0]} and {heads[0]} heads, its decoder "
-                f"width {widths[1]} and {heads[1]} heads. CTranslate2 needs equal ones: rungs are "
+                f"width {widths[1]} and {heads[1]} heads. CTranslate2 needs equal ones: stages are "
                 f"of the smaller width, with heads of the smaller kind."
             )
-        changes = self._form_changes()
+        changes = self._option_changes()
         if args.encoder_normalize_before != args.decoder_normalize_before:
-            told.append(
+            sentences.append(
                 "The teacher's encoder and decoder normalize at different places, which CTranslate2"
-                " does not convert: rungs normalize before each block."
+                " does not convert: stages normalize before each block."
             )
         for key in (key for key in changes if key in ("activation_fn", *NOT_CONVERTIBLE)):
             was, now = getattr(args, key), changes[key]
             flag = f"--{key.replace('_', '-')}" + (f" {was}" if now else "")
-            told.append(
-                f"CTranslate2 does not convert the teacher's {flag}: rungs are "
+            sentences.append(
+                f"CTranslate2 does not convert the teacher's {flag}: stages are "
                 + (f"built with {now}." if now else "built without.")
             )
-        return told
+        return sentences
 
-    def _form_changes(self) -> Dict[str, Any]:
-        """What of the teacher's form is changed so that CTranslate2 converts a rung."""
+    def _option_changes(self) -> Dict[str, Any]:
+        """Options of the teacher that stages change so that CTranslate2 converts them."""
         args = self.args
         norms = ("encoder_normalize_before", "decoder_normalize_before")
         changes: Dict[str, Any] = {}
@@ -156,11 +158,11 @@ class Blueprint:
         return {**changes, **{key: False for key in NOT_CONVERTIBLE if getattr(args, key)}}
 
     def flags(self, size: Size) -> List[str]:
-        """The flags that make fairseq-train build a rung, its architecture first."""
-        return ["--arch", RUNG_ARCH, *self._rung(size)[1]]
+        """The fairseq-train flags of a stage, its architecture first."""
+        return ["--arch", STAGE_ARCH, *self._stage_options(size)[1]]
 
     def parts(self, size: Size) -> Dict[str, int]:
-        """Parameters of the model that fairseq builds: of its embeddings, encoder and decoder.
+        """The parameters of a stage: embeddings, encoder and decoder.
 
         Raises:
             ValueError: the vocabulary is not known yet.
@@ -170,7 +172,7 @@ class Blueprint:
         return self._counted[size]
 
     def parameters(self, size: Size) -> int:
-        """All of them, those that are shared once.
+        """The parameters of a stage in all; shared ones count once.
 
         Raises:
             ValueError: the vocabulary is not known yet.
@@ -178,7 +180,7 @@ class Blueprint:
         return sum(self.parts(size).values())
 
     def embedding_parameters(self, size: Size) -> int:
-        """Those of the embeddings, of learned positions and of the projection to words.
+        """The parameters of embeddings, learned positions and output projection.
 
         Raises:
             ValueError: the vocabulary is not known yet.
@@ -187,35 +189,35 @@ class Blueprint:
 
     @cached_property
     def teacher_parts(self) -> Dict[str, int]:
-        """Those of the teacher as it is, which a rung of its size need not have."""
+        """The parameters of the teacher itself, which may differ from those of an equal stage."""
         return parameters_by_part(self._built(self.args, "meta"))
 
     def build(self, size: Size, device: str = "cpu") -> "tuple[nn.Module, Namespace]":
-        """A rung with random weights, and the arguments that build it."""
-        args, _ = self._rung(size)
+        """A stage with random weights, and the options that build it."""
+        args, _ = self._stage_options(size)
         return self._built(args, device), args
 
     @cached_property
     def dictionaries(self) -> Tuple[Dictionary, Dictionary]:
-        """Stand-ins of as many words as the teacher's.
+        """Made-up dictionaries of the teacher's sizes.
 
         Raises:
             ValueError: the vocabulary is not known yet.
         """
-        if None in self.words:
+        if None in self.vocab_sizes:
             raise ValueError(
-                f"The parameters of {self.called} and its rungs depend on the vocabulary, which is "
-                "not known yet. Prepare the text, or say how many words it will have."
+                f"The parameters of {self.called} and its stages depend on the vocabulary, which "
+                "is not known yet. Prepare the text, or give the size of its dictionaries."
             )
-        source, target = (_dictionary(count) for count in self.words)
+        source, target = (_dictionary(count) for count in self.vocab_sizes)
         return source, target
 
-    def _rung(self, size: Size) -> Tuple[Namespace, List[str]]:
-        words = []
-        for option, value in Architecture(*size, purpose="a rung").sizes().items():
-            words += [f"--{option.replace('_', '-')}", str(value)]
-        form = Namespace(**{**vars(self.args), **self._form_changes()})
-        return model_args(RUNG_ARCH, form, words)
+    def _stage_options(self, size: Size) -> Tuple[Namespace, List[str]]:
+        flags = []
+        for option, value in Architecture(*size, purpose="a stage").sizes().items():
+            flags += [f"--{option.replace('_', '-')}", str(value)]
+        options = Namespace(**{**vars(self.args), **self._option_changes()})
+        return model_args(STAGE_ARCH, options, flags)
 
     def _built(self, args: Namespace, device: str) -> nn.Module:
         source, target = self.dictionaries
@@ -240,7 +242,7 @@ def _refuse_broken_heads(called: str, side: str, width: int, heads: int) -> None
 
 
 def _completed(args: Namespace) -> Namespace:
-    """Arguments with all defaults of their architecture, those that are newer than they too."""
+    """The options with all defaults of their architecture, also those added since the training."""
     args = Namespace(**vars(args))
     for key, value in POSITIONS.items():
         setattr(args, key, getattr(args, key, None) or value)
@@ -248,8 +250,8 @@ def _completed(args: Namespace) -> Namespace:
     return args
 
 
-def _dictionary(words: int) -> Dictionary:
+def _dictionary(entries: int) -> Dictionary:
     dictionary = Dictionary()
-    for number in range(words - SPECIAL_WORDS):
+    for number in range(entries - SPECIAL_SYMBOLS):
         dictionary.add_symbol(f"word{number}")
     return dictionary

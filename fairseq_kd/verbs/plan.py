@@ -1,15 +1,16 @@
-"""The verb ``fairseq-kd plan``."""
+"""The command ``fairseq-kd plan``."""
 
 import argparse
 from pathlib import Path
 from typing import Any, List
 
 from fairseq_kd.flag_types import THREADS, Range, Several, file_path, one_line, shown
+from fairseq_kd.sizing.ladder import FACTOR, STRATEGY
 from fairseq_kd.whole_files import check_apart
 
 DESCRIPTION = """\
 Plans the ladder of a progressive distillation, from a teacher down to a student of the size that
-you ask for: a table with the true parameters of every rung, notes where a step is too steep, and
+you ask for: a table with the true parameters of every stage, notes where a step is too steep, and
 what to copy into a run file or after fairseq-train. Nothing is trained. Flags of fairseq-train for
 an untrained teacher may follow after --, such as -- --share-all-embeddings."""
 STRATEGIES = {
@@ -18,16 +19,15 @@ STRATEGIES = {
     "width": "width and heads only",
     "deep-shallow": "as balanced, but the decoder loses most layers",
 }
-FACTOR = 0.7
 RATIO = Range(float, 0.001, 1, below=True)
 BUDGET = Range(float, 1e-6, 1e12)
 
 
-def add_parser(verbs: Any) -> None:
-    """Adds the verb to the command line."""
-    parser = verbs.add_parser(
+def add_parser(subparsers: Any) -> None:
+    """Adds the command to the command line."""
+    parser = subparsers.add_parser(
         "plan",
-        help="plan the rungs from a teacher down to a small student",
+        help="plan the stages from a teacher down to a small student",
         description=DESCRIPTION,
         usage="fairseq-kd plan (--teacher T.pt | --arch A (--words N | --data BIN)) TARGET [flags] "
         "[-- model flags]",
@@ -37,18 +37,20 @@ def add_parser(verbs: Any) -> None:
     teacher.add_argument(
         "--arch", type=one_line, metavar="A", help="its architecture, if it is not trained yet"
     )
-    words = parser.add_argument_group("the vocabulary of --arch").add_mutually_exclusive_group()
-    words.add_argument(
+    vocabulary = parser.add_argument_group(
+        "the vocabulary of --arch"
+    ).add_mutually_exclusive_group()
+    vocabulary.add_argument(
         "--words",
         type=Several(Range(int, 5, 100_000_000), 2),
         metavar="N[,M]",
-        help="words of both dictionaries, or of source and target",
+        help="entries of both dictionaries, or of source and target",
     )
-    words.add_argument(
+    vocabulary.add_argument(
         "--data", type=file_path, metavar="BIN", help="a folder with dict.LANGUAGE.txt"
     )
     _add_targets(parser.add_argument_group("TARGET: how small the student gets, one of"))
-    _add_shape(parser.add_argument_group("the way down"))
+    _add_shape(parser.add_argument_group("the ladder"))
     parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -65,7 +67,7 @@ def _add_targets(group: Any) -> None:
         "--ladder",
         type=Several(Range(float, 0.001, 1), 100),
         metavar="1.0,0.75,0.5,0.25",
-        help="the ratios of all rungs, the student's last",
+        help="the ratios of all stages, the student's last",
     )
     targets.add_argument(
         "--parameters", type=parameters, metavar="10M", help="at most so many parameters"
@@ -86,18 +88,18 @@ def _add_targets(group: Any) -> None:
 
 
 def parameters(text: str) -> int:
-    """A number of parameters, such as 10M.
+    """Parses a number of parameters, such as 10M.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: it is not a number.
     """
     from fairseq_kd.sizing.budgets import count_of
 
     try:
         return count_of(text)
     except ValueError:
-        told = f"it must be a number such as 600000 or 10M, but is {shown(text)}"
-        raise argparse.ArgumentTypeError(told) from None
+        message = f"it must be a number such as 600000 or 10M, but is {shown(text)}"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _add_shape(group: Any) -> None:
@@ -105,13 +107,13 @@ def _add_shape(group: Any) -> None:
     group.add_argument(
         "--strategy",
         choices=STRATEGIES,
-        default="balanced",
+        default=STRATEGY,
         help=f"what shrinks. {listed} (default: %(default)s)",
     )
     group.add_argument(
         "--factor",
         type=RATIO,
-        help=f"from the ratio of a rung to that of the next (default: {FACTOR})",
+        help=f"from the ratio of a stage to that of the next (default: {FACTOR})",
     )
     group.add_argument(
         "--threads", type=THREADS, help="threads that --latency-ms measures on (default: 1)"
@@ -122,7 +124,7 @@ def _add_shape(group: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plans, and prints the ladder."""
+    """Prints the ladder."""
     _refuse_without_effect(args)
     from fairseq_kd.sizing.report import FORMATS, LadderReport
 
@@ -133,8 +135,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--chart must end with {' or '.join(FORMATS)}, but is {args.chart}.")
         check_matplotlib()
         check_apart(args.chart, {"--data": args.data}, "--chart")
-    blueprint = _blueprint(args)
-    report = LadderReport(blueprint, _ratios(args, blueprint), args.strategy)
+    structure = _structure(args)
+    report = LadderReport(structure, _ratios(args, structure), args.strategy)
     print(report)
     if args.chart is not None:
         report.write_chart(args.chart)
@@ -146,25 +148,25 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
     for useless, flag, where in (
         (args.teacher and given, f"--{''.join(given)}", "with --teacher, which has its own"),
         (args.teacher and args.model_flags, "What follows --", "with --teacher, which is built"),
-        (args.ladder and args.factor, "--factor", "with --ladder, which names every rung"),
+        (args.ladder and args.factor, "--factor", "with --ladder, which names every stage"),
         (args.latency_ms is None and args.threads, "--threads", "without --latency-ms"),
     ):
         if useless:
             raise ValueError(f"{flag} has no effect {where}. Leave it out.")
     if args.arch and not given:
         raise ValueError(
-            "--arch needs --words N or --data BIN, since embeddings are a part of every rung."
+            "--arch needs --words N or --data BIN, since embeddings are a part of every stage."
         )
 
 
-def _blueprint(args: argparse.Namespace) -> Any:
+def _structure(args: argparse.Namespace) -> Any:
     from fairseq_kd import plugin  # noqa: F401  (our architectures and tasks)
-    from fairseq_kd.sizing.structure import Blueprint
+    from fairseq_kd.sizing.structure import TeacherStructure
 
     if args.teacher is not None:
-        return Blueprint.of_checkpoint(args.teacher)
-    words = args.words or _dictionary_sizes(args.data)
-    return Blueprint.of_arch(args.arch, words[0], words[-1], args.model_flags)
+        return TeacherStructure.of_checkpoint(args.teacher)
+    sizes = args.words or _dictionary_sizes(args.data)
+    return TeacherStructure.of_arch(args.arch, sizes[0], sizes[-1], args.model_flags)
 
 
 def _dictionary_sizes(data: Path) -> List[int]:
@@ -182,8 +184,8 @@ def _dictionary_sizes(data: Path) -> List[int]:
     return [len(read_dictionary(file, distinct=False)) for file in files]
 
 
-def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
-    """The ratios of the ladder that was asked for."""
+def _ratios(args: argparse.Namespace, structure: Any) -> List[float]:
+    """The ratios of the ladder that the flags describe."""
     from fairseq_kd.sizing.budgets import ladder_to, ladder_within
     from fairseq_kd.sizing.ladder import buildable, checked_ladder, ratios_to
 
@@ -191,23 +193,23 @@ def _ratios(args: argparse.Namespace, blueprint: Any) -> List[float]:
     if args.ladder is not None:
         return checked_ladder(args.ladder)
     if args.target is not None:
-        return buildable(blueprint.size, ratios_to(args.target, factor), args.strategy)
+        return buildable(structure.size, ratios_to(args.target, factor), args.strategy)
     if args.parameters is not None:
-        return ladder_within(blueprint, args.parameters, args.strategy, factor, "--parameters")
-    return ladder_to(blueprint, _measured_budget(args, blueprint), args.strategy, factor)
+        return ladder_within(structure, args.parameters, args.strategy, factor, "--parameters")
+    return ladder_to(structure, _measured_budget(args, structure), args.strategy, factor)
 
 
-def _measured_budget(args: argparse.Namespace, blueprint: Any) -> Any:
+def _measured_budget(args: argparse.Namespace, structure: Any) -> Any:
     from fairseq_kd.decoding.engine_choice import INSTALL
 
     flag = "--latency-ms" if args.size_mb is None else "--size-mb"
     try:
         import ctranslate2  # noqa: F401
     except ImportError:
-        told = f"{flag} needs CTranslate2, which is not installed ({INSTALL})."
-        raise ValueError(told) from None
-    from fairseq_kd.sizing.measuring import latency_budget, size_budget
+        message = f"{flag} needs CTranslate2, which is not installed ({INSTALL})."
+        raise ValueError(message) from None
+    from fairseq_kd.sizing.budgets import latency_budget, size_budget
 
     if args.size_mb is not None:
-        return size_budget(blueprint, args.size_mb)
-    return latency_budget(blueprint, args.latency_ms, args.threads or 1)
+        return size_budget(structure, args.size_mb)
+    return latency_budget(structure, args.latency_ms, args.threads or 1)

@@ -1,4 +1,4 @@
-"""The verb ``fairseq-kd progressive``."""
+"""The command ``fairseq-kd progressive``."""
 
 import argparse
 import sys
@@ -8,9 +8,9 @@ from typing import Any, List
 from fairseq_kd.flag_types import Range, file_path, one_line
 
 DESCRIPTION = """\
-Brings a run to its end: text, teacher, store or translations, each rung of the ladder, controls and
-the evaluation, as RUN.yaml describes them (docs/progressive.md). Only what is missing, or no longer
-what the file says, is built, and the reason is told. Killed? Run the same command again."""
+Executes the run that RUN.yaml describes: text, teacher, store or translations, each stage of the
+ladder, controls and the evaluation (docs/progressive.md). Only steps that are missing or out of
+date are executed, and the reason is shown. Killed? Run the same command again."""
 EPILOG = """\
 example of a run file:
   data: data-bin
@@ -21,9 +21,9 @@ example of a run file:
 """
 
 
-def add_parser(verbs: Any) -> None:
-    """Adds the verb to the command line."""
-    parser = verbs.add_parser(
+def add_parser(subparsers: Any) -> None:
+    """Adds the command to the command line."""
+    parser = subparsers.add_parser(
         "progressive",
         help="distil a teacher step by step to a small student, as a run file describes it",
         description=DESCRIPTION,
@@ -34,7 +34,7 @@ def add_parser(verbs: Any) -> None:
         "file", metavar="RUN.yaml", type=file_path, help="the description of the run"
     )
     parser.add_argument(
-        "--until", type=one_line, metavar="STEP", help="build this step and what it needs"
+        "--until", type=one_line, metavar="STEP", help="execute this step and those that it needs"
     )
     parser.add_argument(
         "--set",
@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
         default=[],
         dest="changes",
         metavar="KEY=VALUE",
-        help="over what the file says, such as --set seed=2 --set train.lr=1e-3; may be repeated",
+        help="overrides the file, such as --set seed=2 --set train.lr=1e-3; may be repeated",
     )
     parser.add_argument(
         "--jobs",
@@ -51,23 +51,25 @@ def add_parser(verbs: Any) -> None:
         default=1,
         metavar="N",
         help="steps at the same time on this machine, each with its share of the cores and with "
-        "one GPU (default: %(default)s, which has all of it)",
+        "one GPU (default: %(default)s, with all cores and GPUs)",
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
-        "--dry-run", action="store_true", help="show what would be built and why, with its commands"
+        "--dry-run",
+        action="store_true",
+        help="show the steps that would be executed, why, and their commands",
     )
     shown.add_argument(
         "--shell",
         metavar="OUT.sh",
         type=file_path,
-        help="write the run as a bash script; run nothing",
+        help="write the run as a bash script, and execute nothing",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="hash every file of the steps that are done, and read their stores; without it, those "
-        "of 16 MiB and more count as whole while size and time of change are the same",
+        help="hash all outputs of finished steps and read their stores; without it, files of "
+        "16 MiB and more count as unchanged while size and modification time are the same",
     )
     parser.add_argument(
         "--profile",
@@ -86,12 +88,12 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Shows, writes or runs the plan."""
+    """Shows, writes or executes the workflow."""
     from fairseq_kd.pipeline import driver
-    from fairseq_kd.pipeline.planning import folders_read, plan_run
+    from fairseq_kd.pipeline.preparation import folders_read, prepare_run
     from fairseq_kd.pipeline.run_file import read_run
     from fairseq_kd.pipeline.shell_script import write_script
-    from fairseq_kd.pipeline.state import judge
+    from fairseq_kd.pipeline.state import step_statuses
     from fairseq_kd.whole_files import check_apart
 
     engine = _engine(args)
@@ -101,24 +103,26 @@ def run(args: argparse.Namespace) -> int:
         check_apart(args.shell, folders_read(read_run(args.file, args.changes)), "--shell")
     if args.shell is None and not args.dry_run:
         driver.check_snakemake()
-    plan = plan_run(args.file, args.parser, args.changes)
-    names = driver.wanted(plan, args.until)
+    workflow = prepare_run(args.file, args.parser, args.changes)
+    names = driver.wanted(workflow, args.until)
     if args.shell is not None:
-        write_script(plan._replace(steps=[plan.step(name) for name in names]), args.shell)
+        write_script(workflow._replace(steps=[workflow.step(name) for name in names]), args.shell)
         print(f"{args.shell} is written: {len(names)} steps", file=sys.stderr)
         return 0
     if args.dry_run:
-        verdicts = [verdict for verdict in judge(plan, args.verify) if verdict.step.name in names]
-        print(driver.overview(verdicts), driver.commands(verdicts), sep="\n\n")
+        statuses = [
+            status for status in step_statuses(workflow, args.verify) if status.step.name in names
+        ]
+        print(driver.overview(statuses), driver.commands(statuses), sep="\n\n")
         return 0
-    return driver.run_plan(plan, args.until, engine, args.jobs, args.verify)
+    return driver.run_workflow(workflow, args.until, engine, args.jobs, args.verify)
 
 
 def _engine(args: argparse.Namespace) -> List[str]:
     """The flags for Snakemake.
 
     Raises:
-        ValueError: they have no effect, for nothing is run.
+        ValueError: they have no effect, because nothing is executed.
     """
     profile = ["--profile", str(Path(args.profile).resolve())] if args.profile else []
     engine = [*profile, *args.snakemake_flags]

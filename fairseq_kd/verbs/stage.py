@@ -1,20 +1,18 @@
-"""The verb ``fairseq-kd stage``."""
+"""The command ``fairseq-kd stage``."""
 
 import argparse
 
 from fairseq_kd.flag_types import one_line
 
 
-def add_parser(verbs: argparse._SubParsersAction) -> None:
-    """Adds the verb to the command line."""
-    stage = verbs.add_parser(
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds the command to the command line."""
+    stage = subparsers.add_parser(
         "stage",
         help="run one fairseq-train command to its last update, however often it is interrupted",
         usage="fairseq-kd stage NAME -- fairseq-train DATA --save-dir DIR --max-update N ...",
     )
-    stage.add_argument(
-        "name", type=one_line, metavar="NAME", help="what to call it in the progress line"
-    )
+    stage.add_argument("name", type=one_line, metavar="NAME", help="its name in the progress line")
     stage.add_argument(
         "command", metavar="COMMAND", nargs="+", help="the training command, after --"
     )

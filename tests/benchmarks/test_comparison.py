@@ -8,7 +8,7 @@ import pytest
 from harness import ROOT, run
 
 from fairseq_kd.pipeline.run_file import read_run
-from fairseq_kd.pipeline.workflow import Plan, Step
+from fairseq_kd.pipeline.workflow import Step, Workflow
 
 BENCHMARKS = ROOT / "benchmarks"
 FILES = sorted((BENCHMARKS / "comparison").glob("*.yaml"))
@@ -54,13 +54,15 @@ def test_a_row_tells_mean_spread_and_the_least_certain_seed(page):
 def test_a_model_costs_what_it_needs_but_for_text_and_teacher(page, tmp_path):
     steps = {"data": [], "teacher": ["data"], "rung": ["teacher"], "start": ["rung"]}
     steps |= {"student": ["data", "start"], "other": ["data"]}
-    plan = Plan(str(tmp_path), {}, 1, [Step(n, "train", [], a, [], []) for n, a in steps.items()])
+    workflow = Workflow(
+        str(tmp_path), {}, 1, [Step(n, "train", [], a, [], []) for n, a in steps.items()]
+    )
     (tmp_path / "steps").mkdir()
     for place, name in enumerate(steps):
         (tmp_path / "steps" / f"{name}.json").write_text(json.dumps({"seconds": 10**place}))
     comparison = importlib.import_module("comparison")
-    assert comparison.seconds(plan, "student") == 100 + 1000 + 10000
-    assert comparison.seconds(plan, "teacher") == 0
+    assert comparison.seconds(workflow, "student") == 100 + 1000 + 10000
+    assert comparison.seconds(workflow, "teacher") == 0
 
 
 def test_the_script_shows_its_header_and_names_what_it_does_not_know():

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 from harness import Setup
-from plans import build, small_plan
+from workflows import build, small_workflow
 
 from fairseq_kd import cli
-from fairseq_kd.pipeline.planning import plan_run
+from fairseq_kd.pipeline.preparation import prepare_run
 
 
 @pytest.fixture(scope="session")
@@ -21,19 +21,19 @@ def large_teacher(data, tmp_path_factory):
 
 
 @pytest.fixture
-def plan_of(data, large_teacher, tmp_path, monkeypatch):
+def workflow_of(data, large_teacher, tmp_path, monkeypatch):
     """Plans a run file, given without what it usually says, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     usual = {"data": data, "teacher": large_teacher, "train": "{max-update: 100}"}
 
-    def plan(text, *changes):
+    def workflow(text, *changes):
         said = {line.partition(":")[0] for line in text.splitlines()}
         lines = [f"{key}: {value}" for key, value in usual.items() if key not in said]
         path = tmp_path / "run.yaml"
         path.write_text("\n".join([text, *lines]), encoding="utf-8")
-        return plan_run(path, cli.parser(), changes)
+        return prepare_run(path, cli.parser(), changes)
 
-    return plan
+    return workflow
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        build(small_plan("run"))
+        build(small_workflow("run"))
     return folder
 
 
 @pytest.fixture
-def plan(built, tmp_path, monkeypatch):
+def workflow(built, tmp_path, monkeypatch):
     """A copy of it that may be spoilt."""
     shutil.copytree(built / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    return small_plan("run")
+    return small_workflow("run")

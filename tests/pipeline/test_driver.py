@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from disks import small_disk
 from harness import ROOT
-from plans import build, drive, finish, made, manifest, slow_step, small_plan
+from workflows import build, drive, finish, made, manifest, slow_step, small_workflow
 
 from fairseq_kd import cli
 from fairseq_kd.pipeline import driver
-from fairseq_kd.pipeline.state import Verdict
-from fairseq_kd.pipeline.workflow import write_plan
+from fairseq_kd.pipeline.state import StepStatus
+from fairseq_kd.pipeline.workflow import write_workflow
 from fairseq_kd.write_errors import explained
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
@@ -54,8 +54,8 @@ def started_in(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(started_in, tmp_path_factory):
     """A run that nothing disturbed, in a folder of any name, and what was told of it."""
-    plan = small_plan(tmp_path_factory.mktemp("whole") / "it's #1: a run")
-    return plan, finish(plan, cwd=started_in)
+    workflow = small_workflow(tmp_path_factory.mktemp("whole") / "it's #1: a run")
+    return workflow, finish(workflow, cwd=started_in)
 
 
 def test_no_file_of_the_folder_where_it_was_started_is_run(whole, started_in):
@@ -68,36 +68,38 @@ def begun(told):
 
 
 def test_every_step_is_made_once_and_in_order(whole):
-    plan, told = whole
+    workflow, told = whole
     assert sorted(begun(told)) == sorted(NAMES)
     order = begun(told)
-    for step in plan.steps:
+    for step in workflow.steps:
         assert all(order.index(name) < order.index(step.name) for name in step.after)
-    assert all(manifest(plan, name)["attempts"] == 1 for name in NAMES)
-    assert "history.html tells how everything was made" in told
+    assert all(manifest(workflow, name)["attempts"] == 1 for name in NAMES)
+    assert "history.html shows how everything was made" in told
 
 
 def test_one_step_at_a_time_has_the_machine(whole):
-    plan, _ = whole
-    times = sorted((manifest(plan, n)["begun"], manifest(plan, n)["finished"]) for n in NAMES)
+    workflow, _ = whole
+    times = sorted(
+        (manifest(workflow, n)["begun"], manifest(workflow, n)["finished"]) for n in NAMES
+    )
     for (_, finished), (started, _) in pairwise(times):
         assert finished <= started
 
 
 def test_a_second_time_there_is_nothing_to_do(whole):
-    plan, _ = whole
-    told = finish(plan)
+    workflow, _ = whole
+    told = finish(workflow)
     assert begun(told) == []
     assert len(re.findall(r"^  done ", told, re.M)) == 6
 
 
 def test_a_changed_option_is_told_and_only_what_depends_on_it_is_made(whole, tmp_path):
-    plan = small_plan(tmp_path / "run")
-    build(plan)
-    told = finish(small_plan(tmp_path / "run", student_lines=6))
+    workflow = small_workflow(tmp_path / "run")
+    build(workflow)
+    told = finish(small_workflow(tmp_path / "run", student_lines=6))
     assert begun(told) == ["student", "evaluation"]
     assert re.search(r"^  changed  student +command was .* is bash -c", told, re.M | re.S)
-    assert f"{plan.folder}/student is now {plan.folder}/replaced/student.1" in told
+    assert f"{workflow.folder}/student is now {workflow.folder}/replaced/student.1" in told
 
 
 def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path, capsys):
@@ -111,19 +113,19 @@ def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path
 
 
 def test_until_a_step_only_what_it_needs_is_made(tmp_path):
-    plan = small_plan(tmp_path / "run")
-    assert driver.wanted(plan, "middle") == ["data", "teacher", "middle"]
+    workflow = small_workflow(tmp_path / "run")
+    assert driver.wanted(workflow, "middle") == ["data", "teacher", "middle"]
     with pytest.raises(ValueError, match="has no step none"):
-        driver.wanted(plan, "none")
+        driver.wanted(workflow, "none")
 
 
 def test_a_second_driver_is_told_who_works(tmp_path):
-    plan = small_plan(tmp_path / "run", student_lines=200)
-    first = drive(plan)
+    workflow = small_workflow(tmp_path / "run", student_lines=200)
+    first = drive(workflow)
     lock = tmp_path / "run" / ".lock"
     while not (lock.is_file() and lock.read_text()):
         time.sleep(0.05)
-    second = drive(plan)
+    second = drive(workflow)
     told = second.communicate()[1]
     first.send_signal(signal.SIGKILL)
     first.communicate()
@@ -132,29 +134,31 @@ def test_a_second_driver_is_told_who_works(tmp_path):
 
 
 def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
-    plan, broken = small_plan(tmp_path / "run"), tmp_path / "broken"
+    workflow, broken = small_workflow(tmp_path / "run"), tmp_path / "broken"
     broken.touch()
-    build(plan, "data", "undistilled")
-    middle = plan.step("middle")
+    build(workflow, "data", "undistilled")
+    middle = workflow.step("middle")
     middle = middle._replace(commands=[["test", "!", "-e", str(broken)], *middle.commands])
-    steps = [middle if step.name == "middle" else step for step in plan.steps]
-    write_plan(plan._replace(steps=steps))
-    failing = drive(plan)
+    steps = [middle if step.name == "middle" else step for step in workflow.steps]
+    write_workflow(workflow._replace(steps=steps))
+    failing = drive(workflow)
     told = failing.communicate()[1]
     assert failing.returncode == 1
-    assert f"Not finished: middle (log: {plan.folder}/logs/middle.log). The log says why" in told
+    assert (
+        f"Not finished: middle (log: {workflow.folder}/logs/middle.log). The log says why" in told
+    )
     assert "middle failed: test '!' -e" in told
     broken.unlink()
-    assert "teacher" not in begun(finish(plan))
+    assert "teacher" not in begun(finish(workflow))
 
 
-def test_commands_that_come_into_the_plan_while_a_run_goes_on_are_not_run(tmp_path):
-    plan, file = small_plan(tmp_path / "run"), tmp_path / "run" / "plan.json"
-    data = plan.step("data")
+def test_commands_that_come_into_the_workflow_while_a_run_goes_on_are_not_run(tmp_path):
+    workflow, file = small_workflow(tmp_path / "run"), tmp_path / "run" / "workflow.json"
+    data = workflow.step("data")
     changed = [*data.commands, ["sed", "-i", "s/slowly/theirs/", str(file)]]
-    plan = plan._replace(steps=[data._replace(commands=changed), *plan.steps[1:]])
-    write_plan(plan)
-    running = drive(plan)
+    workflow = workflow._replace(steps=[data._replace(commands=changed), *workflow.steps[1:]])
+    write_workflow(workflow)
+    running = drive(workflow)
     told = running.communicate()[1]
     assert running.returncode == 1
     refused = f"fairseq-kd step: {file} is not what fairseq-kd progressive laid out: it was changed"
@@ -176,7 +180,7 @@ def test_what_somebody_wrote_for_the_engine_is_not_taken(tmp_path):
 
 def test_an_engine_that_was_killed_is_told_as_that(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driver, "_snakemake", lambda *given: -signal.SIGKILL)
-    assert driver.run_plan(small_plan(tmp_path / "run"), None, []) == 128 + signal.SIGKILL
+    assert driver.run_workflow(small_workflow(tmp_path / "run"), None, []) == 128 + signal.SIGKILL
     told = (
         "Not finished: Snakemake was ended by SIGKILL. What is finished is kept, and the same com"
     )
@@ -198,16 +202,16 @@ def test_a_number_of_threads_that_is_none_is_refused_by_its_variable(tmp_path, m
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     told = f"OMP_NUM_THREADS must be a number of threads, such as 4, but is {given!r:.60}. Correct"
     with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
-        driver.run_plan(small_plan(tmp_path / "run"), None, [])
+        driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
 
 
 def test_a_pipe_in_the_place_of_a_log_is_refused(tmp_path):
-    plan = small_plan(tmp_path / "run")
+    workflow = small_workflow(tmp_path / "run")
     (tmp_path / "run" / "logs").mkdir()
     os.mkfifo(tmp_path / "run" / "logs" / "middle.log")
     told = r"logs/middle\.log must be an ordinary file, but is a pipe or a device\. Remove it\."
     with pytest.raises(ValueError, match=told):
-        driver.run_plan(plan, None, [])
+        driver.run_workflow(workflow, None, [])
 
 
 def test_a_pause_of_the_progress_that_is_none_is_refused_before_the_first_step(
@@ -215,47 +219,49 @@ def test_a_pause_of_the_progress_that_is_none_is_refused_before_the_first_step(
 ):
     monkeypatch.setenv("FAIRSEQ_KD_LOG_SECONDS", "abc")
     with pytest.raises(ValueError, match="FAIRSEQ_KD_LOG_SECONDS must be a number from 0 to 86,4"):
-        driver.run_plan(small_plan(tmp_path / "run"), None, [])
+        driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
 
 
-def test_a_terminal_does_not_obey_what_an_overview_quotes(plan):
-    verdict = Verdict(plan.steps[0], {}, "changed", "--lr was \033]0;x\007\nmore, is 1")
+def test_a_terminal_does_not_obey_what_an_overview_quotes(workflow):
+    status = StepStatus(workflow.steps[0], {}, "changed", "--lr was \033]0;x\007\nmore, is 1")
     told = "  changed  data  --lr was \\x1b]0;x\\x07\nmore, is 1"
-    assert driver.overview([verdict]) == told
+    assert driver.overview([status]) == told
 
 
 @pytest.mark.parametrize("name", ["middle.log", "snakemake.log"])
 def test_a_link_in_the_place_of_a_log_is_refused(tmp_path, name):
-    plan, precious = small_plan(tmp_path / "run"), tmp_path / "precious"
+    workflow, precious = small_workflow(tmp_path / "run"), tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / "run" / "logs").mkdir()
     (tmp_path / "run" / "logs" / name).symlink_to(precious)
     with pytest.raises(ValueError, match=rf"{name} is a link to another file, which would be over"):
-        driver.run_plan(plan, None, [])
+        driver.run_workflow(workflow, None, [])
     assert precious.read_text() == "precious"
 
 
 def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_path):
     with small_disk(tmp_path / "disk", "size=16m") as disk:
-        plan = small_plan(disk / "run")
-        build(plan, "data", "undistilled")
+        workflow = small_workflow(disk / "run")
+        build(workflow, "data", "undistilled")
         filling = ["dd", "if=/dev/zero", f"of={disk}/run/large", "bs=1M", "count=32"]
-        middle = plan.step("middle")._replace(commands=[filling])
-        plan = plan._replace(steps=[middle if s.name == "middle" else s for s in plan.steps])
+        middle = workflow.step("middle")._replace(commands=[filling])
+        workflow = workflow._replace(
+            steps=[middle if s.name == "middle" else s for s in workflow.steps]
+        )
         with pytest.raises(OSError) as error:  # noqa: PT011
-            driver.run_plan(plan, None, [])
+            driver.run_workflow(workflow, None, [])
         kept = "what is finished is kept"
-        told = f"The disk of {plan.folder} is full; {kept}. Free some space and run the same "
+        told = f"The disk of {workflow.folder} is full; {kept}. Free some space and run the same "
         assert explained(error.value, None, kept).startswith(told)
         (disk / "run" / "large").unlink()
-        assert "teacher" not in begun(finish(small_plan(disk / "run")))
+        assert "teacher" not in begun(finish(small_workflow(disk / "run")))
 
 
-def kill_at_random_moments(plan, times, seed):
+def kill_at_random_moments(workflow, times, seed):
     """Starts the driver again and again and kills it; what it started must go with it."""
     chance, killed = random.Random(seed), 0
     while killed < times:
-        process = drive(plan)
+        process = drive(workflow)
         time.sleep(chance.uniform(0.3, 2.5))
         assert process.poll() is None, "the run ended before it was killed often enough"
         process.send_signal(signal.SIGKILL)
@@ -265,13 +271,13 @@ def kill_at_random_moments(plan, times, seed):
 
 @pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_with_the_same(tmp_path, times):
-    plan = small_plan(tmp_path / "run", times=4 * times)
-    kill_at_random_moments(plan, times, seed=times)
-    finish(plan)
-    undisturbed = small_plan(tmp_path / "undisturbed", times=4 * times)
+    workflow = small_workflow(tmp_path / "run", times=4 * times)
+    kill_at_random_moments(workflow, times, seed=times)
+    finish(workflow)
+    undisturbed = small_workflow(tmp_path / "undisturbed", times=4 * times)
     build(undisturbed)
-    assert made(plan) == made(undisturbed)
-    assert not list(Path(plan.folder).glob("replaced/*"))
+    assert made(workflow) == made(undisturbed)
+    assert not list(Path(workflow.folder).glob("replaced/*"))
 
 
 SBATCH = """\
@@ -314,33 +320,33 @@ def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, 
     for script in (sbatch, sacct):
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
     folder = tmp_path / "run"
-    plan = small_plan(folder)
+    workflow = small_workflow(folder)
     shards = [f"translations-{index}-of-3" for index in (1, 2, 3)]
     parts = [slow_step(folder, name, 100, "data")._replace(kind="translate") for name in shards]
     merged = slow_step(folder, "translations", 1, *shards)._replace(kind="merge")
     teacher = slow_step(folder, "teacher", 200, "data")
-    steps = [teacher if step.name == "teacher" else step for step in plan.steps]
-    plan = plan._replace(steps=[*steps, *parts, merged])
-    write_plan(plan)
+    steps = [teacher if step.name == "teacher" else step for step in workflow.steps]
+    workflow = workflow._replace(steps=[*steps, *parts, merged])
+    write_workflow(workflow)
     engine = ["--executor", "cluster-generic", "--cluster-generic-submit-cmd", str(sbatch)]
     engine += ["--cluster-generic-status-cmd", str(sacct), "--jobs", "6", "--retries", "2"]
     engine += ["--seconds-between-status-checks", "1", "--latency-wait", "10"]
     for trap in ("yaml.py", "snakemake_executor_plugin_x/__init__.py"):
         (folder / trap).parent.mkdir(exist_ok=True)
         (folder / trap).write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
-    told = finish(plan, *engine)
+    told = finish(workflow, *engine)
     assert not (tmp_path / "sprung").exists()
     assert (tmp_path / "jobs-lost").exists()
-    assert manifest(plan, "teacher")["attempts"] == 2
+    assert manifest(workflow, "teacher")["attempts"] == 2
     assert sorted(set(begun(told))) == sorted([*NAMES, *shards, "translations"])
-    assert made(plan)["teacher"] == ["line\n" * 200 + made(whole[0])["data"][0]]
-    ends = {name: manifest(plan, name) for name in (*shards, "translations")}
+    assert made(workflow)["teacher"] == ["line\n" * 200 + made(whole[0])["data"][0]]
+    ends = {name: manifest(workflow, name) for name in (*shards, "translations")}
     last_begun = max(ends[name]["begun"] for name in shards)
     assert all(last_begun < ends[name]["finished"] for name in shards)  # all at the same time
     assert ends["translations"]["begun"] >= max(ends[name]["finished"] for name in shards)
 
 
-@pytest.mark.parametrize("module", ["driver", "execution", "planning"])
+@pytest.mark.parametrize("module", ["driver", "execution", "preparation"])
 def test_a_step_begins_without_the_seconds_that_torch_takes(module):
     code = f"import sys, fairseq_kd.pipeline.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

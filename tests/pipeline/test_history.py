@@ -4,19 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
-from plans import manifest, small_plan
+from workflows import manifest, small_workflow
 
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.history import ancestors, read_manifests, stands_on, write_history
-from fairseq_kd.pipeline.state import judge, make_way
+from fairseq_kd.pipeline.state import prepare_steps, step_statuses
 
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
 
 
-def build(plan, names):
-    make_way(plan, judge(plan))
+def build(workflow, names):
+    prepare_steps(workflow, step_statuses(workflow))
     for name in names:
-        assert run_step(plan, name) == 0
+        assert run_step(workflow, name) == 0
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,12 @@ def whole(tmp_path_factory):
     """A finished run and its pages."""
     text = tmp_path_factory.mktemp("text") / "text"
     text.write_text("one\n")
-    plan = small_plan(tmp_path_factory.mktemp("history") / "run", reads=[str(text)])
-    build(plan, NAMES)
+    workflow = small_workflow(tmp_path_factory.mktemp("history") / "run", reads=[str(text)])
+    build(workflow, NAMES)
     evaluated = {"quality": {"scores": {"student": {"BLEU": {"score": 14.1}}}}}
-    (Path(plan.folder) / "evaluation.json").write_text(json.dumps(evaluated))
-    page = write_history(plan)
-    return plan, page.with_suffix(".md").read_text(), page.read_text()
+    (Path(workflow.folder) / "evaluation.json").write_text(json.dumps(evaluated))
+    page = write_history(workflow)
+    return workflow, page.with_suffix(".md").read_text(), page.read_text()
 
 
 def line(parents, kinds=()):
@@ -80,13 +80,13 @@ def test_ancestors_that_lead_in_a_circle_are_told_once(parents):
 
 
 def test_what_is_no_figure_is_not_shown(tmp_path):
-    plan = small_plan(tmp_path / "run")
-    build(plan, NAMES[:2])
+    workflow = small_workflow(tmp_path / "run")
+    build(workflow, NAMES[:2])
     path = tmp_path / "run" / "steps" / "teacher.json"
     for score, shown in ((1.234, "1.23"), ("x", "-"), (None, "-")):
         changed = {"scores": {"nll_loss": score}, "seconds": -31535932}
-        path.write_text(json.dumps({**manifest(plan, "teacher"), **changed}))
-        text = write_history(plan).with_suffix(".md").read_text()
+        path.write_text(json.dumps({**manifest(workflow, "teacher"), **changed}))
+        text = write_history(workflow).with_suffix(".md").read_text()
         row = next(line for line in text.splitlines() if line.startswith("| teacher"))
         assert [cell.strip() for cell in row.split("|")][5:8] == [shown, "-", "0:00:00"]
 
@@ -108,9 +108,9 @@ def test_every_model_is_told_with_what_it_stands_on_and_its_score(whole):
 
 
 def test_both_pages_hold_every_command_and_every_hash(whole):
-    plan, text, page = whole
-    for step in plan.steps:
-        told = manifest(plan, step.name)
+    workflow, text, page = whole
+    for step in workflow.steps:
+        told = manifest(workflow, step.name)
         hashes = [made["sha256"] for made in told["outputs"].values()]
         hashes += told["recipe"]["reads"].values()
         assert hashes
@@ -121,14 +121,14 @@ def test_both_pages_hold_every_command_and_every_hash(whole):
 
 
 def test_a_run_that_is_half_done_has_a_page_too(tmp_path):
-    plan = small_plan(tmp_path / "run")
-    empty = write_history(plan).read_text()
+    workflow = small_workflow(tmp_path / "run")
+    empty = write_history(workflow).read_text()
     assert "<b>0</b><span>models trained</span>" in empty
-    build(plan, NAMES[:3])
-    page = write_history(plan)
+    build(workflow, NAMES[:3])
+    page = write_history(workflow)
     assert page == tmp_path / "run" / "history.html"
     assert "<b>2</b><span>models trained</span>" in page.read_text()
     text = page.with_suffix(".md").read_text()
     assert "\n## middle\n" in text
     assert "\n## student\n" not in text
-    assert [each["step"] for each in read_manifests(plan)] == NAMES[:3]
+    assert [each["step"] for each in read_manifests(workflow)] == NAMES[:3]

@@ -12,14 +12,14 @@ from fairseq_kd.pipeline.training_check import check_training_command
 SMALL = "transformer_kd_small_student"
 
 
-def args(plan, name):
+def args(workflow, name):
     """What fairseq makes of a training."""
-    return check_training_command(plan.step(name).commands[0])
+    return check_training_command(workflow.step(name).commands[0])
 
 
-def words(plan, name):
+def words(workflow, name):
     """The flags of a command of ours, with what follows each."""
-    (command,) = plan.step(name).commands
+    (command,) = workflow.step(name).commands
     found = {}
     for word in command[2:]:
         if word.startswith("--"):
@@ -30,53 +30,53 @@ def words(plan, name):
     return {flag: " ".join(values) for flag, values in found.items()}
 
 
-def kinds(plan):
-    return {step.name: step.kind for step in plan.steps}
+def kinds(workflow):
+    return {step.name: step.kind for step in workflow.steps}
 
 
 def test_a_teacher_that_is_given_is_read_and_one_that_is_trained_is_waited_for(
-    plan_of, large_teacher
+    workflow_of, large_teacher
 ):
-    plan = plan_of("ladder: [0.7, 0.4]")
-    assert list(kinds(plan)) == ["rung-70", "student", "undistilled", "evaluation"]
-    assert args(plan, "rung-70")["kd_teacher"] == large_teacher
-    assert large_teacher in plan.step("rung-70").reads
-    assert plan.step("rung-70").after == []
-    assert args(plan, "student")["kd_teacher"] == "runs/run/rung-70/checkpoint_best.pt"
-    assert plan.step("student").after == ["rung-70"]
-    assert large_teacher not in plan.step("student").reads
+    workflow = workflow_of("ladder: [0.7, 0.4]")
+    assert list(kinds(workflow)) == ["rung-70", "student", "undistilled", "evaluation"]
+    assert args(workflow, "rung-70")["kd_teacher"] == large_teacher
+    assert large_teacher in workflow.step("rung-70").reads
+    assert workflow.step("rung-70").after == []
+    assert args(workflow, "student")["kd_teacher"] == "runs/run/rung-70/checkpoint_best.pt"
+    assert workflow.step("student").after == ["rung-70"]
+    assert large_teacher not in workflow.step("student").reads
 
 
-def test_the_checkpoint_that_counts_can_be_the_last(plan_of):
-    plan = plan_of("ladder: [{ratio: 0.7, checkpoint: last}, 0.4]")
-    assert plan.step("rung-70").makes == ["runs/run/rung-70/checkpoint_last.pt"]
-    assert args(plan, "student")["kd_teacher"] == "runs/run/rung-70/checkpoint_last.pt"
+def test_the_checkpoint_that_counts_can_be_the_last(workflow_of):
+    workflow = workflow_of("ladder: [{ratio: 0.7, checkpoint: last}, 0.4]")
+    assert workflow.step("rung-70").makes == ["runs/run/rung-70/checkpoint_last.pt"]
+    assert args(workflow, "student")["kd_teacher"] == "runs/run/rung-70/checkpoint_last.pt"
 
 
-def test_every_training_reads_the_data_that_were_given(plan_of, data):
-    plan = plan_of("ladder: [0.5]")
+def test_every_training_reads_the_data_that_were_given(workflow_of, data):
+    workflow = workflow_of("ladder: [0.5]")
     for split in ("dict.es.txt", "train.es-en.es.bin", "valid.es-en.en.idx"):
         for name in ("student", "undistilled"):
-            assert f"{data}/{split}" in plan.step(name).reads
+            assert f"{data}/{split}" in workflow.step(name).reads
 
 
-def test_only_the_evaluation_reads_the_test_set(plan_of, data):
-    plan = plan_of("ladder: [0.5]")
-    reading = [step.name for step in plan.steps if f"{data}/test.es-en.es.bin" in step.reads]
+def test_only_the_evaluation_reads_the_test_set(workflow_of, data):
+    workflow = workflow_of("ladder: [0.5]")
+    reading = [step.name for step in workflow.steps if f"{data}/test.es-en.es.bin" in step.reads]
     assert reading == ["evaluation"]
 
 
-def test_flags_of_a_rung_are_merged_with_those_of_each(plan_of):
+def test_flags_of_a_stage_are_merged_with_those_of_each(workflow_of):
     each = "each: {train: {dropout: 0.2, lr: 0.004}}"
-    plan = plan_of(f"ladder: [{{ratio: 0.5, train: {{lr: 0.002}}}}]\n{each}")
-    student = args(plan, "student")
+    workflow = workflow_of(f"ladder: [{{ratio: 0.5, train: {{lr: 0.002}}}}]\n{each}")
+    student = args(workflow, "student")
     assert (student["dropout"], student["lr"]) == (0.2, [0.002])
 
 
-def test_text_is_prepared_first_as_the_file_says(plan_of, prepared):
+def test_text_is_prepared_first_as_the_file_says(workflow_of, prepared):
     text = f"data: {{text: {prepared / 'text'}, source: es, target: en, merges: 300, max-words: 9}}"
-    plan = plan_of(f"{text}\nladder: [{{arch: {SMALL}}}]")
-    step = plan.steps[0]
+    workflow = workflow_of(f"{text}\nladder: [{{arch: {SMALL}}}]")
+    step = workflow.steps[0]
     assert (step.name, step.kind) == ("data", "prepare")
     assert step.commands[0][:3] == ["env", "MERGES=300", "MAX_WORDS=9"]
     assert step.commands[0][3:] == [
@@ -85,168 +85,172 @@ def test_text_is_prepared_first_as_the_file_says(plan_of, prepared):
     ]
     assert str(prepared / "text" / "train.es") in step.reads
     assert "runs/run/data/bin/train.es-en.es.idx" in step.makes
-    assert plan.step("student").after == plan.step("undistilled").after == ["data"]
-    assert args(plan, "student")["data"] == "runs/run/data/bin"
-    assert args(plan, "student")["share_all_embeddings"]
+    assert workflow.step("student").after == workflow.step("undistilled").after == ["data"]
+    assert args(workflow, "student")["data"] == "runs/run/data/bin"
+    assert args(workflow, "student")["share_all_embeddings"]
 
 
-def test_several_teachers_teach_the_first_rung_together(plan_of, teacher, large_teacher):
-    plan = plan_of(f"teacher: [{large_teacher}, {teacher}]\nladder: [0.7, 0.4]")
-    assert args(plan, "rung-70")["kd_teacher"] == f"{large_teacher}{os.pathsep}{teacher}"
-    assert {large_teacher, teacher} <= {*plan.step("rung-70").reads}
-    assert words(plan, "evaluation")["--teacher"] == f"teacher-1={large_teacher}"
+def test_several_teachers_teach_the_first_stage_together(workflow_of, teacher, large_teacher):
+    workflow = workflow_of(f"teacher: [{large_teacher}, {teacher}]\nladder: [0.7, 0.4]")
+    assert args(workflow, "rung-70")["kd_teacher"] == f"{large_teacher}{os.pathsep}{teacher}"
+    assert {large_teacher, teacher} <= {*workflow.step("rung-70").reads}
+    assert words(workflow, "evaluation")["--teacher"] == f"teacher-1={large_teacher}"
 
 
-def test_a_rung_can_learn_from_any_before_it(plan_of, large_teacher):
+def test_a_stage_can_learn_from_any_before_it(workflow_of, large_teacher):
     ladder = "ladder: [0.7, 0.5, {ratio: 0.3, learns-from: [rung-70, teacher]}]"
-    plan = plan_of(ladder)
+    workflow = workflow_of(ladder)
     taught = f"runs/run/rung-70/checkpoint_best.pt{os.pathsep}{large_teacher}"
-    assert args(plan, "student")["kd_teacher"] == taught
-    assert plan.step("student").after == ["rung-70"]
-    assert large_teacher in plan.step("student").reads
-    plan = plan_of("ladder: [0.7, 0.4]\neach: {learns-from: teacher}")
-    assert args(plan, "student")["kd_teacher"] == large_teacher
+    assert args(workflow, "student")["kd_teacher"] == taught
+    assert workflow.step("student").after == ["rung-70"]
+    assert large_teacher in workflow.step("student").reads
+    workflow = workflow_of("ladder: [0.7, 0.4]\neach: {learns-from: teacher}")
+    assert args(workflow, "student")["kd_teacher"] == large_teacher
 
 
-def test_what_a_rung_says_wins_over_what_is_said_of_each(plan_of):
+def test_what_a_stage_says_wins_over_what_is_said_of_each(workflow_of):
     ladder = "ladder: [0.7, {ratio: 0.4, temperature: 1, train: {lr: 3}}]"
-    plan = plan_of(f"{ladder}\neach: {{temperature: 2, alpha: 0.6, train: {{lr: 2}}}}\nseed: 7")
-    first, second = (args(plan, name) for name in ("rung-70", "student"))
+    workflow = workflow_of(
+        f"{ladder}\neach: {{temperature: 2, alpha: 0.6, train: {{lr: 2}}}}\nseed: 7"
+    )
+    first, second = (args(workflow, name) for name in ("rung-70", "student"))
     assert (first["kd_temperature"], second["kd_temperature"]) == (2, 1)
     assert (first["lr"], second["lr"]) == ([2], [3])
     assert first["kd_alpha"] == second["kd_alpha"] == 0.6
-    assert first["seed"] == second["seed"] == plan.seed == 7
+    assert first["seed"] == second["seed"] == workflow.seed == 7
 
 
 # ---- what teachers know, on disk
 
 
-def test_a_store_is_made_before_the_rung_that_reads_it(plan_of, large_teacher, data):
-    plan = plan_of("ladder: [{ratio: 0.5, knowledge: store}]\nstore: {topk: 8}")
-    said = words(plan, "teacher-store")
+def test_a_store_is_made_before_the_stage_that_reads_it(workflow_of, large_teacher, data):
+    workflow = workflow_of("ladder: [{ratio: 0.5, knowledge: store}]\nstore: {topk: 8}")
+    said = words(workflow, "teacher-store")
     assert said == {
         "--teacher": large_teacher,
         "--data": data,
         "--out": "runs/run/teacher-store",
         "--topk": "8",
     }
-    step = plan.step("teacher-store")
+    step = workflow.step("teacher-store")
     assert {large_teacher, f"{data}/train.es-en.es.bin"} <= {*step.reads}
     assert [os.path.relpath(path, said["--out"]) for path in step.makes] == [
         "train/sentences.npy",
         "valid/sentences.npy",
     ]
-    student = args(plan, "student")
+    student = args(workflow, "student")
     assert (student["kd_store"], student["kd_teacher"]) == ("runs/run/teacher-store", None)
-    assert plan.step("student").after == ["teacher-store"]
+    assert workflow.step("student").after == ["teacher-store"]
 
 
-def test_a_store_of_a_rung_in_shards_is_merged(plan_of):
+def test_a_store_of_a_stage_in_shards_is_merged(workflow_of):
     ladder = "ladder: [0.7, {ratio: 0.4, knowledge: store}]"
-    plan = plan_of(f"{ladder}\nstore: {{shards: 3}}")
+    workflow = workflow_of(f"{ladder}\nstore: {{shards: 3}}")
     parts = [f"rung-70-store-{number}-of-3" for number in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
-        assert words(plan, part)["--shard"] == f"{number}/3"
-        assert plan.step(part).after == ["rung-70"]
-        assert plan.step(part).folder == "runs/run/rung-70-store"
-    merged = plan.step("rung-70-store")
+        assert words(workflow, part)["--shard"] == f"{number}/3"
+        assert workflow.step(part).after == ["rung-70"]
+        assert workflow.step(part).folder == "runs/run/rung-70-store"
+    merged = workflow.step("rung-70-store")
     assert merged.commands[0][1] == "store-merge"
     assert merged.after == parts
-    assert plan.step("student").after == ["rung-70-store"]
+    assert workflow.step("student").after == ["rung-70-store"]
 
 
 @pytest.mark.parametrize("kind", ["distilled", "mixed"])
-def test_translations_of_the_teacher_become_a_training_set(plan_of, kind, large_teacher, data):
+def test_translations_of_the_teacher_become_a_training_set(workflow_of, kind, large_teacher, data):
     ladder = f"ladder: [0.7, {{ratio: 0.4, data: {kind}}}]"
     asked = "distilled: {translate: {beam: 2}, distill-data: {max-repeated: 1}}"
-    plan = plan_of(f"{ladder}\n{asked}")
-    assert words(plan, "teacher-translations") == {
+    workflow = workflow_of(f"{ladder}\n{asked}")
+    assert words(workflow, "teacher-translations") == {
         "--teacher": large_teacher,
         "--data": data,
         "--out": "runs/run/teacher-translations",
         "--beam": "2",
     }
-    said = words(plan, kind)
+    said = words(workflow, kind)
     assert said["--translations"] == "runs/run/teacher-translations"
     assert (said["--select"], said["--max-repeated"]) == ("best", "1")
     assert said.get("--mix") == {"mixed": "gold"}.get(kind)
-    assert plan.step(kind).after == ["teacher-translations"]
-    assert args(plan, "student")["data"] == f"runs/run/{kind}"
-    assert plan.step("student").after == [kind, "rung-70"]
+    assert workflow.step(kind).after == ["teacher-translations"]
+    assert args(workflow, "student")["data"] == f"runs/run/{kind}"
+    assert workflow.step("student").after == [kind, "rung-70"]
     # nll_loss on references misleads there, so the last checkpoint counts
-    assert plan.step("student").makes == ["runs/run/student/checkpoint_last.pt"]
-    assert args(plan, "rung-70")["data"] == args(plan, "undistilled")["data"] == data
+    assert workflow.step("student").makes == ["runs/run/student/checkpoint_last.pt"]
+    assert args(workflow, "rung-70")["data"] == args(workflow, "undistilled")["data"] == data
 
 
-def test_translations_in_shards_are_merged_and_made_once_for_all_rungs(plan_of):
+def test_translations_in_shards_are_merged_and_made_once_for_all_stages(workflow_of):
     ladder = "ladder: [{ratio: 0.7, data: distilled}, {ratio: 0.4, data: mixed}]"
-    plan = plan_of(f"{ladder}\ndistilled: {{shards: 2}}")
-    assert list(kinds(plan)) == [
+    workflow = workflow_of(f"{ladder}\ndistilled: {{shards: 2}}")
+    assert list(kinds(workflow)) == [
         *("teacher-translations-1-of-2", "teacher-translations-2-of-2", "teacher-translations"),
         *("distilled", "rung-70", "mixed", "student", "undistilled", "evaluation"),
     ]
-    merge = plan.step("teacher-translations")
+    merge = workflow.step("teacher-translations")
     assert merge.commands == [["fairseq-kd", "merge", "runs/run/teacher-translations"]]
     assert merge.makes == ["runs/run/teacher-translations/hypotheses.txt"]
 
 
-def test_a_store_of_distilled_data_is_another_than_that_of_the_references(plan_of):
+def test_a_store_of_distilled_data_is_another_than_that_of_the_references(workflow_of):
     stored = "knowledge: store, learns-from: teacher"
-    plan = plan_of(f"ladder: [{{ratio: 0.7, {stored}}}, {{ratio: 0.4, {stored}, data: distilled}}]")
-    assert args(plan, "rung-70")["kd_store"] == "runs/run/teacher-store"
-    assert args(plan, "student")["kd_store"] == "runs/run/teacher-store-distilled"
-    assert words(plan, "teacher-store-distilled")["--data"] == "runs/run/distilled"
-    assert plan.step("teacher-store-distilled").after == ["distilled"]
+    workflow = workflow_of(
+        f"ladder: [{{ratio: 0.7, {stored}}}, {{ratio: 0.4, {stored}, data: distilled}}]"
+    )
+    assert args(workflow, "rung-70")["kd_store"] == "runs/run/teacher-store"
+    assert args(workflow, "student")["kd_store"] == "runs/run/teacher-store-distilled"
+    assert words(workflow, "teacher-store-distilled")["--data"] == "runs/run/distilled"
+    assert workflow.step("teacher-store-distilled").after == ["distilled"]
 
 
-def test_text_is_prepared_by_the_vocabulary_of_a_teacher(plan_of, prepared, large_teacher):
+def test_text_is_prepared_by_the_vocabulary_of_a_teacher(workflow_of, prepared, large_teacher):
     for path in (prepared / "codes", *(prepared / "bin").glob("dict.*.txt")):
         shutil.copy(path, ".")
     text = f"data: {{text: {prepared / 'text'}, source: es, target: en, vocabulary: .}}"
-    step = plan_of(f"{text}\nladder: [0.5]").step("data")
+    step = workflow_of(f"{text}\nladder: [0.5]").step("data")
     assert step.commands[0][:2] == ["env", "VOCABULARY=."]
     assert {"codes", "dict.es.txt", "dict.en.txt"} <= set(step.reads)
     with pytest.raises(ValueError, match="merges has no effect beside data"):
-        plan_of(f"{text[:-1]}, merges: 9}}\nladder: [0.5]")
+        workflow_of(f"{text[:-1]}, merges: 9}}\nladder: [0.5]")
     with pytest.raises(FileNotFoundError, match=r"gone/codes is missing\. Give a folder wi"):
-        plan_of(f"{text.replace('y: .', 'y: gone')}\nladder: [0.5]")
+        workflow_of(f"{text.replace('y: .', 'y: gone')}\nladder: [0.5]")
 
 
 # ---- where a training starts
 
 
-def test_a_start_from_the_teachers_layers_is_written_first(plan_of, large_teacher):
-    plan = plan_of("ladder: [0.7, 0.4]\neach: {start: inherit}")
-    assert list(kinds(plan)) == [
+def test_a_start_from_the_teachers_layers_is_written_first(workflow_of, large_teacher):
+    workflow = workflow_of("ladder: [0.7, 0.4]\neach: {start: inherit}")
+    assert list(kinds(workflow)) == [
         *("rung-70-start", "rung-70", "student-start", "student"),
         *("undistilled", "inherited", "evaluation"),
     ]
-    assert words(plan, "rung-70-start")["--teacher"] == large_teacher
-    assert plan.step("rung-70-start").reads == [large_teacher]
-    said = words(plan, "student-start")
+    assert words(workflow, "rung-70-start")["--teacher"] == large_teacher
+    assert workflow.step("rung-70-start").reads == [large_teacher]
+    said = words(workflow, "student-start")
     assert said["--teacher"] == "runs/run/rung-70/checkpoint_best.pt"
-    student = args(plan, "student")
+    student = args(workflow, "student")
     assert said["--encoder-embed-dim"] == str(student["encoder_embed_dim"])
     assert student["finetune_from_model"] == "runs/run/student-start/start.pt"
-    assert plan.step("student").after == ["rung-70", "student-start"]
-    assert args(plan, "undistilled")["finetune_from_model"] is None
+    assert workflow.step("student").after == ["rung-70", "student-start"]
+    assert args(workflow, "undistilled")["finetune_from_model"] is None
 
 
-def test_a_training_can_start_from_a_checkpoint_of_its_shape(plan_of, teacher):
+def test_a_training_can_start_from_a_checkpoint_of_its_shape(workflow_of, teacher):
     size = "encoder-layers: 1, encoder-embed-dim: 16, encoder-ffn-embed-dim: 32"
     size += ", encoder-attention-heads: 2, encoder-normalize-before: true"
     size += f", {size.replace('encoder', 'decoder')}"
-    rung = f"{{arch: transformer, start: {teacher}, train: {{{size}}}}}"
-    plan = plan_of(f"ladder: [{rung}]")
-    assert args(plan, "student")["finetune_from_model"] == teacher
-    assert teacher in plan.step("student").reads
+    stage = f"{{arch: transformer, start: {teacher}, train: {{{size}}}}}"
+    workflow = workflow_of(f"ladder: [{stage}]")
+    assert args(workflow, "student")["finetune_from_model"] == teacher
+    assert teacher in workflow.step("student").reads
     with pytest.raises(
         ValueError, match=r"student is trained with --encoder-layers 2, but .*\.pt "
     ):
-        plan_of(f"ladder: [{rung.replace('encoder-layers: 1', 'encoder-layers: 2', 1)}]")
+        workflow_of(f"ladder: [{stage.replace('encoder-layers: 1', 'encoder-layers: 2', 1)}]")
 
 
-def test_a_rung_cannot_start_from_a_narrower_one(plan_of):
+def test_a_stage_cannot_start_from_a_narrower_one(workflow_of):
     narrow = f"{{name: narrow, arch: {SMALL}, train: {{encoder-embed-dim: 16, "
     narrow += "encoder-attention-heads: 2, decoder-embed-dim: 16, decoder-attention-heads: 2}}"
     wide = f"{{arch: {SMALL}, start: inherit}}"
@@ -255,22 +259,22 @@ def test_a_rung_cannot_start_from_a_narrower_one(plan_of):
         r"those of narrow 16\. Say start: cold, or choose smaller sizes\."
     )
     with pytest.raises(ValueError, match=told):
-        plan_of(f"ladder: [{narrow}, {wide}]")
+        workflow_of(f"ladder: [{narrow}, {wide}]")
 
 
-def test_it_is_compared_with_what_it_learns_from_and_not_with_the_rung_before(plan_of):
+def test_it_is_compared_with_what_it_learns_from_and_not_with_the_stage_before(workflow_of):
     narrow = f"{{name: narrow, arch: {SMALL}, train: {{encoder-embed-dim: 16, "
     narrow += "encoder-attention-heads: 2, decoder-embed-dim: 16, decoder-attention-heads: 2}}"
     wide = f"{{name: wide, arch: {SMALL}}}"
     last = f"{{arch: {SMALL}, start: inherit, learns-from: wide}}"
-    plan = plan_of(f"ladder: [{wide}, {narrow}, {last}]")
-    assert words(plan, "student-start")["--teacher"] == "runs/run/wide/checkpoint_best.pt"
+    workflow = workflow_of(f"ladder: [{wide}, {narrow}, {last}]")
+    assert words(workflow, "student-start")["--teacher"] == "runs/run/wide/checkpoint_best.pt"
 
 
-def test_a_teacher_that_is_given_is_measured_too(plan_of, teacher):
+def test_a_teacher_that_is_given_is_measured_too(workflow_of, teacher):
     told = r"student cannot start from the layers of \S+\.pt: its encoder dimensions are 112, and "
     with pytest.raises(ValueError, match=told):
-        plan_of(f"teacher: {teacher}\nladder: [{{arch: {SMALL}, start: inherit}}]")
+        workflow_of(f"teacher: {teacher}\nladder: [{{arch: {SMALL}, start: inherit}}]")
 
 
 @pytest.mark.parametrize(
@@ -281,40 +285,40 @@ def test_a_teacher_that_is_given_is_measured_too(plan_of, teacher):
         ("encoder-attention-heads: 8", "encoder dimensions of a head are 28, and those of teacher"),
     ],
 )
-def test_no_size_of_a_start_is_larger_than_its_teachers(plan_of, flag, told):
+def test_no_size_of_a_start_is_larger_than_its_teachers(workflow_of, flag, told):
     with pytest.raises(ValueError, match=told):
-        plan_of(
+        workflow_of(
             f"teacher: {{arch: {SMALL}, train: {{{flag}}}}}\n"
             f"ladder: [{{arch: {SMALL}, start: inherit}}]"
         )
 
 
-def test_a_start_is_trained_in_the_form_that_it_has(plan_of):
+def test_a_start_is_trained_in_the_form_that_it_has(workflow_of):
     above = f"{{name: above, arch: {SMALL}}}"
-    rung = "{arch: transformer_kd_small_student, start: inherit, train: {encoder-layers: 1}}"
-    plan = plan_of(f"ladder: [{above}, {rung}]")
-    assert words(plan, "student-start")["--encoder-layers"] == "1"
-    assert args(plan, "student")["encoder_layers"] == 1
+    stage = "{arch: transformer_kd_small_student, start: inherit, train: {encoder-layers: 1}}"
+    workflow = workflow_of(f"ladder: [{above}, {stage}]")
+    assert words(workflow, "student-start")["--encoder-layers"] == "1"
+    assert args(workflow, "student")["encoder_layers"] == 1
     gelu = f"{{name: above, arch: {SMALL}, train: {{activation-fn: gelu}}}}"
-    rung = f"{{arch: {SMALL}, start: inherit}}"
+    stage = f"{{arch: {SMALL}, start: inherit}}"
     told = "student is trained with --activation-fn relu, but its start has gelu"
     with pytest.raises(ValueError, match=told):
-        plan_of(f"ladder: [{gelu}, {rung}]")
+        workflow_of(f"ladder: [{gelu}, {stage}]")
     post = f"{{name: above, arch: {SMALL}, train: {{share-all-embeddings: false}}}}"
     told = "its --share-all-embeddings is on, and that of above off"
     with pytest.raises(ValueError, match=told):
-        plan_of(f"ladder: [{post}, {rung}]")
+        workflow_of(f"ladder: [{post}, {stage}]")
 
 
 # ---- what is compared
 
 
-def test_controls_have_the_last_rungs_size_without_a_teacher_or_without_the_ladder(
-    plan_of, large_teacher
+def test_controls_have_the_last_stages_size_without_a_teacher_or_without_the_ladder(
+    workflow_of, large_teacher
 ):
-    rung = "{ratio: 0.4, start: inherit, knowledge: store, data: mixed, train: {max-update: 70}}"
-    plan = plan_of(f"ladder: [0.7, {rung}]\ncontrols: [undistilled, one-step]")
-    student, alone, direct = (args(plan, n) for n in ("student", "undistilled", "one-step"))
+    stage = "{ratio: 0.4, start: inherit, knowledge: store, data: mixed, train: {max-update: 70}}"
+    workflow = workflow_of(f"ladder: [0.7, {stage}]\ncontrols: [undistilled, one-step]")
+    student, alone, direct = (args(workflow, n) for n in ("student", "undistilled", "one-step"))
     for each in (alone, direct):
         assert each["encoder_embed_dim"] == student["encoder_embed_dim"]
         assert each["max_update"] == 70
@@ -323,70 +327,74 @@ def test_controls_have_the_last_rungs_size_without_a_teacher_or_without_the_ladd
     assert alone["finetune_from_model"] is None
     assert direct["data"] == student["data"]
     assert direct["kd_store"] == "runs/run/teacher-store-mixed"
-    assert words(plan, "one-step-start")["--teacher"] == large_teacher
+    assert words(workflow, "one-step-start")["--teacher"] == large_teacher
 
 
-def test_the_inherited_control_starts_as_the_student_and_is_not_distilled(plan_of):
-    plan = plan_of("ladder: [0.7, 0.4]\neach: {start: inherit, knowledge: store}")
-    student, inherited = (args(plan, name) for name in ("student", "inherited"))
+def test_the_inherited_control_starts_as_the_student_and_is_not_distilled(workflow_of):
+    workflow = workflow_of("ladder: [0.7, 0.4]\neach: {start: inherit, knowledge: store}")
+    student, inherited = (args(workflow, name) for name in ("student", "inherited"))
     assert inherited["finetune_from_model"] == student["finetune_from_model"] is not None
     assert inherited["max_update"] == student["max_update"]
     assert inherited["criterion"] == "label_smoothed_cross_entropy"
-    assert plan.step("inherited").after == ["student-start"]
+    assert workflow.step("inherited").after == ["student-start"]
 
 
-def test_the_total_control_has_the_updates_of_the_whole_line(plan_of):
+def test_the_total_control_has_the_updates_of_the_whole_line(workflow_of):
     ladder = "[{ratio: 0.7, train: {max-update: 30}}, 0.4]"
     train = "{max-update: 100, lr-scheduler: polynomial_decay}"
     teacher = "{arch: transformer_kd_small_teacher, train: {max-update: 1000}}"
-    plan = plan_of(
+    workflow = workflow_of(
         f"ladder: {ladder}\neach: {{start: inherit}}\ncontrols: [undistilled, total]\n"
         f"teacher: {teacher}\ntrain: {train}"
     )
-    total = args(plan, "total")
+    total = args(workflow, "total")
     assert total["max_update"] == int(total["total_num_update"]) == 1000 + 30 + 100
     assert total["finetune_from_model"] is None
     assert total["criterion"] == "label_smoothed_cross_entropy"
-    assert args(plan, "undistilled")["max_update"] == 100
-    command = " ".join(plan.steps[-1].commands[0])
+    assert args(workflow, "undistilled")["max_update"] == 100
+    command = " ".join(workflow.steps[-1].commands[0])
     assert "--control undistilled=runs/run/" in command
     assert "--control total=runs/run/total/checkpoint_best.pt" in command
 
 
-def test_the_updates_of_a_start_that_is_given_count_for_the_total_control(plan_of, large_teacher):
+def test_the_updates_of_a_start_that_is_given_count_for_the_total_control(
+    workflow_of, large_teacher
+):
     state = torch.load(large_teacher, weights_only=False)
     state["optimizer_history"][-1]["num_updates"] = 500
     torch.save(state, "trained.pt")
-    plan = plan_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
-    assert args(plan, "total")["max_update"] == 500 + 100
+    workflow = workflow_of(
+        "ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]"
+    )
+    assert args(workflow, "total")["max_update"] == 500 + 100
 
 
 def test_the_total_control_is_refused_where_the_updates_of_the_line_are_not_known(
-    plan_of, large_teacher
+    workflow_of, large_teacher
 ):
     state = torch.load(large_teacher, weights_only=False)
     state["cfg"]["checkpoint"]["finetune_from_model"] = "gone.pt"
     torch.save(state, "trained.pt")
     told = "how many updates stand behind the weights that student starts from is not known: a che"
     with pytest.raises(ValueError, match=told):
-        plan_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
+        workflow_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
 
 
-def test_all_models_are_evaluated_at_the_end(plan_of, large_teacher, data):
-    plan = plan_of(
+def test_all_models_are_evaluated_at_the_end(workflow_of, large_teacher, data):
+    workflow = workflow_of(
         "ladder: [0.7, 0.4]\ncontrols: [undistilled, one-step]\n"
         "evaluate: {subset: valid, rounds: 1, no-memory: true}"
     )
-    step = plan.steps[-1]
+    step = workflow.steps[-1]
     assert (step.name, step.kind) == ("evaluation", "evaluate")
     command = " ".join(step.commands[0])
     for name in ("rung-70", "student", "one-step"):
         assert f"--student {name}=runs/run/{name}/checkpoint_best.pt" in command
-    said = words(plan, "evaluation")
+    said = words(workflow, "evaluation")
     assert said["--control"] == "undistilled=runs/run/undistilled/checkpoint_best.pt"
     assert said["--teacher"] == f"teacher={large_teacher}"
     assert (said["--data"], said["--out"]) == (data, "runs/run")
     assert (said["--subset"], said["--rounds"], said["--no-memory"]) == ("valid", "1", "")
     assert step.after == ["rung-70", "student", "undistilled", "one-step"]
     assert step.makes[-1] == "runs/run/report.html"
-    assert list(kinds(plan_of("ladder: [0.7]\ncontrols: []"))) == ["student", "evaluation"]
+    assert list(kinds(workflow_of("ladder: [0.7]\ncontrols: []"))) == ["student", "evaluation"]

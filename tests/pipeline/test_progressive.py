@@ -17,7 +17,7 @@ from harness import ENVIRONMENT, ROOT, run, write_text
 
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.pipeline.history import read_manifests
-from fairseq_kd.pipeline.workflow import read_plan
+from fairseq_kd.pipeline.workflow import read_workflow
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 
@@ -61,8 +61,8 @@ def progressive(*words):
 
 
 def weights(folder, name):
-    plan = read_plan(Path(folder) / "plan.json")
-    (path,) = plan.step(name).makes
+    workflow = read_workflow(Path(folder) / "workflow.json")
+    (path,) = workflow.step(name).makes
     return read_checkpoint(path)["model"]
 
 
@@ -102,7 +102,9 @@ def begun(told):
 def test_every_step_is_made_in_the_order_of_work(whole):
     folder = whole.folder
     assert begun(whole.told) == STEPS, whole.told
-    manifests = {each["step"]: each for each in read_manifests(read_plan(folder / "plan.json"))}
+    manifests = {
+        each["step"]: each for each in read_manifests(read_workflow(folder / "workflow.json"))
+    }
     assert list(manifests) == STEPS
     assert manifests["student"]["updates"] == manifests["undistilled"]["updates"] == 30
     assert {"nll_loss", "kd_loss"} <= manifests["rung-70"]["scores"].keys()

@@ -7,10 +7,10 @@ import yaml
 from harness import ROOT
 
 from fairseq_kd import cli
-from fairseq_kd.pipeline.planning import plan_run
-from fairseq_kd.pipeline.run_file import ENDS, SCHEMA, read_run
+from fairseq_kd.pipeline.preparation import prepare_run
+from fairseq_kd.pipeline.run_file import SCHEMA, read_run
+from fairseq_kd.pipeline.step_commands import DEFAULTS
 from fairseq_kd.pipeline.training_check import UNFIT
-from fairseq_kd.pipeline.training_command import DEFAULTS
 
 PAGE = (ROOT / "docs" / "progressive.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
@@ -66,7 +66,7 @@ def test_the_example_is_valid_with_each_of_its_ends(file_of):
         other = {**content, end: yaml.safe_load(value)}
         del other["ladder"]
         read_run(file_of(yaml.safe_dump(other)))
-    assert {end for end, _ in ends} == {*ENDS} - {"ladder"}
+    assert {end for end, _ in ends} == {"target", "parameters"}
 
 
 def test_the_example_names_every_key_and_explains_those_of_the_file():
@@ -78,7 +78,7 @@ def test_the_example_names_every_key_and_explains_those_of_the_file():
     named |= {f"data.{key}" for key in re.findall(r"^  # (\w+): ", EVERY_KEY, re.M)}
     of_stages = {name.partition(".")[2] for name in named if name.startswith(("each.", "ladder."))}
     for name in known:
-        top, _, inner = name.partition(".")  # what a rung may say stands under each or a rung
+        top, _, inner = name.partition(".")  # what a stage may say stands under each or a stage
         assert (inner in of_stages) if inner and top in ("each", "ladder") else name in named, name
     top_level = [line for line in EVERY_KEY.splitlines() if re.match(r"[a-z]", line)]
     alone = {line.partition(":")[0] for line in top_level if "#" not in line}
@@ -91,12 +91,14 @@ def test_fairseq_takes_every_training_of_the_example(file_of, tmp_path, monkeypa
     for split in ("train", "valid", "test"):
         for language in ("de", "en"):
             (text / f"{split}.{language}").touch()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "baseline.pt").touch()
     monkeypatch.chdir(tmp_path)
     ours = f"user-dir: {ROOT / 'user_dir'}"  # fairseq imports one plugin of a name
-    plan = plan_run(file_of(EVERY_KEY.replace("user-dir: user_dir", ours)), cli.parser())
-    trained = [step.name for step in plan.steps if step.kind == "train"]
+    workflow = prepare_run(file_of(EVERY_KEY.replace("user-dir: user_dir", ours)), cli.parser())
+    trained = [step.name for step in workflow.steps if step.kind == "train"]
     assert trained == ["teacher", "rung-70", "half", "student", "undistilled", "one-step"]
-    assert plan.folder == "runs/de-en"
+    assert workflow.folder == "runs/de-en"
 
 
 def test_the_table_of_defaults_is_current():

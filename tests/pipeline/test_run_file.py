@@ -29,15 +29,15 @@ def test_five_lines_are_enough(read):
     assert run.each["criterion"] == "word_kd"
 
 
-def test_a_rung_is_a_ratio_or_says_more(read):
+def test_a_stage_is_a_ratio_or_says_more(read):
     ladder = "ladder: [0.7, {ratio: 0.5, name: half, temperature: 2}, {arch: transformer}]"
-    rungs = read(SHORTEST.replace("target: 0.25", ladder)).ladder
-    assert [(rung.name, rung.ratio, rung.arch) for rung in rungs] == [
+    stages = read(SHORTEST.replace("target: 0.25", ladder)).ladder
+    assert [(stage.name, stage.ratio, stage.arch) for stage in stages] == [
         ("", 0.7, None),
         ("half", 0.5, None),
         ("", None, "transformer"),
     ]
-    assert rungs[1].settings == {"temperature": 2}
+    assert stages[1].settings == {"temperature": 2}
 
 
 def test_a_file_that_is_no_text_is_named_with_its_line(tmp_path):
@@ -180,7 +180,7 @@ def test_a_mistake_in_a_change_is_told_with_its_value(tmp_path, changes, told):
         read_run(tmp_path / "run.yaml", changes)
 
 
-def test_an_unknown_key_of_a_rung_is_told_with_its_place(read):
+def test_an_unknown_key_of_a_stage_is_told_with_its_place(read):
     ladder = "ladder:\n  - 0.7\n  - {ratio: 0.5, critrion: word_kd}"
     with pytest.raises(ValueError, match=r"ladder\[1\] has an unknown key critrion. Did you mean"):
         read(SHORTEST.replace("target: 0.25", ladder))
@@ -191,11 +191,11 @@ def test_a_number_is_read_as_people_write_it(read):
     assert run.train == {"lr": 5e-4}
 
 
-def test_a_rung_needs_one_size(read):
+def test_a_stage_needs_one_size(read):
     told = r"ladder\[0\] must have exactly one of ratio, arch, but has "
-    for rung, has in (("{name: a}", "none"), ("{ratio: 0.5, arch: a}", "ratio and arch")):
+    for stage, has in (("{name: a}", "none"), ("{ratio: 0.5, arch: a}", "ratio and arch")):
         with pytest.raises(ValueError, match=told + has):
-            read(SHORTEST.replace("target: 0.25", f"ladder: [{rung}]"))
+            read(SHORTEST.replace("target: 0.25", f"ladder: [{stage}]"))
 
 
 def test_a_run_without_an_end_says_which_there_are(read):

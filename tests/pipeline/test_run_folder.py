@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from plans import build, made, small_plan
+from workflows import build, made, small_workflow
 
-from fairseq_kd.pipeline import driver, planning
+from fairseq_kd.pipeline import driver, preparation
 from fairseq_kd.pipeline.state import recipe_path
 from fairseq_kd.pipeline.workflow import FILE
 
@@ -22,7 +22,7 @@ TEXT = "data: {text: %s, source: es, target: en}"
 @pytest.fixture(autouse=True)
 def untried(monkeypatch):
     """The commands are not tried, which other tests do."""
-    monkeypatch.setattr(planning, "check_steps", lambda *given: None)
+    monkeypatch.setattr(preparation, "check_steps", lambda *given: None)
 
 
 def corpus(folder):
@@ -45,7 +45,7 @@ READ = {  # where it lies, what the run file says of it, and the step that would
         LADDER.replace(f"{{arch: {SMALL}}}", f"{{arch: {SMALL}, start: run/student/teacher.pt}}"),
         "student",
     ),
-    "the start of another rung": (
+    "the start of another stage": (
         "run/student",
         LADDER.replace("name: half", "name: half, start: run/student/teacher.pt"),
         "student",
@@ -62,7 +62,7 @@ READ = {  # where it lies, what the run file says of it, and the step that would
 
 
 @pytest.mark.parametrize("what", READ)
-def test_a_run_that_would_move_what_it_reads_is_refused(plan_of, large_teacher, tmp_path, what):
+def test_a_run_that_would_move_what_it_reads_is_refused(workflow_of, large_teacher, tmp_path, what):
     folder, said, step = READ[what]
     Path("text").mkdir()
     (tmp_path / folder).mkdir(parents=True)
@@ -76,9 +76,9 @@ def test_a_run_that_would_move_what_it_reads_is_refused(plan_of, large_teacher, 
     own = f"run/{step}" if step != "evaluation" else "run/plots"
     told = rf"^run: run has \S+ in {own}, which the step {step} makes, but the run reads it\. Cho"
     with pytest.raises(ValueError, match=told):
-        plan_of(text)
+        workflow_of(text)
     assert (tmp_path / folder / "teacher.pt").is_file()
-    assert not Path("run/plan.json").exists()
+    assert not Path("run/workflow.json").exists()
 
 
 def test_a_run_file_in_the_folder_of_a_step_is_refused(large_teacher, data, tmp_path, monkeypatch):
@@ -91,55 +91,55 @@ def test_a_run_file_in_the_folder_of_a_step_is_refused(large_teacher, data, tmp_
     with pytest.raises(
         ValueError, match=r"has run/half/run\.yaml in run/half, which the step half"
     ):
-        planning.plan_run(Path("run/half/run.yaml"), cli.parser())
+        preparation.prepare_run(Path("run/half/run.yaml"), cli.parser())
 
 
-def test_a_new_run_moves_no_folder_that_no_run_made(plan_of):
+def test_a_new_run_moves_no_folder_that_no_run_made(workflow_of):
     Path("data").mkdir()
     Path("data/notes").write_text("mine")
     Path("text").mkdir()
     corpus(Path("text"))
     text = f"run: .\n{TEXT % 'text'}\n{LADDER}"
     with pytest.raises(ValueError, match=r"^run: \. holds data, which no run made\. Move that aw"):
-        plan_of(text)
-    assert not Path("plan.json").exists()
+        workflow_of(text)
+    assert not Path("workflow.json").exists()
     Path("data").rename("mine")
-    plan_of(text)
+    workflow_of(text)
 
 
 @pytest.mark.parametrize("lost", ["removed", "damaged", "of an earlier version"])
 @pytest.mark.parametrize("left", ["manifests", "recipes"])
-def test_a_lost_plan_is_laid_out_again_and_what_was_made_stays(plan_of, lost, left):
-    small = small_plan("runs/run")
+def test_a_lost_plan_is_laid_out_again_and_what_was_made_stays(workflow_of, lost, left):
+    small = small_workflow("runs/run")
     build(small)
-    before, plan = made(small), Path("runs/run") / FILE
+    before, workflow = made(small), Path("runs/run") / FILE
     Path("runs/run/history.md").write_text("as made by a run")
     if left == "recipes":
         for path in set(Path("runs/run/steps").glob("*.json")) - set(
             recipe_path(small, step) for step in small.steps
         ):
             path.unlink()
-    damage = {"damaged": lambda: plan.write_text("{"), "removed": plan.unlink}
-    damage.get(lost, lambda: plan.write_text('{"steps": []}'))()
-    laid_out = plan_of(LADDER)
+    damage = {"damaged": lambda: workflow.write_text("{"), "removed": workflow.unlink}
+    damage.get(lost, lambda: workflow.write_text('{"steps": []}'))()
+    laid_out = workflow_of(LADDER)
     assert laid_out.folder == "runs/run"
-    assert plan.read_text() != "{"
+    assert workflow.read_text() != "{"
     assert made(small) == before
 
 
 @pytest.mark.parametrize("content", ["{}", '{"step": "teacher"}', "x"])
-def test_a_folder_that_is_called_steps_is_no_run(plan_of, content):
+def test_a_folder_that_is_called_steps_is_no_run(workflow_of, content):
     Path("runs/run/steps").mkdir(parents=True)
     Path("runs/run/steps/teacher.json").write_text(content)
     told = f"run: {Path('runs/run')} holds steps, which no run made. Move that away, or"
     with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
-        plan_of(LADDER)
+        workflow_of(LADDER)
 
 
-def test_a_rung_that_is_called_as_a_shard_is_refused(plan_of):
-    told = r"a rung is called student-1-of-3, as the shards of a step are\. Give it another name\."
+def test_a_stage_that_is_called_as_a_shard_is_refused(workflow_of):
+    told = r"a stage is called student-1-of-3, as the shards of a step are\. Give it another name\."
     with pytest.raises(ValueError, match=told):
-        plan_of(LADDER.replace("half", "student-1-of-3"))
+        workflow_of(LADDER.replace("half", "student-1-of-3"))
 
 
 LINKED = [".snakemake", ".snakemake/log", ".snakemake/metadata/c3R1ZGVudA==", "middle/text"]
@@ -149,7 +149,7 @@ LINKED = [".snakemake", ".snakemake/log", ".snakemake/metadata/c3R1ZGVudA==", "m
 def test_a_link_in_the_place_of_what_a_step_writes_is_refused(tmp_path, name):
     run, precious = tmp_path / "run", tmp_path / "precious"
     precious.mkdir()
-    middle = [small_plan(run).step("middle")]
+    middle = [small_workflow(run).step("middle")]
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).symlink_to(precious)
     with pytest.raises(ValueError, match=rf"{name} is a link to another folder, whose files would"):
@@ -161,7 +161,7 @@ def test_a_link_in_the_place_of_what_a_step_writes_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", ["logs/snakemake.log", "logs/middle.log", ".snakemake/log/a"])
 def test_a_backup_by_hard_links_keeps_its_logs(tmp_path, name):
     run, backup = tmp_path / "run", tmp_path / "backup"
-    small_plan(run)
+    small_workflow(run)
     (run / name).parent.mkdir(parents=True)
     (run / name).write_text("as it was")
     backup.hardlink_to(run / name)
@@ -173,12 +173,12 @@ def test_a_backup_by_hard_links_keeps_its_logs(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["pip-deployments", "iocache/latest.pkl"])
 def test_what_snakemake_would_run_of_the_folder_of_a_run_is_refused(tmp_path, name):
-    small_plan(tmp_path / "run")
+    small_workflow(tmp_path / "run")
     path = tmp_path / "run" / ".snakemake" / name
     path.mkdir(parents=True)
     told = f"{path} holds what Snakemake would run as its own code, which no run needs. Remove it."
     with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
-        driver.run_plan(small_plan(tmp_path / "run"), None, [])
+        driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def environment(tmp_path, monkeypatch):
             yield Namespace(wait=lambda: -signal.SIGKILL)
 
         monkeypatch.setattr(driver, "child", child)
-        driver.run_plan(small_plan(tmp_path / "run"), None, [])
+        driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
         return given
 
     return started

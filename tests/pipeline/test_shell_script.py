@@ -7,23 +7,23 @@ import subprocess
 
 import pytest
 from harness import ENVIRONMENT, run
-from plans import made, small_plan
+from workflows import made, small_workflow
 
 from fairseq_kd import cli
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.shell_script import write_script
-from fairseq_kd.pipeline.state import judge, make_way
-from fairseq_kd.pipeline.workflow import Plan, Step
+from fairseq_kd.pipeline.state import prepare_steps, step_statuses
+from fairseq_kd.pipeline.workflow import Step, Workflow
 
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
 
 
 @pytest.fixture
 def script(tmp_path):
-    """The script of a small run, with the plan."""
-    plan = small_plan(tmp_path / "a run")  # a blank, as folders have
-    write_script(plan, tmp_path / "run.sh")
-    return plan, tmp_path / "run.sh"
+    """The script of a small run, with the workflow."""
+    workflow = small_workflow(tmp_path / "a run")  # a blank, as folders have
+    write_script(workflow, tmp_path / "run.sh")
+    return workflow, tmp_path / "run.sh"
 
 
 def test_shellcheck_is_silent(script):
@@ -44,7 +44,7 @@ def test_it_is_not_written_into_the_data(tmp_path, monkeypatch, capsys):
 
 
 def test_its_header_is_its_help(script):
-    plan, path = script
+    workflow, path = script
     told = run(path, "--help").stdout
     header = [line[2:] for line in path.read_text().splitlines()[1:] if line.startswith("# ")]
     assert told.split() == " ".join(header).split()
@@ -52,67 +52,69 @@ def test_its_header_is_its_help(script):
         assert line in told
     refused = subprocess.run([path, "more"], capture_output=True, text=True)
     assert (refused.returncode, refused.stderr) == (2, told)
-    assert not os.path.exists(plan.step("data").folder)
+    assert not os.path.exists(workflow.step("data").folder)
 
 
 def test_it_does_the_steps_in_order_and_ends_with_what_they_make(script, tmp_path):
-    plan, path = script
+    workflow, path = script
     told = run("bash", path).stdout
     assert re.findall(r"^\[(\d)/6\] ([\w-]+)$", told, re.M) == [
         (str(number), name) for number, name in enumerate(NAMES, 1)
     ]
-    driven = small_plan(tmp_path / "driven")
-    make_way(driven, judge(driven))
+    driven = small_workflow(tmp_path / "driven")
+    prepare_steps(driven, step_statuses(driven))
     for name in NAMES:
         assert run_step(driven, name) == 0
-    assert made(plan) == made(driven)
+    assert made(workflow) == made(driven)
 
 
 def test_a_second_time_nothing_becomes_another(script):
-    plan, path = script
+    workflow, path = script
     run("bash", path)
-    before, written = made(plan), os.stat(plan.step("data").makes[0]).st_mtime_ns
+    before, written = made(workflow), os.stat(workflow.step("data").makes[0]).st_mtime_ns
     run("bash", path)
-    assert made(plan) == before
-    assert os.stat(plan.step("data").makes[0]).st_mtime_ns == written
+    assert made(workflow) == before
+    assert os.stat(workflow.step("data").makes[0]).st_mtime_ns == written
 
 
 def test_what_a_kill_left_out_is_made_the_next_time(script):
-    plan, path = script
+    workflow, path = script
     run("bash", path)
-    before = made(plan)
+    before = made(workflow)
     for name in ("data", "middle"):
-        shutil.rmtree(plan.step(name).folder)
+        shutil.rmtree(workflow.step(name).folder)
     run("bash", path)
-    assert made(plan) == before
+    assert made(workflow) == before
 
 
 def test_everything_goes_where_run_says(script, tmp_path):
-    plan, path = script
+    workflow, path = script
     folder = tmp_path / "else where"
     run("bash", path, env={"RUN": str(folder)})
-    assert not os.path.exists(plan.step("data").folder)
-    moved = [str(folder / os.path.relpath(p, plan.folder)) for s in plan.steps for p in s.makes]
+    assert not os.path.exists(workflow.step("data").folder)
+    moved = [
+        str(folder / os.path.relpath(p, workflow.folder)) for s in workflow.steps for p in s.makes
+    ]
     assert all(map(os.path.isfile, moved))
     commands = path.read_text().partition("step() {")[2]
-    assert plan.folder not in commands
+    assert workflow.folder not in commands
 
 
 def test_a_failing_step_ends_it(script):
-    plan, path = script
-    with open(plan.step("middle").folder, "w"):  # a file where a folder should be
+    workflow, path = script
+    with open(workflow.step("middle").folder, "w"):  # a file where a folder should be
         pass
-    os.makedirs(os.path.dirname(plan.step("data").folder), exist_ok=True)
+    os.makedirs(os.path.dirname(workflow.step("data").folder), exist_ok=True)
     ended = subprocess.run(["bash", path], capture_output=True, text=True, env=ENVIRONMENT)
     assert ended.returncode != 0
     assert "[3/6] middle" in ended.stdout
     assert "[4/6]" not in ended.stdout
 
 
-def test_a_real_run_is_a_script_without_its_folder(plan_of, tmp_path):
+def test_a_real_run_is_a_script_without_its_folder(workflow_of, tmp_path):
     stored = "{ratio: 0.4, start: inherit, knowledge: store, data: mixed}"
-    plan = plan_of(f"run: runs/real\nladder: [0.7, {stored}]\nstore: {{shards: 2}}")
-    write_script(plan, tmp_path / "real.sh")
+    workflow = workflow_of(f"run: runs/real\nladder: [0.7, {stored}]\nstore: {{shards: 2}}")
+    write_script(workflow, tmp_path / "real.sh")
     run("shellcheck", tmp_path / "real.sh")
     commands = (tmp_path / "real.sh").read_text().partition("step() {")[2]
     assert commands.count("$run/") > 20
@@ -121,9 +123,9 @@ def test_a_real_run_is_a_script_without_its_folder(plan_of, tmp_path):
 
 def commands_of(tmp_path, *steps):
     """The lines of the script that run some steps of a run in runs/a."""
-    plan = Plan("runs/a", {"file": "a.yaml", "started in": str(tmp_path)}, 1, list(steps))
+    workflow = Workflow("runs/a", {"file": "a.yaml", "started in": str(tmp_path)}, 1, list(steps))
     (tmp_path / "a.sh").unlink(missing_ok=True)
-    write_script(plan, tmp_path / "a.sh")
+    write_script(workflow, tmp_path / "a.sh")
     return (tmp_path / "a.sh").read_text().partition("step() {")[2].partition("\n")[2]
 
 
@@ -157,7 +159,9 @@ def test_long_commands_are_cut_before_their_flags(tmp_path):
 @pytest.mark.parametrize("name", ["a$b", "a`touch x`b", "a\\b", 'a"b', "a'b", "a}b"])
 def test_everything_goes_where_run_says_whatever_the_folder_is_called(tmp_path, name):
     step = Step("s", "train", [["echo", f"{name}/x.pt", f"--k={name}/y:{name}"]], [], [], [])
-    write_script(Plan(name, {"file": "a.yaml", "started in": "/"}, 1, [step]), tmp_path / "a.sh")
+    write_script(
+        Workflow(name, {"file": "a.yaml", "started in": "/"}, 1, [step]), tmp_path / "a.sh"
+    )
     for given, folder in ({}, name), ({"RUN": "other"}, "other"):
         told = run("bash", tmp_path / "a.sh", env=given).stdout
         assert told.splitlines()[-1] == f"{folder}/x.pt --k={folder}/y:{folder}"

@@ -116,7 +116,7 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
     assert stage.run_stage("student", [*command, "--lr", "5e-4", "--log-interval", "9"]) == 0
     told = (
         f"student: the training in {tmp_path / 'run'} was begun with --fp16, --lr 1e-3, and is "
-        "gone on with all the same. For a training of its own give another --save-dir.\n"
+        "resumed with the new ones. For a new training give another --save-dir.\n"
         "student: all 30 updates are done\n"
     )
     assert capsys.readouterr().err == told

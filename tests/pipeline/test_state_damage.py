@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from plans import build, made, manifest, small_plan, verdicts, write_sealed
 from stores import write_random_store
+from workflows import build, made, manifest, small_workflow, statuses, write_sealed
 
+from fairseq_kd import hashes
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import run_step
-from fairseq_kd.pipeline.workflow import Plan, Step
+from fairseq_kd.pipeline.workflow import Step, Workflow
 
 
 @pytest.mark.parametrize(
@@ -26,16 +27,16 @@ from fairseq_kd.pipeline.workflow import Plan, Step
         ),
     ],
 )
-def test_a_damaged_file_is_noticed_and_made_anew(plan, damage, told):
-    before = made(plan)
-    path = Path(plan.step("middle").makes[0])
+def test_a_damaged_file_is_noticed_and_made_anew(workflow, damage, told):
+    before = made(workflow)
+    path = Path(workflow.step("middle").makes[0])
     damage(path)
-    found = verdicts(plan)
+    found = statuses(workflow)
     assert found["middle"][0] == state.DAMAGED
     assert re.search(told, found["middle"][1])
     assert found["teacher"][0] == found["undistilled"][0] == state.DONE
-    assert build(plan) == ["middle", "student", "evaluation"]
-    assert made(plan) == before
+    assert build(workflow) == ["middle", "student", "evaluation"]
+    assert made(workflow) == before
 
 
 def flipped(path):
@@ -49,33 +50,33 @@ def flipped(path):
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_flipped_bit_is_noticed_at_once_in_small_files_and_by_verify_in_large(
-    plan, monkeypatch, large
+    workflow, monkeypatch, large
 ):
     if large:
-        monkeypatch.setattr(state, "SMALL_BYTES", 0)
-    assert set(verdicts(plan).values()) == {(state.DONE, "")}  # from now on hashes are known
-    path = Path(plan.step("middle").makes[0])
+        monkeypatch.setattr(hashes, "SMALL_BYTES", 0)
+    assert set(statuses(workflow).values()) == {(state.DONE, "")}  # from now on hashes are known
+    path = Path(workflow.step("middle").makes[0])
     flipped(path)
     told = (state.DAMAGED, f"{path} is not what was made: its SHA-256 has changed")
-    assert verdicts(plan)["middle"] == ((state.DONE, "") if large else told)
-    assert verdicts(plan, verify=True)["middle"] == told
+    assert statuses(workflow)["middle"] == ((state.DONE, "") if large else told)
+    assert statuses(workflow, verify=True)["middle"] == told
 
 
 @pytest.mark.parametrize("whose", ["read", "made"])
 def test_a_damaged_hash_that_is_kept_makes_nothing_stale(tmp_path, monkeypatch, whose):
-    monkeypatch.setattr(state, "SMALL_BYTES", 0)
+    monkeypatch.setattr(hashes, "SMALL_BYTES", 0)
     text = tmp_path / "text"
     text.write_text("one\n")
-    plan = small_plan(tmp_path / "run", reads=[str(text)])
-    build(plan)
-    assert set(verdicts(plan).values()) == {(state.DONE, "")}  # from now on hashes are known
+    workflow = small_workflow(tmp_path / "run", reads=[str(text)])
+    build(workflow)
+    assert set(statuses(workflow).values()) == {(state.DONE, "")}  # from now on hashes are known
     kept = tmp_path / "run" / state.HASHES
     files = json.loads(kept.read_text())["files"]
-    path = str(text) if whose == "read" else plan.step("middle").makes[0]
+    path = str(text) if whose == "read" else workflow.step("middle").makes[0]
     right = files[path]["sha256"]
     files[path]["sha256"] = right.translate(str.maketrans("0123456789", "1234567890"))
     write_sealed(kept, {"files": files})
-    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    assert set(statuses(workflow).values()) == {(state.DONE, "")}
     assert json.loads(kept.read_text())["files"][path]["sha256"] == right
 
 
@@ -100,9 +101,9 @@ def test_a_changed_digit_in_a_record_is_named_and_nothing_is_made_again(
 ):
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("one\n")
-    plan = small_plan("run", reads=["text"])
-    build(plan)
-    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    workflow = small_workflow("run", reads=["text"])
+    build(workflow)
+    assert set(statuses(workflow).values()) == {(state.DONE, "")}
     steps = Path("run/steps")
     repair = "Remove it, and middle is run again."
     if name == "middle.recipe.json":  # of a step that was interrupted
@@ -117,27 +118,27 @@ def test_a_changed_digit_in_a_record_is_named_and_nothing_is_made_again(
     path.write_text(changed_digit(path.read_text(), behind))
     told = f"{path} is damaged: its values are not those that its checksum was written for. "
     with pytest.raises(ValueError, match=f"^{re.escape(told + repair)}$"):
-        build(plan)
-    assert Path(plan.step("middle").makes[0]).is_file()
+        build(workflow)
+    assert Path(workflow.step("middle").makes[0]).is_file()
     assert not Path("run/replaced").exists()
     path.unlink()
     if name != "middle.recipe.json":
-        assert set(build(plan)) <= {"middle"}
+        assert set(build(workflow)) <= {"middle"}
         assert not Path("run/replaced").exists()
 
 
-def test_records_of_earlier_versions_are_read(plan):
-    for path in sorted(Path(plan.folder).glob("steps/*.json")):
+def test_records_of_earlier_versions_are_read(workflow):
+    for path in sorted(Path(workflow.folder).glob("steps/*.json")):
         content = json.loads(path.read_text())
         del content["checksum"]
         path.write_text(json.dumps(content))
-    (Path(plan.folder) / state.HASHES).write_text('{"text": {"stamp": [1, 2], "sha256": "0"}}')
-    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    (Path(workflow.folder) / state.HASHES).write_text('{"text": {"stamp": [1, 2], "sha256": "0"}}')
+    assert set(statuses(workflow).values()) == {(state.DONE, "")}
 
 
-def change_manifest(plan, name, **changed):
-    path = state.manifest_path(plan, plan.step(name))
-    return write_sealed(path, {**manifest(plan, name), **changed})
+def change_manifest(workflow, name, **changed):
+    path = state.manifest_path(workflow, workflow.step(name))
+    return write_sealed(path, {**manifest(workflow, name), **changed})
 
 
 @pytest.mark.parametrize(
@@ -149,57 +150,59 @@ def change_manifest(plan, name, **changed):
         ({"parents": "data"}, "'parents' must be a list, but is a text"),
     ],
 )
-def test_a_damaged_manifest_is_named(plan, changed, wrong):
-    path = change_manifest(plan, "middle", **changed)
+def test_a_damaged_manifest_is_named(workflow, changed, wrong):
+    path = change_manifest(workflow, "middle", **changed)
     told = f"{path} is damaged: {wrong}. Remove it, and middle is run again."
     with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
-        state.judge(plan)
+        state.step_statuses(workflow)
 
 
 @pytest.mark.parametrize("lost", ["hashes", "manifest"])
-def test_a_finished_step_whose_hashes_are_lost_goes_on_and_makes_nothing_after_it_stale(plan, lost):
-    before, path = made(plan), change_manifest(plan, "middle", outputs={})
-    why = f"its manifest has no hash of {plan.step('middle').makes[0]}"
+def test_a_finished_step_whose_hashes_are_lost_goes_on_and_makes_nothing_after_it_stale(
+    workflow, lost
+):
+    before, path = made(workflow), change_manifest(workflow, "middle", outputs={})
+    why = f"its manifest has no hash of {workflow.step('middle').makes[0]}"
     if lost == "manifest":
         path.unlink()
         why = "it was interrupted"
-    found = verdicts(plan)
+    found = statuses(workflow)
     assert found.pop("middle") == (state.BEGUN, why)
     assert set(found.values()) == {(state.DONE, "")}
-    assert build(plan) == ["middle"]
-    assert made(plan) == before
-    assert set(verdicts(plan).values()) == {(state.DONE, "")}
+    assert build(workflow) == ["middle"]
+    assert made(workflow) == before
+    assert set(statuses(workflow).values()) == {(state.DONE, "")}
     path.unlink()
-    Path(plan.step("middle").makes[0]).write_text("another model\n")
-    assert verdicts(plan)["student"] == (state.CHANGED, "middle must be made again")
+    Path(workflow.step("middle").makes[0]).write_text("another model\n")
+    assert statuses(workflow)["student"] == (state.CHANGED, "middle must be made again")
 
 
 @pytest.mark.parametrize("time", ["x", "2026-01-01T00:00:00"])
-def test_a_damaged_time_is_told_before_the_work(plan, time):
-    state.manifest_path(plan, plan.step("middle")).unlink()
-    attempts = state.attempts_path(plan, plan.step("middle"))
+def test_a_damaged_time_is_told_before_the_work(workflow, time):
+    state.manifest_path(workflow, workflow.step("middle")).unlink()
+    attempts = state.attempts_path(workflow, workflow.step("middle"))
     attempts.write_text(json.dumps([{"start": time, "seen": "2026-01-01T00:00:00+00:00"}]))
-    Path(plan.step("middle").makes[0]).unlink()
+    Path(workflow.step("middle").makes[0]).unlink()
     told = rf"^{attempts} is damaged: '\[0\]\.start' must be a time as \S+, but is '{time}'\. Write"
     with pytest.raises(ValueError, match=told):
-        run_step(plan, "middle")
-    assert not Path(plan.step("middle").makes[0]).exists()
+        run_step(workflow, "middle")
+    assert not Path(workflow.step("middle").makes[0]).exists()
 
 
-def test_a_clock_that_was_set_back_gives_no_time_below_zero(plan):
-    state.manifest_path(plan, plan.step("middle")).unlink()
-    attempts = state.attempts_path(plan, plan.step("middle"))
+def test_a_clock_that_was_set_back_gives_no_time_below_zero(workflow):
+    state.manifest_path(workflow, workflow.step("middle")).unlink()
+    attempts = state.attempts_path(workflow, workflow.step("middle"))
     late, soon = "2027-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00"
     attempts.write_text(json.dumps([{"start": late, "seen": soon}]))
-    build(plan)
-    assert 0 <= manifest(plan, "middle")["seconds"] < 60
+    build(workflow)
+    assert 0 <= manifest(workflow, "middle")["seconds"] < 60
 
 
 def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     out = tmp_path / "run" / "distilled"
     step = Step("distilled", "distill", [["true"]], [], [], [f"{out}/manifest.json"], str(out))
-    plan = Plan(str(tmp_path / "run"), {}, 1, [step])
-    state.make_way(plan, state.judge(plan))
+    workflow = Workflow(str(tmp_path / "run"), {}, 1, [step])
+    state.prepare_steps(workflow, state.step_statuses(workflow))
     (out / "text").mkdir(parents=True)
     (out / "text" / "train.en").write_text("one\ntwo\n")
     files = {"text/train.en": hashlib.sha256(b"one\ntwo\n").hexdigest()}
@@ -207,26 +210,26 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     made_of = {"decoding": decoding, "choice": {"select": "best"}}
     told = {"made_of": made_of, "counts": {"kept": 1, "sentences": 1}, "gold_pairs": 0}
     (out / "manifest.json").write_text(json.dumps({**told, "files": files}))
-    assert run_step(plan, "distilled") == 0
-    assert verdicts(plan)["distilled"] == (state.DONE, "")
+    assert run_step(workflow, "distilled") == 0
+    assert statuses(workflow)["distilled"] == (state.DONE, "")
     flipped(out / "text" / "train.en")
     told = f"{out}/text/train.en is not what was made: its SHA-256 has changed"
-    assert verdicts(plan)["distilled"] == (state.DAMAGED, told)
+    assert statuses(workflow)["distilled"] == (state.DAMAGED, told)
     (out / "text" / "train.en").unlink()
-    assert verdicts(plan)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
+    assert statuses(workflow)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
 
 
 def test_verify_reads_the_records_of_a_store(tmp_path):
     out = tmp_path / "run" / "teacher-store"
     makes = [f"{out}/train/sentences.npy"]
     step = Step("teacher-store", "store", [["true"]], [], [], makes, str(out))
-    plan = Plan(str(tmp_path / "run"), {}, 1, [step])
-    state.make_way(plan, state.judge(plan))
+    workflow = Workflow(str(tmp_path / "run"), {}, 1, [step])
+    state.prepare_steps(workflow, state.step_statuses(workflow))
     write_random_store(out, "train")
-    assert run_step(plan, "teacher-store") == 0
-    assert verdicts(plan, verify=True)["teacher-store"] == (state.DONE, "")
+    assert run_step(workflow, "teacher-store") == 0
+    assert statuses(workflow, verify=True)["teacher-store"] == (state.DONE, "")
     flipped(out / "train" / "00001.npy")
-    assert verdicts(plan)["teacher-store"] == (state.DONE, "")
-    found, told = verdicts(plan, verify=True)["teacher-store"]
+    assert statuses(workflow)["teacher-store"] == (state.DONE, "")
+    found, told = statuses(workflow, verify=True)["teacher-store"]
     assert found == state.DAMAGED
     assert told.startswith(f"{out}/train/00001.npy is damaged: in sentence 3, the records were")

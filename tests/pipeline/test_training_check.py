@@ -59,27 +59,27 @@ TRAIN = {  # a flag under train, and what is told of it
 
 
 @pytest.mark.parametrize("flag", TRAIN)
-def test_a_flag_with_which_a_training_would_fail_is_refused(plan_of, flag):
+def test_a_flag_with_which_a_training_would_fail_is_refused(workflow_of, flag):
     flags = flag if "max-update" in flag else f"max-update: 100, {flag}"
     with pytest.raises((ValueError, FileNotFoundError)) as refused:
-        plan_of(f"{LADDER}train: {{{flags}}}")
+        workflow_of(f"{LADDER}train: {{{flags}}}")
     told = TRAIN[flag] if TRAIN[flag] != "--adam-betas must" else "--optimizer adam"
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_a_few_updates_are_a_training(plan_of):
+def test_a_few_updates_are_a_training(workflow_of):
     for updates in (1, 4, 9):
-        steps = plan_of(f"{LADDER}train: {{max-update: {updates}}}").steps
+        steps = workflow_of(f"{LADDER}train: {{max-update: {updates}}}").steps
         command = steps[0].commands[0]
         assert command[command.index("--warmup-updates") + 1] == "1"
 
 
-def test_flags_that_a_training_can_have_are_taken(plan_of):
+def test_flags_that_a_training_can_have_are_taken(workflow_of):
     flags = "lr-scheduler: polynomial_decay, update-freq: '2', patience: -1, max-tokens-valid: 900"
     flags += ", adam-betas: '(0.9, 0.999)', best-checkpoint-metric: bleu, eval-bleu: true"
     flags += ", maximize-best-checkpoint-metric: true, keep-last-epochs: 3, dropout: 0, fp16: true"
-    assert plan_of(f"{LADDER}train: {{max-update: 100, {flags}}}").steps
+    assert workflow_of(f"{LADDER}train: {{max-update: 100, {flags}}}").steps
 
 
 @pytest.fixture
@@ -88,46 +88,50 @@ def own_data(data, tmp_path):
     return Path(shutil.copytree(data, tmp_path / "own"))
 
 
-def test_data_without_a_valid_set_are_refused(plan_of, own_data):
+def test_data_without_a_valid_set_are_refused(workflow_of, own_data):
     for path in own_data.glob("valid.*"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"own holds no set valid of es-en\. Add it by f"):
-        plan_of(f"data: {own_data}\n{LADDER}")
+        workflow_of(f"data: {own_data}\n{LADDER}")
 
 
-def test_a_second_valid_set_that_would_be_ignored_is_refused(plan_of, own_data):
+def test_a_second_valid_set_that_would_be_ignored_is_refused(workflow_of, own_data):
     for path in [*own_data.glob("valid.*")]:
         shutil.copy(path, own_data / path.name.replace("valid", "valid1"))
     with pytest.raises(ValueError, match=r"'valid1\S+'\] will be ignored\. Set --combine-val"):
-        plan_of(f"data: {own_data}\n{LADDER}")
-    assert plan_of(f"data: {own_data}\n{LADDER}train: {{max-update: 9, combine-val: true}}").steps
+        workflow_of(f"data: {own_data}\n{LADDER}")
+    assert workflow_of(
+        f"data: {own_data}\n{LADDER}train: {{max-update: 9, combine-val: true}}"
+    ).steps
 
 
-def test_a_long_validation_sentence_is_refused_unless_it_is_skipped(plan_of):
+def test_a_long_validation_sentence_is_refused_unless_it_is_skipped(workflow_of):
     limit = "max-source-positions: 25, max-target-positions: 25, max-update: 100"
     told = r"sentence \d+ of the set valid in \S+ has \d+ and \d+ tokens, but the model reads 2"
     with pytest.raises(ValueError, match=told):
-        plan_of(f"{LADDER}train: {{{limit}}}")
-    assert plan_of(f"{LADDER}train: {{{limit}, skip-invalid-size-inputs-valid-test: true}}").steps
+        workflow_of(f"{LADDER}train: {{{limit}}}")
+    assert workflow_of(
+        f"{LADDER}train: {{{limit}, skip-invalid-size-inputs-valid-test: true}}"
+    ).steps
 
 
-def test_more_words_than_there_are_cannot_be_stored(plan_of):
-    rung = "ladder: [{ratio: 0.5, knowledge: store}]\n"
+def test_more_words_than_there_are_cannot_be_stored(workflow_of):
+    stage = "ladder: [{ratio: 0.5, knowledge: store}]\n"
     with pytest.raises(ValueError, match=r"store\.topk must be below \d+, the words of the tar"):
-        plan_of(f"{rung}store: {{topk: 60000}}")
+        workflow_of(f"{stage}store: {{topk: 60000}}")
 
 
-def test_words_that_were_split_otherwise_than_the_evaluation_says_are_refused(plan_of):
+def test_words_that_were_split_otherwise_than_the_evaluation_says_are_refused(workflow_of):
     told = r"run\.yaml: evaluate: remove-bpe is sentencepiece, but the words of the data were sp"
     with pytest.raises(ValueError, match=told):
-        plan_of(f"{LADDER}evaluate: {{remove-bpe: sentencepiece}}")
+        workflow_of(f"{LADDER}evaluate: {{remove-bpe: sentencepiece}}")
 
 
 @pytest.mark.parametrize("flag", ["comet", "reference"])
-def test_a_file_that_the_evaluation_reads_must_be_there(plan_of, flag):
+def test_a_file_that_the_evaluation_reads_must_be_there(workflow_of, flag):
     told = rf"the step evaluation is refused: --{flag} none does not exist\."
     with pytest.raises(FileNotFoundError, match=told):
-        plan_of(f"{LADDER}evaluate: {{{flag}: none}}")
+        workflow_of(f"{LADDER}evaluate: {{{flag}: none}}")
 
 
 # ---- teachers that are given
@@ -141,27 +145,27 @@ def changed(teacher, path, **task):
     return path
 
 
-def test_a_teacher_of_the_other_direction_is_refused(plan_of, large_teacher, tmp_path):
+def test_a_teacher_of_the_other_direction_is_refused(workflow_of, large_teacher, tmp_path):
     folder = Path(large_teacher).parent
     swapped = changed(large_teacher, folder / "swapped.pt", source_lang="en", target_lang="es")
     told = r"run\.yaml: the teacher \S+ translates en-es, but the data are es-en \(the pair is sw"
     with pytest.raises(ValueError, match=told):
-        plan_of(f"{LADDER}teacher: {swapped}")
+        workflow_of(f"{LADDER}teacher: {swapped}")
 
 
-def test_a_teacher_of_an_unknown_pair_is_refused(plan_of, large_teacher, tmp_path):
+def test_a_teacher_of_an_unknown_pair_is_refused(workflow_of, large_teacher, tmp_path):
     (tmp_path / "teachers").mkdir()
     unknown = changed(
         *(large_teacher, tmp_path / "teachers" / "unknown.pt"),
         **{"source_lang": None, "target_lang": None, "data": "nowhere"},
     )
     with pytest.raises((ValueError, FileNotFoundError), match=r"run\.yaml: the teacher \S+unkno"):
-        plan_of(f"{LADDER}teacher: {unknown}")
+        workflow_of(f"{LADDER}teacher: {unknown}")
 
 
-def test_the_same_teacher_twice_is_refused(plan_of, large_teacher, tmp_path):
+def test_the_same_teacher_twice_is_refused(workflow_of, large_teacher, tmp_path):
     linked = tmp_path / "linked.pt"
     linked.symlink_to(large_teacher)
     for other in (large_teacher, linked):
         with pytest.raises(ValueError, match=r"the teacher \S+ stands twice\. Name each once\."):
-            plan_of(f"{LADDER}teacher: [{large_teacher}, {other}]")
+            workflow_of(f"{LADDER}teacher: [{large_teacher}, {other}]")

@@ -1,4 +1,4 @@
-"""The rungs of a ladder: their sizes by the formulas, what never grows, what is refused."""
+"""The stages of a ladder: their sizes by the formulas, what never grows, what is refused."""
 
 import itertools
 import re
@@ -10,9 +10,9 @@ from fairseq_kd.sizing.ladder import (
     Size,
     buildable,
     checked_ladder,
-    distinct_rungs,
+    distinct_sizes,
+    ladder_sizes,
     ratios_to,
-    rungs,
     shrink,
     warnings,
 )
@@ -95,7 +95,7 @@ def test_nothing_grows_on_the_way_down_and_units_are_whole(teacher, strategy):
     [
         (0.25, [1.0, 0.7, 0.49, 0.343, 0.25]),
         (0.343, [1.0, 0.7, 0.49, 0.343]),
-        (0.34, [1.0, 0.7, 0.49, 0.34]),  # 0.343 would be a rung for nothing
+        (0.34, [1.0, 0.7, 0.49, 0.34]),  # 0.343 would be a stage for nothing
         (0.5, [1.0, 0.7, 0.5]),
         (0.9, [1.0, 0.9]),
     ],
@@ -123,7 +123,7 @@ def test_an_explicit_ladder_may_leave_the_teacher_out():
          "1.0,0.5."),
         ([1.5, 0.5], "must be greater than 0 and at most 1, but one is 1.5. The nearest ladder "
          "that can be built is 1.0,0.5."),
-        ([1.0], "must have a rung below 1.0. The nearest ladder that can be built is 1.0,0.7."),
+        ([1.0], "must have a stage below 1.0. The nearest ladder that can be built is 1.0,0.7."),
     ],
 )  # fmt: skip
 def test_a_ladder_that_does_not_go_down_is_refused(ratios, message):
@@ -137,36 +137,36 @@ SMALL = Size(3, 2, 160, 4, 640)
 @pytest.mark.parametrize(
     ("ratios", "strategy", "message"),
     [
-        ([1.0, 0.7, 0.343, 0.25], "balanced", "The rungs at 0.343 and 0.25 would be the same by "
+        ([1.0, 0.7, 0.343, 0.25], "balanced", "The stages at 0.343 and 0.25 would be the same by "
          "the strategy balanced: 1+1 layers of width 80 with 2 heads. The nearest ladder that can "
          "be built is 1.0,0.7,0.25."),
-        ([1.0, 0.96, 0.5], "balanced", "The rung at 0.96 would be as large as the teacher by the "
+        ([1.0, 0.96, 0.5], "balanced", "The stage at 0.96 would be as large as the teacher by the "
          "strategy balanced: 3+2 layers of width 160 with 4 heads. The nearest ladder that can be "
          "built is 1.0,0.5."),
-        ([1.0, 0.96], "balanced", "The rung at 0.96 would be as large as the teacher by the "
+        ([1.0, 0.96], "balanced", "The stage at 0.96 would be as large as the teacher by the "
          "strategy balanced: 3+2 layers of width 160 with 4 heads. The nearest ladder that can be "
          "built is 1.0,0.833."),
-        ([1.0, 0.5, 0.3, 0.2, 0.1], "depth", "The rungs at 0.3 and 0.2 would be the same by the "
+        ([1.0, 0.5, 0.3, 0.2, 0.1], "depth", "The stages at 0.3 and 0.2 would be the same by the "
          "strategy depth: 1+1 layers of width 160 with 4 heads. The nearest ladder that can be "
          "built is 1.0,0.5,0.1."),
     ],
 )  # fmt: skip
-def test_rungs_that_are_the_same_are_refused(ratios, strategy, message):
+def test_stages_that_are_the_same_are_refused(ratios, strategy, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        rungs(SMALL, ratios, strategy)
+        ladder_sizes(SMALL, ratios, strategy)
     nearest = [float(ratio) for ratio in re.search(r"is ([\d.,]+)\.$", message)[1].split(",")]
     assert buildable(SMALL, ratios, strategy) == nearest
-    assert len(rungs(SMALL, nearest, strategy)) == len(nearest)
+    assert len(ladder_sizes(SMALL, nearest, strategy)) == len(nearest)
 
 
 def test_a_teacher_that_a_strategy_cannot_shrink():
     with pytest.raises(ValueError, match="strategy depth cannot build anything smaller than 1\\+1"):
-        rungs(Size(1, 1, 64, 4, 256), [1.0, 0.5], "depth")
+        ladder_sizes(Size(1, 1, 64, 4, 256), [1.0, 0.5], "depth")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_distinct_rungs_differ_and_have_their_largest_ratio(strategy):
-    found = distinct_rungs(REFERENCE, strategy)
+def test_distinct_stages_differ_and_have_their_largest_ratio(strategy):
+    found = distinct_sizes(REFERENCE, strategy)
     assert len({size for _, size in found}) == len(found)
     assert found[-1][1] == shrink(REFERENCE, 0.01, strategy)  # as far down as a search goes
     for ratio, size in found:
@@ -189,7 +189,7 @@ def test_what_is_no_ratio_or_strategy_is_refused(call, message):
 
 
 def told(ratios, strategy="balanced", parameters=None):
-    return warnings(ratios, rungs(REFERENCE, ratios, strategy), strategy, parameters)
+    return warnings(ratios, ladder_sizes(REFERENCE, ratios, strategy), strategy, parameters)
 
 
 def test_a_usual_ladder_has_no_warning():
@@ -203,18 +203,18 @@ def test_a_step_that_is_just_not_too_steep_has_no_warning():
 
 def test_steep_steps_are_told():
     assert told([1.0, 0.7, 0.4], parameters=[930, 310, 93]) == [
-        "From 0.7 to 0.4, parameters fall 3.3 times, where 3 to 4 times is aggressive. A rung "
+        "From 0.7 to 0.4, parameters fall 3.3 times, where 3 to 4 times is aggressive. A stage "
         "between, such as 0.53, makes two easier steps of it."
     ]
     assert told([1.0, 0.35], "deep-shallow") == [
-        "From 1.0 to 0.35, the decoder loses 11 of 12 layers. A rung between, such as 0.59, makes "
+        "From 1.0 to 0.35, the decoder loses 11 of 12 layers. A stage between, such as 0.59, makes "
         "two easier steps of it."
     ]
     assert told([1.0, 0.2]) == [
         "From 1.0 to 0.2, the encoder loses 10 of 12 layers and the decoder loses 10 of 12 layers. "
-        "A rung between, such as 0.45, makes two easier steps of it."
+        "A stage between, such as 0.45, makes two easier steps of it."
     ]
     assert told([1.0, 0.19], "width") == [
-        "From 1.0 to 0.19, the width falls by more than half, from 512 to 192. A rung between, "
+        "From 1.0 to 0.19, the width falls by more than half, from 512 to 192. A stage between, "
         "such as 0.44, makes two easier steps of it."
     ]

@@ -9,7 +9,7 @@ from harness import ROOT, Setup, run
 
 from fairseq_kd import cli
 from fairseq_kd.evaluation.size import folder_bytes
-from fairseq_kd.sizing import measuring
+from fairseq_kd.sizing import budgets
 from fairseq_kd.sizing.ladder import FACTOR, STRATEGIES
 from fairseq_kd.verbs import plan
 
@@ -80,9 +80,10 @@ def test_steep_steps_and_heavy_embeddings_are_noted(capsys):
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Note: ")]
     assert [re.sub(r"[\d.]+ times, ", "N times, ", note) for note in notes] == [
         "Note: From 1.0 to 0.1, parameters fall N times, where 3 to 4 times is aggressive and the "
-        "width falls by more than half, from 160 to 40. A rung between, such as 0.32, makes two "
+        "width falls by more than half, from 160 to 40. A stage between, such as 0.32, makes two "
         "easier steps of it.",
-        "Note: 95% of the student's parameters are embeddings: fewer words or shared embeddings "
+        "Note: 95% of the student's parameters are embeddings: a smaller vocabulary or shared "
+        "embeddings "
         "would save more than fewer layers.",
     ]
 
@@ -93,7 +94,7 @@ def test_steep_steps_and_heavy_embeddings_are_noted(capsys):
 )
 def test_a_budget_gives_a_ladder_to_a_student_within_it(budget, capsys, monkeypatch):
     in_proportion = lambda model, threads: folder_bytes(model) / 1e5  # noqa: E731
-    monkeypatch.setattr(measuring, "median_latency_ms", in_proportion)
+    monkeypatch.setattr(budgets, "median_latency_ms", in_proportion)
     teacher = [*TEACHER, "--strategy", "deep-shallow"]
     assert cli.main(["plan", *teacher, *budget, *SHARED]) == 0
     shown = capsys.readouterr()
@@ -129,7 +130,7 @@ def test_a_large_teacher_is_planned_in_seconds_and_little_memory():
     assert rows_of(result.stdout)[-1][2:6] == ["6+6", "512", "8", "2048"]
 
 
-def test_a_target_leaves_out_rungs_that_would_be_the_same(capsys):
+def test_a_target_leaves_out_stages_that_would_be_the_same(capsys):
     assert cli.main(["plan", *TEACHER, "--target", "0.25", *SHARED]) == 0
     assert "ladder: [1.0, 0.7, 0.49, 0.25]" in capsys.readouterr().out
 
@@ -137,13 +138,14 @@ def test_a_target_leaves_out_rungs_that_would_be_the_same(capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([*TEACHER, "--ladder", "0.7,0.343,0.2401", *SHARED], "The rungs at 0.343 and 0.2401 would "
-         "be the same by the strategy balanced: 1+1 layers of width 80 with 2 heads. The nearest "
+        ([*TEACHER, "--ladder", "0.7,0.343,0.2401", *SHARED], "The stages at 0.343 and 0.2401 "
+         "would be the same by the strategy balanced: 1+1 layers of width 80 with 2 heads. The "
+         "nearest "
          "ladder that can be built is 1.0,0.7,0.2401."),
         ([*TEACHER, "--parameters", "100", *SHARED], "--parameters allows 100 parameters, but the "
-         "smallest rung that the strategy balanced builds at a ratio of at least 0.01 has "),
+         "smallest stage that the strategy balanced builds at a ratio of at least 0.01 has "),
         ([*TEACHER, "--ladder", "0.5", "--factor", "0.5"], "--factor has no effect with --ladder, "
-         "which names every rung. Leave it out."),
+         "which names every stage. Leave it out."),
         ([*TEACHER, "--target", "0.5", "--threads", "2"], "--threads has no effect without "
          "--latency-ms. Leave it out."),
         ([*TEACHER, "--target", "0.5", "--chart", "x.pdf"], "--chart must end with .png or .svg, "
@@ -152,7 +154,7 @@ def test_a_target_leaves_out_rungs_that_would_be_the_same(capsys):
           f"{ROOT}/data/x.svg"],
          f"--chart {ROOT}/data/x.svg lies inside --data {ROOT}/data, which is only read. Choose "),
         (["--arch", "transformer", "--target", "0.5"], "--arch needs --words N or --data BIN, "
-         "since embeddings are a part of every rung."),
+         "since embeddings are a part of every stage."),
         (["--arch", "transformer", "--data", "nowhere", "--target", "0.5"], "--data nowhere is not "
          "what fairseq-preprocess wrote: it needs a set such as train.de-en.de.bin and both "
          "dictionaries. Give that folder, or --words N."),

@@ -16,9 +16,9 @@ from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.models.form import FORM
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
-from fairseq_kd.sizing.ladder import STRATEGIES, Size, buildable, rungs
-from fairseq_kd.sizing.measuring import write_random
-from fairseq_kd.sizing.structure import Blueprint
+from fairseq_kd.sizing.budgets import write_random
+from fairseq_kd.sizing.ladder import STRATEGIES, Size, buildable, ladder_sizes
+from fairseq_kd.sizing.structure import TeacherStructure
 from fairseq_kd.stored_weights import count_parameters
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy"]
@@ -48,17 +48,17 @@ def words(data):
 
 @pytest.mark.parametrize("form", FORMS, ids=" ".join)
 def test_counts_are_those_of_the_models_that_fairseq_builds(data, words, form):
-    blueprint = Blueprint.of_arch("transformer", *words, [*sized(TINY), *form])
-    assert blueprint.size == TINY
+    structure = TeacherStructure.of_arch("transformer", *words, [*sized(TINY), *form])
+    assert structure.size == TINY
     teacher = ["--arch", "transformer", *sized(TINY), *form]
     size = Size(2, 1, 16, 2, 32)
     whole, twin, model = (
         Setup(data, *flags, *SMOOTHED, training=REST).model
-        for flags in (teacher, blueprint.flags(TINY), blueprint.flags(size))
+        for flags in (teacher, structure.flags(TINY), structure.flags(size))
     )
     counts = [sum(each.numel() for each in built.parameters()) for built in (whole, twin, model)]
-    assert counts[0] == counts[1] == sum(blueprint.teacher_parts.values())
-    assert counts[1:] == [blueprint.parameters(TINY), blueprint.parameters(size)]
+    assert counts[0] == counts[1] == sum(structure.teacher_parts.values())
+    assert counts[1:] == [structure.parameters(TINY), structure.parameters(size)]
     for key in FORM:
         assert getattr(model.args, key) == getattr(whole.args, key)
     tables = [model.encoder.embed_tokens, model.decoder.embed_tokens]
@@ -66,17 +66,17 @@ def test_counts_are_those_of_the_models_that_fairseq_builds(data, words, form):
     learned = [side.embed_positions for side in (model.encoder, model.decoder)]
     tables += [each for each in learned if isinstance(each, torch.nn.Embedding)]
     unique = {id(table.weight): table.weight.numel() for table in tables}
-    assert blueprint.embedding_parameters(size) == sum(unique.values())
+    assert structure.embedding_parameters(size) == sum(unique.values())
 
 
 def test_counting_takes_no_memory_for_weights():
-    model, _ = Blueprint.of_arch("transformer", 100, 100).build(TINY, "meta")
+    model, _ = TeacherStructure.of_arch("transformer", 100, 100).build(TINY, "meta")
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def test_different_dictionaries_count_each():
     size = Size(1, 1, 8, 1, 32)
-    few, many = (Blueprint.of_arch("transformer", 50, target) for target in (50, 80))
+    few, many = (TeacherStructure.of_arch("transformer", 50, target) for target in (50, 80))
     assert many.parameters(size) - few.parameters(size) == 2 * 30 * 8  # embedding and projection
 
 
@@ -85,12 +85,12 @@ def test_a_checkpoint_says_what_it_is_made_of_without_its_data(teacher, tmp_path
     state = read_checkpoint(teacher)
     state["cfg"]["task"]["data"] = "nowhere"
     torch.save(state, moved)
-    blueprint = Blueprint.of_checkpoint(str(moved))
-    assert blueprint.size == Size(1, 1, 16, 2, 32)
-    assert sum(blueprint.teacher_parts.values()) == count_parameters(state["model"])
-    assert blueprint.parameters(blueprint.size) == count_parameters(state["model"])
-    assert blueprint.changes == []
-    form = blueprint.flags(blueprint.size)[:5]
+    structure = TeacherStructure.of_checkpoint(str(moved))
+    assert structure.size == Size(1, 1, 16, 2, 32)
+    assert sum(structure.teacher_parts.values()) == count_parameters(state["model"])
+    assert structure.parameters(structure.size) == count_parameters(state["model"])
+    assert structure.changes == []
+    form = structure.flags(structure.size)[:5]
     assert form == [
         *("--arch", "transformer", "--share-all-embeddings"),
         *("--encoder-normalize-before", "--decoder-normalize-before"),
@@ -103,7 +103,10 @@ def test_a_checkpoint_that_keeps_its_arguments_in_the_old_place(teacher, tmp_pat
     args = Namespace(**vars(state["cfg"]["model"]))
     del args.activation_fn, args.no_cross_attention  # younger than some checkpoints
     torch.save({"args": args, "model": state["model"]}, old)
-    assert Blueprint.of_checkpoint(str(old)).size == Blueprint.of_checkpoint(teacher).size
+    assert (
+        TeacherStructure.of_checkpoint(str(old)).size
+        == TeacherStructure.of_checkpoint(teacher).size
+    )
 
 
 def test_a_checkpoint_of_hydra_keeps_its_arguments_in_a_dictionary(teacher, tmp_path):
@@ -113,14 +116,14 @@ def test_a_checkpoint_of_hydra_keeps_its_arguments_in_a_dictionary(teacher, tmp_
     state["cfg"]["model"] = args
     path = tmp_path / "hydra.pt"
     torch.save(state, path)
-    ours, theirs = (Blueprint.of_checkpoint(str(each)) for each in (path, teacher))
+    ours, theirs = (TeacherStructure.of_checkpoint(str(each)) for each in (path, teacher))
     assert ours.flags(ours.size) == theirs.flags(theirs.size)
 
 
-def test_a_rung_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_path):
-    blueprint = Blueprint.of_checkpoint(teacher)
-    (_, size) = rungs(blueprint.size, [1.0, 0.25], "balanced")
-    flags = blueprint.flags(size)
+def test_a_stage_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_path):
+    structure = TeacherStructure.of_checkpoint(teacher)
+    (_, size) = ladder_sizes(structure.size, [1.0, 0.25], "balanced")
+    flags = structure.flags(size)
     start, student = tmp_path / "start.pt", tmp_path / "student"
     names = ["--teacher", teacher, "--arch", flags[1], "--out", start]
     run_forked("fairseq-kd", "inherit", *names, "--", *flags[2:])
@@ -137,7 +140,7 @@ def test_a_rung_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_p
     run_forked("fairseq-train", data, *training, *flags, "--save-dir", student)
     state = read_checkpoint(student / "checkpoint_last.pt")
     assert state["optimizer_history"][-1]["num_updates"] == 2
-    assert count_parameters(state["model"]) == blueprint.parameters(size)
+    assert count_parameters(state["model"]) == structure.parameters(size)
     out = tmp_path / "converted"
     FairseqConverter(str(student / "checkpoint_last.pt"), data, user_dir=USER_DIR).convert(str(out))
     translator = ctranslate2.Translator(str(out), device="cpu")
@@ -148,12 +151,12 @@ def test_a_rung_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_p
 @pytest.mark.parametrize(
     "size", [Size(4, 4, 48, 6, 192), Size(5, 3, 40, 2, 60), Size(3, 2, 60, 4, 100)], ids=str
 )
-def test_every_rung_can_start_from_the_rung_before(size, strategy):
-    blueprint = Blueprint.of_arch("transformer", 20, 20, sized(size))
+def test_every_stage_can_start_from_the_stage_before(size, strategy):
+    structure = TeacherStructure.of_arch("transformer", 20, 20, sized(size))
     ratios = buildable(size, [1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.02], strategy)
-    before = Structure(blueprint.build(size)[0], "The rung before")
-    for rung in rungs(size, ratios, strategy)[1:]:
-        after = Structure(blueprint.build(rung)[0], "The rung")
+    before = Structure(structure.build(size)[0], "The stage before")
+    for stage in ladder_sizes(size, ratios, strategy)[1:]:
+        after = Structure(structure.build(stage)[0], "The stage")
         assert inherit(after, before, {"encoder": None, "decoder": None})
         before = after
 
@@ -161,36 +164,36 @@ def test_every_rung_can_start_from_the_rung_before(size, strategy):
 HEADS = ["--encoder-attention-heads", "8", "--decoder-attention-heads", "4"]
 UNUSUAL = [
     ([*HEADS], Size(2, 2, 64, 8, 96), "The teacher's encoder has width 64 and 8 heads, its decoder "
-     "width 64 and 4 heads. CTranslate2 needs equal ones: rungs are of the smaller width, with "
+     "width 64 and 4 heads. CTranslate2 needs equal ones: stages are of the smaller width, with "
      "heads of the smaller kind."),
     (["--encoder-embed-dim", "80", "--encoder-attention-heads", "8"], Size(2, 2, 60, 6, 96),
      "The teacher's encoder has width 80 and 8 heads, its decoder width 64 and 4 heads."),
     (["--encoder-normalize-before"], Size(2, 2, 64, 4, 96), "The teacher's encoder and decoder "
-     "normalize at different places, which CTranslate2 does not convert: rungs normalize before "
+     "normalize at different places, which CTranslate2 does not convert: stages normalize before "
      "each block."),
     (["--activation-fn", "tanh"], Size(2, 2, 64, 4, 96), "CTranslate2 does not convert the "
-     "teacher's --activation-fn tanh: rungs are built with relu."),
+     "teacher's --activation-fn tanh: stages are built with relu."),
     (["--no-token-positional-embeddings"], Size(2, 2, 64, 4, 96), "CTranslate2 does not convert "
-     "the teacher's --no-token-positional-embeddings: rungs are built without."),
+     "the teacher's --no-token-positional-embeddings: stages are built without."),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("form", "size", "change"), UNUSUAL, ids=lambda each: str(each)[:30])
-def test_rungs_of_an_unusual_teacher_are_convertible(tmp_path, form, size, change):
+def test_stages_of_an_unusual_teacher_are_convertible(tmp_path, form, size, change):
     flags = [*sized(Size(2, 2, 64, 4, 96)), *form]
-    blueprint = Blueprint.of_arch("transformer", 30, 40, flags)
-    assert blueprint.size == size
-    assert len(blueprint.changes) == 1
-    assert blueprint.changes[0].startswith(change)
-    assert (write_random(blueprint, size, tmp_path) / "model.bin").is_file()
+    structure = TeacherStructure.of_arch("transformer", 30, 40, flags)
+    assert structure.size == size
+    assert len(structure.changes) == 1
+    assert structure.changes[0].startswith(change)
+    assert (write_random(structure, size, tmp_path) / "model.bin").is_file()
 
 
 def test_without_a_vocabulary_there_are_flags_but_no_counts():
-    blueprint = Blueprint.of_arch("transformer", None, None, ["--share-all-embeddings"])
+    structure = TeacherStructure.of_arch("transformer", None, None, ["--share-all-embeddings"])
     size = Size(1, 1, 8, 1, 32)
-    assert "--encoder-embed-dim" in blueprint.flags(size)
+    assert "--encoder-embed-dim" in structure.flags(size)
     with pytest.raises(ValueError, match=r"depend on the vocabulary, which is not known yet\. P"):
-        blueprint.parameters(size)
+        structure.parameters(size)
 
 
 @pytest.mark.parametrize(
@@ -203,13 +206,13 @@ def test_without_a_vocabulary_there_are_flags_but_no_counts():
          "has --decoder-attention-heads 8."),
         ("transformer", (9, 10), ["--share-all-embeddings"], "--arch transformer has "
          "--share-all-embeddings, which needs one dictionary for both languages, but they have 9 "
-         "and 10 words."),
+         "and 10 entries."),
         ("transformer", (9, 9), ["--tall"], "The flags after -- are not those of a fairseq "),
     ],
 )  # fmt: skip
 def test_what_cannot_be_built_is_refused(arch, words, flags, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        Blueprint.of_arch(arch, *words, flags)
+        TeacherStructure.of_arch(arch, *words, flags)
 
 
 @pytest.mark.parametrize(
@@ -229,4 +232,4 @@ def test_a_checkpoint_of_another_kind_is_refused(teacher, tmp_path, change, mess
     path = tmp_path / "other.pt"
     torch.save(state, path)
     with pytest.raises(ValueError, match=f"^{re.escape(f'--teacher {path} {message}')}"):
-        Blueprint.of_checkpoint(str(path))
+        TeacherStructure.of_checkpoint(str(path))

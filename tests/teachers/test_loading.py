@@ -12,7 +12,7 @@ from harness import Setup, copy_dictionaries
 from fairseq_kd.checkpoints import read_checkpoint
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.export.lineage import trained_on
-from fairseq_kd.sizing.structure import Blueprint
+from fairseq_kd.sizing.structure import TeacherStructure
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 
 
@@ -121,7 +121,7 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
 def test_sizes_of_no_model_are_named_before_it_is_built(moved, option, value, text):
     path = save_with(moved, lambda state: setattr(state["cfg"]["model"], option, value))
     whole = f"has the option {option}, which must be a whole number {text}"
-    for read in (load_teacher, Blueprint.of_checkpoint):
+    for read in (load_teacher, TeacherStructure.of_checkpoint):
         with pytest.raises(ValueError, match=rf"^--.*{path} {whole}"):
             read(path)
 

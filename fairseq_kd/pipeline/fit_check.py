@@ -1,6 +1,6 @@
-"""Whether data, teachers and models fit together, found before anything runs.
+"""Checks that data, teachers and initial weights fit the trainings, before any step runs.
 
-What a training will build is built, as far as its data are there: task, sets and model.
+The task, data sets and model of each training are built, if its data exist already.
 """
 
 import os
@@ -11,22 +11,35 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.pipeline.layout import Layout
 from fairseq_kd.pipeline.run_file import RunFile
+from fairseq_kd.pipeline.step_commands import SIZES as SIZE_FLAGS
 from fairseq_kd.pipeline.training_check import resolved, training_refused
+from fairseq_kd.pipeline.workflow import Step
 
-FILES = ("encoder_embed_path", "decoder_embed_path", "finetune_from_model")  # to begin with
+START = "finetune_from_model"
+FILES = ("encoder_embed_path", "decoder_embed_path", START)  # read where a training begins
+SIDES = ("encoder", "decoder")
+SIZES = tuple(flag.replace("-", "_") for flag in SIZE_FLAGS)
+SHARING = ("share_all_embeddings", "share_decoder_input_output_embed")  # a student may give it up
+STRUCTURE = (  # options that determine which weights exist
+    *SHARING,
+    *(f"{side}_{what}" for side in SIDES for what in ("normalize_before", "learned_pos")),
+    "no_token_positional_embeddings",
+    "layernorm_embedding",
+)
+EQUAL = (*SIZES, *STRUCTURE, "no_scale_embedding", "activation_fn")  # in a start and its training
 
 
 def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses data, teachers and files with which a step would fail when its turn comes.
+    """Refuses data, teachers and files with which a later step would fail.
 
     Args:
         run: the run file.
         layout: all of its steps.
-        trainings: by step, what fairseq-train makes of its flags.
+        trainings: the parsed fairseq-train flags of each training, by step.
 
     Raises:
         FileNotFoundError: a file or a set is missing.
-        ValueError: a training would fail on its sets, or a teacher cannot teach on these data.
+        ValueError: a training would fail on its data sets, or a teacher does not fit the data.
     """
     made = {path for step in layout.steps for path in step.makes}
     builder = TrainingBuilder(layout.corpus.folder)
@@ -43,7 +56,7 @@ def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str,
     if isinstance(run.teacher, list):
         for path in run.teacher:
             _check_teacher(run, path, layout, trainings, built)
-    _check_words(run, layout)
+    _check_vocabulary(run, layout)
 
 
 def _check_teacher(
@@ -53,7 +66,7 @@ def _check_teacher(
     trainings: Mapping[str, Mapping[str, Any]],
     built: Mapping[str, Any],
 ) -> None:
-    """Refuses a checkpoint that cannot teach on the data of the run, or one of its trainings."""
+    """Refuses a teacher that does not fit the data of the run, or one of its trainings."""
     from fairseq_kd.teachers.compatibility import check_positions, check_same_vocabulary
     from fairseq_kd.teachers.loading import load_teacher
 
@@ -76,8 +89,8 @@ def _check_teacher(
             check_positions(f"{called} {path}", model, built[name][0])
 
 
-def _check_words(run: RunFile, layout: Layout) -> None:
-    """Refuses what does not fit the dictionaries, as far as they are there."""
+def _check_vocabulary(run: RunFile, layout: Layout) -> None:
+    """Refuses options that do not fit the dictionaries, if these exist already."""
     dictionaries = dictionaries_of(layout)
     if dictionaries is None:
         return
@@ -85,7 +98,7 @@ def _check_words(run: RunFile, layout: Layout) -> None:
     topk = run.get("store", {}).get("topk", 1)
     if topk >= len(target):
         raise ValueError(
-            f"{run.path}: store.topk must be below {len(target)}, the words of the target "
+            f"{run.path}: store.topk must be below {len(target)}, the size of the target "
             f"dictionary, but is {topk}."
         )
     from fairseq_kd.decoding.subset import check_splitting
@@ -94,15 +107,15 @@ def _check_words(run: RunFile, layout: Layout) -> None:
     sections = {"evaluate": run.get("evaluate", {})}
     if any(step.kind == "distill" for step in layout.steps):
         sections["distilled.distill-data"] = run.get("distilled", {}).get("distill-data", {})
-    for section, asked in sections.items():
+    for section, options in sections.items():
         try:
-            check_splitting(subset, str(asked.get("remove-bpe", "subword_nmt")), "remove-bpe")
+            check_splitting(subset, str(options.get("remove-bpe", "subword_nmt")), "remove-bpe")
         except ValueError as error:
             raise ValueError(f"{run.path}: {section}: {error}") from None
 
 
 def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
-    """Of the source and the target; None while the text is not prepared."""
+    """The source and the target dictionary; None while the text is not prepared."""
     from fairseq_kd.dictionaries import read_dictionary
 
     files = layout.corpus.dictionaries()
@@ -113,11 +126,11 @@ def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
 
 
 class TrainingBuilder:
-    """Builds what the trainings of a run will build, as far as their data are there.
+    """Builds the tasks, data sets and models of trainings, if their data exist already.
 
     Args:
-        data: the folder of the run's data, whose validation set and dictionaries a training set
-            that the run makes first has, too.
+        data: the folder of the run's data. Training sets that the run makes share its validation
+            set and dictionaries.
     """
 
     def __init__(self, data: str):
@@ -132,7 +145,7 @@ class TrainingBuilder:
             training: its flags, as ``check_training_command`` returns them.
 
         Returns:
-            Its task and its model, on a device without memory; None while its data are not there.
+            Its task and its model, on the meta device; None while its data do not exist.
 
         Raises:
             FileNotFoundError: a set is missing.
@@ -166,7 +179,7 @@ def _task_flags(args: Namespace) -> Sequence[str]:
 
 
 def _model(args: Namespace, task: Any) -> Optional[Any]:
-    """A transformer, on a device without memory; another architecture is not built."""
+    """A transformer, on the meta device; None for another architecture."""
     import torch
 
     from fairseq_kd.models.form import is_transformer
@@ -179,7 +192,7 @@ def _model(args: Namespace, task: Any) -> Optional[Any]:
 
 
 def _check_sets(args: Namespace, task: Any, model: Optional[Any]) -> None:
-    """Refuses sets that are missing, or hold sentences on which the training would die."""
+    """Refuses data sets that are missing, or have sentences on which the training would fail."""
     from fairseq.data.data_utils import raise_if_valid_subsets_unintentionally_ignored
     from fairseq.utils import resolve_max_positions
 
@@ -222,7 +235,7 @@ def _check_batches(args: Namespace, subset: str, longest: int, validates: bool) 
 
 
 def _sizes(task: Any, subset: str, folder: str, combine: bool) -> Optional[Any]:
-    """(2, n) tokens of the sentences of a set; None if its task does not tell them."""
+    """(2, n) tokens of the source and target sentences; None if the data set has no sizes."""
     import numpy as np
 
     if subset not in task.datasets:
@@ -237,3 +250,121 @@ def _sizes(task: Any, subset: str, folder: str, combine: bool) -> Optional[Any]:
     dataset = task.datasets[subset]
     sides = [getattr(dataset, f"{side}_sizes", None) for side in ("src", "tgt")]
     return None if any(side is None for side in sides) else np.array(sides)
+
+
+def check_starts(
+    path: Path, steps: Sequence[Step], trainings: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuses initial weights that ``inherit`` or fairseq-train would refuse later.
+
+    Args:
+        path: of the run file.
+        steps: of the run.
+        trainings: the parsed fairseq-train flags of each training, by step.
+
+    Raises:
+        ValueError: the weights do not fit the model; the message names both and the option.
+    """
+    from fairseq_kd.checkpoints import check_start
+    from fairseq_kd.models.form import is_transformer
+
+    inheriting = {step.makes[0]: step for step in steps if step.kind == "inherit"}
+    for name, training in trainings.items():
+        start = training.get(START)
+        if start in inheriting:
+            begun = _inherited(path, name, inheriting[start], trainings)
+            _refuse_another_model(path, name, training, begun, "its start has")
+        elif start and Path(start).exists() and is_transformer(training["arch"]):
+            check_start(start, f"{path}: the checkpoint {start}")
+            _refuse_another_model(path, name, training, _of_checkpoint(path, start), f"{start} has")
+
+
+def _inherited(
+    path: Path, name: str, step: Step, trainings: Mapping[str, Mapping[str, Any]]
+) -> Namespace:
+    """The options of the model that ``inherit`` will write.
+
+    Raises:
+        ValueError: it is larger than the model it inherits from, or has another structure.
+    """
+    from fairseq_kd.models.form import is_transformer, model_args
+
+    command = step.commands[0]
+    named = {flag: command[command.index(flag) + 1] for flag in ("--teacher", "--arch")}
+    if step.after:
+        called, teacher = step.after[0], Namespace(**trainings[step.after[0]])
+    else:
+        called, teacher = named["--teacher"], _of_checkpoint(path, named["--teacher"])
+    if not is_transformer(teacher.arch):
+        raise ValueError(
+            f"{path}: {name} cannot start from the layers of {called}, which is no transformer. "
+            "Say start: cold."
+        )
+    begun, _ = model_args(named["--arch"], teacher, command[command.index("--") + 1 :])
+    for what, ours, theirs in _measures(begun, teacher):
+        if ours > theirs:
+            raise ValueError(
+                f"{path}: {name} cannot start from the layers of {called}: its {what} are {ours}, "
+                f"and those of {called} {theirs}. Say start: cold, or choose smaller sizes."
+            )
+    for key in STRUCTURE:
+        ours, theirs = _value(begun, key), _value(teacher, key)
+        if ours != theirs and (ours or key not in SHARING):
+            raise ValueError(
+                f"{path}: {name} cannot start from the layers of {called}: its {_flag(key)} is "
+                f"{_on_or_off(ours)}, and that of {called} {_on_or_off(theirs)}. Say "
+                "start: cold, or choose an arch of the same structure."
+            )
+    return begun
+
+
+def _measures(ours: Namespace, theirs: Namespace) -> Sequence[Tuple[str, int, int]]:
+    """Sizes in which a student cannot exceed its teacher: name, student's, teacher's."""
+    sizes = []
+    for side in SIDES:
+        for what in ("embed_dim", "ffn_embed_dim", "attention_heads"):
+            key = f"{side}_{what}"
+            names = {"embed_dim": "dimensions", "ffn_embed_dim": "feed-forward units"}
+            called = f"{side} {names.get(what, 'attention heads')}"
+            sizes.append((called, getattr(ours, key), getattr(theirs, key)))
+        heads = [
+            getattr(each, f"{side}_embed_dim") // getattr(each, f"{side}_attention_heads")
+            for each in (ours, theirs)
+        ]
+        sizes.append((f"{side} dimensions of a head", *heads))
+    return sizes
+
+
+def _refuse_another_model(
+    path: Path, name: str, training: Mapping[str, Any], begun: Namespace, gives: str
+) -> None:
+    """Refuses a start whose model differs from that of the training."""
+    for key in EQUAL:
+        trained, given = _value(Namespace(**training), key), _value(begun, key)
+        if trained != given:
+            raise ValueError(
+                f"{path}: {name} is trained with {_flag(key)} {_on_or_off(trained)}, but {gives} "
+                f"{_on_or_off(given)}. Make them equal by train: or arch of the stage, or say "
+                "start: cold."
+            )
+
+
+def _value(args: Namespace, key: str) -> Any:
+    """An option's value; embeddings that are all shared are shared with the output, too."""
+    if key == SHARING[1] and getattr(args, SHARING[0], False):
+        return True
+    return getattr(args, key, None) or False
+
+
+def _of_checkpoint(path: Path, checkpoint: str) -> Namespace:
+    from fairseq_kd.sizing.structure import TeacherStructure
+
+    return TeacherStructure.of_checkpoint(checkpoint, f"{path}: the checkpoint").args
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _on_or_off(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

@@ -35,7 +35,7 @@ WITHOUT_EFFECT = {
     ),
     "a store": (
         "ladder: [0.5]\nstore: {topk: 8}",
-        r"store has no effect without knowledge: store in a rung\. Add that, or leave store out\.",
+        r"store has no effect without knowledge: store in a stage\. Add that, or leave store out\.",
     ),
     "translations": (
         "ladder: [0.5]\ndistilled: {shards: 2}",
@@ -43,7 +43,7 @@ WITHOUT_EFFECT = {
     ),
     "a strategy": (
         f"ladder: [{{arch: {SMALL}}}]\nstrategy: depth",
-        "strategy has no effect without a rung with a ratio",
+        "strategy has no effect without a stage with a ratio",
     ),
     "a factor": ("ladder: [0.5]\nfactor: 0.5", "factor has no effect without target or parameters"),
     "one step again": (
@@ -110,10 +110,10 @@ WITHOUT_EFFECT = {
 
 
 @pytest.mark.parametrize("setting", WITHOUT_EFFECT)
-def test_a_setting_without_effect_is_refused(plan_of, setting):
+def test_a_setting_without_effect_is_refused(workflow_of, setting):
     text, told = WITHOUT_EFFECT[setting]
     with pytest.raises(ValueError, match=told):
-        plan_of(text)
+        workflow_of(text)
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,5 @@ def test_a_setting_without_effect_is_refused(plan_of, setting):
         "ladder: [0.5]\nteacher: {arch: transformer, train: {encoder-layers: 3}}",
     ],
 )
-def test_a_setting_with_an_effect_is_taken(plan_of, text):
-    assert plan_of(text).steps[-1].name == "evaluation"
+def test_a_setting_with_an_effect_is_taken(workflow_of, text):
+    assert workflow_of(text).steps[-1].name == "evaluation"

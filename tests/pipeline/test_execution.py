@@ -7,20 +7,20 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from plans import drive, finish, manifest, slow_step, small_plan
+from workflows import drive, finish, manifest, slow_step, small_workflow
 
 from fairseq_kd import cli
 from fairseq_kd.pipeline import driver
-from fairseq_kd.pipeline.side_by_side import VISIBLE, visible_gpus
-from fairseq_kd.pipeline.workflow import write_plan
+from fairseq_kd.pipeline.execution import VISIBLE, visible_gpus
+from fairseq_kd.pipeline.workflow import write_workflow
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 STUDENTS = ["one", "two", "three"]
 
 
-def wide_plan(folder):
+def wide_workflow(folder):
     """A teacher, three students that stand on it alone, and an evaluation; each tells its GPU."""
-    small = small_plan(folder)
+    small = small_workflow(folder)
     steps = [slow_step(folder, "data", 2), slow_step(folder, "teacher", 5, "data")]
     steps += [slow_step(folder, name, 60, "teacher") for name in STUDENTS]
     steps.append(slow_step(folder, "evaluation", 1, "teacher", *STUDENTS))
@@ -29,27 +29,29 @@ def wide_plan(folder):
         step._replace(commands=[["bash", "-c", told, "told", step.name], *step.commands])
         for step in steps
     ]
-    plan = small._replace(steps=steps)
-    write_plan(plan)
-    return plan
+    workflow = small._replace(steps=steps)
+    write_workflow(workflow)
+    return workflow
 
 
-def told(plan):
+def told(workflow):
     """What each step was given: its GPU and its threads."""
-    lines = [line.split() for line in (Path(plan.folder) / "told").read_text().splitlines()]
+    lines = [line.split() for line in (Path(workflow.folder) / "told").read_text().splitlines()]
     return {name: (gpu, threads) for name, gpu, threads in lines}
 
 
-def spans(plan, names):
-    return [(manifest(plan, name)["begun"], manifest(plan, name)["finished"]) for name in names]
+def spans(workflow, names):
+    return [
+        (manifest(workflow, name)["begun"], manifest(workflow, name)["finished"]) for name in names
+    ]
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """Two jobs on four cores and two GPUs."""
-    plan = wide_plan(tmp_path_factory.mktemp("wide") / "run")
-    finish(plan, jobs=2, env={VISIBLE: "3,5", "OMP_NUM_THREADS": "4"})
-    return plan
+    workflow = wide_workflow(tmp_path_factory.mktemp("wide") / "run")
+    finish(workflow, jobs=2, env={VISIBLE: "3,5", "OMP_NUM_THREADS": "4"})
+    return workflow
 
 
 def test_two_students_at_most_run_at_the_same_time(wide):
@@ -70,29 +72,44 @@ def test_each_has_a_gpu_of_its_own_and_its_share_of_the_cores(wide):
 
 @pytest.mark.slow
 def test_after_a_kill_the_same_command_goes_on(tmp_path):
-    plan = wide_plan(tmp_path / "run")
-    first = drive(plan, jobs=3)
+    workflow = wide_workflow(tmp_path / "run")
+    first = drive(workflow, jobs=3)
     while not (tmp_path / "run" / "two").is_dir():
         assert first.poll() is None
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    finish(plan, jobs=3)
-    assert manifest(plan, "teacher")["attempts"] == 1
-    assert all(manifest(plan, name) for name in STUDENTS)
+    finish(workflow, jobs=3)
+    assert manifest(workflow, "teacher")["attempts"] == 1
+    assert all(manifest(workflow, name) for name in STUDENTS)
 
 
 def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
-    plan = small_plan(tmp_path / "run")
-    several = plan._replace(steps=[step._replace(gpus=2) for step in plan.steps])
+    workflow = small_workflow(tmp_path / "run")
+    several = workflow._replace(steps=[step._replace(gpus=2) for step in workflow.steps])
     for each, engine, jobs, message in (
-        (plan, ["--executor", "slurm"], 2, "--jobs shares out one machine, but --profile, --work"),
-        (plan, ["--workflow-profile", "p"], 2, "--jobs shares out one machine, but --profile, --"),
-        (plan, ["-c4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS says."),
-        (plan, ["--cores", "4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS"),
+        (
+            workflow,
+            ["--executor", "slurm"],
+            2,
+            "--jobs shares out one machine, but --profile, --work",
+        ),
+        (
+            workflow,
+            ["--workflow-profile", "p"],
+            2,
+            "--jobs shares out one machine, but --profile, --",
+        ),
+        (workflow, ["-c4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS says."),
+        (
+            workflow,
+            ["--cores", "4"],
+            2,
+            "--jobs shares out all cores, or as many as OMP_NUM_THREADS",
+        ),
         (several, [], 2, "--jobs is 2, but data has several GPUs. Leave out --jobs, or gpus."),
     ):
         with pytest.raises(ValueError, match=message):
-            driver.run_plan(each, None, engine, jobs)
+            driver.run_workflow(each, None, engine, jobs)
     (tmp_path / "run.yaml").write_text(json.dumps({"data": "nowhere"}))
     words = ["progressive", str(tmp_path / "run.yaml"), "--jobs", "2", "--dry-run"]
     assert cli.main(words) == 2

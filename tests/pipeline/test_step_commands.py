@@ -3,13 +3,13 @@
 import pytest
 from harness import USER_DIR
 
-from fairseq_kd.pipeline.training_check import check_training_command
-from fairseq_kd.pipeline.training_command import (
+from fairseq_kd.pipeline.step_commands import (
     PLAIN,
-    as_words,
+    as_arguments,
     stage_flags,
     training_command,
 )
+from fairseq_kd.pipeline.training_check import check_training_command
 
 SIZE = ["--arch", "transformer_kd_small_student"]
 DISTILLED = {"criterion": "word_kd"}
@@ -18,16 +18,16 @@ DISTILLED = {"criterion": "word_kd"}
 def checked(settings, *layers, knowledge=None, name="middle", size=SIZE, gpus=1):
     """What fairseq makes of a stage's settings."""
     knowledge = {"kd-teacher": "teacher.pt"} if knowledge is None else knowledge
-    words = [*size, *as_words(stage_flags(settings, knowledge, *layers))]
+    words = [*size, *as_arguments(stage_flags(settings, knowledge, *layers))]
     return check_training_command(training_command(name, "data", "out", words, USER_DIR, gpus))
 
 
 def test_the_stronger_of_two_values_wins():
-    whole, rung = {"lr": 2, "dropout": 0.2, "kd-alpha": 0.5}, {"lr": 3}
+    whole, stage = {"lr": 2, "dropout": 0.2, "kd-alpha": 0.5}, {"lr": 3}
     assert stage_flags(DISTILLED, {})["lr"] == 5e-4
     assert stage_flags(DISTILLED, {}, whole)["lr"] == 2
     flags = stage_flags(
-        {**DISTILLED, "alpha": 0.9, "beta": 0.1}, {"kd-teacher": "t.pt"}, whole, rung
+        {**DISTILLED, "alpha": 0.9, "beta": 0.1}, {"kd-teacher": "t.pt"}, whole, stage
     )
     assert (flags["lr"], flags["dropout"]) == (3, 0.2)
     assert (flags["kd-alpha"], flags["kd-beta"]) == (0.5, 0.1)  # a flag wins over its setting
@@ -99,7 +99,7 @@ def test_updates_are_a_whole_number(wrong):
 
 def test_a_flag_alone_is_true_and_a_false_one_is_left_out():
     flags = {"fp16": True, "no-progress-bar": False, "lr": 1e-3, "adam-betas": "(0.9, 0.98)"}
-    assert as_words(flags) == ["--fp16", "--lr", "0.001", "--adam-betas", "(0.9, 0.98)"]
+    assert as_arguments(flags) == ["--fp16", "--lr", "0.001", "--adam-betas", "(0.9, 0.98)"]
 
 
 def test_several_gpus_are_several_workers():

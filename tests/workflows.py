@@ -11,7 +11,7 @@ from harness import ENVIRONMENT, ROOT
 from fairseq_kd.json_files import sealed
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import run_step
-from fairseq_kd.pipeline.workflow import Plan, Step, write_plan
+from fairseq_kd.pipeline.workflow import Step, Workflow, write_workflow
 
 # Appends what its input held to its output, a line at a time; killed, it goes on where it was.
 SLOWLY = """\
@@ -32,8 +32,8 @@ def slow_step(folder, name, lines, *after, reads=()):
     return Step(name, kind, [command], list(after), list(reads), makes, f"{folder}/{name}")
 
 
-def small_plan(folder, student_lines=4, reads=(), times=1):
-    """The shape of a run: text, a teacher, two rungs, a control, an evaluation of all.
+def small_workflow(folder, student_lines=4, reads=(), times=1):
+    """The shape of a run: text, a teacher, two stages, a control, an evaluation of all.
 
     Its steps take so many times as long.
     """
@@ -45,20 +45,20 @@ def small_plan(folder, student_lines=4, reads=(), times=1):
         slow_step(folder, "undistilled", 3 * times, "data"),
         slow_step(folder, "evaluation", 1, "teacher", "middle", "student", "undistilled"),
     ]
-    made_from = {"file": "run.yaml", "started in": str(ROOT)}
-    plan = Plan(str(folder), made_from, 1, steps)
-    write_plan(plan)
-    return plan
+    inputs = {"file": "run.yaml", "started in": str(ROOT)}
+    workflow = Workflow(str(folder), inputs, 1, steps)
+    write_workflow(workflow)
+    return workflow
 
 
-def made(plan):
+def made(workflow):
     """What every step made, by its name."""
-    return {step.name: [Path(path).read_text() for path in step.makes] for step in plan.steps}
+    return {step.name: [Path(path).read_text() for path in step.makes] for step in workflow.steps}
 
 
-def manifest(plan, name):
+def manifest(workflow, name):
     """A step's manifest; None if it has none."""
-    return state.step_manifest(plan, plan.step(name))
+    return state.step_manifest(workflow, workflow.step(name))
 
 
 def write_sealed(path, content):
@@ -71,41 +71,43 @@ DRIVER = """\
 import sys
 sys.path.remove("")
 from pathlib import Path
-from fairseq_kd.pipeline.driver import run_plan
-from fairseq_kd.pipeline.workflow import read_plan
+from fairseq_kd.pipeline.driver import run_workflow
+from fairseq_kd.pipeline.workflow import read_workflow
 try:
-    sys.exit(run_plan(read_plan(Path(sys.argv[1])), None, sys.argv[3:], int(sys.argv[2])))
+    sys.exit(run_workflow(read_workflow(Path(sys.argv[1])), None, sys.argv[3:], int(sys.argv[2])))
 except ValueError as error:
     sys.exit(str(error))
 """
 
 
-def drive(plan, *engine, jobs=1, env=None, cwd=ROOT):
-    """Starts a driver of a plan, as a process of its own."""
-    file = str(Path(plan.folder) / "plan.json")
+def drive(workflow, *engine, jobs=1, env=None, cwd=ROOT):
+    """Starts a driver of a workflow, as a process of its own."""
+    file = str(Path(workflow.folder) / "workflow.json")
     command = [sys.executable, "-c", DRIVER, file, str(jobs), *engine]
     env = {**os.environ, **ENVIRONMENT, **(env or {})}
     return subprocess.Popen(command, cwd=cwd, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def finish(plan, *engine, **others):
-    """Drives a plan to its end, and returns what was told."""
-    driver = drive(plan, *engine, **others)
+def finish(workflow, *engine, **others):
+    """Drives a workflow to its end, and returns what was told."""
+    driver = drive(workflow, *engine, **others)
     told = driver.communicate()[1]
     assert driver.returncode == 0, told
     return told
 
 
-def build(plan, *names):
+def build(workflow, *names):
     """Runs all that is not done, or the steps of these names, in order, and returns the names."""
-    verdicts = [verdict for verdict in state.judge(plan) if verdict.state != state.DONE]
-    verdicts = [verdict for verdict in verdicts if not names or verdict.step.name in names]
-    state.make_way(plan, verdicts)
-    for verdict in verdicts:
-        assert run_step(plan, verdict.step.name) == 0
-    return [verdict.step.name for verdict in verdicts]
+    statuses = [status for status in state.step_statuses(workflow) if status.state != state.DONE]
+    statuses = [status for status in statuses if not names or status.step.name in names]
+    state.prepare_steps(workflow, statuses)
+    for status in statuses:
+        assert run_step(workflow, status.step.name) == 0
+    return [status.step.name for status in statuses]
 
 
-def verdicts(plan, **options):
+def statuses(workflow, **options):
     """How each step stands, and why, by its name."""
-    return {each.step.name: (each.state, each.why) for each in state.judge(plan, **options)}
+    return {
+        each.step.name: (each.state, each.why) for each in state.step_statuses(workflow, **options)
+    }

@@ -1,4 +1,4 @@
-"""From a run file to its plan: what is laid out, and what is refused before anything runs."""
+"""From a run file to its workflow: what is laid out, and what is refused before anything runs."""
 
 import json
 import os
@@ -6,14 +6,17 @@ import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fairseq import tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from workflows import build, small_workflow, statuses
 
 from fairseq_kd.cli import parser
 from fairseq_kd.locks import locked
-from fairseq_kd.pipeline import planning
+from fairseq_kd.pipeline import preparation
+from fairseq_kd.pipeline.state import DONE
 from fairseq_kd.pipeline.training_check import check_training_command
 
 TEACHER = """\
@@ -38,10 +41,10 @@ gpus: 2
 """
 
 
-def trainings(plan):
+def trainings(workflow):
     return {
         step.name: check_training_command(step.commands[0])
-        for step in plan.steps
+        for step in workflow.steps
         if step.kind == "train"
     }
 
@@ -53,8 +56,8 @@ def parameters(args):
     return sum(each.numel() for each in model.parameters())
 
 
-def test_a_target_gives_a_ladder_with_names_by_ratio_and_a_student(plan_of):
-    trained = trainings(plan_of("target: 0.25"))  # at 0.343 it would be the student's size
+def test_a_target_gives_a_ladder_with_names_by_ratio_and_a_student(workflow_of):
+    trained = trainings(workflow_of("target: 0.25"))  # at 0.343 it would be the student's size
     assert list(trained) == ["rung-70", "rung-49", "student", "undistilled"]
     assert [args["encoder_embed_dim"] for args in trained.values()] == [48, 48, 32, 32]
     assert [args["decoder_layers"] for args in trained.values()] == [3, 2, 1, 1]
@@ -62,41 +65,47 @@ def test_a_target_gives_a_ladder_with_names_by_ratio_and_a_student(plan_of):
     assert all(args["share_all_embeddings"] for args in trained.values())
 
 
-def test_rungs_have_the_names_that_they_are_given(plan_of):
+def test_stages_have_the_names_that_they_are_given(workflow_of):
     ladder = f"ladder: [1.0, 0.7, {{ratio: 0.4, name: half}}, {{arch: {SMALL}}}, {{arch: {SMALL}}}]"
-    assert list(trainings(plan_of(ladder))) == ["rung-70", "half", SMALL, "student", "undistilled"]
+    assert list(trainings(workflow_of(ladder))) == [
+        "rung-70",
+        "half",
+        SMALL,
+        "student",
+        "undistilled",
+    ]
 
 
-def test_a_budget_of_parameters_is_kept_and_used(plan_of):
-    trained = trainings(plan_of("parameters: 40K\nfactor: 0.8"))
+def test_a_budget_of_parameters_is_kept_and_used(workflow_of):
+    trained = trainings(workflow_of("parameters: 40K\nfactor: 0.8"))
     assert {"rung-80", "student", "undistilled"} < trained.keys()
     assert 20_000 < parameters(trained["student"]) <= 40_000 < parameters(trained["rung-80"])
-    trained = trainings(plan_of("parameters: 150K\nstrategy: depth"))
+    trained = trainings(workflow_of("parameters: 150K\nstrategy: depth"))
     assert parameters(trained["student"]) <= 150_000
     assert trained["student"]["encoder_embed_dim"] == 64
 
 
 @pytest.mark.parametrize("ladder", ["[0.5]", f"[{{arch: {SMALL}}}]"])
-def test_a_teacher_that_is_no_checkpoint_is_refused(plan_of, ladder):
+def test_a_teacher_that_is_no_checkpoint_is_refused(workflow_of, ladder):
     Path("strange.pt").write_text("no checkpoint")
     with pytest.raises(ValueError, match=r"the teacher strange\.pt is not a fairseq checkpoint"):
-        plan_of(f"teacher: strange.pt\nladder: {ladder}")
+        workflow_of(f"teacher: strange.pt\nladder: {ladder}")
 
 
-def test_a_teacher_without_a_checkpoint_is_trained_first(plan_of):
-    plan = plan_of(f"{TEACHER}ladder: [0.5]")
-    assert [step.name for step in plan.steps][:2] == ["teacher", "student"]
-    trained = trainings(plan)
+def test_a_teacher_without_a_checkpoint_is_trained_first(workflow_of):
+    workflow = workflow_of(f"{TEACHER}ladder: [0.5]")
+    assert [step.name for step in workflow.steps][:2] == ["teacher", "student"]
+    trained = trainings(workflow)
     assert trained["teacher"]["criterion"] == "label_smoothed_cross_entropy"
-    assert trained["student"]["kd_teacher"] == plan.step("teacher").makes[0]
-    assert plan.step("student").after == ["teacher"]
+    assert trained["student"]["kd_teacher"] == workflow.step("teacher").makes[0]
+    assert workflow.step("student").after == ["teacher"]
     assert trained["student"]["encoder_layers"] == trained["teacher"]["encoder_layers"] // 2
 
 
-def test_every_command_is_one_that_its_program_understands(plan_of):
-    plan = plan_of(EVERYTHING)
+def test_every_command_is_one_that_its_program_understands(workflow_of):
+    workflow = workflow_of(EVERYTHING)
     understood = set()
-    for step in plan.steps:
+    for step in workflow.steps:
         for command in step.commands:
             assert command[0] == "fairseq-kd"
             understood.add(parser().parse_args(command[1:]).verb)
@@ -104,25 +113,25 @@ def test_every_command_is_one_that_its_program_understands(plan_of):
         *("stage", "store", "store-merge", "translate", "merge", "distill-data"),
         *("inherit", "evaluate"),
     }
-    assert len(trainings(plan)) == 6
+    assert len(trainings(workflow)) == 6
 
 
-def test_steps_stand_after_those_that_they_need(plan_of):
-    plan = plan_of(EVERYTHING)
-    names = [step.name for step in plan.steps]
+def test_steps_stand_after_those_that_they_need(workflow_of):
+    workflow = workflow_of(EVERYTHING)
+    names = [step.name for step in workflow.steps]
     assert len({*names}) == len(names)
-    for step in plan.steps:
+    for step in workflow.steps:
         assert {*step.after} <= {*names[: names.index(step.name)]}
-    makers = {path: step.name for step in plan.steps for path in step.makes}
-    for step in plan.steps:  # a file of the run that a command names is made by a step before
+    makers = {path: step.name for step in workflow.steps for path in step.makes}
+    for step in workflow.steps:  # a file of the run that a command names is made by a step before
         words = {part for word in step.commands[0] for part in re.split("[:=]", word)}
         needed = {makers[word] for word in words if word in makers} - {step.name}
-        assert needed <= _before(plan, step.name)
+        assert needed <= _before(workflow, step.name)
 
 
-def _before(plan, name):
-    found = {*plan.step(name).after}
-    return found.union(*(_before(plan, each) for each in found))
+def _before(workflow, name):
+    found = {*workflow.step(name).after}
+    return found.union(*(_before(workflow, each) for each in found))
 
 
 # ---- when the commands are tried anew, and whose they are
@@ -132,54 +141,58 @@ def _before(plan, name):
 def tried(monkeypatch):
     """How often the commands of a run were tried; only counted, for other tests do that."""
     runs = []
-    monkeypatch.setattr(planning, "check_steps", lambda *given: runs.append(given))
+    monkeypatch.setattr(preparation, "check_steps", lambda *given: runs.append(given))
     return runs
 
 
-def test_commands_are_tried_once_while_file_changes_teacher_and_data_are_the_same(plan_of, tried):
-    first = plan_of(f"ladder: [{{arch: {SMALL}}}]", "seed=2")
+def test_commands_are_tried_once_while_file_changes_teacher_and_data_are_the_same(
+    workflow_of, tried
+):
+    first = workflow_of(f"ladder: [{{arch: {SMALL}}}]", "seed=2")
     assert first.seed == 2
-    assert plan_of(f"ladder: [{{arch: {SMALL}}}]", "seed=2") == first
+    assert workflow_of(f"ladder: [{{arch: {SMALL}}}]", "seed=2") == first
     assert len(tried) == 1
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda plan: plan["steps"][0].update(commands=[["touch", "theirs"]]),
-        lambda plan: plan["steps"][0].update(folder="thesis", makes=["thesis/notes"]),
-        lambda plan: plan["steps"][0].update(reads=[]),
-        lambda plan: plan.update(folder="elsewhere"),
-        lambda plan: plan["steps"].append({**plan["steps"][0], "name": "theirs"}),
-        lambda plan: plan.update(seed=7),
+        lambda workflow: workflow["steps"][0].update(commands=[["touch", "theirs"]]),
+        lambda workflow: workflow["steps"][0].update(folder="thesis", makes=["thesis/notes"]),
+        lambda workflow: workflow["steps"][0].update(reads=[]),
+        lambda workflow: workflow.update(folder="elsewhere"),
+        lambda workflow: workflow["steps"].append({**workflow["steps"][0], "name": "theirs"}),
+        lambda workflow: workflow.update(seed=7),
     ],
 )
-def test_what_somebody_wrote_into_a_plan_is_neither_run_nor_moved(plan_of, tried, change):
+def test_what_somebody_wrote_into_the_file_is_neither_run_nor_moved(workflow_of, tried, change):
     text = f"ladder: [{{arch: {SMALL}}}]"
-    plan = plan_of(text)
-    file = Path(plan.folder) / "plan.json"
+    workflow = workflow_of(text)
+    file = Path(workflow.folder) / "workflow.json"
     right, theirs = file.read_text(), json.loads(file.read_text())
     change(theirs)
     file.write_text(json.dumps(theirs))
-    assert plan_of(text) == plan
+    assert workflow_of(text) == workflow
     assert (file.read_text(), len(tried)) == (right, 2)
 
 
-def test_another_file_value_teacher_or_data_makes_another_plan(plan_of, tried, data, tmp_path):
+def test_another_file_value_teacher_or_data_makes_another_workflow(
+    workflow_of, tried, data, tmp_path
+):
     copy, teacher = tmp_path / "copy", tmp_path / "teacher.pt"
     copy.mkdir()
     for name in os.listdir(data):
         (copy / name).write_bytes((Path(data) / name).read_bytes())
     teacher.write_text("one")
     text = f"data: copy\nteacher: teacher.pt\nladder: [{{arch: {SMALL}}}]"
-    plan_of(text)
+    workflow_of(text)
     for count, change in enumerate(
         (
-            lambda: plan_of(text + "\nseed: 3"),
-            lambda: plan_of(text + "\nseed: 3", "seed=4"),
-            lambda: teacher.write_text("two") and plan_of(text, "seed=4"),
-            lambda: (copy / "test1.es-en.es.idx").touch() or plan_of(text, "seed=4"),
-            lambda: (copy / "dict.en.txt").write_text("a 1\n") and plan_of(text, "seed=4"),
+            lambda: workflow_of(text + "\nseed: 3"),
+            lambda: workflow_of(text + "\nseed: 3", "seed=4"),
+            lambda: teacher.write_text("two") and workflow_of(text, "seed=4"),
+            lambda: (copy / "test1.es-en.es.idx").touch() or workflow_of(text, "seed=4"),
+            lambda: (copy / "dict.en.txt").write_text("a 1\n") and workflow_of(text, "seed=4"),
         ),
         start=2,
     ):
@@ -187,14 +200,34 @@ def test_another_file_value_teacher_or_data_makes_another_plan(plan_of, tried, d
         assert len(tried) == count
 
 
-def test_a_changed_plan_is_not_put_under_a_driver_that_works(plan_of, tmp_path):
-    plan = plan_of(f"ladder: [{{arch: {SMALL}}}]")
-    kept = (tmp_path / plan.folder / "plan.json").read_bytes()
-    with locked(tmp_path / plan.folder / ".lock", "the run"):
-        assert plan_of(f"ladder: [{{arch: {SMALL}}}]") == plan
+def test_a_run_that_was_finished_when_its_file_was_plan_json_is_not_trained_again(
+    workflow_of, tried, monkeypatch
+):
+    folder = Path("runs/run")
+    steps = small_workflow(folder).steps
+    assert len(build(small_workflow(folder))) == len(steps)
+    content = json.loads((folder / "workflow.json").read_text())
+    inputs = content.pop("inputs")
+    former = json.dumps({**content, "made_from": inputs})
+    (folder / "plan.json").write_text(former)
+    (folder / "workflow.json").unlink()
+    monkeypatch.setattr(preparation, "lay_out", lambda run: SimpleNamespace(steps=steps))
+    workflow = workflow_of("ladder: [0.5]")
+    assert {state for state, _ in statuses(workflow).values()} == {DONE}
+    assert build(workflow) == []
+    assert (folder / "workflow.json").is_file()
+    assert (folder / "plan.json").read_text() == former
+    assert len(tried) == 1
+
+
+def test_a_changed_workflow_is_not_put_under_a_driver_that_works(workflow_of, tmp_path):
+    workflow = workflow_of(f"ladder: [{{arch: {SMALL}}}]")
+    kept = (tmp_path / workflow.folder / "workflow.json").read_bytes()
+    with locked(tmp_path / workflow.folder / ".lock", "the run"):
+        assert workflow_of(f"ladder: [{{arch: {SMALL}}}]") == workflow
         with pytest.raises(ValueError, match=f"being worked on since .* by process {os.getpid()}"):
-            plan_of(f"ladder: [{{arch: {SMALL}}}]", "seed=5")
-    assert (tmp_path / plan.folder / "plan.json").read_bytes() == kept
+            workflow_of(f"ladder: [{{arch: {SMALL}}}]", "seed=5")
+    assert (tmp_path / workflow.folder / "workflow.json").read_bytes() == kept
 
 
 # ---- what is refused
@@ -210,29 +243,38 @@ REFUSALS = {
     ),
     "a folder's name": (
         "ladder: [{ratio: 0.5, name: logs}]",
-        r"a rung is called logs, as is another part of the run\. Give it another name\.",
+        r"a stage is called logs, as is another part of the run\. Give it another name\.",
     ),
-    "the teacher's name": ("ladder: [{ratio: 0.5, name: teacher}]", "a rung is called teacher, as"),
-    "a control's name": ("ladder: [{ratio: 0.5, name: one-step}]", "a rung is called one-step, as"),
+    "the teacher's name": (
+        "ladder: [{ratio: 0.5, name: teacher}]",
+        "a stage is called teacher, as",
+    ),
+    "a control's name": (
+        "ladder: [{ratio: 0.5, name: one-step}]",
+        "a stage is called one-step, as",
+    ),
     "a doubled name": (
         "ladder: [{ratio: 0.7, name: a}, {ratio: 0.4, name: a}]",
-        "a rung is called a, as is another",
+        "a stage is called a, as is another",
     ),
     "a start's name": (
         "ladder: [{ratio: 0.7, name: student-start}, {ratio: 0.4, start: inherit}]",
-        "a rung is called student-start, as is another part",
+        "a stage is called student-start, as is another part",
     ),
     "a store's name": (
         "ladder: [{ratio: 0.7, name: teacher-store}, {ratio: 0.4, learns-from: teacher, "
         "knowledge: store}]",
-        "a rung is called teacher-store, as is another part",
+        "a stage is called teacher-store, as is another part",
     ),
     "the distilled set's name": (
         "ladder: [{ratio: 0.7, name: distilled}, {ratio: 0.4, data: distilled}]",
-        "a rung is called distilled, as is another part",
+        "a stage is called distilled, as is another part",
     ),
-    "no rung": ("ladder: [1.0]", r"the ladder has no rung below the teacher\. Add one, as 0\.5\."),
-    "rungs that go up": ("ladder: [0.4, 0.7]", r"must go down, but 0\.7 follows 0\.4"),
+    "no stage": (
+        "ladder: [1.0]",
+        r"the ladder has no stage below the teacher\. Add one, as 0\.5\.",
+    ),
+    "stages that go up": ("ladder: [0.4, 0.7]", r"must go down, but 0\.7 follows 0\.4"),
     "a budget that is none": ("parameters: many", r"run\.yaml: parameters must be a number such"),
     "a budget for the teacher": (
         "parameters: 1B",
@@ -242,7 +284,7 @@ REFUSALS = {
         "ladder: [0.5]\ntrain: {max-updates: 5}",
         r"does not understand the training of student: unrecognized arguments: --max-updates 5\.",
     ),
-    "a misspelt flag of a rung": (
+    "a misspelt flag of a stage": (
         "ladder: [0.7, {ratio: 0.4, train: {dropuot: 0.2}}]",
         "does not understand the training of student: unrecognized arguments: --dropuot",
     ),
@@ -271,11 +313,11 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("wrong", REFUSALS)
-def test_a_mistake_is_told_before_anything_runs(plan_of, tmp_path, wrong):
+def test_a_mistake_is_told_before_anything_runs(workflow_of, tmp_path, wrong):
     text, told = REFUSALS[wrong]
     with pytest.raises(ValueError, match=told):
-        plan_of(text)
-    assert not (tmp_path / "runs" / "run" / "plan.json").exists()
+        workflow_of(text)
+    assert not (tmp_path / "runs" / "run" / "workflow.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -287,9 +329,9 @@ def test_a_mistake_is_told_before_anything_runs(plan_of, tmp_path, wrong):
         ("sed=2", r"has an unknown key sed\. Did you mean seed\?"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_told(plan_of, change, told):
+def test_a_change_that_cannot_be_made_is_told(workflow_of, change, told):
     with pytest.raises(ValueError, match=told):
-        plan_of("ladder: [0.5]", change)
+        workflow_of("ladder: [0.5]", change)
 
 
 MISSING = {
@@ -319,72 +361,72 @@ MISSING = {
 
 
 @pytest.mark.parametrize("missing", MISSING)
-def test_what_is_missing_is_named(plan_of, missing):
+def test_what_is_missing_is_named(workflow_of, missing):
     text, told = MISSING[missing]
     Path("empty").mkdir()
     with pytest.raises(FileNotFoundError, match=told):
-        plan_of(text)
+        workflow_of(text)
 
 
-def test_several_teachers_have_names_that_no_rung_can_have(plan_of, large_teacher):
+def test_several_teachers_have_names_that_no_stage_can_have(workflow_of, large_teacher):
     other = shutil.copy(large_teacher, Path(large_teacher).with_name("other.pt"))
     teachers = f"teacher: [{large_teacher}, {other}]\n"
-    with pytest.raises(ValueError, match="a rung is called teacher-2, as is another part"):
-        plan_of(f"{teachers}ladder: [{{ratio: 0.5, name: teacher-2}}]")
+    with pytest.raises(ValueError, match="a stage is called teacher-2, as is another part"):
+        workflow_of(f"{teachers}ladder: [{{ratio: 0.5, name: teacher-2}}]")
 
 
-def test_parameters_cannot_be_counted_before_the_text_is_prepared(plan_of, prepared):
+def test_parameters_cannot_be_counted_before_the_text_is_prepared(workflow_of, prepared):
     text = f"data: {{text: {prepared / 'text'}, source: es, target: en}}\n"
     with pytest.raises(
         ValueError, match=r"before the text is prepared\. Run \S+/prepare\.sh es en"
     ):
-        plan_of(f"{text}{TEACHER}parameters: 60K")
+        workflow_of(f"{text}{TEACHER}parameters: 60K")
 
 
 @pytest.mark.parametrize("name", ["logs", "steps", "replaced"])
-def test_a_link_in_the_folder_of_a_run_is_refused(plan_of, tmp_path, name):
+def test_a_link_in_the_folder_of_a_run_is_refused(workflow_of, tmp_path, name):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).symlink_to(tmp_path / "theirs")
     with pytest.raises(ValueError, match=rf"mine/{name} is a link to another folder, whose files"):
-        plan_of(f"run: {tmp_path / 'mine'}\n{TEACHER}ladder: [0.5]")
+        workflow_of(f"run: {tmp_path / 'mine'}\n{TEACHER}ladder: [0.5]")
 
 
-def test_what_no_run_made_is_not_replaced(plan_of, tmp_path):
+def test_what_no_run_made_is_not_replaced(workflow_of, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("beside a run")
-    for name in ("history.md", "plan.json", "report.html", "hashes.json"):
+    for name in ("history.md", "workflow.json", "report.html", "hashes.json"):
         (mine / name).write_text("{}")
         told = f"run: {mine} holds {name}, which no run made. Move that away, or give another"
         with pytest.raises(ValueError, match=told):
-            plan_of(f"target: 0.25\nrun: {mine}")
+            workflow_of(f"target: 0.25\nrun: {mine}")
         assert sorted(path.name for path in mine.iterdir()) == sorted([name, "notes.txt"])
         (mine / name).unlink()
     told = f"run: {mine}/notes.txt must be a folder, but is a file. Give another path."
     with pytest.raises(ValueError, match=told):
-        plan_of(f"target: 0.25\nrun: {mine}/notes.txt")
-    plan_of(f"target: 0.25\nrun: {mine}")
+        workflow_of(f"target: 0.25\nrun: {mine}/notes.txt")
+    workflow_of(f"target: 0.25\nrun: {mine}")
     assert (mine / "notes.txt").read_text() == "beside a run"
 
 
 @pytest.mark.parametrize("name", [".", "run"])
-def test_a_run_in_its_data_is_refused(plan_of, data, name):
+def test_a_run_in_its_data_is_refused(workflow_of, data, name):
     folder = os.path.normpath(os.path.join(data, name))
     with pytest.raises(ValueError, match=f"run: {folder} (is what|lies inside) data: {data}"):
-        plan_of(f"target: 0.25\nrun: {folder}")
-    assert not os.path.exists(os.path.join(data, "plan.json"))
+        workflow_of(f"target: 0.25\nrun: {folder}")
+    assert not os.path.exists(os.path.join(data, "workflow.json"))
 
 
-def test_checkpoints_to_compare_are_evaluated_as_controls(plan_of, large_teacher):
-    plan = plan_of(f"ladder: [0.5]\ncompare: {{baseline: {large_teacher}}}")
-    (command,) = plan.step("evaluation").commands
+def test_checkpoints_to_compare_are_evaluated_as_controls(workflow_of, large_teacher):
+    workflow = workflow_of(f"ladder: [0.5]\ncompare: {{baseline: {large_teacher}}}")
+    (command,) = workflow.step("evaluation").commands
     controls = [command[i + 1] for i, word in enumerate(command) if word == "--control"]
     assert controls == [
         "undistilled=runs/run/undistilled/checkpoint_best.pt",
         f"baseline={large_teacher}",
     ]
-    assert large_teacher in plan.step("evaluation").reads
+    assert large_teacher in workflow.step("evaluation").reads
 
 
 @pytest.mark.parametrize(
@@ -395,6 +437,6 @@ def test_checkpoints_to_compare_are_evaluated_as_controls(plan_of, large_teacher
         ("{total: none.pt}", "compare: total is the name of a model of the run. Give another name"),
     ],
 )
-def test_a_checkpoint_that_cannot_be_compared_is_refused(plan_of, compare, message):
+def test_a_checkpoint_that_cannot_be_compared_is_refused(workflow_of, compare, message):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-        plan_of(f"ladder: [0.5]\ncompare: {compare}")
+        workflow_of(f"ladder: [0.5]\ncompare: {compare}")

@@ -1,4 +1,4 @@
-"""From a run file to its plan: sizes looked up, steps laid out, every command tried."""
+"""Prepares a run: from its file to a workflow whose every command was checked."""
 
 import functools
 import os
@@ -10,76 +10,89 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.hashes import FileHashes, sha256_of
 from fairseq_kd.json_files import read_json
 from fairseq_kd.locks import locked
-from fairseq_kd.pipeline.data_check import check_fit, dictionaries_of
-from fairseq_kd.pipeline.effects import check_effects
+from fairseq_kd.pipeline.fit_check import check_fit, check_starts, dictionaries_of
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
-from fairseq_kd.pipeline.run_file import RunFile, Rung, read_run
-from fairseq_kd.pipeline.starts import check_starts
+from fairseq_kd.pipeline.run_file import RunFile, Stage, read_run
+from fairseq_kd.pipeline.settings_check import check_effects
 from fairseq_kd.pipeline.state import (
-    FORM,
     HASHES,
+    MANIFEST_FIELDS,
     RECIPE,
     REPLACED,
     STEPS,
-    FileHashes,
     replaced_by,
 )
-from fairseq_kd.pipeline.training_check import check_training_command, complaint_told
-from fairseq_kd.pipeline.workflow import FILE, LOCK, Plan, Step, read_plan, write_plan
+from fairseq_kd.pipeline.training_check import check_training_command, parser_errors_raised
+from fairseq_kd.pipeline.workflow import (
+    FILE,
+    LOCK,
+    Step,
+    Workflow,
+    holds_former_run,
+    read_workflow,
+    write_workflow,
+)
+from fairseq_kd.sizing.ladder import (
+    FACTOR,
+    STRATEGY,
+    buildable,
+    checked_ladder,
+    ladder_sizes,
+    ratios_to,
+)
 from fairseq_kd.whole_files import check_apart, check_no_link
 
-STRATEGY, FACTOR = "balanced", 0.7
-RESERVED = (  # folders of a run that are no rung's
+RESERVED = (  # names of folders in a run, which no stage may have
     *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", "logs", "evaluation"),
     *("decoded", "translations", "plots"),  # of the evaluation
 )
 OF_SHARD = re.compile(r".+-[0-9]+-of-[0-9]+")
-WRITTEN = (  # files and folders of a run, beside those of its steps
+WRITTEN = (  # files and folders that a run writes, beside those of its steps
     *(STEPS, REPLACED, "logs", "history.md", "history.html", "report.md", "report.html"),
     *("evaluation.json", "decoded", "translations", "plots", HASHES),
 )
 
 
-def plan_run(path: Path, verbs: ArgumentParser, changes: Sequence[str] = ()) -> Plan:
-    """The plan of a run file, by which alone its commands run.
+def prepare_run(path: Path, parser: ArgumentParser, changes: Sequence[str] = ()) -> Workflow:
+    """The workflow of a run file, which alone determines the commands that are executed.
 
-    It is laid out each time, for ``plan.json`` in the folder of the run may be somebody else's. It
-    only says what was checked: the commands are tried again if the file, its teacher or its data
-    changed, or if that says something else.
+    It is laid out anew each time: anybody may have written the ``workflow.json`` in the folder of
+    the run. That file only records which workflow was checked. The commands are checked again if
+    the run file, its teacher or its data changed, or if the recorded workflow differs.
 
     Args:
-        path: of the file.
-        verbs: the command line of fairseq-kd, by which the commands of the run are tried.
-        changes: ``KEY=VALUE`` over what it says.
+        path: the run file.
+        parser: of the fairseq-kd command line, which checks the run's own commands.
+        changes: ``KEY=VALUE`` settings that override the file.
 
     Raises:
         FileNotFoundError: something that the file names is missing.
-        ValueError: the file is wrong, or describes what cannot be built; or it has changed while a
-            driver works by the plan that there is.
+        ValueError: the file is invalid, or describes what cannot be built; or it has changed while
+            a driver executes the recorded workflow.
     """
     run = read_run(path, changes)
-    kept = _kept_plan(run)
-    made_from = {**_made_from(run), "changes": list(changes)}
+    kept = _kept_workflow(run)
+    inputs = {**_inputs(run), "changes": list(changes)}
     layout = lay_out(run)
-    plan = Plan(str(run.folder), made_from, run.get("seed", 1), layout.steps)
-    _check_apart(run, layout, plan)
+    workflow = Workflow(str(run.folder), inputs, run.get("seed", 1), layout.steps)
+    _check_apart(run, layout, workflow)
     if kept is None and not _was_begun(run.folder):
         _refuse_what_is_there(run, [step.folder for step in layout.steps if step.folder])
-    if plan != kept:
-        check_steps(run, layout, verbs)
+    if workflow != kept:
+        check_steps(run, layout, parser)
         with locked(run.folder / LOCK, str(run.folder)):
-            write_plan(plan)
-    return plan
+            write_workflow(workflow)
+    return workflow
 
 
-def _kept_plan(run: RunFile) -> Optional[Plan]:
-    """The plan in the folder of a run, in which there may be other files; None if there is none.
+def _kept_workflow(run: RunFile) -> Optional[Workflow]:
+    """The workflow recorded in the folder of a run; None if the folder has none.
 
     Raises:
-        ValueError: naming what is in the way.
+        ValueError: the folder holds files of that name which no run made, or links.
     """
     check_apart(run.folder, folders_read(run), "run:")
     for name in WRITTEN:
@@ -87,9 +100,9 @@ def _kept_plan(run: RunFile) -> Optional[Plan]:
     if run.folder.exists() and not run.folder.is_dir():
         raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")
     try:
-        return read_plan(run.folder / FILE)
+        return read_workflow(run.folder / FILE)
     except FileNotFoundError:
-        there = WRITTEN
+        there = () if holds_former_run(run.folder) else WRITTEN
     except (OSError, ValueError, TypeError, KeyError):
         there = (FILE,)
     if not _was_begun(run.folder):
@@ -101,7 +114,7 @@ def _was_begun(folder: Path) -> bool:
     """Whether steps of a run were begun in a folder, by their records there."""
     for path in sorted((folder / STEPS).glob("*.json")):
         with suppress(OSError, ValueError):
-            read_json(path, RECIPE if path.name.endswith(".recipe.json") else FORM, "")
+            read_json(path, RECIPE if path.name.endswith(".recipe.json") else MANIFEST_FIELDS, "")
             return True
     return False
 
@@ -116,13 +129,13 @@ def _refuse_what_is_there(run: RunFile, paths: Sequence[str]) -> None:
             )
 
 
-def _check_apart(run: RunFile, layout: Layout, plan: Plan) -> None:
+def _check_apart(run: RunFile, layout: Layout, workflow: Workflow) -> None:
     """Refuses a run that reads from what one of its steps fills, and would move aside.
 
     Raises:
         ValueError: naming the step and the file.
     """
-    read = {path: None for step in plan.steps for path in step.reads}
+    read = {path: None for step in workflow.steps for path in step.reads}
     read.update(dict.fromkeys([str(run.path), layout.user_dir, *folders_read(run).values()]))
     within = {
         place: path
@@ -130,8 +143,8 @@ def _check_apart(run: RunFile, layout: Layout, plan: Plan) -> None:
         for start in (Path(os.path.abspath(path)), Path(os.path.realpath(path)))
         for place in (start, *start.parents)
     }
-    for step in plan.steps:
-        for own in replaced_by(plan, step):
+    for step in workflow.steps:
+        for own in replaced_by(workflow, step):
             path = within.get(Path(os.path.abspath(own)), within.get(Path(os.path.realpath(own))))
             if path is not None:
                 raise ValueError(
@@ -141,53 +154,53 @@ def _check_apart(run: RunFile, layout: Layout, plan: Plan) -> None:
 
 
 def folders_read(run: RunFile) -> Dict[str, Optional[str]]:
-    """The folder of the text or the data of a run, by the key that names it."""
+    """The folder of the text or the data of a run, under the key that names it."""
     return {"data:": run.data if isinstance(run.data, str) else run.data.get("text")}
 
 
 def lay_out(run: RunFile) -> Layout:
-    """The steps of a run.
+    """Lays out the steps of a run.
 
     Raises:
         FileNotFoundError: something that the run needs is missing.
-        ValueError: a name is taken, or a setting is without effect.
+        ValueError: a name is given twice, or a setting has no effect.
     """
     layout = Layout(run)
-    blueprint = functools.cache(lambda: _blueprint(run, layout))
-    rungs = _rungs(run, layout, blueprint)
-    check_effects(run, rungs, layout.teachers)
-    layout.add_ladder(rungs, _sizes(run, layout, rungs, blueprint))
+    structure = functools.cache(lambda: _structure(run, layout))
+    stages = _stages(run, layout, structure)
+    check_effects(run, stages, layout.teachers)
+    layout.add_ladder(stages, _sizes(run, layout, stages, structure))
     return layout
 
 
-def check_steps(run: RunFile, layout: Layout, verbs: ArgumentParser) -> None:
-    """Tries every command of a run.
+def check_steps(run: RunFile, layout: Layout, parser: ArgumentParser) -> None:
+    """Checks every command of a run, and that data, teachers and starts fit together.
 
     Args:
         run: the run file.
         layout: of its steps.
-        verbs: the command line of fairseq-kd.
+        parser: of the fairseq-kd command line.
 
     Raises:
         FileNotFoundError: something that the run needs is missing.
-        ValueError: fairseq or one of our verbs would refuse a command when its turn comes.
+        ValueError: fairseq-train or fairseq-kd would refuse a command later.
     """
     trainings: Dict[str, Dict[str, Any]] = {}
     for step in layout.steps:
         if step.kind == "train":
             trainings[step.name] = check_training_command(step.commands[0])
         elif step.kind != "prepare":
-            _check_verb(run, step, verbs)
+            _check_command(run, step, parser)
     check_starts(run.path, layout.steps, trainings)
     check_fit(run, layout, trainings)
 
 
-def _made_from(run: RunFile) -> Dict[str, Any]:
+def _inputs(run: RunFile) -> Dict[str, Any]:
     hashes = FileHashes(run.folder / HASHES)
     given = run.teacher if isinstance(run.teacher, list) else []
     data = Path(run.data) if isinstance(run.data, str) else None
     files = sorted(data.iterdir()) if data and data.is_dir() else []
-    words = [path for path in files if path.name.startswith("dict.")]
+    dictionaries = [path for path in files if path.name.startswith("dict.")]
     sets = [path for path in files if path.suffix == ".idx"]
     return {
         "file": str(run.path),
@@ -196,113 +209,112 @@ def _made_from(run: RunFile) -> Dict[str, Any]:
         "started in": str(Path.cwd()),
         "teachers": {path: hashes.of(path) for path in given if Path(path).is_file()},
         "data": [path.name for path in files],
-        "dictionaries": [sha256_of([path]) for path in words],
+        "dictionaries": [sha256_of([path]) for path in dictionaries],
         "sizes": {path.name: hashes.of(str(path)) for path in sets},
     }
 
 
-def _rungs(run: RunFile, layout: Layout, blueprint: Callable[[], Any]) -> List[Rung]:
-    """The rungs below the teacher, with their names.
+def _stages(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[Stage]:
+    """The stages below the teacher, with their names.
 
     Args:
         run: the run file.
         layout: of its text and its teachers.
-        blueprint: looks up what the teacher is made of.
+        structure: returns the structure of the teacher.
     """
-    rungs = run.ladder
-    if rungs is None:
-        rungs = [Rung("", ratio, None, {}) for ratio in _ratios(run, layout, blueprint)]
-    if rungs[0].ratio == 1:  # the teacher itself
-        rungs = rungs[1:]
-    if not rungs:
-        raise ValueError(f"{run.path}: the ladder has no rung below the teacher. Add one, as 0.5.")
-    named = [_named(rung, i == len(rungs) - 1) for i, rung in enumerate(rungs)]
-    _check_names(run, [*layout.models, *(rung.name for rung in named)])
+    stages = run.ladder
+    if stages is None:
+        stages = [Stage("", ratio, None, {}) for ratio in _ratios(run, layout, structure)]
+    if stages[0].ratio == 1:  # the teacher itself
+        stages = stages[1:]
+    if not stages:
+        raise ValueError(f"{run.path}: the ladder has no stage below the teacher. Add one, as 0.5.")
+    named = [_named(stage, i == len(stages) - 1) for i, stage in enumerate(stages)]
+    _check_names(run, [*layout.models, *(stage.name for stage in named)])
     return named
 
 
-def _ratios(run: RunFile, layout: Layout, blueprint: Callable[[], Any]) -> List[float]:
-    """The ladder that ``target`` or ``parameters`` asks for."""
-    from fairseq_kd.sizing.budgets import ladder_within
-    from fairseq_kd.sizing.ladder import buildable, ratios_to
+def _ratios(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[float]:
+    """The ratios of the ladder that ``target`` or ``parameters`` implies."""
+    from fairseq_kd.sizing.budgets import ladder_within  # imports torch
 
     strategy, factor = run.get("strategy", STRATEGY), run.get("factor", FACTOR)
     if "target" in run.other:
-        return buildable(blueprint().size, ratios_to(run.other["target"], factor), strategy)
-    if None in blueprint().words:
+        return buildable(structure().size, ratios_to(run.other["target"], factor), strategy)
+    if None in structure().vocab_sizes:
         prepare = shlex.join(layout.corpus.step.commands[0]) if layout.corpus.step else ""
         raise ValueError(
             f"{run.path}: parameters cannot be counted before the text is prepared. Run {prepare} "
             "first, or say target instead."
         )
     limit = run.other["parameters"]
-    return ladder_within(blueprint(), limit, strategy, factor, f"{run.path}: parameters")
+    return ladder_within(structure(), limit, strategy, factor, f"{run.path}: parameters")
 
 
 def _sizes(
-    run: RunFile, layout: Layout, rungs: List[Rung], blueprint: Callable[[], Any]
+    run: RunFile, layout: Layout, stages: List[Stage], structure: Callable[[], Any]
 ) -> List[List[str]]:
-    """For each rung the flags that make fairseq-train build its size."""
-    ratios = [rung.ratio for rung in rungs if rung.ratio is not None]
+    """For each stage the flags that make fairseq-train build its size."""
+    ratios = [stage.ratio for stage in stages if stage.ratio is not None]
     by_ratio: Iterator[List[str]] = iter([])
     if ratios:
-        from fairseq_kd.sizing import ladder
-
-        whole = blueprint()
+        whole = structure()
         strategy = run.get("strategy", STRATEGY)
-        sizes = ladder.rungs(whole.size, ladder.checked_ladder(ratios), strategy)
+        sizes = ladder_sizes(whole.size, checked_ladder(ratios), strategy)
         by_ratio = iter([whole.flags(size) for size in sizes[-len(ratios) :]])
-    return [layout.arch_flags(rung.arch) if rung.arch else next(by_ratio) for rung in rungs]
+    return [layout.arch_flags(stage.arch) if stage.arch else next(by_ratio) for stage in stages]
 
 
-def _named(rung: Rung, last: bool) -> Rung:
-    name = rung.name or (STUDENT if last else "")
-    if not name:
-        name = f"rung-{rung.ratio * 100:.0f}" if rung.ratio is not None else rung.arch or ""
-    return Rung(name, rung.ratio, rung.arch, rung.settings)
+def _named(stage: Stage, last: bool) -> Stage:
+    name = stage.name or (STUDENT if last else "")
+    if not name:  # "rung-70" names the folders of earlier runs, too
+        name = f"rung-{stage.ratio * 100:.0f}" if stage.ratio is not None else stage.arch or ""
+    return Stage(name, stage.ratio, stage.arch, stage.settings)
 
 
 def _check_names(run: RunFile, names: List[str]) -> None:
     for name in names:
         if OF_SHARD.fullmatch(name):
             raise ValueError(
-                f"{run.path}: a rung is called {name}, as the shards of a step are. Give it "
+                f"{run.path}: a stage is called {name}, as the shards of a step are. Give it "
                 "another name."
             )
         if names.count(name) > 1 or (name in RESERVED and name != TEACHER):
             raise ValueError(
-                f"{run.path}: a rung is called {name}, as is another part of the run. Give it "
+                f"{run.path}: a stage is called {name}, as is another part of the run. Give it "
                 "another name."
             )
 
 
-def _blueprint(run: RunFile, layout: Layout) -> Any:
-    """What the first teacher is made of."""
-    from fairseq_kd.sizing.structure import Blueprint
+def _structure(run: RunFile, layout: Layout) -> Any:
+    """The structure of the first teacher."""
+    from fairseq_kd.sizing.structure import TeacherStructure
 
     if isinstance(run.teacher, list):
-        return Blueprint.of_checkpoint(run.teacher[0], f"{run.path}: the teacher")
+        return TeacherStructure.of_checkpoint(run.teacher[0], f"{run.path}: the teacher")
     command = next(step.commands[0] for step in layout.steps if step.name == TEACHER)
     args = Namespace(**check_training_command(command))
-    return Blueprint(args, _words(layout), f"{run.path}: the teacher {run.teacher['arch']}")
+    return TeacherStructure(
+        args, _vocab_sizes(layout), f"{run.path}: the teacher {run.teacher['arch']}"
+    )
 
 
-def _words(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
+def _vocab_sizes(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
     """The sizes of the dictionaries; None while the text is not prepared."""
     dictionaries = dictionaries_of(layout)
     return (len(dictionaries[0]), len(dictionaries[1])) if dictionaries else (None, None)
 
 
-def _check_verb(run: RunFile, step: Step, verbs: ArgumentParser) -> None:
-    """Refuses a command of ours whose flags are none, are out of range or have no effect.
+def _check_command(run: RunFile, step: Step, parser: ArgumentParser) -> None:
+    """Refuses fairseq-kd commands with unknown flags, values out of range or flags without effect.
 
     Raises:
         ValueError: naming the step.
     """
     for command in step.commands:
         refused = f"{run.path}: fairseq-kd {command[1]} does not understand the step {step.name}"
-        with complaint_told(refused, command):
-            args = verbs.parse_args(command[1:])
+        with parser_errors_raised(refused, command):
+            args = parser.parse_args(command[1:])
         try:
             if hasattr(args, "check"):
                 args.check(args)

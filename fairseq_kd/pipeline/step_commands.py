@@ -1,0 +1,246 @@
+"""The steps of a run with their command lines: trainings, stores, translations, distilled sets."""
+
+import os
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
+
+from fairseq_kd.flag_types import WHOLE
+from fairseq_kd.pipeline.corpus import Corpus
+from fairseq_kd.pipeline.run_file import Flags
+from fairseq_kd.pipeline.workflow import Step
+
+DEFAULTS: Flags = {
+    "label-smoothing": 0.1,
+    "dropout": 0.1,
+    "optimizer": "adam",
+    "adam-betas": "(0.9, 0.98)",
+    "clip-norm": 1.0,
+    "lr": 5e-4,
+    "lr-scheduler": "inverse_sqrt",
+    "max-update": 100000,
+    "max-tokens": 4096,
+    "save-interval-updates": 1000,
+    "keep-interval-updates": 1,
+    "no-epoch-checkpoints": True,
+    "best-checkpoint-metric": "nll_loss",
+    "update-epoch-batch-itr": "True",  # or a restart cuts other batches than it would have had
+    "no-progress-bar": True,
+    "log-format": "json",
+    "log-interval": 50,
+}
+WARMUP = 4000  # updates, or a tenth of a shorter training, and at least 1
+WARMING = ("inverse_sqrt", "polynomial_decay", "cosine", "reduce_lr_on_plateau", "step")
+SETTINGS = {  # keys of a stage that are flags of fairseq-train
+    "criterion": "criterion",
+    "alpha": "kd-alpha",
+    "beta": "kd-beta",
+    "curriculum": "curriculum",
+    "patience": "patience",
+}
+PLAIN = "label_smoothed_cross_entropy"
+PEERS = ("kd-peers", "kd-peer-overrides", "kd-mutual-weight", "kd-mutual-gradient")
+TEACHERLESS = {  # criterions without a teacher, and those of our flags that they have
+    PLAIN: (),
+    "mutual_learning": (*PEERS, "kd-detach-ratio", "kd-chunk-tokens", "kd-compile"),
+}
+
+
+# The flags of fairseq-train that set the size of a transformer.
+SIZES = tuple(
+    f"{side}-{size}"
+    for side in ("encoder", "decoder")
+    for size in ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
+)
+
+
+def stage_flags(settings: Mapping[str, Any], teacher_flags: Flags, *layers: Flags) -> Flags:
+    """The fairseq-train flags of a training.
+
+    Args:
+        settings: the keys of the stage: criterion, weights, temperature and so on.
+        teacher_flags: the flags that name its teacher and initial weights; nothing overrides them.
+        layers: flags that override defaults and settings; later ones override earlier ones.
+
+    Raises:
+        ValueError: max-update is not a number of updates.
+    """
+    flags = {flag: settings[key] for key, flag in SETTINGS.items() if key in settings}
+    flags = {**flags, **teacher_flags, **_temperature(settings.get("temperature")), **DEFAULTS}
+    for layer in (*layers, teacher_flags):
+        flags.update(layer)
+    if "total-num-update" not in flags and flags["lr-scheduler"] == "polynomial_decay":
+        flags["total-num-update"] = flags["max-update"]
+    if "warmup-updates" not in flags and flags["lr-scheduler"] in WARMING:
+        flags["warmup-updates"] = max(1, min(WARMUP, _updates(flags) // 10))  # some divide by it
+    if flags["criterion"] in TEACHERLESS:
+        known = TEACHERLESS[flags["criterion"]]
+        flags = {k: value for k, value in flags.items() if not k.startswith("kd-") or k in known}
+    return flags
+
+
+def _updates(flags: Flags) -> int:
+    text = str(flags["max-update"])
+    if not WHOLE.fullmatch(text) or int(text) <= 0:
+        raise ValueError(f"max-update must be a whole number above 0, but is {text}.")
+    return int(text)
+
+
+def _temperature(setting: Any) -> Flags:
+    if setting is None:
+        return {}
+    if not isinstance(setting, Mapping):
+        return {"kd-temperature": setting}
+    schedule = setting.get("schedule", "exponential")
+    return {
+        "kd-temperature": setting["from"],
+        "kd-temperature-final": setting["to"],
+        "kd-temperature-schedule": schedule,
+    }
+
+
+def as_arguments(flags: Flags) -> List[str]:
+    """Flags as command-line arguments: ``true`` is a flag alone, ``false`` leaves it out."""
+    arguments: List[str] = []
+    for flag, value in flags.items():
+        if value is not False:
+            arguments += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
+    return arguments
+
+
+def training_command(
+    name: str, data: str, save_dir: str, arguments: Sequence[str], user_dir: str, gpus: int
+) -> List[str]:
+    """The command of a training, which resumes if it was killed.
+
+    On several GPUs it runs under torchrun. Without ``--distributed-world-size 1``, a training for
+    one GPU would use all visible GPUs, and with them larger batches.
+    """
+    launcher = ["torchrun", "--nproc_per_node", str(gpus), "--no-python"] if gpus > 1 else []
+    workers = [] if gpus > 1 else ["--distributed-world-size", "1"]
+    train = [*launcher, "fairseq-train", data, "--user-dir", user_dir, "--save-dir", save_dir]
+    return ["fairseq-kd", "stage", name, "--", *train, *workers, *arguments]
+
+
+TRANSLATIONS = "teacher-translations"
+
+
+class Model(NamedTuple):
+    """A model that the run trains, or an existing one.
+
+    Args:
+        name: the name of its step, or of the given teacher.
+        checkpoint: its file.
+        step: the step that makes it; None if it exists already.
+        updates: the length of its training, if a step trains it.
+        start: the model whose weights that training starts from; None for random weights.
+    """
+
+    name: str
+    checkpoint: str
+    step: Optional[str]
+    updates: int = 0
+    start: Optional["Model"] = None
+
+    @property
+    def after(self) -> List[str]:
+        """The step that makes the model, as a list; empty if it exists already."""
+        return [self.step] if self.step else []
+
+    def reads(self) -> List[str]:
+        """Its checkpoint as an input file; none if a step of the run makes it."""
+        return [] if self.step else [self.checkpoint]
+
+    def updates_behind(self) -> Optional[int]:
+        """The updates of its weights in all, inherited ones included; None if unknown."""
+        from fairseq_kd.updates import updates_behind  # which imports torch
+
+        if self.step is None:
+            return updates_behind(self.checkpoint)
+        inherited = self.start.updates_behind() if self.start else 0
+        return None if inherited is None else inherited + self.updates
+
+
+def store_steps(
+    teacher: Model,
+    gold: Corpus,
+    data: str,
+    made_by: Sequence[str],
+    options: Mapping[str, Any],
+    out: str,
+) -> List[Step]:
+    """The steps that store a teacher's top-k distributions; the last one completes the store.
+
+    Args:
+        teacher: the teacher.
+        gold: the corpus of the run.
+        data: the folder of the binarised data: the corpus, or a distilled set.
+        made_by: the steps that make that folder.
+        options: ``store`` of the run file.
+        out: the folder of the store; the last step has its name.
+    """
+    command = ["fairseq-kd", "store", "--teacher", teacher.checkpoint, "--data", data]
+    command += ["--out", out, *as_arguments({k: v for k, v in options.items() if k != "shards"})]
+    reads = [*teacher.reads(), *(gold.reads() if data == gold.folder else [])]
+    makes = [f"{out}/{split}/sentences.npy" for split in ("train", "valid")]  # written last
+    step = Step(_last(out), "store", [command], [*made_by, *teacher.after], reads, makes, out, 1)
+    merge = ["fairseq-kd", "store-merge", "--out", out, "--subset", "train,valid"]
+    return _in_shards(step, options.get("shards", 1), merge)
+
+
+def translation_steps(
+    teachers: Sequence[Model], gold: Corpus, options: Mapping[str, Any], out: str
+) -> List[Step]:
+    """The steps that translate the training set; the last one completes the translations.
+
+    Args:
+        teachers: the models that decode together, as an ensemble.
+        gold: the corpus of the run.
+        options: ``distilled`` of the run file.
+        out: the folder of the translations; the last step has its name.
+    """
+    command = ["fairseq-kd", "translate"]
+    command += ["--teacher", os.pathsep.join(each.checkpoint for each in teachers)]
+    command += ["--data", gold.folder, "--out", out, *as_arguments(options.get("translate", {}))]
+    after = [*gold.after, *(name for each in teachers for name in each.after)]
+    reads = [*gold.reads(), *(path for each in teachers for path in each.reads())]
+    makes = [f"{out}/hypotheses.txt"]
+    step = Step(_last(out), "translate", [command], after, reads, makes, out, 1)
+    return _in_shards(step, options.get("shards", 1), ["fairseq-kd", "merge", out])
+
+
+def distilled_step(gold: Corpus, section: Mapping[str, Any], translations: str, out: str) -> Step:
+    """The step that makes a training set of translations.
+
+    Args:
+        gold: the corpus of the run.
+        section: ``distilled`` of the run file.
+        translations: their folder.
+        out: the folder of the set: ``distilled``, or ``mixed`` with gold pairs.
+    """
+    options = {"select": "best", **section.get("distill-data", {})}
+    if _last(out) == "mixed":
+        options = {"mix": "gold", **options}
+    command = ["fairseq-kd", "distill-data", "--translations", translations]
+    command += ["--data", gold.folder, "--out", out, *as_arguments(options)]
+    makes = [f"{out}/manifest.json"]
+    return Step(_last(out), "distill", [command], [_last(translations)], [], makes, out)
+
+
+def _in_shards(whole: Step, shards: int, merge: List[str]) -> List[Step]:
+    """A step as it is, or as parts for several machines and one that merges them."""
+    if shards == 1:
+        return [whole]
+    parts = [
+        whole._replace(
+            name=f"{whole.name}-{index}-of-{shards}",
+            commands=[[*command, "--shard", f"{index}/{shards}"] for command in whole.commands],
+            makes=[],
+        )
+        for index in range(1, shards + 1)
+    ]
+    names = [part.name for part in parts]
+    joined = whole._replace(kind="merge", commands=[merge], after=names, reads=[], gpus=0)
+    return [*parts, joined]
+
+
+def _last(folder: str) -> str:
+    return os.path.basename(folder)
