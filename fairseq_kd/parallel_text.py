@@ -32,13 +32,15 @@ def text_file(name: str) -> str:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is a folder.
+        ValueError: it is a folder, or never ends, as a pipe may not.
     """
     there = [name + ending for ending in OPENERS if os.path.exists(name + ending)]
     if not there:
         raise FileNotFoundError(f"{name} is missing (nor is there {name}.xz or {name}.gz).")
     if os.path.isdir(there[0]):
         raise ValueError(f"{there[0]} must be a text file, but is a folder.")
+    if not os.path.isfile(there[0]):
+        raise ValueError(f"{there[0]} must be a text file, but is a pipe or a device.")
     for other in there[1:]:
         print(f"{other} is ignored: {there[0]} is read", file=sys.stderr)
     return there[0]

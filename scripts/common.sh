@@ -41,13 +41,13 @@ clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: what can b
 logged() { # logged LOG COMMAND...: what it says goes into LOG, the end of which is shown if it fails
   local log=$1
   shift
-  "$@" 2>> "$log" || { tail -n 20 "$log" >&2; die "${1##*/} failed."; }
+  "$@" >> "$log" 2>&1 || { tail -n 20 "$log" >&2; die "${1##*/} failed."; }
 }
 
 ordinary() { # ordinary FILE...: refuses what may never answer, such as a pipe
   local file
   for file in "$@"; do
-    [[ ! -e $file || -f $file ]] || die "$file must be an ordinary file, but is a folder, a pipe or a device. Remove it."
+    [[ ! -e $file || -f $file ]] || die "$file must be an ordinary file, but is a folder, a pipe or a device. Put a file there."
   done
 }
 

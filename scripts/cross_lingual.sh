@@ -26,17 +26,19 @@ in=$(from_here "$1" "") run=$(from_here "${RUN:-}" runs/cross_lingual)
 low=${LOW:-fr} high=${HIGH:-en} tgt=${TARGET:-it}
 plain_languages "$low" "$high" "$tgt"
 low_lines=${LOW_LINES:-10000} merges=${MERGES:-6000} max_words=${MAX_WORDS:-30}
+whole_number LOW_LINES "$low_lines"
+whole_number MERGES "$merges"
 teacher_updates=${TEACHER_UPDATES:-1200}
 
 binarise() { # binarise SOURCE TEXT OUT: one dictionary for all languages
-  fairseq-preprocess --source-lang "$1" --target-lang "$tgt" --srcdict "$work/dict/dict.all.txt" \
+  logged "$work/log" fairseq-preprocess --source-lang "$1" --target-lang "$tgt" --srcdict "$work/dict/dict.all.txt" \
     --tgtdict "$work/dict/dict.all.txt" --trainpref "$2/train" --validpref "$work/bpe/valid" \
-    --testpref "$work/bpe/test" --destdir "$3" --workers 2 >> "$work/log" 2>&1 ||
-    { tail -n 20 "$work/log" >&2; die "fairseq-preprocess failed."; }
+    --testpref "$work/bpe/test" --destdir "$3" --workers 2
 }
 
 prepare() { # everything below $work, which becomes $run/data when it is whole
   begin "$run/data"
+  record "$work/prepared.txt" "$settings"
   mkdir "$work"/{text,bpe,few,dict}
   for set in train valid test; do
     clean_text "$in/$set" "$work/text/$set" "$max_words" "$low" "$high" "$tgt"
@@ -47,7 +49,7 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
       moses "$lang" 2 tokenize < "$work/text/$set.$lang" > "$work/$set.$lang"
     done
   done
-  cat "$work"/train.* | subword-nmt learn-bpe -s "$merges" -o "$work/codes" 2> "$work/log"
+  cat "$work"/train.* | logged "$work/log" subword-nmt learn-bpe -s "$merges" -o "$work/codes"
   for lang in "$low" "$high" "$tgt"; do
     for set in train valid test; do
       subword-nmt apply-bpe -c "$work/codes" < "$work/$set.$lang" > "$work/bpe/$set.$lang"
@@ -58,8 +60,8 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
       'int(NR * few / total) > int((NR - 1) * few / total)' "$work/bpe/train.$lang" > "$work/few/train.$lang"
   done
   cat "$work"/bpe/train.* > "$work/dict/train.all"
-  fairseq-preprocess --dict-only --only-source --source-lang all --trainpref "$work/dict/train" \
-    --destdir "$work/dict" >> "$work/log" 2>&1
+  logged "$work/log" fairseq-preprocess --dict-only --only-source --source-lang all --trainpref "$work/dict/train" \
+    --destdir "$work/dict"
   binarise "$high" "$work/bpe" "$work/rich" # the teacher's data
   binarise "$low" "$work/few" "$work/poor"  # the student's data,
   binarise "$high" "$work/few" "$work/poor" # and the same sentences as the teacher reads them
@@ -68,7 +70,9 @@ prepare() { # everything below $work, which becomes $run/data when it is whole
 }
 
 text=$run/data/text
-[[ -d $run/data ]] || prepare
+settings=$(hash_of_text "$in" "$low" "$high" "$tgt")
+settings="$low-$high-$tgt, LOW_LINES=$low_lines, MERGES=$merges, MAX_WORDS=$max_words and text of hash $settings"
+if [[ -d $run/data ]]; then made_from "$run/data/prepared.txt" "$settings" "$run/data" "give another RUN."; else prepare; fi
 
 teacher() { # teacher NAME SOURCE DATA: trained on the references
   src=$2 data=$run/data/$3

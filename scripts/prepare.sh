@@ -22,8 +22,9 @@ source "$(dirname "$0")/common.sh"
 [[ $# -eq 4 ]] || { usage >&2; exit 2; }
 src=$1 tgt=$2 in=$3 out=${4%/}
 plain_languages "$src" "$tgt"
-made_from=prepared.txt # what a folder was made of
 merges=${MERGES:-8000} vocabulary=${VOCABULARY:-} max_words=${MAX_WORDS:-0} workers=${WORKERS:-2}
+whole_number MERGES "$merges"
+whole_number WORKERS "$workers"
 [[ ! -e $out || -d $out/bin ]] || die "$out exists but holds no prepared data; remove it or choose another OUT_DIR."
 [[ $(realpath -m "$out") != "$(realpath -m "$in")"/* ]] || die "$out lies inside $in, which is only read; choose another OUT_DIR."
 
@@ -35,19 +36,17 @@ if [[ -n $vocabulary ]]; then
 fi
 
 settings="MERGES=$merges"
-[[ -z $vocabulary ]] || settings="VOCABULARY of hash $(cat "$vocabulary/codes" "$vocabulary"/dict.{"$src","$tgt"}.txt | sha256sum | cut -c -16)"
-text=$({ cat "$in"/{train,valid,test}.{"$src","$tgt"}{,.xz,.gz} 2> /dev/null || true; } | sha256sum | cut -c -16)
+[[ -z $vocabulary ]] || settings="VOCABULARY of hash $(hash_of "$vocabulary/codes" "$vocabulary"/dict.{"$src","$tgt"}.txt)"
+text=$(hash_of_text "$in" "$src" "$tgt")
 settings="$src-$tgt, $settings, MAX_WORDS=$max_words and text of hash $text"
 if [[ -d $out/bin ]]; then
-  made=$(cat "$out/$made_from" 2> /dev/null || printf '%s\n' "$settings") # version 0.1 kept nothing
-  [[ $made == "$settings" ]] ||
-    die "$out is there already, made from $made, not from $settings; remove it or choose another OUT_DIR."
+  made_from "$out/prepared.txt" "$settings" "$out" "remove it or choose another OUT_DIR."
   say "$out is there already"
   exit 0
 fi
 
 begin "$out"
-printf '%s\n' "$settings" > "$work/$made_from"
+record "$work/prepared.txt" "$settings"
 mkdir "$work/text" "$work/tok" "$work/bpe"
 
 for set in train valid test; do
@@ -63,7 +62,8 @@ if [[ -n $vocabulary ]]; then
   dictionaries=(--srcdict "$vocabulary/dict.$src.txt" --tgtdict "$vocabulary/dict.$tgt.txt")
 else
   say "learning $merges BPE merges on both languages together"
-  cat "$work/tok/train.$src" "$work/tok/train.$tgt" | subword-nmt learn-bpe -s "$merges" -o "$work/codes" 2> "$work/log"
+  cat "$work/tok/train.$src" "$work/tok/train.$tgt" |
+    logged "$work/log" subword-nmt learn-bpe -s "$merges" -o "$work/codes"
   dictionaries=(--joined-dictionary)
 fi
 for set in train valid test; do
@@ -74,9 +74,9 @@ for set in train valid test; do
   done
 done
 
-fairseq-preprocess --source-lang "$src" --target-lang "$tgt" "${dictionaries[@]}" --workers "$workers" \
+logged "$work/log" fairseq-preprocess --source-lang "$src" --target-lang "$tgt" "${dictionaries[@]}" --workers "$workers" \
   --trainpref "$work/bpe/train" --validpref "$work/bpe/valid" --testpref "$work/bpe/test" \
-  --destdir "$work/bin" >> "$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "fairseq-preprocess failed."; }
+  --destdir "$work/bin"
 rm -r "$work/tok"
 finish
 say "$out/bin: a dictionary of $(wc -l < "$out/bin/dict.$tgt.txt") entries"

@@ -38,17 +38,26 @@ recipe() { # recipe flags...: all of it
   scripts/setup.sh
   name=$(basename "$0" .sh)
   settle
-  if [[ ! -d $run/text ]]; then
-    get_archives
-    [[ -z $test_set ]] || unpack_sets
-    begin "$run/text"
-    write_text "$work"
-    finish
-  fi
+  make_text
   MERGES=$merges WORKERS=$workers scripts/prepare.sh "$src" "$tgt" "$run/text" "$run/data"
   check_test_set
   fairseq-kd progressive "scripts/$name.yaml" "${settings[@]}" "${flags[@]}"
   show_scores
+}
+
+make_text() { # $run/text, unless it is there
+  local made="all lines of the archives"
+  [[ $smoke == 0 ]] || made="SMOKE_LINES=$lines"
+  if [[ -d $run/text ]]; then
+    made_from "$run/text/made_from.txt" "$made" "$run/text" "give another RUN."
+    return
+  fi
+  get_archives
+  [[ -z $test_set ]] || unpack_sets
+  begin "$run/text"
+  write_text "$work"
+  record "$work/made_from.txt" "$made"
+  finish
 }
 
 settle() { # the folder of the run, which is this process's alone, and the settings over the run file
@@ -104,10 +113,10 @@ archive() { # archive URL CHECKSUM FILE: gets it, unless it is there, and refuse
   elif [[ -n $given ]]; then
     [[ -f $given/$3 ]] || die "$given/$3 is missing: it is what $url holds."
     is_published "$given/$3" "$sum" || die "$(difference "$given/$3" "$sum" "$url"); put the right one there."
-    ln -sfn "$given/$3" "$file"
+    ln -sfn "$(realpath "$given/$3")" "$file"
   else
     say "downloading $url"
-    curl --fail --location --show-error --retry 5 --continue-at - --output "$partial" "$url" ||
+    download "$url" "$partial" ||
       die "$url could not be downloaded; the same command goes on where it was, and --local DIR takes $3 from DIR."
     if ! is_published "$partial" "$sum"; then
       mv "$partial" "$file.damaged"
@@ -119,6 +128,14 @@ archive() { # archive URL CHECKSUM FILE: gets it, unless it is there, and refuse
     sum=$(sum_of sha256 "$file")
     say "$sum" > "$file.sha256"
   fi
+}
+
+download() { # download URL FILE: goes on where it was, or anew where a server cannot go on, which curl calls 33
+  local status=0 how=(--fail --location --show-error --retry 5 --output "$2")
+  curl "${how[@]}" --continue-at - "$1" || status=$?
+  [[ $status == 33 ]] || return "$status"
+  rm "$2"
+  curl "${how[@]}" "$1"
 }
 
 sum_of() { "$1sum" < "$2" | cut -d ' ' -f 1; } # sum_of md5|sha256 FILE
@@ -239,6 +256,7 @@ write_scores() { # two tables, which are never one: figures of the one kind say 
   local reference=$run/data/text/test.$tgt scorer named file found rows=""
   local -a systems
   mapfile -t systems <<< "$(translated)"
+  ordinary "$run/scores.md"
   [[ ! -e $run/scores.md || $(head -n 1 "$run/scores.md") == "# Scores of $name" ]] ||
     die "$run/scores.md is there, and this script did not write it; move it away."
   begin "$run/scores.md"
@@ -257,6 +275,7 @@ write_scores() { # two tables, which are never one: figures of the one kind say 
     printf '%s\n' "| system | tokenised BLEU |" "| :--- | ---: |"
     tokenised_rows "$work" "$reference" "${systems[@]}"
   } > "$work/scores.md"
+  rm -f "$run/scores.md" # that of an earlier evaluation
   finish "$work/scores.md"
 }
 

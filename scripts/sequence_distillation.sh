@@ -9,6 +9,7 @@
 # restart within the set. DATA_BIN is what fairseq-preprocess wrote; BPE is kept as it is there.
 # OUT_DIR gets  generate.txt  what fairseq-generate printed    text/  the pairs, one sentence a line
 #               bin/          what fairseq-train reads, with the dictionaries of DATA_BIN
+#               made_from.txt settings and hashes: an OUT_DIR of another teacher, data or setting is refused
 #
 # Env: BEAM=5  MAX_TOKENS=4000  WORKERS=2 (processes of fairseq-preprocess)
 # Killed? Run the same line again: each of the three appears whole or not at all.
@@ -16,9 +17,13 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 [[ $# -ge 3 ]] || { usage >&2; exit 2; }
-teacher=$1 data=$2 out=$3
+teacher=$1 data=$2 out=${3%/}
 shift 3
 
+beam=${BEAM:-5} max_tokens=${MAX_TOKENS:-4000} workers=${WORKERS:-2}
+whole_number BEAM "$beam"
+whole_number MAX_TOKENS "$max_tokens"
+whole_number WORKERS "$workers"
 for flag in "$@"; do
   [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."
 done
@@ -40,19 +45,31 @@ read -r src tgt <<< "$pair"
 [[ -f $data/train.$src-$tgt.$src.idx || -f $data/train.$tgt-$src.$src.idx ]] ||
   die "$data holds no train.$src-$tgt.$src, which $teacher translates. Give what fairseq-preprocess wrote."
 for name in "$out"/*; do
-  [[ ! -e $name || -f $out/$mark || -f $out/generate.txt ]] ||
+  [[ ! -e $name || -f $out/made_from.txt || -f $out/generate.txt ]] ||
     die "$out is there already, with ${name##*/} in it; remove it or choose another OUT_DIR."
 done
 [[ $(realpath -m "$out") != "$(realpath -m "$data")"/* ]] || die "$out lies inside $data, which is only read; choose another OUT_DIR."
-no_link "$out/$mark" "$out/generate.log" "$out/preprocess.log"
-why=$(mkdir -p "$out" 2>&1 && : 2>&1 >> "$out/$mark") || die "$out cannot be written (${why##*: }). Give another path."
+no_link "$out/generate.log" "$out/preprocess.log"
+hold "$out/.lock"
+[[ ! -f $out/generate.txt ]] || rm -f "$out/$mark" # of earlier versions, as if this were a temporary folder
 shopt -s nullglob
+
+IFS=: read -ra models <<< "$teacher"
+teacher_hash=$(hash_of "${models[@]}")
+data_hash=$(hash_of "$data"/dict.{"$src","$tgt"}.txt "$data"/{train,valid,test}*.{"$src-$tgt","$tgt-$src"}.*)
+settings="$src-$tgt, teacher of hash $teacher_hash, data of hash $data_hash, BEAM=$beam, MAX_TOKENS=$max_tokens and flags: ${*:-none}"
+if [[ ! -e $out/generate.txt && ! -e $out/text && ! -e $out/bin ]]; then
+  record "$out/made_from.txt" "$settings"
+elif [[ ! -e $out/made_from.txt ]]; then
+  say "$out/generate.txt is taken as it is: an earlier version made it, which did not record of what."
+fi
+made_from "$out/made_from.txt" "$settings" "$out" "remove it or choose another OUT_DIR."
 
 if [[ ! -f $out/generate.txt ]]; then
   begin "$out/generate.txt"
   # Without a batch-size multiple of 1, fairseq-generate drops the last sentences.
   fairseq-generate "$data" --user-dir "$root/user_dir" --path "$teacher" --gen-subset train \
-    --source-lang "$src" --target-lang "$tgt" --beam "${BEAM:-5}" --max-tokens "${MAX_TOKENS:-4000}" \
+    --source-lang "$src" --target-lang "$tgt" --beam "$beam" --max-tokens "$max_tokens" \
     --max-len-a 2 --max-len-b 20 --skip-invalid-size-inputs-valid-test \
     --required-batch-size-multiple 1 "$@" > "$work/generate.txt" 2> "$out/generate.log" ||
     { tail -n 15 "$out/generate.log" >&2; die "fairseq-generate failed."; }
@@ -73,7 +90,7 @@ fi
 
 if [[ ! -d $out/bin ]]; then
   begin "$out/bin"
-  fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --workers "${WORKERS:-2}" \
+  fairseq-preprocess --source-lang "$src" --target-lang "$tgt" --workers "$workers" \
     --srcdict "$data/dict.$src.txt" --tgtdict "$data/dict.$tgt.txt" \
     --trainpref "$out/text/train" --destdir "$work" > "$out/preprocess.log" 2>&1 ||
     { tail -n 15 "$out/preprocess.log" >&2; die "fairseq-preprocess failed."; }

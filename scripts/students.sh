@@ -8,8 +8,20 @@ read -ra seeds <<< "${SEEDS:-1 2 3}"
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
 
 train() { # train NAME DIR UPDATES SEED fairseq-train flags...: to its last update, however often it is killed
-  local name=$1 dir=$2 updates=$3 seed=$4
+  local name=$1 dir=$2 updates=$3 seed=$4 flag file files settings
   shift 4
+  local -a inputs=("$data"/dict.* "$data"/train.*)
+  for flag in "$@"; do
+    IFS=: read -ra files <<< "$flag"
+    for file in "${files[@]}"; do [[ ! -f $file ]] || inputs+=("$file"); done # teachers
+  done
+  settings="data and teachers of hash $(hash_of "${inputs[@]}")"
+  if [[ -e $dir/checkpoint_last.pt ]]; then
+    made_from "$dir/made_from.txt" "$settings" "$dir" "give another RUN."
+  else
+    mkdir -p "$dir"
+    record "$dir/made_from.txt" "$settings"
+  fi
   fairseq-kd stage "$name" -- fairseq-train "$data" --user-dir user_dir --save-dir "$dir" \
     --source-lang "$src" --target-lang "$tgt" --share-all-embeddings --label-smoothing 0.1 "$@" \
     --optimizer adam --adam-betas '(0.9, 0.98)' --clip-norm 1.0 \
@@ -20,15 +32,19 @@ train() { # train NAME DIR UPDATES SEED fairseq-train flags...: to its last upda
 }
 
 score() { # score DIR [CHECKPOINT]: BLEU of its translations of the test set, kept in DIR/bleu
-  local dir=$1 checkpoint=${2:-$1/checkpoint_last.pt}
-  [[ -s $dir/bleu && $dir/bleu -nt $checkpoint ]] && return
+  local dir=$1 checkpoint=${2:-$1/checkpoint_last.pt} settings scored
+  settings="checkpoint, data and references of hash $(hash_of "$checkpoint" "$data"/dict.* "$data"/test.* "$text/test.$tgt")"
+  scored=$(recorded "$dir/scored.txt")
+  [[ -s $dir/bleu && $scored == "$settings" ]] && return
   no_link "$dir"/{generate-test.txt,generate.log,"test.$tgt",bleu.partial}
+  rm -f "$dir/bleu"
   fairseq-generate "$data" --user-dir user_dir --path "$checkpoint" --gen-subset test \
     --source-lang "$src" --target-lang "$tgt" --beam 5 --remove-bpe --tokenizer moses --batch-size 64 \
     --required-batch-size-multiple 1 > "$dir/generate-test.txt" 2> "$dir/generate.log" ||
     { tail -n 15 "$dir/generate.log" >&2; die "fairseq-generate failed."; }
   grep '^D-' "$dir/generate-test.txt" | sed 's/^D-//' | sort --numeric-sort | cut -f 3 > "$dir/test.$tgt"
   sacrebleu "$text/test.$tgt" --input "$dir/test.$tgt" --score-only --width 2 > "$dir/bleu.partial"
+  record "$dir/scored.txt" "$settings"
   mv "$dir/bleu.partial" "$dir/bleu"
 }
 
@@ -40,15 +56,20 @@ student() { # student NAME SEED fairseq-train flags...: a small student, trained
   score "$run/students/$name/$seed"
 }
 
-table() { # table NAME...: BLEU of every student so far, each seed, their mean, and the gain over the first
+bleu_of() { # bleu_of NAME: of a student, each seed of SEEDS on a line
+  local seed
+  for seed in "${seeds[@]}"; do cat "$run/students/$1/$seed/bleu"; done
+}
+
+table() { # table NAME...: BLEU of every student, each seed of SEEDS, their mean, and the gain over the first
   printf '| %-34s | %-20s | %5s | %5s |\n' student "BLEU of each seed" mean gain
   printf '| :--- | :--- | ---: | ---: |\n'
   local name first=""
   for name in "$@"; do
-    cat "$run/students/$name"/*/bleu | awk -v name="$name" -v first="$first" \
+    bleu_of "$name" | awk -v name="$name" -v first="$first" \
       '{ all = all (NR > 1 ? ", " : "") $1; sum += $1 }
        END { gain = first == "" ? "" : sprintf("%+.2f", sum / NR - first)
              printf "| %-34s | %-20s | %5.2f | %5s |\n", name, all, sum / NR, gain }'
-    [[ -n $first ]] || first=$(cat "$run/students/$name"/*/bleu | awk '{ sum += $1 } END { print sum / NR }')
+    [[ -n $first ]] || first=$(bleu_of "$name" | awk '{ sum += $1 } END { print sum / NR }')
   done
 }

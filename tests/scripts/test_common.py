@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import pytest
+import yaml
 from disks import left_by_a_kill, small_disk
 from harness import ENVIRONMENT, ROOT, run
 
@@ -100,6 +101,81 @@ def test_a_language_that_is_no_plain_name_is_refused(tmp_path, language):
 
 def test_languages_with_plain_names_are_taken():
     run("bash", "-c", f'{SOURCE} plain_languages es zh_CN sr@latin "$1"', ROOT, "español")
+
+
+def test_text_is_tokenised_whatever_the_shell_of_the_user_is(tmp_path):
+    words = f"{SOURCE} echo 'Yes, Lord.' | moses en 1 tokenize"
+    assert run("bash", "-c", words, ROOT, env={"SHELL": "/bin/false"}).stdout == "Yes , Lord .\n"
+
+
+def test_the_messages_of_what_fails_are_shown(tmp_path):
+    words = f'{SOURCE} logged "$1" bash -c "echo how; echo why >&2; exit 3"'
+    result = run("bash", "-c", words, ROOT, tmp_path / "log", check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (
+        1,
+        "",
+        "how\nwhy\nbash failed.\n",
+    )
+
+
+@pytest.mark.parametrize("path", ["runs/exp #2", "a: b", "12", "2026-11-29", "x\\y\"'$`", "two\nl"])
+def test_a_path_is_a_path_in_yaml(path):
+    words = f'{SOURCE} printf "key: %s\n" "$(as_yaml "$1")"'
+    assert yaml.safe_load(run("bash", "-c", words, ROOT, path).stdout) == {"key": path}
+
+
+STUDENTS = (
+    'set -euo pipefail; source "$0/scripts/common.sh"; cd "$1"; '
+    'source "$0/scripts/students.sh"; run=run data=data text=text src=es tgt=en; '
+    'fairseq-kd() { mkdir -p run/t; touch run/t/checkpoint_last.pt; echo "trained"; }; '
+    'fairseq-generate() { printf "D-0\\t0\\tone\\n"; echo >> calls; }; '
+    "sacrebleu() { wc -l < calls; }; "
+)
+
+
+@pytest.fixture
+def students(tmp_path):
+    """Calls functions of students.sh with stubs: BLEU is how often anything was translated."""
+    for name in ("data/dict.en.txt", "data/train.en", "data/test.en", "text/test.en", "a.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    def students(words, check=True, **env):
+        return run("bash", "-c", STUDENTS + words, ROOT, tmp_path, env=env, check=check)
+
+    return students
+
+
+def test_a_score_is_that_of_its_checkpoint_and_data(students, tmp_path):
+    (tmp_path / "run").mkdir()
+    score = "score run a.pt; cat run/bleu"
+    assert [students(score).stdout for _ in range(2)] == ["1\n", "1\n"]
+    for count, name in enumerate(("a.pt", "data/test.en", "text/test.en"), 2):
+        (tmp_path / name).write_text("another")
+        os.utime(tmp_path / name, (0, 0))  # older than the score of what it replaced
+        assert students(score).stdout == f"{count}\n"
+
+
+def test_a_student_of_other_data_or_another_teacher_is_not_taken(students, tmp_path):
+    train = "train name run/t 1 1 --kd-teacher b.pt:a.pt"
+    assert [students(train).stdout for _ in range(2)] == ["trained\n", "trained\n"]
+    for name in ("a.pt", "data/train.en"):
+        kept = (tmp_path / name).read_text()
+        (tmp_path / name).write_text("another")
+        result = students(train, check=False)
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith("run/t is there already, made from data and teachers of ")
+        assert result.stderr.endswith("; give another RUN.\n")
+        (tmp_path / name).write_text(kept)
+
+
+def test_a_table_has_the_seeds_of_this_run_alone(students, tmp_path):
+    for seed, bleu in enumerate((30, 2, 4), 1):
+        folder = tmp_path / "run" / "students" / "plain" / str(seed)
+        folder.mkdir(parents=True)
+        (folder / "bleu").write_text(f"{bleu}\n")
+    row = students("table plain", SEEDS="3 2").stdout.splitlines()[2]
+    assert [each.strip() for each in row.split("|")[1:-1]] == ["plain", "4, 2", "3.00", ""]
 
 
 def test_a_word_for_the_tokeniser_is_no_code(tmp_path):

@@ -1,6 +1,7 @@
 """scripts/prepare.sh on real verses and on the mistakes that corpora have."""
 
 import gzip
+import os
 
 import pytest
 from fairseq.data import Dictionary, data_utils
@@ -54,6 +55,40 @@ def test_a_folder_made_from_other_text_or_settings_is_not_taken(text, tmp_path):
         print("una más", file=file)
         print("one more", file=other)
     assert prepare(text, out, check=False).returncode == 1
+
+
+def made_before(out, record):
+    (out / "bin").mkdir(parents=True)
+    (out / "prepared.txt").write_text(record)
+    return out
+
+
+def test_what_a_folder_says_it_was_made_from_does_not_steer_the_terminal(text, tmp_path):
+    out = made_before(tmp_path / "out", "\x1b]0;title\a\x1b[31m es-en\n")
+    result = run(PREPARE, "es", "en", text, out, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        rf"{out} is there already, made from $'\E]0;title\a\E[31m es-en', not from es-en, MERGES="
+    )
+
+
+@pytest.mark.parametrize("place", ["text/train.es", "out/prepared.txt"])
+def test_a_pipe_is_refused_and_not_waited_for(place, text, tmp_path):
+    out = made_before(tmp_path / "out", "")
+    (tmp_path / place).unlink()
+    os.mkfifo(tmp_path / place)
+    command = ["timeout", "20", PREPARE, "es", "en", text, out]
+    told = "must be an ordinary file, but is a folder, a pipe or a device. Put a file there."
+    result = run(*command, check=False)
+    assert (result.returncode, result.stderr) == (1, f"{tmp_path / place} {told}\n")
+
+
+@pytest.mark.parametrize("name", ["MERGES", "WORKERS"])
+@pytest.mark.parametrize("value", ["abc", "0", "-5", "1.5"])
+def test_a_setting_that_is_no_number_above_0_is_refused(name, value, text, tmp_path):
+    result = run(PREPARE, "es", "en", text, tmp_path / "out", env={name: value}, check=False)
+    told = f"{name} must be a whole number, 1 or more, but is {value}.\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", told)
 
 
 def test_both_sides_share_one_dictionary(prepared):

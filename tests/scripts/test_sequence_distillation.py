@@ -1,11 +1,14 @@
 """scripts/sequence_distillation.sh, whole, and killed between its steps."""
 
+import os
 import shutil
 
 import pytest
 from forks import run_forked
 from harness import ROOT, copy_dictionaries, run
 from translations import binarised
+
+from fairseq_kd.whole_files import MARK
 
 SCRIPT = ROOT / "scripts" / "sequence_distillation.sh"
 
@@ -42,13 +45,16 @@ def test_every_source_keeps_its_place_and_gets_a_translation(out, data, prepared
 
 
 def test_it_goes_on_with_what_is_there(out, data, teacher, tmp_path):
-    for name in ("generate.txt", "text"):
+    for name in ("generate.txt", "text"):  # as an earlier version left it
         run("cp", "-r", out / name, tmp_path)
     (tmp_path / "bin.partial").mkdir()
     result = run_forked(SCRIPT, teacher, data, tmp_path)
     assert not (tmp_path / "generate.log").exists()
     count = len(binarised(data, "train", "en"))
-    assert result.stdout == f"{tmp_path}/bin is ready for fairseq-train: {count} pairs\n"
+    assert result.stdout == (
+        f"{tmp_path}/generate.txt is taken as it is: an earlier version made it, which did not "
+        f"record of what.\n{tmp_path}/bin is ready for fairseq-train: {count} pairs\n"
+    )
     assert binarised(tmp_path / "bin", "train", "en") == binarised(out / "bin", "train", "en")
 
 
@@ -106,6 +112,69 @@ def test_several_translations_are_refused(data, tmp_path, flags):
     assert result.returncode == 1
     assert result.stderr.startswith(f"{flags[0]} is of no use, for the best translation is taken")
     assert result.stderr.count("\n") == 1
+
+
+STUBS = {  # in place of what takes long
+    "python": "echo es en",
+    "fairseq-generate": "printf 'S-0\\tuno\\nH-0\\t-1\\tone\\n'; echo >> \"$CALLS\"",
+    "fairseq-preprocess": "true",
+}
+
+
+@pytest.fixture
+def stubbed(tmp_path):
+    """Runs the script with stubs; the number of calls of fairseq-generate."""
+    for folder in ("stubs", "data"):
+        (tmp_path / folder).mkdir()
+    for name, body in STUBS.items():
+        (tmp_path / "stubs" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "stubs" / name).chmod(0o755)
+    for name in ("dict.es.txt", "dict.en.txt", "train.es-en.es.idx"):
+        (tmp_path / "data" / name).write_text(name)
+    (tmp_path / "teacher.pt").write_text("teacher")
+    (tmp_path / "calls").touch()
+    path = f"{tmp_path}/stubs:{ROOT}/.venv/bin:{os.environ['PATH']}"
+    env = {"PATH": path, "CALLS": str(tmp_path / "calls")}
+
+    def stubbed(*flags, check=True, **settings):
+        command = [SCRIPT, "teacher.pt", "data", "out.partial/", *flags]
+        return run(*command, cwd=tmp_path, env={**env, **settings}, check=check)
+
+    return stubbed
+
+
+def test_translations_of_another_teacher_or_setting_are_not_taken(stubbed, tmp_path):
+    for _ in range(2):
+        assert stubbed().stdout == "out.partial/bin is ready for fairseq-train: 1 pairs\n"
+    assert (tmp_path / "calls").read_text() == "\n"
+    refused = [stubbed(check=False, BEAM="4"), stubbed("--sampling", check=False)]
+    for name in ("teacher.pt", "data/dict.es.txt", "data/train.es-en.es.idx"):
+        kept = (tmp_path / name).read_text()
+        (tmp_path / name).write_text("another")
+        refused.append(stubbed(check=False))
+        (tmp_path / name).write_text(kept)
+    for result in refused:
+        assert result.returncode == 1
+        assert result.stderr.startswith(
+            "out.partial is there already, made from es-en, teacher of hash "
+        )
+        assert result.stderr.endswith("; remove it or choose another OUT_DIR.\n")
+    assert "BEAM=5, MAX_TOKENS=4000 and flags: none, not from es-en" in refused[0].stderr
+    assert "and flags: --sampling; remove" in refused[1].stderr
+    (tmp_path / "out.partial" / "generate.txt").unlink()  # its text is still that of the teacher
+    assert stubbed(check=False, BEAM="4").returncode == 1
+    assert stubbed().returncode == 0
+
+
+def test_its_folder_is_never_taken_for_what_a_killed_script_left(stubbed, tmp_path):
+    stubbed()
+    assert MARK not in os.listdir(tmp_path / "out.partial")
+    (tmp_path / "out.partial" / MARK).touch()  # as an earlier version left it
+    begin = 'set -euo pipefail; source "$0/scripts/common.sh"; begin "$1"; finish'
+    run("bash", "-c", begin, ROOT, tmp_path / "out")
+    assert (tmp_path / "out.partial" / "generate.txt").exists()
+    stubbed()
+    assert MARK not in os.listdir(tmp_path / "out.partial")
 
 
 def test_the_header_is_the_help():
