@@ -23,6 +23,7 @@ from fairseq_kd.child_process import child
 from fairseq_kd.flag_types import COUNT, Range, one_line
 from fairseq_kd.locks import Lock, locked
 from fairseq_kd.names import on_terminal
+from fairseq_kd.pipeline.training_check import AT_RESTARTS
 from fairseq_kd.pipeline.workflow import same_commands, same_word
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
@@ -41,21 +42,6 @@ ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does 
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
 PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
 SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
-AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
-    **dict.fromkeys(
-        ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
-        "a killed training could not go on, nor the next step begin, without what it saves",
-    ),
-    **dict.fromkeys(
-        ("restore_file", "continue_once", "optimizer_overrides"),
-        "a training goes on from its own folder; say start: FILE to begin from a checkpoint",
-    ),
-    **dict.fromkeys(
-        ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
-        "it would do so at every restart; say start: FILE to begin from a checkpoint",
-    ),
-    "checkpoint_suffix": "the next step reads one file of the usual name",
-}
 HARMLESS = {"restore_file": LAST, "optimizer_overrides": "{}", "checkpoint_suffix": ""}
 SHOWN_FLAGS = 4
 LOG_TAIL_LINES = 15

@@ -16,9 +16,23 @@ from typing import Any, Dict, Iterator, List, Sequence
 
 from fairseq_kd.fairseq_flags import RANGES, default_of, range_of
 from fairseq_kd.flag_types import UNPRINTABLE, Range
-from fairseq_kd.pipeline.stage import AT_RESTARTS
 from fairseq_kd.pipeline.step_commands import PLAIN
 
+AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
+    **dict.fromkeys(
+        ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
+        "a killed training could not go on, nor the next step begin, without what it saves",
+    ),
+    **dict.fromkeys(
+        ("restore_file", "continue_once", "optimizer_overrides"),
+        "a training goes on from its own folder; say start: FILE to begin from a checkpoint",
+    ),
+    **dict.fromkeys(
+        ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
+        "it would do so at every restart; say start: FILE to begin from a checkpoint",
+    ),
+    "checkpoint_suffix": "the next step reads one file of the usual name",
+}
 UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
     **AT_RESTARTS,
     **dict.fromkeys(

@@ -181,7 +181,7 @@ def test_what_somebody_wrote_for_the_engine_is_not_taken(tmp_path):
 def test_an_engine_that_was_killed_is_told_as_that(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driver, "_snakemake", lambda *given: -signal.SIGKILL)
     assert driver.run_workflow(small_workflow(tmp_path / "run"), None, []) == 128 + signal.SIGKILL
-    told = "Not finished: Snakemake was ended by SIGKILL. What is finished is kept; run the same com"
+    told = "Not finished: Snakemake was ended by SIGKILL. What is finished is kept; run the same"
     assert told in capsys.readouterr().err
 
 
