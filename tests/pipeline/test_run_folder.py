@@ -53,11 +53,6 @@ READ = {  # where it lies, what the run file says of it, and the step that would
     "what is compared": ("run/half", f"{LADDER}\ncompare: {{old: run/half/teacher.pt}}", "half"),
     "a link to its teacher": ("run/half", "teacher: link.pt", "half"),
     "its plugin": ("run/student", "user-dir: run/student", "student"),
-    "what the evaluation fills": (
-        "run/plots",
-        f"{LADDER}\ncompare: {{old: run/plots/teacher.pt}}",
-        "evaluation",
-    ),
 }
 
 
@@ -73,12 +68,20 @@ def test_a_run_that_would_move_what_it_reads_is_refused(workflow_of, large_teach
     shutil.copy(large_teacher, tmp_path / folder / "teacher.pt")
     Path("link.pt").symlink_to(tmp_path / folder / "teacher.pt")
     text = f"run: run\n{said}" + ("" if "ladder" in said else f"\n{LADDER}")
-    own = f"run/{step}" if step != "evaluation" else "run/plots"
-    told = rf"^run: run has \S+ in {own}, which the step {step} makes, but the run reads it\. Cho"
+    told = rf"^run: run has \S+ in run/{step}, which the step {step} makes, but the run reads it\."
     with pytest.raises(ValueError, match=told):
         workflow_of(text)
     assert (tmp_path / folder / "teacher.pt").is_file()
     assert not Path("run/workflow.json").exists()
+
+
+def test_what_is_compared_does_not_lie_where_the_evaluation_has_its_plots(plan_of, large_teacher):
+    small_plan("run")
+    Path("run/plots").mkdir()
+    shutil.copy(large_teacher, "run/plots/old.pt")
+    told = r"^run: run has run/plots/old\.pt in run/plots, which the step evaluation makes, but the"
+    with pytest.raises(ValueError, match=told):
+        plan_of(f"run: run\n{LADDER}\ncompare: {{old: run/plots/old.pt}}")
 
 
 def test_a_run_file_in_the_folder_of_a_step_is_refused(large_teacher, data, tmp_path, monkeypatch):
