@@ -76,7 +76,7 @@ def test_a_run_that_would_move_what_it_reads_is_refused(workflow_of, large_teach
 
 
 def test_what_is_compared_does_not_lie_where_the_evaluation_has_its_plots(plan_of, large_teacher):
-    small_plan("run")
+    small_workflow("run")
     Path("run/plots").mkdir()
     shutil.copy(large_teacher, "run/plots/old.pt")
     told = r"^run: run has run/plots/old\.pt in run/plots, which the step evaluation makes, but the"
