@@ -75,13 +75,15 @@ def test_a_run_that_would_move_what_it_reads_is_refused(workflow_of, large_teach
     assert not Path("run/workflow.json").exists()
 
 
-def test_what_is_compared_does_not_lie_where_the_evaluation_has_its_plots(plan_of, large_teacher):
+def test_what_is_compared_does_not_lie_where_the_evaluation_has_its_plots(
+    workflow_of, large_teacher
+):
     small_workflow("run")
     Path("run/plots").mkdir()
     shutil.copy(large_teacher, "run/plots/old.pt")
     told = r"^run: run has run/plots/old\.pt in run/plots, which the step evaluation makes, but the"
     with pytest.raises(ValueError, match=told):
-        plan_of(f"run: run\n{LADDER}\ncompare: {{old: run/plots/old.pt}}")
+        workflow_of(f"run: run\n{LADDER}\ncompare: {{old: run/plots/old.pt}}")
 
 
 def test_a_run_file_in_the_folder_of_a_step_is_refused(large_teacher, data, tmp_path, monkeypatch):
