@@ -21,10 +21,8 @@ scripts/setup.sh
 source scripts/students.sh
 
 run=$(from_here "${RUN:-}" runs/multi_teacher) src=es tgt=en
-prepared=$(from_here "${DATA:-}" "$run/data")
-data=$prepared/bin text=$prepared/text
 teacher_updates=${TEACHER_UPDATES:-1500}
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "$(from_here "${TEXT:-}" data/bible.es-en)" "$prepared"
+verses
 
 first=$run/teacher-1/checkpoint_last.pt second=$run/teacher-2/checkpoint_last.pt
 if [[ -n ${TEACHERS:-} ]]; then

@@ -21,9 +21,7 @@ scripts/setup.sh
 source scripts/students.sh
 
 run=$(from_here "${RUN:-}" runs/mutual_learning) src=es tgt=en
-prepared=$(from_here "${DATA:-}" "$run/data")
-data=$prepared/bin text=$prepared/text
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh $src $tgt "$(from_here "${TEXT:-}" data/bible.es-en)" "$prepared"
+verses
 
 teacher=$(from_here "${TEACHER:-}" "")
 read -ra kinds <<< "${PEERS:-equal larger}"

@@ -7,6 +7,17 @@ updates=${UPDATES:-600}
 read -ra seeds <<< "${SEEDS:-1 2 3}"
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
 
+verses() { # sets data and text: those of DATA, or else what scripts/prepare.sh makes of TEXT in $run/data
+  local prepared
+  prepared=$(from_here "${DATA:-}" "$run/data")
+  data=$prepared/bin text=$prepared/text
+  if [[ -z ${DATA:-} ]]; then
+    MERGES=4000 MAX_WORDS=30 scripts/prepare.sh "$src" "$tgt" "$(from_here "${TEXT:-}" data/bible.es-en)" "$prepared"
+  else
+    [[ -d $data && -d $text ]] || die "DATA must be a folder that scripts/prepare.sh made, but $prepared lacks bin or text."
+  fi
+}
+
 train() { # train NAME DIR UPDATES SEED fairseq-train flags...: to its last update, however often it is killed
   local name=$1 dir=$2 updates=$3 seed=$4 flag file files settings
   shift 4

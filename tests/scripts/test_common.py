@@ -169,6 +169,15 @@ def test_a_student_of_other_data_or_another_teacher_is_not_taken(students, tmp_p
         (tmp_path / name).write_text(kept)
 
 
+def test_data_that_the_user_has_are_taken_as_they_are(students, tmp_path):
+    (tmp_path / "mine" / "bin").mkdir(parents=True)
+    words = 'here=$PWD; verses; echo "$data $text"'
+    told = "DATA must be a folder that scripts/prepare.sh made, but mine lacks bin or text.\n"
+    assert students(words, DATA="mine", check=False).stderr == told
+    (tmp_path / "mine" / "text").mkdir()
+    assert students(words, DATA="mine").stdout == "mine/bin mine/text\n"
+
+
 def test_a_table_has_the_seeds_of_this_run_alone(students, tmp_path):
     for seed, bleu in enumerate((30, 2, 4), 1):
         folder = tmp_path / "run" / "students" / "plain" / str(seed)

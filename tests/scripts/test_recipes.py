@@ -339,6 +339,20 @@ def test_a_damaged_archive_is_refused_and_stays_where_it_is(verses, tmp_path):
     assert not list((tmp_path / "run" / "archives").iterdir())
 
 
+def test_text_of_a_smoke_run_with_other_lines_is_not_taken(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "made_from.txt").write_text("SMOKE_LINES=2000\n")
+    words = (
+        f"set -euo pipefail; source scripts/recipes.sh; run={tmp_path} smoke=1 lines=$0; make_text"
+    )
+    run("bash", "-c", words, 2000)
+    told = (
+        f"{tmp_path}/text is there already, made from SMOKE_LINES=2000, not from SMOKE_LINES=600; "
+        "give another RUN.\n"
+    )
+    assert run("bash", "-c", words, 600, check=False).stderr == told
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "env", "message"),
     [
