@@ -1,10 +1,12 @@
 """scripts/setup.sh says in one sentence what is missing, before it installs anything."""
 
+import fcntl
 import shutil
+import subprocess
 import sys
 
 import pytest
-from harness import ROOT, run
+from harness import ENVIRONMENT, ROOT, run
 
 
 @pytest.fixture
@@ -66,12 +68,30 @@ def test_no_headers(clone, lacking):
     assert "apt install python3-dev" in message
 
 
-def test_nothing_to_do_is_quick_and_silent(clone):
+def write_stamp(clone):
+    """As a finished setup.sh leaves it."""
     (clone / ".venv").mkdir()
-    stamp = "".join(
-        (clone / name).read_text()
-        for name in ("pyproject.toml", "constraints.txt", "scripts/setup.sh")
-    )
+    names = ("pyproject.toml", "constraints.txt", "scripts/setup.sh")
+    stamp = "".join((clone / name).read_text() for name in names)
     (clone / ".venv" / "stamp").write_text(f"{stamp}{clone}\n")
+
+
+def test_nothing_to_do_is_quick_and_silent(clone):
+    write_stamp(clone)
     result = run(clone / "scripts" / "setup.sh", env={"PYTHON": "no-python"})
     assert result.stdout == result.stderr == ""
+
+
+def test_a_second_one_waits_for_the_first_and_has_nothing_to_do(clone):
+    command, env = [str(clone / "scripts" / "setup.sh")], {"PYTHON": "true", "CXX": "true"}
+    with (clone / ".venv.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            command, env={**ENVIRONMENT, **env}, stdout=subprocess.PIPE, text=True
+        ) as second:
+            told = f"waiting for what is still running in {clone}\n"
+            assert second.stdout.readline() == told
+            write_stamp(clone)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert second.communicate()[0] == ""
+    assert second.returncode == 0
