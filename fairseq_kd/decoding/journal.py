@@ -1,8 +1,9 @@
 """The journal of a shard: the batches decoded so far, in a file that stays valid after any kill.
 
 After a first line with the shard and the decoding, every batch is one record: a line with its
-number, its size in bytes and their CRC-32, then that many bytes of text. Damaged and incomplete
-records are removed, and their batches decoded again; whole records after them are kept.
+number, its size in bytes and their CRC-32, then that many bytes of text, of which no line looks
+like the first one of a record. Damaged and incomplete records are removed, and their batches
+decoded again; whole records after them are kept. A file without a whole record is moved aside.
 """
 
 import io
@@ -13,10 +14,10 @@ import zlib
 from pathlib import Path
 from typing import IO, List, Tuple
 
-from fairseq_kd.whole_files import make_sole, own_file, written_whole
+from fairseq_kd.whole_files import make_sole, moved_aside, own_file, written_whole
 
 RECORD = re.compile(rb"# batch ([0-9]{1,18}), ([0-9]{1,18}) bytes, crc32 ([0-9a-f]{8})\n")
-MOST_DAMAGED = 16  # records; the rest of a file with more is not searched
+LONGEST = 64  # bytes of the first line of a record
 
 
 class Journal:
@@ -40,10 +41,11 @@ class Journal:
             records, size = self._read(begin), os.fstat(self._file.fileno()).st_size
             self.numbers: List[int] = [number for number, *_ in records]
             ends = [len(begin) if size else 0, *(end for *_, end in records)]
-            if any(start != end for (_, start, _), end in zip(records, ends, strict=False)):
-                self._remove_damage(begin, records)
+            starts = [start for _, start, _ in records]
+            if starts == ends[:-1] and (size == ends[-1] or self._is_cut_off(ends[-1])):
+                self._file.truncate(ends[-1])
             else:
-                self._file.truncate(ends[-1])  # cut off by a kill
+                self._remove_damage(begin, records)
             if not self._file.seek(0, 2):
                 self._write(begin)
         except BaseException:
@@ -65,43 +67,58 @@ class Journal:
             raise ValueError(
                 f"{self.path} belongs to another decoding, or is damaged: its first line must be "
                 f"{begin.decode()[:-1]!r}, but is {first.decode(errors='replace')[:-1]!r:.99}. "
-                "Remove it, or choose another --out. If the file is of this decoding, correct that "
-                f"line, and its {len(records):,} batches are kept."
+                f"If it is of this decoding, correct that line, and its {len(records):,} batches "
+                "are kept; else choose another --out."
             )
         return records
 
     def _whole_records(self, file: IO[bytes]) -> List[Tuple[int, int, int]]:
-        records, known, damaged = [], set(), 0
-        at, size = file.tell(), os.fstat(file.fileno()).st_size
-        while damaged < MOST_DAMAGED and (line := file.readline()):
-            head, start, at = RECORD.fullmatch(line), at, at + len(line)
+        records, known, at = [], set(), file.tell()
+        while line := file.readline():
+            start, at = at, at + len(line)
+            head = RECORD.fullmatch(line)
             if head is None:
                 continue
             number, text_bytes = int(head[1]), int(head[2])
-            text = file.read(text_bytes) if text_bytes <= size - at else b""
-            if len(text) < text_bytes or zlib.crc32(text) != int(head[3], 16) or number in known:
-                damaged += 1
-                file.seek(at)
-                continue
-            at += text_bytes
-            known.add(number)
-            records.append((number, start, at))
+            text = _text(file, text_bytes)
+            whole = len(text) >= text_bytes
+            if whole and zlib.crc32(text[:text_bytes]) == int(head[3], 16) and number not in known:
+                at += text_bytes
+                known.add(number)
+                records.append((number, start, at))
+            else:
+                at += len(text)
+            file.seek(at)
         return records
+
+    def _is_cut_off(self, start: int) -> bool:
+        """Whether a kill left what begins there: the begin of one record, and nothing else."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            line = file.readline()
+            head = RECORD.fullmatch(line)
+            if head is None:
+                return len(line) < LONGEST and not line.endswith(b"\n")
+            text = _text(file, int(head[2]))
+            return len(text) < int(head[2]) and file.tell() == start + len(line) + len(text)
 
     def _remove_damage(self, begin: bytes, records: List[Tuple[int, int, int]]) -> None:
         """Rewrites the file with the whole records only."""
-        with self.path.open("rb") as old, written_whole(self.path, "wb") as file:
-            file.write(begin)
-            for _, start, end in records:
-                old.seek(start)
-                file.write(old.read(end - start))
+        if not records:
+            aside = moved_aside(self.path)
+            told = f"none of its batches is whole, all are decoded again, and it is kept as {aside}"
+        else:
+            told = (
+                f"{len(records):,} of its batches are whole and kept, the others are decoded again"
+            )
+            with self.path.open("rb") as old, written_whole(self.path, "wb") as file:
+                file.write(begin)
+                for _, start, end in records:
+                    old.seek(start)
+                    file.write(old.read(end - start))
         self._file.close()
         self._file = self._opened()
-        print(
-            f"{self.path} was damaged: {len(records):,} of its batches are whole and kept, the "
-            "others are decoded again",
-            file=sys.stderr,
-        )
+        print(f"{self.path} was damaged: {told}", file=sys.stderr)
 
     @property
     def batches(self) -> int:
@@ -129,3 +146,12 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _text(file: IO[bytes], size: int) -> bytes:
+    """The lines up to a size, but none from the next record on; the last may go beyond it."""
+    lines, read = [], 0
+    while read < size and (line := file.readline()) and not RECORD.fullmatch(line):
+        lines.append(line)
+        read += len(line)
+    return b"".join(lines)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import time
 
 import pytest
 
@@ -78,6 +79,48 @@ def test_a_damaged_batch_alone_is_decoded_again(path, capsys, kind):
     text = f"{path} was damaged: 2 of its batches are whole and kept, the others are decoded again"
     assert (text in capsys.readouterr().err) == (lost == [1])
     assert reopened(path) == 3
+
+
+def damaged_journal(path, batches, damaged):
+    journal = Journal(path, "mine")
+    for number in range(batches):
+        journal.append(number, f"H-{number}\t-1\ta b\n")
+    journal.close()
+    content = path.read_bytes()
+    for number in damaged:
+        content = content.replace(b"H-%d\t-1\ta" % number, b"H-%d\t-1\tx" % number)
+    path.write_bytes(content)
+    return content
+
+
+def test_any_number_of_damaged_batches_costs_no_other(tmp_path, capsys):
+    damaged_journal(tmp_path / "journal", 60, range(40))
+    assert reopened(tmp_path / "journal") == 20
+    assert "20 of its batches are whole and kept" in capsys.readouterr().err
+
+
+def test_a_journal_without_a_whole_batch_is_moved_aside(tmp_path, capsys):
+    path = tmp_path / "journal"
+    content = damaged_journal(path, 3, range(3))
+    assert reopened(path) == 0
+    assert path.read_bytes() == b"# mine\n"
+    assert (tmp_path / "journal.damaged").read_bytes() == content
+    text = f"{path} was damaged: none of its batches is whole, all are decoded again, and it is"
+    assert f"{text} kept as {path}.damaged\n" == capsys.readouterr().err
+
+
+def test_damage_at_the_end_is_told_and_is_not_taken_for_a_kill(tmp_path, capsys):
+    damaged_journal(tmp_path / "journal", 4, [2, 3])
+    assert reopened(tmp_path / "journal") == 2
+    assert "2 of its batches are whole and kept" in capsys.readouterr().err
+
+
+def test_false_sizes_do_not_make_a_journal_slow(tmp_path):
+    path, records = tmp_path / "journal", 20_000
+    path.write_bytes(b"# mine\n" + b"# batch 1, 100000 bytes, crc32 00000000\n" * records)
+    start = time.process_time()
+    assert reopened(path) == 0
+    assert time.process_time() - start < 1  # read to that size each time, it takes some ten seconds
 
 
 @pytest.mark.parametrize("old", [b"# mine\n", b"# mine", b"e\n"])
