@@ -211,7 +211,8 @@ def test_a_run_that_was_finished_when_its_file_was_plan_json_is_not_trained_agai
     former = json.dumps({**content, "made_from": inputs})
     (folder / "plan.json").write_text(former)
     (folder / "workflow.json").unlink()
-    monkeypatch.setattr(preparation, "lay_out", lambda run: SimpleNamespace(steps=steps))
+    laid_out = SimpleNamespace(steps=steps, user_dir="user_dir")
+    monkeypatch.setattr(preparation, "lay_out", lambda run: laid_out)
     workflow = workflow_of("ladder: [0.5]")
     assert {state for state, _ in statuses(workflow).values()} == {DONE}
     assert build(workflow) == []

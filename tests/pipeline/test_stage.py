@@ -128,7 +128,7 @@ def test_other_data_is_named_and_another_place_of_the_plugin_is_not(command, tmp
     log.write_text("$ fairseq-train 'my data' --user-dir user_dir --save-dir run --max-update 30\n")
     for data, told in (("my data", ""), ("mine", "data my data")):
         assert stage.run_stage("student", ["fairseq-train", data, *ours, *command[4:]]) == 0
-        begun = f"student: the training in {tmp_path / 'run'} was begun with {told}, and is gone on"
+        begun = f"student: the training in {tmp_path / 'run'} was begun with {told}, and is resumed"
         assert capsys.readouterr().err.startswith(begun if told else "student: all 30 updates")
 
 
