@@ -1,4 +1,4 @@
-"""What all our criterions share: the mask of real tokens, metrics, and weights of their own."""
+"""What all our criterions share: the mask of real tokens, metrics, and what a restart restores."""
 
 import functools
 import logging
@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Tup
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
+from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
+from fairseq_kd.criterions.observers import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,10 @@ def log_metrics(logs: List[Dict[str, Any]], table: Mapping[str, Metric]) -> None
                 metrics.log_scalar(name, mean, total(metric.weight), round=metric.digits)
 
 
+class OtherWeightsError(ValueError):
+    """A checkpoint holds other weights of the criterion; begins after the checkpoint's name."""
+
+
 class KDCriterion(LabelSmoothedCrossEntropyCriterion):
     """fairseq's label-smoothed cross-entropy, extended by terms of distillation.
 
@@ -75,6 +81,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
     """
 
     METRICS: ClassVar[Dict[str, Metric]] = {}
+    begins_anew = False  # whether the checkpoint that is loaded is a start, without its optimizer
 
     def __init__(self, cfg: Any, task: FairseqTask):
         super().__init__(
@@ -135,11 +142,82 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         log_metrics(logging_outputs, cls.metric_table())
 
     def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
-        """As ``nn.Module``'s; after another criterion, whose state is empty, nothing is loaded."""
+        """As ``nn.Module``'s; of a start without weights that fit, nothing is loaded.
+
+        Raises:
+            OtherWeightsError: a training that goes on had others.
+        """
         if not state_dict:
             logger.warning("the checkpoint holds no weights of this criterion: they start afresh")
             return None
+        difference = self._difference(state_dict)
+        if difference and self.begins_anew:
+            logger.warning(
+                f"the weights of this criterion start afresh: the checkpoint {difference}"
+            )
+            return None
+        if difference:
+            raise OtherWeightsError(
+                f"{difference}. Go on with {self.shaping_flags()} as they were, or begin anew from "
+                "its model, with --finetune-from-model and another --save-dir."
+            )
         return super().load_state_dict(state_dict, strict=strict)
+
+    @classmethod
+    def shaping_flags(cls) -> str:
+        """The flags that decide on number and shapes of the criterion's own weights."""
+        return "the flags of this criterion"
+
+    def _difference(self, state_dict: Mapping[str, Tensor]) -> str:
+        """How a state differs from this criterion's own, after the checkpoint's name; "" if not."""
+        own, others = (
+            {key: tuple(value.shape) for key, value in state.items()}
+            for state in (self.state_dict(), state_dict)
+        )
+        for key in dict.fromkeys([*own, *others]):
+            if own.get(key) != others.get(key):
+                has, must = (
+                    f"of shape {each[key]}" if key in each else "absent" for each in (others, own)
+                )
+                return (
+                    f"must hold the weights of --criterion {self.cfg._name} as they are trained "
+                    f"here, but '{key}' is {has} there and {must} here"
+                )
+        return ""
+
+
+_load_checkpoint = Trainer.load_checkpoint
+
+
+@functools.wraps(_load_checkpoint)
+def load_checkpoint(
+    trainer: Trainer,
+    filename: str,
+    reset_optimizer: bool = False,
+    reset_lr_scheduler: bool = False,
+    optimizer_overrides: Optional[Dict[str, Any]] = None,
+    reset_meters: bool = False,
+) -> Optional[Dict[str, Any]]:
+    """As fairseq's, which leaves out all meters at the end of an epoch, and hides what fails.
+
+    Raises:
+        ValueError: the checkpoint holds other weights of the criterion.
+    """
+    criterion, resets = trainer.get_criterion(), (reset_optimizer, reset_lr_scheduler)
+    if isinstance(criterion, KDCriterion):
+        criterion.begins_anew = reset_optimizer
+    try:
+        state = _load_checkpoint(trainer, filename, *resets, optimizer_overrides, reset_meters)
+    except Exception as error:  # fairseq's own names neither the weight nor the flag
+        if isinstance(error.__context__, OtherWeightsError):
+            raise ValueError(f"{filename} {error.__context__}") from None
+        raise
+    if state and not reset_meters:
+        restore_running_means(criterion, state.get("metrics", {}))
+    return state
+
+
+Trainer.load_checkpoint = load_checkpoint
 
 
 def follow(criterion: nn.Module, model: nn.Module) -> None:

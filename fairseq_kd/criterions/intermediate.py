@@ -263,6 +263,13 @@ class IntermediateCriterion(WordKDCriterion):
             )
 
     @classmethod
+    def shaping_flags(cls) -> str:
+        """Those of the teacher and of the terms."""
+        return " and ".join(
+            ["--kd-teacher", *(f"all --kd-{each.name}-*" for each in cls.term_types)]
+        )
+
+    @classmethod
     def used_terms(cls, cfg: IntermediateKDConfig) -> List[Type[Term]]:
         """The terms whose weight is above 0."""
         return [each for each in cls.term_types if each.weight_of(cfg) > 0]

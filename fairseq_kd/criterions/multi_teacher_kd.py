@@ -141,6 +141,11 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         check_mean(cfg)
         fixed_weights(cfg.kd_teacher_weights, count)
 
+    @classmethod
+    def shaping_flags(cls) -> str:
+        """Those of the number of teachers and of their weights."""
+        return "--kd-teacher, --kd-store and --kd-teacher-weights"
+
     @staticmethod
     def teacher_factors(cfg: MultiTeacherKDConfig) -> Optional[List[float]]:
         """Those of ``--kd-teacher-temperatures``, which must fit the teachers."""

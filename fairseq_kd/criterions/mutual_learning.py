@@ -128,6 +128,11 @@ class MutualLearningCriterion(KDCriterion):
                 for i in range(cfg.kd_peers)
             ]
 
+    @classmethod
+    def shaping_flags(cls) -> str:
+        """Those of the peers."""
+        return "--kd-peers, --kd-peer-overrides and --arch"
+
     @staticmethod
     def check_flags(cfg: MutualLearningConfig) -> None:
         """Refuses values out of range and flags without effect, before any model is built."""

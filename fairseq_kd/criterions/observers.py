@@ -7,7 +7,7 @@ both to the task, so a method of that one task object is wrapped; its class stay
 import logging
 import math
 from functools import wraps
-from typing import Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from fairseq.criterions import FairseqCriterion
 from fairseq.logging import metrics
@@ -50,10 +50,9 @@ class RunningMean:
     """A running mean, over about a hundred updates, of a figure that the criterion logs.
 
     After every update ``0.99 * mean + 0.01 * value``, the value over the whole update: the batches
-    of ``--update-freq`` and of all workers. It is logged, and read back from fairseq's meters,
-    which are in every checkpoint, so a resumed training goes on with it unless ``--reset-meters``
-    is set. From a checkpoint of the end of an epoch fairseq reads no meters: then the mean begins
-    again with the first value.
+    of ``--update-freq`` and of all workers. It is logged, and kept among fairseq's meters, which
+    are in every checkpoint, so a resumed training goes on with it; with ``--reset-meters`` it
+    begins again with the first value.
 
     Args:
         task: the task of the training.
@@ -75,6 +74,7 @@ class RunningMean:
         clock: Optional[UpdateClock] = None,
     ):
         self.name, self._value, self.start, self._clock = name, value, start, clock
+        criterion.running_means = [*getattr(criterion, "running_means", ()), self]
         inner = task.reduce_metrics
 
         @wraps(inner)
@@ -103,15 +103,30 @@ class RunningMean:
             before, value = None if restarted else self.value, self._value(total)
             mean = value if before is None else DECAY * before + (1 - DECAY) * value
             metrics.log_scalar(self.name, mean, round=3)
-            self._save(mean)
+            self.save(mean)
 
-    def _save(self, mean: float) -> None:
+    def save(self, mean: float) -> None:
         """Puts the mean among the meters that are saved; after a restart fairseq logs to others."""
         saved = metrics.get_meters("default")
         if self.name not in saved:
             saved.add_meter(self.name, AverageMeter(round=3), PRIORITY)
         if saved[self.name].val != mean:
             saved[self.name].update(mean)
+
+
+def restore_running_means(criterion: FairseqCriterion, saved: Dict[str, Any]) -> None:
+    """Restores those of a criterion from the meters of a checkpoint, if fairseq has not.
+
+    fairseq leaves out all meters of a checkpoint of the end of an epoch.
+
+    Args:
+        criterion: with or without running means.
+        saved: ``metrics.state_dict()`` in the checkpoint.
+    """
+    values = {key: meter.get("val") for _, key, _, meter in saved.get("default", ())}
+    for mean in getattr(criterion, "running_means", ()):
+        if values.get(mean.name) is not None:
+            mean.save(values[mean.name])
 
 
 def teacher_gap(task: FairseqTask, criterion: FairseqCriterion, clock: UpdateClock) -> RunningMean:

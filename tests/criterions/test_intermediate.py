@@ -1,6 +1,7 @@
 """feature_kd, attention_kd and hybrid_kd on real batches, against their definitions."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -354,8 +355,14 @@ def test_what_the_terms_train_is_restored(distilling):
     assert torch.equal(loss_of(setup, sample)[0], loss_of(other, sample)[0])
     for nothing in (None, {}):  # another criterion's checkpoint, to start from
         setup.criterion.load_state_dict(nothing)
-    with pytest.raises(RuntimeError, match="Missing key"):
-        setup.criterion.load_state_dict({"terms.0.projections.encoder_0_1.weight": torch.ones(1)})
+    key, kept = "terms.0.projections.encoder_0_1.weight", setup.criterion.state_dict()
+    for changed, fault in (
+        ({**kept, key: torch.ones(1)}, f"'{key}' is of shape (1,) there and of shape "),
+        ({k: v for k, v in kept.items() if k != key}, f"'{key}' is absent there and of shape "),
+        ({**kept, "more": torch.ones(1)}, "'more' is of shape (1,) there and absent here. Go on "),
+    ):
+        with pytest.raises(ValueError, match=re.escape(fault)):
+            setup.criterion.load_state_dict(changed)
 
 
 @pytest.mark.parametrize("alpha", ["0.8", "0"])
