@@ -53,24 +53,36 @@ def check_in_step(
         )
 
 
-def check_links_fit(
-    name: str, alignments: Dataset, dataset: LanguagePairDataset, pivot: LanguagePairDataset
+def check_links(
+    name: str,
+    alignments: Dataset,
+    dataset: LanguagePairDataset,
+    pivot: LanguagePairDataset,
+    cut: bool = False,
 ) -> None:
-    """Refuses links beyond the end of a sentence, as of files that are not those that were aligned.
+    """Refuses what is no pair of positions, and positions that a sentence does not have.
 
     Args:
         name: how errors call the alignments.
         alignments: for each sentence (source, pivot) positions in one row.
         dataset: the student's pairs.
         pivot: the teacher's pairs.
+        cut: whether long sentences are cut, so that links beyond their ends are left out.
 
     Raises:
         ValueError: naming the first such line.
     """
     sizes = zip(dataset.src_sizes.tolist(), pivot.src_sizes.tolist(), strict=True)
     for line, own in enumerate(sizes):
-        links = alignments[line].view(-1, 2)
-        if (links >= links.new_tensor(own) - 1).any():  # the last one is the end symbol's
+        row = alignments[line]
+        if len(row) % 2:
+            raise ValueError(
+                f"{name} must hold pairs of positions, but has {len(row)} numbers in line "
+                f"{line + 1}. Binarise the alignments again, by fairseq-preprocess --align-suffix."
+            )
+        links = row.view(-1, 2)
+        ends = links.new_tensor(own) - 1  # the last position is the end symbol's
+        if (links < 0).any() or (not cut and (links >= ends).any()):
             raise ValueError(
                 f"{name} links positions in line {line + 1} that its sentences do not have. Align "
                 "the files that were binarised, after BPE, source to pivot."

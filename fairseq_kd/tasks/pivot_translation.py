@@ -16,7 +16,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_langpair_dataset
 from torch.utils.data import Dataset
 
-from fairseq_kd.tasks.in_step import check_in_step, check_links_fit
+from fairseq_kd.tasks.in_step import check_in_step, check_links
 from fairseq_kd.tasks.pivot_dataset import PivotDataset
 
 
@@ -147,8 +147,7 @@ class PivotTranslationTask(TranslationTask):
                 f"{prefix} aligns {len(alignments)} sentences, but the {split} set has "
                 f"{len(dataset)}. Align the same files that were binarised."
             )
-        if not self.cfg.truncate_source:
-            check_links_fit(prefix, alignments, dataset, pivot)
+        check_links(prefix, alignments, dataset, pivot, cut=self.cfg.truncate_source)
         return alignments
 
     def _how_to_make(self, split: str) -> str:

@@ -2,11 +2,15 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from harness import Setup
 from three_languages import PIVOT, preprocess, write_backwards
+
+from fairseq_kd.tasks.in_step import check_links
 
 PLAIN = ["--criterion", "label_smoothed_cross_entropy"]
 
@@ -190,6 +194,23 @@ def test_links_beyond_a_sentence_are_refused(three_way, prepared, tmp_path):
     refuses(
         str(out), "/valid.align.xx-es links positions in line 5 that its sentences do not have."
     )
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ([0, 1, 1], "a.xx-es must hold pairs of positions, but has 3 numbers in line 2. Binarise "),
+        ([0, -1], "a.xx-es links positions in line 2 that its sentences do not have. Align the "),
+        ([-3, 0, 1, 1], "a.xx-es links positions in line 2 that its sentences do not have. Align "),
+    ],
+)
+def test_rows_that_are_no_links_are_refused(row, fault, cut):
+    rows = [torch.tensor(each) for each in ([0, 0], row)]
+    sides = SimpleNamespace(src_sizes=np.array([4, 4]))
+    with pytest.raises(ValueError, match=f"^{re.escape(fault)}"):
+        check_links("a.xx-es", rows, sides, sides, cut)
+    check_links("a.xx-es", [rows[0], torch.tensor([], dtype=torch.int)], sides, sides, cut)
 
 
 @pytest.mark.parametrize(
