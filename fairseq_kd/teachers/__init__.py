@@ -1,7 +1,7 @@
 """Soft targets of teachers: of a model that runs, or of a store, behind one interface."""
 
 import os
-from typing import Any, Dict, List, Optional, Protocol
+from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
@@ -38,7 +38,21 @@ def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
     running = [
         LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in _paths(cfg.kd_teacher)
     ]
-    return [*running, *(StoredTeacher(path, task, subsets) for path in _paths(cfg.kd_store))]
+    limits = [longest_sentences(cfg, task, subset) for subset in subsets]
+    stored = [StoredTeacher(path, task, subsets, limits) for path in _paths(cfg.kd_store)]
+    return [*running, *stored]
+
+
+def longest_sentences(cfg: Any, task: FairseqTask, subset: str) -> Tuple[int, int]:
+    """The most source and target tokens of the sentences that a training reads of a subset."""
+    whole = cfg._get_root()
+    most = [getattr(whole.dataset, "max_tokens", None)] if subset == cfg.train_subset else []
+
+    def least(name: str) -> int:
+        limits = [getattr(each, name, None) for each in (task.cfg, whole.model)]
+        return min(each for each in (*limits, *most) if each is not None)
+
+    return least("max_source_positions"), least("max_target_positions")
 
 
 def named_teachers(cfg: Any) -> List[str]:

@@ -6,11 +6,12 @@ import re
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
+from fairseq.tasks.translation import load_langpair_dataset
 from torch import Tensor, nn
 
 from fairseq_kd.hashes import sha256_of
@@ -32,14 +33,22 @@ class StoredTeacher:
         path: the folder that ``fairseq-kd store`` wrote.
         task: the task of the training.
         subsets: the subsets that the training reads.
+        limits: of each, the most source and target tokens of the sentences that it reads.
 
     Raises:
         FileNotFoundError: there is no store.
-        ValueError: it was built for other languages, dictionaries or data, lacks a subset or is
-            damaged; or the training reads several folders, or sentences more than once.
+        ValueError: it was built for other languages, dictionaries or data, lacks a subset or
+            sentences of it, or is damaged; or the training reads several folders, or sentences
+            more than once.
     """
 
-    def __init__(self, path: str, task: FairseqTask, subsets: Sequence[str]):
+    def __init__(
+        self,
+        path: str,
+        task: FairseqTask,
+        subsets: Sequence[str],
+        limits: Sequence[Tuple[int, int]],
+    ):
         self.name = f"--kd-store {path}"
         _refuse_mixtures(self.name, task.cfg)
         self.store = TeacherStore(path)
@@ -63,6 +72,8 @@ class StoredTeacher:
                     f"{self.name} was built from another {name} than that in {task.cfg.data}. "
                     "Build a store from this data, or train on the data it was built from."
                 )
+        for name, subset, longest in zip(subsets, self.subsets, limits, strict=True):
+            check_left_out(self.name, name, subset.sentences["length"], task, longest)
         opened = dict(zip(subsets, self.subsets, strict=True))
         unchecked = [name for name, subset in opened.items() if not subset.has_checksums]
         if unchecked:
@@ -130,6 +141,42 @@ def stored_task(store: TeacherStore) -> Any:
         source_dictionary=source,
         target_dictionary=target,
     )
+
+
+def check_left_out(
+    called: str, name: str, lengths: np.ndarray, task: FairseqTask, longest: Tuple[int, int]
+) -> None:
+    """Refuses a store without sentences that the training reads, as its teacher reads fewer tokens.
+
+    Args:
+        called: how errors name the store.
+        name: of the subset.
+        lengths: of its sentences in the store; 0: left out.
+        task: the languages, dictionaries and data of the training.
+        longest: the most source and target tokens of the sentences that it reads.
+
+    Raises:
+        ValueError: some sentences are left out that the training reads.
+    """
+    left_out = np.flatnonzero(lengths == 0)
+    if not len(left_out):
+        return
+    (source, target), cfg = language_pair(task), task.cfg
+    pairs = load_langpair_dataset(
+        cfg.data, name, source, task.source_dictionary, target, task.target_dictionary,
+        combine=True, dataset_impl=getattr(cfg, "dataset_impl", None), upsample_primary=1,
+        left_pad_source=True, left_pad_target=False, max_source_positions=longest[0],
+        max_target_positions=longest[1], truncate_source=getattr(cfg, "truncate_source", False),
+    )  # fmt: skip
+    sizes = np.stack([pairs.src_sizes[left_out], pairs.tgt_sizes[left_out]], -1)
+    read = sizes[(sizes <= longest).all(-1)]
+    if len(read):
+        raise ValueError(
+            f"{called} must hold all sentences that the training reads, but lacks {len(read):,} of "
+            f"{name}, of up to {read[:, 0].max()} source and {read[:, 1].max()} target tokens: its "
+            f"teacher reads fewer than --max-source-positions {longest[0]} or "
+            f"--max-target-positions {longest[1]}. Train with those of the teacher."
+        )
 
 
 def _refuse_mixtures(name: str, cfg: Any) -> None:

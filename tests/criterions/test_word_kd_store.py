@@ -8,6 +8,8 @@ import torch
 from stores import build, rewrite
 
 from fairseq_kd.hashes import sha256_of
+from fairseq_kd.teachers import longest_sentences
+from fairseq_kd.teachers.stored import check_left_out
 
 STORED = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--train-subset", "valid"]
 
@@ -140,6 +142,29 @@ def test_a_sentence_that_the_store_does_not_know(setup, store):
     for sample in (changed, beyond):
         with pytest.raises(ValueError, match=message):
             stored.criterion(stored.model, sample)
+
+
+def test_a_sentence_that_the_teacher_could_not_read_is_told_of_at_once(setup, store):
+    made = setup(*STORED, "--kd-store", store, "--max-target-positions", "1000")
+    sizes = made.dataset.src_sizes, made.dataset.tgt_sizes
+    lengths = made.criterion.teachers[0].subsets[0].sentences["length"].copy()
+    longest = int(sizes[0].argmax())
+    source, target = (int(each[longest]) for each in sizes)
+    lengths[longest] = 0
+    message = (
+        f"S must hold all sentences that the training reads, but lacks 1 of valid, of up to "
+        f"{source} source and {target} target tokens: its teacher reads fewer than "
+        "--max-source-positions 1000 or --max-target-positions 1000. Train with those of the "
+    )
+    limits = longest_sentences(made.criterion.cfg, made.task, "valid")
+    assert limits == (1000, 1000)  # of them --max-tokens
+    assert longest_sentences(made.criterion.cfg, made.task, "test") == (1024, 1000)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        check_left_out("S", "valid", lengths, made.task, limits)
+    check_left_out("S", "valid", lengths, made.task, (source - 1, 1000))
+    check_left_out("S", "valid", lengths, made.task, (1000, target - 1))
+    lengths[longest] = target
+    check_left_out("S", "valid", lengths, made.task, limits)
 
 
 def test_a_teacher_and_a_store(setup, store, teacher):
