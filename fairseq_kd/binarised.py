@@ -9,7 +9,10 @@ import numpy as np
 from fairseq.data import indexed_dataset
 
 MMAP = indexed_dataset.MMapIndexedDataset.Index._HDR_MAGIC
-OTHERS = (b"TNTIDX\x00\x00", b"HUFFIDX\x00\x00")  # of --dataset-impl lazy, cached and huffman
+OTHERS = {  # magics, versions and counts of --dataset-impl lazy and cached, and of huffman
+    b"TNTIDX\x00\x00": struct.Struct("<8sQQQQQ"),  # type, bytes of a token, sentences, sizes
+    b"HUFFIDX\x00\x00": struct.Struct("<9sQQQ"),  # bytes of the content, sentences
+}
 TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
 HEADER = struct.Struct(f"<{len(MMAP)}sQBQ")  # magic, version, type, sentences
 CHUNK = 1 << 24  # tokens that are looked at at once
@@ -63,7 +66,8 @@ def check_side(path: Path, words: int) -> bool:
             raise ValueError(f"{each} is missing, but {other} is there. {AGAIN}")
     with index.open("rb") as file:
         begin = file.read(HEADER.size)
-    if begin.startswith(OTHERS):
+    if begin.startswith(tuple(OTHERS)):
+        _check_other(index, content)
         return True
     if len(begin) < HEADER.size or not begin.startswith(MMAP):
         raise ValueError(f"{index} is no index of fairseq. {AGAIN}")
@@ -85,14 +89,41 @@ def check_side(path: Path, words: int) -> bool:
             f"{index} holds a sentence without any token, not even its end: number "
             f"{int(np.argmin(sizes))}. {AGAIN}"
         )
-    size_bytes = int(ends[-1])
+    _check_size(content, index, int(ends[-1]))
+    _check_tokens(content, dtype, words)
+    return True
+
+
+def _check_other(index: Path, content: Path) -> None:
+    """Refuses an index of another format, or its content, that is cut off."""
+    with index.open("rb") as file:
+        begin = file.read(64)
+        magic, header = next((each, OTHERS[each]) for each in OTHERS if begin.startswith(each))
+        if len(begin) < header.size:
+            raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
+        fields = header.unpack_from(begin)
+        sentences, size = fields[-1], index.stat().st_size
+        if magic.startswith(b"TNT"):
+            _, _, _, token_bytes, sentences, sizes = fields
+            whole = size == header.size + 8 * (2 * (sentences + 1) + sizes)
+            file.seek(header.size + 8 * (2 * sentences + 1))
+            last = file.read(8) if whole else b""
+            size_bytes = token_bytes * int.from_bytes(last, "little")
+        else:
+            size_bytes, whole = fields[2], size == header.size + 12 * sentences
+    if not whole:
+        raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
+    if not sentences:
+        raise ValueError(f"{index} holds no sentence. Give a set that has some.")
+    _check_size(content, index, size_bytes)
+
+
+def _check_size(content: Path, index: Path, size_bytes: int) -> None:
     if content.stat().st_size != size_bytes:
         raise ValueError(
             f"{content} is cut off or damaged: it has {content.stat().st_size:,} bytes, and "
             f"{index.name} says {size_bytes:,}. {AGAIN}"
         )
-    _check_tokens(content, dtype, words)
-    return True
 
 
 def _check_tokens(content: Path, dtype: np.dtype, words: int) -> None:

@@ -35,12 +35,13 @@ from fairseq_kd.checkpoints import options_of, read_checkpoint
 from fairseq_kd.decoding.engine import EngineUnavailableError
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
-from fairseq_kd.hashes import first_damaged, read_sums, write_sums
+from fairseq_kd.hashes import SUMS, first_damaged, read_sums, write_sums
 from fairseq_kd.stored_options import UNOPENED, unopened_files
 from fairseq_kd.whole_files import make_folder
 from fairseq_kd.write_errors import writing
 
 FLOAT32, INT8 = "float32", "int8"
+WEIGHTS = {f"{name}/model.bin" for name in (FLOAT32, INT8)}
 PROBES, PROBE_TOKENS = 4, 60
 TOLERANCE_NATS = 0.01  # per token in float32, where rounding gives about 0.0001
 NEVER_CHOSEN = [["<blank>"]]  # padding, which fairseq's generator excludes too
@@ -97,6 +98,9 @@ def _damage(folder: Path) -> Optional[str]:
     sums = read_sums(folder)
     if not sums:
         return f"{folder} has no checksums"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if not sums.keys() >= (files | WEIGHTS) - {SUMS}:
+        return f"{folder / SUMS} is damaged"
     path = first_damaged(folder, sums)
     return None if path is None else f"{path} is missing or damaged"
 

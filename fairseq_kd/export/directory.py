@@ -37,7 +37,7 @@ from fairseq_kd.evaluation.translations import PlainText, detokeniser, plain_tex
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import SPLITTERS, translate_py
 from fairseq_kd.export.lineage import lineage
-from fairseq_kd.hashes import write_sums
+from fairseq_kd.hashes import read_sums, write_sums
 from fairseq_kd.locks import lock_beside, locked
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.whole_files import check_apart, check_vacant, whole_folder
@@ -149,6 +149,7 @@ class Export:
             options.quantization,
             self.search,
             (int(positions[0]), int(positions[1])),
+            list(read_sums(work) or {}),
         )
         (work / "translate.py").write_text(program, encoding="utf-8")
 

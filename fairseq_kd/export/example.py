@@ -1,6 +1,6 @@
 """The example program ``translate.py``, which translates with an exported model."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.hashes import SUMS
@@ -18,10 +18,17 @@ import sys
 import ctranslate2
 {imports}
 here = pathlib.Path(__file__).resolve().parent
-for line in (here / "{sums}").read_text(encoding="utf-8").splitlines():
-    digest, name = line.split("  ", 1)
-    if hashlib.sha256((here / name).read_bytes()).hexdigest() != digest:
-        sys.exit(f"{{here / name}} is damaged: its hash differs from {sums}. Copy it again.")
+sums = here / "{sums}"
+lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+digests = {{name: digest for digest, _, name in (line.partition("  ") for line in lines)}}
+for name in {files!r}:
+    path = here / name
+    if name not in digests:
+        sys.exit(f"{{sums}} is missing or damaged: it must name {{name}}. Copy it again.")
+    if not path.is_file():
+        sys.exit(f"{{path}} is missing. Copy it again.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digests[name]:
+        sys.exit(f"{{path}} is damaged: its hash differs from {sums}. Copy it again.")
 
 '''
 MOSES_IMPORT = "import sacremoses\n"
@@ -114,6 +121,7 @@ def translate_py(
     quantization: str,
     search: Search,
     positions: Tuple[int, int],
+    files: Sequence[str] = ("model.bin",),
 ) -> str:
     """The source code of the program.
 
@@ -124,6 +132,7 @@ def translate_py(
         quantization: of the weights.
         search: beam and maximum length.
         positions: maximum tokens of encoder and decoder, including the end of sentence.
+        files: that it reads, whose hashes are in SHA256SUMS.
     """
     moses, splitter = tokenizer == "moses", SPLITTERS[bpe]
     packages = ["ctranslate2", "sacremoses" * moses, splitter.package]
@@ -134,6 +143,7 @@ def translate_py(
                 packages=" ".join(filter(None, packages)),
                 imports=MOSES_IMPORT * moses + splitter.imports,
                 sums=SUMS,
+                files=tuple(files),
             ),
             INT16_MODEL if quantization == "int16" else MODEL,
             MOSES.format(source=pair[0], target=pair[1]) if moses else "",

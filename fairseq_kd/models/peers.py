@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import sys
 from argparse import Action, ArgumentParser, Namespace
 from difflib import get_close_matches
@@ -27,6 +28,7 @@ SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_tar
 FOLLOWING = {  # widths that fairseq derives from another one
     "decoder_embed_dim": ("decoder_input_dim", "decoder_output_dim"),
 }
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 WEIGHTS = "peers"  # the name of the list of peers in the criterion, and so of their weights
 
 
@@ -121,7 +123,7 @@ def _parsed(action: Action, key: str, value: str) -> Any:
         parsed = {"true": True, "false": False}.get(value.lower())
     elif key.endswith(("_layers", "_dim", "_heads")):
         wanted = "a whole number above 0"
-        parsed = int(value) if value.isdecimal() and int(value) > 0 else None
+        parsed = int(value) if WHOLE.fullmatch(value) and int(value) > 0 else None
     elif action.type is float or key.endswith("dropout"):
         wanted = "a number from 0 to below 1" if "drop" in key else "a number"
         parsed = _number(value)
@@ -132,7 +134,7 @@ def _parsed(action: Action, key: str, value: str) -> Any:
         parsed = value if is_plain(key, value) else None
     else:
         wanted = "a whole number" if action.type is int else "what fairseq-train takes"
-        parsed = value if action.type is not int or value.lstrip("-").isdecimal() else None
+        parsed = value if action.type is not int or WHOLE.fullmatch(value) else None
         parsed = int(parsed) if parsed is not None and action.type is int else parsed
     if parsed is None:
         raise ValueError(f"--kd-peer-overrides {key} must be {wanted}, but is {value}.")

@@ -111,6 +111,7 @@ SCHEMAS = {
     FILE: {
         **{"format": int, "teacher": str, "fingerprint": str, "languages": [str]},
         **{"words": int, "topk": int, "part_sentences": int, "dictionaries?": {str: str}},
+        "dtype?": str,
     },
     INDEX: {"data": str, "sentences": int, "table?": str},
 }

@@ -102,7 +102,7 @@ class StoreBuilder:
         sizes = dict(zip(language_pair(self.task), map(len, sides), strict=True))
         for subset in subsets:
             check_subset(Path(data), subset, sizes)
-        self._claim(teacher)
+        self._claim(teacher, dtype)
         self.store = TeacherStore(out)
         self.dtype = self.store.dtype
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,10 +110,11 @@ class StoreBuilder:
         self.teacher.follow(model)
         self.teacher_path, self.teacher_dtype = teacher, dtype
 
-    def _claim(self, teacher: str) -> None:
+    def _claim(self, teacher: str, dtype: str) -> None:
         """Writes the identity of the store, or compares it with that of an earlier run.
 
         A store of format 1 is continued in that format. Damaged dictionaries are written again.
+        Earlier versions kept no ``dtype``; their stores are continued in any.
         """
         identity = {
             "format": FORMAT,
@@ -123,19 +124,21 @@ class StoreBuilder:
             "words": self.vocab_size,
             "topk": self.topk,
             "part_sentences": self.part_sentences,
+            "dtype": dtype,
         }
         path = self.out / FILE
         if not path.is_file():
             make_folder(self.out)
             with contextlib.suppress(FileExistsError):  # by another shard
                 write_json(path, identity, new=True)
-        earlier = TeacherStore(self.out).identity
+        earlier = {"dtype": dtype, **TeacherStore(self.out).identity}
         for key, what in (
             ("fingerprint", f"from another teacher, {earlier['teacher']}"),
             ("topk", f"with --topk {earlier['topk']}"),
             ("languages", f"for {'-'.join(earlier['languages'])}"),
             ("words", f"for a dictionary of {earlier['words']} tokens"),
             ("part_sentences", f"with --part-sentences {earlier['part_sentences']}"),
+            ("dtype", f"with --dtype {earlier['dtype']}"),
         ):
             if earlier[key] != identity[key]:
                 raise ValueError(

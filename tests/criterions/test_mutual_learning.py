@@ -333,6 +333,10 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-peer-overrides", "lr=0.1"],
         ),
         (
+            "--kd-peer-overrides quant_noise_pq_block_size must be a whole number, but is --5.",
+            ["--kd-peer-overrides", "quant_noise_pq_block_size=--5"],
+        ),
+        (
             "--kd-peer-overrides decoder_layers must be a whole number above 0, but is 0.",
             ["--kd-peer-overrides", "decoder_layers=0"],
         ),

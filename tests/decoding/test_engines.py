@@ -14,10 +14,11 @@ from torch.backends import cpu
 from translations import binarised, content, hypotheses
 
 from fairseq_kd.decoding import engine_choice
-from fairseq_kd.decoding.conversion import namespace_of
+from fairseq_kd.decoding.conversion import _damage, namespace_of
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.distilled_data.training_set import PairWriter
+from fairseq_kd.hashes import write_sums
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 ISA = "CT2_FORCE_CPU_ISA"
@@ -47,6 +48,19 @@ def test_ctranslate2_and_both_ways_of_fairseq_give_the_same_text(
         assert ours.tokens == theirs.tokens == text
         assert theirs.score == pytest.approx(score, abs=1e-3)
         assert ours.score == pytest.approx(score, abs=0.01)  # it leaves out an end that comes first
+
+
+def test_sums_that_do_not_name_every_file_of_a_conversion_are_damaged(tmp_path):
+    for name in ("float32/model.bin", "int8/model.bin", "int8/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    write_sums(tmp_path)
+    sums = tmp_path / "SHA256SUMS"
+    lines = sums.read_text().splitlines(keepends=True)
+    assert _damage(tmp_path) is None
+    for left_out in range(len(lines)):
+        sums.write_text("".join(lines[:left_out] + lines[left_out + 1 :]))
+        assert _damage(tmp_path) == f"{sums} is damaged"
 
 
 def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tmp_path, capsys):

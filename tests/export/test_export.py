@@ -17,6 +17,7 @@ from fairseq_kd.export.card import Licences, Measured, MeasurementSetup
 from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage
+from fairseq_kd.hashes import write_sums
 from fairseq_kd.locks import lock_beside, locked
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
@@ -63,6 +64,36 @@ def test_a_byte_that_is_no_utf8_costs_its_own_line_alone(exported, tmp_path):
     command = f"{sys.executable} {exported}/translate.py < {tmp_path}/text"
     done = run("bash", "-c", command, env={"LC_ALL": "C", "PYTHONUTF8": "0"})
     assert len(done.stdout.splitlines()) == 3
+
+
+SPOILT_SUMS = {
+    "sums cut off": (
+        ("SHA256SUMS", 40),
+        "SHA256SUMS is missing or damaged: it must name model.bin.",
+    ),
+    "empty sums": (("SHA256SUMS", 0), "SHA256SUMS is missing or damaged: it must name model.bin."),
+    "no sums": (("SHA256SUMS", None), "SHA256SUMS is missing or damaged: it must name model.bin."),
+    "no model": (("model.bin", None), "model.bin is missing."),
+    "half a model": (("model.bin", 9), "model.bin is damaged: its hash differs from SHA256SUMS."),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT_SUMS)
+def test_a_lost_or_shortened_file_of_an_export_is_named(tmp_path, kind):
+    (name, size), message = SPOILT_SUMS[kind]
+    (tmp_path / "model.bin").write_bytes(bytes(18))
+    write_sums(tmp_path)
+    program = translate_py(("es", "en"), "none", "none", "int8", Search(), (9, 9))
+    checks = program.partition("model = ")[0].replace("import ctranslate2\n", "")
+    exec(checks, {"__file__": str(tmp_path / "translate.py")})
+    path = tmp_path / name
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(SystemExit) as told:
+        exec(checks, {"__file__": str(tmp_path / "translate.py")})
+    assert told.value.code == f"{tmp_path}/{message} Copy it again."
 
 
 @pytest.mark.parametrize("name", ["model.bin", "codes"])

@@ -162,6 +162,7 @@ def test_swapped_parts_are_refused(build, tmp_path):
     [
         ({"topk": 9}, "with --topk 8"),
         ({"part_sentences": 8}, "with --part-sentences 5"),
+        ({"dtype": "bfloat16"}, "with --dtype float32"),
     ],
 )
 def test_another_store_is_not_written_into(store, build, changed, reason):
