@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -77,7 +78,7 @@ def find_training_runs(folder: Path) -> List[TrainingRun]:
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist. Give the folder of a training.")
     logs = [folder] if folder.is_file() else [folder / FILE] if (folder / FILE).is_file() else []
-    logs = logs or sorted(folder.glob(f"*/{FILE}"))
+    logs = logs or sorted(filter(Path.is_file, folder.glob(f"*/{FILE}")))
     if not logs:
         raise FileNotFoundError(
             f"{folder} holds no {FILE}, nor does a folder in it. Give the --save-dir of fairseq-kd "
@@ -154,11 +155,16 @@ def _teacher(path: Path, flags: Flags) -> Optional[TrainingLog]:
 def _outputs(folder: Path) -> Dict[str, List[str]]:
     """Translations by ``fairseq-generate`` in the folder, and by ``fairseq-kd evaluate``."""
     found: Dict[str, List[str]] = {}
-    for path in sorted(folder.glob("generate-*.txt")):
-        found[path.name] = generated_translations(path)
-    for path in sorted((folder.parent / "translations").glob("*.txt")):
-        if path.name.partition(".")[0] == folder.name:
-            found[path.name] = list(lines_of(str(path)))
+    generated = sorted(folder.glob("generate-*.txt"))
+    texts = sorted((folder.parent / "translations").glob("*.txt"))
+    texts = [path for path in texts if path.name.partition(".")[0] == folder.name]
+    for path in filter(Path.is_file, [*generated, *texts]):  # neither folders nor pipes
+        try:
+            text = generated_translations(path) if path in generated else list(lines_of(str(path)))
+        except ValueError as error:  # no text
+            print(f"not diagnosed: {error}", file=sys.stderr)
+        else:
+            found[path.name] = text
     return found
 
 

@@ -336,6 +336,8 @@ def _mapped(path: Path) -> np.ndarray:
         ValueError: it is missing, cut off, or another file.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
         return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TokenError) as error:
         raise ValueError(f"{path} is missing or cut off. {AGAIN}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import copy_dictionaries
+from harness import Setup, copy_dictionaries
 from hostile_files import Intruder
 from refusals import WORD_KD, refuses
 
@@ -197,3 +197,12 @@ def test_a_teacher_that_inferred_its_language_pair_teaches(setup, edited):
 
     distilling = setup(*WORD_KD, "--kd-teacher", edited(forget))
     assert distilling.criterion(distilling.model, distilling.batch(0))[2]["kd_loss"] > 0
+
+
+@pytest.mark.parametrize("subset", ["train", "valid"])
+def test_damaged_data_are_named_before_the_first_update(data, teacher, tmp_path, subset):
+    copied = shutil.copytree(data, tmp_path / "bin")
+    path = Path(copied) / f"{subset}.es-en.es.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=f"^{path} is cut off or damaged: it has "):
+        Setup(str(copied), *WORD_KD, "--kd-teacher", teacher)

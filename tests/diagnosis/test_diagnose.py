@@ -4,6 +4,7 @@ The logs were made by runs.sh and recorded by record.py, both beside this file.
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -188,6 +189,19 @@ def test_the_folder_one_stands_in_and_translations_that_are_not_complete(tmp_pat
     (training,) = find_training_runs(Path())
     assert training.name == "student"
     assert [finding.name for finding in findings(training)] == ["collapse to one token"]
+
+
+def test_what_is_no_text_among_the_translations_is_passed_over(tmp_path, capsys):
+    student = shutil.copytree(LOGS / "student", tmp_path / "student")
+    os.mkfifo(student / "generate-pipe.txt")
+    (student / "generate-folder.txt").mkdir()
+    (student / "generate-test.txt").write_bytes(b"D-0\t-1\t\xff\n")
+    (tmp_path / "other").mkdir()
+    os.mkfifo(tmp_path / "other" / "train.log")
+    (training,) = find_training_runs(tmp_path)
+    assert training.outputs == {}
+    told = capsys.readouterr().err
+    assert told.startswith(f"not diagnosed: {student}/generate-test.txt, line 1, is not UTF-8: ")
 
 
 def test_another_teacher_where_one_stands_is_not_looked_at(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 
@@ -19,6 +20,7 @@ from fairseq_kd.teachers.store import (
     UNCHECKED,
     TeacherStore,
     largest_id,
+    open_part,
     pack,
     write_array,
 )
@@ -357,3 +359,10 @@ def test_the_temperature_of_a_store_among_several_teachers_is_its_own(store, tea
     text = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is 0.4 at the"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         Setup(data, *flags, "2,0.4")
+
+
+def test_a_pipe_in_the_place_of_a_part_is_not_waited_for(tmp_path):
+    path = tmp_path / "00000.npy"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=rf"^{path} is missing or cut off\. Run the fairseq-kd"):
+        open_part(path, np.dtype("u1"), 1)
