@@ -9,7 +9,7 @@ from stores import build, rewrite
 
 from fairseq_kd.hashes import sha256_of
 from fairseq_kd.teachers import longest_sentences
-from fairseq_kd.teachers.stored import check_left_out
+from fairseq_kd.teachers.store import TeacherStore
 
 STORED = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--train-subset", "valid"]
 
@@ -144,27 +144,35 @@ def test_a_sentence_that_the_store_does_not_know(setup, store):
             stored.criterion(stored.model, sample)
 
 
-def test_a_sentence_that_the_teacher_could_not_read_is_told_of_at_once(setup, store):
-    made = setup(*STORED, "--kd-store", store, "--max-target-positions", "1000")
-    sizes = made.dataset.src_sizes, made.dataset.tgt_sizes
-    lengths = made.criterion.teachers[0].subsets[0].sentences["length"].copy()
+def test_a_sentence_that_the_teacher_could_not_read_is_told_of_at_once(setup, store, monkeypatch):
+    whole = setup(*STORED, "--kd-store", store)
+    sizes = whole.dataset.src_sizes, whole.dataset.tgt_sizes
     longest = int(sizes[0].argmax())
     source, target = (int(each[longest]) for each in sizes)
-    lengths[longest] = 0
+    opened = TeacherStore.subset
+
+    def shorter(self, name):
+        subset = opened(self, name)
+        subset.sentences = subset.sentences.copy()
+        subset.sentences["length"][longest] = 0
+        return subset
+
+    monkeypatch.setattr(TeacherStore, "subset", shorter)
     message = (
-        f"S must hold all sentences that the training reads, but lacks 1 of valid, of up to "
-        f"{source} source and {target} target tokens: its teacher reads fewer than "
-        "--max-source-positions 1000 or --max-target-positions 1000. Train with those of the "
+        f"--kd-store {store} must hold all sentences that the training reads, but lacks 1 of "
+        f"valid, of up to {source} source and {target} target tokens: its teacher reads fewer than "
+        f"--max-source-positions {source} or --max-target-positions {target}. Train with those of "
     )
-    limits = longest_sentences(made.criterion.cfg, made.task, "valid")
-    assert limits == (1000, 1000)  # of them --max-tokens
-    assert longest_sentences(made.criterion.cfg, made.task, "test") == (1024, 1000)
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        check_left_out("S", "valid", lengths, made.task, limits)
-    check_left_out("S", "valid", lengths, made.task, (source - 1, 1000))
-    check_left_out("S", "valid", lengths, made.task, (1000, target - 1))
-    lengths[longest] = target
-    check_left_out("S", "valid", lengths, made.task, limits)
+    flags = ["--kd-store", store, "--max-source-positions"]
+    refuses(setup, message, *flags, source, "--max-target-positions", target)
+    setup(*STORED, *flags, source - 1)
+    setup(*STORED, *flags, source, "--max-target-positions", target - 1)
+
+
+def test_what_a_training_reads_is_limited_by_its_tokens_in_a_batch(setup, store):
+    made = setup(*STORED, "--kd-store", store, "--max-target-positions", "900")
+    limits = [longest_sentences(made.criterion.cfg, made.task, each) for each in ("valid", "test")]
+    assert limits == [(1000, 900), (1024, 900)]  # valid is the training set, of --max-tokens 1000
 
 
 def test_a_teacher_and_a_store(setup, store, teacher):
