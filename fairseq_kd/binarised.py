@@ -1,12 +1,14 @@
 """Checks what fairseq-preprocess wrote before fairseq opens it, so that a damaged file is named."""
 
+import contextlib
 import re
 import struct
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Mapping
 
 import numpy as np
 from fairseq.data import indexed_dataset
+from fairseq.utils import split_paths
 
 MMAP = indexed_dataset.MMapIndexedDataset.Index._HDR_MAGIC
 OTHERS = {  # magics, versions and counts of --dataset-impl lazy and cached, and of huffman
@@ -41,6 +43,27 @@ def check_subset(folder: Path, subset: str, words: Mapping[str, int]) -> None:
                 raise FileNotFoundError(f"{folder / prefix}{language}.bin is missing. {AGAIN}")
     if not prefixes:
         raise FileNotFoundError(f"{folder} holds no {subset} of {' and '.join(words)}.")
+
+
+def check_training(dataset: Any, task: Any) -> None:
+    """Refuses damage in what a training reads; what is missing, fairseq names itself.
+
+    Args:
+        dataset: the flags of the data.
+        task: with languages, dictionaries and folders.
+
+    Raises:
+        ValueError: as ``check_side``.
+    """
+    sizes = {
+        task.cfg.source_lang: len(task.source_dictionary),
+        task.cfg.target_lang: len(task.target_dictionary),
+    }
+    validated = [] if dataset.disable_validation else dataset.valid_subset.split(",")
+    for folder in split_paths(task.cfg.data):
+        for subset in [dataset.train_subset, *validated]:
+            with contextlib.suppress(FileNotFoundError):
+                check_subset(Path(folder), subset, sizes)
 
 
 def check_side(path: Path, words: int) -> bool:

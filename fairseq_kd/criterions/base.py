@@ -11,6 +11,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
+from fairseq_kd.binarised import check_training
 from fairseq_kd.criterions.observers import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
 
@@ -93,11 +94,19 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         )
         self.check_flags(cfg)
         self.cfg = cfg
+        self.check_data(cfg, task)
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
         """Refuses flags that are wrong whatever the models are, before any model is read."""
         raise NotImplementedError
+
+    @staticmethod
+    def check_data(cfg: Any, task: FairseqTask) -> None:
+        """Refuses damaged data before any model is read, if the task has one pair of languages."""
+        dataset = getattr(cfg._get_root(), "dataset", None)
+        if dataset is not None and getattr(task.cfg, "source_lang", None):
+            check_training(dataset, task)
 
     def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
         """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""

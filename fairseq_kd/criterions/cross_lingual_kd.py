@@ -127,6 +127,7 @@ class CrossLingualKDCriterion(IntermediateCriterion):
                 "Train with --task pivot_translation and --kd-pivot-lang."
             )
         super().__init__(cfg, task)
+        self.check_data(cfg, self.teacher_task(task))
         self.pivot_padding_idx = task.pivot_dictionary.pad()
 
     @classmethod

@@ -1,17 +1,12 @@
 """Soft targets of teachers: of a model that runs, or of a store, behind one interface."""
 
-import contextlib
 import os
-from pathlib import Path
 from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 from fairseq.tasks import FairseqTask
-from fairseq.utils import split_paths
 from torch import Tensor, nn
 
-from fairseq_kd.binarised import check_subset
 from fairseq_kd.losses import SoftTargets
-from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.teachers.live import DTYPES, LiveTeacher
 from fairseq_kd.teachers.stored import StoredTeacher
 
@@ -43,20 +38,9 @@ def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
     running = [
         LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in _paths(cfg.kd_teacher)
     ]
-    _check_data(task, subsets)
     limits = [longest_sentences(cfg, task, subset) for subset in subsets]
     stored = [StoredTeacher(path, task, subsets, limits) for path in _paths(cfg.kd_store)]
     return [*running, *stored]
-
-
-def _check_data(task: FairseqTask, subsets: List[str]) -> None:
-    """Refuses data that are cut off or damaged; what is missing, fairseq names itself."""
-    sides = (task.source_dictionary, task.target_dictionary)
-    sizes = dict(zip(language_pair(task), map(len, sides), strict=True))
-    for folder in split_paths(task.cfg.data):
-        for subset in subsets:
-            with contextlib.suppress(FileNotFoundError):
-                check_subset(Path(folder), subset, sizes)
 
 
 def longest_sentences(cfg: Any, task: FairseqTask, subset: str) -> Tuple[int, int]:

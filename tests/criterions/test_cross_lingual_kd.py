@@ -231,3 +231,11 @@ def test_without_alignments_of_every_set_linked_positions_are_refused(
     with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         Setup(str(data), *CROSS, *flags)
     Setup(str(data), *CROSS, *flags, "--disable-validation")
+
+
+@pytest.mark.parametrize("side", ["es-en.es", "xx-en.xx"])
+def test_damaged_data_of_either_side_are_named(three_way, teacher, tmp_path, side):
+    path = shutil.copytree(three_way, tmp_path / "bin") / f"valid.{side}.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=f"^{path} is cut off or damaged: it has "):
+        Setup(str(path.parent), *CROSS, "--kd-teacher", teacher)

@@ -2,10 +2,13 @@
 
 import math
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from fairseq.logging import metrics
+from harness import Setup
 
 from fairseq_kd.criterions import MutualLearningCriterion
 
@@ -365,3 +368,11 @@ def test_each_peer_may_have_its_own_size(mutual):
 def test_refusals(mutual, message, flags):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         mutual(*flags)
+
+
+def test_damaged_data_are_named_before_the_first_update(data, tmp_path):
+    copied = shutil.copytree(data, tmp_path / "bin")
+    path = Path(copied) / "train.es-en.en.idx"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=f"^{path} is cut off or damaged. Binarise the data again"):
+        Setup(str(copied), "--criterion", "mutual_learning")
