@@ -173,9 +173,9 @@ def check_left_out(
     if len(read):
         raise ValueError(
             f"{called} must hold all sentences that the training reads, but lacks {len(read):,} of "
-            f"{name}, of up to {read[:, 0].max()} source and {read[:, 1].max()} target tokens: its "
-            f"teacher reads fewer than --max-source-positions {longest[0]} or "
-            f"--max-target-positions {longest[1]}. Train with those of the teacher."
+            f"{name}, of up to {read[:, 0].max()} source and {read[:, 1].max()} target tokens, "
+            "which its teacher could not read. Train with --max-source-positions and "
+            "--max-target-positions of the teacher."
         )
 
 

@@ -160,8 +160,8 @@ def test_a_sentence_that_the_teacher_could_not_read_is_told_of_at_once(setup, st
     monkeypatch.setattr(TeacherStore, "subset", shorter)
     message = (
         f"--kd-store {store} must hold all sentences that the training reads, but lacks 1 of "
-        f"valid, of up to {source} source and {target} target tokens: its teacher reads fewer than "
-        f"--max-source-positions {source} or --max-target-positions {target}. Train with those of "
+        f"valid, of up to {source} source and {target} target tokens, which its teacher could not "
+        "read. Train with --max-source-positions and --max-target-positions of the teacher."
     )
     flags = ["--kd-store", store, "--max-source-positions"]
     refuses(setup, message, *flags, source, "--max-target-positions", target)
