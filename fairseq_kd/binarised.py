@@ -1,4 +1,4 @@
-"""Checks what fairseq-preprocess wrote before fairseq opens it, so that a damaged file is named."""
+"""Checks the files of fairseq-preprocess before fairseq opens them, and names a damaged one."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""Commands that end, with all that they start, no later than the process that started them.
+"""Child processes that end, with all that they start, no later than this process.
 
 Linux ends a child with its parent where the child requests it, but not what that child starts in
 sessions of its own, as torchrun does with its workers. So a supervisor stands between this process

@@ -1,4 +1,4 @@
-"""The command ``fairseq-kd VERB``; every verb has its own ``--help``."""
+"""The command ``fairseq-kd COMMAND``; every command has its own ``--help``."""
 
 import argparse
 import os
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq_kd.child_process import Terminated, end_on_signals
-from fairseq_kd.flag_types import Range, Several, with_range
-from fairseq_kd.names import on_terminal
-from fairseq_kd.verbs import (
+from fairseq_kd.commands import (
     diagnose,
     distill_data,
     evaluate,
@@ -28,20 +26,22 @@ from fairseq_kd.verbs import (
     store_merge,
     translate,
 )
-from fairseq_kd.write_errors import explained, writing
+from fairseq_kd.files.names import on_terminal
+from fairseq_kd.files.write_errors import explained, writing
+from fairseq_kd.flag_types import Range, Several, with_range
 
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
-INSTALL = "README.md says what the verbs need; scripts/setup.sh installs all of it."
-VERBS = (  # in the order of --help
+INSTALL = "README.md says what the commands need; scripts/setup.sh installs all of it."
+SUBCOMMANDS = (  # in the order of --help
     *(plan, inherit, store, translate, distill_data, extract_peer, progressive, stage, step),
     *(diagnose, evaluate, export, flags),
     *(merge, store_merge),  # run by the commands above unless shards lie on several machines
 )
 
 
-class VerbHelp(argparse.HelpFormatter):
+class CommandHelp(argparse.HelpFormatter):
     """Help that shows the range of every number."""
 
     def _get_help_string(self, action: argparse.Action) -> Optional[str]:
@@ -51,7 +51,7 @@ class VerbHelp(argparse.HelpFormatter):
         return with_range(text, action.type)
 
 
-class VerbParser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """A command line that may end in ``--`` and words for another program, also behind flags.
 
     argparse alone finds no words after ``--`` for ``[WORD ...]`` if a flag stands between a
@@ -64,7 +64,7 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(
         self, *args: Any, formatter_class: type = argparse.HelpFormatter, **kwargs: Any
     ) -> None:
-        shows_ranges = type("VerbHelp", (VerbHelp, formatter_class), {})
+        shows_ranges = type("CommandHelp", (CommandHelp, formatter_class), {})
         super().__init__(*args, formatter_class=shows_ranges, allow_abbrev=False, **kwargs)
 
     def parse_known_args(
@@ -82,7 +82,7 @@ class VerbParser(argparse.ArgumentParser):
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Runs a verb; a mistake of the user's ends in one sentence and status 2.
+    """Runs a command; a mistake of the user's ends in one sentence and status 2.
 
     A signal that ends the process does so in one sentence, too, with status 128 and its number.
 
@@ -110,16 +110,18 @@ def main(argv: Optional[List[str]] = None) -> int:
         told = explained(error, getattr(args, "out", None), args.kept)
         if told is None and isinstance(error, RuntimeError):
             raise
-        print(f"fairseq-kd {args.verb}: {on_terminal(told or error)}", file=sys.stderr)
+        print(f"fairseq-kd {args.subcommand}: {on_terminal(told or error)}", file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"fairseq-kd {args.verb}: {on_terminal(error)}. {INSTALL}", file=sys.stderr)
+        print(f"fairseq-kd {args.subcommand}: {on_terminal(error)}. {INSTALL}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as ended:
         number = ended.number if isinstance(ended, Terminated) else signal.SIGINT
         how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
         with suppress(OSError):  # the terminal may be gone
-            print(f"\nfairseq-kd {args.verb}: {how}; the same command goes on", file=sys.stderr)
+            print(
+                f"\nfairseq-kd {args.subcommand}: {how}; the same command goes on", file=sys.stderr
+            )
         return 128 + number
 
 
@@ -138,12 +140,14 @@ def _open_standard_streams() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of all verbs."""
+    """The command line of all commands."""
     top = argparse.ArgumentParser(prog="fairseq-kd", description=DESCRIPTION)
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=VerbParser)
-    for verb in VERBS:
-        verb.add_parser(verbs)
-    top.set_defaults(parser=top)  # for the verb that tries the command lines of others
+    subcommands = top.add_subparsers(
+        dest="subcommand", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
+    for subcommand in SUBCOMMANDS:
+        subcommand.add_parser(subcommands)
+    top.set_defaults(parser=top)  # for the command that tries the command lines of others
     top.set_defaults(kept="what was there before is as it was")
     return top
 

@@ -1,4 +1,4 @@
-"""Dictionaries of fairseq from files, or what is wrong with them."""
+"""Reads fairseq's dictionary files, or names what is wrong with them."""
 
 from pathlib import Path
 

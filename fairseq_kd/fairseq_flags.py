@@ -1,4 +1,4 @@
-"""The ranges of the numbers that fairseq-train takes, which fairseq itself does not check."""
+"""Ranges of the numeric flags of fairseq-train, which fairseq itself does not check."""
 
 from argparse import Namespace
 from dataclasses import MISSING

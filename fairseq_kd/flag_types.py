@@ -1,4 +1,4 @@
-"""The values that a flag may have: numbers in a range, names, one line of text, paths.
+"""Types of flag values: numbers in a range, names, one line of text, paths.
 
 They are the types of the flags on the command line, and of variables of the environment. A
 ``Range`` also stands in the metadata of a criterion's field, whose value is checked against it

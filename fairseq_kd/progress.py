@@ -1,4 +1,4 @@
-"""The line that shows how far a long work is, how fast, and when it ends.
+"""The progress line: how far a long job is, how fast, and when it ends.
 
 On a terminal it is rewritten in place; in a log there is a new one every 15 seconds, or as many as
 ``FAIRSEQ_KD_LOG_SECONDS`` says.

@@ -1,4 +1,4 @@
-"""Whoever imports this hears no more of what libraries tell of themselves.
+"""Silences the notices that libraries print when they are imported.
 
 It is for processes of ``fairseq-kd``, whose terminal shows progress and results. fairseq lets all
 loggers speak once it is imported, and torch warns of how fairseq masks attention.

@@ -1,4 +1,4 @@
-"""The figures in what ``fairseq-train --log-format json`` prints."""
+"""Reads the figures that ``fairseq-train --log-format json`` prints."""
 
 import json
 import math

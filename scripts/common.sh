@@ -101,7 +101,7 @@ plain_languages() { # plain_languages LANGUAGE...: refuses what is no name, as i
   python -I - "$root" "$@" << 'END' || exit
 import sys
 sys.path.insert(0, sys.argv[1])
-from fairseq_kd.names import plain_languages
+from fairseq_kd.files.names import plain_languages
 try:
     plain_languages(sys.argv[2:], "The command line")
 except ValueError as error:
@@ -118,7 +118,7 @@ hold() { # hold FOLDER/LOCK: every process started here holds it, so nothing tha
   flock --nonblock 9 || { say "waiting for what is still running in $(realpath "$(dirname "$1")")"; flock 9; }
 }
 
-mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/whole_files.py
+mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/files/whole_files.py
 
 left_by_us() { # left_by_us FOLDER: whether it is a temporary one of ours, with nothing in it that begin does not put there
   [[ ! -L $1 && ! -L $1/$mark && -f $1/$mark ]] &&

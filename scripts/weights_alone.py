@@ -15,11 +15,11 @@ from typing import Any, Dict, List
 import torch
 from omegaconf import OmegaConf
 
-from fairseq_kd.checkpoints import read_model
-from fairseq_kd.stored_weights import NO_WEIGHTS
-from fairseq_kd.updates import updates_of
-from fairseq_kd.whole_files import check_new_file, written_whole
-from fairseq_kd.write_errors import explained
+from fairseq_kd.checkpoints.reading import read_model
+from fairseq_kd.checkpoints.updates import updates_of
+from fairseq_kd.checkpoints.weights import NO_WEIGHTS
+from fairseq_kd.files.whole_files import check_new_file, written_whole
+from fairseq_kd.files.write_errors import explained
 
 KEPT = ("_name", "common", "criterion", "model", "optimization", "task")  # of the options
 PLACE = re.compile(r"(?<![\w.])/\w")  # an absolute path in a text

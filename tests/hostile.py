@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from harness import copy_dictionaries
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 
 MARK = "ran-code-of-a-file"  # the file that such code makes in the current folder
 CODE = f"__import__('os').system('touch {MARK}')"

@@ -10,7 +10,7 @@ import torch
 from hostile import CODES
 
 from fairseq_kd import cli
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 
 
 class Intruder:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.losses import TopK
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import store as files

@@ -32,7 +32,7 @@ LEGAL_TYPES = {  # of the flags that take text, by their types
     split_name: TEXT - {"-inf", "-1"},
     split_names: TEXT - {"-inf", "-1"},
 }
-LEGAL = {  # of numbers and their like, by verb and flag
+LEGAL = {  # of numbers and their like, by command and flag
     ("inherit", "--encoder-layers"): {"0"},
     ("inherit", "--decoder-layers"): {"0"},
     ("plan", "--parameters"): {str(2**63)},
@@ -51,12 +51,12 @@ LEGAL = {  # of numbers and their like, by verb and flag
     ("distill-data", "--max-duplicates"): {"inf", "0"},
 }
 FOR_OTHERS = ("model_flags", "snakemake_flags", "command")  # words after --, which others read
-VERBS = cli.parser()._subparsers._group_actions[0].choices
+SUBCOMMANDS = cli.parser()._subparsers._group_actions[0].choices
 FLAGS = [
-    (verb, action)
-    for verb, parser in VERBS.items()
+    (subcommand, action)
+    for subcommand, parser in SUBCOMMANDS.items()
     for action in parser._actions
-    if action.nargs != 0 and action.dest not in FOR_OTHERS and verb != "distil-data"
+    if action.nargs != 0 and action.dest not in FOR_OTHERS and subcommand != "distil-data"
 ]
 
 
@@ -64,27 +64,27 @@ def name_of(action):
     return (action.option_strings or [action.metavar or action.dest])[0]
 
 
-def named(verb_and_action):
-    verb, action = verb_and_action
-    return f"{verb} {name_of(action)}"
+def named(command_and_action):
+    subcommand, action = command_and_action
+    return f"{subcommand} {name_of(action)}"
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=named)
 def test_a_command_refuses_bad_values_in_one_sentence_that_names_the_flag(flag, capsys):
-    verb, action = flag
+    subcommand, action = flag
     name = name_of(action)
-    positional = [each for each in VERBS[verb]._actions if not each.option_strings]
-    legal = LEGAL.get((verb, name), LEGAL_TYPES.get(action.type, set()))
+    positional = [each for each in SUBCOMMANDS[subcommand]._actions if not each.option_strings]
+    legal = LEGAL.get((subcommand, name), LEGAL_TYPES.get(action.type, set()))
     for value in BAD:
         if value in legal:
-            assert VERBS[verb]._get_value(action, value) is not None
+            assert SUBCOMMANDS[subcommand]._get_value(action, value) is not None
             continue
         if action in positional:
             words = [*["x"] * positional.index(action), value]
         else:
             words = [f"{name}={value}"]
         with pytest.raises(SystemExit):
-            VERBS[verb].parse_known_args(words)
+            SUBCOMMANDS[subcommand].parse_known_args(words)
         told = capsys.readouterr().err.strip().splitlines()[-1]
         shown = re.escape(value if value and "\n" not in value else repr(value))
         must = rf"it must be .*, but is {shown}" if action.choices is None else "invalid choice: "
@@ -93,10 +93,10 @@ def test_a_command_refuses_bad_values_in_one_sentence_that_names_the_flag(flag, 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=named)
 def test_the_help_of_a_number_tells_its_range(flag):
-    verb, action = flag
+    subcommand, action = flag
     assert action.type not in (int, float, str), "give it a Range or a type of flag_types"
     if isinstance(action.type, (Range, Several)):
-        assert str(action.type) in " ".join(VERBS[verb].format_help().split())
+        assert str(action.type) in " ".join(SUBCOMMANDS[subcommand].format_help().split())
 
 
 # ---- the flags of a model, after --

@@ -29,7 +29,7 @@ WHOLE = 8  # the starter, its supervisor, two of bash, four sleeps
 STARTER = """\
 import sys
 from fairseq_kd import child_process, cli
-from fairseq_kd.verbs import merge
+from fairseq_kd.commands import merge
 def run(args):
     with child_process.child(["bash", "-c", args.folder.read_text()]) as process:
         return process.wait()
@@ -40,7 +40,7 @@ WORKERS = """\
 import functools, sys, time
 from fairseq_kd import cli
 from fairseq_kd.worker_processes import in_processes
-from fairseq_kd.verbs import merge
+from fairseq_kd.commands import merge
 def run(args):
     return len(list(in_processes([functools.partial(time.sleep, 300)] * 8, 2)))
 merge.run = run

@@ -11,7 +11,7 @@ from harness import TRAINING, USER_DIR, Setup
 from three_languages import PIVOT
 from trained import train_on_two_workers
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.training_log import figures
 
 CROSS = ["--criterion", "cross_lingual_kd", "--label-smoothing", "0.1", *PIVOT]

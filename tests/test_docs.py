@@ -99,7 +99,15 @@ def test_the_table_of_architectures_is_current():
 
 def test_help_is_there_for_the_command_and_every_verb(capsys):
     assert "usage: fairseq-kd" in run("python", "-m", "fairseq_kd.cli", "--help").stdout
-    for verb in ("flags", "stage", "evaluate", "export", "diagnose", "inherit", "extract-peer"):
+    for subcommand in (
+        "flags",
+        "stage",
+        "evaluate",
+        "export",
+        "diagnose",
+        "inherit",
+        "extract-peer",
+    ):
         with pytest.raises(SystemExit):
-            cli.main([verb, "--help"])
-        assert f"usage: fairseq-kd {verb}" in capsys.readouterr().out
+            cli.main([subcommand, "--help"])
+        assert f"usage: fairseq-kd {subcommand}" in capsys.readouterr().out

@@ -19,8 +19,8 @@ from fairseq_kd.decoding.decode import agree_on, read_settings, settings_id
 from fairseq_kd.decoding.hypothesis_files import Hypothesis, lines_of, write_shard
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.diagnosis.training_run import generated_translations
-from fairseq_kd.hashes import sha256_of
-from fairseq_kd.json_files import sealed
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.json_files import sealed
 from fairseq_kd.shard import Shard
 
 AGAIN = "Binarise the data again"

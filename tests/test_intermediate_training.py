@@ -11,7 +11,7 @@ from harness import PAIR, TRAINING, USER_DIR, Setup
 from trained import train_on_two_workers
 
 from fairseq_kd import cli
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 
 LARGE = ["--encoder-layers", "3", "--decoder-layers", "2", "--encoder-embed-dim", "24"]
 LARGE += ["--decoder-embed-dim", "24", "--encoder-attention-heads", "3"]

@@ -11,7 +11,7 @@ from harness import PAIR, TRAINING, Setup
 from trained import train_on_two_workers
 
 from fairseq_kd import cli
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.training_log import figures
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]

@@ -8,12 +8,19 @@ from pathlib import Path
 
 from harness import ENVIRONMENT, ROOT
 
-from fairseq_kd.json_files import sealed
+from fairseq_kd.files.json_files import sealed
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.workflow import Step, Workflow, write_workflow
 
 # Appends what its input held to its output, a line at a time; killed, it goes on where it was.
+TEACHER = """\
+teacher:
+  arch: transformer
+  train: {encoder-layers: 4, encoder-embed-dim: 64, encoder-attention-heads: 4,
+    decoder-layers: 4, decoder-embed-dim: 64, decoder-attention-heads: 4,
+    encoder-ffn-embed-dim: 128, decoder-ffn-embed-dim: 128}
+"""
 SLOWLY = """\
 set -eu
 mkdir -p "$(dirname "$2")"

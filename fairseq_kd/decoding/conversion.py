@@ -31,14 +31,14 @@ from ctranslate2.specs.model_spec import NumpyVariable, Variable, visit_spec
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_kd.checkpoints import options_of, read_checkpoint
+from fairseq_kd.checkpoints.options import UNOPENED, unopened_files
+from fairseq_kd.checkpoints.reading import options_of, read_checkpoint
 from fairseq_kd.decoding.engine import EngineUnavailableError
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
-from fairseq_kd.hashes import SUMS, first_damaged, read_sums, write_sums
-from fairseq_kd.stored_options import UNOPENED, unopened_files
-from fairseq_kd.whole_files import make_folder
-from fairseq_kd.write_errors import writing
+from fairseq_kd.files.hashes import SUMS, first_damaged, read_sums, write_sums
+from fairseq_kd.files.whole_files import make_folder
+from fairseq_kd.files.write_errors import writing
 
 FLOAT32, INT8 = "float32", "int8"
 WEIGHTS = {f"{name}/model.bin" for name in (FLOAT32, INT8)}

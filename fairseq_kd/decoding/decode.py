@@ -31,12 +31,12 @@ from fairseq_kd.decoding.hypothesis_files import (
 from fairseq_kd.decoding.journal import Journal
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
-from fairseq_kd.json_files import digest_of, read_json, sealed
-from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.files.json_files import digest_of, read_json, sealed
+from fairseq_kd.files.locks import lock_beside, locked
+from fairseq_kd.files.whole_files import check_vacant, make_folder, own_file, written_whole
+from fairseq_kd.files.write_errors import writing
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
-from fairseq_kd.whole_files import check_vacant, make_folder, own_file, written_whole
-from fairseq_kd.write_errors import writing
 
 Settings = Dict[str, Any]
 FILE, LOCK = "decoding.json", ".lock"

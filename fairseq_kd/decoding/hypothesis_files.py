@@ -21,8 +21,8 @@ from typing import Container, Iterable, Iterator, List, NamedTuple, Optional, Se
 
 import numpy as np
 
+from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.shard import MOST, Shard
-from fairseq_kd.whole_files import written_whole
 
 WHOLE = "hypotheses.txt"
 LINE = re.compile(r"H-([0-9]{1,18})\t(-?(?:\d+\.\d+|inf)|nan)\t([^\t]*)")

@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import IO, List, Tuple
 
-from fairseq_kd.whole_files import make_sole, moved_aside, own_file, written_whole
+from fairseq_kd.files.whole_files import make_sole, moved_aside, own_file, written_whole
 
 RECORD = re.compile(rb"# batch ([0-9]{1,18}), ([0-9]{1,18}) bytes, crc32 ([0-9a-f]{8})\n")
 LONGEST = 64  # bytes of the first line of a record

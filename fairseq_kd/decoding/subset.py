@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fairseq_kd.binarised import check_side
 from fairseq_kd.dictionaries import check_encoding, read_dictionary
-from fairseq_kd.hashes import sha256_of
-from fairseq_kd.names import plain_languages
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.names import plain_languages
 
 SUFFIXES = ("", ".bin", ".idx")  # of the raw format, of all others
 SENTENCEPIECE, SUBWORD_NMT = "sentencepiece", "subword_nmt"

@@ -10,7 +10,7 @@ from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.tasks import FairseqTask
 
 from fairseq_kd.decoding.subset import Subset, read_subset
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.teachers.compatibility import first_difference, language_pair
 from fairseq_kd.teachers.loading import load_teacher
 

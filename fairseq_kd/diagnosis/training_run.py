@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from fairseq_kd.locks import is_held
+from fairseq_kd.files.locks import is_held
 from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.training_log import (
     FILE,

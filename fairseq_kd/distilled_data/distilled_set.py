@@ -19,10 +19,10 @@ from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
 from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
 from fairseq_kd.distilled_data.selection import SelectionOptions
 from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, tag_id
-from fairseq_kd.hashes import first_damaged, sha256_of, sums_of
-from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.files.hashes import first_damaged, sha256_of, sums_of
+from fairseq_kd.files.locks import lock_beside, locked
+from fairseq_kd.files.whole_files import check_apart, whole_folder
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.whole_files import check_apart, whole_folder
 
 SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "taken_by")
 

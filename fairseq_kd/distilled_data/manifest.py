@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from fairseq_kd.json_files import read_json, sealed
+from fairseq_kd.files.json_files import read_json, sealed
 
 FILE = "manifest.json"
 SCHEMA = {

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import List, Optional, Sequence, Union
 
-from fairseq_kd.names import fence_around, in_markdown
+from fairseq_kd.files.names import fence_around, in_markdown
 
 Row = Sequence[str]
 STYLE = """\

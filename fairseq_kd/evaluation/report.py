@@ -27,8 +27,8 @@ from fairseq_kd.evaluation.results import (
     SpeedResult,
     SystemResult,
 )
-from fairseq_kd.json_files import read_json
-from fairseq_kd.whole_files import check_apart, check_no_link, make_folder, written_whole
+from fairseq_kd.files.json_files import read_json
+from fairseq_kd.files.whole_files import check_apart, check_no_link, make_folder, written_whole
 
 TITLE = "What the distillation gained"
 PLOTS, RESULTS = "plots", "evaluation.json"

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import torch
 from fairseq.data import data_utils
 
+from fairseq_kd.checkpoints.updates import updates_behind, updates_done
 from fairseq_kd.decoding.engine import Engine
 from fairseq_kd.decoding.engine_choice import INSTALL
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
@@ -15,10 +16,9 @@ from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, read_subset_for
 from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves
-from fairseq_kd.names import SYSTEM, in_one_line
+from fairseq_kd.files.names import SYSTEM, in_one_line
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.training_log import FILE, Record, read_training_log
-from fairseq_kd.updates import updates_behind, updates_done
 
 COMPUTE_TYPES = {FLOAT32: "float32", INT8: "int8"}
 CURVE_POINTS = 400  # at most

@@ -16,9 +16,9 @@ from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.evaluation.results import INT8, int8_name
 from fairseq_kd.evaluation.systems import Variant
+from fairseq_kd.files.whole_files import make_folder, written_whole
 from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.shard import Shard
-from fairseq_kd.whole_files import make_folder, written_whole
 
 Detokeniser = Callable[[str], str]
 

@@ -8,8 +8,8 @@ from fairseq_kd import __version__
 from fairseq_kd.evaluation.pages import code_block, markdown_table
 from fairseq_kd.evaluation.tables import mib, wrapped
 from fairseq_kd.export.lineage import Ancestor
+from fairseq_kd.files.names import as_code, in_markdown
 from fairseq_kd.machine import machine, versions
-from fairseq_kd.names import as_code, in_markdown
 
 NOT_STATED = "not stated"
 

@@ -37,10 +37,10 @@ from fairseq_kd.evaluation.translations import PlainText, detokeniser, plain_tex
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import SPLITTERS, translate_py
 from fairseq_kd.export.lineage import lineage
-from fairseq_kd.hashes import read_sums, write_sums
-from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.files.hashes import read_sums, write_sums
+from fairseq_kd.files.locks import lock_beside, locked
+from fairseq_kd.files.whole_files import check_apart, check_vacant, whole_folder
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.whole_files import check_apart, check_vacant, whole_folder
 
 EXPORT = "export"
 ROUNDS, ALONE, TOGETHER, BATCH = 3, 48, 256, 32  # of the measurement of speed

@@ -3,7 +3,7 @@
 from typing import NamedTuple, Optional, Sequence, Tuple
 
 from fairseq_kd.decoding.search import Search
-from fairseq_kd.hashes import SUMS
+from fairseq_kd.files.hashes import SUMS
 
 HEAD = '''\
 """Translates standard input, one sentence per line: python translate.py < FILE

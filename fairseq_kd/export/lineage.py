@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from fairseq_kd.checkpoints import data_folders, options_of, read_checkpoint
+from fairseq_kd.checkpoints.reading import data_folders, options_of, read_checkpoint
+from fairseq_kd.checkpoints.updates import updates_behind, updates_of
+from fairseq_kd.checkpoints.weights import count_parameters
 from fairseq_kd.distilled_data.manifest import is_distilled, read_manifest
-from fairseq_kd.hashes import sha256_of
-from fairseq_kd.stored_weights import count_parameters
+from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.teachers.store import FILE as STORE
 from fairseq_kd.teachers.store import TeacherStore
 from fairseq_kd.training_log import FILE, read_training_log
-from fairseq_kd.updates import updates_behind, updates_of
 
 UNREAD = "could not be read"
 SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "label_smoothing")

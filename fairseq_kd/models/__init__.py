@@ -1,6 +1,6 @@
 """Architectures for teachers and students, registered by being imported."""
 
-from fairseq_kd import safe_loading  # noqa: F401  (a model is built of options that are data)
+from fairseq_kd.checkpoints import safe_loading  # noqa: F401  (a model is built of options that are data)
 from fairseq_kd.models.architectures import ARCHITECTURES, Architecture
 
 __all__ = ["ARCHITECTURES", "Architecture"]

@@ -15,14 +15,14 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from fairseq_kd.checkpoints import is_made_of, options_of, read_checkpoint
+from fairseq_kd.checkpoints.options import EVALUATED, is_plain
+from fairseq_kd.checkpoints.reading import is_made_of, options_of, read_checkpoint
+from fairseq_kd.checkpoints.updates import updates_of
+from fairseq_kd.checkpoints.weights import check_finite, check_weights, count_parameters
 from fairseq_kd.fairseq_flags import range_of
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
 from fairseq_kd.models.architectures import ARCHITECTURES
-from fairseq_kd.stored_options import EVALUATED, is_plain
-from fairseq_kd.stored_weights import check_finite, check_weights, count_parameters
-from fairseq_kd.updates import updates_of
-from fairseq_kd.whole_files import check_apart, make_folder, written_whole
 
 SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_target")
 FOLLOWING = {  # widths that fairseq derives from another one

@@ -4,7 +4,7 @@ import filecmp
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
-from fairseq_kd.names import plain_languages
+from fairseq_kd.files.names import plain_languages
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.run_file import RunFile
 from fairseq_kd.pipeline.workflow import ROOT, Step

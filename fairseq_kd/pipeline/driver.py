@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 from fairseq_kd.child_process import child
-from fairseq_kd.locks import Lock, locked
-from fairseq_kd.names import on_terminal
+from fairseq_kd.files.locks import Lock, locked
+from fairseq_kd.files.names import on_terminal
+from fairseq_kd.files.whole_files import (
+    check_own_folder,
+    check_room,
+    own_file,
+    written_whole,
+)
+from fairseq_kd.files.write_errors import writing
 from fairseq_kd.pipeline.execution import PLACES
 from fairseq_kd.pipeline.follower import Follower
 from fairseq_kd.pipeline.history import write_history
@@ -31,13 +38,6 @@ from fairseq_kd.pipeline.state import (
 from fairseq_kd.pipeline.workflow import FILE, LOCK, Step, Workflow, workflow_sha256, write_workflow
 from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progress import log_seconds
-from fairseq_kd.whole_files import (
-    check_own_folder,
-    check_room,
-    own_file,
-    written_whole,
-)
-from fairseq_kd.write_errors import writing
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # Snakemake without the modules of .snakemake/pip-deployments, which it would import as its plugins

@@ -16,15 +16,15 @@ from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_kd import __version__
 from fairseq_kd.child_process import child
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.json_files import read_json, sealed
+from fairseq_kd.files.whole_files import own_file, written_whole
 from fairseq_kd.flag_types import Range, from_environment
-from fairseq_kd.hashes import sha256_of
-from fairseq_kd.json_files import read_json, sealed
 from fairseq_kd.machine import gpu_names, versions, with_gpus
 from fairseq_kd.pipeline.state import STEPS, attempts_path, manifest_path, read_recipe, stood_on
 from fairseq_kd.pipeline.workflow import Step, Workflow
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import Record, read_training_log
-from fairseq_kd.whole_files import own_file, written_whole
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time; set by the driver
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -169,7 +169,7 @@ def _training(step: Step) -> Dict[str, Any]:
     ):  # scores of the checkpoint that the next step reads
         counts = best_validation(read.validation, step.commands[0])
     scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
-    from fairseq_kd.updates import updates_behind  # which imports torch
+    from fairseq_kd.checkpoints.updates import updates_behind  # which imports torch
 
     return {
         "updates": int(read.training[-1]["update"]) if read.training else 0,

@@ -265,7 +265,7 @@ def check_starts(
     Raises:
         ValueError: the weights do not fit the model; the message names both and the option.
     """
-    from fairseq_kd.checkpoints import check_start
+    from fairseq_kd.checkpoints.reading import check_start
     from fairseq_kd.models.form import is_transformer
 
     inheriting = {step.makes[0]: step for step in steps if step.kind == "inherit"}

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Dict, Optional
 
-from fairseq_kd.names import on_terminal
-from fairseq_kd.whole_files import own_file
+from fairseq_kd.files.names import on_terminal
+from fairseq_kd.files.whole_files import own_file
 
 PROGRESS = re.compile(r"^.{1,60}?: +\d+% \|")
 BRIEFLY = re.compile(r"^.{1,60}?: +(\d+%) \|.*?\| .*?, ([\d:]+) left.*")

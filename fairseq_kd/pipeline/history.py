@@ -13,10 +13,10 @@ from fairseq_kd.evaluation.pages import (
     html_page,
     markdown_page,
 )
-from fairseq_kd.json_files import read_json
+from fairseq_kd.files.json_files import read_json
+from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.pipeline.state import manifest_path, step_manifest
 from fairseq_kd.pipeline.workflow import Workflow
-from fairseq_kd.whole_files import written_whole
 
 Manifest = Dict[str, Any]
 PAGE = "history"

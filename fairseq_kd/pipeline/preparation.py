@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
-from fairseq_kd.hashes import FileHashes, sha256_of
-from fairseq_kd.json_files import read_json
-from fairseq_kd.locks import locked
+from fairseq_kd.files.hashes import FileHashes, sha256_of
+from fairseq_kd.files.json_files import read_json
+from fairseq_kd.files.locks import locked
+from fairseq_kd.files.whole_files import check_apart, check_no_link
 from fairseq_kd.pipeline.fit_check import check_fit, check_starts, dictionaries_of
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.pipeline.run_file import RunFile, Stage, read_run
@@ -43,7 +44,6 @@ from fairseq_kd.sizing.ladder import (
     ladder_sizes,
     ratios_to,
 )
-from fairseq_kd.whole_files import check_apart, check_no_link
 
 RESERVED = (  # names of folders in a run, which no stage may have
     *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", "logs", "evaluation"),

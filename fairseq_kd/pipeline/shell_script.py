@@ -5,9 +5,9 @@ import shlex
 from pathlib import Path
 from typing import List
 
-from fairseq_kd.names import in_one_line
+from fairseq_kd.files.names import in_one_line
+from fairseq_kd.files.whole_files import write_new
 from fairseq_kd.pipeline.workflow import Step, Workflow
-from fairseq_kd.whole_files import write_new
 
 HEAD = """\
 #!/usr/bin/env bash

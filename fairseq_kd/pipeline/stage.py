@@ -18,17 +18,12 @@ import sys
 from pathlib import Path
 from typing import Deque, List, Tuple
 
-from fairseq_kd.checkpoints import check_start, is_cut_off
+from fairseq_kd.checkpoints.reading import check_start, is_cut_off
+from fairseq_kd.checkpoints.updates import LAST, updates_done
 from fairseq_kd.child_process import child
-from fairseq_kd.flag_types import COUNT, Range, one_line
-from fairseq_kd.locks import Lock, locked
-from fairseq_kd.names import on_terminal
-from fairseq_kd.pipeline.training_check import AT_RESTARTS
-from fairseq_kd.pipeline.workflow import same_commands, same_word
-from fairseq_kd.progress import ProgressLine
-from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
-from fairseq_kd.updates import LAST, updates_done
-from fairseq_kd.whole_files import (
+from fairseq_kd.files.locks import Lock, locked
+from fairseq_kd.files.names import on_terminal
+from fairseq_kd.files.whole_files import (
     check_no_link,
     check_room,
     make_sole,
@@ -36,7 +31,12 @@ from fairseq_kd.whole_files import (
     own_file,
     written_whole,
 )
-from fairseq_kd.write_errors import writing
+from fairseq_kd.files.write_errors import writing
+from fairseq_kd.flag_types import COUNT, Range, one_line
+from fairseq_kd.pipeline.training_check import AT_RESTARTS
+from fairseq_kd.pipeline.workflow import same_commands, same_word
+from fairseq_kd.progress import ProgressLine
+from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
 
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first

@@ -17,10 +17,10 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
 from fairseq_kd.distilled_data.manifest import read_manifest
-from fairseq_kd.hashes import FileHashes
-from fairseq_kd.json_files import read_json, sealed
+from fairseq_kd.files.hashes import FileHashes
+from fairseq_kd.files.json_files import read_json, sealed
+from fairseq_kd.files.whole_files import own_file, written_whole
 from fairseq_kd.pipeline.workflow import Step, Workflow, changed_flags, same_commands
-from fairseq_kd.whole_files import own_file, written_whole
 
 STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
 STORED = "sentences.npy"  # of a subset of a store

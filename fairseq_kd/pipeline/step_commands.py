@@ -151,7 +151,7 @@ class Model(NamedTuple):
 
     def updates_behind(self) -> Optional[int]:
         """The updates of its weights in all, inherited ones included; None if unknown."""
-        from fairseq_kd.updates import updates_behind  # which imports torch
+        from fairseq_kd.checkpoints.updates import updates_behind  # which imports torch
 
         if self.step is None:
             return updates_behind(self.checkpoint)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import fairseq_kd
-from fairseq_kd.json_files import read_json
-from fairseq_kd.whole_files import written_whole
+from fairseq_kd.files.json_files import read_json
+from fairseq_kd.files.whole_files import written_whole
 
 ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
 OURS = ("user_dir", "scripts/prepare.sh")  # in ROOT, and in commands of a run

@@ -13,6 +13,7 @@ from typing import Callable, Iterator, List, NamedTuple, Tuple, Union
 import torch
 
 from fairseq_kd.evaluation.size import folder_bytes
+from fairseq_kd.files.write_errors import writing
 from fairseq_kd.sizing.ladder import (
     SMALLEST_RATIO,
     Size,
@@ -21,7 +22,6 @@ from fairseq_kd.sizing.ladder import (
     ratios_to,
 )
 from fairseq_kd.sizing.structure import TeacherStructure
-from fairseq_kd.write_errors import writing
 
 QUANTIZATION = "int8"
 TOKENS = 20  # of the sentence and of its translation

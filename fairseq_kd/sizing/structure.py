@@ -15,7 +15,7 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
 from torch import nn
 
-from fairseq_kd.checkpoints import options_of, read_model
+from fairseq_kd.checkpoints.reading import options_of, read_model
 from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.models.architectures import Architecture
 from fairseq_kd.models.form import POSITIONS, is_transformer, model_args

@@ -1,4 +1,4 @@
-"""Whether the same line of three languages is the same sentence, as far as data can tell."""
+"""Checks that line N of three languages is the same sentence, as far as the data show."""
 
 from typing import Any
 

@@ -12,12 +12,12 @@ from fairseq.tasks import TASK_REGISTRY, FairseqTask
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
-import fairseq_kd.safe_loading  # noqa: F401  (fairseq loads data alone)
-from fairseq_kd.checkpoints import data_folders, options_of, read_model
+import fairseq_kd.checkpoints.safe_loading  # noqa: F401  (fairseq loads data alone)
+from fairseq_kd.checkpoints.options import unopened_files
+from fairseq_kd.checkpoints.reading import data_folders, options_of, read_model
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.fairseq_flags import range_of
-from fairseq_kd.names import plain_languages
-from fairseq_kd.stored_options import unopened_files
+from fairseq_kd.files.names import plain_languages
 
 SIZES = (  # options that are the sizes of layers and tensors
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),

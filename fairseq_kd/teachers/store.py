@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_kd import json_files
-from fairseq_kd.hashes import first_damaged
+from fairseq_kd.files import json_files
+from fairseq_kd.files.hashes import first_damaged
+from fairseq_kd.files.names import plain_languages
+from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TAIL_POWERS, TopK
-from fairseq_kd.names import plain_languages
-from fairseq_kd.whole_files import written_whole
 
 FORMAT = 2
 POWERS = {1: FORMER_TAIL_POWERS, FORMAT: TAIL_POWERS}  # of the tail, by format

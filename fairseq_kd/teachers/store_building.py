@@ -17,8 +17,15 @@ from fairseq.utils import move_to_cuda
 
 from fairseq_kd.binarised import check_subset
 from fairseq_kd.dictionaries import read_dictionary
-from fairseq_kd.hashes import first_damaged, sha256_of
-from fairseq_kd.locks import locked
+from fairseq_kd.files.hashes import first_damaged, sha256_of
+from fairseq_kd.files.locks import locked
+from fairseq_kd.files.whole_files import (
+    check_apart,
+    check_no_link,
+    check_vacant,
+    make_folder,
+    written_whole,
+)
 from fairseq_kd.losses import TopK, default_chunk
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
@@ -45,13 +52,6 @@ from fairseq_kd.teachers.store import (
 )
 from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path
 from fairseq_kd.teachers.stored import data_fingerprint, sentence_checksums
-from fairseq_kd.whole_files import (
-    check_apart,
-    check_no_link,
-    check_vacant,
-    make_folder,
-    written_whole,
-)
 
 
 class StoreBuilder:

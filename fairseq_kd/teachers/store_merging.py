@@ -8,7 +8,8 @@ from typing import Any, Dict, List
 
 import numpy as np
 
-from fairseq_kd.hashes import first_damaged, sha256_of
+from fairseq_kd.files.hashes import first_damaged, sha256_of
+from fairseq_kd.files.whole_files import check_no_link
 from fairseq_kd.teachers.store import (
     AGAIN,
     FILE,
@@ -27,7 +28,6 @@ from fairseq_kd.teachers.store import (
     write_array,
     write_json,
 )
-from fairseq_kd.whole_files import check_no_link
 
 OF_PART = ".sentences.npy"  # suffix of a part's table
 

@@ -14,9 +14,9 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import load_langpair_dataset
 from torch import Tensor, nn
 
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.names import plain_languages
 from fairseq_kd.losses import TopK
-from fairseq_kd.names import plain_languages
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
 from fairseq_kd.teachers.store import FILE, StoredSubset, TeacherStore
 

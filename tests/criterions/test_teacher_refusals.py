@@ -11,7 +11,7 @@ from harness import Setup, copy_dictionaries
 from hostile_files import Intruder
 from refusals import WORD_KD, refuses
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from stores import build, rewrite
 
-from fairseq_kd.hashes import sha256_of
+from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.teachers import longest_sentences
 from fairseq_kd.teachers.store import TeacherStore
 

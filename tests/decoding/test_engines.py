@@ -18,7 +18,7 @@ from fairseq_kd.decoding.conversion import _damage, namespace_of
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.distilled_data.training_set import PairWriter
-from fairseq_kd.hashes import write_sums
+from fairseq_kd.files.hashes import write_sums
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 ISA = "CT2_FORCE_CPU_ISA"

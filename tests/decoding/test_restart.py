@@ -15,7 +15,7 @@ from translations import content, hypotheses
 
 from fairseq_kd import cli
 from fairseq_kd.decoding.hypothesis_files import WHOLE
-from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.files.locks import lock_beside, locked
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 

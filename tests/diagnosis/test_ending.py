@@ -9,7 +9,7 @@ from fairseq_kd import cli
 from fairseq_kd.diagnosis.advice import Advice, Finding, consistent
 from fairseq_kd.diagnosis.ending import ending
 from fairseq_kd.diagnosis.training_run import find_training_runs
-from fairseq_kd.locks import locked
+from fairseq_kd.files.locks import locked
 
 LOGS = Path(__file__).parent / "logs"
 # Real runs of runs.sh, each with its finding and a part of the line that says how it ended.

@@ -23,7 +23,7 @@ def test_documented_commands_are_understood():
     for command in commands:
         words = shlex.split(command.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "3"))
         args = cli.parser().parse_args(words)
-        used.add(args.verb)
+        used.add(args.subcommand)
         if hasattr(args, "check"):
             args.check(args)
     assert used == {"translate", "distill-data", "merge"}
@@ -56,7 +56,7 @@ def test_help_explains_every_flag(command, capsys):
 
 
 def subparser(command):
-    commands = next(action for action in cli.parser()._actions if action.dest == "verb")
+    commands = next(action for action in cli.parser()._actions if action.dest == "subcommand")
     return commands.choices[command]
 
 

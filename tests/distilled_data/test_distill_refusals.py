@@ -8,7 +8,7 @@ import pytest
 import torch
 from fairseq.data.indexed_dataset import make_builder
 
-from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.files.locks import lock_beside, locked
 
 
 def refused(distill, tmp_path, capsys, text, *flags, **other):

@@ -24,7 +24,7 @@ from fairseq_kd.evaluation.report import TITLE, cards, check_out, fairest_contro
 from fairseq_kd.evaluation.results import EvaluationResult
 from fairseq_kd.evaluation.scores import check_comet, comet_scores
 from fairseq_kd.evaluation.systems import NamedCheckpoint, common_subset, load_systems
-from fairseq_kd.locks import locked
+from fairseq_kd.files.locks import locked
 
 FAST = find_spec("ctranslate2") is not None
 QUICK = ["--rounds", "0", "--no-memory", "--bootstrap", "100"]
@@ -327,7 +327,7 @@ def test_a_package_that_is_missing_is_named(evaluate_words, tmp_path, capsys, mo
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     assert cli.main(evaluate_words(tmp_path / "out")) == 2
     message = capsys.readouterr().err
-    assert "pip install sacremoses. README.md says what the verbs need" in message
+    assert "pip install sacremoses. README.md says what the commands need" in message
 
 
 def test_comet_scores_every_system(tmp_path, monkeypatch):

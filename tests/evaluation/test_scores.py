@@ -6,6 +6,7 @@ import pytest
 from forks import run_forked
 from sacrebleu.metrics import BLEU
 
+from fairseq_kd.commands.evaluate import TOKENIZERS
 from fairseq_kd.evaluation.scores import (
     METRICS,
     Bin,
@@ -15,7 +16,6 @@ from fairseq_kd.evaluation.scores import (
     metrics,
     paired_scores,
 )
-from fairseq_kd.verbs.evaluate import TOKENIZERS
 
 REFERENCES = [
     "The LORD is my shepherd: I shall lack nothing.",

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from fairseq_kd.checkpoints.weights import count_parameters
 from fairseq_kd.evaluation.size import folder_bytes, parameters_by_part, weight_bytes
-from fairseq_kd.stored_weights import count_parameters
 
 
 def test_parts_add_up_to_the_parameters_of_the_checkpoint(setup):

@@ -17,8 +17,8 @@ from fairseq_kd.export.card import Licences, Measured, MeasurementSetup
 from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage
-from fairseq_kd.hashes import write_sums
-from fairseq_kd.locks import lock_beside, locked
+from fairseq_kd.files.hashes import write_sums
+from fairseq_kd.files.locks import lock_beside, locked
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")
 

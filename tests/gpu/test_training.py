@@ -10,7 +10,7 @@ from every_criterion import filled
 from harness import PAIR, run
 from on_gpu import NEEDS_GPU, ON_GPU
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.training_log import figures
 
 pytestmark = NEEDS_GPU

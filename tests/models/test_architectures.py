@@ -6,9 +6,9 @@ from ctranslate2.converters import FairseqConverter
 from forks import run_new
 from harness import USER_DIR, Setup
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
+from fairseq_kd.checkpoints.weights import count_parameters
 from fairseq_kd.models import ARCHITECTURES
-from fairseq_kd.stored_weights import count_parameters
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy"]
 SHARED = ["--source-lang", "es", "--target-lang", "en", "--share-all-embeddings"]

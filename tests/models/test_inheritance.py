@@ -7,7 +7,8 @@ import torch
 from harness import PAIR, Setup
 
 from fairseq_kd import cli
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
+from fairseq_kd.checkpoints.updates import updates_behind, updates_done
 from fairseq_kd.models.inheritance import (
     head_importance,
     inherit,
@@ -16,7 +17,6 @@ from fairseq_kd.models.inheritance import (
     unit_importance,
 )
 from fairseq_kd.models.structure import Structure
-from fairseq_kd.updates import updates_behind, updates_done
 
 PLAIN = ["--criterion", "label_smoothed_cross_entropy", "--no-save-optimizer-state"]
 

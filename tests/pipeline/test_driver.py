@@ -18,10 +18,10 @@ from harness import ROOT
 from workflows import build, drive, finish, made, manifest, slow_step, small_workflow
 
 from fairseq_kd import cli
+from fairseq_kd.files.write_errors import explained
 from fairseq_kd.pipeline import driver
 from fairseq_kd.pipeline.state import StepStatus
 from fairseq_kd.pipeline.workflow import write_workflow
-from fairseq_kd.write_errors import explained
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]

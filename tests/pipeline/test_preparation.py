@@ -11,21 +11,14 @@ from types import SimpleNamespace
 import pytest
 from fairseq import tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from workflows import build, small_workflow, statuses
+from workflows import TEACHER, build, small_workflow, statuses
 
 from fairseq_kd.cli import parser
-from fairseq_kd.locks import locked
+from fairseq_kd.files.locks import locked
 from fairseq_kd.pipeline import preparation
 from fairseq_kd.pipeline.state import DONE
 from fairseq_kd.pipeline.training_check import check_training_command
 
-TEACHER = """\
-teacher:
-  arch: transformer
-  train: {encoder-layers: 4, encoder-embed-dim: 64, encoder-attention-heads: 4,
-    decoder-layers: 4, decoder-embed-dim: 64, decoder-attention-heads: 4,
-    encoder-ffn-embed-dim: 128, decoder-ffn-embed-dim: 128}
-"""
 SMALL = "transformer_kd_small_student"
 EVERYTHING = f"""\
 {TEACHER}ladder:
@@ -108,7 +101,7 @@ def test_every_command_is_one_that_its_program_understands(workflow_of):
     for step in workflow.steps:
         for command in step.commands:
             assert command[0] == "fairseq-kd"
-            understood.add(parser().parse_args(command[1:]).verb)
+            understood.add(parser().parse_args(command[1:]).subcommand)
     assert understood == {
         *("stage", "store", "store-merge", "translate", "merge", "distill-data"),
         *("inherit", "evaluate"),
@@ -382,62 +375,3 @@ def test_parameters_cannot_be_counted_before_the_text_is_prepared(workflow_of, p
         ValueError, match=r"before the text is prepared\. Run \S+/prepare\.sh es en"
     ):
         workflow_of(f"{text}{TEACHER}parameters: 60K")
-
-
-@pytest.mark.parametrize("name", ["logs", "steps", "replaced"])
-def test_a_link_in_the_folder_of_a_run_is_refused(workflow_of, tmp_path, name):
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / name).symlink_to(tmp_path / "theirs")
-    with pytest.raises(ValueError, match=rf"mine/{name} is a link to another folder, whose files"):
-        workflow_of(f"run: {tmp_path / 'mine'}\n{TEACHER}ladder: [0.5]")
-
-
-def test_what_no_run_made_is_not_replaced(workflow_of, tmp_path):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("beside a run")
-    for name in ("history.md", "workflow.json", "report.html", "hashes.json"):
-        (mine / name).write_text("{}")
-        told = f"run: {mine} holds {name}, which no run made. Move that away, or give another"
-        with pytest.raises(ValueError, match=told):
-            workflow_of(f"target: 0.25\nrun: {mine}")
-        assert sorted(path.name for path in mine.iterdir()) == sorted([name, "notes.txt"])
-        (mine / name).unlink()
-    told = f"run: {mine}/notes.txt must be a folder, but is a file. Give another path."
-    with pytest.raises(ValueError, match=told):
-        workflow_of(f"target: 0.25\nrun: {mine}/notes.txt")
-    workflow_of(f"target: 0.25\nrun: {mine}")
-    assert (mine / "notes.txt").read_text() == "beside a run"
-
-
-@pytest.mark.parametrize("name", [".", "run"])
-def test_a_run_in_its_data_is_refused(workflow_of, data, name):
-    folder = os.path.normpath(os.path.join(data, name))
-    with pytest.raises(ValueError, match=f"run: {folder} (is what|lies inside) data: {data}"):
-        workflow_of(f"target: 0.25\nrun: {folder}")
-    assert not os.path.exists(os.path.join(data, "workflow.json"))
-
-
-def test_checkpoints_to_compare_are_evaluated_as_controls(workflow_of, large_teacher):
-    workflow = workflow_of(f"ladder: [0.5]\ncompare: {{baseline: {large_teacher}}}")
-    (command,) = workflow.step("evaluation").commands
-    controls = [command[i + 1] for i, word in enumerate(command) if word == "--control"]
-    assert controls == [
-        "undistilled=runs/run/undistilled/checkpoint_best.pt",
-        f"baseline={large_teacher}",
-    ]
-    assert large_teacher in workflow.step("evaluation").reads
-
-
-@pytest.mark.parametrize(
-    ("compare", "message"),
-    [
-        ("{baseline: none.pt}", "compare: baseline is none.pt, which does not exist. Give a check"),
-        ("{student: none.pt}", "compare: student is the name of a model of the run. Give another "),
-        ("{total: none.pt}", "compare: total is the name of a model of the run. Give another name"),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_compared_is_refused(workflow_of, compare, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-        workflow_of(f"ladder: [0.5]\ncompare: {compare}")

@@ -15,7 +15,7 @@ import torch
 from forks import run_forked
 from harness import ENVIRONMENT, ROOT, run, write_text
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.pipeline.history import read_manifests
 from fairseq_kd.pipeline.workflow import read_workflow
 

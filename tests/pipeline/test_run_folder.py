@@ -1,5 +1,6 @@
 """The folder of a run, in which files of the user or of another version may lie."""
 
+import os
 import re
 import shutil
 import signal
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workflows import build, made, small_workflow
+from workflows import TEACHER, build, made, small_workflow
 
 from fairseq_kd.pipeline import driver, preparation
 from fairseq_kd.pipeline.state import recipe_path
@@ -221,3 +222,65 @@ def test_without_a_home_snakemake_keeps_its_cache_in_the_run(
     monkeypatch.setenv(variable, str(tmp_path / "home"))
     cache = environment().get("XDG_CACHE_HOME")
     assert cache == (None if variable == "HOME" else str(tmp_path / "home"))
+
+
+# ---- what lies in a folder already
+
+
+@pytest.mark.parametrize("name", ["logs", "steps", "replaced"])
+def test_a_link_in_the_folder_of_a_run_is_refused(workflow_of, tmp_path, name):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).symlink_to(tmp_path / "theirs")
+    with pytest.raises(ValueError, match=rf"mine/{name} is a link to another folder, whose files"):
+        workflow_of(f"run: {tmp_path / 'mine'}\n{TEACHER}ladder: [0.5]")
+
+
+def test_what_no_run_made_is_not_replaced(workflow_of, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("beside a run")
+    for name in ("history.md", "workflow.json", "report.html", "hashes.json"):
+        (mine / name).write_text("{}")
+        told = f"run: {mine} holds {name}, which no run made. Move that away, or give another"
+        with pytest.raises(ValueError, match=told):
+            workflow_of(f"target: 0.25\nrun: {mine}")
+        assert sorted(path.name for path in mine.iterdir()) == sorted([name, "notes.txt"])
+        (mine / name).unlink()
+    told = f"run: {mine}/notes.txt must be a folder, but is a file. Give another path."
+    with pytest.raises(ValueError, match=told):
+        workflow_of(f"target: 0.25\nrun: {mine}/notes.txt")
+    workflow_of(f"target: 0.25\nrun: {mine}")
+    assert (mine / "notes.txt").read_text() == "beside a run"
+
+
+@pytest.mark.parametrize("name", [".", "run"])
+def test_a_run_in_its_data_is_refused(workflow_of, data, name):
+    folder = os.path.normpath(os.path.join(data, name))
+    with pytest.raises(ValueError, match=f"run: {folder} (is what|lies inside) data: {data}"):
+        workflow_of(f"target: 0.25\nrun: {folder}")
+    assert not os.path.exists(os.path.join(data, "workflow.json"))
+
+
+def test_checkpoints_to_compare_are_evaluated_as_controls(workflow_of, large_teacher):
+    workflow = workflow_of(f"ladder: [0.5]\ncompare: {{baseline: {large_teacher}}}")
+    (command,) = workflow.step("evaluation").commands
+    controls = [command[i + 1] for i, word in enumerate(command) if word == "--control"]
+    assert controls == [
+        "undistilled=runs/run/undistilled/checkpoint_best.pt",
+        f"baseline={large_teacher}",
+    ]
+    assert large_teacher in workflow.step("evaluation").reads
+
+
+@pytest.mark.parametrize(
+    ("compare", "message"),
+    [
+        ("{baseline: none.pt}", "compare: baseline is none.pt, which does not exist. Give a check"),
+        ("{student: none.pt}", "compare: student is the name of a model of the run. Give another "),
+        ("{total: none.pt}", "compare: total is the name of a model of the run. Give another name"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_compared_is_refused(workflow_of, compare, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        workflow_of(f"ladder: [0.5]\ncompare: {compare}")

@@ -16,7 +16,7 @@ from disks import small_disk
 from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd import cli
-from fairseq_kd.locks import locked
+from fairseq_kd.files.locks import locked
 from fairseq_kd.pipeline import stage
 
 FAKE = """\
@@ -343,10 +343,10 @@ def test_a_command_without_what_a_stage_needs_is_refused(command, flag):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tie a process to its parent")
 def test_the_training_dies_with_the_script_that_started_it(command, tmp_path):
     as_torchrun = ["bash", "-c", 'setsid "$@" & wait', "bash", *command, "--slow"]
-    verb = [sys.executable, "-m", "fairseq_kd.cli", "stage", "student", "--", *as_torchrun]
+    subcommand = [sys.executable, "-m", "fairseq_kd.cli", "stage", "student", "--", *as_torchrun]
     script = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     driver = subprocess.Popen(
-        [sys.executable, "-c", script, *verb], cwd=ROOT, env={**ENVIRONMENT, **os.environ}
+        [sys.executable, "-c", script, *subcommand], cwd=ROOT, env={**ENVIRONMENT, **os.environ}
     )
     deadline = time.monotonic() + 60
     while not runs(tmp_path) and time.monotonic() < deadline:

@@ -10,7 +10,7 @@ import pytest
 from stores import write_random_store
 from workflows import build, made, manifest, small_workflow, statuses, write_sealed
 
-from fairseq_kd import hashes
+from fairseq_kd.files import hashes
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.workflow import Step, Workflow

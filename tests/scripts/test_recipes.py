@@ -262,7 +262,7 @@ def test_its_run_file_is_one(name):
 @pytest.mark.parametrize("teacher", ["base", "big"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_published_setting_can_be_trained(name, teacher, data, tmp_path):
-    """Every command is one that fairseq and our verbs understand; the languages are others."""
+    """Every command is one that fairseq and our commands understand; the languages are others."""
     text = script(name).read_text()
     big = shlex.split(re.search(r"^big=\((.*)\)$", text, re.M)[1]) if teacher == "big" else []
     if teacher == "big" and not big:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from harness import ROOT, Setup, run, write_text
 
-from fairseq_kd.checkpoints import options_of, read_model
-from fairseq_kd.hashes import sha256_of
-from fairseq_kd.stored_weights import count_parameters
-from fairseq_kd.updates import updates_behind
+from fairseq_kd.checkpoints.reading import options_of, read_model
+from fairseq_kd.checkpoints.updates import updates_behind
+from fairseq_kd.checkpoints.weights import count_parameters
+from fairseq_kd.files.hashes import sha256_of
 
 FOLDER, TRAIN = ROOT / "data" / "teacher.es-en", ROOT / "scripts" / "teacher.sh"
 PLAIN = ["--criterion", "label_smoothed_cross_entropy", "--share-all-embeddings"]

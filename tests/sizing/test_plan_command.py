@@ -8,10 +8,10 @@ import pytest
 from harness import ROOT, Setup, run
 
 from fairseq_kd import cli
+from fairseq_kd.commands import plan
 from fairseq_kd.evaluation.size import folder_bytes
 from fairseq_kd.sizing import budgets
 from fairseq_kd.sizing.ladder import FACTOR, STRATEGIES
-from fairseq_kd.verbs import plan
 
 TEACHER = ["--arch", "transformer_kd_small_teacher", "--words", "1000"]
 SHARED = ["--", "--share-all-embeddings"]

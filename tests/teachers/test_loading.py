@@ -9,7 +9,7 @@ import torch
 from fairseq.tasks.translation import TranslationTask
 from harness import Setup, copy_dictionaries
 
-from fairseq_kd.checkpoints import read_checkpoint
+from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.export.lineage import trained_on
 from fairseq_kd.sizing.structure import TeacherStructure

@@ -16,7 +16,7 @@ from harness import Setup
 from stores import rewrite
 
 from fairseq_kd import cli
-from fairseq_kd.locks import locked
+from fairseq_kd.files.locks import locked
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import LiveTeacher

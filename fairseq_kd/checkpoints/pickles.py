@@ -1,0 +1,248 @@
+"""Scans the pickles of a checkpoint before torch reads them, for calls and sizes that none needs.
+
+torch unpickles weights only, but calls ``bytearray(N)`` or ``torch.Tensor(N)`` as a file of a few
+hundred bytes asks for, and ``collections.OrderedDict`` of the same long list as often as it likes.
+So what a pickle calls must be of use in a checkpoint, and all of it small beside the file.
+"""
+
+import argparse
+import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from pathlib import Path
+from typing import IO, Any, Dict, List, Union
+
+import torch
+
+CALLED = {  # what the pickles of checkpoints call, and what is refused later in a better sentence
+    *("argparse.Namespace", "collections.OrderedDict", "builtins.set", "builtins.complex"),
+    *("torch.Size", "torch.device", "torch.serialization._get_layout", "_codecs.encode"),
+    *(f"torch._utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "tensor_v3")),
+    *(f"torch._utils._rebuild_{what}" for what in ("parameter", "sparse_tensor")),
+    "torch._utils._rebuild_meta_tensor_no_storage",
+}
+BYTES = {  # of a number in a storage of this name; in all others it has one
+    **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
+    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
+    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
+    "ComplexDouble": 16,
+}
+CALL_BYTES, VALUE_BYTES = 128, 32  # roughly what an object takes, and a value in a container
+TIMES = 4  # the size of a file that what it has made may take, besides its tensors
+ROOM_BYTES = 1 << 20  # and this, of small files
+MOST_VALUES, DEEPEST = 1_000_000, 100  # in all containers of a checkpoint; one in another
+OLD_FORMAT_PICKLES = 5  # of torch before 1.6, which lie one after the other before the numbers
+AGAIN = "Copy it again, or give another checkpoint of that training."
+CUT_OFF = f"is cut off, its end is missing. {AGAIN}"
+TOO_LARGE = (
+    "is not a fairseq checkpoint: what torch would make of it is far larger than the file. Give a "
+    "file that fairseq-train wrote."
+)
+CONSTANTS = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True, "EMPTY_TUPLE": ()}
+PLAIN = ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1")
+EMPTY = {"EMPTY_DICT": "dict", "EMPTY_LIST": "list", "EMPTY_SET": "set"}
+
+
+class ContentError(ValueError):
+    """A pickle has something made that is of no use in a checkpoint, or is too large.
+
+    Its text is the rest of a sentence about the file.
+    """
+
+
+class CutOffError(ContentError):
+    """A file ends within a pickle, or before the numbers of its tensors can end."""
+
+    def __init__(self) -> None:
+        super().__init__(CUT_OFF)
+
+
+def python_object(name: str) -> str:
+    """The rest of a sentence about a file that has a class of this name called, or a function."""
+    return (
+        f"holds a Python object besides weights, {name}, and is not loaded, since loading could "
+        "run its code or fill the memory. If you trust the file, save it again with nothing but "
+        "'model', 'args' or 'cfg', 'optimizer_history' and 'extra_state'."
+    )
+
+
+class Thing:
+    """Stands for what is made while a pickle is read.
+
+    Args:
+        name: of the class or function that makes it.
+        size_bytes: roughly.
+    """
+
+    def __init__(self, name: str, size_bytes: int = 0):
+        self.name, self.size_bytes = name, size_bytes
+
+
+class Global(Thing):
+    """Stands for a class or a function that a pickle names."""
+
+
+def check_pickles(path: Path, zipped: bool) -> None:
+    """Makes sure that what torch makes of a file is of use, and not far larger than it.
+
+    Args:
+        path: the file.
+        zipped: whether it is of torch's present format.
+
+    Raises:
+        ContentError: it would not.
+        Exception: of any kind, where torch cannot read it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if zipped:
+            content = torch._C.PyTorchFileReader(file).get_record("data.pkl")  # as torch.load does
+            _Reader(size).read(content)
+            return
+        reader = _Reader(size)
+        if size == 0:
+            raise EOFError
+        for _ in range(OLD_FORMAT_PICKLES):
+            try:
+                reader.read(file)
+            except ValueError as error:
+                if isinstance(error, ContentError) or file.read(1):
+                    raise
+                raise CutOffError from error
+
+
+def values_in(content: Any, known: Dict[int, int], depth: int = 0) -> int:
+    """How many values are in some content; those in a shared container as often as it is met.
+
+    Args:
+        content: what torch read.
+        known: the numbers of containers, by their identity.
+        depth: of containers around it.
+
+    Raises:
+        RecursionError: it is too deep, as what contains itself.
+    """
+    if isinstance(content, argparse.Namespace):
+        content = vars(content)
+    if not isinstance(content, (dict, list, tuple, set, frozenset)):
+        return 1
+    if depth > DEEPEST:
+        raise RecursionError
+    if id(content) not in known:
+        inner = [*content, *content.values()] if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(values_in(each, known, depth + 1) for each in inner)
+    return known[id(content)]
+
+
+class _Reader:
+    """Reads the pickles of one file by the instructions that torch knows, and by no other.
+
+    Args:
+        size_bytes: of the file.
+    """
+
+    def __init__(self, size_bytes: int):
+        self.room = TIMES * size_bytes + ROOM_BYTES
+        self.numbers_room = size_bytes
+        self.storages: Dict[Any, int] = {}
+        marked = torch.serialization.get_safe_globals()
+        self.callable = CALLED | {
+            each[1] if isinstance(each, tuple) else _path(each) for each in marked
+        }
+
+    def read(self, pickle: Union[bytes, IO[bytes]]) -> None:
+        """Goes through one pickle, to its last instruction."""
+        self.stack: List[Any] = []
+        self.outer: List[List[Any]] = []
+        self.memo: Dict[int, Any] = {}
+        for opcode, argument, _ in pickletools.genops(pickle):
+            self._follow(opcode.name, argument)
+
+    def _follow(self, name: str, argument: Any) -> None:
+        """Does what one instruction does to the stack."""
+        stack = self.stack
+        if name in PLAIN:
+            stack.append(argument)
+        elif name in CONSTANTS:
+            stack.append(CONSTANTS[name])
+        elif name in EMPTY:
+            self._take(VALUE_BYTES)
+            stack.append(Thing(EMPTY[name]))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self.memo[argument])
+        elif name == "MARK":
+            self.outer.append(stack)
+            self.stack = []
+        elif name in ("TUPLE", "APPENDS", "SETITEMS"):
+            self.stack = self.outer.pop()
+            if name == "TUPLE":
+                self.stack.append(tuple(stack))
+            else:
+                self.stack[-1].size_bytes += VALUE_BYTES * len(stack)
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name in ("APPEND", "SETITEM"):
+            del stack[-1 if name == "APPEND" else -2 :]
+            stack[-1].size_bytes += VALUE_BYTES
+        elif name == "GLOBAL":
+            stack.append(Global(_in_python_3(argument)))
+        elif name == "BINPERSID":
+            stack.append(self._storage(*stack.pop()))
+        elif name in ("REDUCE", "NEWOBJ"):
+            arguments, maker = stack.pop(), stack.pop()
+            stack.append(self._made(maker, arguments))
+        elif name == "BUILD":
+            size_bytes = self._take(_size_bytes(stack.pop()))
+            stack[-1].size_bytes += size_bytes
+        elif name not in ("PROTO", "STOP"):
+            raise ValueError(f"{name} is no instruction in a pickle of torch's")
+
+    def _made(self, maker: Any, arguments: Any) -> Thing:
+        """What the call of a class or a function gives."""
+        if not isinstance(maker, Global) or maker.name not in self.callable:
+            raise ContentError(python_object(getattr(maker, "name", type(maker).__name__)))
+        if maker.name == "_codecs.encode" and arguments[1:] != ("latin1",):
+            raise ContentError(
+                python_object(maker.name)
+            )  # in other encodings a text grows, and grows again
+        return Thing(maker.name, self._take(CALL_BYTES + _size_bytes(arguments)))
+
+    def _storage(self, what: str, kind: Thing, key: Any, _: str, count: int, *view: Any) -> Thing:
+        """The numbers of tensors; they lie in the file, and those of one key are read once."""
+        if what != "storage" or count < 0:
+            raise ValueError(f"{what} of {count}")
+        name = kind.name.rpartition(".")[2]
+        size_bytes = count * BYTES.get(name[: -len("Storage")], 1)
+        self.numbers_room -= max(0, size_bytes - self.storages.get(key, 0))
+        self.storages[key] = max(size_bytes, self.storages.get(key, 0))
+        if self.numbers_room < 0:
+            raise CutOffError
+        return Thing(kind.name)
+
+    def _take(self, size_bytes: int) -> int:
+        self.room -= size_bytes
+        if self.room < 0:
+            raise ContentError(TOO_LARGE)
+        return size_bytes
+
+
+def _size_bytes(value: Any) -> int:
+    """What a copy of a value takes, but not of what is in that again."""
+    parts = value if isinstance(value, tuple) else (value,)
+    texts = sum(len(each) for each in parts if isinstance(each, str))
+    tuples = sum(VALUE_BYTES * len(each) for each in parts if isinstance(each, tuple))
+    return texts + tuples + sum(each.size_bytes for each in parts if isinstance(each, Thing))
+
+
+def _in_python_3(named: str) -> str:
+    """The path of what a pickle names, as torch understands it."""
+    module, _, name = named.partition(" ")
+    if (module, name) in NAME_MAPPING:
+        return ".".join(NAME_MAPPING[module, name])
+    return f"{IMPORT_MAPPING.get(module, module)}.{name}"
+
+
+def _path(known: Any) -> str:
+    return f"{known.__module__}.{known.__qualname__}"

@@ -1,0 +1,48 @@
+"""The command ``fairseq-kd diagnose``: reports what went wrong in trainings."""
+
+import argparse
+from typing import Any
+
+from fairseq_kd.flag_types import file_path
+
+DESCRIPTION = """\
+Reads the logs and translations of trainings, and reports what went wrong: a loss that blows up,
+translations that collapse to one token, a temperature that is too high, an untrained teacher, a
+dominant term, over-fitting, slow progress, a student too small for its teacher; and why a training
+ended early: the loss scale at its minimum, too little memory, a killed process, an exception, a log
+that stops or has no figures.
+Each finding has evidence and advice. Healthy trainings are not listed. The exit status is 1 if
+there is a finding."""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the command line."""
+    parser = commands.add_parser(
+        "diagnose",
+        help="report what went wrong in a training, with evidence and advice",
+        description=DESCRIPTION,
+    )
+    parser.add_argument(
+        "folder",
+        type=file_path,
+        metavar="RUN",
+        help="the --save-dir of a training with its train.log, a folder of several, or a file with "
+        "the output of fairseq-train --log-format json",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the findings; 1 if there are any."""
+    from fairseq_kd.diagnosis.findings import findings
+    from fairseq_kd.diagnosis.training_run import find_training_runs
+    from fairseq_kd.files.names import on_terminal
+
+    status = 0
+    for training in find_training_runs(args.folder):
+        for finding in findings(training):
+            status = 1
+            print(f"{on_terminal(training.name)}: {finding.name}")
+            details = f"  seen: {finding.evidence}\n  try:  {finding.advice_text}"
+            print(on_terminal(details))
+    return status

@@ -1,0 +1,167 @@
+"""Locks: one process at a time works on a run, a training or another output."""
+
+import datetime
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional
+
+from fairseq_kd.child_process import end_started_by, new_token, running
+from fairseq_kd.files.whole_files import make_folder, own_file
+from fairseq_kd.files.write_errors import writing
+
+PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
+HOLDER_CHARACTERS = 10_000  # more than who holds a lock writes into it
+
+
+class Lock(NamedTuple):
+    """A lock that is held.
+
+    Args:
+        descriptor: everything that is started with it holds the lock, too.
+        token: what is started is to be known by it (see ``child_process.child``).
+    """
+
+    descriptor: int
+    token: str
+
+
+@contextmanager
+def locked(path: Path, what: str, written: Optional[Path] = None) -> Iterator[Lock]:
+    """Holds a lock; if its last holder was killed, waits for what that started, or ends it.
+
+    Args:
+        path: of the lock, which is removed afterwards. Its folder is made if there is none.
+        what: the lock protects, for the message: a flag with its value, or a folder.
+        written: what errors of writing name (default: the folder of the lock).
+
+    Raises:
+        ValueError: another process holds it, or it is somebody else's file.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
+    """
+    make_folder(path.parent)
+    written = path.parent if written is None else written
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        with _opened(path, written) as file:
+            if _acquired(file, path):
+                token = new_token()
+                _end_what_is_left(_holder(file), _place(file))
+                with writing(written):
+                    _write_holder(file, token)
+                try:
+                    yield Lock(file.fileno(), token)
+                except Exception:
+                    path.unlink(missing_ok=True)
+                    raise
+                path.unlink(missing_ok=True)  # after a signal it stays: something may be left
+                return
+            holder = _holder(file)
+        if _alive(holder) or time.monotonic() > deadline:
+            raise ValueError(
+                f"{what} is being worked on since {holder.get('since', 'a moment ago')} by "
+                f"process {holder.get('pid', '?')} on {holder.get('host', '?')}. Wait for it, "
+                "or end it; the same command then goes on."
+            )
+        time.sleep(0.2)
+
+
+def _opened(path: Path, written: Path) -> IO[str]:
+    """The file of a lock, made if there is none.
+
+    Raises:
+        ValueError: it holds something else than who holds a lock.
+        OSError: it cannot be made.
+    """
+    how = {"encoding": "utf-8", "errors": "replace", "opener": own_file}
+    with writing(written, path):
+        file = open(path, "a+", **how)  # noqa: SIM115  (its user closes it)
+    file.seek(0)
+    if file.read(1) not in ("", "{"):
+        file.close()
+        raise ValueError(f"{path} is there, and is no lock of fairseq_kd. Move it away.")
+    return file
+
+
+def is_held(path: Path) -> Optional[bool]:
+    """Whether a process holds a lock; None if there is none, or the file system does not tell."""
+    try:
+        with open(path, "rb", opener=own_file) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ValueError):
+        return None
+    return False
+
+
+def lock_beside(path: Path) -> Path:
+    """The lock of a file or folder that appears whole, and so cannot hold it."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def _acquired(file: IO[str], path: Path) -> bool:
+    """Whether the lock is this process's now, and is still that of the path.
+
+    Raises:
+        ValueError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(file.fileno()).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):  # held; removed by who held it until now
+        return False
+    except OSError as error:
+        raise ValueError(
+            f"The file system of {path} cannot lock files ({error.strerror}). Choose a folder on "
+            "another one."
+        ) from error
+
+
+def _holder(file: IO[str]) -> Dict[str, Any]:
+    """Who holds the lock, or held it when it was killed; nothing if nobody has written it."""
+    file.seek(0)
+    try:
+        return dict(json.loads(file.read(HOLDER_CHARACTERS)))
+    except (ValueError, RecursionError):  # it is being written, was cut off, or is no lock
+        return {}
+
+
+def _write_holder(file: IO[str], token: str) -> None:
+    file.seek(0)
+    file.truncate()
+    since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "token": token}
+    json.dump({**holder, "place": _place(file)}, file)
+    file.flush()
+
+
+def _alive(holder: Dict[str, Any]) -> bool:
+    """Whether the process that took the lock still runs; on another machine it is taken to."""
+    if not holder:
+        return False
+    return holder.get("host") != socket.gethostname() or running(holder.get("pid", 0))
+
+
+def _place(file: IO[str]) -> List[int]:
+    """Device and inode of a lock, which a copy of it does not have."""
+    state = os.fstat(file.fileno())
+    return [state.st_dev, state.st_ino]
+
+
+def _end_what_is_left(holder: Dict[str, Any], place: List[int]) -> None:
+    """Ends what the last holder of this lock started, if a kill of everything else has spared it.
+
+    What the holder of the lock started of which this is a copy, as in a copy of a run, works on.
+    """
+    here = holder.get("host") == socket.gethostname() and holder.get("place") == place
+    if here and holder.get("token"):
+        killed = end_started_by(holder["token"])
+        if killed:
+            told = ", ".join(map(str, killed))
+            print(f"ended what a run that was killed has left: process {told}", file=sys.stderr)

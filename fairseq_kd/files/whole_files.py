@@ -1,0 +1,376 @@
+"""Writes files and folders that appear whole or not at all, and replaces nothing.
+
+All that the commands write goes through here. What was there before is replaced only where a
+command made it itself, and every failure to write ends in one sentence (``write_errors``).
+"""
+
+import errno
+import fcntl
+import glob
+import itertools
+import os
+import re
+import shutil
+import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Dict, Iterator, Tuple, Union
+
+from fairseq_kd.files.write_errors import writing
+
+MARK = ".fairseq_kd"  # in a temporary folder of ours; it is locked while its process runs
+ANYWHERE = Path("/")
+ROOM_BYTES = 1 << 20
+OURS = re.compile(  # the names of temporary files, earlier ones without our name, and of locks
+    r".*\.\d+(\.fairseq_kd)?\.partial|\.(.+\.)?lock"
+)
+NO_FILE = "{path} must be an ordinary file, but is a pipe or a device. Remove it."
+
+
+def own_file(path: str, flags: int) -> int:
+    """Opens a file of ours, for ``open(..., opener=own_file)``; not one elsewhere by a link.
+
+    A folder from somebody else may hold a link, or a pipe that never answers, where we write a lock
+    or a journal.
+
+    Raises:
+        ValueError: there is a symbolic link, or no ordinary file.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+            raise ValueError(NO_FILE.format(path=path)) from error
+        if error.errno == errno.ELOOP:
+            check_no_link(path)
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(NO_FILE.format(path=path))
+    return descriptor
+
+
+def check_no_link(path: Union[str, Path]) -> None:
+    """Refuses a symbolic link in the place of a file or folder of ours.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if os.path.islink(path):
+        other = "folder, whose files" if os.path.isdir(path) else "file, which"
+        raise ValueError(
+            f"{path} is a link to another {other} would be overwritten. If it leads to what was "
+            "here, put that in its place; else remove the link."
+        )
+
+
+def check_own_folder(folder: Path) -> None:
+    """Makes sure that what is written into a folder of ours goes nowhere else.
+
+    Programs of others write through a symbolic link, and into a file of several names. So a link is
+    refused, and a file that has a second name elsewhere, as in a copy by ``cp -l``, gets its own
+    content.
+
+    Args:
+        folder: which need not be there; or a file.
+
+    Raises:
+        ValueError: it is a symbolic link or a pipe, or holds one at any depth.
+    """
+    check_no_link(folder)
+    if folder.exists() and not folder.is_dir():
+        _check_file(folder)
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            check_no_link(os.path.join(place, name))
+        for name in files:
+            _check_file(Path(place, name))
+
+
+def _check_file(path: Path) -> None:
+    """Gives a file its own content; refuses a pipe, which an open would wait for."""
+    with suppress(FileNotFoundError):  # of a process that has just removed it
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise ValueError(NO_FILE.format(path=path))
+        make_sole(path)
+
+
+def make_sole(path: Path) -> None:
+    """Gives a file its own content if it has other names, which keep theirs."""
+    state = os.lstat(path)
+    if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
+        with path.open("rb") as shared, written_whole(path, "wb") as file:
+            shutil.copyfileobj(shared, file)
+            file.flush()
+            os.utime(file.fileno(), ns=(state.st_atime_ns, state.st_mtime_ns))  # as hashes have it
+
+
+@contextmanager
+def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator[IO[Any]]:
+    """Opens a file that takes its name only when the block ends without an error.
+
+    Args:
+        path: the name.
+        mode: ``w`` for text, ``wb`` for bytes.
+        new: the name must be free; otherwise a file that is there is replaced.
+
+    Raises:
+        ValueError: something else than a file has the name.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no ordinary file"
+        raise ValueError(f"{path} must be a file to write, but is {what}. Give another path.")
+    with writing(path, ANYWHERE):
+        beside, descriptor = _temporary(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with writing(path, beside), open(descriptor, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if new:  # while it is locked by being open, for which see _temporary
+                _take_free_name(beside, path)
+            else:
+                beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path) -> Tuple[Path, int]:
+    """A new file beside another one, open for writing, and locked as long as it is open.
+
+    What a killed process left of the same file is removed: its lock is nobody's.
+    """
+    begin = path.name[:40]
+    for left in path.parent.glob(f"{glob.escape(begin)}.*.fairseq_kd.partial"):
+        if OURS.fullmatch(left.name):
+            _remove_if_left(left)
+    for number in itertools.count(os.getpid()):
+        beside = path.with_name(f"{begin}.{number}.fairseq_kd.partial")
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        with suppress(OSError):  # a file system without locks, where nothing is removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return beside, descriptor
+        os.close(descriptor)  # removed by another process before it was locked
+    raise AssertionError
+
+
+def _remove_if_left(path: Path) -> None:
+    """Removes a temporary file unless a process has it open."""
+    with suppress(OSError, ValueError), open(path, "rb", opener=own_file) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _take_free_name(beside: Path, path: Path) -> None:
+    """Renames a file, and replaces nothing."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        beside.replace(path)
+    else:
+        beside.unlink()
+
+
+def write_new(path: Path, content: Union[str, bytes], flag: str = "--out") -> None:
+    """Writes a file that is not there yet; one with this content stays.
+
+    Args:
+        path: the file.
+        content: of it.
+        flag: by which it was given.
+
+    Raises:
+        ValueError: something else is there.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if path.is_file() and path.read_bytes() == data:
+        return
+    check_new_file(path, flag)
+    make_folder(path.parent)
+    with written_whole(path, "wb", new=True) as file:
+        file.write(data)
+
+
+def moved_aside(path: Path) -> Path:
+    """Gives a damaged file another name beside it, and returns that."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.damaged{'' if number == 1 else f'.{number}'}")
+        if not os.path.lexists(aside):
+            with writing(path, path):
+                return path.rename(aside)
+    raise AssertionError
+
+
+@contextmanager
+def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
+    """Makes a folder that takes its place only when the block ends without an error.
+
+    It is made in ``OUT.partial``, which is of this process alone. What a killed process left there
+    is removed, but for what lies beside the folder itself; a folder of that name which has not our
+    mark is somebody else's, and another name is taken.
+
+    Args:
+        out: the folder; nothing is there, or an empty folder.
+        flag: by which it was given.
+
+    Yields:
+        The folder to fill. Its parent is for files that are of use until it is filled.
+
+    Raises:
+        ValueError: something is there, or another process makes the same folder.
+        OSError: it cannot be written; ``write_errors.explained`` says why.
+    """
+    check_vacant(out, flag, empty=True)
+    target = Path(os.path.realpath(out))  # resolve() fails on a loop of links
+    if os.path.ismount(target):
+        raise ValueError(f"{flag} {out} must be a folder that is made, but is a disk. Add a name.")
+    make_folder(target.parent)
+    with writing(out, ANYWHERE):
+        place, lock = _own_place(target, out)
+    try:
+        with writing(out, place):
+            made = place / "made"
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            yield made
+            check_vacant(out, flag, empty=True)
+            made.rename(target)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.close()
+
+
+def _own_place(target: Path, out: Path) -> Tuple[Path, IO[Any]]:
+    """A marked temporary folder beside the target, and its lock."""
+    for number in itertools.count(1):
+        place = target.with_name(f"{target.name}{'' if number == 1 else f'.{number}'}.partial")
+        try:
+            place.mkdir()
+        except FileExistsError:
+            mark = place / MARK
+            if place.is_symlink() or mark.is_symlink() or not mark.is_file():
+                continue
+        lock = open(place / MARK, "a", opener=own_file)  # noqa: SIM115  (its user closes it)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ValueError(
+                f"{out} is being made by another process. Wait for it, or give another path."
+            ) from None
+        if os.fstat(lock.fileno()).st_nlink:
+            try:
+                check_own_folder(place)
+            except BaseException:
+                lock.close()
+                raise
+            return place, lock
+        lock.close()  # its owner has just removed it
+    raise AssertionError
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those that it lies in, unless it is there.
+
+    Raises:
+        ValueError: a file has its name.
+        OSError: it cannot be made; ``write_errors.explained`` says why.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} must be a folder, but is a file. Give another path.")
+    with writing(path, ANYWHERE):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None:
+    """Refuses to write a folder where something is.
+
+    Args:
+        out: the folder.
+        flag: by which it was given.
+        empty: locks and temporary files of ours may not be there either, as where another folder
+            takes its place.
+
+    Raises:
+        ValueError: it is a file, or a folder with something in it.
+    """
+    if not os.path.lexists(out):
+        return
+    if not out.is_dir():
+        raise ValueError(
+            f"{flag} {out} must be a folder, but is a file that is there already. Remove it or "
+            "choose another."
+        )
+    names = sorted(path.name for path in out.iterdir())
+    strange = [name for name in names if empty or not OURS.fullmatch(name)]
+    if strange:
+        raise ValueError(
+            f"{flag} {out} is there already, with {strange[0]} in it. Remove it or choose another."
+        )
+
+
+def check_new_file(out: Path, flag: str = "--out") -> None:
+    """Refuses to write a file where something is.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if out.is_dir():
+        raise ValueError(f"{flag} {out} must be a file to write, but is a folder. Choose another.")
+    if os.path.lexists(out):
+        raise ValueError(f"{flag} {out} is there already. Remove it or choose another.")
+
+
+def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str = "--out") -> None:
+    """Refuses an output that is an input, or lies inside a folder that is one.
+
+    Links of all kinds are followed.
+
+    Args:
+        out: the file or folder to write.
+        inputs: by the flags that name them; those that are not there are not compared.
+        flag: by which ``out`` was given.
+
+    Raises:
+        ValueError: it is no place of its own.
+    """
+    places = [path for path in (out, *Path(os.path.realpath(out)).parents) if path.exists()]
+    for name, path in inputs.items():
+        if path is None or not os.path.exists(path):
+            continue
+        if out in places and os.path.samefile(out, path):
+            raise ValueError(f"{flag} {out} is what {name} {path} names. Choose another.")
+        if os.path.isdir(path) and any(os.path.samefile(each, path) for each in places):
+            raise ValueError(
+                f"{flag} {out} lies inside {name} {path}, which is only read. Choose a place "
+                "outside it."
+            )
+
+
+def check_room(folder: Path) -> None:
+    """Makes sure that a folder can be written to, such as after another program has failed.
+
+    Raises:
+        OSError: it cannot; ``write_errors.explained`` says why.
+    """
+    with writing(folder, folder):
+        beside, descriptor = _temporary(folder / "room")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(bytes(ROOM_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            beside.unlink()

@@ -1,0 +1,84 @@
+"""Writes a student checkpoint that starts from a teacher, for ``--finetune-from-model``."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+from fairseq.models import build_model
+from omegaconf import OmegaConf
+
+from fairseq_kd.checkpoints.reading import is_made_of
+from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
+from fairseq_kd.models.form import model_args
+from fairseq_kd.models.inheritance import inherit
+from fairseq_kd.models.structure import Structure
+from fairseq_kd.teachers.loading import load_teacher, read_translation_model
+
+
+def write_student(
+    teacher: str,
+    arch: str,
+    out: Path,
+    layers: Dict[str, Optional[List[int]]],
+    model_flags: List[str],
+) -> str:
+    """Writes a student checkpoint that starts from a teacher's weights.
+
+    Args:
+        teacher: the teacher's checkpoint.
+        arch: the student's architecture.
+        out: the file to write; it appears whole or not at all.
+        layers: the teacher layers for each side, or None to spread them.
+        model_flags: flags of fairseq-train for the student's model.
+
+    Returns:
+        What was copied from where, and the flags that train the student.
+
+    Raises:
+        FileNotFoundError: the teacher or its dictionaries are missing.
+        ValueError: this student cannot start from this teacher, or the file is there.
+    """
+    check_apart(out, {"--teacher": teacher})
+    if os.path.isfile(teacher):
+        made_of = {"teacher": sha256_of([Path(teacher)]), "arch": arch}
+        made_of |= {"layers": layers, "model_flags": model_flags}
+        if is_made_of(out, made_of):
+            return f"{out} is there already"
+    model, task = load_teacher(teacher, "--teacher")
+    source = Structure(model, f"--teacher {teacher}")
+    args, flags = model_args(arch, model.args, model_flags)
+    student = build_model(args, task)
+    lines = inherit(Structure(student, f"--arch {arch}"), source, layers)
+    _save(out, student, args, teacher, made_of)
+    sizes = [sum(each.numel() for each in whole.parameters()) for whole in (student, model)]
+    return "\n".join(
+        [
+            *lines,
+            f"{sizes[0]:,} parameters of {sizes[1]:,}, in {out}. Train it with",
+            f"  --arch {' '.join([arch, *flags])} --finetune-from-model {out}",
+        ]
+    )
+
+
+def _save(out: Path, student: Any, args: Namespace, teacher: str, made_of: Dict[str, Any]) -> None:
+    """Writes what fairseq-train would have written before its first update."""
+    cfg = read_translation_model(teacher, f"--teacher {teacher}")["cfg"]
+    cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    start = {
+        "args": None,
+        "cfg": {**cfg, "model": args},
+        "model": student.state_dict(),
+        "criterion": None,
+        "optimizer_history": inherited_history(out, updates_behind(teacher)),
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": None,
+        "task_state": {},
+        "made_of": made_of,
+    }
+    make_folder(out.parent)
+    with written_whole(out, "wb", new=True) as file:
+        torch.save(start, file)

@@ -1,0 +1,309 @@
+"""Files and folders that appear whole or not at all, beside what is not ours."""
+
+import errno
+import fcntl
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from disks import files_up_to, left_by_a_kill, small_disk
+from harness import ENVIRONMENT
+
+from fairseq_kd.files.whole_files import (
+    MARK,
+    check_apart,
+    check_new_file,
+    check_own_folder,
+    check_vacant,
+    make_folder,
+    whole_folder,
+    written_whole,
+)
+from fairseq_kd.files.write_errors import explained
+
+
+def test_a_file_appears_when_it_is_whole_and_replaces_its_own(tmp_path):
+    path = tmp_path / "file"
+    for text in ("one", "two"):
+        with written_whole(path) as file:
+            file.write(text)
+            assert path.exists() == (text == "two")
+        assert path.read_text() == text
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_new_file_replaces_nothing_even_if_that_comes_while_it_is_written(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(FileExistsError), written_whole(path, new=True) as file:  # noqa: PT012
+        file.write("ours")
+        path.write_text("theirs")
+    assert path.read_text() == "theirs"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_temporary_name_that_is_taken_is_left_alone(tmp_path):
+    theirs = tmp_path / f"file.{os.getpid()}.fairseq_kd.partial"
+    theirs.write_text("theirs")
+    with theirs.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with written_whole(tmp_path / "file") as file:
+            file.write("ours")
+    assert theirs.read_text() == "theirs"
+    assert (tmp_path / "file").read_text() == "ours"
+
+
+def test_what_a_kill_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
+    begun = "with written_whole(Path('file')): os.kill(os.getpid(), 9)"
+    head = "import os\nfrom pathlib import Path\n"
+    head += "from fairseq_kd.files.whole_files import written_whole\n"
+    subprocess.run([sys.executable, "-c", head + begun], cwd=tmp_path, env=ENVIRONMENT)
+    (left,) = os.listdir(tmp_path)
+    theirs = ["file.77.partial", "file.x.fairseq_kd.partial", "file2.7.fairseq_kd.partial"]
+    for name in (*theirs, "precious"):
+        (tmp_path / name).touch()
+    (tmp_path / "file.5.fairseq_kd.partial").symlink_to("precious")
+    with written_whole(tmp_path / "file"):
+        assert left not in os.listdir(tmp_path)
+    theirs += ["file.5.fairseq_kd.partial", "precious"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["file", *theirs])
+
+
+LINKED = ("made", "decoded", "decoded/journal")
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_a_link_in_a_temporary_folder_is_refused_and_not_followed(tmp_path, name):
+    partial, precious = tmp_path / "out.partial", tmp_path / "precious"
+    (partial / name).parent.mkdir(parents=True)
+    precious.mkdir()
+    (precious / "file").write_text("precious")
+    (partial / MARK).touch()
+    (partial / name).symlink_to(precious)
+    told = f"{partial / name} is a link to another folder, whose files would be overwritten."
+    with pytest.raises(ValueError, match=re.escape(f"{told} If it leads to what was here, put")):
+        whole_folder(tmp_path / "out").__enter__()
+    assert (precious / "file").read_text() == "precious"
+    (partial / name).unlink()
+    with whole_folder(tmp_path / "out"):
+        pass
+
+
+def test_a_folder_of_ours_holds_no_links_and_no_file_of_two_names(tmp_path):
+    ours, backup = tmp_path / "ours", tmp_path / "backup"
+    (ours / "in").mkdir(parents=True)
+    (ours / "in" / "file").write_text("both")
+    os.link(ours / "in" / "file", backup)
+    check_own_folder(ours)
+    assert backup.stat().st_nlink == 1
+    assert (ours / "in" / "file").read_text() == "both"
+    assert (ours / "in" / "file").stat().st_mtime_ns == backup.stat().st_mtime_ns
+    (ours / "in" / "link").symlink_to("file")
+    with pytest.raises(ValueError, match="ours/in/link is a link to another file, which would be"):
+        check_own_folder(ours)
+    (ours / "in" / "link").unlink()
+    os.mkfifo(ours / "in" / "pipe")
+    for place in (ours, ours / "in" / "pipe"):
+        with pytest.raises(ValueError, match="in/pipe must be an ordinary file, but is a pipe or"):
+            check_own_folder(place)
+    check_own_folder(tmp_path / "none")
+
+
+def test_want_of_memory_is_told():
+    told = explained(MemoryError(), "out", "the teacher is as it was")
+    assert told == (
+        "The memory of this machine, or what this process may have of it, is used up; the teacher "
+        "is as it was. Free some, or take a larger machine, and run the same command again."
+    )
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    told = "pipe must be a file to write, but is no ordinary file. Give another path."
+    with pytest.raises(ValueError, match=told), written_whole(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("mark", [True, False, "link"])
+def test_of_temporary_folders_ours_is_taken_again_and_no_other(tmp_path, mark):
+    ours, folder = mark is True, tmp_path / "folder"
+    partial = left_by_a_kill(folder / "out.partial", mark)
+    with whole_folder(folder / "out") as work:
+        (work / "file").write_text("whole")
+        assert os.listdir(folder / "out.partial" / "made") == (["file"] if ours else ["half"])
+    assert os.listdir(folder / "out") == ["file"]
+    assert partial.exists() != ours
+    assert not (folder / "out.2.partial").exists()
+    assert mark != "link" or (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_folder_that_another_process_makes_is_waited_for(tmp_path):
+    told = f"{tmp_path}/out is being made by another process. Wait for it, or give another path."
+    refused = pytest.raises(ValueError, match=told)
+    with whole_folder(tmp_path / "out"), refused, whole_folder(tmp_path / "out"):
+        pass
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_that_fails_leaves_nothing_and_an_empty_one_is_filled(tmp_path):
+    out = tmp_path / "real"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(KeyError), whole_folder(tmp_path / "link") as work:  # noqa: PT012
+        (work / "file").touch()
+        raise KeyError
+    assert os.listdir(out) == []
+    with whole_folder(tmp_path / "link") as work:
+        (work / "file").touch()
+    assert os.listdir(out) == ["file"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_what_is_there_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x").touch()
+    (tmp_path / "nowhere").symlink_to("none")
+    for name, told in (
+        ("folder", "--out {} is there already, with x in it. Remove it or choose another."),
+        ("folder/x", "--out {} must be a folder, but is a file that is there already."),
+        ("nowhere", "--out {} must be a folder, but is a file that is there already."),
+    ):
+        with pytest.raises(ValueError, match=told.format(tmp_path / name)):
+            check_vacant(tmp_path / name)
+    for name, told in (
+        ("folder", "--chart {} must be a file to write, but is a folder. Choose another."),
+        ("folder/x", "--chart {} is there already. Remove it or choose another."),
+        ("nowhere", "--chart {} is there already. Remove it or choose another."),
+    ):
+        with pytest.raises(ValueError, match=told.format(tmp_path / name)):
+            check_new_file(tmp_path / name, "--chart")
+    check_vacant(tmp_path / "new")
+    (tmp_path / "locks").mkdir()
+    for name in (".lock", ".train.lock", "store.json.12.partial"):
+        (tmp_path / "locks" / name).touch()
+    check_vacant(tmp_path / "locks")
+    told = (
+        f"--out {tmp_path}/locks is there already, with .lock in it. Remove it or choose another."
+    )
+    with pytest.raises(ValueError, match=f"^{told}$"), whole_folder(tmp_path / "locks"):
+        pytest.fail("the work is begun")
+    check_new_file(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("data", "--out {out} is what --data {data} names. Choose another."),
+        ("link", "--out {out} is what --data {data} names. Choose another."),
+        ("data/new/out", "--out {out} lies inside --data {data}, which is only read."),
+        ("link/out", "--out {out} lies inside --data {data}, which is only read."),
+        ("hard", "--out {out} is what --teacher {teacher} names. Choose another."),
+        ("beside", None),
+        (".", None),
+    ],
+)
+def test_an_output_is_a_place_apart_from_the_inputs(tmp_path, out, told):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    (tmp_path / "t.pt").touch()
+    os.link(tmp_path / "t.pt", tmp_path / "hard")
+    inputs = {"--data": tmp_path / "data", "--teacher": tmp_path / "t.pt", "--codes": None}
+    if told is None:
+        check_apart(tmp_path / out, inputs)
+        return
+    told = told.format(out=tmp_path / out, data=tmp_path / "data", teacher=tmp_path / "t.pt")
+    with pytest.raises(ValueError, match=told):
+        check_apart(tmp_path / out, inputs)
+
+
+WRITES = {
+    "text": lambda file: file.write(b"x" * 99_999),
+    "torch": lambda file: torch.save({"x": torch.zeros(30_000)}, file),
+    "torch, old format": lambda file: torch.save(
+        torch.zeros(30_000), file, _use_new_zipfile_serialization=False
+    ),
+    "numpy": lambda file: np.save(file, np.zeros(30_000)),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_full_disk_is_recognised_whoever_writes(tmp_path, write, in_folder):
+    def attempt():
+        if not in_folder:
+            with written_whole(tmp_path / "out", "wb") as file:
+                write(file)
+        else:
+            with whole_folder(tmp_path / "out") as work, (work / "file").open("wb") as file:
+                write(file)
+
+    with files_up_to(20_000), pytest.raises(OSError, match="out") as raised:
+        attempt()
+    assert explained(raised.value, None, "all is kept") == (
+        f"The disk of {tmp_path}/out is full; all is kept. Free some space and run the same "
+        "command again."
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_reading_keeps_the_name_of_what_is_read(tmp_path):
+    (tmp_path / "input").mkdir()
+    with pytest.raises(IsADirectoryError) as raised, whole_folder(tmp_path / "out"):
+        (tmp_path / "input").open()
+    assert explained(raised.value, None, "all is kept") == (
+        f"{tmp_path}/input must be a file, but is a folder; all is kept. Give another path."
+    )
+
+
+def test_other_errors_are_not_explained():
+    for error in (RuntimeError("size mismatch"), OSError("odd"), OSError(errno.EIO, "bad disk")):
+        assert explained(error, "out", "all is kept") is None
+
+
+NOWHERE = {
+    "below a file": ("file/out", "{} lies below a file, where a folder must be; all is kept."),
+    "too long": ("n" * 300, "The name of {} is too long for its disk; all is kept."),
+    "to itself": ("loop/out", "{} is a symbolic link that leads to itself; all is kept."),
+}
+
+
+@pytest.mark.parametrize(("name", "told"), NOWHERE.values(), ids=NOWHERE)
+@pytest.mark.parametrize("make", [make_folder, written_whole, whole_folder])
+def test_a_place_where_nothing_can_be_is_explained(tmp_path, name, told, make):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((OSError, ValueError)) as raised, make(tmp_path / name):
+        pass
+    path = tmp_path / name
+    if make is whole_folder and name == "file/out":
+        assert str(raised.value).startswith(f"{path.parent} must be a folder, but is a file.")
+        return
+    if make is whole_folder and name == "loop/out":
+        told = f"{path.parent} is there already; all is kept. Remove it"
+    assert explained(raised.value, None, "all is kept").startswith(told.format(path))
+
+
+def test_a_disk_that_is_read_only_is_explained(tmp_path):
+    with small_disk(tmp_path / "disk", "ro") as disk:
+        for make in (written_whole, whole_folder):
+            with pytest.raises(OSError, match="Read-only") as raised, make(disk / "out"):
+                pass
+            assert explained(raised.value, None, "all is kept") == (
+                f"The disk of {disk}/out is read-only; all is kept. Give a path on another disk."
+            )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_explained(tmp_path):
+    tmp_path.chmod(0o500)
+    for make in (written_whole, whole_folder):
+        with pytest.raises(PermissionError) as raised, make(tmp_path / "out"):
+            pass
+        assert explained(raised.value, None, "all is kept") == (
+            f"{tmp_path}/out may not be used by this user; all is kept. Allow it, or give "
+            "another path."
+        )
