@@ -107,10 +107,10 @@ def main(argv: Optional[List[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, OSError, ValueError, RuntimeError) as error:
-        told = explained(error, getattr(args, "out", None), args.kept)
-        if told is None and isinstance(error, RuntimeError):
+        message = explained(error, getattr(args, "out", None), args.kept)
+        if message is None and isinstance(error, RuntimeError):
             raise
-        print(f"fairseq-kd {args.subcommand}: {on_terminal(told or error)}", file=sys.stderr)
+        print(f"fairseq-kd {args.subcommand}: {on_terminal(message or error)}", file=sys.stderr)
         return 2
     except ImportError as error:
         print(f"fairseq-kd {args.subcommand}: {on_terminal(error)}. {INSTALL}", file=sys.stderr)

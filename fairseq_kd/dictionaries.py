@@ -27,10 +27,10 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
     try:
         words = Dictionary.load(str(path))
     except (RuntimeError, ValueError) as error:  # a word twice, or a line that is no entry
-        told = " ".join(str(error).split())
-        reason = told.partition(". ")[0]
+        message = " ".join(str(error).split())
+        reason = message.partition(". ")[0]
         if isinstance(error, ValueError):
-            reason = f"a line is no word with its count, {told.partition(': ')[2]}"
+            reason = f"a line is no word with its count, {message.partition(': ')[2]}"
         raise ValueError(f"{path} is no dictionary of fairseq: {reason}. Build it anew.") from error
     if distinct and len(words.indices) != len(words.symbols):
         twice = next(word for i, word in enumerate(words.symbols) if words.indices[word] != i)

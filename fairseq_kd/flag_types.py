@@ -135,8 +135,8 @@ def from_environment(name: str, allowed: Range, default: Number) -> Number:
     try:
         return allowed(text)
     except argparse.ArgumentTypeError:
-        told = f"{name} must be {allowed}, but is {shown(text):.60}"
-        raise ValueError(f"{told}. Correct it, or unset it.") from None
+        message = f"{name} must be {allowed}, but is {shown(text):.60}"
+        raise ValueError(f"{message}. Correct it, or unset it.") from None
 
 
 def number_field(default: Any, allowed: Range, help_text: str) -> Any:
@@ -163,7 +163,7 @@ def option_field(default: Any, help_text: str, choices: Optional[Collection[str]
 
 
 def with_range(help_text: str, allowed: Union[Range, Several]) -> str:
-    """The help of a flag with its range, before the default if that is told."""
+    """The help of a flag with its range, before the default, if there is one."""
     before, default, after = help_text.rpartition(" (default")
     if not default:
         return f"{help_text} ({allowed})"

@@ -131,8 +131,8 @@ class CleanLines:
         if not self.count:
             raise ValueError(f"{self.path} is empty.")
         if self.cleaned:
-            told = f"{self.path}: control characters, such as tabs, became spaces in"
-            print(told, f"{self.cleaned:,} line{'s' * (self.cleaned > 1)}", file=sys.stderr)
+            message = f"{self.path}: control characters, such as tabs, became spaces in"
+            print(message, f"{self.cleaned:,} line{'s' * (self.cleaned > 1)}", file=sys.stderr)
 
 
 def write_clean(name: str, out: str, languages: Sequence[str], max_words: int) -> "tuple[int, int]":

@@ -58,8 +58,10 @@ def read_training_log(path: Path) -> TrainingLog:
             command, finished = line[2:], False
         finished = finished or "| done training" in line
         kind = _kind(line)
-        told = figures(line, of=kind) if kind else None
-        record = _as_numbers(told, "" if kind == "train_inner" else f"{kind}_") if told else None
+        logged = figures(line, of=kind) if kind else None
+        record = (
+            _as_numbers(logged, "" if kind == "train_inner" else f"{kind}_") if logged else None
+        )
         if record is None:
             continue
         if kind == "train_inner":
@@ -107,10 +109,10 @@ def _kind(line: str) -> str:
     return found[1] if found else ""
 
 
-def _as_numbers(told: Dict[str, Any], prefix: str) -> Optional[Record]:
+def _as_numbers(logged: Dict[str, Any], prefix: str) -> Optional[Record]:
     """The figures as numbers, and the number of updates as ``update``, whole; None without it."""
     record: Record = {}
-    for name, value in told.items():
+    for name, value in logged.items():
         try:
             record[name.removeprefix(prefix)] = float(value)
         except (OverflowError, TypeError, ValueError):

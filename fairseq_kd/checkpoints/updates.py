@@ -6,7 +6,7 @@ from typing import Any, Dict, FrozenSet, List, Optional, Union
 
 from fairseq_kd.checkpoints.reading import INHERITED, options_of, read_state
 
-LAST = "checkpoint_last.pt"  # what fairseq-train goes on from unless told otherwise
+LAST = "checkpoint_last.pt"  # what fairseq-train goes on from by default
 
 
 def updates_done(path: Union[str, Path]) -> int:

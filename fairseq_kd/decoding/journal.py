@@ -106,9 +106,11 @@ class Journal:
         """Rewrites the file with the whole records only."""
         if not records:
             aside = moved_aside(self.path)
-            told = f"none of its batches is whole, all are decoded again, and it is kept as {aside}"
+            consequence = (
+                f"none of its batches is whole, all are decoded again, and it is kept as {aside}"
+            )
         else:
-            told = (
+            consequence = (
                 f"{len(records):,} of its batches are whole and kept, the others are decoded again"
             )
             with self.path.open("rb") as old, written_whole(self.path, "wb") as file:
@@ -118,7 +120,7 @@ class Journal:
                     file.write(old.read(end - start))
         self._file.close()
         self._file = self._opened()
-        print(f"{self.path} was damaged: {told}", file=sys.stderr)
+        print(f"{self.path} was damaged: {consequence}", file=sys.stderr)
 
     @property
     def batches(self) -> int:

@@ -163,5 +163,5 @@ def _end_what_is_left(holder: Dict[str, Any], place: List[int]) -> None:
     if here and holder.get("token"):
         killed = end_started_by(holder["token"])
         if killed:
-            told = ", ".join(map(str, killed))
-            print(f"ended what a run that was killed has left: process {told}", file=sys.stderr)
+            listed = ", ".join(map(str, killed))
+            print(f"ended what a run that was killed has left: process {listed}", file=sys.stderr)

@@ -108,9 +108,9 @@ class PivotTranslationTask(TranslationTask):
             if indexed_dataset.dataset_exists(prefix, impl=impl)
         }
         if len(set(counts.values())) > 1:
-            told = ", ".join(f"{side} {count}" for side, count in counts.items())
+            listed = ", ".join(f"{side} {count}" for side, count in counts.items())
             raise ValueError(
-                f"The {split} set in {folder} has different numbers of lines: {told}. Line N of "
+                f"The {split} set in {folder} has different numbers of lines: {listed}. Line N of "
                 "all three must be the same sentence; binarise them again from files that are in "
                 "step."
             )
