@@ -14,6 +14,11 @@ import sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 if os.path.basename(sys.argv[0]) == "python" and sys.argv[1:2] != ["-"]:
     os.execv(os.environ["FORK_PYTHON"], [os.environ["FORK_PYTHON"], *sys.argv[1:]])
+if os.path.basename(sys.argv[0]) == "sacrebleu" and "SACREBLEU" in os.environ:
+    # It reads this variable when it is imported, which the server did long before.
+    os.execv(
+        os.environ["FORK_PYTHON"], [os.environ["FORK_PYTHON"], "-m", "sacrebleu", *sys.argv[1:]]
+    )
 request = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}
 sent = json.dumps(request).encode()
 with socket.socket(socket.AF_UNIX) as server:

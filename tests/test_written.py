@@ -44,7 +44,7 @@ def translations(teacher, data, cache, tmp_path_factory):
     out = tmp_path_factory.mktemp("translations") / "out"
     words = ["translate", "--teacher", teacher, "--data", data, "--beam", "1"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairseq_kd.commands.translate._merge_if_last", lambda folder: None)
+        patch.setattr("fairseq_kd.decoding.decode.merge_if_last", lambda folder: None)
         for shard in ("--shard=1/2", "--shard=2/2"):
             assert cli.main([*words, "--cache", str(cache), "--out", str(out), shard]) == 0
     return out

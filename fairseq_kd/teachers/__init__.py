@@ -4,6 +4,7 @@ import os
 from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 from fairseq.tasks import FairseqTask
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq_kd.losses import SoftTargets
@@ -38,18 +39,20 @@ def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
     running = [
         LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in _paths(cfg.kd_teacher)
     ]
-    limits = [longest_sentences(cfg, task, subset) for subset in subsets]
-    stored = [StoredTeacher(path, task, subsets, limits) for path in _paths(cfg.kd_store)]
+    stores = _paths(cfg.kd_store)
+    limits = [longest_sentences(cfg, task, subset) for subset in subsets] if stores else []
+    stored = [StoredTeacher(path, task, subsets, limits) for path in stores]
     return [*running, *stored]
 
 
 def longest_sentences(cfg: Any, task: FairseqTask, subset: str) -> Tuple[int, int]:
     """The most source and target tokens of the sentences that a training reads of a subset."""
     whole = cfg._get_root()
+    model = None if OmegaConf.is_missing(whole, "model") else whole.model  # as in a measurement
     most = [getattr(whole.dataset, "max_tokens", None)] if subset == cfg.train_subset else []
 
     def least(name: str) -> int:
-        limits = [getattr(each, name, None) for each in (task.cfg, whole.model)]
+        limits = [getattr(each, name, None) for each in (task.cfg, model)]
         return min(each for each in (*limits, *most) if each is not None)
 
     return least("max_source_positions"), least("max_target_positions")

@@ -140,8 +140,8 @@ def test_final_weights_without_a_schedule(setup, teacher, flag):
 def test_a_weight_schedule_that_leads_nowhere(setup, teacher):
     refuses(
         setup,
-        "--kd-weight-schedule is linear, but neither --kd-alpha-final nor --kd-beta-final says "
-        "where the weights go. Set one or both.",
+        "--kd-weight-schedule is linear, but neither --kd-alpha-final nor --kd-beta-final is "
+        "set. Set one or both.",
         *["--kd-teacher", teacher, "--kd-weight-schedule", "linear", "--max-update", "9"],
     )
 

@@ -117,7 +117,7 @@ def test_a_long_validation_sentence_is_refused_unless_it_is_skipped(workflow_of)
 
 def test_more_words_than_there_are_cannot_be_stored(workflow_of):
     stage = "ladder: [{ratio: 0.5, knowledge: store}]\n"
-    with pytest.raises(ValueError, match=r"store\.topk must be below \d+, the words of the tar"):
+    with pytest.raises(ValueError, match=r"store\.topk must be below \d+, the size of the tar"):
         workflow_of(f"{stage}store: {{topk: 60000}}")
 
 
