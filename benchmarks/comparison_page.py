@@ -29,7 +29,7 @@ STRATEGIES = {
     "mutual": "mutual learning, two peers",
     "sequence": "sequence-level, interpolation",
     "inherit": "word-level, from the teacher's layers",
-    "progressive": "progressive, three rungs",
+    "progressive": "progressive, three stages",
     "together": "all together",
 }
 INHERITING = {"inherit": 1, "progressive": 3, "together": 3}  # stages since the teacher's weights
