@@ -335,6 +335,10 @@ def _completed(state: Any, called: str) -> Dict[str, Any]:
     for part in ("criterion", "extra_state", "task_state"):
         if not isinstance(state.setdefault(part, None), (Mapping, type(None))):
             raise ValueError(_malformed(called, part, "a dictionary", state[part]))
+    if state["criterion"] and not are_weights(state["criterion"]):
+        raise ValueError(
+            _malformed(called, "criterion", "tensors by their names", state["criterion"])
+        )
     for option, value in _options_of_text(state):
         if not isinstance(value, (str, type(None))):
             raise ValueError(_malformed(called, option, "a text", value))

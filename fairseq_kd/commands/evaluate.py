@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any, List
 
+from fairseq_kd.commands.user_dir import add_user_dir, register_models
 from fairseq_kd.decoding.search import LENPEN
 from fairseq_kd.flag_types import BEAM, COUNT, THREADS, Range, file_path, one_line, split_name
 
@@ -58,6 +59,7 @@ def add_parser(commands: Any) -> None:
         "--subset", type=split_name, default="test", help="which split (default: %(default)s)"
     )
     parser.add_argument("--out", required=True, type=file_path, help="folder for the report")
+    add_user_dir(parser)
     _add_text(parser.add_argument_group("text and search"))
     _add_measuring(parser.add_argument_group("measuring"))
     parser.set_defaults(run=run, check=check_flags, kept="finished translations are kept")
@@ -165,7 +167,7 @@ def _add_measuring(flags: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates, writes the report and prints its first table."""
     check_flags(args)
-    from fairseq_kd import plugin  # noqa: F401  (registers architectures)
+    register_models(args)
     from fairseq_kd.decoding.engine_choice import cores
     from fairseq_kd.decoding.search import Search
     from fairseq_kd.evaluation.evaluation import Evaluation, EvaluationOptions

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from fairseq_kd.commands.evaluate import add_sacrebleu_tokenize
+from fairseq_kd.commands.user_dir import add_user_dir, register_models
 from fairseq_kd.flag_types import BEAM, THREADS, file_path, one_line, split_name
 
 DESCRIPTION = """\
@@ -84,12 +85,13 @@ def add_parser(commands: Any) -> None:
         help="folder for models converted in float32, to check the conversion (default: "
         "fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
     )
+    add_user_dir(parser)
     parser.set_defaults(run=run, kept="the checkpoint is unchanged")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints size, BLEU and speed."""
-    from fairseq_kd import plugin  # noqa: F401  (registers architectures)
+    register_models(args)
     from fairseq_kd.decoding.engine_choice import INSTALL, cores
     from fairseq_kd.evaluation.systems import NamedCheckpoint, load_named
 

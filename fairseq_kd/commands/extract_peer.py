@@ -2,6 +2,7 @@
 
 import argparse
 
+from fairseq_kd.commands.user_dir import add_user_dir, register_models
 from fairseq_kd.flag_types import Range, file_path, one_line
 
 DESCRIPTION = """\
@@ -33,12 +34,13 @@ def add_parser(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", required=True, type=file_path, metavar="P.pt", help="the checkpoint to write"
     )
+    add_user_dir(parser)
     parser.set_defaults(run=run, kept="CKPT is as it was")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the checkpoint and says how large it is."""
-    import fairseq_kd.plugin  # noqa: F401  (reads what fairseq wrote)
+    register_models(args)
     from fairseq_kd.models.peers import write_peer
 
     parameters = write_peer(args.checkpoint, args.peer, args.out)

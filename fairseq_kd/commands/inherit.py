@@ -2,6 +2,7 @@
 
 import argparse
 
+from fairseq_kd.commands.user_dir import add_user_dir, register_models
 from fairseq_kd.flag_types import Range, Several, file_path, one_line
 
 DESCRIPTION = """\
@@ -41,12 +42,14 @@ def add_parser(subcommands: argparse._SubParsersAction) -> None:
             help=f"the teacher layer that each layer of the student's {side} starts from, counted "
             "from 0 (default: the first, the last, and others evenly between)",
         )
+    add_user_dir(parser)
     parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
     parser.set_defaults(run=run, kept="the teacher is as it was")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the checkpoint and prints what was copied from where."""
+    register_models(args)
     from fairseq_kd.sizing.student_checkpoint import write_student
 
     layers = {side: getattr(args, f"{side}_layers") for side in ("encoder", "decoder")}

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, List
 
+from fairseq_kd.commands.user_dir import add_user_dir, register_models
 from fairseq_kd.files.whole_files import check_apart
 from fairseq_kd.flag_types import THREADS, Range, Several, file_path, one_line, shown
 from fairseq_kd.sizing.ladder import FACTOR, STRATEGY
@@ -51,6 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     _add_targets(parser.add_argument_group("TARGET: how small the student gets, one of"))
     _add_shape(parser.add_argument_group("the ladder"))
+    add_user_dir(parser)
     parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -160,7 +162,7 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
 
 
 def _structure(args: argparse.Namespace) -> Any:
-    from fairseq_kd import plugin  # noqa: F401  (our architectures and tasks)
+    register_models(args)
     from fairseq_kd.sizing.structure import TeacherStructure
 
     if args.teacher is not None:

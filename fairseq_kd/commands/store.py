@@ -3,6 +3,7 @@
 import argparse
 
 from fairseq_kd.commands import store_merge
+from fairseq_kd.commands.user_dir import add_user_dir, register_models
 from fairseq_kd.flag_types import COUNT, Range, file_path, one_line, split_names
 from fairseq_kd.shard import Shard
 
@@ -75,12 +76,13 @@ def add_parser(subcommands: argparse._SubParsersAction) -> None:
         default="float32",
         help="precision of the teacher (default: %(default)s)",
     )
+    add_user_dir(store)
     store.set_defaults(run=run, kept="the parts that are whole are kept")
 
 
 def run(args: argparse.Namespace) -> int:
     """Builds the shard, and completes the store if it is the only one."""
-    from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
+    register_models(args)
     from fairseq_kd.teachers.store_building import StoreBuilder
 
     subsets = args.subset.split(",")

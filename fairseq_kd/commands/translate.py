@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from typing import Any, Optional, Tuple
+from typing import Any, Tuple
 
+from fairseq_kd.commands.user_dir import add_user_dir, register_models
 from fairseq_kd.decoding.search import Search, add_search_flags, search_of
 from fairseq_kd.files.whole_files import check_apart
 from fairseq_kd.flag_types import COUNT, THREADS, file_path, one_line, one_word, split_name
@@ -83,9 +84,7 @@ def add_parser(subcommands: Any) -> None:
         type=file_path,
         help="folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
     )
-    engine.add_argument(
-        "--user-dir", type=one_line, help="your own fairseq plugin, if the teacher needs it"
-    )
+    add_user_dir(parser)
     parser.set_defaults(run=run, check=check_flags, kept="what was decoded before is kept")
 
 
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     """Decodes one shard, and merges the shards if it was the last."""
     search, shard = check_flags(args)
     check_apart(args.out, {"--data": args.data, "--cache": args.cache})
-    _import_plugins(args.user_dir)
+    register_models(args)
 
     from fairseq_kd.decoding.decode import decode, max_source, merge_if_last, untranslatable
     from fairseq_kd.decoding.engine_choice import choose_engine
@@ -148,12 +147,3 @@ def run(args: argparse.Namespace) -> int:
         )
     merge_if_last(args.out)
     return 0
-
-
-def _import_plugins(user_dir: Optional[str]) -> None:
-    from fairseq.utils import import_user_module
-
-    import fairseq_kd.plugin  # noqa: F401  (registers architectures)
-
-    if user_dir is not None:
-        import_user_module(argparse.Namespace(user_dir=user_dir))

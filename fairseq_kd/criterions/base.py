@@ -3,15 +3,18 @@
 import functools
 import logging
 import math
+import os
 from typing import Any, ClassVar, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
+from fairseq.utils import has_parameters
 from torch import Tensor, nn
 
 from fairseq_kd.binarised import check_training
+from fairseq_kd.checkpoints.reading import read_state
 from fairseq_kd.criterions.observers import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
 
@@ -66,10 +69,6 @@ def log_metrics(logs: List[Dict[str, Any]], table: Mapping[str, Metric]) -> None
                 metrics.log_scalar(name, mean, total(metric.weight), round=metric.digits)
 
 
-class OtherWeightsError(ValueError):
-    """A checkpoint holds other weights of the criterion; begins after the checkpoint's name."""
-
-
 class KDCriterion(LabelSmoothedCrossEntropyCriterion):
     """fairseq's label-smoothed cross-entropy, extended by terms of distillation.
 
@@ -82,7 +81,6 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
     """
 
     METRICS: ClassVar[Dict[str, Metric]] = {}
-    begins_anew = False  # whether the checkpoint that is loaded is a start, without its optimizer
 
     def __init__(self, cfg: Any, task: FairseqTask):
         super().__init__(
@@ -151,26 +149,30 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         log_metrics(logging_outputs, cls.metric_table())
 
     def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
-        """As ``nn.Module``'s; of a start without weights that fit, nothing is loaded.
-
-        Raises:
-            OtherWeightsError: a training that goes on had others.
-        """
-        if not state_dict:
-            logger.warning("the checkpoint holds no weights of this criterion: they start afresh")
-            return None
-        difference = self._difference(state_dict)
-        if difference and self.begins_anew:
+        """As ``nn.Module``'s; of a start without weights that fit, nothing is loaded."""
+        difference = self._difference(state_dict or {})
+        if difference:
             logger.warning(
                 f"the weights of this criterion start afresh: the checkpoint {difference}"
             )
             return None
-        if difference:
-            raise OtherWeightsError(
-                f"{difference}. Go on with {self.shaping_flags()} as they were, or begin anew from "
-                "its model, with --finetune-from-model and another --save-dir."
-            )
         return super().load_state_dict(state_dict, strict=strict)
+
+    def check_resumed(self, path: str) -> None:
+        """Makes sure that a training can go on from a checkpoint with its optimizer.
+
+        Args:
+            path: the checkpoint.
+
+        Raises:
+            ValueError: it holds other weights of the criterion than are trained here.
+        """
+        difference = self._difference(read_state(path, path)["criterion"] or {})
+        if difference:
+            raise ValueError(
+                f"{path} {difference}. Go on with {self.shaping_flags()} as they were, or begin "
+                "anew from its model, with --finetune-from-model and another --save-dir."
+            )
 
     @classmethod
     def shaping_flags(cls) -> str:
@@ -179,9 +181,10 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _difference(self, state_dict: Mapping[str, Tensor]) -> str:
         """How a state differs from this criterion's own, after the checkpoint's name; "" if not."""
+        trained = self.state_dict() if has_parameters(self) else {}  # else fairseq saves none
         own, others = (
             {key: tuple(value.shape) for key, value in state.items()}
-            for state in (self.state_dict(), state_dict)
+            for state in (trained, state_dict)
         )
         for key in dict.fromkeys([*own, *others]):
             if own.get(key) != others.get(key):
@@ -207,20 +210,15 @@ def load_checkpoint(
     optimizer_overrides: Optional[Dict[str, Any]] = None,
     reset_meters: bool = False,
 ) -> Optional[Dict[str, Any]]:
-    """As fairseq's, which leaves out all meters at the end of an epoch, and hides what fails.
+    """As fairseq's, which leaves out all meters at the end of an epoch, and checks no criterion.
 
     Raises:
         ValueError: the checkpoint holds other weights of the criterion.
     """
     criterion, resets = trainer.get_criterion(), (reset_optimizer, reset_lr_scheduler)
-    if isinstance(criterion, KDCriterion):
-        criterion.begins_anew = reset_optimizer
-    try:
-        state = _load_checkpoint(trainer, filename, *resets, optimizer_overrides, reset_meters)
-    except Exception as error:  # fairseq's own names neither the weight nor the flag
-        if isinstance(error.__context__, OtherWeightsError):
-            raise ValueError(f"{filename} {error.__context__}") from None
-        raise
+    if isinstance(criterion, KDCriterion) and not reset_optimizer and os.path.isfile(filename):
+        criterion.check_resumed(filename)
+    state = _load_checkpoint(trainer, filename, *resets, optimizer_overrides, reset_meters)
     if state and not reset_meters:
         restore_running_means(criterion, state.get("metrics", {}))
     return state

@@ -20,7 +20,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-import fairseq_kd.plugin  # noqa: F401  (registers architectures and criterions)
+from fairseq_kd import plugin  # which also registers our architectures and criterions
 from fairseq_kd.child_process import begin_worker
 from fairseq_kd.criterions.word_kd import WordKDConfig
 from fairseq_kd.decoding.engine import Batch, Engine
@@ -71,7 +71,8 @@ def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
     context = multiprocessing.get_context("forkserver")
     preload()
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(prepare, torch.get_num_threads(), sender))
+    settings = (torch.get_num_threads(), plugin.imported_user_dirs())
+    process = context.Process(target=_measure, args=(prepare, *settings, sender))
     process.start()
     sender.close()
     try:
@@ -84,11 +85,15 @@ def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
         process.join()
 
 
-def _measure(prepare: Callable[[], Work], threads: int, sender: Connection) -> None:
+def _measure(
+    prepare: Callable[[], Work], threads: int, user_dirs: List[str], sender: Connection
+) -> None:
     begin_worker(os.getppid())  # the fork server, which ends with the main process
     if not multiprocessing.parent_process().is_alive():
         return
     torch.set_num_threads(threads)
+    for each in user_dirs:
+        plugin.import_user_dir(each)
     try:
         start = trimmed_bytes()
     except OSError:  # a container may forbid it

@@ -29,6 +29,7 @@ TEACHER, STUDENT = "teacher", "student"
 UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"
 CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
 SHARED = "share-all-embeddings"
+LOADING = ("store", "translate", "inherit", "evaluate")  # kinds of steps that load models
 
 
 class Layout:
@@ -47,6 +48,7 @@ class Layout:
                 f"{run.path}: user-dir: {self.user_dir} is no folder. Give the user_dir of a clone "
                 "of fairseq_kd."
             )
+        self.own_user_dir: Optional[str] = run.get("user-dir", None)
         if os.pathsep in str(run.folder):
             raise ValueError(
                 f"{run.path}: run: {run.folder} has a {os.pathsep}, which joins the names of "
@@ -81,10 +83,16 @@ class Layout:
     def _add(self, *steps: Step) -> None:
         """Adds steps that were not added before.
 
+        Those that load models get the ``user-dir`` of the run, if it has one.
+
         Raises:
             ValueError: another step has the name.
         """
         for step in steps:
+            if self.own_user_dir and step.kind in LOADING:
+                plugin = ["--user-dir", self.own_user_dir]
+                commands = [[*command[:2], *plugin, *command[2:]] for command in step.commands]
+                step = step._replace(commands=commands)
             same = [each for each in self.steps if each.name == step.name]
             if same and same[0] != step:
                 raise ValueError(

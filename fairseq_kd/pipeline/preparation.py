@@ -185,6 +185,7 @@ def check_steps(run: RunFile, layout: Layout, parser: ArgumentParser) -> None:
         FileNotFoundError: something that the run needs is missing.
         ValueError: fairseq-train or fairseq-kd would refuse a command later.
     """
+    _import_own_plugin(layout)
     trainings: Dict[str, Dict[str, Any]] = {}
     for step in layout.steps:
         if step.kind == "train":
@@ -290,6 +291,7 @@ def _structure(run: RunFile, layout: Layout) -> Any:
     """The structure of the first teacher."""
     from fairseq_kd.sizing.structure import TeacherStructure
 
+    _import_own_plugin(layout)
     if isinstance(run.teacher, list):
         return TeacherStructure.of_checkpoint(run.teacher[0], f"{run.path}: the teacher")
     command = next(step.commands[0] for step in layout.steps if step.name == TEACHER)
@@ -297,6 +299,14 @@ def _structure(run: RunFile, layout: Layout) -> Any:
     return TeacherStructure(
         args, _vocab_sizes(layout), f"{run.path}: the teacher {run.teacher['arch']}"
     )
+
+
+def _import_own_plugin(layout: Layout) -> None:
+    """Imports the ``user-dir`` of a run, so that its models are known in this process."""
+    if layout.own_user_dir:
+        from fairseq_kd.plugin import import_user_dir  # imports torch
+
+        import_user_dir(layout.own_user_dir)
 
 
 def _vocab_sizes(layout: Layout) -> Tuple[Optional[int], Optional[int]]:

@@ -108,8 +108,8 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
         if not known:
             raise ValueError(
                 f"{name} was trained with the {what} '{called}', which fairseq does not "
-                "know. Import the plugin that registers it in your --user-dir, beside "
-                "fairseq_kd.plugin."
+                "know. Give the plugin that registers it by --user-dir; fairseq-train takes one, "
+                "which imports fairseq_kd.plugin, too."
             )
     if issubclass(family, FairseqNATModel) or not issubclass(family, FairseqEncoderDecoderModel):
         raise ValueError(

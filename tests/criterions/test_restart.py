@@ -69,3 +69,22 @@ def test_other_peers_are_named_or_start_afresh(trainer, tmp_path, caplog):
         other.load_checkpoint(str(path), reset_optimizer=True, reset_meters=True)
     assert "the weights of this criterion start afresh: the checkpoint must hold" in caplog.text
     assert all(map(torch.equal, other.criterion.parameters(), before))
+
+
+@pytest.mark.parametrize("kept", ["there", "here"])
+def test_weights_that_only_one_of_both_has_are_named(setup, teacher, tmp_path, kept):
+    path = tmp_path / "last.pt"
+    flags = ["--criterion", "attention_kd", "--kd-teacher", teacher]
+    learned = ["--kd-attention-heads", "learned"]
+    before, after = (learned, []) if kept == "there" else ([], learned)
+    first, second = (
+        Trainer(made.cfg, made.task, made.model, made.criterion)
+        for made in (setup(*flags, *before), setup(*flags, *after))
+    )
+    first.consolidate_optimizer()
+    first.save_checkpoint(str(path), {})
+    absent = "here" if kept == "there" else "there"
+    told = rf"^{re.escape(str(path))} must hold the weights of --criterion attention_kd as they "
+    told += rf"are trained here, but 'terms\S+' is .*absent {absent}"
+    with pytest.raises(ValueError, match=told):
+        second.load_checkpoint(str(path))

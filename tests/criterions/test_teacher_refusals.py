@@ -74,7 +74,8 @@ def test_a_teacher_of_an_unknown_plugin(setup, edited, part):
     refuses(
         setup,
         f"--kd-teacher {path} was trained with the {part} 'homemade', which fairseq does not know. "
-        "Import the plugin that registers it in your --user-dir, beside fairseq_kd.plugin.",
+        "Give the plugin that registers it by --user-dir; fairseq-train takes one, which imports "
+        "fairseq_kd.plugin, too.",
         *["--kd-teacher", path],
     )
 
