@@ -4,19 +4,19 @@ import contextlib
 import re
 import struct
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional, Tuple
 
 import numpy as np
 from fairseq.data import indexed_dataset
 from fairseq.utils import split_paths
 
 MMAP = indexed_dataset.MMapIndexedDataset.Index._HDR_MAGIC
-OTHERS = {  # magics, versions and counts of --dataset-impl lazy and cached, and of huffman
-    b"TNTIDX\x00\x00": struct.Struct("<8sQQQQQ"),  # type, bytes of a token, sentences, sizes
-    b"HUFFIDX\x00\x00": struct.Struct("<9sQQQ"),  # bytes of the content, sentences
-}
+LAZY = b"TNTIDX\x00\x00"  # --dataset-impl lazy and cached
+HUFFMAN = b"HUFFIDX\x00\x00"
 TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
 HEADER = struct.Struct(f"<{len(MMAP)}sQBQ")  # magic, version, type, sentences
+LAZY_HEADER = struct.Struct("<8sQQQQQ")  # magic, version, type, bytes of a token, sentences, sizes
+HUFFMAN_HEADER = struct.Struct("<9sQQQ")  # magic, version, bytes of the content, sentences
 CHUNK = 1 << 24  # tokens that are looked at at once
 AGAIN = "Binarise the data again."
 
@@ -64,14 +64,15 @@ def check_training(dataset: Any, task: Any) -> None:
         for subset in [dataset.train_subset, *validated]:
             with contextlib.suppress(FileNotFoundError):
                 check_subset(Path(folder), subset, sizes)
+            check_side(Path(folder) / f"{subset}.align.{'-'.join(sizes)}")
 
 
-def check_side(path: Path, words: int) -> bool:
-    """Makes sure that fairseq can read one side of a split.
+def check_side(path: Path, words: Optional[int] = None) -> bool:
+    """Makes sure that fairseq can read one side of a split, or its alignments.
 
     Args:
         path: its files without ``.bin`` and ``.idx``.
-        words: the size of its dictionary.
+        words: the size of its dictionary; None for alignments, which hold positions.
 
     Returns:
         Whether there are files of it.
@@ -88,57 +89,79 @@ def check_side(path: Path, words: int) -> bool:
         if missing:
             raise ValueError(f"{each} is missing, but {other} is there. {AGAIN}")
     with index.open("rb") as file:
-        begin = file.read(HEADER.size)
-    if begin.startswith(tuple(OTHERS)):
-        _check_other(index, content)
+        begin = file.read(len(MMAP))
+    if begin.startswith(HUFFMAN):
+        _check_huffman(index, content)
         return True
-    if len(begin) < HEADER.size or not begin.startswith(MMAP):
+    if not begin.startswith((MMAP, LAZY)):
         raise ValueError(f"{index} is no index of fairseq. {AGAIN}")
-    _, _, code, sentences = HEADER.unpack(begin)
-    if code not in TYPES:
-        raise ValueError(f"{index} is damaged: it names tokens of an unknown type. {AGAIN}")
-    if index.stat().st_size != HEADER.size + 12 * sentences:
-        raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
-    if not sentences:
-        raise ValueError(f"{index} holds no sentence. Give a set that has some.")
-    dtype = np.dtype(TYPES[code])
-    sizes = np.fromfile(index, "<i4", sentences, offset=HEADER.size).astype(np.int64)
-    starts = np.fromfile(index, "<i8", sentences, offset=HEADER.size + 4 * sentences)
-    ends = np.cumsum(sizes) * dtype.itemsize
-    if (sizes < 0).any() or not np.array_equal(starts, ends - sizes * dtype.itemsize):
+    starts, sizes, dtype = (_read_mmap if begin.startswith(MMAP) else _read_lazy)(index)
+    ends = np.cumsum(sizes)
+    if (sizes < 0).any() or not np.array_equal(starts, ends - sizes):
         raise ValueError(f"{index} is damaged: its sentences do not follow each other. {AGAIN}")
-    if not sizes.all():
+    if words is not None and not sizes.all():
         raise ValueError(
             f"{index} holds a sentence without any token, not even its end: number "
             f"{int(np.argmin(sizes))}. {AGAIN}"
         )
-    _check_size(content, index, int(ends[-1]))
-    _check_tokens(content, dtype, words)
+    _check_size(content, index, int(ends[-1]) * dtype.itemsize)
+    if words is not None:
+        _check_tokens(content, dtype, words, first=1 if begin.startswith(LAZY) else 0)
     return True
 
 
-def _check_other(index: Path, content: Path) -> None:
-    """Refuses an index of another format, or its content, that is cut off."""
+def _read_mmap(index: Path) -> Tuple[np.ndarray, np.ndarray, np.dtype]:
+    """The starts and the sizes of the sentences, in tokens, and the type of a token."""
+    _, _, code, sentences = _header(index, HEADER)
+    dtype = _type(index, code)
+    _check_index(index, sentences, HEADER.size + 12 * sentences)
+    sizes = np.fromfile(index, "<i4", sentences, offset=HEADER.size).astype(np.int64)
+    starts = np.fromfile(index, "<i8", sentences, offset=HEADER.size + 4 * sentences)
+    if (starts % dtype.itemsize).any():
+        raise ValueError(f"{index} is damaged: a sentence begins within a token. {AGAIN}")
+    return starts // dtype.itemsize, sizes, dtype
+
+
+def _read_lazy(index: Path) -> Tuple[np.ndarray, np.ndarray, np.dtype]:
+    """As ``_read_mmap``, of ``--dataset-impl lazy`` and ``cached``."""
+    _, _, code, item_bytes, sentences, sizes = _header(index, LAZY_HEADER)
+    dtype = _type(index, code)
+    whole = item_bytes == dtype.itemsize and sizes == sentences  # one dimension each
+    _check_index(index, sentences, LAZY_HEADER.size + 8 * (3 * sentences + 2) if whole else -1)
+    dimensions, starts, sizes = np.split(
+        np.fromfile(index, "<i8", offset=LAZY_HEADER.size), [sentences + 1, 2 * sentences + 2]
+    )
+    if not np.array_equal(dimensions, np.arange(sentences + 1)) or starts[-1] != sizes.sum():
+        raise ValueError(f"{index} is damaged: its sentences do not follow each other. {AGAIN}")
+    return starts[:-1], sizes, dtype
+
+
+def _check_huffman(index: Path, content: Path) -> None:
+    """Refuses an index of ``--dataset-impl huffman``, or its content, that is cut off."""
+    _, _, size_bytes, sentences = _header(index, HUFFMAN_HEADER)
+    _check_index(index, sentences, HUFFMAN_HEADER.size + 12 * sentences)
+    _check_size(content, index, size_bytes)
+
+
+def _header(index: Path, header: struct.Struct) -> Tuple[Any, ...]:
     with index.open("rb") as file:
-        begin = file.read(64)
-        magic, header = next((each, OTHERS[each]) for each in OTHERS if begin.startswith(each))
-        if len(begin) < header.size:
-            raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
-        fields = header.unpack_from(begin)
-        sentences, size = fields[-1], index.stat().st_size
-        if magic.startswith(b"TNT"):
-            _, _, _, token_bytes, sentences, sizes = fields
-            whole = size == header.size + 8 * (2 * (sentences + 1) + sizes)
-            file.seek(header.size + 8 * (2 * sentences + 1))
-            last = file.read(8) if whole else b""
-            size_bytes = token_bytes * int.from_bytes(last, "little")
-        else:
-            size_bytes, whole = fields[2], size == header.size + 12 * sentences
-    if not whole:
+        begin = file.read(header.size)
+    if len(begin) < header.size:
+        raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
+    return header.unpack(begin)
+
+
+def _type(index: Path, code: int) -> np.dtype:
+    if code not in TYPES:
+        raise ValueError(f"{index} is damaged: it names tokens of an unknown type. {AGAIN}")
+    return np.dtype(TYPES[code])
+
+
+def _check_index(index: Path, sentences: int, size_bytes: int) -> None:
+    if index.stat().st_size != size_bytes:
         raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
     if not sentences:
         raise ValueError(f"{index} holds no sentence. Give a set that has some.")
-    _check_size(content, index, size_bytes)
 
 
 def _check_size(content: Path, index: Path, size_bytes: int) -> None:
@@ -149,11 +172,12 @@ def _check_size(content: Path, index: Path, size_bytes: int) -> None:
         )
 
 
-def _check_tokens(content: Path, dtype: np.dtype, words: int) -> None:
+def _check_tokens(content: Path, dtype: np.dtype, words: int, first: int) -> None:
+    """Refuses tokens that the dictionary lacks; ``first`` stands for its first one."""
     tokens = np.memmap(content, dtype, "r")
     for start in range(0, len(tokens), CHUNK):
         part = tokens[start : start + CHUNK]
-        for token in (int(part.min()), int(part.max())):
+        for token in (int(part.min()) - first, int(part.max()) - first):
             if not 0 <= token < words:
                 raise ValueError(
                     f"{content} holds token {token}, but its dictionary has the tokens 0 to "

@@ -8,6 +8,7 @@ is what shows that the three languages are in step.
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Optional
 
 from fairseq import utils
@@ -16,6 +17,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_langpair_dataset
 from torch.utils.data import Dataset
 
+from fairseq_kd.binarised import check_side
 from fairseq_kd.tasks.in_step import check_in_step, check_links
 from fairseq_kd.tasks.pivot_dataset import PivotDataset
 
@@ -102,6 +104,12 @@ class PivotTranslationTask(TranslationTask):
         impl = self.cfg.dataset_impl
         if not indexed_dataset.dataset_exists(prefixes[pivot], impl=impl):
             raise FileNotFoundError(f"{prefixes[pivot]}.idx is missing. {self._how_to_make(split)}")
+        for prefix, words in (
+            (prefixes[pivot], len(self.pivot_dictionary)),
+            (f"{folder}/{split}.{pivot}-{target}.{target}", len(self.tgt_dict)),
+            (self.links_prefix(split, folder), None),
+        ):
+            check_side(Path(prefix), words)
         counts = {
             side: len(data_utils.load_indexed_dataset(prefix, None, impl))
             for side, prefix in prefixes.items()
