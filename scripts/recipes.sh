@@ -110,6 +110,8 @@ archive() { # archive URL CHECKSUM FILE: gets it, unless it is there, and refuse
   [[ $sum != - || ! -s $file.sha256 ]] || sum=sha256:$(< "$file.sha256")
   if [[ -e $file ]]; then
     is_published "$file" "$sum" || die "$(difference "$file" "$sum" "$url"); remove it to have it again."
+    [[ -z $given || ! -f $given/$3 ]] || cmp -s "$given/$3" "$file" ||
+      die "$run was begun with another $3 than $given has: give another RUN, or leave --local out."
   elif [[ -n $given ]]; then
     [[ -f $given/$3 ]] || die "$given/$3 is missing: it is what $url holds."
     is_published "$given/$3" "$sum" || die "$(difference "$given/$3" "$sum" "$url"); put the right one there."

@@ -39,3 +39,12 @@ def test_a_download_begins_anew_where_the_server_cannot_go_on(web, tmp_path):
 def test_a_relative_folder_of_archives_is_found_from_everywhere(web, tmp_path):
     run("bash", "-c", ARCHIVE, ROOT, tmp_path, "web", "http://nowhere/a.tgz")
     assert (tmp_path / "run" / "archives" / "a.tgz").samefile(web / "a.tgz")
+
+
+def test_another_archive_than_a_run_was_begun_with_is_refused(web, tmp_path):
+    run("bash", "-c", ARCHIVE, ROOT, tmp_path, "web", "http://nowhere/a.tgz")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.tgz").write_bytes(b"other")
+    result = run("bash", "-c", ARCHIVE, ROOT, tmp_path, "other", "http://nowhere/a.tgz", check=False)
+    assert result.returncode != 0
+    assert "run was begun with another a.tgz than other has: give another RUN, or" in result.stderr
