@@ -45,6 +45,7 @@ def test_another_archive_than_a_run_was_begun_with_is_refused(web, tmp_path):
     run("bash", "-c", ARCHIVE, ROOT, tmp_path, "web", "http://nowhere/a.tgz")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.tgz").write_bytes(b"other")
-    result = run("bash", "-c", ARCHIVE, ROOT, tmp_path, "other", "http://nowhere/a.tgz", check=False)
+    command = ["bash", "-c", ARCHIVE, ROOT, tmp_path, "other", "http://nowhere/a.tgz"]
+    result = run(*command, check=False)
     assert result.returncode != 0
     assert "run was begun with another a.tgz than other has: give another RUN, or" in result.stderr
