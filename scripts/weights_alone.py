@@ -16,7 +16,12 @@ import torch
 from omegaconf import OmegaConf
 
 from fairseq_kd.checkpoints.reading import read_model
-from fairseq_kd.checkpoints.updates import updates_of
+from fairseq_kd.checkpoints.updates import (
+    inherited_history,
+    updates_behind,
+    updates_done,
+    updates_of,
+)
 from fairseq_kd.checkpoints.weights import NO_WEIGHTS
 from fairseq_kd.files.whole_files import check_new_file, written_whole
 from fairseq_kd.files.write_errors import explained
@@ -63,13 +68,15 @@ def without_places(options: Any) -> Any:
 
 def weights_alone(paths: List[str]) -> Dict[str, Any]:
     """A checkpoint of the mean of others, with the options and the updates of the last of them."""
-    states = sorted(map(read_model, paths), key=updates_of)
+    paths = sorted(paths, key=updates_done)
+    states = [read_model(path) for path in paths]
     args, cfg = (states[-1].get(part) for part in ("args", "cfg"))
     if OmegaConf.is_config(cfg):
         cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     if args is None:
         cfg = {name: cfg[name] for name in KEPT if name in cfg}
-    last = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
+    last = inherited_history(paths[-1], updates_behind(paths[-1]))[0]
+    del last["file"]  # where it was
     return {
         "args": without_places(args),
         "cfg": None if args is not None else without_places(cfg),
