@@ -18,8 +18,8 @@ from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
 from fairseq_kd.losses import TopK
 from fairseq_kd.teachers import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.store import pack, unpack
 from fairseq_kd.teachers.store_building import task_on
+from fairseq_kd.teachers.store_records import pack, unpack
 
 SENTENCES_AT_ONCE = 16
 LIKELIEST = 64

@@ -1,4 +1,4 @@
-"""Reads text that people wrote, line by line, and makes clean sets of parallel text.
+"""Reads plain text line by line, and makes clean sets of parallel text.
 
 It is a program, too, for ``scripts/prepare.sh``, and imports nothing else of the package:
 

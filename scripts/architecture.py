@@ -5,7 +5,7 @@ python scripts/architecture.py > docs/architecture.md
 
 import ast
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Iterable, Iterator, List, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """\
@@ -15,9 +15,13 @@ A map of the code for those who change it. `python scripts/architecture.py > doc
 makes it from the first line of every module. Imports point down: a package imports only from
 packages below it on this page, and from the modules of the ground floor, at the end.
 
-`user_dir/` is what fairseq's `--user-dir` points at. `tests/` mirrors the packages, `scripts/` has
+`user_dir/` is what fairseq's `--user-dir` points at. `tests/` follows the packages, `scripts/` has
 what users run beside the commands, and `benchmarks/` remakes the figures of the documentation.
+
+[CONTRIBUTING.md](../CONTRIBUTING.md) says where to add what.
 """
+ENTRIES = ("cli.py", "plugin.py")  # modules that stand above the packages
+OTHERS = ("pipeline/Snakefile", "pipeline/run.schema.yaml")
 # Top-down. A package that is not listed here is an error, so that the map stays whole.
 PACKAGES: List[str] = [
     *("commands", "pipeline", "sizing", "export", "evaluation", "diagnosis", "distilled_data"),
@@ -36,24 +40,28 @@ def page() -> str:
     if there != set(PACKAGES):
         differing = ", ".join(sorted(there ^ set(PACKAGES)))
         raise ValueError(f"scripts/architecture.py lists other packages than exist: {differing}.")
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, "## Entries", "The command line, and what `--user-dir` imports."]
+    parts.append(table(root / name for name in ENTRIES))
     for name in PACKAGES:
-        parts += [f"## {name}/", first_line(root / name / "__init__.py"), table(root / name)]
-    parts += ["## The ground floor", "Modules that every package may use.", table(root)]
+        parts += [f"## {name}/", first_line(root / name / "__init__.py")]
+        others = [root / each for each in OTHERS if each.startswith(f"{name}/")]
+        parts.append(table([*sorted((root / name).glob("*.py")), *others]))
+    parts += [
+        "## The ground floor",
+        "Modules that every package may use, as `checkpoints` and `files` are.",
+    ]
+    parts.append(table(path for path in sorted(root.glob("*.py")) if path.name not in ENTRIES))
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
-def table(folder: Path) -> str:
-    """A row for each module of a folder."""
-    return "\n".join(["| module | what it holds |", "|---|---|", *rows(folder)])
-
-
-def rows(folder: Path) -> Iterator[str]:
-    """The rows, by name."""
-    for path in sorted(folder.glob("*.py")):
+def table(paths: Iterable[Path]) -> str:
+    """A row for each module."""
+    rows = ["| module | what it holds |", "|---|---|"]
+    for path in paths:
         if path.name != "__init__.py":
             text = first_line(path).replace("|", "\\|").replace("``", "`")
-            yield f"| [{path.name}](../{path.relative_to(ROOT).as_posix()}) | {text} |"
+            rows.append(f"| [{path.name}](../{path.relative_to(ROOT).as_posix()}) | {text} |")
+    return "\n".join(rows)
 
 
 def imports_up() -> Iterator[Tuple[str, str]]:
@@ -85,11 +93,13 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def first_line(path: Path) -> str:
-    """The first line of a module's docstring.
+    """The first line of a module's docstring, or of the comment at the head of another file.
 
     Raises:
         ValueError: there is none.
     """
+    if path.suffix != ".py":
+        return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     if not docstring:
         raise ValueError(f"{path} has no docstring.")

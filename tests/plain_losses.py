@@ -5,7 +5,10 @@ import torch
 from fairseq_kd.losses import DIVERGENCES
 
 PLAIN = {name: divergence.summed for name, divergence in DIVERGENCES.items()}
-forward_kl, reverse_kl, jeffreys, jensen_shannon, total_variation = PLAIN.values()
+forward_kl, reverse_kl, jeffreys = (
+    PLAIN[name] for name in ("forward_kl", "reverse_kl", "jeffreys")
+)
+jensen_shannon, total_variation = PLAIN["js"], PLAIN["tvd"]
 
 
 def made(*shape, seed, scale=1.0):

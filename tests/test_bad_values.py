@@ -21,7 +21,7 @@ from fairseq_kd.flag_types import (
     split_name,
     split_names,
 )
-from fairseq_kd.models.form import model_args
+from fairseq_kd.models.transformer_options import model_args
 
 BAD = ("nan", "inf", "-inf", "-1", "0", "1e-40", "1e300", str(2**63), "", "x", "1\n2")
 TEXT = {*BAD} - {"", "1\n2"}

@@ -1,4 +1,4 @@
-"""Scans the pickles of a checkpoint before torch reads them, for calls and sizes that none needs.
+"""Scans the pickles of a checkpoint before torch reads them: calls and sizes are refused.
 
 torch unpickles weights only, but calls ``bytearray(N)`` or ``torch.Tensor(N)`` as a file of a few
 hundred bytes asks for, and ``collections.OrderedDict`` of the same long list as often as it likes.

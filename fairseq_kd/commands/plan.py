@@ -163,7 +163,7 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
 
 def _structure(args: argparse.Namespace) -> Any:
     register_models(args)
-    from fairseq_kd.sizing.structure import TeacherStructure
+    from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
     if args.teacher is not None:
         return TeacherStructure.of_checkpoint(args.teacher)

@@ -1,4 +1,4 @@
-"""What all our criterions share: the mask of real tokens, metrics, and what a restart restores."""
+"""What all our criterions share: the mask of non-padding tokens, metrics, and restart."""
 
 import functools
 import logging
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.binarised import check_training
 from fairseq_kd.checkpoints.reading import read_state
-from fairseq_kd.criterions.observers import restore_running_means
+from fairseq_kd.criterions.training_state import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""A teacher of a rich pair for a student of a poor one: ``L = L_word(P_S, P_T) + g * L_align``."""
+"""Distillation from a teacher of another language: ``L = L_word(P_S, P_T) + g * L_align``."""
 
 import os
 from dataclasses import dataclass, replace

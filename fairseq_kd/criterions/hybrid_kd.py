@@ -1,4 +1,4 @@
-"""Words, hidden states and attention: ``L = L_word + gamma * L_feature + weight * L_attention``."""
+"""Word level, features and attention: ``L = L_word + gamma * L_feature + weight * L_attention``."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""word_kd with terms on the insides of the models: ``L = L_word + sum_k weight_k * L_k``."""
+"""word_kd with terms on intermediate representations: ``L = L_word + sum_k weight_k * L_k``."""
 
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Dict, Iterator, List, Optional, Sequence, Tuple, Type
@@ -8,7 +8,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from fairseq_kd.criterions.base import PERCENT, Metric
-from fairseq_kd.criterions.checks import check_one_live_teacher, flag
+from fairseq_kd.criterions.flag_checks import check_one_live_teacher, flag
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.flag_types import option_field
 from fairseq_kd.models.capture import Captured, Places, capture

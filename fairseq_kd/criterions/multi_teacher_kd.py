@@ -10,7 +10,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from fairseq_kd.criterions.base import BITS, Metric
-from fairseq_kd.criterions.checks import check_some_teacher, distils
+from fairseq_kd.criterions.flag_checks import check_some_teacher, distils
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.flag_types import TEMPERATURE, Range, number_field, option_field
 from fairseq_kd.losses import MEANS, TOKEN_WEIGHTS, LossOptions, LossTerms, Mixture

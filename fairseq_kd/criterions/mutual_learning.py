@@ -20,8 +20,8 @@ from fairseq_kd.criterions.base import (
     compile_flag,
     follow,
 )
-from fairseq_kd.criterions.checks import check_values, refuse_a_missing_tpu
-from fairseq_kd.criterions.observers import RunningMean
+from fairseq_kd.criterions.flag_checks import check_values, refuse_a_missing_tpu
+from fairseq_kd.criterions.training_state import RunningMean
 from fairseq_kd.flag_types import WEIGHT, Range, number_field, option_field
 from fairseq_kd.losses import LossOptions, LossTerms, chunked_loss, live_targets
 from fairseq_kd.models.peers import build_peer, peer_configurations

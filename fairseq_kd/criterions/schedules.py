@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 from fairseq.criterions import FairseqCriterion
 from fairseq.tasks import FairseqTask
 
-from fairseq_kd.criterions.checks import flag
-from fairseq_kd.criterions.observers import UpdateClock, teacher_gap
+from fairseq_kd.criterions.flag_checks import flag
+from fairseq_kd.criterions.training_state import UpdateClock, teacher_gap
 from fairseq_kd.losses import TAIL_POWERS
 
 Shape = Callable[[float, float, float], float]

@@ -1,4 +1,4 @@
-"""Word-level distillation: ``L = alpha * T^2 * KL(p_teacher(T) || p_student(T)) + beta * CE``."""
+"""Word-level distillation: ``L = alpha * T^2 * D(p_teacher(T), p_student(T)) + beta * CE``."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, List, Optional, Tuple
@@ -18,7 +18,7 @@ from fairseq_kd.criterions.base import (
     compile_flag,
     follow,
 )
-from fairseq_kd.criterions.checks import (
+from fairseq_kd.criterions.flag_checks import (
     check_one_teacher_source,
     check_undistilled,
     check_values,
@@ -26,7 +26,6 @@ from fairseq_kd.criterions.checks import (
     distils,
     refuse_a_missing_tpu,
 )
-from fairseq_kd.criterions.observers import TemperatureWarning
 from fairseq_kd.criterions.schedules import (
     DEFAULT_FINAL_TEMPERATURE,
     SHAPES,
@@ -37,6 +36,7 @@ from fairseq_kd.criterions.schedules import (
     weight_schedule,
 )
 from fairseq_kd.criterions.shared_encoder import SharedEncoder, check_shared_encoder
+from fairseq_kd.criterions.training_state import TemperatureWarning
 from fairseq_kd.flag_types import COUNT, TEMPERATURE, WEIGHT, number_field, option_field
 from fairseq_kd.losses import (
     DIVERGENCES,

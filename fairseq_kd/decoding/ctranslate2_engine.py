@@ -1,4 +1,4 @@
-"""The engine of CTranslate2: the same search as fairseq's, several times faster."""
+"""The engine of CTranslate2: maps our search options to its own, and decodes in parallel."""
 
 import math
 from functools import cached_property, partial

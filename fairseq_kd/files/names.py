@@ -1,4 +1,4 @@
-"""Names from files, command lines and checkpoints as data: plain, or escaped where they stand."""
+"""Names from files, command lines and checkpoints: checked to be plain, or escaped in output."""
 
 import re
 from typing import Iterable, Tuple

@@ -1,4 +1,4 @@
-"""Distillation losses: pure torch, without fairseq."""
+"""Distillation losses, soft targets and the chunked output projection: pure torch."""
 
 from fairseq_kd.losses.chunked import chunked_loss, default_chunk
 from fairseq_kd.losses.divergence import DIVERGENCES, Divergence

@@ -1,4 +1,4 @@
-"""Architectures for teachers and students, registered by being imported."""
+"""The parts of a fairseq model: structure, capture, layer maps, initial weights, architectures."""
 
 from fairseq_kd.checkpoints import safe_loading  # noqa: F401  (a model is built of options that are data)
 from fairseq_kd.models.architectures import ARCHITECTURES, Architecture

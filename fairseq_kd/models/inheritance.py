@@ -1,4 +1,4 @@
-"""Starts a student from a teacher's weights: chosen layers, and in them a choice of their parts.
+"""Initialises a student from a teacher's weights: chosen layers, heads and feed-forward units.
 
 A narrower student keeps whole attention heads and feed-forward units, the most important ones, and
 the same dimensions of the hidden states everywhere. Importance is read off the weights alone:

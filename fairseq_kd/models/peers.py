@@ -1,4 +1,4 @@
-"""The models that learn beside the one of a run: their configurations, weights and files."""
+"""The peers of mutual learning: their configurations, weights and files."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""The last step of a translation model taken apart: the decoder's states and their projection."""
+"""The output projection of a translation model, apart from the states that it multiplies."""
 
 import inspect
 from typing import Any, Dict, NamedTuple, Optional

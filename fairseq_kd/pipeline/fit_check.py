@@ -182,7 +182,7 @@ def _model(args: Namespace, task: Any) -> Optional[Any]:
     """A transformer, on the meta device; None for another architecture."""
     import torch
 
-    from fairseq_kd.models.form import is_transformer
+    from fairseq_kd.models.transformer_options import is_transformer
 
     if not is_transformer(args.arch):
         return None
@@ -266,7 +266,7 @@ def check_starts(
         ValueError: the weights do not fit the model; the message names both and the option.
     """
     from fairseq_kd.checkpoints.reading import check_start
-    from fairseq_kd.models.form import is_transformer
+    from fairseq_kd.models.transformer_options import is_transformer
 
     inheriting = {step.makes[0]: step for step in steps if step.kind == "inherit"}
     for name, training in trainings.items():
@@ -287,7 +287,7 @@ def _inherited(
     Raises:
         ValueError: it is larger than the model it inherits from, or has another structure.
     """
-    from fairseq_kd.models.form import is_transformer, model_args
+    from fairseq_kd.models.transformer_options import is_transformer, model_args
 
     command = step.commands[0]
     named = {flag: command[command.index(flag) + 1] for flag in ("--teacher", "--arch")}
@@ -357,7 +357,7 @@ def _value(args: Namespace, key: str) -> Any:
 
 
 def _of_checkpoint(path: Path, checkpoint: str) -> Namespace:
-    from fairseq_kd.sizing.structure import TeacherStructure
+    from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
     return TeacherStructure.of_checkpoint(checkpoint, f"{path}: the checkpoint").args
 

@@ -289,7 +289,7 @@ def _check_names(run: RunFile, names: List[str]) -> None:
 
 def _structure(run: RunFile, layout: Layout) -> Any:
     """The structure of the first teacher."""
-    from fairseq_kd.sizing.structure import TeacherStructure
+    from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
     _import_own_plugin(layout)
     if isinstance(run.teacher, list):

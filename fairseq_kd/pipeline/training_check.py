@@ -195,7 +195,7 @@ def _check_distillation(args: Namespace) -> None:
     """
     from fairseq.criterions import CRITERION_REGISTRY
 
-    from fairseq_kd.criterions.checks import refuse_a_missing_tpu
+    from fairseq_kd.criterions.flag_checks import refuse_a_missing_tpu
     from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
     from fairseq_kd.teachers import named_teachers
 

@@ -21,7 +21,7 @@ from fairseq_kd.sizing.ladder import (
     distinct_sizes,
     ratios_to,
 )
-from fairseq_kd.sizing.structure import TeacherStructure
+from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
 QUANTIZATION = "int8"
 TOKENS = 20  # of the sentence and of its translation

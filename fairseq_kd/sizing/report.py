@@ -9,7 +9,7 @@ from fairseq_kd.evaluation.pages import markdown_table
 from fairseq_kd.evaluation.size import PARTS
 from fairseq_kd.files.whole_files import write_new
 from fairseq_kd.sizing.ladder import ladder_sizes, warnings
-from fairseq_kd.sizing.structure import TeacherStructure
+from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
 BAR = 40  # characters of the teacher's bar
 COLUMNS = ("stage", "ratio", "layers", "width", "heads", "feed-forward", "parameters")

@@ -13,9 +13,9 @@ from fairseq_kd.checkpoints.reading import is_made_of
 from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
-from fairseq_kd.models.form import model_args
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
+from fairseq_kd.models.transformer_options import model_args
 from fairseq_kd.teachers.loading import load_teacher, read_translation_model
 
 

@@ -1,4 +1,4 @@
-"""The tasks, registered by being imported."""
+"""The task ``pivot_translation``, registered by being imported."""
 
 from fairseq_kd.tasks.pivot_translation import PivotTranslationTask
 

@@ -1,4 +1,4 @@
-"""Translation with a third side: every sentence also in a language that a teacher reads.
+"""Translation data with a pivot: every source sentence also in a language that the teacher reads.
 
 The data folder holds ``train.LOW-TGT.{LOW,TGT}``, as ``translation`` reads them, and the same
 sentences as ``train.PIVOT-TGT.{PIVOT,TGT}``. That the targets of both are the same, line for line,
@@ -18,7 +18,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_l
 from torch.utils.data import Dataset
 
 from fairseq_kd.binarised import check_side
-from fairseq_kd.tasks.in_step import check_in_step, check_links
+from fairseq_kd.tasks.line_alignment import check_in_step, check_links
 from fairseq_kd.tasks.pivot_dataset import PivotDataset
 
 

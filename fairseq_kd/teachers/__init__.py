@@ -1,14 +1,7 @@
-"""Soft targets of teachers: of a model that runs, or of a store, behind one interface."""
+"""Teachers: checkpoints, loaded and checked, and their soft targets, live or from a store."""
 
-import os
-from typing import Any, Dict, List, Optional, Protocol, Tuple
-
-from fairseq.tasks import FairseqTask
-from omegaconf import OmegaConf
-from torch import Tensor, nn
-
-from fairseq_kd.losses import SoftTargets
 from fairseq_kd.teachers.live import DTYPES, LiveTeacher
+from fairseq_kd.teachers.sources import TeacherSource, named_teachers, teacher_sources
 from fairseq_kd.teachers.stored import StoredTeacher
 
 __all__ = [
@@ -19,49 +12,3 @@ __all__ = [
     "named_teachers",
     "teacher_sources",
 ]
-
-
-class TeacherSource(Protocol):
-    """A teacher of a training."""
-
-    def follow(self, student: nn.Module) -> None:
-        """Moves to the student's device."""
-
-    def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> SoftTargets:
-        """The soft targets of the tokens at which ``real``, (B, L) bool, is True."""
-
-
-def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
-    """The teachers of ``--kd-teacher``, then those of ``--kd-store``, checked against the task."""
-    subsets = [cfg.train_subset]
-    if not cfg.disable_validation:
-        subsets += cfg.valid_subset.split(",")
-    running = [
-        LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in _paths(cfg.kd_teacher)
-    ]
-    stores = _paths(cfg.kd_store)
-    limits = [longest_sentences(cfg, task, subset) for subset in subsets] if stores else []
-    stored = [StoredTeacher(path, task, subsets, limits) for path in stores]
-    return [*running, *stored]
-
-
-def longest_sentences(cfg: Any, task: FairseqTask, subset: str) -> Tuple[int, int]:
-    """The most source and target tokens of the sentences that a training reads of a subset."""
-    whole = cfg._get_root()
-    model = None if OmegaConf.is_missing(whole, "model") else whole.model  # as in a measurement
-    most = [getattr(whole.dataset, "max_tokens", None)] if subset == cfg.train_subset else []
-
-    def least(name: str) -> int:
-        limits = [getattr(each, name, None) for each in (task.cfg, model)]
-        return min(each for each in (*limits, *most) if each is not None)
-
-    return least("max_source_positions"), least("max_target_positions")
-
-
-def named_teachers(cfg: Any) -> List[str]:
-    """The paths in ``--kd-teacher``, then those in ``--kd-store``."""
-    return [*_paths(cfg.kd_teacher), *_paths(cfg.kd_store)]
-
-
-def _paths(flag: Optional[str]) -> List[str]:
-    return flag.split(os.pathsep) if flag else []

@@ -1,4 +1,4 @@
-"""A teacher that runs beside the student: loaded once, frozen, on its device, in its precision."""
+"""A live teacher: loaded once, frozen, and run beside the student in its own precision."""
 
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Union

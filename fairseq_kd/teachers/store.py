@@ -12,12 +12,9 @@
 
 Both JSON files hold a checksum of their values, which is compared when they are read.
 
-A record is 288 bytes at K = 64: log-probabilities at T = 1 (float16), token ids (two bytes), and
-the tail's mass at eight powers (float32). Where V is above 65,536 it is 320 bytes: each id takes
-four bits more. In a store of format 1 it is 16 and 24 bytes less: it has the tail's mass at four
-powers, in float16 where V is above 65,536; its sentences have no checksum of their records until
-store-merge adds it. Parts are memory-mapped: only the records of a batch are read, and checked when
-they are first read.
+The module ``store_records`` has the bytes of a record. In a store of format 1 sentences have no
+checksum of their records until store-merge adds it. Parts are memory-mapped: only the records of a
+batch are read, and checked when they are first read.
 """
 
 import json
@@ -25,86 +22,28 @@ import zlib
 from pathlib import Path
 from tokenize import TokenError
 from types import SimpleNamespace
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Union
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fairseq_kd.files import json_files
 from fairseq_kd.files.hashes import first_damaged
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TAIL_POWERS, TopK
+from fairseq_kd.teachers.store_records import (
+    MAX_VOCAB_SIZE,
+    largest_id,
+    record_dtype,
+    unpack,
+)
 
 FORMAT = 2
 POWERS = {1: FORMER_TAIL_POWERS, FORMAT: TAIL_POWERS}  # of the tail, by format
-MAX_VOCAB_SIZE = 1 << 20  # ids have sixteen and four bits
 UNCHECKED = [("length", "<u4"), ("checksum", "<u4")]  # of a sentence in format 1
 SENTENCE = np.dtype([*UNCHECKED, ("records", "<u4")])
 AGAIN = "Run the fairseq-kd store command that built it once more: it rebuilds damaged parts."
-
-
-def record_dtype(k: int, vocab_size: int, powers: Tuple[float, ...] = TAIL_POWERS) -> np.dtype:
-    """The record of one token, for the K likeliest of V tokens and the tail's mass."""
-    wide = vocab_size > 1 << 16
-    fields = [("log_p", "<f2", (k,)), ("ids", "<u2", (k,))]
-    half = wide and powers == FORMER_TAIL_POWERS
-    fields += [("log_tail", "<f2" if half else "<f4", (len(powers),))]
-    if wide:
-        fields += [("high_ids", "u1", ((k + 1) // 2,))]
-    return np.dtype(fields)
-
-
-def pack(top: TopK) -> np.ndarray:
-    """The records, (n,), of a teacher's top-k distributions for n tokens."""
-    records = np.empty(len(top.ids), record_dtype(top.k, top.vocab_size, top.powers))
-    ids = top.ids.cpu().numpy()
-    records["log_p"] = top.log_p.float().cpu().numpy()
-    records["log_tail"] = top.log_tail.float().cpu().numpy()
-    records["ids"] = ids & 0xFFFF
-    if "high_ids" in records.dtype.names:
-        high = np.zeros((len(ids), 2 * records["high_ids"].shape[1]), np.uint8)
-        high[:, : top.k] = ids >> 16
-        records["high_ids"] = high[:, ::2] | high[:, 1::2] << 4
-    return records
-
-
-def unpack(
-    records: np.ndarray,
-    vocab_size: int,
-    device: torch.device,
-    powers: Tuple[float, ...] = TAIL_POWERS,
-) -> TopK:
-    """The inverse of ``pack``, as float32; the bytes are unpacked on the device."""
-    kept = np.require(records, requirements=["C", "W"])
-    content = torch.from_numpy(kept.view(np.uint8).reshape(len(kept), kept.itemsize)).to(device)
-
-    def field(name: str, dtype: torch.dtype) -> Tensor:
-        kind, start = records.dtype.fields[name]
-        part = content[:, start : start + kind.itemsize]
-        return part.clone(memory_format=torch.contiguous_format).view(dtype)
-
-    ids = field("ids", torch.int16).long() & 0xFFFF
-    if "high_ids" in records.dtype.names:
-        pairs = field("high_ids", torch.uint8)
-        high = torch.stack([pairs & 0xF, pairs >> 4], dim=-1).flatten(1)
-        ids |= high[:, : ids.size(1)].long() << 16
-    half = records.dtype["log_tail"].base == np.float16
-    log_tail = field("log_tail", torch.float16 if half else torch.float32)
-    return TopK(ids, field("log_p", torch.float16).float(), log_tail.float(), vocab_size, powers)
-
-
-def largest_id(records: np.ndarray) -> int:
-    """The largest token id in records; -1 if there is none."""
-    ids = records["ids"]
-    if "high_ids" in records.dtype.names:
-        pairs = records["high_ids"].astype(np.int64)
-        high = np.stack([pairs & 0xF, pairs >> 4], -1).reshape(len(pairs), 2 * pairs.shape[1])
-        ids = ids | high[:, : ids.shape[1]] << 16
-    return int(ids.max()) if ids.size else -1
-
-
 FILE = "store.json"
 INDEX, TABLE = "subset.json", "sentences.npy"
 SCHEMAS = {

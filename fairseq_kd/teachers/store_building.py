@@ -36,12 +36,10 @@ from fairseq_kd.teachers.store import (
     FILE,
     FORMAT,
     INDEX,
-    MAX_VOCAB_SIZE,
     SENTENCE,
     UNCHECKED,
     TeacherStore,
     dictionary_name,
-    pack,
     part_name,
     part_ranges,
     read_json,
@@ -51,6 +49,7 @@ from fairseq_kd.teachers.store import (
     write_json,
 )
 from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path
+from fairseq_kd.teachers.store_records import MAX_VOCAB_SIZE, pack
 from fairseq_kd.teachers.stored import data_fingerprint, sentence_checksums
 
 

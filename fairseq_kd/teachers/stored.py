@@ -1,4 +1,4 @@
-"""A store as the teacher of a training, bound to its data by a fingerprint and checksums."""
+"""A store as the teacher of a training, matched to its data by a fingerprint and checksums."""
 
 import logging
 import os

@@ -21,7 +21,7 @@ from fairseq_kd.checkpoints.options import EVALUATED, is_plain, plain_value, ref
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.safe_loading import evaluate
 from fairseq_kd.models.peers import peer_configurations
-from fairseq_kd.sizing.structure import TeacherStructure
+from fairseq_kd.sizing.teacher_structure import TeacherStructure
 from fairseq_kd.teachers.loading import load_teacher
 
 EVALUATING = ("eval", "eval_bool", "eval_str_dict", "eval_str_list")

@@ -9,7 +9,8 @@ from on_gpu import NEEDS_GPU
 from translations import hypotheses
 
 from fairseq_kd.decoding.engine_choice import has_cublas
-from fairseq_kd.teachers.store import TeacherStore, unpack
+from fairseq_kd.teachers.store import TeacherStore
+from fairseq_kd.teachers.store_records import unpack
 
 pytestmark = NEEDS_GPU
 WITHOUT = {"CUDA_VISIBLE_DEVICES": ""}

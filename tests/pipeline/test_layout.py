@@ -398,18 +398,3 @@ def test_all_models_are_evaluated_at_the_end(workflow_of, large_teacher, data):
     assert step.after == ["rung-70", "student", "undistilled", "one-step"]
     assert step.makes[-1] == "runs/run/report.html"
     assert list(kinds(workflow_of("ladder: [0.7]\ncontrols: []"))) == ["student", "evaluation"]
-
-
-def test_every_command_that_loads_models_gets_the_plugin_of_the_run(workflow_of, tmp_path):
-    (tmp_path / "own_plugin").mkdir()
-    (tmp_path / "own_plugin" / "__init__.py").write_text("import fairseq_kd.plugin\n")
-    text = "user-dir: own_plugin\nladder: [0.5]\neach: {start: inherit, knowledge: store}"
-    steps = workflow_of(text).steps
-    given = {step.kind: step.commands[0] for step in steps}
-    assert set(given) == {"store", "inherit", "train", "evaluate"}
-    for kind, command in given.items():
-        assert command[command.index("--user-dir") + 1] == "own_plugin", kind
-    without = workflow_of(text.partition("\n")[2], "run=other").steps
-    loading = [step.commands[0] for step in without if step.kind != "train"]
-    assert loading
-    assert not any("--user-dir" in command for command in loading)

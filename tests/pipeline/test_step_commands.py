@@ -207,3 +207,18 @@ def test_weights_and_temperatures_of_several_teachers_are_checked(layer, told):
 def test_layers_are_not_read_from_a_store():
     with pytest.raises(ValueError, match="--kd-store holds a teacher's distributions, but --crit"):
         checked({"criterion": "hybrid_kd"}, knowledge={"kd-store": "store"})
+
+
+def test_every_command_that_loads_models_gets_the_plugin_of_the_run(workflow_of, tmp_path):
+    (tmp_path / "own_plugin").mkdir()
+    (tmp_path / "own_plugin" / "__init__.py").write_text("import fairseq_kd.plugin\n")
+    text = "user-dir: own_plugin\nladder: [0.5]\neach: {start: inherit, knowledge: store}"
+    steps = workflow_of(text).steps
+    given = {step.kind: step.commands[0] for step in steps}
+    assert set(given) == {"store", "inherit", "train", "evaluate"}
+    for kind, command in given.items():
+        assert command[command.index("--user-dir") + 1] == "own_plugin", kind
+    without = workflow_of(text.partition("\n")[2], "run=other").steps
+    loading = [step.commands[0] for step in without if step.kind != "train"]
+    assert loading
+    assert not any("--user-dir" in command for command in loading)

@@ -20,7 +20,7 @@ from fairseq_kd.sizing.budgets import (
     write_random,
 )
 from fairseq_kd.sizing.ladder import STRATEGIES, distinct_sizes, ladder_sizes, ratios_to, shrink
-from fairseq_kd.sizing.structure import TeacherStructure
+from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.store import TeacherStore, pack, record_dtype, unpack, write_array
+from fairseq_kd.teachers.store import TeacherStore, write_array
 from fairseq_kd.teachers.store_merging import merge_subset
+from fairseq_kd.teachers.store_records import pack, record_dtype, unpack
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
-from fairseq_kd.teachers.store import pack, unpack
+from fairseq_kd.teachers.store_records import pack, unpack
 
 K, TOKENS = 64, 24
 TEMPERATURES = (0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.5, 1.8, 2.5, 3.5, 5.0, 8.0, 30.0)

@@ -19,12 +19,11 @@ from fairseq_kd.teachers.store import (
     SENTENCE,
     UNCHECKED,
     TeacherStore,
-    largest_id,
     open_part,
-    pack,
     write_array,
 )
 from fairseq_kd.teachers.store_merging import merge_subset
+from fairseq_kd.teachers.store_records import largest_id, pack
 
 FALLING = ["--kd-temperature-schedule", "linear"]
 AGAIN = "Run the fairseq-kd store command that built it once more: it rebuilds damaged parts."

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from fairseq.logging import metrics
 
-from fairseq_kd.criterions.observers import DECAY, RunningMean, UpdateClock, teacher_gap
+from fairseq_kd.criterions.training_state import DECAY, RunningMean, UpdateClock, teacher_gap
 
 
 class Task:

@@ -1,4 +1,4 @@
-"""The form of a transformer: what makes weights mean the same, beside the sizes."""
+"""The options of a transformer beside its sizes, which a student takes from its teacher."""
 
 import argparse
 from argparse import Namespace

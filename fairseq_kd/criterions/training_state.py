@@ -1,4 +1,4 @@
-"""What a criterion observes of its training: the current update, running means, the first batch.
+"""What a criterion knows of its training: the current update, running means, the first batch.
 
 fairseq passes a criterion neither the number of the update nor the logs of all workers. It passes
 both to the task, so a method of that one task object is wrapped; its class stays as it is.

@@ -14,12 +14,12 @@ from harness import PAIR, USER_DIR, Setup
 from fairseq_kd import models  # noqa: F401  (our architectures)
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.weights import count_parameters
-from fairseq_kd.models.form import FORM
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
+from fairseq_kd.models.transformer_options import FORM
 from fairseq_kd.sizing.budgets import write_random
 from fairseq_kd.sizing.ladder import STRATEGIES, Size, buildable, ladder_sizes
-from fairseq_kd.sizing.structure import TeacherStructure
+from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy"]
 REST = [*PAIR, "--optimizer", "adam", "--lr", "0.003", "--max-tokens", "1000", "--cpu"]

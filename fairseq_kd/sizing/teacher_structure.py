@@ -18,7 +18,7 @@ from torch import nn
 from fairseq_kd.checkpoints.reading import options_of, read_model
 from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.models.architectures import Architecture
-from fairseq_kd.models.form import POSITIONS, is_transformer, model_args
+from fairseq_kd.models.transformer_options import POSITIONS, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
 from fairseq_kd.teachers.loading import check_family
 
