@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq_kd.child_process import Terminated, end_on_signals
+from fairseq_kd.command_line import PROGRAM, Group, Subcommand, flag_of, many, reader_of
 from fairseq_kd.commands import (
     diagnose,
     distill_data,
@@ -19,53 +21,38 @@ from fairseq_kd.commands import (
     inherit,
     merge,
     plan,
-    progressive,
-    stage,
-    step,
     store,
     store_merge,
     translate,
 )
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.write_errors import explained, writing
-from fairseq_kd.flag_types import Range, Several, with_range
+from fairseq_kd.pipeline.commands import PROGRESSIVE, STAGE, STEP
 
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
 INSTALL = "README.md says what the commands need; scripts/setup.sh installs all of it."
 SUBCOMMANDS = (  # in the order of --help
-    *(plan, inherit, store, translate, distill_data, extract_peer, progressive, stage, step),
-    *(diagnose, evaluate, export, flags),
-    *(merge, store_merge),  # run by the commands above unless shards lie on several machines
+    *(each.SUBCOMMAND for each in (plan, inherit, store, translate, distill_data, extract_peer)),
+    *(PROGRESSIVE, STAGE, STEP),
+    *(each.SUBCOMMAND for each in (diagnose, evaluate, export, flags)),
+    *(merge.SUBCOMMAND, store_merge.SUBCOMMAND),  # for shards that lie on several machines
 )
 
 
-class CommandHelp(argparse.HelpFormatter):
-    """Help that shows the range of every number."""
-
-    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
-        text = super()._get_help_string(action)
-        if text is None or not isinstance(action.type, (Range, Several)):
-            return text
-        return with_range(text, action.type)
-
-
 class CommandParser(argparse.ArgumentParser):
-    """A command line that may end in ``--`` and words for another program, also behind flags.
+    """A parser whose command line may end in ``--`` and words for another program.
 
     argparse alone finds no words after ``--`` for ``[WORD ...]`` if a flag stands between a
     positional argument and them. Flags are not abbreviated: a new one would change what an
     abbreviation means.
     """
 
-    others: Optional[str] = None  # where the words after -- go
+    rest: Optional[str] = None  # the name of the words after --
 
-    def __init__(
-        self, *args: Any, formatter_class: type = argparse.HelpFormatter, **kwargs: Any
-    ) -> None:
-        shows_ranges = type("CommandHelp", (CommandHelp, formatter_class), {})
-        super().__init__(*args, formatter_class=shows_ranges, allow_abbrev=False, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_known_args(
         self,
@@ -74,11 +61,11 @@ class CommandParser(argparse.ArgumentParser):
     ) -> Tuple[argparse.Namespace, List[str]]:
         """As argparse does, without the words after ``--``."""
         words = list(sys.argv[1:] if args is None else args)
-        at = words.index("--") if self.others and "--" in words else len(words)
-        found, unknown = super().parse_known_args(words[:at], namespace)
-        if self.others and at < len(words):
-            setattr(found, self.others, [*getattr(found, self.others), *words[at + 1 :]])
-        return found, unknown
+        at = words.index("--") if self.rest and "--" in words else len(words)
+        parsed, unknown = super().parse_known_args(words[:at], namespace)
+        if self.rest and at < len(words):
+            setattr(parsed, self.rest, [*getattr(parsed, self.rest), *words[at + 1 :]])
+        return parsed, unknown
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -96,10 +83,13 @@ def main(argv: Optional[List[str]] = None) -> int:
         if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
+    subcommand = args.invoked
+    options = subcommand.options.parsed(args)
     from fairseq_kd import quiet  # noqa: F401
 
     try:
-        status = args.run(args)
+        options.check()
+        status = subcommand.run(options)
         with writing(Path("standard output")):
             sys.stdout.flush()
         return status
@@ -107,7 +97,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, OSError, ValueError, RuntimeError) as error:
-        message = explained(error, getattr(args, "out", None), args.kept)
+        message = explained(error, getattr(options, "out", None), subcommand.kept)
         if message is None and isinstance(error, RuntimeError):
             raise
         print(f"fairseq-kd {args.subcommand}: {on_terminal(message or error)}", file=sys.stderr)
@@ -141,15 +131,56 @@ def _open_standard_streams() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of all commands."""
-    top = argparse.ArgumentParser(prog="fairseq-kd", description=DESCRIPTION)
-    subcommands = top.add_subparsers(
+    top = argparse.ArgumentParser(prog=PROGRAM, description=DESCRIPTION)
+    subparsers = top.add_subparsers(
         dest="subcommand", required=True, metavar="COMMAND", parser_class=CommandParser
     )
     for subcommand in SUBCOMMANDS:
-        subcommand.add_parser(subcommands)
-    top.set_defaults(parser=top)  # for the command that tries the command lines of others
-    top.set_defaults(kept="what was there before is as it was")
+        _add_subcommand(subparsers, subcommand)
     return top
+
+
+def _add_subcommand(subparsers: Any, subcommand: Subcommand) -> None:
+    raw = argparse.RawDescriptionHelpFormatter if subcommand.epilog else argparse.HelpFormatter
+    parser = subparsers.add_parser(
+        subcommand.options.COMMAND,
+        aliases=subcommand.aliases,
+        description=subcommand.description,
+        epilog=subcommand.epilog,
+        usage=subcommand.usage,
+        formatter_class=raw,
+        **({} if subcommand.help is None else {"help": subcommand.help}),
+    )
+    groups = {None: parser}
+    for each in subcommand.options.flags():
+        group = each.metadata.get("group")
+        if group not in groups:
+            groups[group] = _add_group(parser, group)
+        _add_flag(groups[group], each)
+        if each.metadata.get("nargs") == "*":
+            parser.rest = each.name
+    parser.set_defaults(invoked=subcommand)
+
+
+def _add_group(parser: CommandParser, group: Group) -> Any:
+    titled = group.title is not None
+    added = parser.add_argument_group(group.title, group.description) if titled else parser
+    return added.add_mutually_exclusive_group(required=group.required) if group.exclusive else added
+
+
+def _add_flag(parser: Any, each: "Field[Any]") -> None:
+    settings = {key: each.metadata.get(key) for key in ("help", "choices", "metavar", "nargs")}
+    settings["type"] = reader_of(each)
+    if not each.metadata.get("positional"):
+        settings |= {"dest": each.name, "required": each.default is MISSING}
+    if each.metadata.get("repeated"):
+        settings["action"] = "append"
+    elif each.default is False:
+        settings["action"] = "store_true"
+    if each.default is not MISSING and not many(each):
+        settings["default"] = each.default
+    settings = {key: value for key, value in settings.items() if value is not None}
+    parser.add_argument(flag_of(each), **settings)
 
 
 if __name__ == "__main__":

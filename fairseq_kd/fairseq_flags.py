@@ -1,12 +1,13 @@
-"""Ranges of the numeric flags of fairseq-train, which fairseq itself does not check."""
+"""Flags of fairseq-train: as arguments, and ranges of the numeric ones, which it does not check."""
 
 from argparse import Namespace
 from dataclasses import MISSING
 from functools import cache
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from fairseq_kd.flag_types import COUNT, SEED, Range
 
+Flags = Dict[str, Any]  # names without dashes, and values
 MOST = 2**31 - 1
 RANGES = {
     **dict.fromkeys(
@@ -23,6 +24,15 @@ RANGES = {
     "patience": Range(int, 1, 1_000_000, also=(-1, 0)),
     "seed": SEED,
 }
+
+
+def as_arguments(flags: Flags) -> List[str]:
+    """Flags as command-line arguments: ``True`` is a flag alone, ``False`` leaves it out."""
+    arguments: List[str] = []
+    for flag, value in flags.items():
+        if value is not False:
+            arguments += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
+    return arguments
 
 
 def range_of(name: str, kind: type, default: Any = None) -> Range:

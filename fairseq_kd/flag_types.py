@@ -139,27 +139,31 @@ def from_environment(name: str, allowed: Range, default: Number) -> Number:
         raise ValueError(f"{message}. Correct it, or unset it.") from None
 
 
-def number_field(default: Any, allowed: Range, help_text: str) -> Any:
-    """A field of a criterion's config.
+def number_field(default: Any, allowed: Union[Range, Several], help_text: str, **more: Any) -> Any:
+    """A field that is a flag with a number: of a criterion's config, or of a command's options.
 
     Args:
-        default: its value where the user gives none.
-        allowed: what else it may be.
+        default: its value where the user gives none; ``MISSING`` for a flag that must be given.
+        allowed: its other values.
         help_text: of the flag, without the range.
+        more: further metadata, which ``fairseq_kd.command_line`` describes.
     """
-    metadata = {"help": with_range(help_text, allowed), "range": allowed}
+    metadata = {"help": with_range(help_text, allowed), "range": allowed, **more}
     return field(default=default, metadata=metadata)
 
 
-def option_field(default: Any, help_text: str, choices: Optional[Collection[str]] = None) -> Any:
-    """A field of a criterion's config that is no number.
+def option_field(
+    default: Any, help_text: str, choices: Optional[Collection[str]] = None, **more: Any
+) -> Any:
+    """A field that is another flag: of a criterion's config, or of a command's options.
 
     Args:
-        default: its value where the user gives none.
+        default: its value where the user gives none; ``MISSING`` for a flag that must be given.
         help_text: of the flag.
-        choices: the values that it may have; None: any text.
+        choices: the values that it may have; None: any text, or what ``more`` says.
+        more: further metadata, which ``fairseq_kd.command_line`` describes.
     """
-    return field(default=default, metadata={"help": help_text, "choices": choices})
+    return field(default=default, metadata={"help": help_text, "choices": choices, **more})
 
 
 def with_range(help_text: str, allowed: Union[Range, Several]) -> str:

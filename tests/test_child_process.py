@@ -27,23 +27,24 @@ wait
 """
 WHOLE = 8  # the starter, its supervisor, two of bash, four sleeps
 STARTER = """\
-import sys
-from fairseq_kd import child_process, cli
+import dataclasses, sys
+from fairseq_kd import child_process
 from fairseq_kd.commands import merge
-def run(args):
-    with child_process.child(["bash", "-c", args.folder.read_text()]) as process:
+def run(options):
+    with child_process.child(["bash", "-c", options.folder.read_text()]) as process:
         return process.wait()
-merge.run = run
+merge.SUBCOMMAND = dataclasses.replace(merge.SUBCOMMAND, run=run)
+from fairseq_kd import cli
 sys.exit(cli.main())
 """
 WORKERS = """\
-import functools, sys, time
-from fairseq_kd import cli
+import dataclasses, functools, sys, time
 from fairseq_kd.worker_processes import in_processes
 from fairseq_kd.commands import merge
-def run(args):
+def run(options):
     return len(list(in_processes([functools.partial(time.sleep, 300)] * 8, 2)))
-merge.run = run
+merge.SUBCOMMAND = dataclasses.replace(merge.SUBCOMMAND, run=run)
+from fairseq_kd import cli
 sys.exit(cli.main())
 """
 ALL_WORKERS = 4  # the starter, the tracker of multiprocessing, two workers

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from harness import ENVIRONMENT, ROOT
 from fairseq_kd.files.json_files import sealed
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import run_step
+from fairseq_kd.pipeline.step_commands import TrainCommand
 from fairseq_kd.pipeline.workflow import Step, Workflow, write_workflow
+from fairseq_kd.training_log import flags_of
 
 # Appends what its input held to its output, a line at a time; killed, it goes on where it was.
 TEACHER = """\
@@ -28,6 +31,19 @@ while [ "$(cat "$2" 2> /dev/null | wc -l)" -lt "$1" ]; do sleep 0.02; echo "line
 cat "$2" "${@:3}" > "$2.partial"
 mv "$2.partial" "$2.made"
 """
+
+
+def training_of(step):
+    """The training that a recorded step runs, read back from its command line."""
+    (command,) = step.commands
+    words = command[command.index("fairseq-train") + 1 :]
+    flags = {flag[2:]: value or True for flag, value in flags_of(shlex.join(words)).items()}
+    own = {key.replace("-", "_"): flags.pop(key) for key in ("save-dir", "user-dir")}
+    gpus = int(command[command.index("--nproc_per_node") + 1]) if "torchrun" in command else 1
+    training = TrainCommand(name=command[2], data=words[0], gpus=gpus, flags=flags, **own)
+    flags.pop("distributed-world-size", None)
+    assert {*training.argv()} == {*command}
+    return training
 
 
 def slow_step(folder, name, lines, *after, reads=()):

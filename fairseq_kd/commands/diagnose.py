@@ -1,9 +1,10 @@
 """The command ``fairseq-kd diagnose``: reports what went wrong in trainings."""
 
-import argparse
-from typing import Any
+from dataclasses import MISSING, dataclass
+from pathlib import Path
 
-from fairseq_kd.flag_types import file_path
+from fairseq_kd.command_line import Options, Subcommand
+from fairseq_kd.flag_types import file_path, option_field
 
 DESCRIPTION = """\
 Reads the logs and translations of trainings, and reports what went wrong: a loss that blows up,
@@ -15,34 +16,40 @@ Each finding has evidence and advice. Healthy trainings are not listed. The exit
 there is a finding."""
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "diagnose",
-        help="report what went wrong in a training, with evidence and advice",
-        description=DESCRIPTION,
-    )
-    parser.add_argument(
-        "folder",
-        type=file_path,
-        metavar="RUN",
-        help="the --save-dir of a training with its train.log, a folder of several, or a file with "
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseOptions(Options):
+    """The trainings to read."""
+
+    COMMAND = "diagnose"
+    folder: Path = option_field(
+        MISSING,
+        "the --save-dir of a training with its train.log, a folder of several, or a file with "
         "the output of fairseq-train --log-format json",
+        read=file_path,
+        positional=True,
+        metavar="RUN",
     )
-    parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: DiagnoseOptions) -> int:
     """Prints the findings; 1 if there are any."""
     from fairseq_kd.diagnosis.findings import findings
     from fairseq_kd.diagnosis.training_run import find_training_runs
     from fairseq_kd.files.names import on_terminal
 
     status = 0
-    for training in find_training_runs(args.folder):
+    for training in find_training_runs(options.folder):
         for finding in findings(training):
             status = 1
             print(f"{on_terminal(training.name)}: {finding.name}")
             details = f"  seen: {finding.evidence}\n  try:  {finding.advice_text}"
             print(on_terminal(details))
     return status
+
+
+SUBCOMMAND = Subcommand(
+    DiagnoseOptions,
+    run,
+    help="report what went wrong in a training, with evidence and advice",
+    description=DESCRIPTION,
+)

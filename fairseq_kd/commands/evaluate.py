@@ -1,12 +1,23 @@
 """The command ``fairseq-kd evaluate``: compares students with their teacher and controls."""
 
-import argparse
 import sys
-from typing import Any, List
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
 
-from fairseq_kd.commands.user_dir import add_user_dir, register_models
+from fairseq_kd.command_line import Group, Options, Subcommand, user_dir_field
 from fairseq_kd.decoding.search import LENPEN
-from fairseq_kd.flag_types import BEAM, COUNT, THREADS, Range, file_path, one_line, split_name
+from fairseq_kd.flag_types import (
+    BEAM,
+    COUNT,
+    THREADS,
+    Range,
+    file_path,
+    number_field,
+    one_line,
+    option_field,
+    split_name,
+)
 
 DESCRIPTION = """\
 Compares students with their teacher, and with students of the same size that were trained without
@@ -19,210 +30,202 @@ TOKENIZERS = (  # of sacreBLEU
     "zh",
 )
 BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
+TEXT, MEASURING = Group("text and search"), Group("measuring")
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "evaluate",
-        help="compare students with their teacher: quality, size, memory, speed; write a report",
-        description=DESCRIPTION,
-    )
-    parser.add_argument(
-        "--teacher",
-        required=True,
-        type=one_line,
-        metavar="T.pt",
-        help="the checkpoint of the teacher",
-    )
-    parser.add_argument(
-        "--student",
-        required=True,
-        action="append",
-        type=one_line,
-        metavar="[NAME=]S.pt",
-        help="the checkpoint of a student, and its name in the report (default: student); may be "
-        "repeated",
-    )
-    parser.add_argument(
-        "--control",
-        action="append",
-        type=one_line,
-        metavar="[NAME=]C.pt",
-        help="the checkpoint of a student of the same size that was trained without distillation; "
-        "may be repeated (default: none)",
-    )
-    parser.add_argument(
-        "--data", required=True, type=file_path, help="the folder that fairseq-preprocess wrote"
-    )
-    parser.add_argument(
-        "--subset", type=split_name, default="test", help="which split (default: %(default)s)"
-    )
-    parser.add_argument("--out", required=True, type=file_path, help="folder for the report")
-    add_user_dir(parser)
-    _add_text(parser.add_argument_group("text and search"))
-    _add_measuring(parser.add_argument_group("measuring"))
-    parser.set_defaults(run=run, check=check_flags, kept="finished translations are kept")
-
-
-def _add_text(flags: Any) -> None:
-    flags.add_argument(
-        "--reference",
-        type=file_path,
-        help="file of plain references (default: text/SUBSET.LANG beside DATA, where "
-        "scripts/prepare.sh puts it, else the binarised references, detokenised)",
-    )
-    flags.add_argument(
-        "--remove-bpe",
-        choices=BPE,
-        default="subword_nmt",
-        help="how words were split (default: %(default)s)",
-    )
-    flags.add_argument(
-        "--tokenizer",
-        choices=("moses", "none"),
-        default="moses",
-        help="how text was tokenised, as in fairseq-generate (default: %(default)s)",
-    )
-    add_sacrebleu_tokenize(flags)
-    flags.add_argument(
-        "--beam",
-        type=BEAM,
-        default=5,
-        help="beam width of every system (default: %(default)s)",
-    )
-    flags.add_argument(
-        "--lenpen",
-        type=LENPEN,
-        default=1.0,
-        help="length penalty: < 1 favours shorter translations (default: %(default)s)",
-    )
-    flags.add_argument(
-        "--bootstrap",
-        type=Range(int, 100, 1_000_000),
-        default=1000,
-        metavar="N",
-        help="resamples of the paired bootstrap (default: %(default)s)",
-    )
-    flags.add_argument(
-        "--comet", type=file_path, metavar="MODEL.ckpt", help="also score with this COMET model"
-    )
-
-
-def add_sacrebleu_tokenize(flags: Any) -> None:
-    """Adds the flag ``--sacrebleu-tokenize``."""
-    flags.add_argument(
-        "--sacrebleu-tokenize",
-        choices=TOKENIZERS,
-        metavar="NAME",
-        help="the tokenizer of BLEU, one of %(choices)s (default: sacreBLEU's for the target "
+def sacrebleu_tokenize_field(group: Optional[Group] = None) -> Any:
+    """The flag ``--sacrebleu-tokenize``."""
+    return option_field(
+        None,
+        "the tokenizer of BLEU, one of %(choices)s (default: sacreBLEU's for the target "
         "language: zh for Chinese, ja-mecab for Japanese, ko-mecab for Korean, else 13a)",
+        TOKENIZERS,
+        metavar="NAME",
+        group=group,
     )
 
 
-def _add_measuring(flags: Any) -> None:
-    flags.add_argument(
-        "--threads",
-        type=THREADS,
-        help="threads of every measurement but latency (default: one per core)",
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """The systems that are compared, and what is measured of them."""
+
+    COMMAND = "evaluate"
+    teacher: str = option_field(
+        MISSING, "the checkpoint of the teacher", read=one_line, metavar="T.pt"
     )
-    flags.add_argument(
-        "--latency-threads",
-        type=THREADS,
-        default=1,
+    student: Tuple[str, ...] = option_field(
+        MISSING,
+        "the checkpoint of a student, and its name in the report (default: student); may be "
+        "repeated",
+        read=one_line,
+        metavar="[NAME=]S.pt",
+        repeated=True,
+    )
+    control: Tuple[str, ...] = option_field(
+        (),
+        "the checkpoint of a student of the same size that was trained without distillation; "
+        "may be repeated (default: none)",
+        read=one_line,
+        metavar="[NAME=]C.pt",
+        repeated=True,
+    )
+    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=file_path)
+    subset: str = option_field("test", "which split (default: %(default)s)", read=split_name)
+    out: Path = option_field(MISSING, "folder for the report", read=file_path)
+    user_dir: Optional[str] = user_dir_field()
+    reference: Optional[Path] = option_field(
+        None,
+        "file of plain references (default: text/SUBSET.LANG beside DATA, where "
+        "scripts/prepare.sh puts it, else the binarised references, detokenised)",
+        read=file_path,
+        group=TEXT,
+    )
+    remove_bpe: str = option_field(
+        "subword_nmt", "how words were split (default: %(default)s)", BPE, group=TEXT
+    )
+    tokenizer: str = option_field(
+        "moses",
+        "how text was tokenised, as in fairseq-generate (default: %(default)s)",
+        ("moses", "none"),
+        group=TEXT,
+    )
+    sacrebleu_tokenize: Optional[str] = sacrebleu_tokenize_field(TEXT)
+    beam: int = number_field(
+        5, BEAM, "beam width of every system (default: %(default)s)", group=TEXT
+    )
+    lenpen: float = number_field(
+        1.0,
+        LENPEN,
+        "length penalty: < 1 favours shorter translations (default: %(default)s)",
+        group=TEXT,
+    )
+    bootstrap: int = number_field(
+        1000,
+        Range(int, 100, 1_000_000),
+        "resamples of the paired bootstrap (default: %(default)s)",
+        metavar="N",
+        group=TEXT,
+    )
+    comet: Optional[Path] = option_field(
+        None, "also score with this COMET model", read=file_path, metavar="MODEL.ckpt", group=TEXT
+    )
+    threads: Optional[int] = number_field(
+        None,
+        THREADS,
+        "threads of every measurement but latency (default: one per core)",
+        group=MEASURING,
+    )
+    latency_threads: int = number_field(
+        1,
+        THREADS,
+        "threads for single sentences; small models gain nothing from several "
+        "(default: %(default)s)",
         metavar="THREADS",
-        help="threads for single sentences; small models gain nothing from several "
-        "(default: %(default)s)",
+        group=MEASURING,
     )
-    flags.add_argument(
-        "--rounds",
-        type=Range(int, 0, 1000),
-        default=3,
-        help="rounds, of which the median is reported; 0: do not measure speed "
-        "(default: %(default)s)",
+    rounds: int = number_field(
+        3,
+        Range(int, 0, 1000),
+        "rounds, of which the median is reported; 0: do not measure speed (default: %(default)s)",
+        group=MEASURING,
     )
-    flags.add_argument(
-        "--latency-sentences",
-        type=COUNT,
-        default=32,
+    latency_sentences: int = number_field(
+        32,
+        COUNT,
+        "sentences of all lengths to translate one by one (default: %(default)s)",
         metavar="N",
-        help="sentences of all lengths to translate one by one (default: %(default)s)",
+        group=MEASURING,
     )
-    flags.add_argument(
-        "--batch-sentences",
-        type=COUNT,
-        default=128,
+    batch_sentences: int = number_field(
+        128,
+        COUNT,
+        "sentences to translate in batches of 32 and of 128 (default: %(default)s)",
         metavar="N",
-        help="sentences to translate in batches of 32 and of 128 (default: %(default)s)",
+        group=MEASURING,
     )
-    flags.add_argument("--no-memory", action="store_true", help="do not measure memory")
-    flags.add_argument(
-        "--cache",
-        type=file_path,
-        help="folder for models converted for CTranslate2 (default: fairseq_kd in "
+    no_memory: bool = option_field(False, "do not measure memory", group=MEASURING)
+    cache: Optional[Path] = option_field(
+        None,
+        "folder for models converted for CTranslate2 (default: fairseq_kd in "
         "$XDG_CACHE_HOME or ~/.cache)",
+        read=file_path,
+        group=MEASURING,
     )
 
+    def check(self) -> None:
+        """Checks the flags.
 
-def run(args: argparse.Namespace) -> int:
+        Raises:
+            FileNotFoundError, ValueError: a file does not exist, or a name is not allowed.
+        """
+        if self.comet is not None:
+            from fairseq_kd.evaluation.scores import check_comet
+
+            check_comet(self.comet)
+        if self.reference is not None and not self.reference.is_file():
+            raise FileNotFoundError(
+                f"--reference {self.reference} does not exist. Give the plain text of the "
+                "references."
+            )
+        self.systems()
+
+    def systems(self) -> List[Any]:
+        """The checkpoints with their names and roles.
+
+        Raises:
+            ValueError: a name is not allowed.
+        """
+        from fairseq_kd.evaluation.systems import NamedCheckpoint
+
+        roles = {"teacher": [self.teacher], "student": self.student, "control": self.control}
+        return [NamedCheckpoint.parse(role, each) for role in roles for each in roles[role]]
+
+
+def run(options: EvaluateOptions) -> int:
     """Evaluates, writes the report and prints its first table."""
-    check_flags(args)
-    register_models(args)
     from fairseq_kd.decoding.engine_choice import cores
     from fairseq_kd.decoding.search import Search
     from fairseq_kd.evaluation.evaluation import Evaluation, EvaluationOptions
     from fairseq_kd.evaluation.plots import check_matplotlib
     from fairseq_kd.evaluation.report import check_out, write_report
     from fairseq_kd.files.locks import locked
+    from fairseq_kd.plugin import import_user_dir
 
+    import_user_dir(options.user_dir)
     check_matplotlib()
-    check_out(args.out, args.data)
-    options = EvaluationOptions(
-        systems=_systems(args),
-        data=args.data,
-        subset=args.subset,
-        out=args.out,
-        reference=args.reference,
-        remove_bpe=args.remove_bpe,
-        tokenizer=args.tokenizer,
-        sacrebleu_tokenize=args.sacrebleu_tokenize,
-        search=Search(beam=args.beam, lenpen=args.lenpen),
-        samples=args.bootstrap,
-        comet=args.comet,
-        threads=args.threads or cores(),
-        latency_threads=args.latency_threads,
-        rounds=args.rounds,
-        alone=args.latency_sentences,
-        together=args.batch_sentences,
-        memory=not args.no_memory,
-        cache=args.cache,
+    check_out(options.out, options.data)
+    evaluation = Evaluation(
+        EvaluationOptions(
+            systems=options.systems(),
+            data=options.data,
+            subset=options.subset,
+            out=options.out,
+            reference=options.reference,
+            remove_bpe=options.remove_bpe,
+            tokenizer=options.tokenizer,
+            sacrebleu_tokenize=options.sacrebleu_tokenize,
+            search=Search(beam=options.beam, lenpen=options.lenpen),
+            samples=options.bootstrap,
+            comet=options.comet,
+            threads=options.threads or cores(),
+            latency_threads=options.latency_threads,
+            rounds=options.rounds,
+            alone=options.latency_sentences,
+            together=options.batch_sentences,
+            memory=not options.no_memory,
+            cache=options.cache,
+        )
     )
-    evaluation = Evaluation(options)
-    with locked(args.out / ".evaluate.lock", f"--out {args.out}"):
-        print(write_report(args.out, evaluation.run()))
-    print(f"{args.out / 'report.html'} has all figures and plots", file=sys.stderr)
+    with locked(options.out / ".evaluate.lock", f"--out {options.out}"):
+        print(write_report(options.out, evaluation.run()))
+    print(f"{options.out / 'report.html'} has all figures and plots", file=sys.stderr)
     return 0
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Checks the flags.
-
-    Raises:
-        FileNotFoundError, ValueError: a file does not exist, or a name is not allowed.
-    """
-    if args.comet is not None:
-        from fairseq_kd.evaluation.scores import check_comet
-
-        check_comet(args.comet)
-    if args.reference is not None and not args.reference.is_file():
-        raise FileNotFoundError(
-            f"--reference {args.reference} does not exist. Give the plain text of the references."
-        )
-    _systems(args)
-
-
-def _systems(args: argparse.Namespace) -> List[Any]:
-    from fairseq_kd.evaluation.systems import NamedCheckpoint
-
-    flags = {"teacher": [args.teacher], "student": args.student, "control": args.control or []}
-    return [NamedCheckpoint.parse(role, each) for role, given in flags.items() for each in given]
+SUBCOMMAND = Subcommand(
+    EvaluateOptions,
+    run,
+    help="compare students with their teacher: quality, size, memory, speed; write a report",
+    description=DESCRIPTION,
+    kept="finished translations are kept",
+)

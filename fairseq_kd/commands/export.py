@@ -1,12 +1,21 @@
 """The command ``fairseq-kd export``: writes a student as a CTranslate2 directory."""
 
-import argparse
+from dataclasses import MISSING, dataclass
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Optional
 
-from fairseq_kd.commands.evaluate import add_sacrebleu_tokenize
-from fairseq_kd.commands.user_dir import add_user_dir, register_models
-from fairseq_kd.flag_types import BEAM, THREADS, file_path, one_line, split_name
+from fairseq_kd.command_line import Options, Subcommand, user_dir_field
+from fairseq_kd.commands.evaluate import sacrebleu_tokenize_field
+from fairseq_kd.flag_types import (
+    BEAM,
+    THREADS,
+    file_path,
+    number_field,
+    one_line,
+    option_field,
+    split_name,
+)
 
 DESCRIPTION = """\
 Converts a student for CTranslate2 and writes a folder with everything that translation needs:
@@ -16,112 +25,113 @@ after translate.py has translated a few sentences as the model does."""
 QUANTIZATIONS = ("int8", "int8_float32", "int16", "float16", "float32")
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "export",
-        help="write a student as a CTranslate2 folder with codes, example program and model card",
-        description=DESCRIPTION,
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """The student, its files, and what its card states."""
+
+    COMMAND = "export"
+    student: str = option_field(
+        MISSING, "the checkpoint", read=one_line, positional=True, metavar="S.pt"
     )
-    parser.add_argument("student", type=one_line, metavar="S.pt", help="the checkpoint")
-    parser.add_argument("--out", required=True, type=file_path, help="the folder to write")
-    parser.add_argument(
-        "--quantization",
-        choices=QUANTIZATIONS,
-        default="int8",
-        help="type of the weights (default: %(default)s)",
+    out: Path = option_field(MISSING, "the folder to write", read=file_path)
+    quantization: str = option_field(
+        "int8", "type of the weights (default: %(default)s)", QUANTIZATIONS
     )
-    parser.add_argument(
-        "--data",
-        type=file_path,
-        help="the folder that fairseq-preprocess wrote (default: that of the training)",
+    data: Optional[Path] = option_field(
+        None,
+        "the folder that fairseq-preprocess wrote (default: that of the training)",
+        read=file_path,
     )
-    parser.add_argument(
-        "--subset",
-        type=split_name,
-        default="test",
-        help="the split to measure on (default: %(default)s)",
+    subset: str = option_field(
+        "test", "the split to measure on (default: %(default)s)", read=split_name
     )
-    parser.add_argument(
-        "--codes",
-        type=file_path,
-        help="the BPE merges, or the model of SentencePiece (default: the file codes or "
+    codes: Optional[Path] = option_field(
+        None,
+        "the BPE merges, or the model of SentencePiece (default: the file codes or "
         "sentencepiece.model beside DATA)",
+        read=file_path,
     )
-    parser.add_argument(
-        "--bpe",
-        choices=("subword_nmt", "sentencepiece", "none"),
-        default="subword_nmt",
-        help="how words were split (default: %(default)s)",
+    bpe: str = option_field(
+        "subword_nmt",
+        "how words were split (default: %(default)s)",
+        ("subword_nmt", "sentencepiece", "none"),
     )
-    parser.add_argument(
-        "--tokenizer",
-        choices=("moses", "none"),
-        default="moses",
-        help="how text was tokenised (default: %(default)s)",
+    tokenizer: str = option_field(
+        "moses", "how text was tokenised (default: %(default)s)", ("moses", "none")
     )
-    add_sacrebleu_tokenize(parser)
-    parser.add_argument("--beam", type=BEAM, default=5, help="beam width (default: %(default)s)")
-    parser.add_argument(
-        "--threads",
-        type=THREADS,
-        help="threads of the measurement (default: one per core)",
+    sacrebleu_tokenize: Optional[str] = sacrebleu_tokenize_field()
+    beam: int = number_field(5, BEAM, "beam width (default: %(default)s)")
+    threads: Optional[int] = number_field(
+        None, THREADS, "threads of the measurement (default: one per core)"
     )
-    parser.add_argument(
-        "--license",
-        type=one_line,
-        default="not stated",
-        help="licence of the model, for its card (default: %(default)s)",
+    license: str = option_field(
+        "not stated", "licence of the model, for its card (default: %(default)s)", read=one_line
     )
-    parser.add_argument(
-        "--data-license",
-        type=one_line,
-        default="not stated",
-        help="name, origin and licence of the training data, for the card (default: %(default)s)",
+    data_license: str = option_field(
+        "not stated",
+        "name, origin and licence of the training data, for the card (default: %(default)s)",
+        read=one_line,
     )
-    parser.add_argument(
-        "--cache",
-        type=file_path,
-        help="folder for models converted in float32, to check the conversion (default: "
+    cache: Optional[Path] = option_field(
+        None,
+        "folder for models converted in float32, to check the conversion (default: "
         "fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
+        read=file_path,
     )
-    add_user_dir(parser)
-    parser.set_defaults(run=run, kept="the checkpoint is unchanged")
+    user_dir: Optional[str] = user_dir_field()
+
+    def check(self) -> None:
+        """Checks that every flag has an effect, and that the packages for them are installed.
+
+        Raises:
+            ValueError: naming the flag or the package.
+        """
+        from fairseq_kd.decoding.engine_choice import INSTALL
+
+        if self.bpe == "none" and self.codes is not None:
+            raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")
+        if find_spec("ctranslate2") is None:
+            raise ValueError(f"The export needs CTranslate2, which is not installed ({INSTALL}).")
+        if self.bpe == "sentencepiece" and find_spec("sentencepiece") is None:
+            raise ValueError(
+                "--bpe sentencepiece needs a package that is not installed "
+                "(pip install sentencepiece)."
+            )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: ExportOptions) -> int:
     """Exports, and prints size, BLEU and speed."""
-    register_models(args)
-    from fairseq_kd.decoding.engine_choice import INSTALL, cores
+    from fairseq_kd.decoding.engine_choice import cores
     from fairseq_kd.evaluation.systems import NamedCheckpoint, load_named
-
-    if args.bpe == "none" and args.codes is not None:
-        raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")
-    if find_spec("ctranslate2") is None:
-        raise ValueError(f"The export needs CTranslate2, which is not installed ({INSTALL}).")
-    if args.bpe == "sentencepiece" and find_spec("sentencepiece") is None:
-        raise ValueError(
-            "--bpe sentencepiece needs a package that is not installed (pip install sentencepiece)."
-        )
-
+    from fairseq_kd.export import directory
     from fairseq_kd.export.card import Licences
-    from fairseq_kd.export.directory import Export, ExportOptions
     from fairseq_kd.export.lineage import trained_on
+    from fairseq_kd.plugin import import_user_dir
 
-    system = load_named(NamedCheckpoint("student", "student", args.student), "checkpoint")
-    options = ExportOptions(
-        data=args.data or trained_on(system.path),
-        subset=args.subset,
-        out=args.out,
-        quantization=args.quantization,
-        codes=args.codes,
-        bpe=args.bpe,
-        tokenizer=args.tokenizer,
-        sacrebleu_tokenize=args.sacrebleu_tokenize,
-        beam=args.beam,
-        threads=args.threads or cores(),
-        licences=Licences(args.license, args.data_license),
-        cache=args.cache,
+    import_user_dir(options.user_dir)
+    system = load_named(NamedCheckpoint("student", "student", options.student), "checkpoint")
+    exported = directory.ExportOptions(
+        data=options.data or trained_on(system.path),
+        subset=options.subset,
+        out=options.out,
+        quantization=options.quantization,
+        codes=options.codes,
+        bpe=options.bpe,
+        tokenizer=options.tokenizer,
+        sacrebleu_tokenize=options.sacrebleu_tokenize,
+        beam=options.beam,
+        threads=options.threads or cores(),
+        licences=Licences(options.license, options.data_license),
+        cache=options.cache,
     )
-    print(Export(system, options).write())
+    print(directory.Export(system, exported).write())
     return 0
+
+
+SUBCOMMAND = Subcommand(
+    ExportOptions,
+    run,
+    help="write a student as a CTranslate2 folder with codes, example program and model card",
+    description=DESCRIPTION,
+    kept="the checkpoint is unchanged",
+)

@@ -1,9 +1,11 @@
-"""The command ``fairseq-kd extract-peer``."""
+"""The command ``fairseq-kd extract-peer``: writes a peer of a mutual learning as a checkpoint."""
 
-import argparse
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Optional
 
-from fairseq_kd.commands.user_dir import add_user_dir, register_models
-from fairseq_kd.flag_types import Range, file_path, one_line
+from fairseq_kd.command_line import Options, Subcommand, user_dir_field
+from fairseq_kd.flag_types import Range, file_path, number_field, one_line, option_field
 
 DESCRIPTION = """\
 Writes a peer of --criterion mutual_learning as a checkpoint of its own, for fairseq-generate,
@@ -11,38 +13,43 @@ fairseq-validate, CTranslate2 and as a teacher. Dictionaries are read from the d
 training used, as for any checkpoint."""
 
 
-def add_parser(subcommands: argparse._SubParsersAction) -> None:
-    """Adds the command to the command line."""
-    parser = subcommands.add_parser(
-        "extract-peer",
-        help="write a peer of a mutual learning as a checkpoint of its own",
-        description=DESCRIPTION,
-    )
-    parser.add_argument(
-        "checkpoint",
-        type=one_line,
+@dataclass(frozen=True, kw_only=True)
+class ExtractPeerOptions(Options):
+    """The peer, and its file."""
+
+    COMMAND = "extract-peer"
+    checkpoint: str = option_field(
+        MISSING,
+        "a checkpoint of a training with mutual_learning",
+        read=one_line,
+        positional=True,
         metavar="CKPT",
-        help="a checkpoint of a training with mutual_learning",
     )
-    parser.add_argument(
-        "--peer",
-        type=Range(int, 1, 99),
-        default=1,
+    peer: int = number_field(
+        1,
+        Range(int, 1, 99),
+        "which one, counted from 1; the model of the run is CKPT itself (default: 1)",
         metavar="N",
-        help="which one, counted from 1; the model of the run is CKPT itself (default: 1)",
     )
-    parser.add_argument(
-        "--out", required=True, type=file_path, metavar="P.pt", help="the checkpoint to write"
-    )
-    add_user_dir(parser)
-    parser.set_defaults(run=run, kept="CKPT is as it was")
+    out: Path = option_field(MISSING, "the checkpoint to write", read=file_path, metavar="P.pt")
+    user_dir: Optional[str] = user_dir_field()
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the checkpoint and says how large it is."""
-    register_models(args)
+def run(options: ExtractPeerOptions) -> int:
+    """Writes the checkpoint and prints its size."""
     from fairseq_kd.models.peers import write_peer
+    from fairseq_kd.plugin import import_user_dir
 
-    parameters = write_peer(args.checkpoint, args.peer, args.out)
-    print(f"peer {args.peer}: {parameters:,} parameters, in {args.out}")
+    import_user_dir(options.user_dir)
+    parameters = write_peer(options.checkpoint, options.peer, options.out)
+    print(f"peer {options.peer}: {parameters:,} parameters, in {options.out}")
     return 0
+
+
+SUBCOMMAND = Subcommand(
+    ExtractPeerOptions,
+    run,
+    help="write a peer of a mutual learning as a checkpoint of its own",
+    description=DESCRIPTION,
+    kept="CKPT is as it was",
+)

@@ -1,28 +1,35 @@
-"""The command ``fairseq-kd flags``."""
+"""The command ``fairseq-kd flags``: lists the flags of our criterions."""
 
-import argparse
+from dataclasses import dataclass
+from typing import Optional
 
-from fairseq_kd.flag_types import one_line
+from fairseq_kd.command_line import Options, Subcommand
+from fairseq_kd.flag_types import one_line, option_field
 
 
-def add_parser(subcommands: argparse._SubParsersAction) -> None:
-    """Adds the command to the command line."""
-    flags = subcommands.add_parser(
-        "flags", help="list the flags of our criterions, which fairseq-train --help omits"
-    )
-    flags.add_argument(
-        "criterion",
+@dataclass(frozen=True, kw_only=True)
+class FlagsOptions(Options):
+    """Which flags are listed, and how."""
+
+    COMMAND = "flags"
+    criterion: Optional[str] = option_field(
+        None,
+        "one criterion or task, such as word_kd (default: all)",
+        read=one_line,
+        positional=True,
         nargs="?",
-        type=one_line,
-        help="one criterion or task, such as word_kd (default: all)",
     )
-    flags.add_argument("--markdown", action="store_true", help="as the page docs/flags.md")
-    flags.set_defaults(run=run)
+    markdown: bool = option_field(False, "as the page docs/flags.md")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: FlagsOptions) -> int:
     """Prints the flags."""
     from fairseq_kd.criterions.flags import flags_page, flags_text
 
-    print(flags_page() if args.markdown else flags_text(args.criterion), end="")
+    print(flags_page() if options.markdown else flags_text(options.criterion), end="")
     return 0
+
+
+SUBCOMMAND = Subcommand(
+    FlagsOptions, run, help="list the flags of our criterions, which fairseq-train --help omits"
+)

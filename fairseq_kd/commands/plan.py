@@ -1,12 +1,22 @@
-"""The command ``fairseq-kd plan``."""
+"""The command ``fairseq-kd plan``: plans the ladder from a teacher down to a small student."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Optional, Sequence, Tuple
 
-from fairseq_kd.commands.user_dir import add_user_dir, register_models
+from fairseq_kd.command_line import Group, Options, Subcommand, user_dir_field
 from fairseq_kd.files.whole_files import check_apart
-from fairseq_kd.flag_types import THREADS, Range, Several, file_path, one_line, shown
+from fairseq_kd.flag_types import (
+    THREADS,
+    Range,
+    Several,
+    file_path,
+    number_field,
+    one_line,
+    option_field,
+    shown,
+)
 from fairseq_kd.sizing.ladder import FACTOR, STRATEGY
 
 DESCRIPTION = """\
@@ -22,71 +32,10 @@ STRATEGIES = {
 }
 RATIO = Range(float, 0.001, 1, below=True)
 BUDGET = Range(float, 1e-6, 1e12)
-
-
-def add_parser(subparsers: Any) -> None:
-    """Adds the command to the command line."""
-    parser = subparsers.add_parser(
-        "plan",
-        help="plan the stages from a teacher down to a small student",
-        description=DESCRIPTION,
-        usage="fairseq-kd plan (--teacher T.pt | --arch A (--words N | --data BIN)) TARGET [flags] "
-        "[-- model flags]",
-    )
-    teacher = parser.add_argument_group("the teacher").add_mutually_exclusive_group(required=True)
-    teacher.add_argument("--teacher", type=one_line, metavar="T.pt", help="its checkpoint")
-    teacher.add_argument(
-        "--arch", type=one_line, metavar="A", help="its architecture, if it is not trained yet"
-    )
-    vocabulary = parser.add_argument_group(
-        "the vocabulary of --arch"
-    ).add_mutually_exclusive_group()
-    vocabulary.add_argument(
-        "--words",
-        type=Several(Range(int, 5, 100_000_000), 2),
-        metavar="N[,M]",
-        help="entries of both dictionaries, or of source and target",
-    )
-    vocabulary.add_argument(
-        "--data", type=file_path, metavar="BIN", help="a folder with dict.LANGUAGE.txt"
-    )
-    _add_targets(parser.add_argument_group("TARGET: how small the student gets, one of"))
-    _add_shape(parser.add_argument_group("the ladder"))
-    add_user_dir(parser)
-    parser.add_argument("model_flags", nargs="*", help=argparse.SUPPRESS)
-    parser.set_defaults(run=run)
-
-
-def _add_targets(group: Any) -> None:
-    targets = group.add_mutually_exclusive_group(required=True)
-    targets.add_argument(
-        "--target",
-        type=RATIO,
-        metavar="0.25",
-        help="its ratio r in the strategy's formulas",
-    )
-    targets.add_argument(
-        "--ladder",
-        type=Several(Range(float, 0.001, 1), 100),
-        metavar="1.0,0.75,0.5,0.25",
-        help="the ratios of all stages, the student's last",
-    )
-    targets.add_argument(
-        "--parameters", type=parameters, metavar="10M", help="at most so many parameters"
-    )
-    targets.add_argument(
-        "--size-mb",
-        type=BUDGET,
-        metavar="20",
-        help="at most so many megabytes on disk, converted for CTranslate2 in int8",
-    )
-    targets.add_argument(
-        "--latency-ms",
-        type=BUDGET,
-        metavar="15",
-        help="at most so many milliseconds for a sentence of 20 tokens on this machine, translated "
-        "alone and greedily by CTranslate2 in int8",
-    )
+TEACHER = Group("the teacher", exclusive=True, required=True)
+VOCABULARY = Group("the vocabulary of --arch", exclusive=True)
+TARGET = Group("TARGET: how small the student gets, one of", exclusive=True, required=True)
+LADDER = Group("the ladder")
 
 
 def parameters(text: str) -> int:
@@ -104,71 +53,135 @@ def parameters(text: str) -> int:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def _add_shape(group: Any) -> None:
-    listed = "; ".join(f"{name}: {meaning}" for name, meaning in STRATEGIES.items())
-    group.add_argument(
-        "--strategy",
-        choices=STRATEGIES,
-        default=STRATEGY,
-        help=f"what shrinks. {listed} (default: %(default)s)",
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(Options):
+    """The teacher, the size of the student, and the strategy of the ladder."""
+
+    COMMAND = "plan"
+    teacher: Optional[str] = option_field(
+        None, "its checkpoint", read=one_line, metavar="T.pt", group=TEACHER
     )
-    group.add_argument(
-        "--factor",
-        type=RATIO,
-        help=f"from the ratio of a stage to that of the next (default: {FACTOR})",
+    arch: Optional[str] = option_field(
+        None,
+        "its architecture, if it is not trained yet",
+        read=one_line,
+        metavar="A",
+        group=TEACHER,
     )
-    group.add_argument(
-        "--threads", type=THREADS, help="threads that --latency-ms measures on (default: 1)"
+    words: Optional[Sequence[int]] = number_field(
+        None,
+        Several(Range(int, 5, 100_000_000), 2),
+        "entries of both dictionaries, or of source and target",
+        metavar="N[,M]",
+        group=VOCABULARY,
     )
-    group.add_argument(
-        "--chart", type=file_path, metavar="FILE.svg", help="draw the ladder, as .svg or .png"
+    data: Optional[Path] = option_field(
+        None, "a folder with dict.LANGUAGE.txt", read=file_path, metavar="BIN", group=VOCABULARY
     )
+    target: Optional[float] = number_field(
+        None, RATIO, "its ratio r in the strategy's formulas", metavar="0.25", group=TARGET
+    )
+    ladder: Optional[Sequence[float]] = number_field(
+        None,
+        Several(Range(float, 0.001, 1), 100),
+        "the ratios of all stages, the student's last",
+        metavar="1.0,0.75,0.5,0.25",
+        group=TARGET,
+    )
+    parameters: Optional[int] = option_field(
+        None, "at most so many parameters", read=parameters, metavar="10M", group=TARGET
+    )
+    size_mb: Optional[float] = number_field(
+        None,
+        BUDGET,
+        "at most so many megabytes on disk, converted for CTranslate2 in int8",
+        metavar="20",
+        group=TARGET,
+    )
+    latency_ms: Optional[float] = number_field(
+        None,
+        BUDGET,
+        "at most so many milliseconds for a sentence of 20 tokens on this machine, translated "
+        "alone and greedily by CTranslate2 in int8",
+        metavar="15",
+        group=TARGET,
+    )
+    strategy: str = option_field(
+        STRATEGY,
+        f"what shrinks. {'; '.join(map(': '.join, STRATEGIES.items()))} (default: %(default)s)",
+        STRATEGIES,
+        group=LADDER,
+    )
+    factor: Optional[float] = number_field(
+        None,
+        RATIO,
+        f"from the ratio of a stage to that of the next (default: {FACTOR})",
+        group=LADDER,
+    )
+    threads: Optional[int] = number_field(
+        None, THREADS, "threads that --latency-ms measures on (default: 1)", group=LADDER
+    )
+    chart: Optional[Path] = option_field(
+        None, "draw the ladder, as .svg or .png", read=file_path, metavar="FILE.svg", group=LADDER
+    )
+    user_dir: Optional[str] = user_dir_field()
+    model_flags: Tuple[str, ...] = option_field((), argparse.SUPPRESS, positional=True, nargs="*")
+
+    def check(self) -> None:
+        """Checks that every flag has an effect.
+
+        Raises:
+            ValueError: naming one that has none, or that is missing.
+        """
+        given = [name for name in ("words", "data") if getattr(self, name) is not None]
+        for useless, flag, where in (
+            (self.teacher and given, f"--{''.join(given)}", "with --teacher, which has its own"),
+            (
+                self.teacher and self.model_flags,
+                "What follows --",
+                "with --teacher, which is built",
+            ),
+            (self.ladder and self.factor, "--factor", "with --ladder, which names every stage"),
+            (self.latency_ms is None and self.threads, "--threads", "without --latency-ms"),
+        ):
+            if useless:
+                raise ValueError(f"{flag} has no effect {where}. Leave it out.")
+        if self.arch and not given:
+            raise ValueError(
+                "--arch needs --words N or --data BIN, since embeddings are a part of every stage."
+            )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: PlanOptions) -> int:
     """Prints the ladder."""
-    _refuse_without_effect(args)
     from fairseq_kd.sizing.report import FORMATS, LadderReport
 
-    if args.chart is not None:
+    if options.chart is not None:
         from fairseq_kd.evaluation.plots import check_matplotlib
 
-        if args.chart.suffix not in FORMATS:
-            raise ValueError(f"--chart must end with {' or '.join(FORMATS)}, but is {args.chart}.")
+        if options.chart.suffix not in FORMATS:
+            raise ValueError(
+                f"--chart must end with {' or '.join(FORMATS)}, but is {options.chart}."
+            )
         check_matplotlib()
-        check_apart(args.chart, {"--data": args.data}, "--chart")
-    structure = _structure(args)
-    report = LadderReport(structure, _ratios(args, structure), args.strategy)
+        check_apart(options.chart, {"--data": options.data}, "--chart")
+    structure = _structure(options)
+    report = LadderReport(structure, _ratios(options, structure), options.strategy)
     print(report)
-    if args.chart is not None:
-        report.write_chart(args.chart)
+    if options.chart is not None:
+        report.write_chart(options.chart)
     return 0
 
 
-def _refuse_without_effect(args: argparse.Namespace) -> None:
-    given = [name for name in ("words", "data") if getattr(args, name) is not None]
-    for useless, flag, where in (
-        (args.teacher and given, f"--{''.join(given)}", "with --teacher, which has its own"),
-        (args.teacher and args.model_flags, "What follows --", "with --teacher, which is built"),
-        (args.ladder and args.factor, "--factor", "with --ladder, which names every stage"),
-        (args.latency_ms is None and args.threads, "--threads", "without --latency-ms"),
-    ):
-        if useless:
-            raise ValueError(f"{flag} has no effect {where}. Leave it out.")
-    if args.arch and not given:
-        raise ValueError(
-            "--arch needs --words N or --data BIN, since embeddings are a part of every stage."
-        )
-
-
-def _structure(args: argparse.Namespace) -> Any:
-    register_models(args)
+def _structure(options: PlanOptions) -> Any:
+    from fairseq_kd.plugin import import_user_dir
     from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
-    if args.teacher is not None:
-        return TeacherStructure.of_checkpoint(args.teacher)
-    sizes = args.words or _dictionary_sizes(args.data)
-    return TeacherStructure.of_arch(args.arch, sizes[0], sizes[-1], args.model_flags)
+    import_user_dir(options.user_dir)
+    if options.teacher is not None:
+        return TeacherStructure.of_checkpoint(options.teacher)
+    sizes = options.words or _dictionary_sizes(options.data)
+    return TeacherStructure.of_arch(options.arch, sizes[0], sizes[-1], options.model_flags)
 
 
 def _dictionary_sizes(data: Path) -> List[int]:
@@ -186,25 +199,27 @@ def _dictionary_sizes(data: Path) -> List[int]:
     return [len(read_dictionary(file, distinct=False)) for file in files]
 
 
-def _ratios(args: argparse.Namespace, structure: Any) -> List[float]:
+def _ratios(options: PlanOptions, structure: Any) -> List[float]:
     """The ratios of the ladder that the flags describe."""
     from fairseq_kd.sizing.budgets import ladder_to, ladder_within
     from fairseq_kd.sizing.ladder import buildable, checked_ladder, ratios_to
 
-    factor = FACTOR if args.factor is None else args.factor
-    if args.ladder is not None:
-        return checked_ladder(args.ladder)
-    if args.target is not None:
-        return buildable(structure.size, ratios_to(args.target, factor), args.strategy)
-    if args.parameters is not None:
-        return ladder_within(structure, args.parameters, args.strategy, factor, "--parameters")
-    return ladder_to(structure, _measured_budget(args, structure), args.strategy, factor)
+    factor = FACTOR if options.factor is None else options.factor
+    if options.ladder is not None:
+        return checked_ladder(options.ladder)
+    if options.target is not None:
+        return buildable(structure.size, ratios_to(options.target, factor), options.strategy)
+    if options.parameters is not None:
+        return ladder_within(
+            structure, options.parameters, options.strategy, factor, "--parameters"
+        )
+    return ladder_to(structure, _measured_budget(options, structure), options.strategy, factor)
 
 
-def _measured_budget(args: argparse.Namespace, structure: Any) -> Any:
+def _measured_budget(options: PlanOptions, structure: Any) -> Any:
     from fairseq_kd.decoding.engine_choice import INSTALL
 
-    flag = "--latency-ms" if args.size_mb is None else "--size-mb"
+    flag = "--latency-ms" if options.size_mb is None else "--size-mb"
     try:
         import ctranslate2  # noqa: F401
     except ImportError:
@@ -212,6 +227,16 @@ def _measured_budget(args: argparse.Namespace, structure: Any) -> Any:
         raise ValueError(message) from None
     from fairseq_kd.sizing.budgets import latency_budget, size_budget
 
-    if args.size_mb is not None:
-        return size_budget(structure, args.size_mb)
-    return latency_budget(structure, args.latency_ms, args.threads or 1)
+    if options.size_mb is not None:
+        return size_budget(structure, options.size_mb)
+    return latency_budget(structure, options.latency_ms, options.threads or 1)
+
+
+SUBCOMMAND = Subcommand(
+    PlanOptions,
+    run,
+    help="plan the stages from a teacher down to a small student",
+    description=DESCRIPTION,
+    usage="fairseq-kd plan (--teacher T.pt | --arch A (--words N | --data BIN)) TARGET [flags] "
+    "[-- model flags]",
+)

@@ -1,10 +1,20 @@
 """The command ``fairseq-kd store``: saves a teacher's top-k distributions."""
 
-import argparse
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Optional
 
+from fairseq_kd.command_line import Options, Subcommand, user_dir_field
 from fairseq_kd.commands import store_merge
-from fairseq_kd.commands.user_dir import add_user_dir, register_models
-from fairseq_kd.flag_types import COUNT, Range, file_path, one_line, split_names
+from fairseq_kd.flag_types import (
+    COUNT,
+    Range,
+    file_path,
+    number_field,
+    one_line,
+    option_field,
+    split_names,
+)
 from fairseq_kd.shard import Shard
 
 DESCRIPTION = """\
@@ -25,83 +35,78 @@ built again.
 """
 
 
-def add_parser(subcommands: argparse._SubParsersAction) -> None:
-    """Adds the command to the command line."""
-    store = subcommands.add_parser(
-        "store",
-        help="save a teacher's top-k distribution for every token of a data set, for --kd-store",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(Options):
+    """The teacher, its data, and what is kept of its distributions."""
+
+    COMMAND = "store"
+    teacher: str = option_field(MISSING, "its checkpoint", read=one_line)
+    data: str = option_field(MISSING, "the folder that fairseq-train reads", read=one_line)
+    subset: str = option_field(
+        "train,valid",
+        "one or several, separated by commas (default: %(default)s)",
+        read=split_names,
     )
-    store.add_argument("--teacher", required=True, type=one_line, help="its checkpoint")
-    store.add_argument(
-        "--data", required=True, type=one_line, help="the folder that fairseq-train reads"
+    out: Path = option_field(MISSING, "the folder of the store", read=file_path)
+    topk: int = number_field(
+        64,
+        Range(int, 1, 65536),
+        "K, the tokens kept of each distribution (default: %(default)s)",
     )
-    store.add_argument(
-        "--subset",
-        type=split_names,
-        default="train,valid",
-        help="one or several, separated by commas (default: %(default)s)",
-    )
-    store.add_argument("--out", required=True, type=file_path, help="the folder of the store")
-    store.add_argument(
-        "--topk",
-        type=Range(int, 1, 65536),
-        default=64,
-        help="K, the tokens kept of each distribution (default: %(default)s)",
-    )
-    store.add_argument(
-        "--shard",
-        type=Shard.parse,
-        default="1/1",
+    shard: Shard = option_field(
+        Shard(),
+        "build the I-th of N parts of the work, then run store-merge (default: all)",
+        read=Shard.parse,
         metavar="I/N",
-        help="build the I-th of N parts of the work, then run store-merge (default: all)",
     )
-    store.add_argument(
-        "--max-tokens",
-        type=COUNT,
-        default=4000,
-        help="target tokens per batch (default: %(default)s)",
+    max_tokens: int = number_field(4000, COUNT, "target tokens per batch (default: %(default)s)")
+    part_sentences: int = number_field(
+        4096,
+        Range(int, 1, 10_000_000),
+        "sentences per file, which is what a kill can lose (default: %(default)s)",
     )
-    store.add_argument(
-        "--part-sentences",
-        type=Range(int, 1, 10_000_000),
-        default=4096,
-        help="sentences per file, which is what a kill can lose (default: %(default)s)",
+    dtype: str = option_field(
+        "float32",
+        "precision of the teacher (default: %(default)s)",
+        ("float32", "bfloat16", "float16"),
     )
-    store.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="precision of the teacher (default: %(default)s)",
-    )
-    add_user_dir(store)
-    store.set_defaults(run=run, kept="the parts that are whole are kept")
+    user_dir: Optional[str] = user_dir_field()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: StoreOptions) -> int:
     """Builds the shard, and completes the store if it is the only one."""
-    register_models(args)
+    from fairseq_kd.plugin import import_user_dir
     from fairseq_kd.teachers.store_building import StoreBuilder
 
-    subsets = args.subset.split(",")
+    import_user_dir(options.user_dir)
+    subsets = options.subset.split(",")
     builder = StoreBuilder(
-        teacher=args.teacher,
-        data=args.data,
-        out=args.out,
-        topk=args.topk,
-        dtype=args.dtype,
-        max_tokens=args.max_tokens,
-        part_sentences=args.part_sentences,
+        teacher=options.teacher,
+        data=options.data,
+        out=options.out,
+        topk=options.topk,
+        dtype=options.dtype,
+        max_tokens=options.max_tokens,
+        part_sentences=options.part_sentences,
         subsets=subsets,
     )
     for subset in subsets:
-        builder.build(subset, args.shard)
-    if args.shard.count > 1:
+        builder.build(subset, options.shard)
+    if options.shard.count > 1:
         print(
-            f"shard {args.shard} is done; after the others: fairseq-kd store-merge "
-            f"--out {args.out} --subset {args.subset}"
+            f"shard {options.shard} is done; after the others: fairseq-kd store-merge "
+            f"--out {options.out} --subset {options.subset}"
         )
         return 0
-    return store_merge.run(args, read=False)  # the builder has read the parts that it kept
+    whole = store_merge.StoreMergeOptions(out=options.out, subset=options.subset)
+    return store_merge.run(whole, read=False)  # the builder has read the parts that it kept
+
+
+SUBCOMMAND = Subcommand(
+    StoreOptions,
+    run,
+    help="save a teacher's top-k distribution for every token of a data set, for --kd-store",
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    kept="the parts that are whole are kept",
+)

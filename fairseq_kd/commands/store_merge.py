@@ -1,45 +1,51 @@
 """The command ``fairseq-kd store-merge``: completes a store that was built in shards."""
 
-import argparse
+from dataclasses import MISSING, dataclass
+from pathlib import Path
 
-from fairseq_kd.flag_types import file_path, split_names
-
-
-def add_parser(subcommands: argparse._SubParsersAction) -> None:
-    """Adds the command to the command line."""
-    parser = subcommands.add_parser(
-        "store-merge",
-        help="complete a store whose shards were built by fairseq-kd store --shard",
-        description="Reads the whole store, compares checksums, and refuses a subset with missing "
-        "or damaged parts. Adds checksums to a store of format 1. fairseq-kd store without --shard "
-        "does this by itself.",
-    )
-    parser.add_argument("--out", required=True, type=file_path, help="the folder of the store")
-    parser.add_argument(
-        "--subset", type=split_names, default="train,valid", help="as for fairseq-kd store"
-    )
-    parser.set_defaults(run=run, kept="the parts are kept")
+from fairseq_kd.command_line import Options, Subcommand
+from fairseq_kd.flag_types import file_path, option_field, split_names
 
 
-def run(args: argparse.Namespace, read: bool = True) -> int:
+@dataclass(frozen=True, kw_only=True)
+class StoreMergeOptions(Options):
+    """The store, and which of its subsets are complete."""
+
+    COMMAND = "store-merge"
+    out: Path = option_field(MISSING, "the folder of the store", read=file_path)
+    subset: str = option_field("train,valid", "as for fairseq-kd store", read=split_names)
+
+
+def run(options: StoreMergeOptions, read: bool = True) -> int:
     """Completes the subsets, and prints their sizes.
 
     Args:
-        args: the options.
+        options: the options.
         read: whether to read all records and compare their checksums.
     """
     from fairseq_kd.teachers.store import TeacherStore
     from fairseq_kd.teachers.store_merging import merge_subset
 
-    for subset in args.subset.split(","):
-        tokens = merge_subset(args.out, subset, read)
-        store = TeacherStore(args.out)
+    for subset in options.subset.split(","):
+        tokens = merge_subset(options.out, subset, read)
+        store = TeacherStore(options.out)
         stored = store.subset(subset)
         print(
-            f"{args.out}/{subset}: {len(stored):,} sentences, {tokens:,} tokens, "
+            f"{options.out}/{subset}: {len(stored):,} sentences, {tokens:,} tokens, "
             f"{store.dtype.itemsize} bytes each"
         )
         left_out = int((stored.sentences["length"] == 0).sum())
         if left_out:
             print(f"{left_out:,} sentences are longer than the teacher reads and were left out")
     return 0
+
+
+SUBCOMMAND = Subcommand(
+    StoreMergeOptions,
+    run,
+    help="complete a store whose shards were built by fairseq-kd store --shard",
+    description="Reads the whole store, compares checksums, and refuses a subset with missing "
+    "or damaged parts. Adds checksums to a store of format 1. fairseq-kd store without --shard "
+    "does this by itself.",
+    kept="the parts are kept",
+)

@@ -1,13 +1,27 @@
 """The command ``fairseq-kd translate``: decodes a binarised set with its teacher."""
 
-import argparse
 import sys
-from typing import Any, Tuple
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Optional
 
-from fairseq_kd.commands.user_dir import add_user_dir, register_models
-from fairseq_kd.decoding.search import Search, add_search_flags, search_of
+from fairseq_kd.command_line import Group, Options, Subcommand, user_dir_field
+from fairseq_kd.decoding.search import DEFAULT_BEAM, LENPEN, Search
 from fairseq_kd.files.whole_files import check_apart
-from fairseq_kd.flag_types import COUNT, THREADS, file_path, one_line, one_word, split_name
+from fairseq_kd.flag_types import (
+    BEAM,
+    COUNT,
+    SEED,
+    TEMPERATURE,
+    THREADS,
+    Range,
+    file_path,
+    number_field,
+    one_line,
+    one_word,
+    option_field,
+    split_name,
+)
 from fairseq_kd.shard import Shard
 
 DESCRIPTION = """\
@@ -15,120 +29,184 @@ Decodes a set that fairseq-preprocess binarised, as training data for a student.
 binarised: nothing is detokenised and BPE is kept. OUT/hypotheses.txt has the translations in the
 order of the set, in the format of the H- lines of fairseq-generate. Killed? Run the same command
 again: it continues. Then make the training set by fairseq-kd distill-data."""
+SEARCH, ENGINE = Group("search, as in fairseq-generate"), Group("engine")
 
 
-def add_parser(subcommands: Any) -> None:
-    """Adds the command to the command line."""
-    parser = subcommands.add_parser(
-        "translate",
-        help="decode a binarised set with a teacher, in shards if wanted",
-        description=DESCRIPTION,
-    )
-    parser.add_argument(
-        "--teacher",
-        required=True,
-        type=one_line,
+@dataclass(frozen=True, kw_only=True)
+class TranslateOptions(Options):
+    """The teacher, its data, the search for translations and the engine."""
+
+    COMMAND = "translate"
+    teacher: str = option_field(
+        MISSING,
+        "fairseq checkpoint; several are averaged",
+        read=one_line,
         metavar="T.pt[:T2.pt]",
-        help="fairseq checkpoint; several are averaged",
     )
-    parser.add_argument(
-        "--data", required=True, type=file_path, help="the folder that fairseq-preprocess wrote"
-    )
-    parser.add_argument(
-        "--subset", type=split_name, default="train", help="which split (default: %(default)s)"
-    )
-    parser.add_argument("--out", required=True, type=file_path, help="folder for the translations")
-    parser.add_argument(
-        "--shard",
-        type=Shard.parse,
-        default="1/1",
-        metavar="I/N",
-        help="decode the I-th of N parts, such as on N machines; the last one to end merges them "
+    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=file_path)
+    subset: str = option_field("train", "which split (default: %(default)s)", read=split_name)
+    out: Path = option_field(MISSING, "folder for the translations", read=file_path)
+    shard: Shard = option_field(
+        Shard(),
+        "decode the I-th of N parts, such as on N machines; the last one to end merges them "
         "(parts in several folders: copy them into one and run fairseq-kd merge; default: all)",
+        read=Shard.parse,
+        metavar="I/N",
     )
-    add_search_flags(parser)
-    engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--engine",
-        choices=("auto", "ctranslate2", "fairseq"),
-        default="auto",
-        help="fairseq is slower, and decodes every model and ensembles (default: auto, CTranslate2 "
+    beam: Optional[int] = number_field(
+        None, BEAM, f"beam width, at least --nbest (default: {DEFAULT_BEAM})", group=SEARCH
+    )
+    nbest: int = number_field(
+        1,
+        BEAM,
+        "hypotheses per sentence; more than one for n-best, interpolation and MBR "
+        " (default: %(default)s)",
+        group=SEARCH,
+    )
+    lenpen: Optional[float] = number_field(
+        None, LENPEN, "length penalty: < 1 favours shorter ones (default: 1)", group=SEARCH
+    )
+    max_len_a: float = number_field(
+        Search.max_len_a,
+        Range(float, 0, 1000),
+        "longest translation: a * source tokens + b (default: %(default)s)",
+        group=SEARCH,
+    )
+    max_len_b: int = number_field(
+        Search.max_len_b,
+        Range(int, 0, 1_000_000),
+        "the b in that (default: %(default)s)",
+        group=SEARCH,
+    )
+    sampling: bool = option_field(
+        False,
+        "draw --nbest samples from the teacher's distribution instead of beam search",
+        group=SEARCH,
+    )
+    sampling_topk: Optional[int] = number_field(
+        None, COUNT, "sample from the K likeliest tokens", group=SEARCH
+    )
+    sampling_topp: Optional[float] = number_field(
+        None,
+        Range(float, 1e-6, 1, below=True),
+        "sample from the likeliest tokens of total probability P",
+        group=SEARCH,
+    )
+    temperature: Optional[float] = number_field(
+        None, TEMPERATURE, "of the softmax, when sampling (default: 1)", group=SEARCH
+    )
+    seed: Optional[int] = number_field(None, SEED, "of the samples (default: 1)", group=SEARCH)
+    engine: str = option_field(
+        "auto",
+        "fairseq is slower, and decodes every model and ensembles (default: auto, CTranslate2 "
         "where it can decode)",
+        ("auto", "ctranslate2", "fairseq"),
+        group=ENGINE,
     )
-    engine.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to decode (default: auto, a GPU if there is one)",
+    device: str = option_field(
+        "auto",
+        "where to decode (default: auto, a GPU if there is one)",
+        ("auto", "cpu", "cuda"),
+        group=ENGINE,
     )
-    engine.add_argument(
-        "--compute-type",
-        type=one_word,
-        default="auto",
-        help="int8, float32, float16, ..., as the engine supports (default: auto, float16 on GPUs; "
+    compute_type: str = option_field(
+        "auto",
+        "int8, float32, float16, ..., as the engine supports (default: auto, float16 on GPUs; "
         "on CPUs int8 for CTranslate2 and float32 for fairseq)",
+        read=one_word,
+        group=ENGINE,
     )
-    engine.add_argument(
-        "--workers",
-        type=THREADS,
-        help="batches that CTranslate2 decodes at the same time (default: one per core or GPU)",
+    workers: Optional[int] = number_field(
+        None,
+        THREADS,
+        "batches that CTranslate2 decodes at the same time (default: one per core or GPU)",
+        group=ENGINE,
     )
-    engine.add_argument(
-        "--max-tokens",
-        type=COUNT,
-        help="source tokens of a batch, padding included; it can change the last digits of scores "
+    max_tokens: Optional[int] = number_field(
+        None,
+        COUNT,
+        "source tokens of a batch, padding included; it can change the last digits of scores "
         "(default: the engine's)",
+        group=ENGINE,
     )
-    engine.add_argument(
-        "--cache",
-        type=file_path,
-        help="folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
+    cache: Optional[Path] = option_field(
+        None,
+        "folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
+        read=file_path,
+        group=ENGINE,
     )
-    add_user_dir(parser)
-    parser.set_defaults(run=run, check=check_flags, kept="what was decoded before is kept")
+    user_dir: Optional[str] = user_dir_field()
+
+    def check(self) -> None:
+        """Checks that the flags of the search have an effect together.
+
+        Raises:
+            ValueError: naming a flag that has none.
+        """
+        unused = ("sampling_topk", "sampling_topp", "temperature", "seed")
+        why = "without --sampling. Add that, or leave it out."
+        if self.sampling:
+            unused, why = ("beam", "lenpen"), "with --sampling. Leave one of the two out."
+        for name in unused:
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
+        if self.sampling_topk is not None and self.sampling_topp is not None:
+            raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
+
+    def search(self) -> Search:
+        """The options of the search."""
+        common = {"nbest": self.nbest, "max_len_a": self.max_len_a, "max_len_b": self.max_len_b}
+        if self.sampling:
+            return Search(
+                beam=1,
+                sampling=True,
+                sampling_topk=self.sampling_topk,
+                sampling_topp=self.sampling_topp,
+                temperature=1.0 if self.temperature is None else self.temperature,
+                seed=1 if self.seed is None else self.seed,
+                **common,
+            )
+        beam = max(self.beam or DEFAULT_BEAM, self.nbest)  # it returns no more than its width
+        return Search(beam=beam, lenpen=1.0 if self.lenpen is None else self.lenpen, **common)
 
 
-def check_flags(args: argparse.Namespace) -> Tuple[Search, Shard]:
-    """The search and the shard of the flags.
-
-    Raises:
-        ValueError: a flag has no effect together with the others.
-    """
-    return search_of(args), args.shard
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: TranslateOptions) -> int:
     """Decodes one shard, and merges the shards if it was the last."""
-    search, shard = check_flags(args)
-    check_apart(args.out, {"--data": args.data, "--cache": args.cache})
-    register_models(args)
+    check_apart(options.out, {"--data": options.data, "--cache": options.cache})
 
     from fairseq_kd.decoding.decode import decode, max_source, merge_if_last, untranslatable
     from fairseq_kd.decoding.engine_choice import choose_engine
     from fairseq_kd.decoding.translation_model import load_checkpoints, read_subset_for
+    from fairseq_kd.plugin import import_user_dir
 
-    teachers = load_checkpoints(args.teacher)
-    subset = read_subset_for(teachers, args.data, args.subset)
+    import_user_dir(options.user_dir)
+    search = options.search()
+    teachers = load_checkpoints(options.teacher)
+    subset = read_subset_for(teachers, options.data, options.subset)
     if subset.name == "train" and subset.continuation is not None:
         print(
-            f"{args.data} also has {subset.continuation}, which fairseq-train reads with train and "
-            f"this command does not decode. For it: fairseq-kd translate "
+            f"{options.data} also has {subset.continuation}, which fairseq-train reads with train "
+            f"and this command does not decode. For it: fairseq-kd translate "
             f"--subset {subset.continuation} ... --out ANOTHER",
             file=sys.stderr,
         )
-    if args.beam is not None and search.beam > args.beam:
-        print(f"--beam is {search.beam}, so that --nbest {args.nbest} are found", file=sys.stderr)
+    if options.beam is not None and search.beam > options.beam:
+        print(
+            f"--beam is {search.beam}, so that --nbest {options.nbest} are found", file=sys.stderr
+        )
     engine = choose_engine(
-        args.engine,
+        options.engine,
         teachers,
         subset,
         search,
-        device=args.device,
-        compute_type=args.compute_type,
-        workers=args.workers,
-        cache=args.cache,
+        device=options.device,
+        compute_type=options.compute_type,
+        workers=options.workers,
+        cache=options.cache,
     )
-    path, progress = decode(teachers, subset, engine, args.out, shard, args.max_tokens)
+    path, progress = decode(
+        teachers, subset, engine, options.out, options.shard, options.max_tokens
+    )
     if progress is None:
         print(f"{path} is there already", file=sys.stderr)
     else:
@@ -145,5 +223,14 @@ def run(args: argparse.Namespace) -> int:
             f"tokens, and were not translated: {', '.join(map(str, left[:5]))}, ...",
             file=sys.stderr,
         )
-    merge_if_last(args.out)
+    merge_if_last(options.out)
     return 0
+
+
+SUBCOMMAND = Subcommand(
+    TranslateOptions,
+    run,
+    help="decode a binarised set with a teacher, in shards if wanted",
+    description=DESCRIPTION,
+    kept="what was decoded before is kept",
+)

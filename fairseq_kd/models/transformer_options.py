@@ -2,13 +2,13 @@
 
 import argparse
 from argparse import Namespace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.nat import FairseqNATModel
 from fairseq.models.transformer import TransformerModel
 
-from fairseq_kd.fairseq_flags import range_of
+from fairseq_kd.fairseq_flags import Flags, range_of
 from fairseq_kd.models.architectures import ARCHITECTURES
 
 FORM = (
@@ -36,8 +36,8 @@ def is_transformer(arch: Optional[str]) -> bool:
     return issubclass(family, TransformerModel) and not issubclass(family, FairseqNATModel)
 
 
-def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Namespace, List[str]]:
-    """The configuration of a model, and the flags that give it to fairseq-train beside --arch.
+def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Namespace, Flags]:
+    """The configuration of a model, and the flags of the form that it takes over.
 
     Args:
         arch: of the model: its sizes.
@@ -68,7 +68,7 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
         form.pop("share_decoder_input_output_embed", None)  # implied
     args = Namespace(arch=arch, _name=arch, **form, **given)
     ARCH_CONFIG_REGISTRY[arch](args)
-    return args, [*_as_flags(form), *flags]
+    return args, {key.replace("_", "-"): value for key, value in form.items()}
 
 
 class _ModelFlags(argparse.ArgumentParser):
@@ -76,10 +76,3 @@ class _ModelFlags(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise ValueError(f"The flags after -- are not those of a fairseq transformer: {message}.")
-
-
-def _as_flags(form: Dict[str, Any]) -> Iterator[str]:
-    for key, value in form.items():
-        yield f"--{key.replace('_', '-')}"
-        if value is not True:
-            yield str(value)

@@ -7,7 +7,7 @@ from typing import List, NamedTuple, Optional, Tuple
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.run_file import RunFile
-from fairseq_kd.pipeline.workflow import ROOT, Step
+from fairseq_kd.pipeline.workflow import ROOT, LaidOutStep, ScriptCommand
 
 PREPARING = {
     "merges": "MERGES",
@@ -30,7 +30,7 @@ class Corpus(NamedTuple):
 
     folder: str
     pair: Tuple[str, str]
-    step: Optional[Step]
+    step: Optional[LaidOutStep]
     vocabulary: Optional[str] = None
 
     @property
@@ -93,7 +93,7 @@ def corpus_of(run: RunFile) -> Corpus:
     pair = (source, target)
     if source == target:
         raise ValueError(f"{run.path}: data.source and data.target are both {source}.")
-    env = [f"{name}={data[key]}" for key, name in PREPARING.items() if key in data]
+    environment = {name: data[key] for key, name in PREPARING.items() if key in data}
     vocabulary = data.get("vocabulary")
     reads = text_files(Path(data["text"]), pair)
     if vocabulary is not None:
@@ -106,8 +106,8 @@ def corpus_of(run: RunFile) -> Corpus:
         for language in pair
         for end in ("bin", "idx")
     ]
-    command = [*(["env", *env] if env else []), shown(script), *pair, data["text"], out]
-    step = Step("data", "prepare", [command], [], reads, makes, out)
+    command = ScriptCommand(shown(script), (*pair, data["text"], out), environment)
+    step = LaidOutStep("data", "prepare", command, [], reads, makes, out)
     return Corpus(f"{out}/bin", pair, step, vocabulary)
 
 

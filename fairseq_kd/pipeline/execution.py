@@ -24,7 +24,7 @@ from fairseq_kd.machine import gpu_names, versions, with_gpus
 from fairseq_kd.pipeline.state import STEPS, attempts_path, manifest_path, read_recipe, stood_on
 from fairseq_kd.pipeline.workflow import Step, Workflow
 from fairseq_kd.training_log import FILE as LOG
-from fairseq_kd.training_log import Record, read_training_log
+from fairseq_kd.training_log import Record, flags_of, read_training_log
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time; set by the driver
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -180,10 +180,9 @@ def _training(step: Step) -> Dict[str, Any]:
 
 def best_validation(records: List[Record], command: List[str]) -> Record:
     """The record of ``checkpoint_best.pt``: the last of the best by the command's metric."""
-    metric, largest = "loss", "--maximize-best-checkpoint-metric" in command
-    if "--best-checkpoint-metric" in command:
-        metric = command[command.index("--best-checkpoint-metric") + 1]
-    sign = -1 if largest else 1
+    flags = flags_of(shlex.join(command))
+    metric = flags.get("--best-checkpoint-metric", "loss")
+    sign = -1 if "--maximize-best-checkpoint-metric" in flags else 1
     return min(reversed(records), key=lambda each: sign * each.get(metric, sign * math.inf))
 
 

@@ -13,7 +13,7 @@ from fairseq_kd.pipeline.layout import Layout
 from fairseq_kd.pipeline.run_file import RunFile
 from fairseq_kd.pipeline.step_commands import SIZES as SIZE_FLAGS
 from fairseq_kd.pipeline.training_check import resolved, training_refused
-from fairseq_kd.pipeline.workflow import Step
+from fairseq_kd.pipeline.workflow import LaidOutStep
 
 START = "finetune_from_model"
 FILES = ("encoder_embed_path", "decoder_embed_path", START)  # read where a training begins
@@ -95,23 +95,22 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
     if dictionaries is None:
         return
     source, target = dictionaries
-    topk = run.get("store", {}).get("topk", 1)
-    if topk >= len(target):
-        raise ValueError(
-            f"{run.path}: store.topk must be below {len(target)}, the size of the target "
-            f"dictionary, but is {topk}."
-        )
+    for step in layout.steps:
+        if step.kind == "store" and step.command.topk >= len(target):
+            raise ValueError(
+                f"{run.path}: store.topk must be below {len(target)}, the size of the target "
+                f"dictionary, but is {step.command.topk}."
+            )
     from fairseq_kd.decoding.subset import check_splitting
 
     subset = SimpleNamespace(source_dictionary=source, target_dictionary=target)
-    sections = {"evaluate": run.get("evaluate", {})}
-    if any(step.kind == "distill" for step in layout.steps):
-        sections["distilled.distill-data"] = run.get("distilled", {}).get("distill-data", {})
-    for section, options in sections.items():
-        try:
-            check_splitting(subset, str(options.get("remove-bpe", "subword_nmt")), "remove-bpe")
-        except ValueError as error:
-            raise ValueError(f"{run.path}: {section}: {error}") from None
+    sections = {"evaluate": "evaluate", "distill": "distilled.distill-data"}
+    for step in layout.steps:
+        if step.kind in sections:
+            try:
+                check_splitting(subset, step.command.remove_bpe, "remove-bpe")
+            except ValueError as error:
+                raise ValueError(f"{run.path}: {sections[step.kind]}: {error}") from None
 
 
 def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
@@ -253,7 +252,7 @@ def _sizes(task: Any, subset: str, folder: str, combine: bool) -> Optional[Any]:
 
 
 def check_starts(
-    path: Path, steps: Sequence[Step], trainings: Mapping[str, Mapping[str, Any]]
+    path: Path, steps: Sequence[LaidOutStep], trainings: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Refuses initial weights that ``inherit`` or fairseq-train would refuse later.
 
@@ -280,7 +279,7 @@ def check_starts(
 
 
 def _inherited(
-    path: Path, name: str, step: Step, trainings: Mapping[str, Mapping[str, Any]]
+    path: Path, name: str, step: LaidOutStep, trainings: Mapping[str, Mapping[str, Any]]
 ) -> Namespace:
     """The options of the model that ``inherit`` will write.
 
@@ -289,18 +288,17 @@ def _inherited(
     """
     from fairseq_kd.models.transformer_options import is_transformer, model_args
 
-    command = step.commands[0]
-    named = {flag: command[command.index(flag) + 1] for flag in ("--teacher", "--arch")}
+    options = step.command
     if step.after:
         called, teacher = step.after[0], Namespace(**trainings[step.after[0]])
     else:
-        called, teacher = named["--teacher"], _of_checkpoint(path, named["--teacher"])
+        called, teacher = options.teacher, _of_checkpoint(path, options.teacher)
     if not is_transformer(teacher.arch):
         raise ValueError(
             f"{path}: {name} cannot start from the layers of {called}, which is no transformer. "
             "Say start: cold."
         )
-    begun, _ = model_args(named["--arch"], teacher, command[command.index("--") + 1 :])
+    begun, _ = model_args(options.arch, teacher, options.model_flags)
     for what, ours, theirs in _measures(begun, teacher):
         if ours > theirs:
             raise ValueError(

@@ -5,31 +5,33 @@ its initial weights and its training; then the controls, and the evaluation.
 """
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from fairseq_kd.commands.evaluate import EvaluateOptions
+from fairseq_kd.commands.inherit import InheritOptions
+from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.pipeline.corpus import ROOT, corpus_of, shown
-from fairseq_kd.pipeline.run_file import COLD, INHERIT, Flags, RunFile, Stage
+from fairseq_kd.pipeline.run_file import COLD, INHERIT, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import (
     PLAIN,
     SIZES,
     TEACHERLESS,
     TRANSLATIONS,
     Model,
-    as_arguments,
+    TrainCommand,
     distilled_step,
     stage_flags,
     store_steps,
-    training_command,
     translation_steps,
 )
-from fairseq_kd.pipeline.workflow import Step
+from fairseq_kd.pipeline.workflow import LaidOutStep
 
 TEACHER, STUDENT = "teacher", "student"
 UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"
 CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
 SHARED = "share-all-embeddings"
-LOADING = ("store", "translate", "inherit", "evaluate")  # kinds of steps that load models
 
 
 class Layout:
@@ -41,7 +43,7 @@ class Layout:
 
     def __init__(self, run: RunFile):
         self.run, self.folder = run, run.folder
-        self.steps: List[Step] = []
+        self.steps: List[LaidOutStep] = []
         self.user_dir = run.get("user-dir", None) or shown(ROOT / "user_dir")
         if not Path(self.user_dir).is_dir():
             raise FileNotFoundError(
@@ -60,14 +62,14 @@ class Layout:
         self.models: Dict[str, Model] = {model.name: model for model in self._teachers()}
         self.teachers = list(self.models)
 
-    def add_ladder(self, stages: Sequence[Stage], size_flags: Sequence[List[str]]) -> None:
+    def add_ladder(self, stages: Sequence[Stage], sizes: Sequence[Flags]) -> None:
         """Adds the steps of the stages, of the controls and of the evaluation.
 
         Args:
             stages: with names, from large to small.
-            size_flags: the fairseq-train flags of each stage's size.
+            sizes: the fairseq-train flags of each stage's size, its architecture among them.
         """
-        ladder = list(zip(stages, size_flags, strict=True))
+        ladder = list(zip(stages, sizes, strict=True))
         before = self.teachers
         for stage, flags in ladder:
             settings = {"learns-from": before, **self.run.settings_of(stage)}
@@ -76,23 +78,17 @@ class Layout:
         self._controls(*ladder[-1], settings)
         self._evaluate([stage.name for stage, _ in ladder])
 
-    def arch_flags(self, arch: str) -> List[str]:
+    def arch_flags(self, arch: str) -> Flags:
         """The flags of a named architecture; a common dictionary means shared embeddings."""
-        return ["--arch", arch, *([f"--{SHARED}"] if self.corpus.has_one_dictionary() else [])]
+        return {"arch": arch, **({SHARED: True} if self.corpus.has_one_dictionary() else {})}
 
-    def _add(self, *steps: Step) -> None:
+    def _add(self, *steps: LaidOutStep) -> None:
         """Adds steps that were not added before.
-
-        Those that load models get the ``user-dir`` of the run, if it has one.
 
         Raises:
             ValueError: another step has the name.
         """
         for step in steps:
-            if self.own_user_dir and step.kind in LOADING:
-                plugin = ["--user-dir", self.own_user_dir]
-                commands = [[*command[:2], *plugin, *command[2:]] for command in step.commands]
-                step = step._replace(commands=commands)
             same = [each for each in self.steps if each.name == step.name]
             if same and same[0] != step:
                 raise ValueError(
@@ -103,6 +99,14 @@ class Layout:
 
     def _path(self, *parts: str) -> str:
         return str(self.folder.joinpath(*parts))
+
+    @contextmanager
+    def _section(self, key: str) -> Iterator[None]:
+        """Names the section of the run file whose flags are refused inside."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.run.path}: {key}: {error}") from None
 
     # ---- trainings
 
@@ -128,7 +132,7 @@ class Layout:
         return [self._train(TEACHER, size, settings, self.corpus.folder, {}, [], [], None)]
 
     def _distil(
-        self, name: str, size: List[str], settings: Mapping[str, Any], starts_as: str = ""
+        self, name: str, size: Flags, settings: Mapping[str, Any], starts_as: str = ""
     ) -> Model:
         """Adds the training of a student, and before it the steps that it needs.
 
@@ -155,8 +159,8 @@ class Layout:
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
         sizes = {**self.run.train, **settings["train"]}
-        own = as_arguments({flag: sizes[flag] for flag in SIZES if flag in sizes})
-        start = self._start(starts_as or name, [*size, *own], settings["start"], teachers[0])
+        own = {flag: sizes[flag] for flag in SIZES if flag in sizes}
+        start = self._start(starts_as or name, size, own, settings["start"], teachers[0])
         if start is not None:
             flags["finetune-from-model"] = start.checkpoint
             after, reads = after + start.after, reads + start.reads()
@@ -165,7 +169,7 @@ class Layout:
     def _train(
         self,
         name: str,
-        size: List[str],
+        size: Flags,
         settings: Mapping[str, Any],
         data: str,
         teacher_flags: Flags,
@@ -178,17 +182,17 @@ class Layout:
             settings, teacher_flags, seed, self.run.train, settings.get("train", {})
         )
         if SHARED in flags:  # given by the user, even if the dictionaries differ
-            size = [each for each in size if each != f"--{SHARED}"]
+            size = {flag: value for flag, value in size.items() if flag != SHARED}
         pair = self.corpus.pair
-        languages = ["--source-lang", pair[0], "--target-lang", pair[1]]
-        arguments = [*languages, *size, *as_arguments(flags)]
+        model = {"source-lang": pair[0], "target-lang": pair[1], **size}
         save_dir = self._path(name)
-        command = training_command(name, data, save_dir, arguments, self.user_dir, self.gpus)
+        command = TrainCommand(name, data, save_dir, self.user_dir, self.gpus, model, flags)
         usual = "best" if settings.get("data", "gold") == "gold" else "last"
         checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
         after = list(dict.fromkeys(after or self.corpus.after))
         reads = list(dict.fromkeys([*self.corpus.reads(), *reads]))
-        self._add(Step(name, "train", [command], after, reads, [checkpoint], save_dir, self.gpus))
+        makes = [checkpoint]
+        self._add(LaidOutStep(name, "train", command, after, reads, makes, save_dir, self.gpus))
         return Model(name, checkpoint, name, int(flags["max-update"]), start)
 
     def _model(self, stage: str, name: str) -> Model:
@@ -206,19 +210,37 @@ class Layout:
         gold = self.corpus
         name = f"{teacher.name}-store" + ("" if data == gold.folder else f"-{Path(data).name}")
         out = self._path(name)
-        self._add(*store_steps(teacher, gold, data, after, self.run.get("store", {}), out))
+        section = self.run.get("store", {})
+        with self._section("store"):
+            steps = store_steps(teacher, gold, data, after, section, out, self.own_user_dir)
+        self._add(*steps)
         return out, name
 
     def _distilled(self, kind: str) -> Tuple[str, str]:
         """The folder of the distilled training set, and the step that makes it."""
-        options, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
-        teachers = [self.models[name] for name in self.teachers]
-        self._add(*translation_steps(teachers, self.corpus, options, out))
-        self._add(distilled_step(self.corpus, options, out, self._path(kind)))
+        section, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
+        teachers, shards = [self.models[name] for name in self.teachers], section.get("shards", 1)
+        flags = section.get("translate", {})
+        with self._section("distilled.translate"):
+            steps = translation_steps(teachers, self.corpus, flags, shards, out, self.own_user_dir)
+        flags = section.get("distill-data", {})
+        with self._section("distilled.distill-data"):
+            steps.append(distilled_step(self.corpus, flags, out, self._path(kind)))
+        self._add(*steps)
         return self._path(kind), kind
 
-    def _start(self, name: str, size: List[str], start: str, teacher: Model) -> Optional[Model]:
-        """The model whose weights a training starts from; None for random weights."""
+    def _start(
+        self, name: str, size: Flags, own: Flags, start: str, teacher: Model
+    ) -> Optional[Model]:
+        """The model whose weights a training starts from; None for random weights.
+
+        Args:
+            name: the name of the training.
+            size: the flags of the stage's size.
+            own: flags of the size among those of the training.
+            start: ``start`` of the stage.
+            teacher: the model to inherit from.
+        """
         if start == COLD:
             return None
         if start != INHERIT:
@@ -229,16 +251,19 @@ class Layout:
                 )
             return Model(start, start, None)
         out = self._path(f"{name}-start", "start.pt")
-        command = ["fairseq-kd", "inherit", "--teacher", teacher.checkpoint]
-        command += ["--arch", size[1], "--out", out, "--", *size[2:]]
+        others = {flag: value for flag, value in size.items() if flag != "arch"}
+        flags = {"user-dir": self.own_user_dir, "teacher": teacher.checkpoint}
+        flags |= {"arch": size["arch"], "out": out}
+        flags["model_flags"] = [*as_arguments(others), *as_arguments(own)]
+        command = InheritOptions.of(flags)
         step = f"{name}-start"
         after, reads = teacher.after, teacher.reads()
-        self._add(Step(step, "inherit", [command], after, reads, [out], self._path(step)))
+        self._add(LaidOutStep(step, "inherit", command, after, reads, [out], self._path(step)))
         return Model(step, out, step, 0, teacher)
 
     # ---- controls and evaluation
 
-    def _controls(self, stage: Stage, size: List[str], settings: Mapping[str, Any]) -> None:
+    def _controls(self, stage: Stage, size: Flags, settings: Mapping[str, Any]) -> None:
         """Adds trainings of the last stage's size without distillation, or without the ladder.
 
         Args:
@@ -291,24 +316,25 @@ class Layout:
         return {**flags, "max-update": updates}
 
     def _evaluate(self, stages: List[str]) -> None:
-        options = {"subset": "test", **self.run.get("evaluate", {})}
-        self.corpus.check_split(str(options["subset"]))
-        command = ["fairseq-kd", "evaluate", "--data", self.corpus.folder]
-        command += ["--out", str(self.folder)]
-        systems = [("--teacher", self.models[self.teachers[0]])]
-        systems += [("--student", self.models[name]) for name in stages]
+        systems = [("teacher", self.models[self.teachers[0]])]
+        systems += [("student", self.models[name]) for name in stages]
         for name in filter(self.models.__contains__, CONTROLS):
-            flag = "--student" if name == ONE_STEP else "--control"
-            systems.append((flag, self.models[name]))
-        systems += [("--control", model) for model in self._compared()]
-        for flag, model in systems:
-            command += [flag, f"{model.name}={model.checkpoint}"]
-        command += as_arguments(options)
+            role = "student" if name == ONE_STEP else "control"
+            systems.append((role, self.models[name]))
+        systems += [("control", model) for model in self._compared()]
+        flags = {"user-dir": self.own_user_dir, "data": self.corpus.folder}
+        flags["out"] = str(self.folder)
+        pairs = [*flags.items()]
+        pairs += [(role, f"{model.name}={model.checkpoint}") for role, model in systems]
+        pairs += {"subset": "test", **self.run.get("evaluate", {})}.items()
+        with self._section("evaluate"):
+            command = EvaluateOptions.of(pairs)
+        self.corpus.check_split(command.subset)
         after = [step for _, model in systems for step in model.after]
         reads = [path for _, model in systems for path in model.reads()]
-        reads += self.corpus.reads((str(options["subset"]),))
+        reads += self.corpus.reads((command.subset,))
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
-        self._add(Step("evaluation", "evaluate", [command], after, reads, makes))
+        self._add(LaidOutStep("evaluation", "evaluate", command, after, reads, makes))
 
 
 def _is_one_of(path: str, others: Sequence[str]) -> bool:

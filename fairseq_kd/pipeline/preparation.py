@@ -4,12 +4,13 @@ import functools
 import os
 import re
 import shlex
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from fairseq_kd import __version__
+from fairseq_kd.fairseq_flags import Flags
 from fairseq_kd.files.hashes import FileHashes, sha256_of
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.locks import locked
@@ -26,11 +27,11 @@ from fairseq_kd.pipeline.state import (
     STEPS,
     replaced_by,
 )
-from fairseq_kd.pipeline.training_check import check_training_command, parser_errors_raised
+from fairseq_kd.pipeline.training_check import check_training_command
 from fairseq_kd.pipeline.workflow import (
     FILE,
     LOCK,
-    Step,
+    LaidOutStep,
     Workflow,
     holds_former_run,
     read_workflow,
@@ -56,7 +57,7 @@ WRITTEN = (  # files and folders that a run writes, beside those of its steps
 )
 
 
-def prepare_run(path: Path, parser: ArgumentParser, changes: Sequence[str] = ()) -> Workflow:
+def prepare_run(path: Path, changes: Sequence[str] = ()) -> Workflow:
     """The workflow of a run file, which alone determines the commands that are executed.
 
     It is laid out anew each time: anybody may have written the ``workflow.json`` in the folder of
@@ -65,7 +66,6 @@ def prepare_run(path: Path, parser: ArgumentParser, changes: Sequence[str] = ())
 
     Args:
         path: the run file.
-        parser: of the fairseq-kd command line, which checks the run's own commands.
         changes: ``KEY=VALUE`` settings that override the file.
 
     Raises:
@@ -77,12 +77,13 @@ def prepare_run(path: Path, parser: ArgumentParser, changes: Sequence[str] = ())
     kept = _kept_workflow(run)
     inputs = {**_inputs(run), "changes": list(changes)}
     layout = lay_out(run)
-    workflow = Workflow(str(run.folder), inputs, run.get("seed", 1), layout.steps)
+    steps = [step.recorded() for step in layout.steps]
+    workflow = Workflow(str(run.folder), inputs, run.get("seed", 1), steps)
     _check_apart(run, layout, workflow)
     if kept is None and not _was_begun(run.folder):
-        _refuse_what_is_there(run, [step.folder for step in layout.steps if step.folder])
+        _refuse_what_is_there(run, [step.folder for step in steps if step.folder])
     if workflow != kept:
-        check_steps(run, layout, parser)
+        check_steps(run, layout)
         with locked(run.folder / LOCK, str(run.folder)):
             write_workflow(workflow)
     return workflow
@@ -173,13 +174,12 @@ def lay_out(run: RunFile) -> Layout:
     return layout
 
 
-def check_steps(run: RunFile, layout: Layout, parser: ArgumentParser) -> None:
+def check_steps(run: RunFile, layout: Layout) -> None:
     """Checks every command of a run, and that data, teachers and starts fit together.
 
     Args:
         run: the run file.
         layout: of its steps.
-        parser: of the fairseq-kd command line.
 
     Raises:
         FileNotFoundError: something that the run needs is missing.
@@ -189,9 +189,9 @@ def check_steps(run: RunFile, layout: Layout, parser: ArgumentParser) -> None:
     trainings: Dict[str, Dict[str, Any]] = {}
     for step in layout.steps:
         if step.kind == "train":
-            trainings[step.name] = check_training_command(step.commands[0])
+            trainings[step.name] = check_training_command(step.command)
         elif step.kind != "prepare":
-            _check_command(run, step, parser)
+            _check_options(run, step)
     check_starts(run.path, layout.steps, trainings)
     check_fit(run, layout, trainings)
 
@@ -243,7 +243,7 @@ def _ratios(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[
     if "target" in run.other:
         return buildable(structure().size, ratios_to(run.other["target"], factor), strategy)
     if None in structure().vocab_sizes:
-        prepare = shlex.join(layout.corpus.step.commands[0]) if layout.corpus.step else ""
+        prepare = shlex.join(layout.corpus.step.command.argv()) if layout.corpus.step else ""
         raise ValueError(
             f"{run.path}: parameters cannot be counted before the text is prepared. Run {prepare} "
             "first, or say target instead."
@@ -254,10 +254,10 @@ def _ratios(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[
 
 def _sizes(
     run: RunFile, layout: Layout, stages: List[Stage], structure: Callable[[], Any]
-) -> List[List[str]]:
+) -> List[Flags]:
     """For each stage the flags that make fairseq-train build its size."""
     ratios = [stage.ratio for stage in stages if stage.ratio is not None]
-    by_ratio: Iterator[List[str]] = iter([])
+    by_ratio: Iterator[Flags] = iter([])
     if ratios:
         whole = structure()
         strategy = run.get("strategy", STRATEGY)
@@ -294,7 +294,7 @@ def _structure(run: RunFile, layout: Layout) -> Any:
     _import_own_plugin(layout)
     if isinstance(run.teacher, list):
         return TeacherStructure.of_checkpoint(run.teacher[0], f"{run.path}: the teacher")
-    command = next(step.commands[0] for step in layout.steps if step.name == TEACHER)
+    command = next(step.command for step in layout.steps if step.name == TEACHER)
     args = Namespace(**check_training_command(command))
     return TeacherStructure(
         args, _vocab_sizes(layout), f"{run.path}: the teacher {run.teacher['arch']}"
@@ -315,18 +315,13 @@ def _vocab_sizes(layout: Layout) -> Tuple[Optional[int], Optional[int]]:
     return (len(dictionaries[0]), len(dictionaries[1])) if dictionaries else (None, None)
 
 
-def _check_command(run: RunFile, step: Step, parser: ArgumentParser) -> None:
-    """Refuses fairseq-kd commands with unknown flags, values out of range or flags without effect.
+def _check_options(run: RunFile, step: LaidOutStep) -> None:
+    """Refuses flags of a command of ours without effect, and files that are missing.
 
     Raises:
-        ValueError: naming the step.
+        FileNotFoundError, ValueError: naming the step and the flag.
     """
-    for command in step.commands:
-        refused = f"{run.path}: fairseq-kd {command[1]} does not understand the step {step.name}"
-        with parser_errors_raised(refused, command):
-            args = parser.parse_args(command[1:])
-        try:
-            if hasattr(args, "check"):
-                args.check(args)
-        except (ValueError, FileNotFoundError) as error:
-            raise type(error)(f"{run.path}: the step {step.name} is refused: {error}") from None
+    try:
+        step.command.check()
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{run.path}: the step {step.name} is refused: {error}") from None

@@ -16,13 +16,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import jsonschema
 import yaml
 
+from fairseq_kd.fairseq_flags import Flags
 from fairseq_kd.parallel_text import lines_of
 
 SCHEMA = Path(__file__).with_name("run.schema.yaml")
 COLD, INHERIT = "cold", "inherit"
 MOST_VALUES = 100_000
 STAGE_DEFAULTS = {"criterion": "word_kd", "knowledge": "live", "start": COLD, "data": "gold"}
-Flags = Dict[str, Any]
 VALIDATOR = jsonschema.validators.extend(  # 2.0 is no integer, and nan is no number
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(

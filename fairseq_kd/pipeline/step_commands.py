@@ -1,12 +1,20 @@
-"""The steps of a run with their command lines: trainings, stores, translations, distilled sets."""
+"""The steps of a run with their commands: trainings, stores, translations, distilled sets."""
 
 import os
-from typing import Any, List, Mapping, NamedTuple, Optional, Sequence
+from dataclasses import dataclass, field
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
+from fairseq_kd.command_line import Options
+from fairseq_kd.commands.distill_data import DistillDataOptions
+from fairseq_kd.commands.merge import MergeOptions
+from fairseq_kd.commands.store import StoreOptions
+from fairseq_kd.commands.store_merge import StoreMergeOptions
+from fairseq_kd.commands.translate import TranslateOptions
+from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import WHOLE
+from fairseq_kd.pipeline.commands import StageOptions
 from fairseq_kd.pipeline.corpus import Corpus
-from fairseq_kd.pipeline.run_file import Flags
-from fairseq_kd.pipeline.workflow import Step
+from fairseq_kd.pipeline.workflow import LaidOutStep
 
 DEFAULTS: Flags = {
     "label-smoothing": 0.1,
@@ -97,27 +105,53 @@ def _temperature(setting: Any) -> Flags:
     }
 
 
-def as_arguments(flags: Flags) -> List[str]:
-    """Flags as command-line arguments: ``true`` is a flag alone, ``false`` leaves it out."""
-    arguments: List[str] = []
-    for flag, value in flags.items():
-        if value is not False:
-            arguments += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
-    return arguments
+@dataclass(frozen=True)
+class TrainCommand:
+    """A training by fairseq-train, which resumes if it was killed.
 
-
-def training_command(
-    name: str, data: str, save_dir: str, arguments: Sequence[str], user_dir: str, gpus: int
-) -> List[str]:
-    """The command of a training, which resumes if it was killed.
-
-    On several GPUs it runs under torchrun. Without ``--distributed-world-size 1``, a training for
-    one GPU would use all visible GPUs, and with them larger batches.
+    Args:
+        name: the name of its step.
+        data: the folder of its data.
+        save_dir: the folder of its checkpoints.
+        user_dir: the plugin.
+        gpus: with several it runs under torchrun.
+        model: the flags of its languages and its model.
+        flags: its other flags.
     """
-    launcher = ["torchrun", "--nproc_per_node", str(gpus), "--no-python"] if gpus > 1 else []
-    workers = [] if gpus > 1 else ["--distributed-world-size", "1"]
-    train = [*launcher, "fairseq-train", data, "--user-dir", user_dir, "--save-dir", save_dir]
-    return ["fairseq-kd", "stage", name, "--", *train, *workers, *arguments]
+
+    name: str
+    data: str
+    save_dir: str
+    user_dir: str
+    gpus: int = 1
+    model: Flags = field(default_factory=dict)
+    flags: Flags = field(default_factory=dict)
+
+    def all_flags(self) -> Flags:
+        """All flags of fairseq-train; the last one of a name counts.
+
+        Without ``--distributed-world-size 1``, a training for one GPU would use all visible GPUs,
+        and with them larger batches.
+        """
+        return {**self._own_flags(), **self.model, **self.flags}
+
+    def arguments(self) -> List[str]:
+        """The arguments of fairseq-train."""
+        parts = (self._own_flags(), self.model, self.flags)
+        return [self.data, *(word for part in parts for word in as_arguments(part))]
+
+    def process(self) -> Tuple[str, ...]:
+        """The command line of the training itself."""
+        several = ("torchrun", "--nproc_per_node", str(self.gpus), "--no-python")
+        return (*(several if self.gpus > 1 else ()), "fairseq-train", *self.arguments())
+
+    def argv(self) -> List[str]:
+        """The command line that runs the training to its last update."""
+        return StageOptions(name=self.name, command=self.process()).argv()
+
+    def _own_flags(self) -> Flags:
+        alone = {} if self.gpus > 1 else {"distributed-world-size": 1}
+        return {"user-dir": self.user_dir, "save-dir": self.save_dir, **alone}
 
 
 TRANSLATIONS = "teacher-translations"
@@ -164,9 +198,10 @@ def store_steps(
     gold: Corpus,
     data: str,
     made_by: Sequence[str],
-    options: Mapping[str, Any],
+    section: Mapping[str, Any],
     out: str,
-) -> List[Step]:
+    user_dir: Optional[str],
+) -> List[LaidOutStep]:
     """The steps that store a teacher's top-k distributions; the last one completes the store.
 
     Args:
@@ -174,72 +209,98 @@ def store_steps(
         gold: the corpus of the run.
         data: the folder of the binarised data: the corpus, or a distilled set.
         made_by: the steps that make that folder.
-        options: ``store`` of the run file.
+        section: ``store`` of the run file.
         out: the folder of the store; the last step has its name.
+        user_dir: the run's own plugin, if it has one.
+
+    Raises:
+        ValueError: the section has an unknown flag, or a value out of its range.
     """
-    command = ["fairseq-kd", "store", "--teacher", teacher.checkpoint, "--data", data]
-    command += ["--out", out, *as_arguments({k: v for k, v in options.items() if k != "shards"})]
+    flags = {"user-dir": user_dir, "teacher": teacher.checkpoint, "data": data, "out": out}
+    flags.update((key, value) for key, value in section.items() if key != "shards")
+    after = [*made_by, *teacher.after]
     reads = [*teacher.reads(), *(gold.reads() if data == gold.folder else [])]
     makes = [f"{out}/{split}/sentences.npy" for split in ("train", "valid")]  # written last
-    step = Step(_last(out), "store", [command], [*made_by, *teacher.after], reads, makes, out, 1)
-    merge = ["fairseq-kd", "store-merge", "--out", out, "--subset", "train,valid"]
-    return _in_shards(step, options.get("shards", 1), merge)
+    merge = StoreMergeOptions.of({"out": out, "subset": "train,valid"})
+    whole = LaidOutStep(_last(out), "store", merge, after, reads, makes, out, 1)
+    return _in_shards(whole, StoreOptions, flags, section.get("shards", 1))
 
 
 def translation_steps(
-    teachers: Sequence[Model], gold: Corpus, options: Mapping[str, Any], out: str
-) -> List[Step]:
+    teachers: Sequence[Model],
+    gold: Corpus,
+    section: Mapping[str, Any],
+    shards: int,
+    out: str,
+    user_dir: Optional[str],
+) -> List[LaidOutStep]:
     """The steps that translate the training set; the last one completes the translations.
 
     Args:
         teachers: the models that decode together, as an ensemble.
         gold: the corpus of the run.
-        options: ``distilled`` of the run file.
+        section: ``distilled.translate`` of the run file.
+        shards: how many steps share the work.
         out: the folder of the translations; the last step has its name.
+        user_dir: the run's own plugin, if it has one.
+
+    Raises:
+        ValueError: the section has an unknown flag, or a value out of its range.
     """
-    command = ["fairseq-kd", "translate"]
-    command += ["--teacher", os.pathsep.join(each.checkpoint for each in teachers)]
-    command += ["--data", gold.folder, "--out", out, *as_arguments(options.get("translate", {}))]
+    checkpoints = os.pathsep.join(each.checkpoint for each in teachers)
+    flags = {"user-dir": user_dir, "teacher": checkpoints, "data": gold.folder, "out": out}
     after = [*gold.after, *(name for each in teachers for name in each.after)]
     reads = [*gold.reads(), *(path for each in teachers for path in each.reads())]
     makes = [f"{out}/hypotheses.txt"]
-    step = Step(_last(out), "translate", [command], after, reads, makes, out, 1)
-    return _in_shards(step, options.get("shards", 1), ["fairseq-kd", "merge", out])
+    merge = MergeOptions.of({"folder": out})
+    whole = LaidOutStep(_last(out), "translate", merge, after, reads, makes, out, 1)
+    return _in_shards(whole, TranslateOptions, {**flags, **section}, shards)
 
 
-def distilled_step(gold: Corpus, section: Mapping[str, Any], translations: str, out: str) -> Step:
+def distilled_step(
+    gold: Corpus, section: Mapping[str, Any], translations: str, out: str
+) -> LaidOutStep:
     """The step that makes a training set of translations.
 
     Args:
         gold: the corpus of the run.
-        section: ``distilled`` of the run file.
+        section: ``distilled.distill-data`` of the run file.
         translations: their folder.
         out: the folder of the set: ``distilled``, or ``mixed`` with gold pairs.
+
+    Raises:
+        ValueError: the section has an unknown flag, or a value out of its range.
     """
-    options = {"select": "best", **section.get("distill-data", {})}
-    if _last(out) == "mixed":
-        options = {"mix": "gold", **options}
-    command = ["fairseq-kd", "distill-data", "--translations", translations]
-    command += ["--data", gold.folder, "--out", out, *as_arguments(options)]
+    flags = {"translations": translations, "data": gold.folder, "out": out}
+    flags |= {"mix": "gold"} if _last(out) == "mixed" else {}
+    options = DistillDataOptions.of({**flags, "select": "best", **section})
     makes = [f"{out}/manifest.json"]
-    return Step(_last(out), "distill", [command], [_last(translations)], [], makes, out)
+    return LaidOutStep(_last(out), "distill", options, [_last(translations)], [], makes, out)
 
 
-def _in_shards(whole: Step, shards: int, merge: List[str]) -> List[Step]:
-    """A step as it is, or as parts for several machines and one that merges them."""
+def _in_shards(
+    whole: LaidOutStep, options: Type[Options], flags: Mapping[str, Any], shards: int
+) -> List[LaidOutStep]:
+    """A step as one, or as parts for several machines and one that merges them.
+
+    Args:
+        whole: the step, whose command merges.
+        options: of the command that does the work.
+        flags: its flags.
+        shards: how many parts.
+    """
     if shards == 1:
-        return [whole]
+        return [whole._replace(command=options.of(flags))]
     parts = [
         whole._replace(
             name=f"{whole.name}-{index}-of-{shards}",
-            commands=[[*command, "--shard", f"{index}/{shards}"] for command in whole.commands],
+            command=options.of([*flags.items(), ("shard", f"{index}/{shards}")]),
             makes=[],
         )
         for index in range(1, shards + 1)
     ]
     names = [part.name for part in parts]
-    joined = whole._replace(kind="merge", commands=[merge], after=names, reads=[], gpus=0)
-    return [*parts, joined]
+    return [*parts, whole._replace(kind="merge", after=names, reads=[], gpus=0)]
 
 
 def _last(folder: str) -> str:

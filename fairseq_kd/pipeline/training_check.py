@@ -7,16 +7,15 @@ optimizer and learning-rate scheduler are built.
 import ast
 import contextlib
 import io
-import itertools
 import json
 import math
 import shlex
 from argparse import ArgumentTypeError, Namespace
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator
 
-from fairseq_kd.fairseq_flags import RANGES, default_of, range_of
+from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
 from fairseq_kd.flag_types import UNPRINTABLE, Range
-from fairseq_kd.pipeline.step_commands import PLAIN
+from fairseq_kd.pipeline.step_commands import PLAIN, TrainCommand
 
 AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
     **dict.fromkeys(
@@ -63,7 +62,7 @@ DISTILLED_METRICS = {  # that a criterion of ours adds
 }
 
 
-def check_training_command(command: List[str]) -> Dict[str, Any]:
+def check_training_command(command: TrainCommand) -> Dict[str, Any]:
     """Parses a training command as fairseq-train will, and checks its flags.
 
     Returns:
@@ -73,43 +72,39 @@ def check_training_command(command: List[str]) -> Dict[str, Any]:
         ValueError: fairseq-train does not understand it, a number is out of its range, no run can
             have a flag, or the criterion would refuse its flags.
     """
-    from fairseq import options
-
     import fairseq_kd.plugin  # noqa: F401  (our criterions and architectures)
 
-    arguments = command[command.index("fairseq-train") + 1 :]
-    refused = f"fairseq-train does not understand the training of {command[2]}"
-    with training_refused(command[2]):
-        _check_literals(arguments)
-    with parser_errors_raised(refused, command[4:]):
-        args = options.parse_args_and_arch(options.get_training_parser(), arguments)
-    with training_refused(command[2]):
-        _check_values(args, arguments)
+    flags = {name: value for name, value in command.all_flags().items() if value is not False}
+    with training_refused(command.name):
+        _check_literals(flags)
+    args = _parsed(command)
+    with training_refused(command.name):
+        _check_values(args, flags)
         _check_distillation(args)
         _check_metric(args)
         _check_learning_rate(args)
     return vars(args)
 
 
-@contextlib.contextmanager
-def parser_errors_raised(refused: str, command: List[str]) -> Iterator[None]:
-    """Turns the error with which a parser inside exits into a ValueError of one sentence.
+def _parsed(command: TrainCommand) -> Namespace:
+    """The flags of a training as the parser of fairseq-train reads them.
 
-    Args:
-        refused: the beginning of the sentence.
-        command: the command line that is parsed.
+    That parser prints its errors and exits: the printed sentence is its only interface.
 
     Raises:
-        ValueError: the parser refused the command.
+        ValueError: it does not understand the command.
     """
+    from fairseq import options
+
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-            yield
+            return options.parse_args_and_arch(options.get_training_parser(), command.arguments())
     except SystemExit:
         wrong = output.getvalue().rpartition("error: ")[2].strip()
         raise ValueError(
-            f"{refused}: {wrong}. Its command would be: {shlex.join(command)}"
+            f"fairseq-train does not understand the training of {command.name}: {wrong}. "
+            f"Its command would be: {shlex.join(command.process())}"
         ) from None
 
 
@@ -131,24 +126,25 @@ def training_refused(name: str) -> Iterator[None]:
         raise kind(f"The training of {name} would be refused: {message}") from error
 
 
-def _check_literals(arguments: Sequence[str]) -> None:
+def _check_literals(flags: Flags) -> None:
     """Refuses values that fairseq would evaluate as Python, other than numbers and lists."""
-    for flag, value in itertools.pairwise(arguments):
-        if flag.lstrip("-") not in LITERALS or not flag.startswith("--"):
-            continue
+    for name in LITERALS:
+        value = str(flags.get(name, 0))
         try:
             parts = ast.literal_eval(value)
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             parts = value
         parts = parts if isinstance(parts, (list, tuple)) else [parts]
         if not all(isinstance(part, (int, float)) for part in parts):
-            raise ValueError(f"{flag} must be a number, or several as (0.9, 0.98), but is {value}.")
+            raise ValueError(
+                f"--{name} must be a number, or several as (0.9, 0.98), but is {value}."
+            )
 
 
-def _check_values(args: Namespace, arguments: Sequence[str]) -> None:
+def _check_values(args: Namespace, flags: Flags) -> None:
     """Refuses numbers out of their range, and flags that no training of a run can have."""
-    typed = {word[2:].replace("-", "_"): word for word in arguments if word.startswith("--")}
-    given = {ALIASES.get(name, name): word for name, word in typed.items()}
+    typed = {name.replace("-", "_"): f"--{name}" for name in flags}
+    given = {ALIASES.get(name, name): flag for name, flag in typed.items()}
     for name, value in vars(args).items():
         flag = given.get(name, f"--{name.replace('_', '-')}")
         if name in UNFIT and value != default_of(args, name):

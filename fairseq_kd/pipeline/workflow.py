@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple
 
 import fairseq_kd
 from fairseq_kd.files.json_files import read_json
@@ -44,6 +45,51 @@ class Step(NamedTuple):
     makes: List[str]
     folder: Optional[str] = None
     gpus: int = 0
+
+
+class Command(Protocol):
+    """What a step does: the options of a command of ours, a training, or a script."""
+
+    def argv(self) -> List[str]:
+        """The command line."""
+
+
+@dataclass(frozen=True)
+class ScriptCommand:
+    """A script.
+
+    Args:
+        script: its path.
+        arguments: its arguments.
+        environment: variables that are set for it.
+    """
+
+    script: str
+    arguments: Tuple[str, ...]
+    environment: Mapping[str, Any]
+
+    def argv(self) -> List[str]:
+        """The command line."""
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return [*(["env", *variables] if variables else []), self.script, *self.arguments]
+
+
+class LaidOutStep(NamedTuple):
+    """One step of a run as it is laid out, with an object as its command; else as ``Step``."""
+
+    name: str
+    kind: str
+    command: Command
+    after: List[str]
+    reads: List[str]
+    makes: List[str]
+    folder: Optional[str] = None
+    gpus: int = 0
+
+    def recorded(self) -> Step:
+        """The step as the workflow records it."""
+        content = self._asdict()
+        return Step(commands=[content.pop("command").argv()], **content)
 
 
 class Workflow(NamedTuple):

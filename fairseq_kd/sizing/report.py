@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Sequence
 
 from fairseq_kd.evaluation.pages import markdown_table
 from fairseq_kd.evaluation.size import PARTS
+from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.files.whole_files import write_new
 from fairseq_kd.sizing.ladder import ladder_sizes, warnings
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
@@ -92,7 +93,7 @@ class LadderReport:
     def training_flags(self) -> str:
         """The fairseq-train flags of each stage."""
         blocks = [
-            f"{name}:\n  {shlex.join(self.structure.flags(size))}"
+            f"{name}:\n  {shlex.join(as_arguments(self.structure.flags(size)))}"
             for name, size in zip(self.names[1:], self.sizes[1:], strict=True)
         ]
         return "\n".join(blocks)

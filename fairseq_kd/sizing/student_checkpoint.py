@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from fairseq_kd.checkpoints.reading import is_made_of
 from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
+from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
 from fairseq_kd.models.inheritance import inherit
@@ -50,7 +51,8 @@ def write_student(
             return f"{out} is there already"
     model, task = load_teacher(teacher, "--teacher")
     source = Structure(model, f"--teacher {teacher}")
-    args, flags = model_args(arch, model.args, model_flags)
+    args, form = model_args(arch, model.args, model_flags)
+    flags = as_arguments({"arch": arch, **form})
     student = build_model(args, task)
     lines = inherit(Structure(student, f"--arch {arch}"), source, layers)
     _save(out, student, args, teacher, made_of)
@@ -59,7 +61,7 @@ def write_student(
         [
             *lines,
             f"{sizes[0]:,} parameters of {sizes[1]:,}, in {out}. Train it with",
-            f"  --arch {' '.join([arch, *flags])} --finetune-from-model {out}",
+            f"  {' '.join([*flags, *model_flags])} --finetune-from-model {out}",
         ]
     )
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from fairseq_kd.checkpoints.reading import options_of, read_model
 from fairseq_kd.evaluation.size import parameters_by_part
+from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.models.architectures import Architecture
 from fairseq_kd.models.transformer_options import POSITIONS, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
@@ -157,9 +158,9 @@ class TeacherStructure:
             changes["activation_fn"] = "relu"
         return {**changes, **{key: False for key in NOT_CONVERTIBLE if getattr(args, key)}}
 
-    def flags(self, size: Size) -> List[str]:
+    def flags(self, size: Size) -> Flags:
         """The fairseq-train flags of a stage, its architecture first."""
-        return ["--arch", STAGE_ARCH, *self._stage_options(size)[1]]
+        return {"arch": STAGE_ARCH, **self._stage_options(size)[1]}
 
     def parts(self, size: Size) -> Dict[str, int]:
         """The parameters of a stage: embeddings, encoder and decoder.
@@ -212,12 +213,12 @@ class TeacherStructure:
         source, target = (_dictionary(count) for count in self.vocab_sizes)
         return source, target
 
-    def _stage_options(self, size: Size) -> Tuple[Namespace, List[str]]:
-        flags = []
-        for option, value in Architecture(*size, purpose="a stage").sizes().items():
-            flags += [f"--{option.replace('_', '-')}", str(value)]
+    def _stage_options(self, size: Size) -> Tuple[Namespace, Flags]:
+        sizes = Architecture(*size, purpose="a stage").sizes()
+        flags = {option.replace("_", "-"): value for option, value in sizes.items()}
         options = Namespace(**{**vars(self.args), **self._option_changes()})
-        return model_args(STAGE_ARCH, options, flags)
+        args, form = model_args(STAGE_ARCH, options, as_arguments(flags))
+        return args, {**form, **flags}
 
     def _built(self, args: Namespace, device: str) -> nn.Module:
         source, target = self.dictionaries

@@ -6,7 +6,6 @@ import pytest
 from harness import Setup
 from workflows import build, small_workflow
 
-from fairseq_kd import cli
 from fairseq_kd.pipeline.preparation import prepare_run
 
 
@@ -31,7 +30,7 @@ def workflow_of(data, large_teacher, tmp_path, monkeypatch):
         lines = [f"{key}: {value}" for key, value in usual.items() if key not in said]
         path = tmp_path / "run.yaml"
         path.write_text("\n".join([text, *lines]), encoding="utf-8")
-        return prepare_run(path, cli.parser(), changes)
+        return prepare_run(path, changes)
 
     return workflow
 

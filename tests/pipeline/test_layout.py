@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from harness import ROOT
+from workflows import training_of
 
 from fairseq_kd.pipeline.training_check import check_training_command
 
@@ -14,14 +15,13 @@ SMALL = "transformer_kd_small_student"
 
 def args(workflow, name):
     """What fairseq makes of a training."""
-    return check_training_command(workflow.step(name).commands[0])
+    return check_training_command(training_of(workflow.step(name)))
 
 
 def words(workflow, name):
     """The flags of a command of ours, with what follows each."""
-    (command,) = workflow.step(name).commands
     found = {}
-    for word in command[2:]:
+    for word in workflow.step(name).commands[0][2:]:
         if word.startswith("--"):
             flag = word
             found[flag] = []

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from fairseq import tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
-from workflows import TEACHER, build, small_workflow, statuses
+from workflows import TEACHER, build, small_workflow, statuses, training_of
 
 from fairseq_kd.cli import parser
 from fairseq_kd.files.locks import locked
@@ -36,7 +36,7 @@ gpus: 2
 
 def trainings(workflow):
     return {
-        step.name: check_training_command(step.commands[0])
+        step.name: check_training_command(training_of(step))
         for step in workflow.steps
         if step.kind == "train"
     }
@@ -204,6 +204,7 @@ def test_a_run_that_was_finished_when_its_file_was_plan_json_is_not_trained_agai
     former = json.dumps({**content, "made_from": inputs})
     (folder / "plan.json").write_text(former)
     (folder / "workflow.json").unlink()
+    steps = [SimpleNamespace(recorded=lambda step=step: step) for step in steps]
     laid_out = SimpleNamespace(steps=steps, user_dir="user_dir")
     monkeypatch.setattr(preparation, "lay_out", lambda run: laid_out)
     workflow = workflow_of("ladder: [0.5]")
@@ -284,16 +285,15 @@ REFUSALS = {
     ),
     "a misspelt flag of ours": (
         "ladder: [0.5]\nevaluate: {bem: 5}",
-        r"fairseq-kd evaluate does not understand the step evaluation: unrecognized arguments: "
-        r"--bem 5\. Its command would be: fairseq-kd evaluate --data",
+        r"run\.yaml: evaluate: --bem is no flag of fairseq-kd evaluate\. Did you mean --beam\?",
     ),
     "a wrong choice of ours": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {select: worst}}",
-        r"distill-data does not understand the step mixed: argument --select: invalid choice: 'wor",
+        r"distilled\.distill-data: --select must be one of best, nbest, interpolation, mbr, but is",
     ),
     "more translations than the beam has": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {translate: {beam: 0}}",
-        r"does not understand the step \S+: argument --beam: it must be a whole number from 1 to ",
+        r"distilled\.translate: --beam must be a whole number from 1 to 1,000, but is 0\.",
     ),
     "a flag of the distilled set without effect": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {copies: 2}}",
@@ -301,7 +301,7 @@ REFUSALS = {
     ),
     "an evaluation out of range": (
         "ladder: [0.5]\nevaluate: {rounds: -1}",
-        r"does not understand the step evaluation: argument --rounds: it must be a whole number f",
+        r"run\.yaml: evaluate: --rounds must be a whole number from 0 to 1,000, but is -1\.",
     ),
 }
 

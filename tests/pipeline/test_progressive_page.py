@@ -6,7 +6,6 @@ import pytest
 import yaml
 from harness import ROOT
 
-from fairseq_kd import cli
 from fairseq_kd.pipeline.preparation import prepare_run
 from fairseq_kd.pipeline.run_file import SCHEMA, read_run
 from fairseq_kd.pipeline.step_commands import DEFAULTS
@@ -95,7 +94,7 @@ def test_fairseq_takes_every_training_of_the_example(file_of, tmp_path, monkeypa
     (tmp_path / "checkpoints" / "baseline.pt").touch()
     monkeypatch.chdir(tmp_path)
     ours = f"user-dir: {ROOT / 'user_dir'}"  # fairseq imports one plugin of a name
-    workflow = prepare_run(file_of(EVERY_KEY.replace("user-dir: user_dir", ours)), cli.parser())
+    workflow = prepare_run(file_of(EVERY_KEY.replace("user-dir: user_dir", ours)))
     trained = [step.name for step in workflow.steps if step.kind == "train"]
     assert trained == ["teacher", "rung-70", "half", "student", "undistilled", "one-step"]
     assert workflow.folder == "runs/de-en"

@@ -88,8 +88,6 @@ def test_what_is_compared_does_not_lie_where_the_evaluation_has_its_plots(
 
 
 def test_a_run_file_in_the_folder_of_a_step_is_refused(large_teacher, data, tmp_path, monkeypatch):
-    from fairseq_kd import cli
-
     monkeypatch.chdir(tmp_path)
     Path("run/half").mkdir(parents=True)
     text = f"run: run\ndata: {data}\nteacher: {large_teacher}\n{LADDER}\n"
@@ -97,7 +95,7 @@ def test_a_run_file_in_the_folder_of_a_step_is_refused(large_teacher, data, tmp_
     with pytest.raises(
         ValueError, match=r"has run/half/run\.yaml in run/half, which the step half"
     ):
-        preparation.prepare_run(Path("run/half/run.yaml"), cli.parser())
+        preparation.prepare_run(Path("run/half/run.yaml"))
 
 
 def test_a_new_run_moves_no_folder_that_no_run_made(workflow_of):

@@ -1,25 +1,27 @@
 """The command line of a stage: which value wins, and what fairseq would not understand."""
 
+from dataclasses import replace
+
 import pytest
 from harness import USER_DIR
 
+from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.pipeline.step_commands import (
     PLAIN,
-    as_arguments,
+    TrainCommand,
     stage_flags,
-    training_command,
 )
 from fairseq_kd.pipeline.training_check import check_training_command
 
-SIZE = ["--arch", "transformer_kd_small_student"]
+SIZE = {"arch": "transformer_kd_small_student"}
 DISTILLED = {"criterion": "word_kd"}
 
 
 def checked(settings, *layers, knowledge=None, name="middle", size=SIZE, gpus=1):
     """What fairseq makes of a stage's settings."""
     knowledge = {"kd-teacher": "teacher.pt"} if knowledge is None else knowledge
-    words = [*size, *as_arguments(stage_flags(settings, knowledge, *layers))]
-    return check_training_command(training_command(name, "data", "out", words, USER_DIR, gpus))
+    flags = stage_flags(settings, knowledge, *layers)
+    return check_training_command(TrainCommand(name, "data", "out", USER_DIR, gpus, size, flags))
 
 
 def test_the_stronger_of_two_values_wins():
@@ -103,11 +105,12 @@ def test_a_flag_alone_is_true_and_a_false_one_is_left_out():
 
 
 def test_several_gpus_are_several_workers():
-    alone = training_command("middle", "data", "out", ["--fp16"], "user_dir", 1)
+    training = TrainCommand("middle", "data", "out", "user_dir", flags={"fp16": True})
+    alone = training.argv()
     assert alone[:5] == ["fairseq-kd", "stage", "middle", "--", "fairseq-train"]
     assert alone[5:10] == ["data", "--user-dir", "user_dir", "--save-dir", "out"]
     assert alone[10:] == ["--distributed-world-size", "1", "--fp16"]  # of however many it sees
-    together = training_command("middle", "data", "out", ["--fp16"], "user_dir", 4)
+    together = replace(training, gpus=4).argv()
     assert together[4:8] == ["torchrun", "--nproc_per_node", "4", "--no-python"]
     assert together[8:] == [*alone[4:10], "--fp16"]
     assert checked(DISTILLED, gpus=4)["arch"] == "transformer"

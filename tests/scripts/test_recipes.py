@@ -14,7 +14,6 @@ from forks import run_forked
 from harness import ROOT, run, write_text
 from sacremoses import MosesTokenizer
 
-from fairseq_kd import cli
 from fairseq_kd.pipeline.preparation import prepare_run
 from fairseq_kd.pipeline.run_file import read_run
 
@@ -268,7 +267,7 @@ def test_its_published_setting_can_be_trained(name, teacher, data, tmp_path):
     if teacher == "big" and not big:
         pytest.skip("it has one teacher")
     changes = [f"run={tmp_path}/run", f"data={data}", *big]
-    plan = prepare_run(ROOT / "scripts" / f"{name}.yaml", cli.parser(), changes)
+    plan = prepare_run(ROOT / "scripts" / f"{name}.yaml", changes)
     trained = {step.name: step.commands[0] for step in plan.steps if step.kind == "train"}
     rungs, controls = ["rung-70", "rung-49", "student"], ["undistilled", "inherited", "one-step"]
     assert list(trained) == ["teacher", *rungs, *controls]

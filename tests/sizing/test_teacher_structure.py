@@ -14,6 +14,7 @@ from harness import PAIR, USER_DIR, Setup
 from fairseq_kd import models  # noqa: F401  (our architectures)
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.weights import count_parameters
+from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.models.transformer_options import FORM
@@ -54,7 +55,7 @@ def test_counts_are_those_of_the_models_that_fairseq_builds(data, words, form):
     size = Size(2, 1, 16, 2, 32)
     whole, twin, model = (
         Setup(data, *flags, *SMOOTHED, training=REST).model
-        for flags in (teacher, structure.flags(TINY), structure.flags(size))
+        for flags in (teacher, *(as_arguments(structure.flags(each)) for each in (TINY, size)))
     )
     counts = [sum(each.numel() for each in built.parameters()) for built in (whole, twin, model)]
     assert counts[0] == counts[1] == sum(structure.teacher_parts.values())
@@ -90,7 +91,7 @@ def test_a_checkpoint_says_what_it_is_made_of_without_its_data(teacher, tmp_path
     assert sum(structure.teacher_parts.values()) == count_parameters(state["model"])
     assert structure.parameters(structure.size) == count_parameters(state["model"])
     assert structure.changes == []
-    form = structure.flags(structure.size)[:5]
+    form = as_arguments(structure.flags(structure.size))[:5]
     assert form == [
         *("--arch", "transformer", "--share-all-embeddings"),
         *("--encoder-normalize-before", "--decoder-normalize-before"),
@@ -123,7 +124,7 @@ def test_a_checkpoint_of_hydra_keeps_its_arguments_in_a_dictionary(teacher, tmp_
 def test_a_stage_starts_from_its_teacher_trains_and_converts(teacher, data, tmp_path):
     structure = TeacherStructure.of_checkpoint(teacher)
     (_, size) = ladder_sizes(structure.size, [1.0, 0.25], "balanced")
-    flags = structure.flags(size)
+    flags = as_arguments(structure.flags(size))
     start, student = tmp_path / "start.pt", tmp_path / "student"
     names = ["--teacher", teacher, "--arch", flags[1], "--out", start]
     run_forked("fairseq-kd", "inherit", *names, "--", *flags[2:])
@@ -191,7 +192,7 @@ def test_stages_of_an_unusual_teacher_are_convertible(tmp_path, form, size, chan
 def test_without_a_vocabulary_there_are_flags_but_no_counts():
     structure = TeacherStructure.of_arch("transformer", None, None, ["--share-all-embeddings"])
     size = Size(1, 1, 8, 1, 32)
-    assert "--encoder-embed-dim" in structure.flags(size)
+    assert "encoder-embed-dim" in structure.flags(size)
     with pytest.raises(ValueError, match=r"depend on the vocabulary, which is not known yet\. P"):
         structure.parameters(size)
 

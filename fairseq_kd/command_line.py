@@ -1,0 +1,219 @@
+"""Command lines as data: options are a frozen dataclass, parsed from one and written as one.
+
+A field of the dataclass is a flag, made by ``number_field`` or ``option_field``. ``remove_bpe`` is
+``--remove-bpe``, and ``False`` as default makes a flag without a value. Its metadata:
+
+* ``help``, and one of ``range``, ``choices`` and ``read``, a function of the typed text;
+* ``flag``: another name, such as ``--set``;
+* ``positional``: it has no name; ``nargs``: as argparse has it, where ``*`` and ``+`` take the
+  words after ``--``, which another program reads;
+* ``repeated``: it may be given several times, and is a tuple;
+* ``metavar``, and ``group``, a ``Group``.
+"""
+
+import re
+from argparse import ArgumentTypeError, Namespace
+from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
+
+from fairseq_kd.flag_types import one_line, option_field
+
+PROGRAM = "fairseq-kd"
+NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # which argparse does not take for a flag
+REST = ("*", "+")  # nargs of the words after --
+
+
+@dataclass(frozen=True)
+class Group:
+    """Flags that stand together in the help.
+
+    Args:
+        title: the heading; None for the flags of the command itself.
+        description: the text below the heading.
+        exclusive: at most one of the flags may be given.
+        required: exactly one of them must be given.
+    """
+
+    title: Optional[str] = None
+    description: Optional[str] = None
+    exclusive: bool = False
+    required: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a command; a subclass has ``COMMAND``, its name, and the flags as fields.
+
+    Args:
+        given: names of fields and their values as a file gave them, in that order. ``argv`` writes
+            these as they are, defaults too, so that a recorded command line stays the same.
+    """
+
+    COMMAND: ClassVar[str]
+    given: Tuple[Tuple[str, Any], ...] = field(default=(), compare=False, repr=False)
+
+    @classmethod
+    def flags(cls) -> List["Field[Any]"]:
+        """The fields that are flags, in the order of the help."""
+        return [each for each in fields(cls) if "help" in each.metadata]
+
+    @classmethod
+    def parsed(cls, args: Namespace) -> Any:
+        """The options of a parsed command line."""
+        values = {each.name: getattr(args, each.name) for each in cls.flags()}
+        several = {each.name: tuple(values[each.name] or ()) for each in cls.flags() if many(each)}
+        return cls(**{**values, **several})
+
+    @classmethod
+    def of(cls, flags: Union[Mapping[str, Any], Iterable[Tuple[str, Any]]]) -> Any:
+        """The options of flags in a file.
+
+        Args:
+            flags: their names without dashes, and their values: True for a flag without a value;
+                False and None leave the flag out. Pairs if one is repeated.
+
+        Raises:
+            ValueError: a flag is unknown, or its value is not one of its.
+        """
+        known = {flag_of(each).lstrip("-"): each for each in cls.flags()}
+        values: Dict[str, Any] = {}
+        given = []
+        for name, value in flags.items() if isinstance(flags, Mapping) else flags:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                advice = f"Did you mean --{near[0]}?" if near else "Leave it out."
+                raise ValueError(f"--{name} is no flag of {PROGRAM} {cls.COMMAND}. {advice}")
+            if value is not None and value is not False:
+                each = known[name]
+                read = _read(each, value)
+                repeated = each.metadata.get("repeated")
+                values[each.name] = (*values.get(each.name, ()), read) if repeated else read
+                given.append((each.name, value))
+        return cls(**values, given=tuple(given))
+
+    def check(self) -> None:
+        """Checks the flags together, before anything is loaded.
+
+        Raises:
+            FileNotFoundError: a file of a flag is missing.
+            ValueError: a flag has no effect, or contradicts another.
+        """
+
+    def argv(self) -> List[str]:
+        """The command line; flags that were not given are left out at their defaults."""
+        known, pairs = {each.name: each for each in self.flags()}, list(self.given)
+        for name, each in known.items():
+            value = getattr(self, name)
+            if name not in dict(self.given) and value != each.default:
+                pairs += [
+                    (name, one) for one in (value if each.metadata.get("repeated") else [value])
+                ]
+        words, rest = [PROGRAM, self.COMMAND], []
+        for name, value in pairs:
+            if known[name].metadata.get("nargs") in REST:
+                rest = ["--", *map(str, value)]
+            else:
+                words += _words(known[name], value)
+        return [*words, *rest]
+
+
+def flag_of(each: "Field[Any]") -> str:
+    """The flag of a field as the user types it; its bare name if it is positional."""
+    if each.metadata.get("positional"):
+        return each.name
+    return each.metadata.get("flag") or f"--{each.name.replace('_', '-')}"
+
+
+def many(each: "Field[Any]") -> bool:
+    """Whether the value of a field is a tuple."""
+    return each.metadata.get("repeated", False) or each.metadata.get("nargs") in REST
+
+
+def reader_of(each: "Field[Any]") -> Optional[Callable[[str], Any]]:
+    """What makes a value of the typed text; None: it is the text."""
+    return each.metadata.get("range") or each.metadata.get("read")
+
+
+def _read(each: "Field[Any]", value: Any) -> Any:
+    """The value of a flag in a file as the command line would read it.
+
+    Raises:
+        ValueError: it is not one of the flag's; the message names the flag.
+    """
+    flag, choices = flag_of(each), each.metadata.get("choices")
+    if each.default is False:
+        if value is not True:
+            raise ValueError(f"{flag} must be true or false, but is {value}.")
+        return True
+    if each.metadata.get("nargs") in REST:
+        return tuple(map(str, value))
+    if value is True:
+        raise ValueError(f"{flag} needs a value, but is true.")
+    if choices is not None:
+        if str(value) not in choices:
+            raise ValueError(f"{flag} must be one of {', '.join(choices)}, but is {value}.")
+        return str(value)
+    try:
+        return reader_of(each)(str(value))
+    except ArgumentTypeError as error:
+        raise ValueError(f"{flag} {str(error).removeprefix('it ')}.") from None
+
+
+def _words(each: "Field[Any]", value: Any) -> List[str]:
+    """A flag with its value on the command line."""
+    if value is True or value is False:
+        return [flag_of(each)] * value
+    text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if each.metadata.get("positional"):
+        return [text]
+    if text.startswith("-") and not NEGATIVE.fullmatch(text):
+        return [f"{flag_of(each)}={text}"]
+    return [flag_of(each), text]
+
+
+def user_dir_field() -> Any:
+    """The flag ``--user-dir`` of a command that loads models."""
+    return option_field(
+        None,
+        "your own fairseq plugin, if a model needs it; its code is run (default: none)",
+        read=one_line,
+        metavar="DIR",
+    )
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """A command of ``fairseq-kd``.
+
+    Args:
+        options: its options.
+        run: executes it, and returns the exit status.
+        help: its line in ``fairseq-kd --help``; None: only our own processes call it.
+        description, epilog: of its help; with an epilog both keep their line breaks.
+        usage: of its help; None: argparse's.
+        aliases: its other names.
+        kept: the end of the message after a failure to write: what is unchanged.
+    """
+
+    options: Type[Options]
+    run: Callable[[Any], int]
+    help: Optional[str] = None
+    description: Optional[str] = None
+    epilog: Optional[str] = None
+    usage: Optional[str] = None
+    aliases: Sequence[str] = ()
+    kept: str = "what was there before is as it was"
