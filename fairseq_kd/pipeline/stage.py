@@ -1,10 +1,11 @@
 """Runs one stage: a ``fairseq-train`` command, resumed until its last update.
 
-fairseq resumes from ``checkpoint_last.pt`` by itself, but for five cases that this module handles:
+fairseq resumes from ``checkpoint_last.pt`` by itself, but for six cases that this module handles:
 it trains one more update if it is restarted after its last one, and many if ``--patience`` ended
 it; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave half a file
-on which every later start fails; it can abort when all is done; and a trainer whose parent was
-killed keeps running, beside a second one when the stage is restarted.
+on which every later start fails; it begins anew where that file is missing; it can abort when all
+is done; and a trainer whose parent was killed keeps running, beside a second one when the stage is
+restarted.
 """
 
 import argparse
@@ -44,6 +45,7 @@ PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
 SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
 HARMLESS = {"restore_file": LAST, "optimizer_overrides": "{}", "checkpoint_suffix": ""}
 SHOWN_FLAGS = 4
+CUT_OFF = "was cut off while it was written"
 LOG_TAIL_LINES = 15
 SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
 
@@ -156,29 +158,48 @@ def _data_of(command: List[str]) -> str:
 
 
 def restore_last_checkpoint(save_dir: Path) -> None:
-    """Replaces a half-copied ``checkpoint_last.pt`` by a copy of its source; moves it aside.
+    """Replaces a ``checkpoint_last.pt`` that is missing or unreadable by the newest whole one.
 
     fairseq writes a checkpoint once, as ``checkpoint_EPOCH_UPDATE.pt``, ``checkpointEPOCH.pt`` or,
     if it keeps neither, ``checkpoint_best.pt``, and copies it, to ``checkpoint_last.pt`` last of
-    all. So a half-written last checkpoint means that the one with the most updates is whole and
-    nothing else is missing.
+    all. Without that file it would train from the first update on, and replace the others.
+
+    Raises:
+        ValueError: there are checkpoints, and none that can be read.
     """
     last = save_dir / LAST
-    if last.exists() and not is_cut_off(last):
+    fault = _fault(last)
+    others = sorted(path for path in save_dir.glob("*.pt") if COPIED.fullmatch(path.name))
+    if not fault or (not last.exists() and not others):
         return
-    if not last.exists() and not any(save_dir.glob(f"{LAST}.damaged*")):
-        return
-    sources = (path for path in save_dir.iterdir() if COPIED.fullmatch(path.name))
-    whole = [path for path in sources if not is_cut_off(path)]
+    whole = [path for path in others if not _fault(path)]
     if whole:
         newest = max(whole, key=updates_done)
         with written_whole(last, "wb", new=True) as file, newest.open("rb") as source:
             shutil.copyfileobj(source, file)
             _put_aside(last)  # killed after this, the next start copies again
-    else:
+        print(f"{last} {fault}; going on from {newest.name}", file=sys.stderr)
+    elif fault == CUT_OFF and not others:
         _put_aside(last)
-    begin = f"going on from {newest.name}" if whole else "starting from the first update"
-    print(f"{last} was cut off while it was written; {begin}", file=sys.stderr)
+        print(f"{last} {fault}; starting from the first update", file=sys.stderr)
+    else:
+        raise ValueError(
+            f"{last} {fault}, and {save_dir} holds no other checkpoint that can be read. Copy one "
+            "there from elsewhere, or move all of them away to begin anew."
+        )
+
+
+def _fault(checkpoint: Path) -> str:
+    """Why a training cannot go on from a checkpoint; "" if it can."""
+    if not checkpoint.exists():
+        return "is missing"
+    if is_cut_off(checkpoint):
+        return CUT_OFF
+    try:
+        updates_done(checkpoint)
+    except ValueError:
+        return "cannot be read"
+    return ""
 
 
 def _put_aside(last: Path) -> None:

@@ -299,11 +299,37 @@ def test_an_unfinished_stage_of_an_old_torch_goes_on(command, tmp_path, capsys):
     assert "student: going on after update 12" in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_checkpoint_is_not_taken_for_one_that_was_cut_off(tmp_path):
-    last = tmp_path / "checkpoint_last.pt"
-    last.write_bytes(b"the only copy of something else")
+@pytest.mark.parametrize("last", ["missing", "zeros", "flipped"])
+def test_a_training_goes_on_from_the_newest_whole_checkpoint(tmp_path, last, capsys):
+    path = checkpoint(tmp_path / "checkpoint_last.pt", 30)
+    newest = checkpoint(tmp_path / "checkpoint_2_20.pt", 20)
+    checkpoint(tmp_path / "checkpoint_best.pt", 10)
+    (tmp_path / "checkpoint_3_30.pt").write_bytes(bytes(len(path.read_bytes())))
+    content = bytearray(path.read_bytes())
+    if last == "missing":
+        path.unlink()
+    else:
+        content[content.index(b"num_updates")] ^= 1
+        path.write_bytes(bytes(len(content)) if last == "zeros" else content)
     stage.restore_last_checkpoint(tmp_path)
-    assert last.read_bytes() == b"the only copy of something else"
+    assert path.read_bytes() == newest.read_bytes()
+    fault = "is missing" if last == "missing" else "cannot be read"
+    assert f"{path} {fault}; going on from checkpoint_2_20.pt\n" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint_last.pt.damaged").exists() == (last != "missing")
+
+
+@pytest.mark.parametrize("name", ["checkpoint_last.pt", "checkpoint_best.pt"])
+def test_checkpoints_of_which_none_can_be_read_are_neither_replaced_nor_moved(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"the only copy of something else")
+    fault = "cannot be read" if "last" in name else "is missing"
+    told = (
+        f"{tmp_path}/checkpoint_last.pt {fault}, and {tmp_path} holds no other checkpoint that can "
+        "be read. Copy one there from elsewhere, or move all of them away to begin anew."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        stage.restore_last_checkpoint(tmp_path)
+    assert path.read_bytes() == b"the only copy of something else"
 
 
 def test_a_training_that_fails_on_a_full_disk_says_so(command, tmp_path, capsys):
