@@ -1,11 +1,12 @@
 """The progress line in a log: how far, how fast, how long still, and not too often."""
 
+import json
 import re
 
 import pytest
 
 from fairseq_kd.pipeline.execution import places
-from fairseq_kd.progress import ProgressLine
+from fairseq_kd.progress import Progress, ProgressLine
 
 
 def test_it_tells_units_time_left_and_what_is_added(capsys, monkeypatch):
@@ -26,6 +27,50 @@ def test_a_log_gets_no_line_for_every_unit_but_the_last_one(capsys):
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 2
     assert shown[-1].startswith("work: 100%")
+
+
+def test_each_line_of_a_step_is_recorded_as_it_stands_in_the_log(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAIRSEQ_KD_PROGRESS", str(tmp_path / "student.progress"))
+    monkeypatch.setenv("FAIRSEQ_KD_LOG_SECONDS", "0")
+    with ProgressLine("üb", 2000, "updates", done=500) as line:
+        line.show(500)
+        line.start -= 100
+        line.add(500, "loss 2.5")
+        line.show(2000)
+    with ProgressLine("next", 7, "units") as line:
+        line.show(7)
+    shown = capsys.readouterr().err.splitlines()
+    text = (tmp_path / "student.progress").read_text()
+    records = [Progress.of_record(line) for line in text.splitlines()]
+    assert [each.line() for each in records] == shown
+    assert [each.ended for each in records] == [False, False, True, True]
+    assert [each.seconds_left for each in records] == [None, pytest.approx(200, 0.01), 0, 0]
+    assert json.loads(text.splitlines()[1]) == {
+        **{"name": "üb", "done": 1000, "total": 2000, "unit": "updates", "note": "loss 2.5"},
+        "seconds_left": records[1].seconds_left,
+    }
+
+
+def test_progress_is_recorded_no_oftener_than_it_is_shown(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAIRSEQ_KD_PROGRESS", str(tmp_path / "records"))
+    with ProgressLine("work", 100, "units") as line:
+        for _ in range(100):
+            line.add(1)
+    assert len((tmp_path / "records").read_text().splitlines()) == 2
+
+
+def test_progress_is_not_recorded_through_a_link(monkeypatch, tmp_path):
+    (tmp_path / "records").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("FAIRSEQ_KD_PROGRESS", str(tmp_path / "records"))
+    with pytest.raises(ValueError, match="is a link to another file, which would be overwritten"):
+        ProgressLine("work", 1, "units").show(1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_disk_that_is_full_of_other_things_ends_no_work(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAIRSEQ_KD_PROGRESS", str(tmp_path / "no folder" / "records"))
+    ProgressLine("work", 1, "units").show(1)
+    assert capsys.readouterr().err.startswith("work: 100% |####")
 
 
 def test_no_work_at_all_shows_nothing(capsys):

@@ -24,10 +24,11 @@ from fairseq_kd.files.whole_files import (
 )
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.pipeline.execution import PLACES
-from fairseq_kd.pipeline.follower import Follower
+from fairseq_kd.pipeline.follower import ENGINE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
 from fairseq_kd.pipeline.state import (
     DONE,
+    LOGS,
     STEPS,
     StepStatus,
     attempts_path,
@@ -52,7 +53,7 @@ os.chdir(start)
 from snakemake.cli import main
 main()
 """
-LOGS, ENGINE_LOG, ENGINE_FOLDER = "logs", "snakemake.log", ".snakemake"
+ENGINE_FOLDER = ".snakemake"
 CODE = ("pip-deployments", "iocache/latest.pkl")  # in ENGINE_FOLDER; the other is unpickled
 TAIL_LINES = 12
 # Flags of Snakemake that let other machines execute the steps.

@@ -21,8 +21,17 @@ from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.files.whole_files import own_file, written_whole
 from fairseq_kd.flag_types import Range, from_environment
 from fairseq_kd.machine import gpu_names, versions, with_gpus
-from fairseq_kd.pipeline.state import STEPS, attempts_path, manifest_path, read_recipe, stood_on
+from fairseq_kd.pipeline.follower import RECORDS
+from fairseq_kd.pipeline.state import (
+    LOGS,
+    STEPS,
+    attempts_path,
+    manifest_path,
+    read_recipe,
+    stood_on,
+)
 from fairseq_kd.pipeline.workflow import Step, Workflow
+from fairseq_kd.progress import PROGRESS_FILE
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import Record, flags_of, read_training_log
 
@@ -50,6 +59,7 @@ def run_step(workflow: Workflow, name: str) -> int:
         if manifest_path(workflow, step).is_file():
             return 0
         with own_place(Path(workflow.folder) / STEPS) as environment:
+            environment.update(_records(Path(workflow.folder) / LOGS, name))
             attempts = _begin(attempts_path(workflow, step))
             number = workflow.steps.index(step) + 1
             sys.stderr.write(f"[{number}/{len(workflow.steps)}] {step.name}\n")  # as one write
@@ -66,6 +76,11 @@ def run_step(workflow: Workflow, name: str) -> int:
         with written_whole(manifest_path(workflow, step)) as file:
             json.dump(sealed(manifest), file, indent=1)
     return 0
+
+
+def _records(logs: Path, name: str) -> Dict[str, str]:
+    """The environment in which the commands of a step record their progress beside its log."""
+    return {PROGRESS_FILE: str((logs / f"{name}{RECORDS}").absolute())} if logs.is_dir() else {}
 
 
 @contextmanager

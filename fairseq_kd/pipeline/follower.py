@@ -1,7 +1,10 @@
-"""Prints what running steps write into their logs: other lines once, progress as it changes."""
+"""Prints what running steps write into their logs: other lines once, progress as it changes.
+
+A step appends its progress as records to ``NAME.progress``, beside ``NAME.log``, which holds the
+same progress as lines for people.
+"""
 
 import os
-import re
 import shutil
 import stat
 import sys
@@ -13,11 +16,12 @@ from typing import Dict, Optional
 
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.whole_files import own_file
+from fairseq_kd.progress import Progress
 
-PROGRESS = re.compile(r"^.{1,60}?: +\d+% \|")
-BRIEFLY = re.compile(r"^.{1,60}?: +(\d+%) \|.*?\| .*?, ([\d:]+) left.*")
-FULL = ": 100% |"
+LOG, RECORDS = ".log", ".progress"
+ENGINE_LOG = "snakemake.log"  # Snakemake's own
 POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
+KEPT_RECORDS = 100  # of each step, whose lines may still come
 
 
 class Follower:
@@ -32,9 +36,12 @@ class Follower:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.seen: Dict[Path, int] = {path: each.st_size for path, each in self._logs().items()}
-        self.shown_at: Dict[Path, float] = {}
-        self.running: Dict[Path, str] = {}
+        self.read: Dict[Path, int] = {  # bytes of each file
+            path: status.st_size for end in (LOG, RECORDS) for path, status in self._files(end)
+        }
+        self.records: Dict[str, Dict[str, Progress]] = {}  # by step and line
+        self.running: Dict[str, Progress] = {}
+        self.shown_at: Dict[str, float] = {}
         self.on_terminal = sys.stderr.isatty()
         self.open_line = False
         self._ended = threading.Event()
@@ -59,58 +66,74 @@ class Follower:
 
         So steps appear in their order even if one begins and ends between two polls.
         """
-        logs = self._logs()
-        for path in sorted(logs, key=lambda path: (logs[path].st_mtime_ns, path)):
-            begin = self.seen.get(path, 0)
-            if path.name == "snakemake.log" or logs[path].st_size == begin:
-                continue
-            with open(path, "rb", opener=own_file) as file:
-                file.seek(begin)
-                new = file.read()
-            whole = new if ended else new[: new.rfind(b"\n") + 1]
-            if whole:
-                self.seen[path] = begin + len(whole)
-                self._show(path, whole.decode("utf-8", errors="replace"))
+        for path, _ in sorted(self._files(LOG), key=lambda each: (each[1].st_mtime_ns, each[0])):
+            text = "" if path.name == ENGINE_LOG else self._new_text(path, ended)
+            if text:  # the record of a line was written before it
+                self._read_records(path, ended)
+                self._show(path.stem, text)
 
-    def _logs(self) -> Dict[Path, os.stat_result]:
-        """The logs of the folder that are regular files: no step writes links or pipes."""
-        logs: Dict[Path, os.stat_result] = {}
-        for path in self.folder.glob("*.log"):
+    def _read_records(self, log: Path, ended: bool) -> None:
+        records = self.records.setdefault(log.stem, {})
+        for line in [*records][:-KEPT_RECORDS]:
+            del records[line]
+        for record in self._new_text(log.with_suffix(RECORDS), ended).split("\n"):
+            progress = Progress.of_record(record)
+            if progress is not None:
+                records[progress.line()] = progress
+
+    def _files(self, end: str) -> "list[tuple[Path, os.stat_result]]":
+        """The regular files of an ending in the folder: no step writes links or pipes."""
+        files = []
+        for path in self.folder.glob(f"*{end}"):
             with suppress(FileNotFoundError):
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
-                    logs[path] = status
-        return logs
+                    files.append((path, status))
+        return files
 
-    def _show(self, path: Path, text: str) -> None:
-        progress: Optional[str] = None
-        for line in map(on_terminal, text.splitlines()):
-            if PROGRESS.match(line):
-                progress = line
-            else:
-                progress = None
-                self._print(line)
-        if progress is None:
+    def _new_text(self, path: Path, ended: bool) -> str:
+        """The whole lines that a file got since the last look, and at the end the rest."""
+        begin = self.read.get(path, 0)
+        with suppress(FileNotFoundError, ValueError), open(path, "rb", opener=own_file) as file:
+            if os.fstat(file.fileno()).st_size != begin:
+                file.seek(begin)
+                new = file.read()
+                whole = new if ended else new[: new.rfind(b"\n") + 1]
+                self.read[path] = begin + len(whole)
+                return whole.decode("utf-8", errors="replace")
+        return ""
+
+    def _show(self, step: str, text: str) -> None:
+        """Prints the lines of a step; of its progress the latest, if it is the last line."""
+        latest: Optional[Progress] = None
+        for line in text.splitlines():
+            latest = self.records[step].get(line)
+            if latest is None:
+                self._print(on_terminal(line))
+        if latest is None:
             return
-        self.running[path] = progress
+        self.running[step] = latest
         now = time.monotonic()
         if self.on_terminal:
-            alone, ended = len(self.running) == 1, FULL in progress
-            line = progress if alone or ended else self._briefly()
+            alone = len(self.running) == 1
+            line = on_terminal(latest.line()) if alone or latest.ended else self._briefly()
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
             self.open_line = True
-            if ended and not alone:  # it stays, while the others go on below
+            if latest.ended and not alone:  # it stays, while the others go on below
                 self._print_end()
-        elif now - self.shown_at.get(path, -QUIET_SECONDS) >= QUIET_SECONDS or FULL in progress:
-            self.shown_at[path] = now
-            self._print(progress)
-        if FULL in progress:
-            del self.running[path]
+        elif latest.ended or now - self.shown_at.get(step, -QUIET_SECONDS) >= QUIET_SECONDS:
+            self.shown_at[step] = now
+            self._print(on_terminal(latest.line()))
+        if latest.ended:
+            del self.running[step]
 
     def _briefly(self) -> str:
         """The progress of all running steps in one line, cut to the width of the terminal."""
-        steps = (BRIEFLY.sub(rf"{path.stem} \1, \2 left", s) for path, s in self.running.items())
-        return "; ".join(steps)[: shutil.get_terminal_size().columns - 1]
+        steps = [
+            f"{step} {progress.percent}, {progress.time_left} left"
+            for step, progress in self.running.items()
+        ]
+        return on_terminal("; ".join(steps))[: shutil.get_terminal_size().columns - 1]
 
     def _print(self, line: str) -> None:
         self._print_end()

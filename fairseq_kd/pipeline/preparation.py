@@ -21,6 +21,7 @@ from fairseq_kd.pipeline.run_file import RunFile, Stage, read_run
 from fairseq_kd.pipeline.settings_check import check_effects
 from fairseq_kd.pipeline.state import (
     HASHES,
+    LOGS,
     MANIFEST_FIELDS,
     RECIPE,
     REPLACED,
@@ -47,12 +48,12 @@ from fairseq_kd.sizing.ladder import (
 )
 
 RESERVED = (  # names of folders in a run, which no stage may have
-    *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", "logs", "evaluation"),
+    *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", LOGS, "evaluation"),
     *("decoded", "translations", "plots"),  # of the evaluation
 )
 OF_SHARD = re.compile(r".+-[0-9]+-of-[0-9]+")
 WRITTEN = (  # files and folders that a run writes, beside those of its steps
-    *(STEPS, REPLACED, "logs", "history.md", "history.html", "report.md", "report.html"),
+    *(STEPS, REPLACED, LOGS, "history.md", "history.html", "report.md", "report.html"),
     *("evaluation.json", "decoded", "translations", "plots", HASHES),
 )
 

@@ -22,7 +22,7 @@ from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.files.whole_files import own_file, written_whole
 from fairseq_kd.pipeline.workflow import Step, Workflow, changed_flags, same_commands
 
-STEPS, REPLACED, HASHES = "steps", "replaced", "hashes.json"
+STEPS, LOGS, REPLACED, HASHES = "steps", "logs", "replaced", "hashes.json"
 STORED = "sentences.npy"  # of a subset of a store
 REPORTED = ("plots", "translations")  # folders that an evaluation fills beside its report
 WAIT_SECONDS = 3.0  # the steps of a killed driver end within it
