@@ -25,10 +25,15 @@ cd "$root"
 [[ $# -eq 0 ]] || { usage >&2; exit 2; }
 scripts/setup.sh
 
-run=$(from_here "${RUN:-}" runs/progressive) seed=${SEED:-1}
+run=$(from_here "${RUN:-}" runs/progressive) text=$(from_here "${TEXT:-}" data/bible.es-en) seed=${SEED:-1}
+teacher_updates=${TEACHER_UPDATES:-1500} intermediate_updates=${INTERMEDIATE_UPDATES:-300} student_updates=${STUDENT_UPDATES:-500}
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} # one GPU, if there is any: several would change the batches
 export PYTHONWARNINGS=ignore
 hold "$run/.lock"
+settings="text of hash $(hash_of_text "$text" es en), SEED=$seed, TEACHER_UPDATES=$teacher_updates"
+settings+=", INTERMEDIATE_UPDATES=$intermediate_updates, STUDENT_UPDATES=$student_updates"
+[[ -e $run/made_from.txt || -e $run/data ]] || record "$run/made_from.txt" "$settings"
+[[ ! -e $run/made_from.txt ]] || made_from "$run/made_from.txt" "$settings" "$run" "give another RUN."
 
 data=$run/data/bin
 started=$SECONDS
@@ -58,18 +63,18 @@ distil() { # distil NAME UPDATES ARCH TEACHER.pt: a student that starts from its
 }
 
 heading "prepare the text"
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "$(from_here "${TEXT:-}" data/bible.es-en)" "$run/data"
+MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "$text" "$run/data"
 
-train teacher "${TEACHER_UPDATES:-1500}" --arch transformer_kd_small_teacher --lr 4e-3 --warmup-updates 300 \
+train teacher "$teacher_updates" --arch transformer_kd_small_teacher --lr 4e-3 --warmup-updates 300 \
   --criterion label_smoothed_cross_entropy
-distil intermediate "${INTERMEDIATE_UPDATES:-300}" transformer_kd_small_intermediate "$run/teacher/checkpoint_best.pt"
-distil student "${STUDENT_UPDATES:-500}" transformer_kd_small_student "$run/intermediate/checkpoint_best.pt"
+distil intermediate "$intermediate_updates" transformer_kd_small_intermediate "$run/teacher/checkpoint_best.pt"
+distil student "$student_updates" transformer_kd_small_student "$run/intermediate/checkpoint_best.pt"
 control() { # control NAME UPDATES fairseq-train flags...: the student's size without distillation
   train "$@" --arch transformer_kd_small_student --lr 6e-3 --warmup-updates 200 --criterion label_smoothed_cross_entropy
 }
-control undistilled "${STUDENT_UPDATES:-500}"
-control inherited "${STUDENT_UPDATES:-500}" --finetune-from-model "$run/student-start/start.pt"
-control total $((${TEACHER_UPDATES:-1500} + ${INTERMEDIATE_UPDATES:-300} + ${STUDENT_UPDATES:-500}))
+control undistilled "$student_updates"
+control inherited "$student_updates" --finetune-from-model "$run/student-start/start.pt"
+control total $((teacher_updates + intermediate_updates + student_updates))
 
 heading "measure what was gained"
 fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/teacher/checkpoint_best.pt" \

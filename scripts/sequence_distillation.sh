@@ -26,6 +26,7 @@ whole_number MAX_TOKENS "$max_tokens"
 whole_number WORKERS "$workers"
 for flag in "$@"; do
   [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."
+  [[ $flag != --qui* && $flag != --resu* ]] || die "$flag keeps fairseq-generate from printing translations here: leave it out."
 done
 
 pair=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" python - "$teacher" << 'EOF'
@@ -73,6 +74,7 @@ if [[ ! -f $out/generate.txt ]]; then
     --max-len-a 2 --max-len-b 20 --skip-invalid-size-inputs-valid-test \
     --required-batch-size-multiple 1 "$@" > "$work/generate.txt" 2> "$out/generate.log" ||
     { tail -n 15 "$out/generate.log" >&2; die "fairseq-generate failed."; }
+  grep -q '^H-' "$work/generate.txt" || die "fairseq-generate printed no translation; $out/generate.log has the rest of its output."
   finish "$work/generate.txt"
 fi
 

@@ -47,6 +47,14 @@ class Corpus(NamedTuple):
         read += [name for name in names if name.startswith("dict.")]
         return [f"{self.folder}/{name}" for name in read]
 
+    def text(self, split: str) -> List[str]:
+        """The plain text of a data set, where the evaluation looks for it, if it is there."""
+        if self.step:
+            return []
+        folder = Path(self.folder).resolve().parent / "text"
+        files = [folder / f"{split}.{language}" for language in self.pair]
+        return [str(path) for path in files if path.is_file()]
+
     def dictionaries(self) -> List[Path]:
         """The files of the source and the target dictionary."""
         folder = Path(self.vocabulary or self.folder)

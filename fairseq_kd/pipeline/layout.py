@@ -32,6 +32,7 @@ TEACHER, STUDENT = "teacher", "student"
 UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"
 CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
 SHARED = "share-all-embeddings"
+EMBEDDINGS = ("encoder-embed-path", "decoder-embed-path")  # flags that name files
 
 
 class Layout:
@@ -190,7 +191,10 @@ class Layout:
         usual = "best" if settings.get("data", "gold") == "gold" else "last"
         checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
         after = list(dict.fromkeys(after or self.corpus.after))
-        reads = list(dict.fromkeys([*self.corpus.reads(), *reads]))
+        splits = [flags.get("train-subset", "train"), flags.get("valid-subset", "valid")]
+        files = [str(flags[flag]) for flag in EMBEDDINGS if flag in flags]
+        data_files = self.corpus.reads(tuple(",".join(map(str, splits)).split(",")))
+        reads = list(dict.fromkeys([*data_files, *files, *reads]))
         makes = [checkpoint]
         self._add(LaidOutStep(name, "train", command, after, reads, makes, save_dir, self.gpus))
         return Model(name, checkpoint, name, int(flags["max-update"]), start)
@@ -332,7 +336,8 @@ class Layout:
         self.corpus.check_split(command.subset)
         after = [step for _, model in systems for step in model.after]
         reads = [path for _, model in systems for path in model.reads()]
-        reads += self.corpus.reads((command.subset,))
+        reads += [*self.corpus.reads((command.subset,)), *self.corpus.text(command.subset)]
+        reads += [str(path) for path in (command.reference, command.comet) if path is not None]
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
         self._add(LaidOutStep("evaluation", "evaluate", command, after, reads, makes))
 

@@ -1,5 +1,6 @@
 """The command line of a stage: which value wins, and what fairseq would not understand."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -225,3 +226,22 @@ def test_every_command_that_loads_models_gets_the_plugin_of_the_run(workflow_of,
     loading = [step.commands[0] for step in without if step.kind != "train"]
     assert loading
     assert not any("--user-dir" in command for command in loading)
+
+
+def test_files_that_flags_name_are_read(workflow_of, data, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder / "bin")
+    for path in list((folder / "bin").glob("valid.*")):
+        shutil.copy(path, path.with_name(path.name.replace("valid", "dev")))
+    (folder / "text").mkdir()
+    for name in ("text/test.es", "ref.en", "embeddings"):
+        (folder / name).write_text("one\n")
+    text = (
+        f"data: {folder}/bin\nladder: [0.5]\nevaluate: {{reference: {folder}/ref.en}}\n"
+        f"train: {{max-update: 9, valid-subset: dev, encoder-embed-path: {folder}/embeddings}}"
+    )
+    workflow = workflow_of(text)
+    read = {step.name: set(step.reads) for step in workflow.steps}
+    assert {f"{folder}/bin/dev.es-en.es.bin", f"{folder}/embeddings"} <= read["student"]
+    assert f"{folder}/bin/valid.es-en.es.bin" not in read["student"]
+    assert {f"{folder}/ref.en", f"{folder}/text/test.es"} <= read["evaluation"]

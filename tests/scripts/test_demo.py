@@ -42,6 +42,19 @@ def text(tmp_path):
     return write_text(tmp_path / "text", {"train": 3000, "valid": 60, "test": 40})
 
 
+def test_a_folder_of_other_settings_is_refused_by_the_plain_form(text, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "made_from.txt").write_text("text of hash 1, SEED=1\n")
+    env = {"TEXT": str(text), "RUN": str(tmp_path / "run"), "SEED": "2"}
+    result = run(PLAIN, env=env, check=False)
+    assert result.returncode == 1
+    told = rf"{tmp_path}/run is there already, made from text of hash 1, SEED=1, not from text of "
+    assert re.search(
+        rf"{told}hash \w+, SEED=2, TEACHER_UPDATES=1500.*; give another RUN", result.stderr
+    )
+    assert not (tmp_path / "run" / "data").exists()
+
+
 @pytest.mark.slow
 def test_killed_in_every_step_it_ends_with_the_same_table(text, tmp_path):
     env = {"UPDATES": "510", "TEXT": str(text), "JOBS": "1"}

@@ -106,6 +106,14 @@ def test_a_file_that_is_no_teacher_is_refused(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--quiet", "--results-path=out"])
+def test_flags_by_which_nothing_is_printed_are_refused(flag, data, tmp_path):
+    result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{flag} keeps fairseq-generate from printing translations he")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("flags", [["--nbest", "2"], ["--nbest=2"]])
 def test_several_translations_are_refused(data, tmp_path, flags):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", *flags, check=False)
