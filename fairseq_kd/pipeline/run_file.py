@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -229,10 +230,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Dict[Any, Any]:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        keys = [self.construct_object(key, deep=True) for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key} stands twice {node.start_mark}")
+        keys = set()
+        for each, _ in pairs:
+            key = self.construct_object(each, deep=True)
+            if isinstance(key, Hashable):  # what is not is refused below
+                if key in keys:
+                    raise yaml.YAMLError(f"{key} stands twice {node.start_mark}")
+                keys.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> int:

@@ -1,6 +1,7 @@
 """A run file: what it may hold, and how a mistake in it is told."""
 
 import re
+import time
 
 import pytest
 
@@ -27,6 +28,13 @@ def test_five_lines_are_enough(read):
     assert run.ladder is None
     assert run.other["target"] == 0.25
     assert run.each["criterion"] == "word_kd"
+
+
+def test_a_run_file_of_many_keys_is_read_as_fast_as_its_length(read):
+    many = "".join(f"  k{number}: 1\n" for number in range(10_000))
+    begin = time.process_time()
+    assert len(read(SHORTEST + many).train) == 10_001
+    assert time.process_time() - begin < 20  # 3 s; it was a minute where keys were counted
 
 
 def test_a_stage_is_a_ratio_or_says_more(read):
