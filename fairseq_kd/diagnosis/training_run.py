@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from fairseq_kd.files.locks import is_held
+from fairseq_kd.files.names import on_terminal
 from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.training_log import (
     FILE,
@@ -162,7 +163,7 @@ def _outputs(folder: Path) -> Dict[str, List[str]]:
         try:
             text = generated_translations(path) if path in generated else list(lines_of(str(path)))
         except ValueError as error:  # no text
-            print(f"not diagnosed: {error}", file=sys.stderr)
+            print(f"not diagnosed: {on_terminal(error)}", file=sys.stderr)
         else:
             found[path.name] = text
     return found

@@ -10,6 +10,7 @@ from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.distilled_data.filters import FILTERS, FilterBank, Pair
 from fairseq_kd.distilled_data.selection import SelectionOptions, Sentence, selected
+from fairseq_kd.files.names import on_terminal
 
 EXAMPLES = 5
 MANY_UNKNOWN = 0.01
@@ -138,4 +139,4 @@ class PairCounts:
             if sentence.reference is not None:
                 lines += [f"    reference  {sentence.reference}"]
             lines += [f"    distilled  {sentence.hypotheses[pair.rank].tokens}"]
-        return "\n".join(lines)
+        return on_terminal("\n".join(lines))
