@@ -18,7 +18,6 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -37,9 +36,12 @@ from fairseq_kd.decoding.engine import EngineUnavailableError
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
 from fairseq_kd.files.hashes import SUMS, first_damaged, read_sums, write_sums
+from fairseq_kd.files.names import on_terminal
+from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.files.whole_files import make_folder
 from fairseq_kd.files.write_errors import writing
 
+UNFINISHED = r"ctranslate2-[\w.+-]+-int8\.\d+-[0-9a-f]{32}\."  # how their names begin
 FLOAT32, INT8 = "float32", "int8"
 WEIGHTS = {f"{name}/model.bin" for name in (FLOAT32, INT8)}
 PROBES, PROBE_TOKENS = 4, 60
@@ -76,20 +78,15 @@ def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
         damage = _damage(folder)
         if damage is None:
             return folder
-        print(f"{damage}; the teacher is converted again", file=sys.stderr)
+        print(f"{on_terminal(damage)}; the teacher is converted again", file=sys.stderr)
     make_folder(cache)
-    with writing(cache, cache):
-        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
-    try:
-        with writing(cache, work):
-            write_converted(checkpoint, subset, work / FLOAT32)
-            _check_scores(work / FLOAT32, checkpoint, subset)
-            write_converted(checkpoint, subset, work / INT8, INT8)
-            write_sums(work)
-            work.chmod(0o755)
-            _put_in_place(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with writing(cache, cache), temporary_folder(cache, f"{folder.name}.", UNFINISHED) as work:
+        write_converted(checkpoint, subset, work / FLOAT32)
+        _check_scores(work / FLOAT32, checkpoint, subset)
+        write_converted(checkpoint, subset, work / INT8, INT8)
+        write_sums(work)
+        work.chmod(0o755)
+        _put_in_place(work, folder)
     return folder
 
 
@@ -165,7 +162,7 @@ def write_converted(
     except OSError:
         raise
     except Exception as error:  # its refusals have no common class
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        reason = on_terminal(" ".join(str(error).split())[:400]) or type(error).__name__
         raise CannotConvertError(f"CTranslate2 cannot convert it: {reason}") from error
 
 
@@ -182,9 +179,9 @@ def _with_a_namespace(path: Path) -> Iterator[Path]:
         args = namespace_of(options_of(state, "model"))
     if unopened:
         args = argparse.Namespace(**{**vars(args), **dict.fromkeys(UNOPENED)})
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        with writing(Path(tempfile.gettempdir()), Path(folder)), copy.open("wb") as file:
+    with temporary_folder() as folder:
+        copy = folder / path.name
+        with writing(folder.parent, folder), copy.open("wb") as file:
             torch.save({"args": args, "model": state["model"]}, file)
         yield copy
 

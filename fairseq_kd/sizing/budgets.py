@@ -3,16 +3,15 @@
 import re
 import statistics
 import sys
-import tempfile
 import time
 from argparse import Namespace
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Tuple, Union
+from typing import Callable, List, NamedTuple, Tuple, Union
 
 import torch
 
 from fairseq_kd.evaluation.size import folder_bytes
+from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.sizing.ladder import (
     SMALLEST_RATIO,
@@ -158,7 +157,7 @@ def size_budget(structure: TeacherStructure, limit_mb: float) -> Budget:
     """A limit on the size of the int8 model for CTranslate2, with made-up dictionaries."""
 
     def cost(size: Size) -> float:
-        with _temporary_folder() as folder:
+        with temporary_folder() as folder, writing(folder.parent, folder.parent):
             megabytes = folder_bytes(write_random(structure, size, folder)) / MB
         _print_measured(size, f"{megabytes:,.1f} MB")
         return megabytes
@@ -170,19 +169,12 @@ def latency_budget(structure: TeacherStructure, limit_ms: float, threads: int) -
     """A limit on the latency of greedy search for one sentence, TOKENS in and out."""
 
     def cost(size: Size) -> float:
-        with _temporary_folder() as folder:
+        with temporary_folder() as folder, writing(folder.parent, folder.parent):
             latency_ms = median_latency_ms(write_random(structure, size, folder), threads)
         _print_measured(size, f"{latency_ms:,.1f} ms")
         return latency_ms
 
     return Budget("--latency-ms", limit_ms, cost, "ms")
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    disk = Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory() as folder, writing(disk, disk):
-        yield Path(folder)
 
 
 def write_random(structure: TeacherStructure, size: Size, folder: Path) -> Path:
