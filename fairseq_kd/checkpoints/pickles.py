@@ -9,14 +9,16 @@ import argparse
 import pickletools
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
-from typing import IO, Any, Dict, List, Union
+from typing import IO, Any, Dict, List, Sequence, Union
 
 import torch
 
+REBUILT_BY_TYPE = "torch._utils._rebuild_tensor_v3"  # whose storage has no type
+REBUILT = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", REBUILT_BY_TYPE)
 CALLED = {  # what the pickles of checkpoints call, and what is refused later in a better sentence
     *("argparse.Namespace", "collections.OrderedDict", "builtins.set", "builtins.complex"),
     *("torch.Size", "torch.device", "torch.serialization._get_layout", "_codecs.encode"),
-    *(f"torch._utils._rebuild_{what}" for what in ("tensor", "tensor_v2", "tensor_v3")),
+    *REBUILT,
     *(f"torch._utils._rebuild_{what}" for what in ("parameter", "sparse_tensor")),
     "torch._utils._rebuild_meta_tensor_no_storage",
 }
@@ -36,6 +38,11 @@ CUT_OFF = f"is cut off, its end is missing. {AGAIN}"
 TOO_LARGE = (
     "is not a fairseq checkpoint: what torch would make of it is far larger than the file. Give a "
     "file that fairseq-train wrote."
+)
+BEYOND = (
+    "is not a fairseq checkpoint: a tensor in it has the shape {size} from number {offset} on with "
+    "the strides {stride}, but the file holds {held:,} numbers of it. Give a file that "
+    "fairseq-train wrote."
 )
 CONSTANTS = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True, "EMPTY_TUPLE": ()}
 PLAIN = ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1")
@@ -71,14 +78,32 @@ class Thing:
     Args:
         name: of the class or function that makes it.
         size_bytes: roughly.
+
+    Attributes:
+        items: of a list.
     """
 
     def __init__(self, name: str, size_bytes: int = 0):
         self.name, self.size_bytes = name, size_bytes
+        self.items: List[Any] = []
 
 
 class Global(Thing):
     """Stands for a class or a function that a pickle names."""
+
+
+class Storage(Thing):
+    """Stands for the numbers of tensors.
+
+    Args:
+        name: of its class.
+        count: of its numbers.
+    """
+
+    def __init__(self, name: str, count: int):
+        super().__init__(name)
+        self.number_bytes = BYTES.get(name.rpartition(".")[2][: -len("Storage")], 1)
+        self.numbers_bytes = count * self.number_bytes
 
 
 def check_pickles(path: Path, zipped: bool) -> None:
@@ -103,11 +128,13 @@ def check_pickles(path: Path, zipped: bool) -> None:
             raise EOFError
         for _ in range(OLD_FORMAT_PICKLES):
             try:
-                reader.read(file)
+                last = reader.read(file)
             except ValueError as error:
                 if isinstance(error, ContentError) or file.read(1):
                     raise
                 raise CutOffError from error
+        if reader.storages.keys() != set(last.items):  # which torch reads; others hold anything
+            raise ValueError(f"{last.items} are not the storages")
 
 
 def values_in(content: Any, known: Dict[int, int], depth: int = 0) -> int:
@@ -143,19 +170,20 @@ class _Reader:
     def __init__(self, size_bytes: int):
         self.room = TIMES * size_bytes + ROOM_BYTES
         self.numbers_room = size_bytes
-        self.storages: Dict[Any, int] = {}
+        self.storages: Dict[Any, Storage] = {}
         marked = torch.serialization.get_safe_globals()
         self.callable = CALLED | {
             each[1] if isinstance(each, tuple) else _path(each) for each in marked
         }
 
-    def read(self, pickle: Union[bytes, IO[bytes]]) -> None:
-        """Goes through one pickle, to its last instruction."""
+    def read(self, pickle: Union[bytes, IO[bytes]]) -> Any:
+        """Goes through one pickle, to its last instruction, and returns what stands for it."""
         self.stack: List[Any] = []
         self.outer: List[List[Any]] = []
         self.memo: Dict[int, Any] = {}
         for opcode, argument, _ in pickletools.genops(pickle):
             self._follow(opcode.name, argument)
+        return self.stack[-1]
 
     def _follow(self, name: str, argument: Any) -> None:
         """Does what one instruction does to the stack."""
@@ -179,13 +207,15 @@ class _Reader:
             if name == "TUPLE":
                 self.stack.append(tuple(stack))
             else:
-                self.stack[-1].size_bytes += VALUE_BYTES * len(stack)
+                self._fill(self.stack[-1], stack)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
             stack[-count:] = [tuple(stack[-count:])]
         elif name in ("APPEND", "SETITEM"):
-            del stack[-1 if name == "APPEND" else -2 :]
-            stack[-1].size_bytes += VALUE_BYTES
+            count = 1 if name == "APPEND" else 2
+            values = stack[-count:]
+            del stack[-count:]
+            self._fill(stack[-1], values)
         elif name == "GLOBAL":
             stack.append(Global(_in_python_3(argument)))
         elif name == "BINPERSID":
@@ -195,6 +225,8 @@ class _Reader:
             stack.append(self._made(maker, arguments))
         elif name == "BUILD":
             size_bytes = self._take(_size_bytes(stack.pop()))
+            if stack[-1].name.startswith("torch."):  # whose storage it could change
+                raise ValueError(f"a state of a {stack[-1].name}")
             stack[-1].size_bytes += size_bytes
         elif name not in ("PROTO", "STOP"):
             raise ValueError(f"{name} is no instruction in a pickle of torch's")
@@ -207,25 +239,69 @@ class _Reader:
             raise ContentError(
                 python_object(maker.name)
             )  # in other encodings a text grows, and grows again
-        return Thing(maker.name, self._take(CALL_BYTES + _size_bytes(arguments)))
+        size_bytes = self._take(CALL_BYTES + _size_bytes(arguments))
+        if maker.name == "torch.Size" and isinstance(arguments[0], tuple):
+            return arguments[0]
+        if maker.name in REBUILT:
+            _check_extent(maker.name, *arguments)
+        return Thing(maker.name, size_bytes)
 
-    def _storage(self, what: str, kind: Thing, key: Any, _: str, count: int, *view: Any) -> Thing:
+    def _fill(self, container: Thing, values: List[Any]) -> None:
+        """Puts values into a list, or keys and values into a dictionary."""
+        container.size_bytes += VALUE_BYTES * len(values)
+        if container.name == "list":
+            container.items += values
+
+    def _storage(
+        self, what: str, kind: Thing, key: Any, _: str, count: int, view: None = None
+    ) -> Storage:
         """The numbers of tensors; they lie in the file, and those of one key are read once."""
-        if what != "storage" or count < 0:
-            raise ValueError(f"{what} of {count}")
-        name = kind.name.rpartition(".")[2]
-        size_bytes = count * BYTES.get(name[: -len("Storage")], 1)
-        self.numbers_room -= max(0, size_bytes - self.storages.get(key, 0))
-        self.storages[key] = max(size_bytes, self.storages.get(key, 0))
+        storage = Storage(kind.name, count)
+        known = self.storages.setdefault(key, storage)
+        if what != "storage" or count < 0 or view is not None:
+            raise ValueError(f"{what} of {count}, {view}")
+        if (known.name, known.numbers_bytes) != (storage.name, storage.numbers_bytes):
+            raise ValueError(f"two storages {key}")
+        if known is storage:
+            self.numbers_room -= storage.numbers_bytes
         if self.numbers_room < 0:
             raise CutOffError
-        return Thing(kind.name)
+        return storage
 
     def _take(self, size_bytes: int) -> int:
         self.room -= size_bytes
         if self.room < 0:
             raise ContentError(TOO_LARGE)
         return size_bytes
+
+
+def _check_extent(
+    maker: str,
+    storage: Storage,
+    offset: int,
+    size: Sequence[int],
+    stride: Sequence[int],
+    *more: Any,
+) -> None:
+    """Refuses a tensor that reaches beyond its storage, which torch would make larger.
+
+    Args:
+        maker: the function that makes it.
+        storage: its numbers.
+        offset: of its first one.
+        size: its shape.
+        stride: numbers from one index of a dimension to the next.
+        more: other arguments of the function.
+    """
+    number_bytes = storage.number_bytes
+    if maker == REBUILT_BY_TYPE:
+        number_bytes = getattr(torch, more[2].name.rpartition(".")[2]).itemsize
+    held = storage.numbers_bytes // number_bytes
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min(offset, *size, *stride, 0) < 0:
+        raise ValueError(f"a tensor of {size}, {stride} at {offset}")
+    if 0 not in size and last >= held:
+        raise ContentError(BEYOND.format(size=size, offset=offset, stride=stride, held=held))
 
 
 def _size_bytes(value: Any) -> int:

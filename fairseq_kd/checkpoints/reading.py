@@ -29,6 +29,7 @@ from fairseq_kd.checkpoints.pickles import (
     python_object,
     values_in,
 )
+from fairseq_kd.checkpoints.records import fault_of_records
 from fairseq_kd.checkpoints.weights import are_weights, check_finite, check_weights
 from fairseq_kd.files.json_files import NAMES
 from fairseq_kd.files.whole_files import check_new_file
@@ -271,7 +272,7 @@ def _fault(path: Path, zipped: bool, size: int, changed_ns: int) -> Optional[str
     Returns:
         The rest of a sentence about the file; None if all is well.
     """
-    fault = _fault_of_records(path, size) if zipped else None
+    fault = fault_of_records(path, size) if zipped else None
     if fault is not None:
         return fault
     try:
@@ -281,33 +282,6 @@ def _fault(path: Path, zipped: bool, size: int, changed_ns: int) -> Optional[str
     except Exception as error:  # a damaged file can raise anything
         return str(error) if isinstance(error, ContentError) else _unreadable(path)
     return None
-
-
-def _fault_of_records(path: Path, size: int) -> Optional[str]:
-    """What is wrong with the records of a zip file of some size in bytes.
-
-    Returns:
-        The rest of a sentence about the file; None if all is well, or the file is so damaged that
-        torch refuses it.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            records = file.infolist()
-            packed = [each.filename for each in records if each.compress_type != zipfile.ZIP_STORED]
-            if packed or sum(each.file_size for each in records) > size:  # more than the file has
-                what = f"its record {packed[0]} is compressed" if packed else "its records overlap"
-                return (
-                    f"is not a fairseq checkpoint: {what}, which torch never does. Give a file "
-                    "that fairseq-train wrote."
-                )
-            damaged = file.testzip()
-    except OSError:
-        raise
-    except Exception:  # a damaged directory of records can raise anything
-        return None
-    if damaged is None:
-        return None
-    return f"is damaged: the checksum of {damaged} in it is wrong. {AGAIN}"
 
 
 def _unreadable(path: Path, reason: str = "") -> str:
