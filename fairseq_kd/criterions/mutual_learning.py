@@ -24,7 +24,7 @@ from fairseq_kd.criterions.flag_checks import check_values, refuse_a_missing_tpu
 from fairseq_kd.criterions.training_state import RunningMean
 from fairseq_kd.flag_types import WEIGHT, Range, number_field, option_field
 from fairseq_kd.losses import LossOptions, LossTerms, chunked_loss, live_targets
-from fairseq_kd.models.peers import build_peer, peer_configurations
+from fairseq_kd.models.peers import PEERS, build_peer, peer_configurations
 from fairseq_kd.models.projection import (
     DecoderOutput,
     decoder_output,
@@ -36,7 +36,7 @@ GRADIENTS = {  # the divergence from another peer whose gradient a peer gets
     "detached": "forward_kl",
     "symmetric": "jeffreys",
 }
-PEERS, DETACH_RATIO = Range(int, 2, 100), Range(float, 1, 1e6)
+DETACH_RATIO = Range(float, 1, 1e6)
 
 
 @dataclass

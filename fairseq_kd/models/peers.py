@@ -15,19 +15,22 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from fairseq_kd.checkpoints.options import EVALUATED, is_plain
+from fairseq_kd.checkpoints.options import EVALUATED, is_plain, shown
 from fairseq_kd.checkpoints.reading import is_made_of, options_of, read_checkpoint
 from fairseq_kd.checkpoints.updates import updates_of
 from fairseq_kd.checkpoints.weights import check_finite, check_weights, count_parameters
 from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
+from fairseq_kd.flag_types import Range
 from fairseq_kd.models.architectures import ARCHITECTURES
 
 SHARED = ("data", "source_lang", "target_lang", "left_pad_source", "left_pad_target")
 FOLLOWING = {  # widths that fairseq derives from another one
     "decoder_embed_dim": ("decoder_input_dim", "decoder_output_dim"),
 }
+PEERS = Range(int, 2, 100)  # with the run's own model
+KEPT = ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg")
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 WEIGHTS = "peers"  # the name of the list of peers in the criterion, and so of their weights
 
@@ -204,13 +207,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
             f"{checkpoint} was trained with --criterion {criterion['_name']}, which has no "
             "peers. Give a checkpoint of --criterion mutual_learning."
         )
-    kept = ("label_smoothing", "report_accuracy", "ignore_prefix_size", "sentence_avg")
-    for key in ("kd_peers", "kd_peer_overrides", *kept):
-        if key not in criterion or (key == "kd_peers" and not isinstance(criterion[key], int)):
-            raise ValueError(
-                f"{checkpoint} does not say {key}, though --criterion mutual_learning has it. Give "
-                "a file that fairseq-train wrote."
-            )
+    _check_options(checkpoint, criterion, options_of(state, "model")["_name"])
     count = criterion["kd_peers"] - 1
     if not 1 <= number <= count:
         raise ValueError(
@@ -233,7 +230,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
             "checkpoints. Extract it from each of them, and average what comes out.",
             file=sys.stderr,
         )
-    ordinary = {key: criterion[key] for key in kept}
+    ordinary = {key: criterion[key] for key in KEPT}
     ordinary["_name"] = "label_smoothed_cross_entropy"
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     cold = {**options_of(state, "checkpoint"), "finetune_from_model": None}  # as a peer begins
@@ -259,6 +256,41 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
         with written_whole(out, "wb", new=True) as file:
             torch.save(peer, file)
     return count_parameters(weights)
+
+
+def _check_options(checkpoint: str, criterion: Dict[str, Any], architecture: str) -> None:
+    """Refuses options of a checkpoint that no training with ``mutual_learning`` has.
+
+    Args:
+        checkpoint: the file.
+        criterion: its options of the criterion.
+        architecture: of its model.
+
+    Raises:
+        ValueError: naming the option that is missing or wrong.
+    """
+    for key in ("kd_peers", "kd_peer_overrides", *KEPT):
+        if key not in criterion:
+            raise ValueError(
+                f"{checkpoint} does not say {key}, though --criterion mutual_learning has it. Give "
+                "a file that fairseq-train wrote."
+            )
+    peers, overrides = criterion["kd_peers"], criterion["kd_peer_overrides"]
+    known = {**ARCH_MODEL_REGISTRY, **MODEL_REGISTRY}
+    for option, right, holds in (
+        ("kd_peers", str(PEERS), isinstance(peers, int) and PEERS.holds(peers)),
+        ("kd_peer_overrides", "a text or None", isinstance(overrides, (str, type(None)))),
+    ):
+        if not holds:
+            raise ValueError(
+                f"{checkpoint} has the option {option}, which must be {right}, but is "
+                f"{shown(criterion[option])}. Give a file that fairseq-train wrote."
+            )
+    if architecture not in known:
+        raise ValueError(
+            f"{checkpoint} was trained with the architecture {shown(architecture)}, which fairseq "
+            "does not know. Give the plugin that registers it by --user-dir."
+        )
 
 
 def _averaged_without(peer: Dict[str, Tensor], model: Dict[str, Tensor]) -> bool:
