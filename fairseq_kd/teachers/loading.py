@@ -16,14 +16,10 @@ import fairseq_kd.checkpoints.safe_loading  # noqa: F401  (fairseq loads data al
 from fairseq_kd.checkpoints.options import unopened_files
 from fairseq_kd.checkpoints.reading import data_folders, options_of, read_model
 from fairseq_kd.dictionaries import read_dictionary
-from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.files.names import plain_languages
+from fairseq_kd.teachers.sizes import check_sizes
 
-SIZES = (  # options that are the sizes of layers and tensors
-    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
-    *("decoder_layers", "decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_attention_heads"),
-    *("max_source_positions", "max_target_positions"),
-)
+KNOWN = ("fairseq", "fairseq_kd")  # packages of architectures whose weights have known names
 
 
 def load_teacher(
@@ -60,7 +56,8 @@ def load_teacher(
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
     except (RuntimeError, ValueError) as error:  # by torch for the weights, by fairseq for sharing
-        if isinstance(error, RuntimeError) and "loading state_dict" not in str(error):
+        loading = "loading state_dict" in str(error) and not _has_vocabularies(state, folder)
+        if isinstance(error, RuntimeError) and not loading:
             raise ValueError(_unusable(name, error)) from error  # such as no memory for the sizes
         raise ValueError(
             f"{name} does not fit the dictionaries in {folder}: {_first_lines(error)} "
@@ -96,7 +93,7 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
         state: as ``read_checkpoint`` gives it.
 
     Raises:
-        ValueError: naming its architecture, its task or a size that is none.
+        ValueError: naming its architecture, its task or a size that is not that of its weights.
     """
     options = options_of(state, "model")
     architecture, task = options["_name"], options_of(state, "task")["_name"]
@@ -118,13 +115,7 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
             "distribution for each target token."
         )
     check_task(name, task)
-    for option in SIZES:
-        size, right = options.get(option), range_of(option, int)
-        if isinstance(size, (int, float)) and not right.holds(size):
-            raise ValueError(
-                f"{name} has the option {option}, which must be {right}, but is {size}. Give a "
-                "file that fairseq-train wrote."
-            )
+    check_sizes(name, options, state["model"], family.__module__.partition(".")[0] in KNOWN)
 
 
 def check_task(name: str, task: str) -> None:
@@ -212,6 +203,16 @@ def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
         f"The dictionaries {' and '.join(files)} of {name} are neither beside it nor in "
         f"{task_cfg.data}, the data folder that it was trained on{_searched(folders)}. Copy them "
         f"into {beside}."
+    )
+
+
+def _has_vocabularies(state: Dict[str, Any], folder: str) -> bool:
+    """Whether the embeddings of a model have as many tokens as the dictionaries in a folder."""
+    task = state["cfg"].task
+    return all(
+        len(read_dictionary(Path(folder, f"dict.{language}.txt"), distinct=False))
+        == len(state["model"].get(f"{side}.embed_tokens.weight", ()))
+        for side, language in (("encoder", task.source_lang), ("decoder", task.target_lang))
     )
 
 

@@ -1,5 +1,6 @@
 """Teachers from checkpoints: whose dictionaries, whose task, which versions of fairseq."""
 
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -123,6 +124,30 @@ def test_sizes_of_no_model_are_named_before_it_is_built(moved, option, value, te
     whole = f"has the option {option}, which must be a whole number {text}"
     for read in (load_teacher, TeacherStructure.of_checkpoint):
         with pytest.raises(ValueError, match=rf"^--.*{path} {whole}"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "right"),
+    [
+        ("encoder_ffn_embed_dim", 1_000_000, "32 by its weights"),
+        ("decoder_embed_dim", 64, "16 by its weights"),
+        ("decoder_output_dim", 100_000, "16 by its weights"),
+        ("encoder_layers", 1000, "1 by its weights"),
+        ("decoder_layers", 3, "1 by its weights"),
+        ("max_source_positions", 10**9, "a whole number from 1 to 100,000"),
+    ],
+)
+def test_sizes_that_the_weights_do_not_have_are_named_before_a_model_is_built(
+    moved, option, value, right, monkeypatch
+):
+    monkeypatch.setattr(TranslationTask, "build_model", None)
+    path = save_with(moved, lambda state: setattr(state["cfg"]["model"], option, value))
+    told = f"{path} has the option {option}, which must be {right}, but is {value}. Give a file "
+    for read in (load_teacher, TeacherStructure.of_checkpoint):
+        with pytest.raises(
+            ValueError, match=rf"^--.* {re.escape(told)}that fairseq-train wrote\.$"
+        ):
             read(path)
 
 
