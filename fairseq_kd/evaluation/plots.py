@@ -1,7 +1,10 @@
 """The report's plots, drawn with matplotlib as SVG for the HTML page and PNG for Markdown."""
 
 import io
+import os
 import re
+import sys
+from importlib import metadata
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from fairseq_kd.evaluation.pages import Plot
@@ -17,6 +20,7 @@ from fairseq_kd.evaluation.results import (
 from fairseq_kd.evaluation.systems import slug
 
 INSTALL = "pip install matplotlib"
+PLAIN_SETTINGS = 3, 11  # the first version that reads its settings as data
 INK = "#010203"  # replaced by the colour of the text in the HTML page
 # visible on white and on black
 COLOURS = (
@@ -33,12 +37,19 @@ Point = Tuple[str, str, float, float]  # system, engine, x, BLEU
 
 
 def check_matplotlib() -> None:
-    """Checks that plots can be drawn.
+    """Checks that plots can be drawn; to be called before matplotlib is imported.
 
     Raises:
-        ValueError: matplotlib is not installed.
+        ValueError: matplotlib is not installed, or would run code of a file in the current folder.
     """
     try:
+        version = metadata.version("matplotlib")
+        as_code = tuple(map(int, version.split(".")[:2])) < PLAIN_SETTINGS
+        if as_code and os.path.exists("matplotlibrc") and "matplotlib" not in sys.modules:
+            raise ValueError(
+                f"matplotlib {version} would run code in the file matplotlibrc of the current "
+                "folder. Move that file away, or update: pip install 'matplotlib>=3.11'."
+            )
         import matplotlib  # noqa: F401
     except ImportError:
         message = f"The report's plots need matplotlib, which is not installed ({INSTALL})."
@@ -54,6 +65,7 @@ def drawn(name: str, caption: str, size: Sequence[float], draw: Draw) -> Plot:
         size: width and height in inches.
         draw: draws on a matplotlib figure.
     """
+    check_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from fairseq_kd import cli
-from fairseq_kd.evaluation import report
+from fairseq_kd.evaluation import plots, report
 from fairseq_kd.evaluation.pages import Code, Section, Table, html_page, markdown_page
 from fairseq_kd.evaluation.plots import by_bins, front, pareto, training
 from fairseq_kd.evaluation.results import EvaluationResult, TrainingCurves
@@ -117,6 +117,20 @@ def test_without_matplotlib_one_line_tells_how_to_get_it(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(evaluate_words(tmp_path / "out")) == 2
     assert "matplotlib, which is not installed (pip install matplotlib)" in capsys.readouterr().err
+
+
+def test_an_old_matplotlib_runs_no_code_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setattr(plots.metadata, "version", lambda name: "3.10.9")
+    (tmp_path / "matplotlibrc").write_text("axes.prop_cycle: cycler(c=(each for each in 'rgb'))")
+    told = (
+        "matplotlib 3.10.9 would run code in the file matplotlibrc of the current folder. Move "
+        "that file away, or update: pip install 'matplotlib>=3.11'."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        plots.check_matplotlib()
+    assert "matplotlib" not in sys.modules
 
 
 def test_systems_of_names_that_are_alike_have_drawings_of_their_own():
