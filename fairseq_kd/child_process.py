@@ -59,6 +59,19 @@ def begin_worker(parent: int) -> None:
     die_with_parent(parent)
 
 
+def import_nothing_from_here() -> None:
+    """Keeps Python processes that are started from now on from modules in the current folder.
+
+    ``python -c`` and ``python -m``, by which ``multiprocessing`` and others start their processes,
+    look for every module there first.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if sys.version_info < (3, 11):  # which do not know it
+        from multiprocessing import util
+
+        util._args_from_interpreter_flags = lambda: ["-I"]  # a worker gets our sys.path afterwards
+
+
 def die_with_script() -> None:
     """Ties this process to a script that started it, but not to the shell of a terminal.
 

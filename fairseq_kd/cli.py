@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
-from fairseq_kd.child_process import Terminated, end_on_signals
+from fairseq_kd.child_process import Terminated, end_on_signals, import_nothing_from_here
 from fairseq_kd.command_line import PROGRAM, Group, Subcommand, flag_of, many, reader_of
 from fairseq_kd.commands import (
     diagnose,
@@ -78,6 +78,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """
     if argv is None:
         end_on_signals()
+        import_nothing_from_here()
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail

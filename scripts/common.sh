@@ -6,6 +6,11 @@ root=$(cd "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 script=$(cd "$(dirname -- "$0")" && pwd)/${0##*/}
 [[ :$PATH: == *":$root/.venv/bin:"* ]] || export PATH="$root/.venv/bin:$PATH"
 
+case ${script##*/} in
+  setup.sh | test.sh) unset PYTHONSAFEPATH ;; # they work in this project alone
+  *) export PYTHONSAFEPATH=1 ;;               # Python takes no modules from the folder where a script is called
+esac
+
 say() { printf '%s\n' "$*"; }
 die() { printf '%s\n' "$*" >&2; exit 1; }
 
@@ -31,7 +36,8 @@ whole_number() { # whole_number NAME VALUE: refuses a setting that is no number 
 }
 
 moses() { # moses LANGUAGE PROCESSES COMMAND...: sacremoses, a million lines at a time, for it holds all that it reads
-  SHELL=$BASH split --lines 1000000 --filter "sacremoses --quiet --language ${1@Q} --processes ${2@Q} ${*:3}"
+  # Its processes look for modules in the current folder, where they come to on Python 3.10, too.
+  (cd / && SHELL=$BASH split --lines 1000000 --filter "sacremoses --quiet --language ${1@Q} --processes ${2@Q} ${*:3}")
 }
 
 clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: what can be used of parallel text; refuses what is no text

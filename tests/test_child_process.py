@@ -275,6 +275,32 @@ def test_a_stage_ends_with_its_script_but_under_nohup_not_with_its_terminal(shel
         os.close(number)
 
 
+WORKERS_HERE = """\
+import multiprocessing, os, sys
+from contextlib import suppress
+from functools import partial
+from fairseq_kd import cli
+from fairseq_kd.worker_processes import in_processes
+sys.path.remove("")
+os.chdir(sys.argv[1])
+sys.argv = ["fairseq-kd", "--help"]
+with suppress(SystemExit):
+    cli.main()
+print(list(in_processes([partial(int, "7")] * 2, 2)), flush=True)
+process = multiprocessing.get_context("forkserver").Process(target=print, args=["forked"])
+process.start()
+process.join()
+"""
+
+
+def test_workers_take_no_module_from_the_current_folder(tmp_path):
+    (tmp_path / "multiprocessing.py").write_text("open('imported', 'w').close()\n")
+    command = [sys.executable, "-c", WORKERS_HERE, str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert ran.stdout.endswith("[7, 7]\nforked\n")
+    assert os.listdir(tmp_path) == ["multiprocessing.py"]
+
+
 def test_no_process_is_started_otherwise():
     other = re.compile(r"Popen\(|subprocess\.(run|call|check)|os\.(system|fork|spawn|popen|exec)")
     sources = (ROOT / "fairseq_kd").rglob("*.py")

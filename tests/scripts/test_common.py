@@ -108,6 +108,15 @@ def test_text_is_tokenised_whatever_the_shell_of_the_user_is(tmp_path):
     assert run("bash", "-c", words, ROOT, env={"SHELL": "/bin/false"}).stdout == "Yes , Lord .\n"
 
 
+def test_the_tokeniser_takes_no_module_from_the_folder_where_a_script_is_called(tmp_path):
+    tokeniser = tmp_path / "sacremoses"
+    tokeniser.write_text('#!/bin/sh\necho "$PWD $PYTHONSAFEPATH"\n')
+    tokeniser.chmod(0o755)
+    env = {"PATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PATH']}"}
+    words = f"{SOURCE} cd {tmp_path}; echo a | moses en 1 tokenize"
+    assert run("bash", "-c", words, ROOT, env=env).stdout == "/ 1\n"
+
+
 def test_the_messages_of_what_fails_are_shown(tmp_path):
     words = f'{SOURCE} logged "$1" bash -c "echo how; echo why >&2; exit 3"'
     result = run("bash", "-c", words, ROOT, tmp_path / "log", check=False)
@@ -188,8 +197,8 @@ def test_a_table_has_the_seeds_of_this_run_alone(students, tmp_path):
 
 
 def test_a_word_for_the_tokeniser_is_no_code(tmp_path):
-    words = f'{SOURCE} moses "en;touch made;:" 1 tokenize < /dev/null || true'
-    run("bash", "-c", f"cd {tmp_path}; echo a > text; {words.replace('/dev/null', 'text')}", ROOT)
+    words = f'{SOURCE} moses "en;touch {tmp_path}/made;:" 1 tokenize < text || true'
+    run("bash", "-c", f"cd {tmp_path}; echo a > text; {words}", ROOT)
     assert os.listdir(tmp_path) == ["text"]
 
 
