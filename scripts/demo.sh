@@ -3,16 +3,16 @@
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
-# Sixteen minutes on one CPU core, less on two, after installation. scripts/demo.yaml describes the run: verses from
-# data/bible.es-en, Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of
-# 26 % of its parameters, and the same without distillation, both from random weights and with as many updates. Then
-# runs/demo/report.html (and report.md) says what distillation is worth, and runs/demo/history.html how each was made.
-# Every training is one fairseq-train line.
+# Ten minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
+# Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 35 % of its
+# parameters that starts from its layers and learns from its distributions; the same without distillation; and a model
+# of the student's size that was trained alone for as many updates in all. Then runs/demo/report.html (and report.md)
+# says what distillation is worth, and runs/demo/history.html how each was made. Every training is one fairseq-train line.
 #
 # Env: RUN=runs/demo                where everything goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      SEED=1                       of every training
-#      UPDATES=1000                 of student and control
+#      UPDATES=1000                 of the student and of the same without distillation
 #      JOBS=                        steps at the same time (default: 2 without a GPU on two cores or more, else 1)
 # Killed? Run it again: it goes on where it was.
 set -euo pipefail

@@ -14,8 +14,8 @@ from harness import ENVIRONMENT, ROOT, run, write_text
 
 DEMO, PLAIN = (ROOT / "scripts" / f"{name}.sh" for name in ("demo", "progressive"))
 LADDER = ROOT / "scripts" / "ladder.yaml"
-STEPS = 5
-TRAININGS = ("student", "undistilled")
+STEPS = 6
+TRAININGS = ("student", "inherited")
 
 
 def start(env, log):
@@ -31,7 +31,7 @@ def table_without_timings(folder):
 
 
 def test_the_header_is_the_help():
-    assert "Sixteen minutes on one CPU core" in run(DEMO, "--help").stdout
+    assert "minutes on two CPU cores" in run(DEMO, "--help").stdout
     assert run(DEMO, "--quickly", check=False).returncode == 2
     assert "as plain shell: a ladder of fairseq-train lines" in run(PLAIN, "--help").stdout
     assert run(PLAIN, "quickly", check=False).returncode == 2
