@@ -115,13 +115,15 @@ class Options:
 
     def argv(self) -> List[str]:
         """The command line; flags that were not given are left out at their defaults."""
-        known, pairs = {each.name: each for each in self.flags()}, list(self.given)
+        known, pairs = {each.name: each for each in self.flags()}, []
+        for name, value in self.given:
+            now, repeated = getattr(self, name), known[name].metadata.get("repeated")
+            pairs.append((name, value if repeated or _read(known[name], value) == now else now))
         for name, each in known.items():
             value = getattr(self, name)
             if name not in dict(self.given) and value != each.default:
-                pairs += [
-                    (name, one) for one in (value if each.metadata.get("repeated") else [value])
-                ]
+                several = value if each.metadata.get("repeated") else [value]
+                pairs += [(name, one) for one in several]
         words, rest = [PROGRAM, self.COMMAND], []
         for name, value in pairs:
             if known[name].metadata.get("nargs") in REST:

@@ -1,5 +1,6 @@
 """Options as data: parsed from a command line, read from a file, and written as a command line."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -73,6 +74,8 @@ def test_what_a_file_gives_is_written_as_it_stands_there():
     assert " ".join(options.argv()) == (
         "fairseq-kd store --teacher t.pt --data bin --out store --topk 64 --dtype float32"
     )
+    changed = dataclasses.replace(options, topk=8)
+    assert changed.argv()[-4:] == ["--topk", "8", "--dtype", "float32"]
     search = {"sampling": False, "lenpen": 1, "nbest": "3"}
     options = TranslateOptions.of({**STORE, **search})
     assert (options.sampling, options.lenpen, options.nbest) == (False, 1.0, 3)
@@ -102,7 +105,7 @@ def test_words_for_another_program_come_last():
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags", "told"),
+    ("kind", "flags", "message"),
     [
         (
             StoreOptions,
@@ -127,8 +130,8 @@ def test_words_for_another_program_come_last():
         (TranslateOptions, {"subset": "a b"}, r"^--subset must be a name such as test, but is a b"),
     ],
 )
-def test_a_flag_of_a_file_is_refused_by_its_name(kind, flags, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_flag_of_a_file_is_refused_by_its_name(kind, flags, message):
+    with pytest.raises(ValueError, match=message):
         kind.of({**STORE, **flags})
 
 

@@ -110,7 +110,7 @@ def run(options: ExportOptions) -> int:
 
     import_user_dir(options.user_dir)
     system = load_named(NamedCheckpoint("student", "student", options.student), "checkpoint")
-    exported = directory.ExportOptions(
+    exported = directory.ExportConfig(
         data=options.data or trained_on(system.path),
         subset=options.subset,
         out=options.out,

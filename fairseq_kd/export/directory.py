@@ -48,8 +48,8 @@ SMOKE_SENTENCES = 8
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """The options of ``fairseq-kd export``."""
+class ExportConfig:
+    """The options of ``fairseq-kd export``, with those that depend on the student or machine."""
 
     data: Path  # the folder that fairseq-preprocess wrote
     subset: str  # the split to measure on
@@ -76,7 +76,7 @@ class Export:
         FileNotFoundError, ValueError: a file is missing or does not fit, in one sentence.
     """
 
-    def __init__(self, system: System, options: ExportOptions):
+    def __init__(self, system: System, options: ExportConfig):
         check_apart(options.out, {"--data": options.data})
         check_vacant(options.out, empty=True)
         self.system, self.options = system, options
@@ -236,7 +236,7 @@ def compute_type(quantization: str) -> str:
     return quantization if quantization in get_supported_compute_types("cpu") else "float32"
 
 
-def find_codes(options: ExportOptions) -> Path:
+def find_codes(options: ExportConfig) -> Path:
     """The file by which words are split: the user's, or that of scripts/prepare.sh.
 
     Raises:
