@@ -11,25 +11,32 @@ from typing import Any, Dict, List, NamedTuple, Optional
 FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writes it
 STAGE_LOCK = ".stage.lock"  # beside it, while fairseq-kd stage works on it, or after a kill of that
 ENDED_LINE = "# the command ended with status "  # which fairseq-kd stage adds where it failed
+# Text of the data, as --eval-bleu-print-samples logs it, never stands first in a line.
+FIGURES = re.compile(r"[^|]*\| INFO \| (\w+) \| (\{\".*)", re.DOTALL)
 MOST_UPDATES = 2**53  # beyond it a number of JSON is not whole
 Record = Dict[str, float]
 Flags = Dict[str, str]
 
 
-def figures(line: str, of: str) -> Optional[Dict[str, Any]]:
+def figures(line: str, of: str) -> Optional[Record]:
     """The figures of a log line, or None if it holds none of that kind, or was cut off.
 
     Args:
         line: one line of the log.
         of: ``train_inner`` for the running training, ``valid`` for a validation.
+
+    Returns:
+        The numbers by their names, without the name of a validation, and the number of updates as
+        ``update``, whole.
     """
-    _, separator, record = line.partition(f"| {of} | ")
-    if not separator or not record.startswith("{"):
+    found = FIGURES.match(line)
+    if found is None or found[1] != of:
         return None
     try:
-        return json.loads(record)
+        logged = json.loads(found[2])
     except (ValueError, RecursionError):  # cut off by a loss of power, or never figures
         return None
+    return _as_numbers(logged, "" if of == "train_inner" else f"{of}_")
 
 
 class TrainingLog(NamedTuple):
@@ -58,10 +65,7 @@ def read_training_log(path: Path) -> TrainingLog:
             command, finished = line[2:], False
         finished = finished or "| done training" in line
         kind = _kind(line)
-        logged = figures(line, of=kind) if kind else None
-        record = (
-            _as_numbers(logged, "" if kind == "train_inner" else f"{kind}_") if logged else None
-        )
+        record = figures(line, of=kind) if kind else None
         if record is None:
             continue
         if kind == "train_inner":
@@ -105,7 +109,7 @@ def flags_of(command: str) -> Flags:
 
 def _kind(line: str) -> str:
     """What a line of figures is of, or ""."""
-    found = re.search(r"\| (\w+) \| \{\"", line)
+    found = FIGURES.match(line)
     return found[1] if found else ""
 
 

@@ -5,8 +5,10 @@ import os
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import torch
 from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd.files.json_files import sealed
@@ -134,3 +136,13 @@ def statuses(workflow, **options):
     return {
         each.step.name: (each.state, each.why) for each in state.step_statuses(workflow, **options)
     }
+
+
+def checkpoint(path, updates, old_format=False, **extra):
+    """Writes a checkpoint that a stage can read, of a model of one weight."""
+    path.parent.mkdir(exist_ok=True)
+    state = {"args": Namespace(arch="transformer"), "model": {"weight": torch.rand(2000)}}
+    state["optimizer_history"] = [{"num_updates": updates}]
+    state["extra_state"] = extra
+    torch.save(state, path, _use_new_zipfile_serialization=not old_format)
+    return path

@@ -17,9 +17,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Deque, List, Tuple
+from typing import Any, Deque, Dict, List, Tuple
 
-from fairseq_kd.checkpoints.reading import check_start, is_cut_off
+from fairseq_kd.checkpoints.reading import check_start, is_cut_off, read_state
 from fairseq_kd.checkpoints.updates import LAST, updates_done
 from fairseq_kd.child_process import child
 from fairseq_kd.files.locks import Lock, locked
@@ -39,6 +39,7 @@ from fairseq_kd.pipeline.workflow import same_commands, same_word
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
 
+BEST = "checkpoint_best.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
 PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
@@ -71,9 +72,6 @@ def run_stage(name: str, command: List[str]) -> int:
         OSError: the folder cannot be written, such as when the training failed for want of space.
     """
     options = _stage_options(command)
-    start = options.finetune_from_model
-    if start is not None and not (Path(options.save_dir) / LAST).exists():  # as fairseq-train does
-        check_start(start, f"--finetune-from-model {start}")
     with locked(Path(options.save_dir) / STAGE_LOCK, f"--save-dir {options.save_dir}") as lock:
         return _run_alone(name, command, options, lock)
 
@@ -84,6 +82,10 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         check_no_link(path)
         make_sole(path)
     restore_last_checkpoint(save_dir)
+    restore_best_checkpoint(save_dir)
+    start = options.finetune_from_model
+    if start is not None and not (save_dir / LAST).exists():  # as fairseq-train does
+        check_start(start, f"--finetune-from-model {start}")
     done, ended = updates_done(save_dir / LAST), save_dir / ENDED
     if done:
         _print_changed_flags(name, command, save_dir)
@@ -93,7 +95,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     if (
         done
         and ended.is_file()
-        and same_commands([_words(ended.read_text(encoding="utf-8"))], [command])
+        and same_commands([_words(ended.read_text(encoding="utf-8", errors="replace"))], [command])
     ):
         print(f"{name}: it ended early, after update {done}", file=sys.stderr)
         return 0
@@ -169,7 +171,7 @@ def restore_last_checkpoint(save_dir: Path) -> None:
     """
     last = save_dir / LAST
     fault = _fault(last)
-    others = sorted(path for path in save_dir.glob("*.pt") if COPIED.fullmatch(path.name))
+    others = _others(save_dir)
     if not fault or (not last.exists() and not others):
         return
     whole = [path for path in others if not _fault(path)]
@@ -189,6 +191,49 @@ def restore_last_checkpoint(save_dir: Path) -> None:
         )
 
 
+def restore_best_checkpoint(save_dir: Path) -> None:
+    """Replaces a ``checkpoint_best.pt`` that cannot be read by another copy of it.
+
+    fairseq copies a new checkpoint to it before it does so to ``checkpoint_last.pt``. If a kill
+    leaves half a file, or none beside the first checkpoint, it stays so until a later validation is
+    better.
+    """
+    best, last = save_dir / BEST, save_dir / LAST
+    fault = _fault(best)
+    if not last.exists() or not fault or (not best.exists() and not _saved_once(save_dir)):
+        return
+    value = _extra_state(last).get("best")
+    copies = [path for path in _others(save_dir) if path != best and not _fault(path)]
+    copies = [path for path in copies if _extra_state(path).get("val_loss") == value is not None]
+    if copies:
+        with written_whole(best, "wb", new=True) as file, copies[0].open("rb") as source:
+            shutil.copyfileobj(source, file)
+            _put_aside(best)
+        print(f"{best} {fault}; it is a copy of {copies[0].name} now", file=sys.stderr)
+    elif best.exists():
+        _put_aside(best)
+        print(
+            f"{best} {fault}, and no other checkpoint is a copy of it; the next validation that is "
+            "better writes a new one",
+            file=sys.stderr,
+        )
+
+
+def _saved_once(save_dir: Path) -> bool:
+    """Whether the only checkpoint beside the last one is that from which it was copied."""
+    updates = [updates_done(path) for path in _others(save_dir) if not _fault(path)]
+    return updates == [updates_done(save_dir / LAST)]
+
+
+def _extra_state(checkpoint: Path) -> Dict[str, Any]:
+    return read_state(checkpoint, str(checkpoint))["extra_state"] or {}
+
+
+def _others(save_dir: Path) -> List[Path]:
+    """The checkpoints beside the last one."""
+    return sorted(path for path in save_dir.glob("*.pt") if COPIED.fullmatch(path.name))
+
+
 def _fault(checkpoint: Path) -> str:
     """Why a training cannot go on from a checkpoint; "" if it can."""
     if not checkpoint.exists():
@@ -202,9 +247,9 @@ def _fault(checkpoint: Path) -> str:
     return ""
 
 
-def _put_aside(last: Path) -> None:
-    if last.exists():
-        print(f"{last} is now {moved_aside(last).name}", file=sys.stderr)
+def _put_aside(path: Path) -> None:
+    if path.exists():
+        print(f"{path} is now {moved_aside(path).name}", file=sys.stderr)
 
 
 def _stage_options(command: List[str]) -> argparse.Namespace:
@@ -261,8 +306,8 @@ def _run_logged(
                 tail.append(line.rstrip())
                 stats = figures(line, of="train_inner")
                 if stats is not None:
-                    values = [f"{key} {float(stats[key]):.2f}" for key in SHOWN if key in stats]
-                    progress.show(int(stats["num_updates"]), ", ".join(values))
+                    values = [f"{key} {stats[key]:.2f}" for key in SHOWN if key in stats]
+                    progress.show(int(stats["update"]), ", ".join(values))
         if process.returncode != 0:
             cut_off = not line.endswith("\n")
             file.write("\n" * cut_off + f"{ENDED_LINE}{_status_text(process.returncode)}\n")
