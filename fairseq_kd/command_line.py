@@ -159,7 +159,7 @@ def _read(each: "Field[Any]", value: Any) -> Any:
     flag, choices = flag_of(each), each.metadata.get("choices")
     if each.default is False:
         if value is not True:
-            raise ValueError(f"{flag} must be true or false, but is {value}.")
+            raise ValueError(f"{flag} must be true or false, but is {value!r}.")
         return True
     if each.metadata.get("nargs") in REST:
         return tuple(map(str, value))

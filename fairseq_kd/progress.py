@@ -25,6 +25,7 @@ PAUSE = "FAIRSEQ_KD_LOG_SECONDS"
 PAUSES = Range(float, 0, 86_400)
 LOG_SECONDS, TERMINAL_SECONDS = 15.0, 0.2
 BAR_CHARACTERS = 20
+MOST = 2**53  # units; beyond it a number of JSON is not whole
 RECORD = {"name": str, "done": int, "total": int, "unit": str, "note": str}
 RECORD["seconds_left"] = (float, None)
 
@@ -55,7 +56,9 @@ class Progress(NamedTuple):
             record = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        if difference(record, RECORD) or record["total"] < 1 or record["done"] < 0:
+        if difference(record, RECORD) or not 1 <= record["total"] <= MOST or record["done"] < 0:
+            return None
+        if record["done"] > MOST:
             return None
         seconds = record["seconds_left"]
         if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds < 1e12):

@@ -32,7 +32,7 @@ export PYTHONWARNINGS=ignore
 hold "$run/.lock"
 settings="text of hash $(hash_of_text "$text" es en), SEED=$seed, TEACHER_UPDATES=$teacher_updates"
 settings+=", INTERMEDIATE_UPDATES=$intermediate_updates, STUDENT_UPDATES=$student_updates"
-[[ -e $run/made_from.txt || -e $run/data ]] || record "$run/made_from.txt" "$settings"
+[[ -e $run/data ]] || record "$run/made_from.txt" "$settings"
 [[ ! -e $run/made_from.txt ]] || made_from "$run/made_from.txt" "$settings" "$run" "give another RUN."
 
 data=$run/data/bin

@@ -40,6 +40,10 @@ def test_a_training_is_finished_until_it_is_started_again(tmp_path):
 def test_a_line_of_another_kind_has_no_figures():
     assert figures(line("valid", valid_loss="1"), of="train_inner") is None
     assert figures("2026-11-23 | INFO | valid | begin", of="valid") is None
+    quoted = line("valid", valid_num_updates="3").replace("2026-11-23 | INFO", "reference: see")
+    text = f"2026-11-23 | INFO | fairseq.tasks.translation | example {quoted}"
+    assert figures(text, of="valid") is None
+    assert figures(line("train_inner", loss="1"), of="train_inner") is None  # without updates
 
 
 def test_a_line_that_was_cut_off_is_passed_over(tmp_path):

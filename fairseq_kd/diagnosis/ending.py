@@ -145,7 +145,7 @@ def failure(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
     before = [line for line in lines if line.number < status.number and line.text.strip()]
     return Finding(
         "failure",
-        f"{status}, and {before[-1]}.",
+        f"{status}, and {before[-1]}." if before else f"{status}.",
         (Advice("correct what the last lines report"), RESUMES),
     )
 

@@ -151,7 +151,7 @@ def untrained_teacher(run: TrainingRun) -> Optional[Finding]:
     """The student agrees with its teacher, and is no better than a uniform distribution."""
     last = run.validation[-1] if run.validation else run.training[-1]
     agreement, nll_loss = last.get("agreement"), last.get("nll_loss")
-    if agreement is None or agreement < 90 or nll_loss < 0.9 * run.uniform_bits:
+    if None in (agreement, nll_loss) or agreement < 90 or nll_loss < 0.9 * run.uniform_bits:
         return None
     return Finding(
         "untrained teacher",
@@ -173,7 +173,7 @@ def dominant_term(run: TrainingRun) -> Optional[Finding]:
     shares = {
         name: weight * _bits(last, name) / last["loss"]
         for name, weight in _weights(run).items()
-        if f"{name}_loss" in last and last["loss"] > 0
+        if f"{name}_loss" in last and last.get("loss", 0) > 0
     }
     name = max(shares, key=shares.__getitem__, default="")
     alpha, beta = (_weight(run, each, usual) for each, usual in (("alpha", 0.8), ("beta", 0.2)))
@@ -231,8 +231,8 @@ def over_fitting(run: TrainingRun) -> Optional[Finding]:
     last = records[-1]
     lost = last["nll_loss"] - best["nll_loss"]
     before = _at(run.training, best["update"])
-    gained = before["nll_loss"] - run.training[-1]["nll_loss"]
-    if lost < max(OVERFIT_BITS, OVERFIT_SHARE * best["nll_loss"]) or gained <= 0:
+    gained = before.get("nll_loss", math.nan) - run.training[-1].get("nll_loss", math.nan)
+    if lost < max(OVERFIT_BITS, OVERFIT_SHARE * best["nll_loss"]) or not gained > 0:
         return None
     return Finding(
         "over-fitting",

@@ -191,8 +191,8 @@ class Layout:
         usual = "best" if settings.get("data", "gold") == "gold" else "last"
         checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
         after = list(dict.fromkeys(after or self.corpus.after))
-        splits = [flags.get("train-subset", "train"), flags.get("valid-subset", "valid")]
-        files = [str(flags[flag]) for flag in EMBEDDINGS if flag in flags]
+        splits = [flags.get(f"{split}-subset") or split for split in ("train", "valid")]
+        files = [str(flags[flag]) for flag in EMBEDDINGS if flags.get(flag)]
         data_files = self.corpus.reads(tuple(",".join(map(str, splits)).split(",")))
         reads = list(dict.fromkeys([*data_files, *files, *reads]))
         makes = [checkpoint]

@@ -23,11 +23,11 @@ STAGE_KEYS = {  # those of a stage only
 SECTION_KEYS = {  # by section: flags of our commands that the run sets, and the key
     "evaluate": {
         **{"data": "data", "out": "run", "teacher": "teacher"},
-        **{"student": "ladder", "control": "controls"},
+        **{"student": "ladder", "control": "controls", "user-dir": "user-dir"},
     },
     "translate": {
         **{"teacher": "teacher", "data": "data", "out": "run", "shard": "shards"},
-        "subset": "distilled",
+        **{"subset": "distilled", "user-dir": "user-dir"},
     },
     "distill-data": {"translations": "run", "data": "data", "out": "run"},
 }

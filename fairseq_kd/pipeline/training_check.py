@@ -31,6 +31,7 @@ AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go
         "it would do so at every restart; say start: FILE to begin from a checkpoint",
     ),
     "checkpoint_suffix": "the next step reads one file of the usual name",
+    "write_checkpoints_asynchronously": "the last and the best checkpoint would not be written",
 }
 UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
     **AT_RESTARTS,

@@ -26,6 +26,7 @@ QUANTIZATION = "int8"
 TOKENS = 20  # of the sentence and of its translation
 WARM_UP, ROUNDS = 3, 25
 MB = 1_000_000
+MOST_PARAMETERS = 1e12
 UNITS = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 
 
@@ -63,7 +64,7 @@ def count_of(text: Union[int, str], flag: str = "--parameters") -> int:
         ValueError: it is not a number.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", str(text).replace(",", "").upper())
-    if match is None or float(match[1]) == 0:
+    if match is None or not 0 < float(match[1]) <= MOST_PARAMETERS:
         raise ValueError(f"{flag} must be a number such as 600000 or 10M, but is {text}.")
     return round(float(match[1]) * UNITS[match[2]])
 

@@ -19,6 +19,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 STRATEGY, FACTOR = "balanced", 0.7  # defaults; the factor leads from a ratio to the next
 SMALLEST_RATIO = 0.01  # of a search for a budget
+MOST_STAGES = 100
 MATRIX_UNIT = 8  # GPUs multiply matrices in blocks of it
 BALANCED, AGGRESSIVE = 3, 4  # times fewer parameters in one step, at most
 DEEPEST_CUT = 0.75  # of the layers of a side, in one step
@@ -112,6 +113,11 @@ def ratios_to(target: float, factor: float = FACTOR) -> List[float]:
     for called, value in (("target", target), ("factor", factor)):
         if not 0 < value < 1:
             raise ValueError(f"The {called} must be between 0 and 1, but is {value}.")
+    if math.log(target) / math.log(factor) > MOST_STAGES:
+        raise ValueError(
+            f"A factor of {factor} gives more than {MOST_STAGES} stages to {target}. Choose a "
+            "smaller one, such as 0.75."
+        )
     ratios = [1.0]
     while ratios[-1] * factor > target * (1 + 1e-9):
         ratios.append(float(f"{factor ** len(ratios):.4g}"))

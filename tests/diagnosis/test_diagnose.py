@@ -155,7 +155,7 @@ def test_a_weight_that_is_scheduled_counts_as_it_is_at_the_end(tmp_path):
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_no_number_is_a_blow_up(value, tmp_path):
     record = {"num_updates": "40", "loss": value, "nll_loss": "3"}
-    (tmp_path / "train.log").write_text(f"INFO | train_inner | {json.dumps(record)}\n")
+    (tmp_path / "train.log").write_text(f"now | INFO | train_inner | {json.dumps(record)}\n")
     assert "at update 40, the loss" in named(tmp_path)["blow-up"].evidence
 
 
@@ -209,6 +209,29 @@ def test_another_teacher_where_one_stands_is_not_looked_at(tmp_path):
     shutil.copytree(LOGS / "rate_too_low", other)
     gap = named(LOGS / "tiny_student")["capacity gap"]
     assert "The teacher's nll_loss is 2.5 bits lower." in gap.evidence
+
+
+FIGURES = '2026-11-23 | INFO | {} | {{"{}num_updates": {}, {}}}'
+FORGED = {  # logs that fairseq does not write
+    "agreement alone": [FIGURES.format("train_inner", "", 9, '"agreement": 95')],
+    "a term alone": [FIGURES.format("train_inner", "", 9, '"kd_loss": 5, "agreement": 1')],
+    "no training loss": [
+        FIGURES.format("train_inner", "", 9, '"agreement": 1'),
+        *(FIGURES.format("valid", "valid_", n, f'"valid_nll_loss": {n}') for n in (1, 5, 9)),
+    ],
+    "a status alone": ["# the command ended with status 1"],
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_log_without_the_usual_figures_is_no_failure(what, tmp_path, capsys):
+    (tmp_path / "student").mkdir()
+    lines = ["$ fairseq-train data --criterion word_kd", *FORGED[what]]
+    if what == "a status alone":
+        lines = lines[1:]
+    (tmp_path / "student" / "train.log").write_text("\n".join(lines) + "\n")
+    assert cli.main(["diagnose", str(tmp_path)]) in (0, 1)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_folder_without_logs_is_refused(tmp_path, capsys):

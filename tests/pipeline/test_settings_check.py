@@ -86,6 +86,10 @@ WITHOUT_EFFECT = {
         "ladder: [0.5]\nevaluate: {out: here}",
         r"evaluate has out, which the key run sets\. Leave it out there\.",
     ),
+    "another plugin of the report": (
+        "ladder: [0.5]\nevaluate: {user-dir: own}",
+        "evaluate has user-dir, which the key user-dir sets",
+    ),
     "another teacher of the report": (
         "ladder: [0.5]\nevaluate: {teacher: t.pt}",
         "evaluate has teacher, which the key teacher sets",

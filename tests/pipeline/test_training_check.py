@@ -25,6 +25,7 @@ TRAIN = {  # a flag under train, and what is told of it
     "lr-scheduler: tri_stage": "give no learning rate: please specify steps or phase_ratio. Change",
     "no-save: true": "--no-save is True, but a killed training could not go on, nor the next",
     "no-last-checkpoints: true": "--no-last-checkpoints is True, but a killed training could not",
+    "write-checkpoints-asynchronously: true": "--write-checkpoints-asynchronously is True, but the",
     "no-save-optimizer-state: true": "--no-save-optimizer-state is True, but a killed training",
     "disable-validation: true": "--disable-validation is True, but the best checkpoint is chosen",
     "restore-file: x.pt": "--restore-file is x.pt, but a training goes on from its own folder; say",

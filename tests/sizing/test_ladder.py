@@ -180,6 +180,7 @@ def test_distinct_stages_differ_and_have_their_largest_ratio(strategy):
         (lambda: shrink(REFERENCE, 0.5, "tall"), "must be one of balanced, depth, width, deep-s"),
         (lambda: shrink(REFERENCE, 0, "depth"), "greater than 0 and at most 1, but is 0."),
         (lambda: ratios_to(1.0), "The target must be between 0 and 1, but is 1.0."),
+        (lambda: ratios_to(0.5, 0.9999999), "gives more than 100 stages to 0.5. Choose a sm"),
         (lambda: ratios_to(0.5, 1.0), "The factor must be between 0 and 1, but is 1.0."),
     ],
 )
