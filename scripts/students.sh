@@ -27,7 +27,7 @@ train() { # train NAME DIR UPDATES SEED fairseq-train flags...: to its last upda
     for file in "${files[@]}"; do [[ ! -f $file ]] || inputs+=("$file"); done # teachers
   done
   settings="data and teachers of hash $(hash_of "${inputs[@]}")"
-  if [[ -e $dir/checkpoint_last.pt ]]; then
+  if compgen -G "$dir/checkpoint*.pt" > /dev/null; then
     made_from "$dir/made_from.txt" "$settings" "$dir" "give another RUN."
   else
     mkdir -p "$dir"

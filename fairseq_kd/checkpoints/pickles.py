@@ -7,6 +7,7 @@ So what a pickle calls must be of use in a checkpoint, and all of it small besid
 
 import argparse
 import pickletools
+import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from pathlib import Path
 from typing import IO, Any, Dict, List, Sequence, Union
@@ -121,7 +122,15 @@ def check_pickles(path: Path, zipped: bool) -> None:
     with path.open("rb") as file:
         if zipped:
             content = torch._C.PyTorchFileReader(file).get_record("data.pkl")  # as torch.load does
-            _Reader(size).read(content)
+            reader = _Reader(size)
+            reader.read(content)
+            with zipfile.ZipFile(file) as records:
+                sizes = {
+                    each.filename.partition("/")[2]: each.file_size for each in records.infolist()
+                }
+            for key, storage in reader.storages.items():
+                if sizes.get(f"data/{key}") != storage.numbers_bytes:
+                    raise ValueError(f"storage {key} is of another size than its record")
             return
         reader = _Reader(size)
         if size == 0:

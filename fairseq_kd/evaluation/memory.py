@@ -64,7 +64,7 @@ def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
         None if the operating system does not report memory.
 
     Raises:
-        RuntimeError: the other process failed.
+        ValueError: the other process failed.
     """
     if sys.platform != "linux":
         return None
@@ -79,8 +79,10 @@ def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
         return receiver.recv()
     except EOFError:
         process.join()
-        message = f"the process that measured memory ended with {process.exitcode}"
-        raise RuntimeError(message) from None
+        raise ValueError(
+            f"The process that measures memory ended with status {process.exitcode}; the system "
+            "may have killed it for want of memory. With --no-memory it is not measured."
+        ) from None
     finally:
         process.join()
 

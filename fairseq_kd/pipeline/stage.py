@@ -72,6 +72,9 @@ def run_stage(name: str, command: List[str]) -> int:
         OSError: the folder cannot be written, such as when the training failed for want of space.
     """
     options = _stage_options(command)
+    start, there = options.finetune_from_model, Path(options.save_dir).glob("checkpoint*.pt")
+    if start is not None and not any(there):  # else it goes on from one of these
+        check_start(start, f"--finetune-from-model {start}")
     with locked(Path(options.save_dir) / STAGE_LOCK, f"--save-dir {options.save_dir}") as lock:
         return _run_alone(name, command, options, lock)
 
@@ -83,9 +86,6 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         make_sole(path)
     restore_last_checkpoint(save_dir)
     restore_best_checkpoint(save_dir)
-    start = options.finetune_from_model
-    if start is not None and not (save_dir / LAST).exists():  # as fairseq-train does
-        check_start(start, f"--finetune-from-model {start}")
     done, ended = updates_done(save_dir / LAST), save_dir / ENDED
     if done:
         _print_changed_flags(name, command, save_dir)

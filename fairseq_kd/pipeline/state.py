@@ -242,7 +242,9 @@ def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
         before, now = ([arg for line in each["commands"] for arg in line] for each in (old, new))
         return changed_flags(before, now)
     for path, digest in new["reads"].items():
-        if old["reads"].get(path) != digest:
+        if path not in old["reads"]:
+            return f"it reads {path}, which was not recorded when it was made"
+        if old["reads"][path] != digest:
             return f"{path} is another file than it was"
     again = [name for name, digest in new["after"].items() if old["after"].get(name) != digest]
     return f"{' and '.join(again)} must be made again" if again else "its inputs are others"

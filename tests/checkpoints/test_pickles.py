@@ -4,6 +4,7 @@ import codecs
 import pickle
 import re
 import struct
+import zipfile
 from argparse import Namespace
 from collections import OrderedDict
 
@@ -155,4 +156,19 @@ def test_numbers_that_torch_would_not_read_are_missed(tmp_path):
     listed = whole.rindex(b"\x80\x02]")
     assert len(pickle.loads(whole[listed:])) == 1
     path.write_bytes(whole[:listed] + pickle.dumps([], 2) + whole[listed:])
+    refused(path, f"is not a fairseq checkpoint: torch cannot read it. {GIVE}")
+
+
+def test_numbers_of_another_record_are_not_taken_for_weights(tmp_path):
+    whole = saved(tmp_path / "whole.pt", {"args": ARGS, "model": {"a": torch.zeros(1)}})
+    path = tmp_path / "forged.pt"
+    with zipfile.ZipFile(whole) as records:
+        kept = {each.partition("/")[2]: records.read(each) for each in records.namelist()}
+    kept["data.pkl"] = kept["data.pkl"].replace(b"cpuq\x11K\x01", b"cpuq\x11K\x09")
+    assert kept["data.pkl"].count(b"cpuq\x11K\x09") == 1
+    writer = torch._C.PyTorchFileWriter(str(path))
+    for name in ("data.pkl", "byteorder", "data/0"):
+        writer.write_record(name, kept[name], len(kept[name]))
+    writer.write_record("more", bytes(64), 64)
+    writer.write_end_of_file()
     refused(path, f"is not a fairseq checkpoint: torch cannot read it. {GIVE}")

@@ -37,7 +37,7 @@ def test_what_is_held_and_what_work_adds_are_told_apart():
 
 
 def test_a_process_that_fails_is_not_passed_over(capfd):
-    with pytest.raises(RuntimeError, match="the process that measured memory ended with 1"):
+    with pytest.raises(ValueError, match="The process that measures memory ended with status 1"):
         measured(failing)
     capfd.readouterr()
 
