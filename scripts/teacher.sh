@@ -13,7 +13,7 @@
 # Env: MODEL=teacher                teacher or alone
 #      RUN=runs/MODEL               where the training goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
-#      UPDATES=17000 COOLDOWN=4000  of both parts (alone: 18000 and 4000)
+#      UPDATES=17000 COOLDOWN=4000  of both parts (alone: 18000 and 2000)
 # Killed? Run the same line again: it goes on where it was.
 set -euo pipefail
 # shellcheck source=scripts/common.sh

@@ -11,6 +11,7 @@ from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import store as files
 from fairseq_kd.teachers.store_building import StoreBuilder
 from fairseq_kd.teachers.store_merging import merge_subset
+from fairseq_kd.teachers.store_records import pack
 
 
 def rewrite(path, **changed):
@@ -40,7 +41,7 @@ def write_random_store(out, subset):
     table = np.zeros(4, files.SENTENCE)
     table["length"] = 5
     for part in range(2):
-        records = files.pack(TopK.of_logits(torch.randn(10, 50, generator=generator), 4))
+        records = pack(TopK.of_logits(torch.randn(10, 50, generator=generator), 4))
         files.write_array(folder / files.part_name(part), records)
         sums = [files.records_checksum(each, 0) for each in np.split(records, 2)]
         table["records"][2 * part : 2 * part + 2] = sums

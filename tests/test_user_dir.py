@@ -56,7 +56,13 @@ def commands(homemade, data, out):
     }
 
 
-@pytest.mark.parametrize("command", commands("", "", Path()))
+EACH = [
+    pytest.param(command, marks=pytest.mark.slow) if command == "evaluate" else command
+    for command in commands("", "", Path())
+]
+
+
+@pytest.mark.parametrize("command", EACH)
 def test_a_command_imports_the_plugin_of_its_model(command, homemade, plugin, data, tmp_path):
     flags = commands(homemade, data, tmp_path / "out")[command]
     without = run_new("fairseq-kd", command, *flags, check=False)

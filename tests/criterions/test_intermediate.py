@@ -347,7 +347,7 @@ def test_only_what_the_terms_train_is_in_the_criterion(distilling):
         assert list(equal.criterion.parameters()) == []
 
 
-def test_what_the_terms_train_is_restored(distilling):
+def test_what_the_terms_train_is_restored(distilling, tmp_path):
     setup, other = (distilling(*HYBRID, *MODES["learned"], "--seed", seed) for seed in (1, 2))
     other.criterion.terms[0].projections["encoder_0_1"].weight.data.fill_(0.5)
     setup.criterion.load_state_dict(other.criterion.state_dict())
@@ -361,8 +361,11 @@ def test_what_the_terms_train_is_restored(distilling):
         ({k: v for k, v in kept.items() if k != key}, f"'{key}' is absent there and of shape "),
         ({**kept, "more": torch.ones(1)}, "'more' is of shape (1,) there and absent here. Go on "),
     ):
+        torch.save({"criterion": changed}, tmp_path / "last.pt")
         with pytest.raises(ValueError, match=re.escape(fault)):
-            setup.criterion.load_state_dict(changed)
+            setup.criterion.check_resumed(str(tmp_path / "last.pt"))
+        setup.criterion.load_state_dict(changed)  # to start from, of which nothing is loaded
+        assert torch.equal(setup.criterion.state_dict()[key], kept[key])
 
 
 @pytest.mark.parametrize("alpha", ["0.8", "0"])

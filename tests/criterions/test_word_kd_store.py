@@ -8,7 +8,7 @@ import torch
 from stores import build, rewrite
 
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.teachers import longest_sentences
+from fairseq_kd.teachers.sources import longest_sentences
 from fairseq_kd.teachers.store import TeacherStore
 
 STORED = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--train-subset", "valid"]

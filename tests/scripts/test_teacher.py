@@ -117,9 +117,11 @@ def test_checkpoints_of_other_shapes_are_refused(script, data, tmp_path):
         script.weights_alone([str(one), str(two)])
 
 
-def test_the_teacher_is_what_its_manifest_says():
+@pytest.mark.parametrize("name", ["teacher", "alone"])
+def test_the_models_are_what_their_manifest_says(name):
     manifest = json.loads((FOLDER / "manifest.json").read_text())
-    path = FOLDER / "teacher.pt"
+    manifest = manifest.get(name, manifest)
+    path = FOLDER / f"{name}.pt"
     state = read_model(path)
     assert sha256_of([path]) == manifest["sha256"]
     assert updates_behind(path) == manifest["updates"]
