@@ -3,10 +3,10 @@
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
-# Ten minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
+# A quarter of an hour on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
 # Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 35 % of its
 # parameters that starts from its layers and learns from its distributions; the same without distillation; and a model
-# of the student's size that was trained alone for as many updates in all. Then runs/demo/report.html (and report.md)
+# of the student's size that was trained alone, to its end. Then runs/demo/report.html (and report.md)
 # says what distillation is worth, and runs/demo/history.html how each was made. Every training is one fairseq-train line.
 #
 # Env: RUN=runs/demo                where everything goes
