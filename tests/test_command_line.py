@@ -11,11 +11,11 @@ import pytest
 from fairseq_kd import cli
 from fairseq_kd.command_line import flag_of
 from fairseq_kd.commands.distill_data import DistillDataOptions
-from fairseq_kd.commands.evaluate import EvaluateOptions
 from fairseq_kd.commands.inherit import InheritOptions
 from fairseq_kd.commands.merge import MergeOptions
 from fairseq_kd.commands.store import StoreOptions
 from fairseq_kd.commands.translate import TranslateOptions
+from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.pipeline.commands import StageOptions
 from fairseq_kd.shard import Shard
 

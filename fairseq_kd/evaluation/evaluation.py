@@ -1,7 +1,6 @@
 """Evaluates systems: measures quality, size, memory and speed as the options demand."""
 
 import datetime
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
@@ -11,12 +10,13 @@ import torch
 from fairseq_kd import __version__
 from fairseq_kd.decoding.decode import FILE as SETTINGS
 from fairseq_kd.decoding.engine import Engine
+from fairseq_kd.decoding.engine_choice import cores
 from fairseq_kd.decoding.hypothesis_files import WHOLE
-from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import check_splitting
 from fairseq_kd.evaluation import scores
 from fairseq_kd.evaluation.error_rates import agreement, error_rates, rare_share
 from fairseq_kd.evaluation.memory import inference_memory, preload, training_peak
+from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.evaluation.results import (
     FAIRSEQ,
     FLOAT32,
@@ -34,7 +34,6 @@ from fairseq_kd.evaluation.size import folder_bytes, parameters_by_part
 from fairseq_kd.evaluation.speed import latencies, spread_over_lengths, throughputs, torch_threads
 from fairseq_kd.evaluation.systems import (
     Conversions,
-    NamedCheckpoint,
     System,
     Variant,
     build_engine,
@@ -60,30 +59,6 @@ from fairseq_kd.progress import ProgressLine
 BATCH_SIZES = (32, 128)
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """The options of ``fairseq-kd evaluate``."""
-
-    systems: List[NamedCheckpoint]  # the teacher first
-    data: Path  # the folder that fairseq-preprocess wrote
-    subset: str  # the split to translate
-    out: Path  # the folder of the report
-    reference: Optional[Path]  # plain references; None to look for them
-    remove_bpe: str  # as in fairseq-generate
-    tokenizer: str  # as in fairseq-generate
-    sacrebleu_tokenize: Optional[str]  # None for the target language's
-    search: Search
-    samples: int  # bootstrap resamples
-    comet: Optional[Path]  # a checkpoint of COMET
-    threads: int  # of every measurement but latency
-    latency_threads: int
-    rounds: int  # of speed; 0 to skip it
-    alone: int  # sentences translated one by one
-    together: int  # sentences translated in batches
-    memory: bool
-    cache: Optional[Path]  # of converted models; None for the default
-
-
 class Evaluation:
     """One evaluation of several systems.
 
@@ -94,12 +69,12 @@ class Evaluation:
         FileNotFoundError, ValueError: a file is missing or does not fit, in one sentence.
     """
 
-    def __init__(self, options: EvaluationOptions):
-        self.options = options
+    def __init__(self, options: EvaluateOptions):
+        self.options, self.threads = options, options.threads or cores()
         if options.comet is not None:
             scores.check_comet(options.comet)
-        torch.set_num_threads(options.threads)
-        self.systems = load_systems(options.systems)
+        torch.set_num_threads(self.threads)
+        self.systems = load_systems(options.systems())
         self.teacher = self.systems[0]
         self.subset = common_subset(self.systems, options.data, options.subset)
         check_splitting(self.subset, options.remove_bpe)
@@ -110,7 +85,7 @@ class Evaluation:
         )
         self.plain: PlainText = plain_text(self.subset, options.reference, self.detokenisers)
         longest = min(system.max_source for system in self.systems)
-        self.sample = spread_over_lengths(self.subset.source, longest, options.together)
+        self.sample = spread_over_lengths(self.subset.source, longest, options.batch_sentences)
         if not self.sample:
             raise ValueError(
                 f"No sentence of {options.subset} in {options.data} can be read by every system: "
@@ -122,7 +97,7 @@ class Evaluation:
     def run(self) -> EvaluationResult:
         """Measures everything."""
         options = self.options
-        if options.memory:
+        if not options.no_memory:
             preload()
         conversions = convert_all(self.systems, self.subset, options.cache)
         quality = self._quality(conversions)
@@ -130,7 +105,7 @@ class Evaluation:
             made=self._setup(),
             systems=[self._size(system, conversions) for system in self.systems],
             quality=quality,
-            memory=self._memory(conversions) if options.memory else None,
+            memory=None if options.no_memory else self._memory(conversions),
             speed=self._speed(conversions) if options.rounds else None,
             files=[str(path.relative_to(options.out)) for path in self.files],
             training={system.name: training_curves(system.path) for system in self.systems},
@@ -143,15 +118,15 @@ class Evaluation:
             version=__version__,
             versions=versions(),
             machine=machine(),
-            threads=options.threads,
+            threads=self.threads,
             latency_threads=options.latency_threads,
             pair=list(self.subset.pair),
             subset=options.subset,
             sentences=len(self.subset),
             references=self.plain.origin,
-            beam=options.search.beam,
-            lenpen=options.search.lenpen,
-            samples=options.samples,
+            beam=options.beam,
+            lenpen=options.lenpen,
+            samples=options.bootstrap,
         )
 
     def _size(self, system: System, conversions: Conversions) -> SystemResult:
@@ -189,7 +164,7 @@ class Evaluation:
         texts: Dict[str, List[str]] = {}
         out = self.options.out
         for variant in variants:
-            engine = self._engine(variant, conversions, workers=self.options.threads)
+            engine = self._engine(variant, conversions, workers=self.threads)
             tokens = translated(variant, engine, self.subset, out)
             name = quality_name(variant)
             texts[name] = write_translations(variant, tokens, self.detokenisers[1], out)
@@ -203,7 +178,7 @@ class Evaluation:
         metrics = scores.metrics(self.tokenizer)
         bases = [each.name for each in self.systems if each.role in ("teacher", "control")]
         compared = {
-            base: scores.paired_scores(texts, references, base, options.samples, metrics)
+            base: scores.paired_scores(texts, references, base, options.bootstrap, metrics)
             for base in bases
         }
         comet: Optional[Dict[str, float]] = None
@@ -259,11 +234,13 @@ class Evaluation:
 
     def _speed(self, conversions: Conversions) -> SpeedResult:
         """Latency and throughput of all variants, measured in turns."""
-        options, threads = self.options, self.options.threads
+        options, threads = self.options, self.threads
         variants = [each for system in self.systems for each in conversions.variants(system)]
         total = options.rounds * len(variants) * (1 + len(BATCH_SIZES))
         with ProgressLine("speed", total, "measurements") as progress:
-            alone = spread_over_lengths(self.sample, max(map(len, self.sample)), options.alone)
+            alone = spread_over_lengths(
+                self.sample, max(map(len, self.sample)), options.latency_sentences
+            )
             with torch_threads(options.latency_threads) as few:
                 engines = {each: self._engine(each, conversions, threads=few) for each in variants}
                 latency = latencies(engines, alone, options.rounds, progress)

@@ -103,6 +103,7 @@ def front(result: EvaluationResult, against: str) -> Optional[Plot]:
         return None
 
     def draw(figure: Any) -> None:
+        """A point for each system and engine, and the front through the best."""
         axes = figure.subplots()
         best = pareto([(x, y) for _, _, x, y in points], against == "speed")
         axes.plot(*zip(*best, strict=True), color="#808080", linewidth=1, linestyle="--", zorder=1)
@@ -211,6 +212,7 @@ def by_bins(bins: Sequence[BinScores], name: str, heading: str) -> Plot:
     """
 
     def draw(figure: Any) -> None:
+        """A line of BLEU over the bins for each system."""
         axes = figure.subplots()
         labels, systems = [each.label for each in bins], list(bins[0].bleu)
         for system in systems:
@@ -233,6 +235,7 @@ def training(name: str, curves: TrainingCurves) -> Optional[Plot]:
     others = [key for key in ("temperature", "agreement", "teacher_entropy") if key in running]
 
     def draw(figure: Any) -> None:
+        """A panel for the losses, and one for each other figure."""
         panels = figure.subplots(1 + len(others), 1, sharex=True, squeeze=False)[:, 0]
         for i, key in enumerate(losses):
             colour = COLOURS[i % len(COLOURS)]

@@ -2,9 +2,8 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Mapping, Optional, Sequence
+from typing import List, Mapping, Sequence
 
 import torch
 from ctranslate2 import get_supported_compute_types
@@ -20,6 +19,7 @@ from fairseq_kd.decoding.conversion import (
 )
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.engine import Batch, Engine
+from fairseq_kd.decoding.engine_choice import cores
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import Subset, check_splitting
@@ -32,11 +32,18 @@ from fairseq_kd.evaluation.speed import (
     throughputs,
     torch_threads,
 )
-from fairseq_kd.evaluation.systems import System, Variant, common_subset
+from fairseq_kd.evaluation.systems import (
+    NamedCheckpoint,
+    System,
+    Variant,
+    common_subset,
+    load_named,
+)
 from fairseq_kd.evaluation.translations import PlainText, detokeniser, plain_text, translated
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import SPLITTERS, translate_py
-from fairseq_kd.export.lineage import lineage
+from fairseq_kd.export.lineage import lineage, trained_on
+from fairseq_kd.export.options import ExportOptions
 from fairseq_kd.files.hashes import read_sums, write_sums
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.whole_files import check_apart, check_vacant, whole_folder
@@ -47,44 +54,28 @@ ROUNDS, ALONE, TOGETHER, BATCH = 3, 48, 256, 32  # of the measurement of speed
 SMOKE_SENTENCES = 8
 
 
-@dataclass(frozen=True)
-class ExportConfig:
-    """The options of ``fairseq-kd export``, with those that depend on the student or machine."""
-
-    data: Path  # the folder that fairseq-preprocess wrote
-    subset: str  # the split to measure on
-    out: Path  # the folder to write
-    quantization: str  # of the weights, one of CTranslate2's
-    codes: Optional[Path]  # BPE merges or SentencePiece model; None to look for them
-    bpe: str  # how words are split
-    tokenizer: str  # how text is tokenised
-    sacrebleu_tokenize: Optional[str]  # None for the target language's
-    beam: int  # of the measurement and of translate.py
-    threads: int  # of the measurement
-    licences: Licences
-    cache: Optional[Path]  # of converted models; None for the default
-
-
 class Export:
     """One export.
 
     Args:
-        system: the student.
         options: of ``fairseq-kd export``.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not fit, in one sentence.
     """
 
-    def __init__(self, system: System, options: ExportConfig):
-        check_apart(options.out, {"--data": options.data})
+    def __init__(self, options: ExportOptions):
+        named = NamedCheckpoint("student", "student", options.student)
+        self.system: System = load_named(named, "checkpoint")
+        self.options, self.threads = options, options.threads or cores()
+        self.data = options.data or trained_on(self.system.path)
+        check_apart(options.out, {"--data": self.data})
         check_vacant(options.out, empty=True)
-        self.system, self.options = system, options
         self.search = Search(beam=options.beam)
-        self.subset: Subset = common_subset([system], options.data, options.subset)
+        self.subset: Subset = common_subset([self.system], self.data, options.subset)
         check_splitting(self.subset, options.bpe, "--bpe")
         self.bleu = BLEU(tokenize=bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize))
-        self.codes = find_codes(options) if options.bpe != "none" else None
+        self.codes = find_codes(options, self.data) if options.bpe != "none" else None
         split = options.bpe, options.tokenizer
         self.detokenisers = tuple(
             detokeniser(split[1], split[0], language) for language in self.subset.pair
@@ -103,7 +94,7 @@ class Export:
             return self._write()
 
     def _write(self) -> str:
-        torch.set_num_threads(self.options.threads)
+        torch.set_num_threads(self.threads)
         out = self.options.out
         ancestors = lineage(self.system.path)
         with whole_folder(out) as work:
@@ -118,7 +109,7 @@ class Export:
                 measured,
                 self._setup(),
                 ancestors,
-                self.options.licences,
+                Licences(self.options.license, self.options.data_license),
             )
             (work / "README.md").write_text(text, encoding="utf-8")
         before, after = measured
@@ -161,7 +152,7 @@ class Export:
         with ProgressLine("speed", 4 * ROUNDS, "measurements") as progress:
             with torch_threads(1):
                 latency = latencies(self._engines(work), alone, ROUNDS, progress)
-            engines = self._engines(work, workers=self.options.threads)
+            engines = self._engines(work, workers=self.threads)
             throughput = throughputs(engines, sentences, [BATCH], ROUNDS, progress)
         texts = {name: self._translate(name, engine, work) for name, engine in engines.items()}
         sizes = {FAIRSEQ: self.system.path.stat().st_size, EXPORT: folder_bytes(work)}
@@ -226,7 +217,7 @@ class Export:
             sentences=len(self.subset),
             signature=str(self.bleu.get_signature()),
             beam=self.options.beam,
-            threads=self.options.threads,
+            threads=self.threads,
             compute_type=compute_type(self.options.quantization),
         )
 
@@ -236,7 +227,7 @@ def compute_type(quantization: str) -> str:
     return quantization if quantization in get_supported_compute_types("cpu") else "float32"
 
 
-def find_codes(options: ExportConfig) -> Path:
+def find_codes(options: ExportOptions, data: Path) -> Path:
     """The file by which words are split: the user's, or that of scripts/prepare.sh.
 
     Raises:
@@ -247,10 +238,10 @@ def find_codes(options: ExportConfig) -> Path:
         if not options.codes.is_file():
             raise FileNotFoundError(f"--codes {options.codes} does not exist. Give {what}.")
         return options.codes
-    beside = options.data.resolve().parent / file
+    beside = data.resolve().parent / file
     if not beside.is_file():
         raise FileNotFoundError(
-            f"No file {file} lies beside {options.data}. Give {what} by --codes, or --bpe none if "
+            f"No file {file} lies beside {data}. Give {what} by --codes, or --bpe none if "
             "the data are not split."
         )
     return beside

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from fairseq_kd.commands.evaluate import EvaluateOptions
 from fairseq_kd.commands.inherit import InheritOptions
+from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.pipeline.corpus import ROOT, corpus_of, shown
 from fairseq_kd.pipeline.run_file import COLD, INHERIT, RunFile, Stage

@@ -6,7 +6,7 @@ import pytest
 from forks import run_forked
 from sacrebleu.metrics import BLEU
 
-from fairseq_kd.commands.evaluate import TOKENIZERS
+from fairseq_kd.evaluation.options import TOKENIZERS
 from fairseq_kd.evaluation.scores import (
     METRICS,
     Bin,

@@ -99,7 +99,7 @@ def test_a_missing_model_is_told(export, pieces, codes, message, tmp_path, capsy
 
 def test_a_missing_package_is_told(export, monkeypatch, capsys):
     monkeypatch.setattr(
-        "fairseq_kd.commands.export.find_spec", lambda name: name != "sentencepiece" or None
+        "fairseq_kd.export.options.find_spec", lambda name: name != "sentencepiece" or None
     )
     assert export("--bpe", "sentencepiece") == 2
     assert "(pip install sentencepiece)." in capsys.readouterr().err
