@@ -21,23 +21,24 @@ from fairseq_kd.commands import (
     inherit,
     merge,
     plan,
+    progressive,
+    stage,
+    step,
     store,
     store_merge,
     translate,
 )
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.write_errors import explained, writing
-from fairseq_kd.pipeline.commands import PROGRESSIVE, STAGE, STEP
 
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
 INSTALL = "README.md says what the commands need; scripts/setup.sh installs all of it."
 SUBCOMMANDS = (  # in the order of --help
-    *(each.SUBCOMMAND for each in (plan, inherit, store, translate, distill_data, extract_peer)),
-    *(PROGRESSIVE, STAGE, STEP),
-    *(each.SUBCOMMAND for each in (diagnose, evaluate, export, flags)),
-    *(merge.SUBCOMMAND, store_merge.SUBCOMMAND),  # for shards that lie on several machines
+    *(plan, inherit, store, translate, distill_data, extract_peer, progressive, stage, step),
+    *(diagnose, evaluate, export, flags),
+    *(merge, store_merge),  # for shards that lie on several machines
 )
 
 

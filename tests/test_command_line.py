@@ -10,14 +10,13 @@ import pytest
 
 from fairseq_kd import cli
 from fairseq_kd.command_line import flag_of
-from fairseq_kd.commands.distill_data import DistillDataOptions
-from fairseq_kd.commands.inherit import InheritOptions
-from fairseq_kd.commands.merge import MergeOptions
-from fairseq_kd.commands.store import StoreOptions
-from fairseq_kd.commands.translate import TranslateOptions
+from fairseq_kd.decoding.options import MergeOptions, TranslateOptions
+from fairseq_kd.distilled_data.options import DistillDataOptions
 from fairseq_kd.evaluation.options import EvaluateOptions
-from fairseq_kd.pipeline.commands import StageOptions
+from fairseq_kd.pipeline.options import StageOptions
 from fairseq_kd.shard import Shard
+from fairseq_kd.sizing.options import InheritOptions
+from fairseq_kd.teachers.options import StoreOptions
 
 STORE = {"teacher": "t.pt", "data": "bin", "out": "store"}
 LINES = [  # with every kind of flag

@@ -20,7 +20,7 @@ from fairseq import checkpoint_utils
 from fairseq.data.fasta_dataset import FastaDataset, fasta_file_path
 from fairseq.file_io import PathManager
 
-from fairseq_kd.checkpoints.options import plain_value, unopened_files
+from fairseq_kd.checkpoints.plain_options import plain_value, unopened_files
 from fairseq_kd.checkpoints.reading import unpickled
 
 _load_checkpoint_to_cpu = checkpoint_utils.load_checkpoint_to_cpu

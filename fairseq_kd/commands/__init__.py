@@ -1,4 +1,4 @@
-"""The commands of ``fairseq-kd``, a module each: its options, and what they call.
+"""The commands of ``fairseq-kd``, a module each: help texts, and what the options make them call.
 
 They import what they run only when they run it, so that ``--help`` is quick.
 """

@@ -1,20 +1,7 @@
 """The command ``fairseq-kd merge``: joins the shards of ``translate --shard``."""
 
-from dataclasses import MISSING, dataclass
-from pathlib import Path
-
-from fairseq_kd.command_line import Options, Subcommand
-from fairseq_kd.flag_types import file_path, option_field
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeOptions(Options):
-    """Where the shards are."""
-
-    COMMAND = "merge"
-    folder: Path = option_field(
-        MISSING, "the --out folder of translate", read=file_path, positional=True, metavar="OUT"
-    )
+from fairseq_kd.command_line import Subcommand
+from fairseq_kd.decoding.options import MergeOptions
 
 
 def run(options: MergeOptions) -> int:

@@ -1,21 +1,8 @@
 """The command ``fairseq-kd store``: saves a teacher's top-k distributions."""
 
-from dataclasses import MISSING, dataclass
-from pathlib import Path
-from typing import Optional
-
-from fairseq_kd.command_line import Options, Subcommand, user_dir_field
+from fairseq_kd.command_line import Subcommand
 from fairseq_kd.commands import store_merge
-from fairseq_kd.flag_types import (
-    COUNT,
-    Range,
-    file_path,
-    number_field,
-    one_line,
-    option_field,
-    split_names,
-)
-from fairseq_kd.shard import Shard
+from fairseq_kd.teachers.options import StoreMergeOptions, StoreOptions
 
 DESCRIPTION = """\
 Runs a teacher over binarised data once and saves, for every target token, its K likeliest tokens
@@ -33,44 +20,6 @@ on several machines, each with its own number, then once:
 Killed? Run the same command again: undamaged parts are kept, damaged parts and dictionaries are
 built again.
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreOptions(Options):
-    """The teacher, its data, and what is kept of its distributions."""
-
-    COMMAND = "store"
-    teacher: str = option_field(MISSING, "its checkpoint", read=one_line)
-    data: str = option_field(MISSING, "the folder that fairseq-train reads", read=one_line)
-    subset: str = option_field(
-        "train,valid",
-        "one or several, separated by commas (default: %(default)s)",
-        read=split_names,
-    )
-    out: Path = option_field(MISSING, "the folder of the store", read=file_path)
-    topk: int = number_field(
-        64,
-        Range(int, 1, 65536),
-        "K, the tokens kept of each distribution (default: %(default)s)",
-    )
-    shard: Shard = option_field(
-        Shard(),
-        "build the I-th of N parts of the work, then run store-merge (default: all)",
-        read=Shard.parse,
-        metavar="I/N",
-    )
-    max_tokens: int = number_field(4000, COUNT, "target tokens per batch (default: %(default)s)")
-    part_sentences: int = number_field(
-        4096,
-        Range(int, 1, 10_000_000),
-        "sentences per file, which is what a kill can lose (default: %(default)s)",
-    )
-    dtype: str = option_field(
-        "float32",
-        "precision of the teacher (default: %(default)s)",
-        ("float32", "bfloat16", "float16"),
-    )
-    user_dir: Optional[str] = user_dir_field()
 
 
 def run(options: StoreOptions) -> int:
@@ -98,7 +47,7 @@ def run(options: StoreOptions) -> int:
             f"--out {options.out} --subset {options.subset}"
         )
         return 0
-    whole = store_merge.StoreMergeOptions(out=options.out, subset=options.subset)
+    whole = StoreMergeOptions(out=options.out, subset=options.subset)
     return store_merge.run(whole, read=False)  # the builder has read the parts that it kept
 
 

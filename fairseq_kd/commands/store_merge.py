@@ -1,19 +1,7 @@
 """The command ``fairseq-kd store-merge``: completes a store that was built in shards."""
 
-from dataclasses import MISSING, dataclass
-from pathlib import Path
-
-from fairseq_kd.command_line import Options, Subcommand
-from fairseq_kd.flag_types import file_path, option_field, split_names
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreMergeOptions(Options):
-    """The store, and which of its subsets are complete."""
-
-    COMMAND = "store-merge"
-    out: Path = option_field(MISSING, "the folder of the store", read=file_path)
-    subset: str = option_field("train,valid", "as for fairseq-kd store", read=split_names)
+from fairseq_kd.command_line import Subcommand
+from fairseq_kd.teachers.options import StoreMergeOptions
 
 
 def run(options: StoreMergeOptions, read: bool = True) -> int:

@@ -15,7 +15,7 @@ from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.flag_types import TEMPERATURE, Range, number_field, option_field
 from fairseq_kd.losses import MEANS, TOKEN_WEIGHTS, LossOptions, LossTerms, Mixture
 from fairseq_kd.losses.mixture import even_share
-from fairseq_kd.teachers import named_teachers
+from fairseq_kd.teachers.sources import named_teachers
 
 UNIFORM, LEARNED = "uniform", "learned"
 DEFAULT_ENTROPY = 0.5

@@ -6,7 +6,8 @@ from torch import nn
 
 from fairseq_kd.models.capture import Captured, Places, capture
 from fairseq_kd.models.structure import unwrapped
-from fairseq_kd.teachers import LiveTeacher, TeacherSource
+from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.sources import TeacherSource
 
 
 def check_shared_encoder(cfg: Any) -> None:

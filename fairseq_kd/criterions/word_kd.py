@@ -52,7 +52,9 @@ from fairseq_kd.models.projection import (
     refuse_adaptive_softmax,
     refuse_unseen_projection,
 )
-from fairseq_kd.teachers import DTYPES, StoredTeacher, teacher_sources
+from fairseq_kd.teachers.live import DTYPES
+from fairseq_kd.teachers.sources import teacher_sources
+from fairseq_kd.teachers.stored import StoredTeacher
 
 
 @dataclass

@@ -15,7 +15,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from fairseq_kd.checkpoints.options import EVALUATED, is_plain, shown
+from fairseq_kd.checkpoints.plain_options import EVALUATED, is_plain, shown
 from fairseq_kd.checkpoints.reading import is_made_of, options_of, read_checkpoint
 from fairseq_kd.checkpoints.updates import updates_of
 from fairseq_kd.checkpoints.weights import check_finite, check_weights, count_parameters

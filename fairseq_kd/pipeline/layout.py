@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from fairseq_kd.commands.inherit import InheritOptions
 from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.pipeline.corpus import ROOT, corpus_of, shown
@@ -27,6 +26,7 @@ from fairseq_kd.pipeline.step_commands import (
     translation_steps,
 )
 from fairseq_kd.pipeline.workflow import LaidOutStep
+from fairseq_kd.sizing.options import InheritOptions
 
 TEACHER, STUDENT = "teacher", "student"
 UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"

@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
 from fairseq_kd.command_line import Options
-from fairseq_kd.commands.distill_data import DistillDataOptions
-from fairseq_kd.commands.merge import MergeOptions
-from fairseq_kd.commands.store import StoreOptions
-from fairseq_kd.commands.store_merge import StoreMergeOptions
-from fairseq_kd.commands.translate import TranslateOptions
+from fairseq_kd.decoding.options import MergeOptions, TranslateOptions
+from fairseq_kd.distilled_data.options import DistillDataOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import WHOLE
-from fairseq_kd.pipeline.commands import StageOptions
 from fairseq_kd.pipeline.corpus import Corpus
+from fairseq_kd.pipeline.options import StageOptions
 from fairseq_kd.pipeline.workflow import LaidOutStep
+from fairseq_kd.teachers.options import StoreMergeOptions, StoreOptions
 
 DEFAULTS: Flags = {
     "label-smoothing": 0.1,

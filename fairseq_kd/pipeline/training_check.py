@@ -194,7 +194,7 @@ def _check_distillation(args: Namespace) -> None:
 
     from fairseq_kd.criterions.flag_checks import refuse_a_missing_tpu
     from fairseq_kd.criterions.multi_teacher_kd import MultiTeacherKDCriterion
-    from fairseq_kd.teachers import named_teachers
+    from fairseq_kd.teachers.sources import named_teachers
 
     refuse_a_missing_tpu(args)
     criterion = CRITERION_REGISTRY[args.criterion]

@@ -1,11 +1,10 @@
-"""The commands of a run: ``progressive``, and ``stage`` and ``step``, which are its processes."""
+"""The options of the commands of a run: ``progressive``, ``stage`` and ``step``."""
 
-import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-from fairseq_kd.command_line import Group, Options, Subcommand
+from fairseq_kd.command_line import Group, Options
 from fairseq_kd.flag_types import (
     Range,
     file_path,
@@ -15,18 +14,6 @@ from fairseq_kd.flag_types import (
     option_field,
 )
 
-DESCRIPTION = """\
-Executes the run that RUN.yaml describes: text, teacher, store or translations, each stage of the
-ladder, controls and the evaluation (docs/progressive.md). Only steps that are missing or out of
-date are executed, and the reason is shown. Killed? Run the same command again."""
-EPILOG = """\
-example of a run file:
-  data: data-bin
-  teacher: teacher.pt
-  target: 0.25
-  each: {temperature: 1, start: inherit}
-  train: {max-update: 100000}
-"""
 NOT_EXECUTED = Group(exclusive=True)
 
 
@@ -113,39 +100,6 @@ class ProgressiveOptions(Options):
             raise ValueError("--verify has no effect with --shell. Leave it out.")
 
 
-def run_progressive(options: ProgressiveOptions) -> int:
-    """Shows, writes or executes the workflow."""
-    from fairseq_kd.files.whole_files import check_apart
-    from fairseq_kd.pipeline import driver
-    from fairseq_kd.pipeline.preparation import folders_read, prepare_run
-    from fairseq_kd.pipeline.run_file import read_run
-    from fairseq_kd.pipeline.shell_script import write_script
-    from fairseq_kd.pipeline.state import step_statuses
-
-    if options.shell is not None:
-        run = read_run(options.file, options.changes)
-        check_apart(options.shell, folders_read(run), "--shell")
-    if options.shell is None and not options.dry_run:
-        driver.check_snakemake()
-    workflow = prepare_run(options.file, options.changes)
-    names = driver.wanted(workflow, options.until)
-    if options.shell is not None:
-        steps = [workflow.step(name) for name in names]
-        write_script(workflow._replace(steps=steps), options.shell)
-        print(f"{options.shell} is written: {len(names)} steps", file=sys.stderr)
-        return 0
-    if options.dry_run:
-        statuses = [
-            status
-            for status in step_statuses(workflow, options.verify)
-            if status.step.name in names
-        ]
-        print(driver.overview(statuses), driver.commands(statuses), sep="\n\n")
-        return 0
-    engine = options.engine()
-    return driver.run_workflow(workflow, options.until, engine, options.jobs, options.verify)
-
-
 @dataclass(frozen=True, kw_only=True)
 class StageOptions(Options):
     """One training, and its command."""
@@ -157,16 +111,6 @@ class StageOptions(Options):
     command: Tuple[str, ...] = option_field(
         MISSING, "the training command, after --", positional=True, nargs="+", metavar="COMMAND"
     )
-
-
-def run_stage(options: StageOptions) -> int:
-    """Runs the training, and ends with its status."""
-    from fairseq_kd.child_process import die_with_script
-    from fairseq_kd.pipeline import stage
-
-    die_with_script()
-    status = stage.run_stage(options.name, list(options.command))
-    return status if status >= 0 else 128 - status  # as shells have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,37 +132,3 @@ class StepOptions(Options):
         metavar="HEX",
     )
     name: str = option_field(MISSING, "the step", read=one_line, positional=True, metavar="STEP")
-
-
-def run_step(options: StepOptions) -> int:
-    """Runs the step, and ends with its status."""
-    from fairseq_kd.child_process import die_with_script
-    from fairseq_kd.pipeline import execution
-    from fairseq_kd.pipeline.workflow import read_workflow
-
-    die_with_script()
-    return execution.run_step(read_workflow(options.workflow, options.sha256), options.name)
-
-
-PROGRESSIVE = Subcommand(
-    ProgressiveOptions,
-    run_progressive,
-    help="distil a teacher step by step to a small student, as a run file describes it",
-    description=DESCRIPTION,
-    epilog=EPILOG,
-    kept="what is finished is kept",
-)
-STAGE = Subcommand(
-    StageOptions,
-    run_stage,
-    help="run one fairseq-train command to its last update, however often it is interrupted",
-    usage="fairseq-kd stage NAME -- fairseq-train DATA --save-dir DIR --max-update N ...",
-    kept="the checkpoints are kept",
-)
-STEP = Subcommand(
-    StepOptions,
-    run_step,
-    description="Runs or resumes the commands of one step of a run, and writes its manifest. "
-    "fairseq-kd progressive calls it through Snakemake; the steps before it must be done.",
-    kept="what is finished is kept",
-)

@@ -1,0 +1,173 @@
+"""The options of ``fairseq-kd translate`` and ``merge``."""
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Optional
+
+from fairseq_kd.command_line import Group, Options, user_dir_field
+from fairseq_kd.decoding.search import DEFAULT_BEAM, LENPEN, Search
+from fairseq_kd.flag_types import (
+    BEAM,
+    COUNT,
+    SEED,
+    TEMPERATURE,
+    THREADS,
+    Range,
+    file_path,
+    number_field,
+    one_line,
+    one_word,
+    option_field,
+    split_name,
+)
+from fairseq_kd.shard import Shard
+
+SEARCH, ENGINE = Group("search, as in fairseq-generate"), Group("engine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateOptions(Options):
+    """The teacher, its data, the search for translations and the engine."""
+
+    COMMAND = "translate"
+    teacher: str = option_field(
+        MISSING,
+        "fairseq checkpoint; several are averaged",
+        read=one_line,
+        metavar="T.pt[:T2.pt]",
+    )
+    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=file_path)
+    subset: str = option_field("train", "which split (default: %(default)s)", read=split_name)
+    out: Path = option_field(MISSING, "folder for the translations", read=file_path)
+    shard: Shard = option_field(
+        Shard(),
+        "decode the I-th of N parts, such as on N machines; the last one to end merges them "
+        "(parts in several folders: copy them into one and run fairseq-kd merge; default: all)",
+        read=Shard.parse,
+        metavar="I/N",
+    )
+    beam: Optional[int] = number_field(
+        None, BEAM, f"beam width, at least --nbest (default: {DEFAULT_BEAM})", group=SEARCH
+    )
+    nbest: int = number_field(
+        1,
+        BEAM,
+        "hypotheses per sentence; more than one for n-best, interpolation and MBR "
+        " (default: %(default)s)",
+        group=SEARCH,
+    )
+    lenpen: Optional[float] = number_field(
+        None, LENPEN, "length penalty: < 1 favours shorter ones (default: 1)", group=SEARCH
+    )
+    max_len_a: float = number_field(
+        Search.max_len_a,
+        Range(float, 0, 1000),
+        "longest translation: a * source tokens + b (default: %(default)s)",
+        group=SEARCH,
+    )
+    max_len_b: int = number_field(
+        Search.max_len_b,
+        Range(int, 0, 1_000_000),
+        "the b in that (default: %(default)s)",
+        group=SEARCH,
+    )
+    sampling: bool = option_field(
+        False,
+        "draw --nbest samples from the teacher's distribution instead of beam search",
+        group=SEARCH,
+    )
+    sampling_topk: Optional[int] = number_field(
+        None, COUNT, "sample from the K likeliest tokens", group=SEARCH
+    )
+    sampling_topp: Optional[float] = number_field(
+        None,
+        Range(float, 1e-6, 1, below=True),
+        "sample from the likeliest tokens of total probability P",
+        group=SEARCH,
+    )
+    temperature: Optional[float] = number_field(
+        None, TEMPERATURE, "of the softmax, when sampling (default: 1)", group=SEARCH
+    )
+    seed: Optional[int] = number_field(None, SEED, "of the samples (default: 1)", group=SEARCH)
+    engine: str = option_field(
+        "auto",
+        "fairseq is slower, and decodes every model and ensembles (default: auto, CTranslate2 "
+        "where it can decode)",
+        ("auto", "ctranslate2", "fairseq"),
+        group=ENGINE,
+    )
+    device: str = option_field(
+        "auto",
+        "where to decode (default: auto, a GPU if there is one)",
+        ("auto", "cpu", "cuda"),
+        group=ENGINE,
+    )
+    compute_type: str = option_field(
+        "auto",
+        "int8, float32, float16, ..., as the engine supports (default: auto, float16 on GPUs; "
+        "on CPUs int8 for CTranslate2 and float32 for fairseq)",
+        read=one_word,
+        group=ENGINE,
+    )
+    workers: Optional[int] = number_field(
+        None,
+        THREADS,
+        "batches that CTranslate2 decodes at the same time (default: one per core or GPU)",
+        group=ENGINE,
+    )
+    max_tokens: Optional[int] = number_field(
+        None,
+        COUNT,
+        "source tokens of a batch, padding included; it can change the last digits of scores "
+        "(default: the engine's)",
+        group=ENGINE,
+    )
+    cache: Optional[Path] = option_field(
+        None,
+        "folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
+        read=file_path,
+        group=ENGINE,
+    )
+    user_dir: Optional[str] = user_dir_field()
+
+    def check(self) -> None:
+        """Checks that the flags of the search have an effect together.
+
+        Raises:
+            ValueError: naming a flag that has none.
+        """
+        unused = ("sampling_topk", "sampling_topp", "temperature", "seed")
+        why = "without --sampling. Add that, or leave it out."
+        if self.sampling:
+            unused, why = ("beam", "lenpen"), "with --sampling. Leave one of the two out."
+        for name in unused:
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
+        if self.sampling_topk is not None and self.sampling_topp is not None:
+            raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
+
+    def search(self) -> Search:
+        """The options of the search."""
+        common = {"nbest": self.nbest, "max_len_a": self.max_len_a, "max_len_b": self.max_len_b}
+        if self.sampling:
+            return Search(
+                beam=1,
+                sampling=True,
+                sampling_topk=self.sampling_topk,
+                sampling_topp=self.sampling_topp,
+                temperature=1.0 if self.temperature is None else self.temperature,
+                seed=1 if self.seed is None else self.seed,
+                **common,
+            )
+        beam = max(self.beam or DEFAULT_BEAM, self.nbest)  # it returns no more than its width
+        return Search(beam=beam, lenpen=1.0 if self.lenpen is None else self.lenpen, **common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(Options):
+    """Where the shards are."""
+
+    COMMAND = "merge"
+    folder: Path = option_field(
+        MISSING, "the --out folder of translate", read=file_path, positional=True, metavar="OUT"
+    )

@@ -1,0 +1,150 @@
+"""The options of ``fairseq-kd distill-data``."""
+
+import math
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from fairseq_kd.command_line import Group, Options
+from fairseq_kd.distilled_data.filters import FILTERS
+from fairseq_kd.flag_types import (
+    COUNT,
+    THREADS,
+    Range,
+    file_path,
+    number_field,
+    one_word,
+    option_field,
+    split_name,
+)
+
+MIXES = ("alone", "gold", "extra")
+BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
+SELECTION = Group("selection")
+THRESHOLDS = Group(
+    "filters",
+    "thresholds that a pair must meet; --max-...=inf and --min-...=-inf turn a filter off, but "
+    "pairs without a word are always removed",
+)
+MIXING = Group("mixing with gold data")
+
+
+def threshold_field(option: str) -> Any:
+    """The flag of a filter, by its name among the options."""
+    (one,) = (each for each in FILTERS if each.option == option)
+    default = "none" if one.default is None else f"{one.default:g}"
+    return number_field(None, one.range, f"{one.help} (default: {default})", group=THRESHOLDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillDataOptions(Options):
+    """Which translations become a training set, and what is mixed with them."""
+
+    COMMAND = "distill-data"
+    translations: Path = option_field(
+        MISSING, "the --out folder of fairseq-kd translate", read=file_path
+    )
+    data: Path = option_field(MISSING, "the data folder that was translated", read=file_path)
+    out: Path = option_field(MISSING, "folder for the training set", read=file_path)
+    remove_bpe: str = option_field(
+        "subword_nmt", "how words are split; used for scores only (default: %(default)s)", BPE
+    )
+    workers: Optional[int] = number_field(
+        None, THREADS, "processes that compute similarities (default: one per core)"
+    )
+    select: str = option_field(
+        "best",
+        "the teacher's best hypothesis; all of them; the one nearest to the reference "
+        "(arXiv:1606.07947); or the one nearest to all others, minimum Bayes risk (default: best)",
+        ("best", "nbest", "interpolation", "mbr"),
+        group=SELECTION,
+    )
+    copies: Optional[int] = number_field(
+        None,
+        COUNT,
+        "with nbest: maximal number of hypotheses per sentence (default: all)",
+        group=SELECTION,
+    )
+    metric: Optional[str] = option_field(
+        None,
+        "similarity of two sentences, by sacreBLEU (default: bleu)",
+        ("bleu", "chrf"),
+        group=SELECTION,
+    )
+    min_words: Optional[float] = threshold_field("min_words")
+    min_score: Optional[float] = threshold_field("min_score")
+    max_length_ratio: Optional[float] = threshold_field("max_length_ratio")
+    max_copied: Optional[float] = threshold_field("max_copied")
+    max_repeated: Optional[float] = threshold_field("max_repeated")
+    min_similarity: Optional[float] = threshold_field("min_similarity")
+    max_duplicates: Optional[float] = threshold_field("max_duplicates")
+    mix: str = option_field(
+        "alone",
+        "alone; gold: gold and distilled pairs in one training split; extra: gold as train, "
+        "distilled as train1, which fairseq-train reads together (and weights by "
+        "--upsample-primary) (default: alone)",
+        MIXES,
+        group=MIXING,
+    )
+    gold_subset: Optional[str] = option_field(
+        None, "the gold split in --data (default: train)", read=split_name, group=MIXING
+    )
+    upsample_gold: Optional[int] = number_field(
+        None,
+        Range(int, 1, 1000),
+        "with gold: N copies of it (default: 1)",
+        metavar="N",
+        group=MIXING,
+    )
+    tag_distilled: Optional[str] = option_field(
+        None,
+        "with gold or extra: first token of distilled sources (default: none)",
+        read=one_word,
+        metavar="TOKEN",
+        group=MIXING,
+    )
+    tag_gold: Optional[str] = option_field(
+        None,
+        "with gold: first token of gold sources (default: none)",
+        read=one_word,
+        metavar="TOKEN",
+        group=MIXING,
+    )
+
+    def thresholds(self) -> Dict[str, float]:
+        """The thresholds by the filters' names, without those that are off."""
+        thresholds: Dict[str, float] = {}
+        for each in FILTERS:
+            given: Optional[float] = getattr(self, each.option)
+            value = each.default if given is None else given
+            if each.name == "words" and value == -math.inf:
+                value = each.default  # pairs without a word are useless
+            if value is not None:
+                thresholds[each.name] = value
+        return thresholds
+
+    def check(self) -> None:
+        """Checks that every flag has an effect.
+
+        Raises:
+            ValueError: naming a flag that has none.
+        """
+        if self.tag_distilled is not None and self.tag_distilled == self.tag_gold:
+            raise ValueError(
+                f"--tag-distilled and --tag-gold must differ, but both are {self.tag_gold}."
+            )
+        compares = self.select in ("interpolation", "mbr") or self.min_similarity is not None
+        comparing = "--select interpolation or mbr, or --min-similarity"
+        mixed, together = self.mix != "alone", self.mix == "gold"
+        for flag, value, useful, needs in (
+            ("--copies", self.copies, self.select == "nbest", "--select nbest"),
+            ("--metric", self.metric, compares, comparing),
+            ("--gold-subset", self.gold_subset, mixed, "--mix gold or extra"),
+            ("--upsample-gold", self.upsample_gold, together, "--mix gold"),
+            ("--tag-distilled", self.tag_distilled, mixed, "--mix gold or extra"),
+            ("--tag-gold", self.tag_gold, together, "--mix gold"),
+        ):
+            if value is not None and not useful:
+                raise ValueError(
+                    f"{flag} has no effect without {needs}. Add that, or leave it out."
+                )
