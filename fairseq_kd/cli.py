@@ -35,11 +35,12 @@ DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
 INSTALL = "README.md says what the commands need; scripts/setup.sh installs all of it."
-SUBCOMMANDS = (  # in the order of --help
+COMMANDS = (  # in the order of --help
     *(plan, inherit, store, translate, distill_data, extract_peer, progressive, stage, step),
     *(diagnose, evaluate, export, flags),
     *(merge, store_merge),  # for shards that lie on several machines
 )
+SUBCOMMANDS = tuple(command.SUBCOMMAND for command in COMMANDS)
 
 
 class CommandParser(argparse.ArgumentParser):
