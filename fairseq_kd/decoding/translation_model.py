@@ -11,7 +11,7 @@ from fairseq.tasks import FairseqTask
 
 from fairseq_kd.decoding.subset import Subset, read_subset
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.teachers.compatibility import first_difference, language_pair
+from fairseq_kd.teachers.compatibility import check_dictionaries, language_pair
 from fairseq_kd.teachers.loading import load_teacher
 
 
@@ -69,15 +69,6 @@ def read_subset_for(models: List[Checkpoint], folder: Path, name: str) -> Subset
     """
     subset = read_subset(folder, name, language_pair(models[0].task))
     for model in models:
-        for side, option, theirs, ours, language in (
-            ("source", "srcdict", model.task.source_dictionary, subset.source_dictionary, 0),
-            ("target", "tgtdict", model.task.target_dictionary, subset.target_dictionary, 1),
-        ):
-            difference = first_difference(theirs, ours)
-            if difference is not None:
-                raise ValueError(
-                    f"The {side} dictionaries of {model.flag} {model.path} and {folder} differ "
-                    f"at index {difference}. Binarise the data with --{option} and the "
-                    f"{model.flag.lstrip('-')}'s dict.{subset.pair[language]}.txt."
-                )
+        name, role = f"{model.flag} {model.path}", model.flag.lstrip("-")
+        check_dictionaries(name, role, model.task, folder, subset, subset.pair)
     return subset

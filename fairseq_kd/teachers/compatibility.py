@@ -1,7 +1,8 @@
 """Checks that a teacher fits a student: languages, dictionaries, positions."""
 
 from itertools import zip_longest
-from typing import Any, Optional, Tuple
+from pathlib import Path
+from typing import Any, Optional, Sequence, Tuple, Union
 
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
@@ -34,18 +35,33 @@ def check_same_vocabulary(teacher_name: str, teacher: Any, student: FairseqTask)
             f"{'-'.join(ours)}{swapped}. Give a teacher of the same direction, or "
             f"{advice}."
         )
-    data = student.cfg.data
-    dictionaries = (
-        ("source", "--srcdict", teacher.source_dictionary, student.source_dictionary),
-        ("target", "--tgtdict", teacher.target_dictionary, student.target_dictionary),
-    )
-    for language, (side, option, expected, actual) in zip(ours, dictionaries, strict=True):
-        difference = first_difference(expected, actual)
+    check_dictionaries(teacher_name, "teacher", teacher, student.cfg.data, student, ours)
+
+
+def check_dictionaries(
+    name: str, role: str, model: Any, data: Union[str, Path], owner: Any, pair: Sequence[str]
+) -> None:
+    """Refuses data that were binarised with other dictionaries than a model's.
+
+    Args:
+        name: how errors name the model.
+        role: what it is, such as teacher.
+        model: its task, or another object with two dictionaries.
+        data: the folder of the data.
+        owner: of the dictionaries of the data: a task or a subset.
+        pair: the source and the target language.
+
+    Raises:
+        ValueError: naming the first index at which they differ.
+    """
+    sides = zip(("source", "target"), ("srcdict", "tgtdict"), pair, strict=True)
+    for side, option, language in sides:
+        theirs, ours = (getattr(each, f"{side}_dictionary") for each in (model, owner))
+        difference = first_difference(theirs, ours)
         if difference is not None:
             raise ValueError(
-                f"The {side} dictionaries of {teacher_name} and {data} differ at index "
-                f"{difference}. Binarise the data with {option} and the teacher's "
-                f"dict.{language}.txt."
+                f"The {side} dictionaries of {name} and {data} differ at index {difference}. "
+                f"Binarise the data with --{option} and the {role}'s dict.{language}.txt."
             )
 
 
