@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Callable, Deque, Iterable, Iterator, TypeVar
 
@@ -33,13 +34,22 @@ def in_processes(tasks: Iterable[Callable[[], Done]], count: int) -> Iterator[Do
     Args:
         tasks: functions that can be pickled, read when they are needed.
         count: processes, which end with this one however it ends; with 1, this process works alone.
+
+    Raises:
+        ValueError: a process was killed.
     """
     if count == 1:
         yield from (task() for task in tasks)
         return
     context, parent = get_context("spawn"), (os.getpid(),)
     with ProcessPoolExecutor(count, context, initializer=_begin, initargs=parent) as pool:
-        yield from in_order(tasks, pool.submit, Future.result, 2 * count)
+        try:
+            yield from in_order(tasks, pool.submit, Future.result, 2 * count)
+        except BrokenProcessPool:
+            raise ValueError(
+                f"One of {count} worker processes was killed, such as for want of memory. Run the "
+                "same command again with fewer --workers."
+            ) from None
 
 
 def _begin(parent: int) -> None:

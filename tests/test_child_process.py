@@ -306,3 +306,11 @@ def test_no_process_is_started_otherwise():
     sources = (ROOT / "fairseq_kd").rglob("*.py")
     found = [path.name for path in sources if other.search(path.read_text(encoding="utf-8"))]
     assert found == ["child_process.py"]
+
+
+def test_a_worker_that_is_killed_ends_in_one_sentence():
+    from fairseq_kd.worker_processes import in_processes
+
+    told = r"^One of 2 worker processes was killed, such as for want of memory\. Run the same comm"
+    with pytest.raises(ValueError, match=told):
+        list(in_processes([functools.partial(os._exit, 9)] * 2, 2))

@@ -41,6 +41,7 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
     ),
     "checkpoint_shard_count": AT_RESTARTS["checkpoint_suffix"],
     "model_parallel_size": AT_RESTARTS["checkpoint_suffix"],
+    "use_sharded_state": AT_RESTARTS["checkpoint_suffix"],
     "disable_validation": "the best checkpoint is chosen by validation",
     **dict.fromkeys(
         (
@@ -140,6 +141,8 @@ def _check_literals(flags: Flags) -> None:
             raise ValueError(
                 f"--{name} must be a number, or several as (0.9, 0.98), but is {value}."
             )
+        if name.endswith("-betas") and name in flags and not all(0 <= part < 1 for part in parts):
+            raise ValueError(f"--{name} must be two numbers from 0 to below 1, but is {value}.")
 
 
 def _check_values(args: Namespace, flags: Flags) -> None:

@@ -25,6 +25,8 @@ TRAIN = {  # a flag under train, and what is told of it
     "lr-scheduler: tri_stage": "give no learning rate: please specify steps or phase_ratio. Change",
     "no-save: true": "--no-save is True, but a killed training could not go on, nor the next",
     "no-last-checkpoints: true": "--no-last-checkpoints is True, but a killed training could not",
+    "adam-betas: '(5, -3)'": "--adam-betas must be two numbers from 0 to below 1, but is (5, -3).",
+    "use-sharded-state: true": "--use-sharded-state is True, but the next step reads one file of",
     "write-checkpoints-asynchronously: true": "--write-checkpoints-asynchronously is True, but the",
     "no-save-optimizer-state: true": "--no-save-optimizer-state is True, but a killed training",
     "disable-validation: true": "--disable-validation is True, but the best checkpoint is chosen",
