@@ -1,6 +1,7 @@
 """Commands end with what started them, with all that they started, however that ends."""
 
 import fcntl
+import functools
 import os
 import re
 import signal
