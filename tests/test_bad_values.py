@@ -35,7 +35,6 @@ LEGAL_TYPES = {  # of the flags that take text, by their types
 LEGAL = {  # of numbers and their like, by command and flag
     ("inherit", "--encoder-layers"): {"0"},
     ("inherit", "--decoder-layers"): {"0"},
-    ("plan", "--parameters"): {str(2**63)},
     ("evaluate", "--lenpen"): {"-1", "0", "1e-40"},
     ("evaluate", "--rounds"): {"0"},
     ("translate", "--lenpen"): {"-1", "0", "1e-40"},

@@ -35,7 +35,7 @@ def of_kind(lines, kind):
 
 
 def losses(lines):
-    """What a training printed of its losses, as text: equal to the last digit or not at all."""
+    """What a training printed of its losses: equal to the last digit or not at all."""
     kept = [*of_kind(lines, "train_inner"), *of_kind(lines, "valid")]
     return [{k: v for k, v in each.items() if "loss" in k or "ppl" in k} for each in kept]
 
@@ -58,9 +58,9 @@ def test_the_log_shows_every_figure_in_training_and_validation(student):
     assert len(training) == 12
     for name in KD_FIGURES:
         assert all(name in each for each in training), name
-        assert all(f"valid_{name}" in each for each in validation), name
-    assert {each["temperature"] for each in training} == {"4"}
-    assert float(training[-1]["kd_loss"]) < float(training[0]["kd_loss"])
+        assert all(name in each for each in validation), name
+    assert {each["temperature"] for each in training} == {4}
+    assert training[-1]["kd_loss"] < training[0]["kd_loss"]
 
 
 def test_no_teacher_in_the_checkpoint(student, teacher):
@@ -98,7 +98,7 @@ def test_a_resumed_training_ends_with_the_same_parameters(data, teacher, tmp_pat
     resumed.mkdir()
     shutil.copy(whole / "checkpoint_1_5.pt", resumed / "checkpoint_last.pt")
     lines = train(data, resumed, *DISTIL, teacher, *schedule)
-    assert int(of_kind(lines, "train_inner")[0]["num_updates"]) == 6
+    assert of_kind(lines, "train_inner")[0]["update"] == 6
     logged = of_kind(lines, "train_inner")
     assert len({each["temperature"] for each in logged}) == len({each["alpha"] for each in logged})
     assert len({each["temperature"] for each in logged}) > 1
@@ -168,7 +168,7 @@ def test_validation_bleu_is_the_students(data, teacher, tmp_path):
     bleu = ["--eval-bleu", "--eval-bleu-args", '{"beam": 2}', "--eval-bleu-remove-bpe"]
     bleu += ["--eval-bleu-print-samples", "--max-update", "2", "--dropout", "0"]
     lines = train(data, tmp_path / "student", *DISTIL, teacher, *bleu)
-    told = of_kind(lines, "valid")[-1]["valid_bleu"]
+    told = of_kind(lines, "valid")[-1]["bleu"]
     plugin = ["--user-dir", "user_dir", "--path", tmp_path / "student" / "checkpoint_last.pt"]
     generation = [*PAIR, "--gen-subset", "valid", "--beam", "2", "--batch-size", "8", "--cpu"]
     scoring = ["--remove-bpe", "--scoring", "sacrebleu", "--sacrebleu-tokenizer", "none"]
@@ -177,8 +177,8 @@ def test_validation_bleu_is_the_students(data, teacher, tmp_path):
         for path in (plugin, [*plugin[:3], teacher])
     ]
     students, teachers = (float(re.search(r"BLEU = ([\d.]+)", text)[1]) for text in measured)
-    assert float(told) == pytest.approx(students, abs=0.01)
-    assert float(told) != pytest.approx(teachers, abs=0.01)
+    assert told == pytest.approx(students, abs=0.01)
+    assert told != pytest.approx(teachers, abs=0.01)
 
 
 def test_hydra_train_distils_and_its_student_converts(data, teacher, tmp_path):

@@ -64,9 +64,10 @@ def count_of(text: Union[int, str], flag: str = "--parameters") -> int:
         ValueError: it is not a number.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", str(text).replace(",", "").upper())
-    if match is None or not 0 < float(match[1]) <= MOST_PARAMETERS:
+    count = float(match[1]) * UNITS[match[2]] if match else 0
+    if not 0 < count <= MOST_PARAMETERS:
         raise ValueError(f"{flag} must be a number such as 600000 or 10M, but is {text}.")
-    return round(float(match[1]) * UNITS[match[2]])
+    return round(count)
 
 
 def ladder_within(
