@@ -55,7 +55,7 @@ spoken() { # what was said, the titles and the descriptions, without their tags
 }
 
 lower() {
-  python -c 'import sys
+  python -I -c 'import sys
 for stream in (sys.stdin, sys.stdout):
     stream.reconfigure(encoding="utf-8", newline="\n")
 sys.stdout.writelines(line.lower() for line in sys.stdin)'
@@ -70,7 +70,7 @@ test_pairs() { # test_pairs OUT: German TAB English of the five sets, read by wh
       member "$run/archives/de-en.tgz" "de-en/IWSLT14.$part.de-en.$lang.xml" > "$xml/$part.$lang"
     done
   done
-  SACREBLEU=$xml python - "$(realpath "$xml")" "${parts[@]}" << 'END'
+  SACREBLEU=$xml python -I - "$(realpath "$xml")" "${parts[@]}" << 'END'
 import sys
 from sacrebleu.dataset.iwslt_xml import IWSLTXMLDataset
 folder, *parts = sys.argv[1:]

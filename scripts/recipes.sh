@@ -95,7 +95,7 @@ get_archives() { # all of them into $run/archives
 }
 
 sacrebleu_archives() { # URL, checksum and file of the two sets, as sacreBLEU has them
-  python - "$valid_set" "$test_set" << 'END'
+  python -I - "$valid_set" "$test_set" << 'END'
 import sys
 from sacrebleu.dataset import DATASETS
 for name in sys.argv[1:]:
@@ -152,7 +152,7 @@ difference() { # difference FILE CHECKSUM URL: what is wrong with it
 }
 
 member() { # member ARCHIVE FILE [LINES]: a file of an archive, its .gz undone; the first LINES of it, or (0) all
-  python - "$1" "$2" "${3:-0}" << 'END'
+  python -I - "$1" "$2" "${3:-0}" << 'END'
 import gzip, itertools, sys, tarfile, zipfile
 archive, name, lines = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if archive.endswith(".zip"):
@@ -282,7 +282,7 @@ write_scores() { # two tables, which are never one: figures of the one kind say 
 }
 
 translated() { # the translations of every system of the report, in its order
-  python - "$run" << 'END'
+  python -I - "$run" << 'END'
 import json, sys
 with open(f"{sys.argv[1]}/evaluation.json", encoding="utf-8") as file:
     for name in json.load(file)["quality"]["scores"]:
@@ -307,7 +307,7 @@ tokenised_rows() { # tokenised_rows WORK REFERENCE FILE...: fairseq-score of eac
   shift
   count=$(wc -l < "$1")
   cat "$@" | retokenise | split --lines "$count" --numeric-suffixes --suffix-length 4 - "$work/tokenised."
-  python - "$work" "${@:2}" << 'END'
+  python -I - "$work" "${@:2}" << 'END'
 import contextlib, io, logging, pathlib, re, sys
 logging.disable(logging.INFO)
 from fairseq_cli import score

@@ -29,14 +29,13 @@ for flag in "$@"; do
   [[ $flag != --qui* && $flag != --resu* ]] || die "$flag keeps fairseq-generate from printing translations here: leave it out."
 done
 
-pair=$(PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" python - "$teacher" << 'EOF'
-import sys
-sys.path = [path for path in sys.path if path]  # "" is the folder that this was started in
-import os
+pair=$(python -I - "$root" "$teacher" << 'EOF'
+import os, sys
+sys.path.insert(0, sys.argv[1])
 from fairseq_kd import quiet, plugin
 from fairseq_kd.teachers.loading import teacher_languages
 try:
-    print(*teacher_languages(sys.argv[1].split(os.pathsep)[0], "Teacher"))
+    print(*teacher_languages(sys.argv[2].split(os.pathsep)[0], "Teacher"))
 except (OSError, ValueError) as error:
     sys.exit(str(error))
 EOF

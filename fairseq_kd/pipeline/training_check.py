@@ -13,8 +13,9 @@ import shlex
 from argparse import ArgumentTypeError, Namespace
 from typing import Any, Dict, Iterator
 
+from fairseq_kd.decoding.search import LENPEN
 from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
-from fairseq_kd.flag_types import UNPRINTABLE, Range
+from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range
 from fairseq_kd.pipeline.step_commands import PLAIN, TrainCommand
 
 AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
@@ -56,6 +57,7 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
 }
 ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
 LITERALS = ("lr", "update-freq", "adam-betas", "adamax-betas", "adafactor-eps", "lamb-betas")
+SEARCH = {"beam": COUNT, "nbest": COUNT, "min_len": COUNT, "lenpen": LENPEN}  # numbers of it
 METRICS = {"loss", "nll_loss", "ppl"}  # that every criterion of translation validates by
 GREATER_IS_BETTER = {"accuracy", "bleu", "agreement"}
 DISTILLED_METRICS = {  # that a criterion of ours adds
@@ -162,7 +164,10 @@ def _check_values(args: Namespace, flags: Flags) -> None:
             if name in given and numeric and not name.startswith("kd_"):
                 range_of(name, type(each), default_of(args, name)).check(flag, each)
     for name in ("eval_bleu_args", "eval_bleu_detok_args"):
-        _check_json(f"--{name.replace('_', '-')}", getattr(args, name, None) or "{}")
+        flag = f"--{name.replace('_', '-')}"
+        settings = _json_object(flag, getattr(args, name, None) or "{}")
+        if name == "eval_bleu_args":
+            _check_search(flag, settings)
     if args.max_tokens is None and args.batch_size is None:
         raise ValueError("it has neither --max-tokens nor --batch-size. Give one of them.")
     if args.validate_after_updates >= args.max_update:
@@ -177,14 +182,35 @@ def _check_values(args: Namespace, flags: Flags) -> None:
         )
 
 
-def _check_json(flag: str, text: str) -> None:
-    """Refuses text that is no JSON object."""
+def _json_object(flag: str, text: str) -> Dict[str, Any]:
+    """The value of a flag that is an object of JSON."""
     try:
-        whole = isinstance(json.loads(text), dict)
-    except ValueError:
-        whole = False
-    if not whole:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
         raise ValueError(f"{flag} must be keys and values in JSON, but is {text}.")
+    return settings
+
+
+def _check_search(flag: str, settings: Dict[str, Any]) -> None:
+    """Refuses settings of fairseq's search that it does not know, or of another type or range."""
+    from fairseq.dataclass.configs import GenerationConfig
+
+    known = GenerationConfig.__dataclass_fields__
+    for name, value in settings.items():
+        called = f"{flag} {name!r}"
+        if name not in known:
+            raise ValueError(f"{called} is no setting of fairseq's search. Leave it out.")
+        default = known[name].default
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{called} must be true or false, but is {value!r}.")
+        elif isinstance(default, (int, float)):
+            right = SEARCH.get(name) or range_of(name, type(default), default)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{called} must be {right}, but is {value!r}.")
+            right.check(called, value)
 
 
 def _check_distillation(args: Namespace) -> None:

@@ -52,6 +52,10 @@ TRAIN = {  # a flag under train, and what is told of it
     "best-checkpoint-metric: ppl, maximize-best-checkpoint-metric: true": "which is better the sm",
     "eval-bleu: true, best-checkpoint-metric: bleu": "which is better the greater it is, but --max",
     "eval-bleu: true, eval-bleu-args: '{'": "--eval-bleu-args must be keys and values in JSON, ",
+    "eval-bleu-args: '{\"beem\": 2}'": "'beem' is no setting of fairseq's search. Leave it",
+    "eval-bleu-args: '{\"beam\": 0}'": "--eval-bleu-args 'beam' must be a whole number ",
+    'eval-bleu-args: \'{"lenpen": "x"}\'': "'lenpen' must be a number from -100 to 100, but is",
+    "eval-bleu-args: '{\"sampling\": 1}'": "'sampling' must be true or false, but is 1.",
     "train-subset: none": "holds no set none of es-en. Add it by fairseq-preprocess, or name",
     "valid-subset: 'valid,none'": "holds no set none of es-en.",
     "max-target-positions: 5": "sentence 1 of the set valid in ",
@@ -81,6 +85,7 @@ def test_a_few_updates_are_a_training(workflow_of):
 def test_flags_that_a_training_can_have_are_taken(workflow_of):
     flags = "lr-scheduler: polynomial_decay, update-freq: '2', patience: -1, max-tokens-valid: 900"
     flags += ", adam-betas: '(0.9, 0.999)', best-checkpoint-metric: bleu, eval-bleu: true"
+    flags += """, eval-bleu-args: '{"beam": 1, "lenpen": -1, "sampling": false}'"""
     flags += ", maximize-best-checkpoint-metric: true, keep-last-epochs: 3, dropout: 0, fp16: true"
     assert workflow_of(f"{LADDER}train: {{max-update: 100, {flags}}}").steps
 
