@@ -7,7 +7,7 @@
 #          benchmarks/comparison.sh pair-en-it              another pair of languages
 #          benchmarks/comparison.sh gpu-en-it               three students at the size of a GPU
 #
-# TABLE is a run file of benchmarks/comparison, ROW the name of one of its rungs, or undistilled. Text and
+# TABLE is a run file of benchmarks/comparison, ROW the name of one of its stages, or undistilled. Text and
 # teacher are those of scripts/ladder.yaml, trained now if they are not there; a student takes two or three
 # minutes on one CPU core. Tables with a pair in their name have the text of benchmarks/debian_descriptions.sh,
 # and a teacher of their own. Scores are appended to benchmarks/comparison.csv, of which python

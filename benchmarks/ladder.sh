@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does the ladder teach more than one step? Students by three rungs, by one step, and without a
+# Does the ladder teach more than one step? Students by three stages, by one step, and without a
 # teacher; every student gets the same updates.
 #
 #   usage: benchmarks/ladder.sh TEACHER.pt DATA_BIN RUN_DIR

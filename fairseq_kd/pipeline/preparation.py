@@ -269,8 +269,8 @@ def _sizes(
 
 def _named(stage: Stage, last: bool) -> Stage:
     name = stage.name or (STUDENT if last else "")
-    if not name:  # "rung-70" names the folders of earlier runs, too
-        name = f"rung-{stage.ratio * 100:.0f}" if stage.ratio is not None else stage.arch or ""
+    if not name:
+        name = f"stage-{stage.ratio * 100:.0f}" if stage.ratio is not None else stage.arch or ""
     return Stage(name, stage.ratio, stage.arch, stage.settings)
 
 

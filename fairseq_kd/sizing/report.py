@@ -33,7 +33,7 @@ class LadderReport:
     def __init__(self, structure: TeacherStructure, ratios: Sequence[float], strategy: str):
         self.structure, self.ratios, self.strategy = structure, ratios, strategy
         self.sizes = ladder_sizes(structure.size, ratios, strategy)
-        between = [f"rung-{ratio * 100:.0f}" for ratio in ratios[1:-1]]
+        between = [f"stage-{ratio * 100:.0f}" for ratio in ratios[1:-1]]
         self.names = ["teacher", *between, "student"]
 
     @cached_property

@@ -29,8 +29,8 @@ def test_every_run_file_can_be_read(path):
 
 
 def test_the_strategies_of_the_run_files_stand_on_the_page(page):
-    rows = {rung.name for rung in read_run(BENCHMARKS / "comparison" / "strategies.yaml").ladder}
-    assert rows - {"rung-70", "rung-49"} <= set(page.STRATEGIES)
+    rows = {stage.name for stage in read_run(BENCHMARKS / "comparison" / "strategies.yaml").ladder}
+    assert rows - {"stage-70", "stage-49"} <= set(page.STRATEGIES)
 
 
 def test_the_page_is_current(page, tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_a_row_tells_mean_spread_and_the_least_certain_seed(page):
 
 
 def test_a_model_costs_what_it_needs_but_for_text_and_teacher(page, tmp_path):
-    steps = {"data": [], "teacher": ["data"], "rung": ["teacher"], "start": ["rung"]}
+    steps = {"data": [], "teacher": ["data"], "stage": ["teacher"], "start": ["stage"]}
     steps |= {"student": ["data", "start"], "other": ["data"]}
     workflow = Workflow(
         str(tmp_path), {}, 1, [Step(n, "train", [], a, [], []) for n, a in steps.items()]

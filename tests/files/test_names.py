@@ -82,7 +82,7 @@ def test_the_header_of_a_script_is_a_comment_whatever_the_names_of_its_files(tmp
     assert all(line.startswith("#") for line in header)
 
 
-def test_a_rung_is_called_by_one_line(tmp_path):
+def test_a_stage_is_called_by_one_line(tmp_path):
     path = tmp_path / "run.yaml"
     for name in ('"a\\n"', '"a b"', "../a", '"a;b"'):
         path.write_text(f"data: d\nteacher: t.pt\nladder: [{{ratio: 0.5, name: {name}}}]\n")

@@ -92,7 +92,7 @@ def test_a_line_is_shown_when_it_is_whole(folder, written, capsys):
 
 
 def test_steps_that_began_between_two_looks_are_shown_in_their_order(folder, written, capsys):
-    steps = ["teacher-translations", "mixed", "rung-70"]
+    steps = ["teacher-translations", "mixed", "stage-70"]
     with Follower(folder) as following:
         following._ended.set()  # as if its thread got no time
         following._thread.join()

@@ -38,19 +38,19 @@ def test_a_teacher_that_is_given_is_read_and_one_that_is_trained_is_waited_for(
     workflow_of, large_teacher
 ):
     workflow = workflow_of("ladder: [0.7, 0.4]")
-    assert list(kinds(workflow)) == ["rung-70", "student", "undistilled", "evaluation"]
-    assert args(workflow, "rung-70")["kd_teacher"] == large_teacher
-    assert large_teacher in workflow.step("rung-70").reads
-    assert workflow.step("rung-70").after == []
-    assert args(workflow, "student")["kd_teacher"] == "runs/run/rung-70/checkpoint_best.pt"
-    assert workflow.step("student").after == ["rung-70"]
+    assert list(kinds(workflow)) == ["stage-70", "student", "undistilled", "evaluation"]
+    assert args(workflow, "stage-70")["kd_teacher"] == large_teacher
+    assert large_teacher in workflow.step("stage-70").reads
+    assert workflow.step("stage-70").after == []
+    assert args(workflow, "student")["kd_teacher"] == "runs/run/stage-70/checkpoint_best.pt"
+    assert workflow.step("student").after == ["stage-70"]
     assert large_teacher not in workflow.step("student").reads
 
 
 def test_the_checkpoint_that_counts_can_be_the_last(workflow_of):
     workflow = workflow_of("ladder: [{ratio: 0.7, checkpoint: last}, 0.4]")
-    assert workflow.step("rung-70").makes == ["runs/run/rung-70/checkpoint_last.pt"]
-    assert args(workflow, "student")["kd_teacher"] == "runs/run/rung-70/checkpoint_last.pt"
+    assert workflow.step("stage-70").makes == ["runs/run/stage-70/checkpoint_last.pt"]
+    assert args(workflow, "student")["kd_teacher"] == "runs/run/stage-70/checkpoint_last.pt"
 
 
 def test_every_training_reads_the_data_that_were_given(workflow_of, data):
@@ -92,17 +92,17 @@ def test_text_is_prepared_first_as_the_file_says(workflow_of, prepared):
 
 def test_several_teachers_teach_the_first_stage_together(workflow_of, teacher, large_teacher):
     workflow = workflow_of(f"teacher: [{large_teacher}, {teacher}]\nladder: [0.7, 0.4]")
-    assert args(workflow, "rung-70")["kd_teacher"] == f"{large_teacher}{os.pathsep}{teacher}"
-    assert {large_teacher, teacher} <= {*workflow.step("rung-70").reads}
+    assert args(workflow, "stage-70")["kd_teacher"] == f"{large_teacher}{os.pathsep}{teacher}"
+    assert {large_teacher, teacher} <= {*workflow.step("stage-70").reads}
     assert words(workflow, "evaluation")["--teacher"] == f"teacher-1={large_teacher}"
 
 
 def test_a_stage_can_learn_from_any_before_it(workflow_of, large_teacher):
-    ladder = "ladder: [0.7, 0.5, {ratio: 0.3, learns-from: [rung-70, teacher]}]"
+    ladder = "ladder: [0.7, 0.5, {ratio: 0.3, learns-from: [stage-70, teacher]}]"
     workflow = workflow_of(ladder)
-    taught = f"runs/run/rung-70/checkpoint_best.pt{os.pathsep}{large_teacher}"
+    taught = f"runs/run/stage-70/checkpoint_best.pt{os.pathsep}{large_teacher}"
     assert args(workflow, "student")["kd_teacher"] == taught
-    assert workflow.step("student").after == ["rung-70"]
+    assert workflow.step("student").after == ["stage-70"]
     assert large_teacher in workflow.step("student").reads
     workflow = workflow_of("ladder: [0.7, 0.4]\neach: {learns-from: teacher}")
     assert args(workflow, "student")["kd_teacher"] == large_teacher
@@ -113,7 +113,7 @@ def test_what_a_stage_says_wins_over_what_is_said_of_each(workflow_of):
     workflow = workflow_of(
         f"{ladder}\neach: {{temperature: 2, alpha: 0.6, train: {{lr: 2}}}}\nseed: 7"
     )
-    first, second = (args(workflow, name) for name in ("rung-70", "student"))
+    first, second = (args(workflow, name) for name in ("stage-70", "student"))
     assert (first["kd_temperature"], second["kd_temperature"]) == (2, 1)
     assert (first["lr"], second["lr"]) == ([2], [3])
     assert first["kd_alpha"] == second["kd_alpha"] == 0.6
@@ -146,15 +146,15 @@ def test_a_store_is_made_before_the_stage_that_reads_it(workflow_of, large_teach
 def test_a_store_of_a_stage_in_shards_is_merged(workflow_of):
     ladder = "ladder: [0.7, {ratio: 0.4, knowledge: store}]"
     workflow = workflow_of(f"{ladder}\nstore: {{shards: 3}}")
-    parts = [f"rung-70-store-{number}-of-3" for number in (1, 2, 3)]
+    parts = [f"stage-70-store-{number}-of-3" for number in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
         assert words(workflow, part)["--shard"] == f"{number}/3"
-        assert workflow.step(part).after == ["rung-70"]
-        assert workflow.step(part).folder == "runs/run/rung-70-store"
-    merged = workflow.step("rung-70-store")
+        assert workflow.step(part).after == ["stage-70"]
+        assert workflow.step(part).folder == "runs/run/stage-70-store"
+    merged = workflow.step("stage-70-store")
     assert merged.commands[0][1] == "store-merge"
     assert merged.after == parts
-    assert workflow.step("student").after == ["rung-70-store"]
+    assert workflow.step("student").after == ["stage-70-store"]
 
 
 @pytest.mark.parametrize("kind", ["distilled", "mixed"])
@@ -174,10 +174,10 @@ def test_translations_of_the_teacher_become_a_training_set(workflow_of, kind, la
     assert said.get("--mix") == {"mixed": "gold"}.get(kind)
     assert workflow.step(kind).after == ["teacher-translations"]
     assert args(workflow, "student")["data"] == f"runs/run/{kind}"
-    assert workflow.step("student").after == [kind, "rung-70"]
+    assert workflow.step("student").after == [kind, "stage-70"]
     # nll_loss on references misleads there, so the last checkpoint counts
     assert workflow.step("student").makes == ["runs/run/student/checkpoint_last.pt"]
-    assert args(workflow, "rung-70")["data"] == args(workflow, "undistilled")["data"] == data
+    assert args(workflow, "stage-70")["data"] == args(workflow, "undistilled")["data"] == data
 
 
 def test_translations_in_shards_are_merged_and_made_once_for_all_stages(workflow_of):
@@ -185,7 +185,7 @@ def test_translations_in_shards_are_merged_and_made_once_for_all_stages(workflow
     workflow = workflow_of(f"{ladder}\ndistilled: {{shards: 2}}")
     assert list(kinds(workflow)) == [
         *("teacher-translations-1-of-2", "teacher-translations-2-of-2", "teacher-translations"),
-        *("distilled", "rung-70", "mixed", "student", "undistilled", "evaluation"),
+        *("distilled", "stage-70", "mixed", "student", "undistilled", "evaluation"),
     ]
     merge = workflow.step("teacher-translations")
     assert merge.commands == [["fairseq-kd", "merge", "runs/run/teacher-translations"]]
@@ -197,7 +197,7 @@ def test_a_store_of_distilled_data_is_another_than_that_of_the_references(workfl
     workflow = workflow_of(
         f"ladder: [{{ratio: 0.7, {stored}}}, {{ratio: 0.4, {stored}, data: distilled}}]"
     )
-    assert args(workflow, "rung-70")["kd_store"] == "runs/run/teacher-store"
+    assert args(workflow, "stage-70")["kd_store"] == "runs/run/teacher-store"
     assert args(workflow, "student")["kd_store"] == "runs/run/teacher-store-distilled"
     assert words(workflow, "teacher-store-distilled")["--data"] == "runs/run/distilled"
     assert workflow.step("teacher-store-distilled").after == ["distilled"]
@@ -222,17 +222,17 @@ def test_text_is_prepared_by_the_vocabulary_of_a_teacher(workflow_of, prepared, 
 def test_a_start_from_the_teachers_layers_is_written_first(workflow_of, large_teacher):
     workflow = workflow_of("ladder: [0.7, 0.4]\neach: {start: inherit}")
     assert list(kinds(workflow)) == [
-        *("rung-70-start", "rung-70", "student-start", "student"),
+        *("stage-70-start", "stage-70", "student-start", "student"),
         *("undistilled", "inherited", "evaluation"),
     ]
-    assert words(workflow, "rung-70-start")["--teacher"] == large_teacher
-    assert workflow.step("rung-70-start").reads == [large_teacher]
+    assert words(workflow, "stage-70-start")["--teacher"] == large_teacher
+    assert workflow.step("stage-70-start").reads == [large_teacher]
     said = words(workflow, "student-start")
-    assert said["--teacher"] == "runs/run/rung-70/checkpoint_best.pt"
+    assert said["--teacher"] == "runs/run/stage-70/checkpoint_best.pt"
     student = args(workflow, "student")
     assert said["--encoder-embed-dim"] == str(student["encoder_embed_dim"])
     assert student["finetune_from_model"] == "runs/run/student-start/start.pt"
-    assert workflow.step("student").after == ["rung-70", "student-start"]
+    assert workflow.step("student").after == ["stage-70", "student-start"]
     assert args(workflow, "undistilled")["finetune_from_model"] is None
 
 
@@ -388,13 +388,13 @@ def test_all_models_are_evaluated_at_the_end(workflow_of, large_teacher, data):
     step = workflow.steps[-1]
     assert (step.name, step.kind) == ("evaluation", "evaluate")
     command = " ".join(step.commands[0])
-    for name in ("rung-70", "student", "one-step"):
+    for name in ("stage-70", "student", "one-step"):
         assert f"--student {name}=runs/run/{name}/checkpoint_best.pt" in command
     said = words(workflow, "evaluation")
     assert said["--control"] == "undistilled=runs/run/undistilled/checkpoint_best.pt"
     assert said["--teacher"] == f"teacher={large_teacher}"
     assert (said["--data"], said["--out"]) == (data, "runs/run")
     assert (said["--subset"], said["--rounds"], said["--no-memory"]) == ("valid", "1", "")
-    assert step.after == ["rung-70", "student", "undistilled", "one-step"]
+    assert step.after == ["stage-70", "student", "undistilled", "one-step"]
     assert step.makes[-1] == "runs/run/report.html"
     assert list(kinds(workflow_of("ladder: [0.7]\ncontrols: []"))) == ["student", "evaluation"]

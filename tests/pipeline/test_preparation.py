@@ -51,7 +51,7 @@ def parameters(args):
 
 def test_a_target_gives_a_ladder_with_names_by_ratio_and_a_student(workflow_of):
     trained = trainings(workflow_of("target: 0.25"))  # at 0.343 it would be the student's size
-    assert list(trained) == ["rung-70", "rung-49", "student", "undistilled"]
+    assert list(trained) == ["stage-70", "stage-49", "student", "undistilled"]
     assert [args["encoder_embed_dim"] for args in trained.values()] == [48, 48, 32, 32]
     assert [args["decoder_layers"] for args in trained.values()] == [3, 2, 1, 1]
     assert all(args["encoder_normalize_before"] for args in trained.values())  # as the teacher
@@ -61,7 +61,7 @@ def test_a_target_gives_a_ladder_with_names_by_ratio_and_a_student(workflow_of):
 def test_stages_have_the_names_that_they_are_given(workflow_of):
     ladder = f"ladder: [1.0, 0.7, {{ratio: 0.4, name: half}}, {{arch: {SMALL}}}, {{arch: {SMALL}}}]"
     assert list(trainings(workflow_of(ladder))) == [
-        "rung-70",
+        "stage-70",
         "half",
         SMALL,
         "student",
@@ -71,8 +71,8 @@ def test_stages_have_the_names_that_they_are_given(workflow_of):
 
 def test_a_budget_of_parameters_is_kept_and_used(workflow_of):
     trained = trainings(workflow_of("parameters: 40K\nfactor: 0.8"))
-    assert {"rung-80", "student", "undistilled"} < trained.keys()
-    assert 20_000 < parameters(trained["student"]) <= 40_000 < parameters(trained["rung-80"])
+    assert {"stage-80", "student", "undistilled"} < trained.keys()
+    assert 20_000 < parameters(trained["student"]) <= 40_000 < parameters(trained["stage-80"])
     trained = trainings(workflow_of("parameters: 150K\nstrategy: depth"))
     assert parameters(trained["student"]) <= 150_000
     assert trained["student"]["encoder_embed_dim"] == 64
@@ -229,8 +229,8 @@ def test_a_changed_workflow_is_not_put_under_a_driver_that_works(workflow_of, tm
 
 REFUSALS = {
     "an unknown model": (
-        "ladder: [0.7, {ratio: 0.4, learns-from: rung-50}]",
-        r"student learns from rung-50, which is not trained before it\. Before it are teacher, ru",
+        "ladder: [0.7, {ratio: 0.4, learns-from: stage-50}]",
+        r"student learns from stage-50, which is not trained before it\. Before it are teacher, st",
     ),
     "itself": (
         "ladder: [{ratio: 0.5, learns-from: student}]",

@@ -37,10 +37,16 @@ distilled: {{shards: 2, distill-data: {{max-repeated: 1, max-length-ratio: 100}}
 store: {{topk: 8}}
 evaluate: {{rounds: 0, no-memory: true, beam: 1, bootstrap: 100}}
 """
-STEPS = ["data", "teacher", "rung-70", "teacher-translations-1-of-2", "teacher-translations-2-of-2"]
-STEPS += ["teacher-translations", "mixed", "rung-70-store-mixed", "student-start", "student"]
+STEPS = [
+    "data",
+    "teacher",
+    "stage-70",
+    "teacher-translations-1-of-2",
+    "teacher-translations-2-of-2",
+]
+STEPS += ["teacher-translations", "mixed", "stage-70-store-mixed", "student-start", "student"]
 STEPS += ["undistilled", "inherited", "evaluation"]
-MODELS = ("teacher", "rung-70", "student", "undistilled", "inherited")
+MODELS = ("teacher", "stage-70", "student", "undistilled", "inherited")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,7 @@ def test_every_step_is_made_in_the_order_of_work(whole):
     }
     assert list(manifests) == STEPS
     assert manifests["student"]["updates"] == manifests["undistilled"]["updates"] == 30
-    assert {"nll_loss", "kd_loss"} <= manifests["rung-70"]["scores"].keys()
+    assert {"nll_loss", "kd_loss"} <= manifests["stage-70"]["scores"].keys()
     for page in ("report.html", "report.md", "history.html", "evaluation.json"):
         assert (folder / page).stat().st_size > 1000
 
@@ -128,7 +134,7 @@ def test_a_changed_option_makes_only_what_depends_on_it(whole):
     assert re.search(r"changed +student +--kd-temperature was 2, is 1", shown.stdout)
     told = progressive(path, *changes)
     assert begun(told) == ["student", "evaluation"]
-    assert same(whole.models["rung-70"], weights(folder, "rung-70"))
+    assert same(whole.models["stage-70"], weights(folder, "stage-70"))
     assert not same(whole.models["student"], weights(folder, "student"))
     assert (folder / "replaced" / "student.1" / "train.log").is_file()
     assert begun(progressive(path, *changes)) == []

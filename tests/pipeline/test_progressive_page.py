@@ -96,7 +96,7 @@ def test_fairseq_takes_every_training_of_the_example(file_of, tmp_path, monkeypa
     ours = f"user-dir: {ROOT / 'user_dir'}"  # fairseq imports one plugin of a name
     workflow = prepare_run(file_of(EVERY_KEY.replace("user-dir: user_dir", ours)))
     trained = [step.name for step in workflow.steps if step.kind == "train"]
-    assert trained == ["teacher", "rung-70", "half", "student", "undistilled", "one-step"]
+    assert trained == ["teacher", "stage-70", "half", "student", "undistilled", "one-step"]
     assert workflow.folder == "runs/de-en"
 
 

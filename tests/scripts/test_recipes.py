@@ -254,7 +254,7 @@ def test_its_run_file_is_one(name):
     described = read_run(ROOT / "scripts" / f"{name}.yaml")
     assert str(described.folder) == f"runs/{name}"
     assert described.data == f"runs/{name}/data/bin"
-    assert [rung.ratio for rung in described.ladder] == [0.7, 0.49, 0.25]
+    assert [stage.ratio for stage in described.ladder] == [0.7, 0.49, 0.25]
     assert described.get("controls", []) == ["undistilled", "inherited", "one-step"]
 
 
@@ -269,8 +269,8 @@ def test_its_published_setting_can_be_trained(name, teacher, data, tmp_path):
     changes = [f"run={tmp_path}/run", f"data={data}", *big]
     plan = prepare_run(ROOT / "scripts" / f"{name}.yaml", changes)
     trained = {step.name: step.commands[0] for step in plan.steps if step.kind == "train"}
-    rungs, controls = ["rung-70", "rung-49", "student"], ["undistilled", "inherited", "one-step"]
-    assert list(trained) == ["teacher", *rungs, *controls]
+    stages, controls = ["stage-70", "stage-49", "student"], ["undistilled", "inherited", "one-step"]
+    assert list(trained) == ["teacher", *stages, *controls]
     arch = trained["teacher"][trained["teacher"].index("--arch") + 1]
     assert arch.endswith("_big") == (teacher == "big")
     for command in trained.values():
@@ -285,15 +285,15 @@ def test_each_kind_of_score_is_that_of_its_own_definition(verses, tmp_path):
     translations = [f"{line} Ein Ost-Weg, A&B." for line in verses["test.es"]]
     for folder, lines in (("data/text", references), ("translations", translations)):
         (tmp_path / folder).mkdir(parents=True)
-        name = "test.de" if folder == "data/text" else "rung-70.int8.txt"
+        name = "test.de" if folder == "data/text" else "stage-70.int8.txt"
         (tmp_path / folder / name).write_text("".join(f"{line}\n" for line in lines))
-    (tmp_path / "evaluation.json").write_text('{"quality": {"scores": {"rung-70, int8": {}}}}')
+    (tmp_path / "evaluation.json").write_text('{"quality": {"scores": {"stage-70, int8": {}}}}')
     settings = f"run={tmp_path} name=a smoke=0 tgt=de test_set= compounds=1 workers=1"
     words = f"source scripts/recipes.sh; source scripts/common.sh; {settings}; show_scores"
     shown = run_forked("bash", "-euo", "pipefail", "-c", words).stdout
     ours, tokenised = tables(shown).values()
     want = sacrebleu.corpus_bleu(translations, [references]).score
-    assert float(ours["rung-70.int8"]) == pytest.approx(want, abs=0.006)
+    assert float(ours["stage-70.int8"]) == pytest.approx(want, abs=0.006)
     moses = MosesTokenizer("de")
     split = [
         [
@@ -303,7 +303,7 @@ def test_each_kind_of_score_is_that_of_its_own_definition(verses, tmp_path):
         for lines in (translations, references)
     ]
     want = sacrebleu.corpus_bleu(split[0], [split[1]], tokenize="none", force=True).score
-    assert float(tokenised["rung-70.int8"]) == pytest.approx(want, abs=0.006)
+    assert float(tokenised["stage-70.int8"]) == pytest.approx(want, abs=0.006)
     assert ours != tokenised
 
 

@@ -41,12 +41,12 @@ def test_the_table_has_the_formulas_sizes_and_the_true_parameters(data, capsys):
     rows = rows_of(shown)
     assert [row[:6] for row in rows] == [
         ["teacher", "1.0", "3+2", "160", "4", "640"],
-        ["rung-70", "0.7", "2+1", "120", "3", "480"],
-        ["rung-49", "0.49", "1+1", "120", "3", "480"],
+        ["stage-70", "0.7", "2+1", "120", "3", "480"],
+        ["stage-49", "0.49", "1+1", "120", "3", "480"],
         ["student", "0.25", "1+1", "80", "2", "320"],
     ]
     printed = dict(re.findall(r"^([\w-]+):\n  (--arch .*)$", shown, re.M))
-    assert list(printed) == ["rung-70", "rung-49", "student"]
+    assert list(printed) == ["stage-70", "stage-49", "student"]
     printed["teacher"] = "--arch transformer_kd_small_teacher --share-all-embeddings"
     counts = [int(row[6].replace(",", "")) for row in rows]
     for row, count in zip(rows, counts, strict=True):
