@@ -47,7 +47,9 @@ def range_of(name: str, kind: type, default: Any = None) -> Range:
         return RANGES[name]
     if "drop" in name or "smoothing" in name:
         return Range(float, 0, 1, below=True)
-    if name.endswith(("_layers", "_dim", "_heads")):
+    if name.endswith("_layers"):
+        return Range(int, 1, 1000)
+    if name.endswith(("_dim", "_heads")):
         return Range(int, 1, 1_000_000)
     also = (default,) if isinstance(default, (int, float)) and default < 0 else ()
     if kind is int:

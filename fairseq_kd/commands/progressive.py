@@ -31,9 +31,10 @@ def run(options: ProgressiveOptions) -> int:
     if options.shell is not None:
         described = read_run(options.file, options.changes)
         check_apart(options.shell, folders_read(described), "--shell")
-    if options.shell is None and not options.dry_run:
+    executed = options.shell is None and not options.dry_run
+    if executed:
         driver.check_snakemake()
-    workflow = prepare_run(options.file, options.changes)
+    workflow = prepare_run(options.file, options.changes, record=executed)
     names = driver.wanted(workflow, options.until)
     if options.shell is not None:
         steps = [workflow.step(name) for name in names]

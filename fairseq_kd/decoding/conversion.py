@@ -15,6 +15,7 @@ https://docs.openvino.ai/latest/pot_saturation_issue.html.
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import sys
@@ -71,9 +72,7 @@ def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
     Raises:
         CannotConvertError: CTranslate2 refuses the model, or scores otherwise than fairseq.
     """
-    folder = (
-        cache / f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{checkpoint.sha256[:32]}"
-    )
+    folder = cache / _name(checkpoint, subset)
     if folder.is_dir():
         damage = _damage(folder)
         if damage is None:
@@ -88,6 +87,13 @@ def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
         work.chmod(0o755)
         _put_in_place(work, folder)
     return folder
+
+
+def _name(checkpoint: Checkpoint, subset: Subset) -> str:
+    """The name of a conversion, by the hashes of what it is made from, vocabularies included."""
+    dictionaries = (subset.hashes[f"{side}_dictionary"] for side in ("source", "target"))
+    made_from = hashlib.sha256(" ".join((checkpoint.sha256, *dictionaries)).encode()).hexdigest()
+    return f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{made_from[:32]}"
 
 
 def _damage(folder: Path) -> Optional[str]:
@@ -202,10 +208,11 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
     translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
     symbols = ctranslate2_symbols(subset.source_dictionary)
     sources = _probes(subset, checkpoint)
+    longest = min(PROBE_TOKENS, checkpoint.model.max_decoder_positions() - 1)
     results = translator.translate_batch(
         [[symbols[token] for token in source.tolist()[:-1]] for source in sources],
         beam_size=1,
-        max_decoding_length=PROBE_TOKENS,
+        max_decoding_length=longest,
         suppress_sequences=NEVER_CHOSEN,
         return_scores=True,
         return_end_token=True,

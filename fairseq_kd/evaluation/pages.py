@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import List, Optional, Sequence, Union
 
-from fairseq_kd.files.names import fence_around, in_markdown
+from fairseq_kd.files.names import fence_around, in_markdown, in_one_line
 
 Row = Sequence[str]
 STYLE = """\
@@ -155,7 +155,8 @@ def _markdown(block: Block, plots: str) -> str:
 def code_block(text: str) -> str:
     """Command lines as a Markdown code block, with a fence longer than any in the text."""
     fence = fence_around(text, 3)
-    return f"{fence}bash\n{text}\n{fence}"
+    lines = "\n".join(map(in_one_line, text.split("\n")))
+    return f"{fence}bash\n{lines}\n{fence}"
 
 
 def html_page(title: str, cards: Sequence["tuple[str, str]"], sections: Sequence[Section]) -> str:

@@ -26,7 +26,7 @@ def bleu_tokenizer(language: str, chosen: Optional[str]) -> str:
         chosen: by the user, or None.
 
     Raises:
-        ValueError: a package that it needs is not installed.
+        ValueError: a package that it needs is not installed, or its model cannot be downloaded.
     """
     code = re.split("[-_]", language)[0].lower()
     code = TWO_LETTERS.get(code, code)
@@ -38,6 +38,11 @@ def bleu_tokenizer(language: str, chosen: Optional[str]) -> str:
         raise ValueError(
             f"BLEU of {language} by the tokenizer {name} needs a package that is not installed "
             f"(pip install {package}); or give another one by --sacrebleu-tokenize, such as char."
+        ) from None
+    except OSError as error:  # of a download
+        raise ValueError(
+            f"BLEU of {language} by the tokenizer {name} needs a model that sacreBLEU downloads, "
+            f"which failed: {error}. Give another tokenizer by --sacrebleu-tokenize, such as 13a."
         ) from None
     return name
 

@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, List, Optional, Tuple
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 
 from fairseq.data import Dictionary
 from fairseq.data.encoders import build_tokenizer
@@ -21,6 +21,7 @@ from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.shard import Shard
 
 Detokeniser = Callable[[str], str]
+SAME_SHARE = 0.5  # of the sentences that a text beside the data must have
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,25 @@ def plain_text(
     beside = [
         subset.folder.resolve().parent / "text" / f"{subset.name}.{each}" for each in subset.pair
     ]
-    sources = _text_beside(beside[0], subset)
-    if sources is None:
-        sources = _detokenised(subset.source, subset.source_dictionary, detokenisers[0])
+    binarised = _detokenised(subset.source, subset.source_dictionary, detokenisers[0])
+    sources = _text_beside(beside[0], subset, binarised) or binarised
     if reference is not None:
-        references = _references(reference, subset)
+        references = read_references(reference, subset)
         return PlainText(sources, references, f"the lines of {reference.name}")
-    text = _text_beside(beside[1], subset)
+    binarised = _detokenised(subset.target, subset.target_dictionary, detokenisers[1])
+    text = _text_beside(beside[1], subset, binarised)
     if text is not None:
         return PlainText(sources, text, f"text/{beside[1].name} beside the data, as written")
-    references = _detokenised(subset.target, subset.target_dictionary, detokenisers[1])
-    return PlainText(sources, references, "the binarised set, detokenised")
+    return PlainText(sources, binarised, "the binarised set, detokenised")
 
 
-def _references(path: Path, subset: Subset) -> List[str]:
+def read_references(path: Path, subset: Subset) -> List[str]:
+    """The lines of ``--reference``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: its number of lines is not that of the set, or it is not UTF-8.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"--reference {path} does not exist. Give the plain text of the set."
@@ -98,14 +104,32 @@ def _references(path: Path, subset: Subset) -> List[str]:
     return references
 
 
-def _text_beside(path: Path, subset: Subset) -> Optional[List[str]]:
-    """The lines of a text beside the data; None without one, or if its length is not the set's."""
+def _text_beside(path: Path, subset: Subset, binarised: Sequence[str]) -> Optional[List[str]]:
+    """The lines of a text beside the data; None without one, or if it is not that of the set.
+
+    Args:
+        path: of the text.
+        subset: the set.
+        binarised: the set's own sentences, detokenised.
+    """
     lines = list(lines_of(str(path))) if path.is_file() else None
-    if lines is None or len(lines) == len(subset):
+    if lines is None:
+        return None
+    known = [(each, own) for each, own in zip(lines, binarised, strict=False) if "<unk>" not in own]
+    same = sum(_letters(each) == _letters(own) for each, own in known)
+    if len(lines) != len(subset):
+        why = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
+    elif same < SAME_SHARE * len(known):
+        why = f"{len(known) - same} of its lines are not the sentences of {subset.name}"
+    else:
         return lines
-    difference = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
-    print(f"{path} is ignored: {difference}", file=sys.stderr)
+    print(f"{path} is ignored: {why}", file=sys.stderr)
     return None
+
+
+def _letters(text: str) -> str:
+    """The letters and digits of a text, which tokenisation and truecasing leave as they are."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _detokenised(

@@ -24,6 +24,7 @@ from fairseq_kd.machine import gpu_names, versions, with_gpus
 from fairseq_kd.pipeline.follower import RECORDS
 from fairseq_kd.pipeline.state import (
     LOGS,
+    REPORTED,
     STEPS,
     attempts_path,
     manifest_path,
@@ -151,7 +152,7 @@ def _manifest(
         "parents": step.after,
         "recipe": recipe,
         "stood_on": stood_on(workflow, step),
-        "outputs": {path: _output(step, Path(path)) for path in step.makes},
+        "outputs": {path: _output(step, Path(path)) for path in _made_by(workflow, step)},
         "seed": workflow.seed,
         "begun": attempts[0]["start"],
         "finished": attempts[-1]["seen"],
@@ -162,6 +163,23 @@ def _manifest(
         "versions": versions(),
         **_training(step),
     }
+
+
+def _made_by(workflow: Workflow, step: Step) -> List[str]:
+    """The outputs of a step, and the other files of a store, of translations and of a report.
+
+    The manifest of a distilled set names its files itself.
+    """
+    folders = {"store": [step.folder], "translate": [step.folder]}
+    folders["evaluate"] = [f"{workflow.folder}/{name}" for name in REPORTED]
+    beside = [
+        str(path)
+        for folder in folders.get(step.kind, [])
+        if step.makes and folder
+        for path in sorted(Path(folder).rglob("[!.]*"))
+        if path.is_file()
+    ]
+    return list(dict.fromkeys([*step.makes, *beside]))
 
 
 def _output(step: Step, path: Path) -> Dict[str, Any]:

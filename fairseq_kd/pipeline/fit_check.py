@@ -9,24 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.pipeline.layout import Layout
 from fairseq_kd.pipeline.run_file import RunFile
-from fairseq_kd.pipeline.step_commands import SIZES as SIZE_FLAGS
+from fairseq_kd.pipeline.start_check import START
 from fairseq_kd.pipeline.training_check import resolved, training_refused
-from fairseq_kd.pipeline.workflow import LaidOutStep
+from fairseq_kd.pipeline.trial import Trials
 
-START = "finetune_from_model"
 FILES = ("encoder_embed_path", "decoder_embed_path", START)  # read where a training begins
-SIDES = ("encoder", "decoder")
-SIZES = tuple(flag.replace("-", "_") for flag in SIZE_FLAGS)
-SHARING = ("share_all_embeddings", "share_decoder_input_output_embed")  # a student may give it up
-STRUCTURE = (  # options that determine which weights exist
-    *SHARING,
-    *(f"{side}_{what}" for side in SIDES for what in ("normalize_before", "learned_pos")),
-    "no_token_positional_embeddings",
-    "layernorm_embedding",
-)
-EQUAL = (*SIZES, *STRUCTURE, "no_scale_embedding", "activation_fn")  # in a start and its training
 
 
 def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str, Any]]) -> None:
@@ -53,24 +43,42 @@ def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str,
                     "exist. Give a file."
                 )
         built[name] = builder.check(name, training)
+    pivot = any(training.get("kd_pivot_lang") for training in trainings.values())
     if isinstance(run.teacher, list):
         for path in run.teacher:
-            _check_teacher(run, path, layout, trainings, built)
+            model = _loaded(layout, path, f"{run.path}: the teacher", not pivot)
+            _check_teacher(run, path, model, trainings, built)
+    for path in run.get("compare", {}).values():
+        _loaded(layout, path, f"{run.path}: compare:", not pivot)
     _check_vocabulary(run, layout)
+    _check_evaluation(run, layout)
+    with temporary_folder() as folder:
+        trials = Trials(layout, trainings, folder)
+        for name, training in trainings.items():
+            if built[name]:
+                trials.run(name, training)
 
 
 def _check_teacher(
     run: RunFile,
     path: str,
-    layout: Layout,
+    model: Any,
     trainings: Mapping[str, Mapping[str, Any]],
     built: Mapping[str, Any],
 ) -> None:
-    """Refuses a teacher that does not fit the data of the run, or one of its trainings."""
-    from fairseq_kd.teachers.compatibility import check_positions, check_same_vocabulary
+    """Refuses a teacher whose positions are too few for a training that it teaches."""
+    from fairseq_kd.teachers.compatibility import check_positions
+
+    for name, training in trainings.items():
+        if built[name] and path in (training.get("kd_teacher") or "").split(os.pathsep):
+            check_positions(f"{run.path}: the teacher {path}", model, built[name][0])
+
+
+def _loaded(layout: Layout, path: str, called: str, same_vocabulary: bool) -> Any:
+    """A model from a checkpoint, which must have the dictionaries of the run's data."""
+    from fairseq_kd.teachers.compatibility import check_same_vocabulary
     from fairseq_kd.teachers.loading import load_teacher
 
-    called = f"{run.path}: the teacher"
     model, task = load_teacher(path, called)
     own = (task.source_dictionary, task.target_dictionary)
     source, target = dictionaries_of(layout) or own
@@ -82,11 +90,9 @@ def _check_teacher(
         described="the data are",
         advice="data of its languages",
     )
-    if not any(training.get("kd_pivot_lang") for training in trainings.values()):
+    if same_vocabulary:
         check_same_vocabulary(f"{called} {path}", task, ours)
-    for name, training in trainings.items():
-        if built[name] and path in (training.get("kd_teacher") or "").split(os.pathsep):
-            check_positions(f"{called} {path}", model, built[name][0])
+    return model
 
 
 def _check_vocabulary(run: RunFile, layout: Layout) -> None:
@@ -111,6 +117,26 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
                 check_splitting(subset, step.command.remove_bpe, "remove-bpe")
             except ValueError as error:
                 raise ValueError(f"{run.path}: {sections[step.kind]}: {error}") from None
+
+
+def _check_evaluation(run: RunFile, layout: Layout) -> None:
+    """Refuses a tokenizer of BLEU that is not installed, and references of another set."""
+    from fairseq_kd.decoding.subset import read_subset
+    from fairseq_kd.evaluation.scores import bleu_tokenizer
+    from fairseq_kd.evaluation.translations import read_references
+
+    folder = Path(layout.corpus.folder)
+    for step in layout.steps:
+        if step.kind != "evaluate":
+            continue
+        options = step.command
+        try:
+            bleu_tokenizer(layout.corpus.pair[1], options.sacrebleu_tokenize)
+            if options.reference is not None and folder.is_dir():
+                subset = read_subset(folder, options.subset, layout.corpus.pair)
+                read_references(options.reference, subset)
+        except ValueError as error:
+            raise ValueError(f"{run.path}: evaluate: {error}") from None
 
 
 def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
@@ -249,120 +275,3 @@ def _sizes(task: Any, subset: str, folder: str, combine: bool) -> Optional[Any]:
     dataset = task.datasets[subset]
     sides = [getattr(dataset, f"{side}_sizes", None) for side in ("src", "tgt")]
     return None if any(side is None for side in sides) else np.array(sides)
-
-
-def check_starts(
-    path: Path, steps: Sequence[LaidOutStep], trainings: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Refuses initial weights that ``inherit`` or fairseq-train would refuse later.
-
-    Args:
-        path: of the run file.
-        steps: of the run.
-        trainings: the parsed fairseq-train flags of each training, by step.
-
-    Raises:
-        ValueError: the weights do not fit the model; the message names both and the option.
-    """
-    from fairseq_kd.checkpoints.reading import check_start
-    from fairseq_kd.models.transformer_options import is_transformer
-
-    inheriting = {step.makes[0]: step for step in steps if step.kind == "inherit"}
-    for name, training in trainings.items():
-        start = training.get(START)
-        if start in inheriting:
-            begun = _inherited(path, name, inheriting[start], trainings)
-            _refuse_another_model(path, name, training, begun, "its start has")
-        elif start and Path(start).exists() and is_transformer(training["arch"]):
-            check_start(start, f"{path}: the checkpoint {start}")
-            _refuse_another_model(path, name, training, _of_checkpoint(path, start), f"{start} has")
-
-
-def _inherited(
-    path: Path, name: str, step: LaidOutStep, trainings: Mapping[str, Mapping[str, Any]]
-) -> Namespace:
-    """The options of the model that ``inherit`` will write.
-
-    Raises:
-        ValueError: it is larger than the model it inherits from, or has another structure.
-    """
-    from fairseq_kd.models.transformer_options import is_transformer, model_args
-
-    options = step.command
-    if step.after:
-        called, teacher = step.after[0], Namespace(**trainings[step.after[0]])
-    else:
-        called, teacher = options.teacher, _of_checkpoint(path, options.teacher)
-    if not is_transformer(teacher.arch):
-        raise ValueError(
-            f"{path}: {name} cannot start from the layers of {called}, which is no transformer. "
-            "Say start: cold."
-        )
-    begun, _ = model_args(options.arch, teacher, options.model_flags)
-    for what, ours, theirs in _measures(begun, teacher):
-        if ours > theirs:
-            raise ValueError(
-                f"{path}: {name} cannot start from the layers of {called}: its {what} are {ours}, "
-                f"and those of {called} {theirs}. Say start: cold, or choose smaller sizes."
-            )
-    for key in STRUCTURE:
-        ours, theirs = _value(begun, key), _value(teacher, key)
-        if ours != theirs and (ours or key not in SHARING):
-            raise ValueError(
-                f"{path}: {name} cannot start from the layers of {called}: its {_flag(key)} is "
-                f"{_on_or_off(ours)}, and that of {called} {_on_or_off(theirs)}. Say "
-                "start: cold, or choose an arch of the same structure."
-            )
-    return begun
-
-
-def _measures(ours: Namespace, theirs: Namespace) -> Sequence[Tuple[str, int, int]]:
-    """Sizes in which a student cannot exceed its teacher: name, student's, teacher's."""
-    sizes = []
-    for side in SIDES:
-        for what in ("embed_dim", "ffn_embed_dim", "attention_heads"):
-            key = f"{side}_{what}"
-            names = {"embed_dim": "dimensions", "ffn_embed_dim": "feed-forward units"}
-            called = f"{side} {names.get(what, 'attention heads')}"
-            sizes.append((called, getattr(ours, key), getattr(theirs, key)))
-        heads = [
-            getattr(each, f"{side}_embed_dim") // getattr(each, f"{side}_attention_heads")
-            for each in (ours, theirs)
-        ]
-        sizes.append((f"{side} dimensions of a head", *heads))
-    return sizes
-
-
-def _refuse_another_model(
-    path: Path, name: str, training: Mapping[str, Any], begun: Namespace, gives: str
-) -> None:
-    """Refuses a start whose model differs from that of the training."""
-    for key in EQUAL:
-        trained, given = _value(Namespace(**training), key), _value(begun, key)
-        if trained != given:
-            raise ValueError(
-                f"{path}: {name} is trained with {_flag(key)} {_on_or_off(trained)}, but {gives} "
-                f"{_on_or_off(given)}. Make them equal by train: or arch of the stage, or say "
-                "start: cold."
-            )
-
-
-def _value(args: Namespace, key: str) -> Any:
-    """An option's value; embeddings that are all shared are shared with the output, too."""
-    if key == SHARING[1] and getattr(args, SHARING[0], False):
-        return True
-    return getattr(args, key, None) or False
-
-
-def _of_checkpoint(path: Path, checkpoint: str) -> Namespace:
-    from fairseq_kd.sizing.teacher_structure import TeacherStructure
-
-    return TeacherStructure.of_checkpoint(checkpoint, f"{path}: the checkpoint").args
-
-
-def _flag(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
-
-
-def _on_or_off(value: Any) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

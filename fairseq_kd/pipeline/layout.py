@@ -31,6 +31,10 @@ from fairseq_kd.sizing.options import InheritOptions
 TEACHER, STUDENT = "teacher", "student"
 UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"
 CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
+LENGTHS = (  # flags of learning-rate schedules that count updates, the warm-up apart
+    *("total-num-update", "lr-period-updates", "lr-deacy-period"),  # fairseq's spelling
+    *("hold-steps", "decay-steps"),
+)
 SHARED = "share-all-embeddings"
 EMBEDDINGS = ("encoder-embed-path", "decoder-embed-path")  # flags that name files
 
@@ -316,8 +320,12 @@ class Layout:
                 f"weights that {student} starts from is not known: a checkpoint that they were "
                 f"trained from is gone. Leave {TOTAL} out."
             )
-        flags = {flag: value for flag, value in train.items() if flag != "total-num-update"}
-        return {**flags, "max-update": updates}
+        own = {**self.run.train, **train}
+        longer = updates / self.models[student].updates
+        lengths = {
+            flag: round(own[flag] * longer) for flag in LENGTHS if type(own.get(flag)) is int
+        }
+        return {**train, **lengths, "max-update": updates}
 
     def _evaluate(self, stages: List[str]) -> None:
         systems = [("teacher", self.models[self.teachers[0]])]

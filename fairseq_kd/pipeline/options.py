@@ -57,8 +57,8 @@ class ProgressiveOptions(Options):
     )
     verify: bool = option_field(
         False,
-        "hash all outputs of finished steps and read their stores; without it, files of "
-        "16 MiB and more count as unchanged while size and modification time are the same",
+        "hash all outputs of finished steps; without it, files of 16 MiB and more count as "
+        "unchanged while size and modification time are the same",
     )
     profile: Optional[str] = option_field(
         None,

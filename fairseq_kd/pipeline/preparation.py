@@ -15,10 +15,11 @@ from fairseq_kd.files.hashes import FileHashes, sha256_of
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.locks import locked
 from fairseq_kd.files.whole_files import check_apart, check_no_link
-from fairseq_kd.pipeline.fit_check import check_fit, check_starts, dictionaries_of
+from fairseq_kd.pipeline.fit_check import check_fit, dictionaries_of
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.pipeline.run_file import RunFile, Stage, read_run
 from fairseq_kd.pipeline.settings_check import check_effects
+from fairseq_kd.pipeline.start_check import check_starts
 from fairseq_kd.pipeline.state import (
     HASHES,
     LOGS,
@@ -58,7 +59,7 @@ WRITTEN = (  # files and folders that a run writes, beside those of its steps
 )
 
 
-def prepare_run(path: Path, changes: Sequence[str] = ()) -> Workflow:
+def prepare_run(path: Path, changes: Sequence[str] = (), record: bool = True) -> Workflow:
     """The workflow of a run file, which alone determines the commands that are executed.
 
     It is laid out anew each time: anybody may have written the ``workflow.json`` in the folder of
@@ -68,6 +69,7 @@ def prepare_run(path: Path, changes: Sequence[str] = ()) -> Workflow:
     Args:
         path: the run file.
         changes: ``KEY=VALUE`` settings that override the file.
+        record: write the workflow into the folder of the run, once it is checked.
 
     Raises:
         FileNotFoundError: something that the file names is missing.
@@ -85,6 +87,7 @@ def prepare_run(path: Path, changes: Sequence[str] = ()) -> Workflow:
         _refuse_what_is_there(run, [step.folder for step in steps if step.folder])
     if workflow != kept:
         check_steps(run, layout)
+    if workflow != kept and record:
         with locked(run.folder / LOCK, str(run.folder)):
             write_workflow(workflow)
     return workflow

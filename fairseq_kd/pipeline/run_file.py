@@ -170,7 +170,9 @@ def check(path: Path, content: Any, text: str, changes: Sequence[str] = ()) -> N
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     errors = list(VALIDATOR(schema).iter_errors(content))
     if errors:
-        wrong = min(errors, key=lambda error: (error.validator == "oneOf", list(error.path)))
+        wrong = min(
+            errors, key=lambda error: (error.validator == "oneOf", list(map(str, error.path)))
+        )
         wrong = _innermost(wrong)
         place, where = list(wrong.absolute_path), str(path)
         for change in reversed(changes):
@@ -306,11 +308,14 @@ def _sentence(error: Any, place: List[Union[int, str]], text: str) -> str:
     if error.validator == "uniqueItems":
         return f"{where} names one of {', '.join(map(str, value))} twice. Name each once."
     if _may_be_text(error) and isinstance(value, (bool, int, float, datetime.date)):
-        typed = _typed(error, place, text)
+        is_key = "propertyNames" in error.relative_schema_path
+        typed = str(value) if is_key else _typed(error, place, text)
         if isinstance(value, float) and not math.isfinite(value):
             return f"{where} is {typed}, which is no finite number."
         kind = "a date" if isinstance(value, datetime.date) else "a number"
         kind = "true or false" if isinstance(value, bool) else kind
+        if is_key:
+            return f"{where} has a key that YAML reads as {kind}, {typed}. Write it in quotes."
         return f"{where} is {typed}, which YAML reads as {kind}: write '{typed}' in quotes."
     if error.validator in ("type", "oneOf"):
         return f"{where} cannot be {value!r}. docs/progressive.md shows what it may be."

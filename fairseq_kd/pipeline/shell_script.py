@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePath
 from typing import List
 
 from fairseq_kd.files.names import in_one_line
@@ -36,8 +37,10 @@ def write_script(workflow: Workflow, out: Path) -> None:
         out: the file.
 
     Raises:
-        ValueError: a file that is no such script exists.
+        ValueError: a file that is no such script exists, or the run has no folder of its own.
     """
+    if workflow.folder == ".":
+        raise ValueError("run: . is no folder that RUN could move. Give another run for --shell.")
     parts = [
         HEAD.format(
             file=in_one_line(workflow.inputs["file"]),
@@ -59,18 +62,18 @@ def _step(workflow: Workflow, number: int, step: Step) -> str:
     # outputs exists.
     made = [] if step.kind in ("train", "evaluate") else step.makes[-1:]
     for command in step.commands:
-        text = " \\\n  ".join(_lines(command, workflow.folder))
+        text = " \\\n  ".join(_lines(command, workflow))
         if made:
-            text = f"[[ -e {_word(made[0], workflow.folder)} ]] || {text}"
+            text = f"[[ -e {_word(made[0], workflow)} ]] || {text}"
         lines.append(text)
     return "\n".join(lines) + "\n"
 
 
-def _lines(command: List[str], folder: str, width: int = 96) -> List[str]:
+def _lines(command: List[str], workflow: Workflow, width: int = 96) -> List[str]:
     """A command split into lines, each of which begins with a flag."""
-    lines = [_word(command[0], folder)]
-    for word in command[1:]:
-        quoted = _word(word, folder)
+    lines = [_word(command[0], workflow)]
+    for before, word in pairwise(command):
+        quoted = _word(word, workflow, before)
         if word.startswith("--") and word != "--" and len(lines[-1]) + len(quoted) > width * 0.75:
             lines.append(quoted)
         else:
@@ -78,10 +81,36 @@ def _lines(command: List[str], folder: str, width: int = 96) -> List[str]:
     return lines
 
 
-def _word(word: str, folder: str) -> str:
-    """An argument quoted for bash, with the folder of the run as a variable."""
-    parts = re.split(rf"(?<![^:=]){re.escape(folder)}(?=/|$)", word)
-    if len(parts) == 1:
+def _word(word: str, workflow: Workflow, before: str = "") -> str:
+    """An argument quoted for bash, with the folder of the run as a variable.
+
+    Args:
+        word: the argument; paths in it are separated by ``:``, or stand after ``NAME=``.
+        workflow: the run.
+        before: the argument before it.
+    """
+    parts = re.split("([:=])", word)
+    moved = [_is_made(part, workflow) for part in parts]
+    if before == "--out" and word == workflow.folder:
+        moved = [True]
+    if not any(moved):
         return shlex.quote(word)
-    inner = "$run".join(re.sub(r'([\\"`$])', r"\\\1", part) for part in parts)
-    return f'"{inner}"'
+    start = len(workflow.folder)
+    inner = [
+        ("$run" + _escaped(part[start:])) if within else _escaped(part)
+        for part, within in zip(parts, moved, strict=True)
+    ]
+    return f'"{"".join(inner)}"'
+
+
+def _is_made(path: str, workflow: Workflow) -> bool:
+    """Whether a step makes what stands at a path, or the folder around it."""
+    if not path.startswith(f"{workflow.folder}/"):
+        return False
+    folders = {step.folder for step in workflow.steps if step.folder}
+    files = {made for step in workflow.steps for made in step.makes}
+    return path in files or not folders.isdisjoint({path, *map(str, PurePath(path).parents)})
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r'([\\"`$])', r"\\\1", text)

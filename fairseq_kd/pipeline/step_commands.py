@@ -73,6 +73,8 @@ def stage_flags(settings: Mapping[str, Any], teacher_flags: Flags, *layers: Flag
     flags = {**flags, **teacher_flags, **_temperature(settings.get("temperature")), **DEFAULTS}
     for layer in (*layers, teacher_flags):
         flags.update(layer)
+    if flags["optimizer"] != "adam" and not any("adam-betas" in layer for layer in layers):
+        del flags["adam-betas"]
     if "total-num-update" not in flags and flags["lr-scheduler"] == "polynomial_decay":
         flags["total-num-update"] = flags["max-update"]
     if "warmup-updates" not in flags and flags["lr-scheduler"] in WARMING:

@@ -11,6 +11,7 @@ import json
 import math
 import shlex
 from argparse import ArgumentTypeError, Namespace
+from importlib.util import find_spec
 from typing import Any, Dict, Iterator
 
 from fairseq_kd.decoding.search import LENPEN
@@ -40,6 +41,7 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
         ("max_epoch", "stop_time_hours", "stop_min_lr"),
         "max-update alone says how long a training is, beside patience",
     ),
+    "pipeline_model_parallel": "one process holds a whole model",
     "checkpoint_shard_count": AT_RESTARTS["checkpoint_suffix"],
     "model_parallel_size": AT_RESTARTS["checkpoint_suffix"],
     "use_sharded_state": AT_RESTARTS["checkpoint_suffix"],
@@ -57,7 +59,14 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
 }
 ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
 LITERALS = ("lr", "update-freq", "adam-betas", "adamax-betas", "adafactor-eps", "lamb-betas")
-SEARCH = {"beam": COUNT, "nbest": COUNT, "min_len": COUNT, "lenpen": LENPEN}  # numbers of it
+SEARCH = {  # what fairseq's search reads of --eval-bleu-args, and the range of some
+    **dict.fromkeys(("unnormalized", "match_source_len", "sampling")),
+    **dict.fromkeys(("max_len_a", "max_len_b", "unkpen", "no_repeat_ngram_size")),
+    **dict.fromkeys(("sampling_topk", "diverse_beam_groups", "diversity_rate")),
+    **dict.fromkeys(("temperature", "diverse_beam_strength"), Range(float, 1e-6, 1e6)),
+    **{"beam": COUNT, "min_len": COUNT, "lenpen": LENPEN},
+    "sampling_topp": Range(float, 1e-6, 1, also=(-1,)),
+}
 METRICS = {"loss", "nll_loss", "ppl"}  # that every criterion of translation validates by
 GREATER_IS_BETTER = {"accuracy", "bleu", "agreement"}
 DISTILLED_METRICS = {  # that a criterion of ours adds
@@ -139,6 +148,8 @@ def _check_literals(flags: Flags) -> None:
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             parts = value
         parts = parts if isinstance(parts, (list, tuple)) else [parts]
+        if name == "update-freq" and not all(isinstance(part, int) for part in parts):
+            raise ValueError(f"--{name} must be a whole number, or several, but is {value}.")
         if not all(isinstance(part, (int, float)) for part in parts):
             raise ValueError(
                 f"--{name} must be a number, or several as (0.9, 0.98), but is {value}."
@@ -175,6 +186,14 @@ def _check_values(args: Namespace, flags: Flags) -> None:
             f"--validate-after-updates is {args.validate_after_updates}, but the training ends at "
             f"update {args.max_update}, so that it has no best checkpoint. Choose a smaller one."
         )
+    sharded = args.zero_sharding != "none" or args.ddp_backend == "fully_sharded"
+    if sharded and find_spec("fairscale") is None:
+        raise ValueError(
+            "--zero-sharding and --ddp-backend fully_sharded need a package that is not installed "
+            "(pip install fairscale). Leave them out."
+        )
+    if args.cpu_offload and args.ddp_backend != "fully_sharded":
+        raise ValueError("--cpu-offload needs --ddp-backend fully_sharded. Leave it out.")
     if args.log_format != "json":
         raise ValueError(
             f"--log-format is {args.log_format}, but progress and diagnosis read json. Leave it "
@@ -197,20 +216,17 @@ def _check_search(flag: str, settings: Dict[str, Any]) -> None:
     """Refuses settings of fairseq's search that it does not know, or of another type or range."""
     from fairseq.dataclass.configs import GenerationConfig
 
-    known = GenerationConfig.__dataclass_fields__
     for name, value in settings.items():
         called = f"{flag} {name!r}"
-        if name not in known:
+        if name not in SEARCH:
             raise ValueError(f"{called} is no setting of fairseq's search. Leave it out.")
-        default = known[name].default
+        default = GenerationConfig.__dataclass_fields__[name].default
         if isinstance(default, bool):
             if not isinstance(value, bool):
                 raise ValueError(f"{called} must be true or false, but is {value!r}.")
-        elif isinstance(default, (int, float)):
-            right = SEARCH.get(name) or range_of(name, type(default), default)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{called} must be {right}, but is {value!r}.")
-            right.check(called, value)
+        else:
+            right = SEARCH[name] or range_of(name, type(default), default)
+            _number(called, json.dumps(value), right)
 
 
 def _check_distillation(args: Namespace) -> None:
@@ -272,6 +288,7 @@ def _check_learning_rate(args: Namespace) -> None:
     args = resolved(args)
     warmup = int(getattr(args, "warmup_updates", 0) or 0)
     updates = {0, 1, warmup // 2, warmup, warmup + 1, args.max_update // 2, args.max_update - 1}
+    updates |= {args.max_update * part // 20 for part in range(1, 20)}
     named = ("optimizer", "lr_scheduler", "lr", "warmup_updates", "max_update", "total_num_update")
     flags = ", ".join(
         f"--{name.replace('_', '-')} {_typed(getattr(args, name))}"
@@ -291,6 +308,11 @@ def _check_learning_rate(args: Namespace) -> None:
     for update, rate in rates.items():
         if isinstance(rate, complex) or not (rate >= 0 and math.isfinite(rate)):
             raise ValueError(f"{flags} give the learning rate {rate} at update {update}.")
+        if rate == 0 and warmup < update <= 0.95 * args.max_update:
+            raise ValueError(
+                f"{flags} give the learning rate 0 from update {update} or earlier, long before "
+                "the end of the training. Make the schedule as long as the training."
+            )
 
 
 def resolved(args: Namespace) -> Namespace:

@@ -1,10 +1,12 @@
 """Which engine decodes, and that all of them give fairseq's text."""
 
+import json
 import os
 import re
 import shutil
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from fairseq.data import Dictionary
@@ -14,9 +16,10 @@ from torch.backends import cpu
 from translations import binarised, content, hypotheses
 
 from fairseq_kd.decoding import engine_choice
-from fairseq_kd.decoding.conversion import _damage, namespace_of
+from fairseq_kd.decoding.conversion import _damage, converted, namespace_of
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import read_subset
+from fairseq_kd.decoding.translation_model import load_checkpoint
 from fairseq_kd.distilled_data.training_set import PairWriter
 from fairseq_kd.files.hashes import write_sums
 
@@ -86,6 +89,23 @@ def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tm
         assert list((tmp_path / "cache").iterdir()) == [folder]
     translate(tmp_path / "again", *flags)
     assert "converted again" not in capsys.readouterr().err
+
+
+def test_other_dictionaries_are_another_conversion(teacher, data, tmp_path):
+    checkpoint = load_checkpoint(teacher, "--teacher")
+    vocabularies = []
+    for name in ("whole", "swapped"):
+        folder = Path(shutil.copytree(data, tmp_path / name))
+        path = folder / "dict.en.txt"
+        first, second, *others = path.read_text().splitlines(keepends=True)
+        path.write_text(
+            "".join([first, second, *others] if name == "whole" else [second, first, *others])
+        )
+        subset = read_subset(folder, "valid", ("es", "en"))
+        made = converted(checkpoint, subset, tmp_path / "cache")
+        vocabularies.append(json.loads((made / "int8" / "target_vocabulary.json").read_text()))
+    assert vocabularies[0] != vocabularies[1]
+    assert sorted(vocabularies[0]) == sorted(vocabularies[1])
 
 
 @pytest.mark.skipif(cpu.get_cpu_capability() != "AVX512", reason="needs AVX-512")

@@ -1,5 +1,6 @@
 """The references of a set, from files as people keep them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_a_text_beside_the_data_that_is_not_the_sets_is_told_and_ignored(subset,
         for each in subset.pair
     ]
     assert capsys.readouterr().err == "".join(message)
+
+
+def test_another_text_of_as_many_lines_is_told_and_ignored(subset, capsys):
+    text = Path(subset.folder).parent.resolve() / "text"
+    rewritten(text / "test.en", lambda lines: [*lines[1:], lines[0]])
+    found = plain_text(subset, None, AS_THEY_ARE)
+    assert found.origin == "the binarised set, detokenised"
+    assert re.fullmatch(
+        rf"{text}/test\.en is ignored: \d+ of its lines are not the sentences of test\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_reference_of_another_encoding_is_named_with_its_line(subset, tmp_path):

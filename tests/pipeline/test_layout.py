@@ -339,13 +339,13 @@ def test_the_inherited_control_starts_as_the_student_and_is_not_distilled(workfl
     assert workflow.step("inherited").after == ["student-start"]
 
 
-def test_the_total_control_has_the_updates_of_the_whole_line(workflow_of):
-    ladder = "[{ratio: 0.7, train: {max-update: 30}}, 0.4]"
-    train = "{max-update: 100, lr-scheduler: polynomial_decay}"
-    teacher = "{arch: transformer_kd_small_teacher, train: {max-update: 1000}}"
+@pytest.mark.parametrize("own", ["max-update: 1000", "max-update: 1000, total-num-update: 1000"])
+def test_the_total_control_has_the_updates_of_the_whole_line(workflow_of, own):
+    train = own.replace("1000", "100") + ", lr-scheduler: polynomial_decay"
     workflow = workflow_of(
-        f"ladder: {ladder}\neach: {{start: inherit}}\ncontrols: [undistilled, total]\n"
-        f"teacher: {teacher}\ntrain: {train}"
+        "ladder: [{ratio: 0.7, train: {max-update: 30}}, 0.4]\neach: {start: inherit}\n"
+        "controls: [undistilled, total]\n"
+        f"teacher: {{arch: transformer_kd_small_teacher, train: {{{own}}}}}\ntrain: {{{train}}}"
     )
     total = args(workflow, "total")
     assert total["max_update"] == int(total["total_num_update"]) == 1000 + 30 + 100

@@ -303,6 +303,18 @@ REFUSALS = {
         "ladder: [0.5]\nevaluate: {rounds: -1}",
         r"run\.yaml: evaluate: --rounds must be a whole number from 0 to 1,000, but is -1\.",
     ),
+    "something else than a checkpoint to compare": (
+        "ladder: [0.5]\ncompare: {b: run.yaml}",
+        r"run\.yaml: compare: run\.yaml is not a fairseq checkpoint: torch cannot read it\. Give",
+    ),
+    "references of another set": (
+        "ladder: [0.5]\nevaluate: {reference: run.yaml}",
+        r"evaluate: --reference run\.yaml has 5 lines, but test in \S+ has \d+ sentences\. Give",
+    ),
+    "a tokenizer that is not installed": (
+        "ladder: [0.5]\nevaluate: {sacrebleu-tokenize: ja-mecab}",
+        r"evaluate: BLEU of en by the tokenizer ja-mecab needs a package that is not installed",
+    ),
 }
 
 

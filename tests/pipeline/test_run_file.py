@@ -94,6 +94,18 @@ REFUSALS = {
         "each: {train: {kd-feature-layers: 1:2}}",
         "1:2 would be read as 62, so write it in quotes",
     ),
+    "a flag that YAML reads as a number": (
+        "evaluate: {1: 2}",
+        "evaluate has a key that YAML reads as a number, 1. Write it in quotes.",
+    ),
+    "a flag of a list, beside one that YAML reads as a number": (
+        "each: {train: {1: [x], a: [y]}}",
+        "each.train has a key that YAML reads as a number, 1. Write it in quotes.",
+    ),
+    "a value that ends its line": (
+        'each: {train: {dropout: "0.1\\n"}}',
+        "each.train.dropout must be a value on one line that does not begin with -, as a flag",
+    ),
     "a number that YAML reads as octal": ("seed: 010", "010 would be read as 8, so write it in"),
     "a name that ends its line": (
         'ladder: [{ratio: 0.5, name: "half\\n"}]',
@@ -111,7 +123,7 @@ REFUSALS = {
     "a flag for a folder": ("run: --user-dir=x", "run must be text on one line, not empty and not"),
     "a flag for a value": (
         "each: {train: {cpu: --user-dir=x}}",
-        "each.train.cpu must be a value that does not begin with -, as a flag does, but is '--use",
+        "each.train.cpu must be a value on one line that does not begin with -, as a flag does, ",
     ),
     "a weight that is none": ("each: {alpha: .nan}", "each.alpha cannot be nan."),
     "shards that are no whole number": ("store: {shards: 2.0}", "store.shards cannot be 2.0."),

@@ -129,15 +129,22 @@ def commands_of(tmp_path, *steps):
     return (tmp_path / "a.sh").read_text().partition("step() {")[2].partition("\n")[2]
 
 
-def test_the_folder_of_the_run_is_a_variable_wherever_it_stands(tmp_path):
-    words = ["say", "runs/a", "runs/a/b:runs/a/c", "student=runs/a/s.pt", "runs/ab", "x/runs/a"]
-    lines = commands_of(tmp_path, Step("one", "train", [[*words, '$HOME `x` "y"']], [], [], []))
-    assert lines.split("\n")[2] == (
-        'say "$run" "$run/b:$run/c" "student=$run/s.pt" runs/ab x/runs/a \'$HOME `x` "y"\''
-    )
-    assert 'say "$run/\\$x \\"y\\""' in commands_of(
-        tmp_path, Step("one", "train", [["say", 'runs/a/$x "y"']], [], [], [])
-    )
+def test_the_folder_of_the_run_is_a_variable_where_a_step_writes(tmp_path):
+    words = ["say", "--out", "runs/a", "runs/a/b:runs/a/c", "student=runs/a/b/s.pt"]
+    others = ["runs/ab", "x/runs/a", "runs/a/data", "-s", "runs/a", '$HOME `x` "y"']
+    made = 'say --out "$run" "$run/b:$run/c" "student=$run/b/s.pt"'
+    left = "runs/ab x/runs/a runs/a/data -s runs/a '$HOME `x` \"y\"'"
+    step = Step("one", "train", [[*words, *others]], [], [], ["runs/a/c"], "runs/a/b")
+    assert commands_of(tmp_path, step).split("\n")[2] == f"{made} {left}"
+    odd = Step("one", "train", [["say", 'runs/a/$x "y"/z']], [], [], [], 'runs/a/$x "y"')
+    assert 'say "$run/\\$x \\"y\\"/z"' in commands_of(tmp_path, odd)
+
+
+def test_a_run_in_the_current_folder_cannot_be_moved(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"run: \. is no folder that RUN could move\. Give another"
+    ):
+        write_script(Workflow(".", {}, 1, []), tmp_path / "run.sh")
 
 
 def test_a_step_is_done_when_the_last_of_its_files_is_there(tmp_path):
@@ -158,10 +165,13 @@ def test_long_commands_are_cut_before_their_flags(tmp_path):
 
 @pytest.mark.parametrize("name", ["a$b", "a`touch x`b", "a\\b", 'a"b', "a'b", "a}b"])
 def test_everything_goes_where_run_says_whatever_the_folder_is_called(tmp_path, name):
-    step = Step("s", "train", [["echo", f"{name}/x.pt", f"--k={name}/y:{name}"]], [], [], [])
+    words = ["echo", f"{name}/x.pt", f"--k={name}/y:{name}/x.pt", "--out", name]
+    step = Step("s", "train", [words], [], [], [f"{name}/x.pt"], f"{name}/y")
     write_script(
         Workflow(name, {"file": "a.yaml", "started in": "/"}, 1, [step]), tmp_path / "a.sh"
     )
     for given, folder in ({}, name), ({"RUN": "other"}, "other"):
         told = run("bash", tmp_path / "a.sh", env=given).stdout
-        assert told.splitlines()[-1] == f"{folder}/x.pt --k={folder}/y:{folder}"
+        assert told.splitlines()[-1] == (
+            f"{folder}/x.pt --k={folder}/y:{folder}/x.pt --out {folder}"
+        )

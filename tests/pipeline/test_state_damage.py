@@ -219,7 +219,7 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     assert statuses(workflow)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
 
 
-def test_verify_reads_the_records_of_a_store(tmp_path):
+def test_all_files_of_a_store_are_named_by_its_manifest(tmp_path):
     out = tmp_path / "run" / "teacher-store"
     makes = [f"{out}/train/sentences.npy"]
     step = Step("teacher-store", "store", [["true"]], [], [], makes, str(out))
@@ -227,9 +227,31 @@ def test_verify_reads_the_records_of_a_store(tmp_path):
     state.prepare_steps(workflow, state.step_statuses(workflow))
     write_random_store(out, "train")
     assert run_step(workflow, "teacher-store") == 0
-    assert statuses(workflow, verify=True)["teacher-store"] == (state.DONE, "")
-    flipped(out / "train" / "00001.npy")
     assert statuses(workflow)["teacher-store"] == (state.DONE, "")
-    found, told = statuses(workflow, verify=True)["teacher-store"]
-    assert found == state.DAMAGED
-    assert told.startswith(f"{out}/train/00001.npy is damaged: in sentence 3, the records were")
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert len(files) > 4
+    for path in files:
+        whole = path.read_bytes()
+        flipped(path)
+        told = f"{path} is not what was made: its SHA-256 has changed"
+        assert statuses(workflow)["teacher-store"] == (state.DAMAGED, told)
+        path.unlink()
+        assert statuses(workflow)["teacher-store"] == (state.DAMAGED, f"{path} is missing")
+        path.write_bytes(whole)
+    assert statuses(workflow)["teacher-store"] == (state.DONE, "")
+
+
+@pytest.mark.parametrize("name", ["plots/quality.png", "translations/student.txt"])
+def test_a_damaged_part_of_a_report_is_noticed(tmp_path, name):
+    folder = tmp_path / "run"
+    makes = [f"{folder}/report.md"]
+    step = Step("evaluation", "evaluate", [["true"]], [], [], makes)
+    workflow = Workflow(str(folder), {}, 1, [step])
+    state.prepare_steps(workflow, state.step_statuses(workflow))
+    for path in (folder / name, folder / "report.md"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("some content\n")
+    assert run_step(workflow, "evaluation") == 0
+    flipped(folder / name)
+    told = f"{folder / name} is not what was made: its SHA-256 has changed"
+    assert statuses(workflow)["evaluation"] == (state.DAMAGED, told)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from harness import USER_DIR
 
+from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.pipeline.step_commands import (
     PLAIN,
@@ -234,8 +235,9 @@ def test_files_that_flags_name_are_read(workflow_of, data, tmp_path):
     for path in list((folder / "bin").glob("valid.*")):
         shutil.copy(path, path.with_name(path.name.replace("valid", "dev")))
     (folder / "text").mkdir()
+    sentences = len(read_subset(folder / "bin", "test", ("es", "en")))
     for name in ("text/test.es", "ref.en", "embeddings"):
-        (folder / name).write_text("one\n")
+        (folder / name).write_text("one\n" * sentences)
     text = (
         f"data: {folder}/bin\nladder: [0.5]\nevaluate: {{reference: {folder}/ref.en}}\n"
         f"train: {{max-update: 9, valid-subset: dev, encoder-embed-path: {folder}/embeddings}}"

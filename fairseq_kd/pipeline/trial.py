@@ -1,0 +1,123 @@
+"""Tries every training on one sentence: what it would fail on is seen before any step runs.
+
+Models that the run has yet to train are replaced by untrained ones of their size, and stores by
+their teachers.
+"""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, Dict, Mapping, Set
+
+from fairseq_kd.pipeline.layout import Layout
+from fairseq_kd.pipeline.training_check import training_refused
+from fairseq_kd.teachers.options import StoreOptions
+
+PLACES = ("save_dir", "kd_teacher", "kd_store", "finetune_from_model", "seed")  # of equal trainings
+_tried: Set[str] = set()
+
+
+class Trials:
+    """Tries the trainings of a run, in its order.
+
+    Args:
+        layout: the steps of the run.
+        trainings: their parsed flags, by step.
+        folder: for the models that stand in.
+    """
+
+    def __init__(self, layout: Layout, trainings: Mapping[str, Mapping[str, Any]], folder: Path):
+        self.data, self.folder = layout.corpus.folder, folder
+        steps = {step.name: step for step in layout.steps}
+        self.checkpoints = {name: steps[name].makes[0] for name in trainings}
+        commands = [step.command for step in layout.steps]
+        self.stores = {
+            each.out.as_posix(): each.teacher for each in commands if isinstance(each, StoreOptions)
+        }
+        named = (self._teachers(training) for training in trainings.values())
+        self.teaching = {path for paths in named for path in paths}
+        self.stand_ins: Dict[str, str] = {}
+
+    def _teachers(self, training: Mapping[str, Any]) -> "list[str]":
+        """The checkpoints that a training learns from, by itself or by their stores."""
+        paths = (training.get("kd_teacher") or "").split(os.pathsep)
+        stores = (training.get("kd_store") or "").split(os.pathsep)
+        return [path for path in [*paths, *(self.stores.get(each, "") for each in stores)] if path]
+
+    def run(self, name: str, training: Mapping[str, Any]) -> None:
+        """Computes an update and a validation of a training on the shortest sentence.
+
+        Raises:
+            FileNotFoundError, ValueError: the training would fail.
+        """
+        checkpoint = self.checkpoints[name]
+        teachers = [self.stand_ins.get(path, path) for path in self._teachers(training)]
+        flags = {**training, "data": self.data, "kd_compile": False}
+        key = repr(sorted((each, str(flags[each])) for each in flags if each not in PLACES))
+        key += repr((checkpoint in self.teaching, self._teachers(training)))
+        if key in _tried and checkpoint not in self.teaching:
+            return
+        if teachers:
+            flags |= {"kd_teacher": os.pathsep.join(teachers), "kd_store": None}
+        if training.get("finetune_from_model"):
+            flags["kd_share_encoder"] = False  # its encoder is the start's, which is not at hand
+        with training_refused(name):
+            cfg, model = _try(Namespace(**flags))
+        _tried.add(key)
+        if checkpoint in self.teaching:
+            self._save(checkpoint, cfg, model)
+
+    def _save(self, checkpoint: str, cfg: Any, model: Any) -> None:
+        """Keeps an untrained model in the place of one that is not trained yet."""
+        import torch
+        from omegaconf import OmegaConf
+
+        cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+        path = self.folder / f"{len(self.stand_ins)}.pt"
+        torch.save({"args": None, "cfg": cfg, "model": model.state_dict()}, path)
+        self.stand_ins[checkpoint] = str(path)
+
+
+def _try(args: Namespace) -> Any:
+    """Trains and validates on the shortest sentence, as fairseq-train does.
+
+    Returns:
+        The configuration and the model.
+
+    Raises:
+        Exception: whatever fairseq raises.
+    """
+    import torch
+    from fairseq import tasks
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.logging import metrics
+    from omegaconf import OmegaConf
+
+    from fairseq_kd.teachers.loading import check_task
+
+    check_task("A model that it trains", args.task)
+    cfg = convert_namespace_to_omegaconf(args)
+    with torch.random.fork_rng():
+        task = tasks.setup_task(cfg.task)
+        subset = cfg.dataset.valid_subset.split(",")[0]
+        task.load_dataset(subset)
+        dataset = task.datasets[subset]
+        model = task.build_model(cfg.model)
+        content = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+        whole = OmegaConf.create(content, flags={"allow_objects": True})
+        del whole["dataset"]  # by which a criterion reads all of the data, to check them
+        criterion = task.build_criterion(whole.criterion)
+        sample = dataset.collater([dataset[min(range(len(dataset)), key=dataset.size)]])
+        loss = criterion.train()(model.train(), sample)[0]
+        loss.backward()
+        model.zero_grad()
+        with metrics.aggregate(new_root=True) as logged:
+            log = task.valid_step(sample, model, criterion.eval())[2]
+            task.reduce_metrics([log], criterion)
+    figures, metric = logged.get_smoothed_values(), cfg.checkpoint.best_checkpoint_metric
+    if metric not in figures:
+        raise ValueError(
+            f"--best-checkpoint-metric is {metric}, which this training does not log. It logs "
+            f"{', '.join(figures)}. Choose one of them."
+        )
+    return cfg, model
