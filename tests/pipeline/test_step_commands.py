@@ -236,8 +236,9 @@ def test_files_that_flags_name_are_read(workflow_of, data, tmp_path):
         shutil.copy(path, path.with_name(path.name.replace("valid", "dev")))
     (folder / "text").mkdir()
     sentences = len(read_subset(folder / "bin", "test", ("es", "en")))
-    for name in ("text/test.es", "ref.en", "embeddings"):
+    for name in ("text/test.es", "ref.en"):
         (folder / name).write_text("one\n" * sentences)
+    (folder / "embeddings").write_text("1 48\none" + " 0.5" * 48 + "\n")  # of the student's width
     text = (
         f"data: {folder}/bin\nladder: [0.5]\nevaluate: {{reference: {folder}/ref.en}}\n"
         f"train: {{max-update: 9, valid-subset: dev, encoder-embed-path: {folder}/embeddings}}"
