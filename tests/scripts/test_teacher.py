@@ -117,7 +117,7 @@ def test_checkpoints_of_other_shapes_are_refused(script, data, tmp_path):
         script.weights_alone([str(one), str(two)])
 
 
-@pytest.mark.parametrize("name", ["teacher", "alone"])
+@pytest.mark.parametrize("name", ["teacher", "distilled", "alone"])
 def test_the_models_are_what_their_manifest_says(name):
     manifest = json.loads((FOLDER / "manifest.json").read_text())
     manifest = manifest.get(name, manifest)
