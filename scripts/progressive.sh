@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What scripts/demo.sh does, as plain shell: a ladder of fairseq-train lines to copy and change.
+# The run of scripts/ladder.yaml as plain shell: a ladder of fairseq-train lines to copy and change.
 #
 #   usage: scripts/progressive.sh
 #
