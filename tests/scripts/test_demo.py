@@ -12,6 +12,8 @@ import time
 import pytest
 from harness import ENVIRONMENT, ROOT, run, write_text
 
+from fairseq_kd.pipeline.run_file import read_run
+
 DEMO, PLAIN = (ROOT / "scripts" / f"{name}.sh" for name in ("demo", "progressive"))
 LADDER = ROOT / "scripts" / "ladder.yaml"
 STEPS = 7
@@ -36,6 +38,12 @@ def test_the_header_is_the_help():
     assert run(DEMO, "--quickly", check=False).returncode == 2
     assert "as plain shell: a ladder of fairseq-train lines" in run(PLAIN, "--help").stdout
     assert run(PLAIN, "quickly", check=False).returncode == 2
+
+
+def test_the_plain_form_trains_what_its_run_file_describes():
+    described = read_run(LADDER)
+    names = ["teacher", *(stage.name for stage in described.ladder), *described.get("controls", [])]
+    assert re.findall(r"^(?:train|distil|control) ([a-z]+)", PLAIN.read_text(), re.M) == names
 
 
 @pytest.fixture
