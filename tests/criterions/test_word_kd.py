@@ -315,7 +315,7 @@ def test_the_projection_outside_of_torchs_ddp_gets_its_gradient(data, teacher, t
     flags = [*DISTIL, str(teacher), "--dropout", "0"]
     both = [*flags, "--share-all-embeddings"], flags
     arguments = json.dumps([str(data), f"file://{tmp_path / 'store'}", training, *both])
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     made = run(sys.executable, "-c", PROJECTION_UNDER_DDP, arguments, env={"PYTHONPATH": path})
     assert made.stdout.endswith("equal\nequal\n")
 

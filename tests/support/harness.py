@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from fairseq_kd.child_process import die_with_parent
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 USER_DIR = str(ROOT / "user_dir")
 CORPUS = ROOT / "data" / "bible.es-en"
 PAIR = ["--source-lang", "es", "--target-lang", "en"]
