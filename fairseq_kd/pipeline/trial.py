@@ -5,6 +5,8 @@ their teachers.
 """
 
 import os
+import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Dict, Mapping, Set
@@ -14,6 +16,7 @@ from fairseq_kd.pipeline.training_check import training_refused
 from fairseq_kd.teachers.options import StoreOptions
 
 PLACES = ("save_dir", "kd_teacher", "kd_store", "finetune_from_model", "seed")  # of equal trainings
+SILENT_SECONDS = 3
 _tried: Set[str] = set()
 
 
@@ -37,6 +40,7 @@ class Trials:
         named = (self._teachers(training) for training in trainings.values())
         self.teaching = {path for paths in named for path in paths}
         self.stand_ins: Dict[str, str] = {}
+        self.started = time.monotonic()
 
     def _teachers(self, training: Mapping[str, Any]) -> "list[str]":
         """The checkpoints that a training learns from, by itself or by their stores."""
@@ -61,6 +65,8 @@ class Trials:
             flags |= {"kd_teacher": os.pathsep.join(teachers), "kd_store": None}
         if training.get("finetune_from_model"):
             flags["kd_share_encoder"] = False  # its encoder is the start's, which is not at hand
+        if time.monotonic() - self.started > SILENT_SECONDS:
+            print(f"trying the training of {name} on one sentence", file=sys.stderr)
         with training_refused(name):
             cfg, model = _try(Namespace(**flags))
         _tried.add(key)
