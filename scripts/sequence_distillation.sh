@@ -26,6 +26,8 @@ whole_number MAX_TOKENS "$max_tokens"
 whole_number WORKERS "$workers"
 for flag in "$@"; do
   [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."
+  [[ $flag != --rem* && $flag != --post* ]] ||
+    die "$flag joins subwords, of which the training set is to be made: leave it out."
   [[ $flag != --qui* && $flag != --resu* ]] || die "$flag keeps fairseq-generate from printing translations here: leave it out."
 done
 

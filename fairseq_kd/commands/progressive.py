@@ -44,7 +44,7 @@ def run(options: ProgressiveOptions) -> int:
     if options.dry_run:
         statuses = [
             status
-            for status in step_statuses(workflow, options.verify)
+            for status in step_statuses(workflow, options.verify, record=False)
             if status.step.name in names
         ]
         print(driver.overview(statuses), driver.commands(statuses), sep="\n\n")

@@ -22,6 +22,7 @@ KILLED = re.compile(
 )
 TRACEBACK = "Traceback (most recent call last):"
 PREFIX = re.compile(r"^\[\w+\]:\s?")  # by torchrun, such as [rank0]:
+RANK = re.compile(r"\[rank\d+\]:")  # of a process, before each line of its traceback
 WRAPPERS = ("ChildFailedError", "ProcessRaisedException", "ProcessExitedException")
 SHOWN_LETTERS = 160
 RESUMES = Advice("the same command then continues from the last checkpoint")
@@ -127,7 +128,12 @@ def exception(run: TrainingRun, lines: List[Line]) -> Optional[Finding]:
     own = [line for line in raised if not any(word in line.text for word in WRAPPERS)]
     if not raised:
         return None
-    line = (own or raised)[-1]
+    texts = {line.number: line.text for line in lines}
+    ends = own or raised
+    rank = RANK.match(texts[ends[0].number])
+    if rank:  # the other processes fail since this one did
+        ends = [each for each in ends if texts[each.number].startswith(rank[0])]
+    line = ends[-1]
     if re.match(r"KeyboardInterrupt|.*SignalException", line.text):
         return Finding("interruption", f"{line}: it was interrupted.", (RESUMES,))
     return Finding(

@@ -151,7 +151,9 @@ def untrained_teacher(run: TrainingRun) -> Optional[Finding]:
     """The student agrees with its teacher, and is no better than a uniform distribution."""
     last = run.validation[-1] if run.validation else run.training[-1]
     agreement, nll_loss = last.get("agreement"), last.get("nll_loss")
-    if None in (agreement, nll_loss) or agreement < 90 or nll_loss < 0.9 * run.uniform_bits:
+    if None in (agreement, nll_loss):
+        return None
+    if not (agreement >= 90 and 0.9 * run.uniform_bits <= nll_loss < math.inf):
         return None
     return Finding(
         "untrained teacher",
@@ -173,7 +175,7 @@ def dominant_term(run: TrainingRun) -> Optional[Finding]:
     shares = {
         name: weight * _bits(last, name) / last["loss"]
         for name, weight in _weights(run).items()
-        if f"{name}_loss" in last and last.get("loss", 0) > 0
+        if f"{name}_loss" in last and 0 < last.get("loss", 0) < math.inf
     }
     name = max(shares, key=shares.__getitem__, default="")
     alpha, beta = (_weight(run, each, usual) for each, usual in (("alpha", 0.8), ("beta", 0.2)))

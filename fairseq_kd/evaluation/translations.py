@@ -1,5 +1,6 @@
 """Translates the test set, and reads its sources and references as plain text."""
 
+import html
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.shard import Shard
 
 Detokeniser = Callable[[str], str]
-SAME_SHARE = 0.5  # of the sentences that a text beside the data must have
+SAME_SHARE = 0.9  # of the sentences that a text beside the data must have
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _text_beside(path: Path, subset: Subset, binarised: Sequence[str]) -> Option
 
 def _letters(text: str) -> str:
     """The letters and digits of a text, which tokenisation and truecasing leave as they are."""
-    return "".join(filter(str.isalnum, text.casefold()))
+    return "".join(filter(str.isalnum, html.unescape(text).casefold()))
 
 
 def _detokenised(

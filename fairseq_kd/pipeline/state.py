@@ -20,7 +20,7 @@ from fairseq_kd.distilled_data.manifest import read_manifest
 from fairseq_kd.files.hashes import FileHashes
 from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.files.whole_files import own_file, written_whole
-from fairseq_kd.pipeline.workflow import FILE, Step, Workflow, changed_flags, same_commands
+from fairseq_kd.pipeline.workflow import Step, Workflow, changed_flags, same_commands
 
 STEPS, LOGS, REPLACED, HASHES = "steps", "logs", "replaced", "hashes.json"
 REPORTED = ("plots", "translations")  # folders that an evaluation fills beside its report
@@ -68,13 +68,16 @@ def attempts_path(workflow: Workflow, step: Step) -> Path:
     return Path(workflow.folder) / STEPS / f"{step.name}.attempts"
 
 
-def step_statuses(workflow: Workflow, verify: bool = False) -> List[StepStatus]:
+def step_statuses(
+    workflow: Workflow, verify: bool = False, record: bool = True
+) -> List[StepStatus]:
     """The status of every step, in the workflow's order.
 
     Args:
         workflow: the run.
         verify: hash every file that a manifest names, even if its size and modification time are
             unchanged.
+        record: write the hashes of large files into the folder of the run, for the next time.
 
     Raises:
         FileNotFoundError: a file from outside the run is missing.
@@ -89,7 +92,7 @@ def step_statuses(workflow: Workflow, verify: bool = False) -> List[StepStatus]:
         statuses[step.name] = StepStatus(
             step, recipe, *_state(workflow, step, recipe, before, hashes)
         )
-    if (Path(workflow.folder) / FILE).is_file():  # a dry run begins no run
+    if record:
         hashes.save()
     return _together(list(statuses.values()))
 

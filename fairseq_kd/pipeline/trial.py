@@ -4,12 +4,15 @@ Models that the run has yet to train are replaced by untrained ones of their siz
 their teachers.
 """
 
+import logging
 import os
 import sys
 import time
+import warnings
 from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Mapping, Set
+from typing import Any, Dict, Iterator, Mapping, Set
 
 from fairseq_kd.pipeline.layout import Layout
 from fairseq_kd.pipeline.training_check import training_refused
@@ -67,7 +70,7 @@ class Trials:
             flags["kd_share_encoder"] = False  # its encoder is the start's, which is not at hand
         if time.monotonic() - self.started > SILENT_SECONDS:
             print(f"trying the training of {name} on one sentence", file=sys.stderr)
-        with training_refused(name):
+        with training_refused(name), _silent():
             cfg, model = _try(Namespace(**flags))
         _tried.add(key)
         if checkpoint in self.teaching:
@@ -82,6 +85,19 @@ class Trials:
         path = self.folder / f"{len(self.stand_ins)}.pt"
         torch.save({"args": None, "cfg": cfg, "model": model.state_dict()}, path)
         self.stand_ins[checkpoint] = str(path)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Leaves out warnings: they would be of an untrained model, and stand in the log later."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _try(args: Namespace) -> Any:

@@ -234,6 +234,14 @@ def test_a_log_without_the_usual_figures_is_no_failure(what, tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_figures_that_are_not_finite_are_no_shares_of_a_loss(tmp_path):
+    bad = '"loss": "inf", "nll_loss": "inf", "kd_loss": "inf", "agreement": "nan"'
+    lines = ["$ fairseq-train data --criterion word_kd --max-update 100"]
+    lines += [FIGURES.format("train_inner", "", update, bad) for update in range(1, 6)]
+    (tmp_path / "train.log").write_text("\n".join(lines) + "\n")
+    assert not {"untrained teacher", "dominant term"} & named(tmp_path).keys()
+
+
 def test_a_folder_without_logs_is_refused(tmp_path, capsys):
     assert cli.main(["diagnose", str(tmp_path / "none")]) == 2
     assert "none does not exist. Give the folder of a training." in capsys.readouterr().err

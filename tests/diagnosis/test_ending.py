@@ -139,6 +139,15 @@ def test_batches_that_were_left_out_for_want_of_memory_are_counted(tmp_path):
         assert "the GPU had too little 2 times, and the training continued without th" in evidence
 
 
+def test_of_several_processes_the_first_that_failed_is_named(tmp_path):
+    text = figures(1)
+    for rank, error in (("rank1", "ValueError: a bad sentence"), ("rank0", "RuntimeError: closed")):
+        lines = ["Traceback (most recent call last):", '  File "x", line 1', error]
+        text += "".join(f"[{rank}]: {line}\n" for line in lines)
+    (tmp_path / "train.log").write_text(text)
+    assert 'is "ValueError: a bad sentence"' in ended(tmp_path).evidence
+
+
 def test_an_exception_before_the_last_figures_ended_nothing(tmp_path):
     (tmp_path / "train.log").write_text(f"{raised('KeyError: 1')}{figures(1)}")
     assert ended(tmp_path) is None

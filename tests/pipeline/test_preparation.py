@@ -303,26 +303,6 @@ REFUSALS = {
         "ladder: [0.5]\nevaluate: {rounds: -1}",
         r"run\.yaml: evaluate: --rounds must be a whole number from 0 to 1,000, but is -1\.",
     ),
-    "a layer that the teacher lacks": (
-        "ladder: [0.5]\neach: {criterion: feature_kd, train: {kd-feature-layers: '0:9'}}",
-        r"student would be refused: --kd-feature-layers 0:9 names layer 9 of the teacher's encoder",
-    ),
-    "a layer that a model lacks which is not trained yet": (
-        "ladder: [0.7, {ratio: 0.4, criterion: feature_kd, train: {kd-feature-layers: '0:9'}}]",
-        r"student would be refused: --kd-feature-layers 0:9 names layer 9 of the teacher's encoder",
-    ),
-    "a metric that the criterion logs with another flag": (
-        "ladder: [0.5]\ncontrols: []\neach: {train: {best-checkpoint-metric: gate}}",
-        r"--best-checkpoint-metric is gate, which this training does not log\. It logs loss, ",
-    ),
-    "a peer of no size": (
-        "ladder: [0.5]\neach: {criterion: mutual_learning, train: {kd-peer-overrides: a=b}}",
-        r"student would be refused: --kd-peer-overrides ",
-    ),
-    "a frozen encoder that is not the teacher's": (
-        "ladder: [0.5]\neach: {train: {kd-share-encoder: true}}",
-        r"--kd-share-encoder needs a student with the encoder of --kd-teacher",
-    ),
     "something else than a checkpoint to compare": (
         "ladder: [0.5]\ncompare: {b: run.yaml}",
         r"run\.yaml: compare: run\.yaml is not a fairseq checkpoint: torch cannot read it\. Give",

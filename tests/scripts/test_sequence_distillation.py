@@ -114,6 +114,15 @@ def test_flags_by_which_nothing_is_printed_are_refused(flag, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("flag", ["--remove-bpe", "--post-process=subword_nmt"])
+def test_flags_that_join_subwords_are_refused(flag, data, tmp_path):
+    result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"{flag} joins subwords, of which the training set is to be made: leave it out.\n",
+    )
+
+
 @pytest.mark.parametrize("flags", [["--nbest", "2"], ["--nbest=2"]])
 def test_several_translations_are_refused(data, tmp_path, flags):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", *flags, check=False)
