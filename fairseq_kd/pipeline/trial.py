@@ -52,7 +52,7 @@ class Trials:
         return [path for path in [*paths, *(self.stores.get(each, "") for each in stores)] if path]
 
     def run(self, name: str, training: Mapping[str, Any]) -> None:
-        """Computes an update and a validation of a training on the shortest sentence.
+        """Computes an update and a validation of a training on a sentence of median length.
 
         Raises:
             FileNotFoundError, ValueError: the training would fail.
@@ -101,7 +101,7 @@ def _silent() -> Iterator[None]:
 
 
 def _try(args: Namespace) -> Any:
-    """Trains and validates on the shortest sentence, as fairseq-train does.
+    """Trains and validates on a sentence of median length, as fairseq-train does.
 
     Returns:
         The configuration and the model.
@@ -129,7 +129,9 @@ def _try(args: Namespace) -> Any:
         whole = OmegaConf.create(content, flags={"allow_objects": True})
         del whole["dataset"]  # by which a criterion reads all of the data, to check them
         criterion = task.build_criterion(whole.criterion)
-        sample = dataset.collater([dataset[min(range(len(dataset)), key=dataset.size)]])
+        ordered, most = dataset.ordered_indices(), model.max_positions()  # by length
+        readable, _ = dataset.filter_indices_by_size(ordered, most)
+        sample = dataset.collater([dataset[readable[len(readable) // 2]]])
         loss = criterion.train()(model.train(), sample)[0]
         loss.backward()
         model.zero_grad()
