@@ -27,7 +27,7 @@ verses
 first=$run/teacher-1/checkpoint_last.pt second=$run/teacher-2/checkpoint_last.pt
 if [[ -n ${TEACHERS:-} ]]; then
   first=$(from_here "${TEACHERS%%:*}" "") second=$(from_here "${TEACHERS##*:}" "")
-  [[ $first != "$second" ]] || die "TEACHERS must name two checkpoints, A.pt:B.pt, but is $TEACHERS."
+  [[ $first != "$second" && $TEACHERS != *:*:* ]] || die "TEACHERS must name two checkpoints, A.pt:B.pt, but is $TEACHERS."
 else
   for number in 1 2; do
     train "teacher $number" "$run/teacher-$number" "$teacher_updates" "$number" --arch transformer_kd_small_teacher \

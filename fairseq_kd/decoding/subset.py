@@ -83,8 +83,14 @@ class Subset:
         return self.folder / f"dict.{language}.txt"
 
 
-def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
+def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--subset") -> Subset:
     """Opens one split of a binarised data folder.
+
+    Args:
+        folder: of the data.
+        name: of the split.
+        pair: its languages, source and target.
+        flag: by which the user named the split, for errors.
 
     Raises:
         FileNotFoundError: the folder lacks the split or a dictionary.
@@ -99,7 +105,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
         )
     source, target = plain_languages(pair, str(folder))
     pair = (source, target)
-    prefix = _prefix(folder, name, pair)
+    prefix = _prefix(folder, name, pair, flag)
     dictionaries = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
     sides = [read_side(folder / f"{prefix}{pair[i]}", dictionaries[i]) for i in (0, 1)]
     source, target = sides
@@ -111,7 +117,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str]) -> Subset:
     return Subset(folder, name, pair, prefix, *dictionaries, source, target)
 
 
-def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
+def _prefix(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--subset") -> str:
     """The prefix of the split's files: either direction, or a source alone."""
     source, target = pair
     for languages in (f"{source}-{target}", f"{target}-{source}", f"{source}-None"):
@@ -120,7 +126,7 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str]) -> str:
             return prefix
     raise FileNotFoundError(
         f"{folder} holds no {name}.{source}-{target}.{source}. Give to --data the folder that "
-        "fairseq-preprocess wrote, and to --subset one of its splits."
+        f"fairseq-preprocess wrote, and to {flag} one of its splits."
     )
 
 

@@ -108,7 +108,7 @@ class DistilledSet:
                 )
 
     def _read_gold(self, data: Path) -> Subset:
-        gold = read_subset(data, self.mix.gold_subset, self.subset.pair)
+        gold = read_subset(data, self.mix.gold_subset, self.subset.pair, "--gold-subset")
         if gold.target is None:
             raise ValueError(
                 f"--gold-subset {gold.name} has no target side in {data}. Give a split with both."
