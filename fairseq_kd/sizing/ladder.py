@@ -20,7 +20,6 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 STRATEGY, FACTOR = "balanced", 0.7  # defaults; the factor leads from a ratio to the next
 SMALLEST_RATIO = 0.01  # of a search for a budget
 MOST_STAGES = 100
-NARROWEST = 4  # of which fairseq computes sinusoidal positions
 MATRIX_UNIT = 8  # GPUs multiply matrices in blocks of it
 BALANCED, AGGRESSIVE = 3, 4  # times fewer parameters in one step, at most
 DEEPEST_CUT = 0.75  # of the layers of a side, in one step
@@ -75,8 +74,6 @@ def shrink(teacher: Size, ratio: float, strategy: str) -> Size:
         return teacher._replace(encoder_layers=layers[0], decoder_layers=layers[1])
     heads = max(1, _rounded(teacher.heads * across))
     width = heads * _head_dimension(teacher, heads, teacher.width * across)
-    if width < NARROWEST:
-        raise ValueError(f"A stage's ratio of {ratio} gives a width of {width}. Give a larger one.")
     return Size(layers[0], layers[1], width, heads, _feed_forward(teacher, width))
 
 
