@@ -3,7 +3,7 @@
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
-# Ten minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
+# Eight minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
 # Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 37 % of its
 # parameters that learns from its distributions; the same training without a teacher; and both as they are when they
 # are trained to their ends. Then runs/demo/report.html (and report.md)
