@@ -18,6 +18,7 @@ from fairseq_kd.evaluation.pages import markdown_table
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TEXT = Path(__file__).with_name("comparison.md")
 SPEED = Path(__file__).with_name("comparison_speed.json")
+TEACHER = DOCS.parent / "data" / "teacher.es-en" / "manifest.json"
 STORES = Path(__file__).with_name("students.csv")
 STRATEGIES = {
     UNDISTILLED: "the student alone",
@@ -84,6 +85,7 @@ def main() -> None:
     teacher = tables["strategies"]["teacher"]
     parts = {
         "strategies": strategies(students, teacher),
+        "ends": ends(),
         "pairs": pairs(tables),
         "gpu": at_gpu_size(tables),
         "speed": speed(),
@@ -98,6 +100,14 @@ def main() -> None:
         page = page.replace(f"<!-- {name} -->", text)
     (DOCS / "results.md").write_text(page, encoding="utf-8")
     draw(students, teacher)
+
+
+def ends() -> str:
+    """The validation losses of the trainings that data/teacher.es-en holds, by updates."""
+    manifest = json.loads(TEACHER.read_text(encoding="utf-8"))
+    losses = [manifest[name]["validation_nll_loss_bits"] for name in ("distilled", "alone")]
+    cells = [[f"{int(n):,}", *(f"{each[n]:.3f}" for each in losses)] for n in losses[0]]
+    return markdown_table(["updates", "word_kd", "references alone"], cells)
 
 
 def strategies(students: Dict[str, Row], teacher: Row) -> str:
