@@ -18,6 +18,7 @@ from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.diagnosis.training_run import generated_translations
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
+from fairseq_kd.pipeline.preparation import prepare_run
 from fairseq_kd.shard import Shard
 
 AGAIN = "Binarise the data again"
@@ -336,8 +337,7 @@ def test_a_damaged_file_of_a_run_is_named(name, kind, run_file, capsys):
     content, message = JSON[kind]
     path = Path("runs/run") / name
     words = ["progressive", str(run_file), "--dry-run"]
-    assert cli.main(words) == 0
-    capsys.readouterr()
+    prepare_run(run_file)  # a dry run records nothing
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     if (name, kind) == ("hashes.json", "no keys"):  # which is how it begins

@@ -114,7 +114,7 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
     ("option", "value", "text"),
     [
         ("encoder_attention_heads", 0, "from 1 to 1,000,000, but is 0"),
-        ("decoder_layers", 10**9, "from 1 to 1,000,000, but is 1000000000"),
+        ("decoder_layers", 10**9, "from 1 to 1,000, but is 1000000000"),
         ("max_source_positions", 10**11, "from 1 to "),
         ("encoder_embed_dim", 2**40, "from 1 to 1,000,000, but is 1099511627776"),
     ],
