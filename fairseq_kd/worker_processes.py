@@ -2,13 +2,14 @@
 
 import os
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Callable, Deque, Iterable, Iterator, TypeVar
 
 from fairseq_kd.child_process import begin_worker
 
+SECONDS = 1.0  # of a part of a wait
 Given, Pending, Done = TypeVar("Given"), TypeVar("Pending"), TypeVar("Done")
 
 
@@ -44,12 +45,22 @@ def in_processes(tasks: Iterable[Callable[[], Done]], count: int) -> Iterator[Do
     context, parent = get_context("spawn"), (os.getpid(),)
     with ProcessPoolExecutor(count, context, initializer=_begin, initargs=parent) as pool:
         try:
-            yield from in_order(tasks, pool.submit, Future.result, 2 * count)
+            yield from in_order(tasks, pool.submit, _result, 2 * count)
         except BrokenProcessPool:
             raise ValueError(
                 f"One of {count} worker processes was killed, such as for want of memory. Run the "
                 "same command again with fewer --workers."
             ) from None
+
+
+def _result(future: "Future[Done]") -> Done:
+    """The result of a task, waited for in short parts.
+
+    Python misses a signal that arrives just before it begins to wait, until that ends.
+    """
+    while not future.done():
+        wait([future], timeout=SECONDS)
+    return future.result()
 
 
 def _begin(parent: int) -> None:
