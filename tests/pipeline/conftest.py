@@ -35,6 +35,17 @@ def workflow_of(data, large_teacher, tmp_path, monkeypatch):
     return workflow
 
 
+@pytest.fixture
+def refuses(workflow_of):
+    """Sees that a run file is refused by a message."""
+
+    def check(text, message):
+        with pytest.raises(ValueError, match=message):
+            workflow_of(text)
+
+    return check
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The folder in which a run was built that names its files from there."""

@@ -114,10 +114,8 @@ WITHOUT_EFFECT = {
 
 
 @pytest.mark.parametrize("setting", WITHOUT_EFFECT)
-def test_a_setting_without_effect_is_refused(workflow_of, setting):
-    text, told = WITHOUT_EFFECT[setting]
-    with pytest.raises(ValueError, match=told):
-        workflow_of(text)
+def test_a_setting_without_effect_is_refused(refuses, setting):
+    refuses(*WITHOUT_EFFECT[setting])
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,15 @@ def test_a_few_updates_are_a_training(workflow_of):
         assert command[command.index("--warmup-updates") + 1] == "1"
 
 
+def test_another_optimizer_is_given_none_of_adams_flags(workflow_of):
+    (student,) = (
+        step
+        for step in workflow_of(f"{LADDER}train: {{max-update: 9, optimizer: sgd}}").steps
+        if step.name == "student"
+    )
+    assert "--adam-betas" not in student.commands[0]
+
+
 def test_flags_that_a_training_can_have_are_taken(workflow_of):
     flags = "lr-scheduler: polynomial_decay, update-freq: '2', patience: -1, max-tokens-valid: 900"
     flags += ", adam-betas: '(0.9, 0.999)', best-checkpoint-metric: bleu, eval-bleu: true"
