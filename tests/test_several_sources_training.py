@@ -12,6 +12,7 @@ from trained import train_on_two_workers
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints.reading import read_checkpoint
+from fairseq_kd.checkpoints.updates import updates_behind
 from fairseq_kd.training_log import figures
 
 SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
@@ -144,6 +145,21 @@ def test_an_extracted_peer_is_an_ordinary_model_of_its_own_size(peers, tmp_path)
     assert "decoder.layers.1.fc1.weight" in state["model"]
     assert state["criterion"] is None
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_updates_behind_a_peer_count_those_of_the_peers_that_it_began_from(peers, data, tmp_path):
+    on, new, short = tmp_path / "on", tmp_path / "new", [*MUTUAL, "--max-update", "3"]
+    train(data, on, *short, "--finetune-from-model", str(peers[0]))
+    train(data, new, *short, "--finetune-from-model", str(tmp_path / "on" / "checkpoint_last.pt"))
+    for folder, behind in ((peers[0].parent, 12), (on, 15), (new, 18)):
+        out = tmp_path / f"{behind}.pt"
+        words = [str(folder / "checkpoint_last.pt"), "--peer", "2", "--out", str(out)]
+        assert cli.main(["extract-peer", *words]) == 0
+        assert updates_behind(out) == behind
+    (on / "checkpoint_last.pt").unlink()
+    words = [str(new / "checkpoint_last.pt"), "--peer", "2", "--out", str(tmp_path / "gone.pt")]
+    assert cli.main(["extract-peer", *words]) == 0
+    assert updates_behind(tmp_path / "gone.pt") is None
 
 
 @pytest.mark.parametrize("half", [True, False])

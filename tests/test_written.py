@@ -9,7 +9,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from disks import files_up_to, small_disk
+from disks import files_up_to, make_read_only, small_disk
 from harness import Setup
 
 from fairseq_kd import cli
@@ -133,6 +133,16 @@ def test_a_read_only_disk_is_told(words, command, tmp_path, capsys):
             "Give a path on another disk\\.",
             last_line(capsys),
         )
+
+
+@pytest.mark.parametrize("command", [*list(FOLDERS)[:3], "inherit", "extract-peer"])
+def test_finished_work_is_found_on_a_disk_that_became_read_only(words, command, tmp_path):
+    with small_disk(tmp_path / "disk", "size=64m") as disk:
+        assert run(words, command, disk / "out") == 0
+        before = content(disk)
+        make_read_only(disk)
+        assert run(words, command, disk / "out") == 0
+        assert content(disk) == before
 
 
 @pytest.mark.parametrize("command", COMMANDS)

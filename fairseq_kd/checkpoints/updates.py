@@ -26,14 +26,14 @@ def updates_of(state: Dict[str, Any]) -> int:
 
 
 def inherited_history(out: Union[str, Path], updates: Optional[int]) -> List[Dict[str, Any]]:
-    """The ``optimizer_history`` of weights that were taken from a teacher and not trained yet.
+    """The ``optimizer_history`` of weights that were taken from another file and not trained yet.
 
     fairseq keeps it in front of that of the training which starts from them, so that
     ``updates_behind`` finds it when the file is gone.
 
     Args:
         out: the file that they are written to.
-        updates: those behind the teacher's weights; None if they are not known.
+        updates: those behind the weights; None if they are not known.
     """
     names = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
     return [{**names, "num_updates": 0, INHERITED: updates, "file": str(out)}]
@@ -57,7 +57,7 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
     history = state["optimizer_history"]
     if INHERITED in history[-1]:
         return history[-1][INHERITED]
-    start, updates = _start(state), updates_of(state)
+    start, updates = start_of(state), updates_of(state)
     if start is None:
         return updates
     before = next((each[INHERITED] for each in history if each.get("file") == start), None)
@@ -70,7 +70,7 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
     return None if before is None else before + updates
 
 
-def _start(state: Dict[str, Any]) -> Optional[str]:
+def start_of(state: Dict[str, Any]) -> Optional[str]:
     """The checkpoint whose weights a training began with, as its command named it."""
     options = options_of(state, "checkpoint")
     if options.get("finetune_from_model"):

@@ -81,7 +81,7 @@ def decode(
     settings = settings_of(models, subset, engine, max_tokens)
     agree_on(settings, out)
     path, decoding = out / shard_file(shard), settings_id(settings)
-    with locked(lock_beside(path), f"Shard {shard} in --out {out}"):
+    with locked(lock_beside(path), f"Shard {shard} in --out {out}", finished=True):
         for finished in (out / WHOLE, path):
             if finished.is_file():
                 check_shard(finished, decoding)
@@ -122,14 +122,14 @@ def agree_on(settings: Settings, folder: Path) -> None:
     """
     if not (folder / FILE).is_file():
         check_vacant(folder)
-    make_folder(folder)
-    with folder_locked(folder):
-        if not (folder / FILE).exists():
-            with written_whole(folder / FILE) as file:
-                json.dump(sealed(settings), file, indent=2)
-                file.write("\n")
-            return
-        earlier = read_settings(folder)
+        make_folder(folder)
+        with folder_locked(folder):
+            if not (folder / FILE).exists():  # nor has another shard written it by now
+                with written_whole(folder / FILE) as file:
+                    json.dump(sealed(settings), file, indent=2)
+                    file.write("\n")
+                return
+    earlier = read_settings(folder)
     for name in {**earlier, **settings}:
         if earlier.get(name) != settings.get(name):
             raise ValueError(

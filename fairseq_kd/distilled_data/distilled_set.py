@@ -145,7 +145,7 @@ class DistilledSet:
                 it, or no pair is left.
             OSError: a file cannot be written.
         """
-        with locked(lock_beside(self.out), f"--out {self.out}", self.out):
+        with locked(lock_beside(self.out), f"--out {self.out}", self.out, finished=True):
             self._make()
 
     def _make(self) -> None:

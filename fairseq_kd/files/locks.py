@@ -17,6 +17,7 @@ from fairseq_kd.files.write_errors import writing
 
 PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
 HOLDER_CHARACTERS = 10_000  # more than who holds a lock writes into it
+BEGIN = '{"pid": '  # of what it writes
 
 
 class Lock(NamedTuple):
@@ -32,13 +33,17 @@ class Lock(NamedTuple):
 
 
 @contextmanager
-def locked(path: Path, what: str, written: Optional[Path] = None) -> Iterator[Lock]:
+def locked(
+    path: Path, what: str, written: Optional[Path] = None, finished: bool = False
+) -> Iterator[Lock]:
     """Holds a lock; if its last holder was killed, waits for what that started, or ends it.
 
     Args:
         path: of the lock, which is removed afterwards. Its folder is made if there is none.
         what: the lock protects, for the message: a flag with its value, or a folder.
         written: what errors of writing name (default: the folder of the lock).
+        finished: the work may be finished. Then a folder that nobody can write needs no lock: the
+            work is found, or the first write fails.
 
     Raises:
         ValueError: another process holds it, or it is somebody else's file.
@@ -46,6 +51,9 @@ def locked(path: Path, what: str, written: Optional[Path] = None) -> Iterator[Lo
     """
     make_folder(path.parent)
     written = path.parent if written is None else written
+    if finished and read_only(path.parent):
+        yield Lock(-1, new_token())
+        return
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         with _opened(path, written) as file:
@@ -82,10 +90,16 @@ def _opened(path: Path, written: Path) -> IO[str]:
     with writing(written, path):
         file = open(path, "a+", **how)  # noqa: SIM115  (its user closes it)
     file.seek(0)
-    if file.read(1) not in ("", "{"):
+    begin = file.read(len(BEGIN))
+    if not BEGIN.startswith(begin):  # which may have been cut off
         file.close()
         raise ValueError(f"{path} is there, and is no lock of fairseq_kd. Move it away.")
     return file
+
+
+def read_only(folder: Path) -> bool:
+    """Whether this process cannot write into a folder, as on a disk that is mounted read-only."""
+    return not os.access(folder, os.W_OK)
 
 
 def is_held(path: Path) -> Optional[bool]:

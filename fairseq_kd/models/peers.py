@@ -7,7 +7,7 @@ import sys
 from argparse import Action, ArgumentParser, Namespace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
 import torch
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, build_model
@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq_kd.checkpoints.plain_options import EVALUATED, is_plain, shown
-from fairseq_kd.checkpoints.reading import is_made_of, options_of, read_checkpoint
-from fairseq_kd.checkpoints.updates import updates_of
+from fairseq_kd.checkpoints.reading import is_made_of, options_of, read_checkpoint, read_state
+from fairseq_kd.checkpoints.updates import LAST, inherited_history, start_of, updates_of
 from fairseq_kd.checkpoints.weights import check_finite, check_weights, count_parameters
 from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.files.hashes import sha256_of
@@ -232,8 +232,8 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
         )
     ordinary = {key: criterion[key] for key in KEPT}
     ordinary["_name"] = "label_smoothed_cross_entropy"
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}}
-    cold = {**options_of(state, "checkpoint"), "finetune_from_model": None}  # as a peer begins
+    (history,) = inherited_history(out, _updates_behind_peers(state))
+    cold = {**options_of(state, "checkpoint"), "finetune_from_model": None, "restore_file": LAST}
     made_of = {"checkpoint": sha256_of([Path(checkpoint)]), "peer": number}
     peer = {
         "args": None,
@@ -256,6 +256,37 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
         with written_whole(out, "wb", new=True) as file:
             torch.save(peer, file)
     return count_parameters(weights)
+
+
+def _updates_behind_peers(
+    state: Dict[str, Any], seen: FrozenSet[Path] = frozenset()
+) -> Optional[int]:
+    """The number of updates behind the weights of the peers in a checkpoint.
+
+    Peers begin from random weights, but where the training began from a checkpoint of another
+    mutual learning: then from the peers in that, as the model of the run from the model.
+
+    Args:
+        state: of the checkpoint.
+        seen: the checkpoints that it started from so far.
+
+    Returns:
+        None if that checkpoint is no longer there, or is another file by now.
+    """
+    start, own, history = start_of(state), updates_of(state), state["optimizer_history"]
+    if start is None:
+        return own
+    if not Path(start).is_file():
+        names = [each.get("criterion_name") for each in history]
+        return None if names.count(names[-1]) > 1 else own  # no training before this one had peers
+    begun = read_state(start, start)
+    if options_of(begun, "criterion")["_name"] != "mutual_learning":
+        return own
+    path = Path(start).resolve()
+    if path in seen or history[: len(begun["optimizer_history"])] != begun["optimizer_history"]:
+        return None
+    before = _updates_behind_peers(begun, seen | {path})
+    return None if before is None else before + own
 
 
 def _check_options(checkpoint: str, criterion: Dict[str, Any], architecture: str) -> None:

@@ -175,7 +175,7 @@ class StoreBuilder:
             ValueError: the subset was begun with other data, or another process builds the shard.
         """
         lock = self.out / f".{subset}-{shard.index}-of-{shard.count}.lock"
-        with locked(lock, f"Shard {shard} of {subset} in --out {self.out}"):
+        with locked(lock, f"Shard {shard} of {subset} in --out {self.out}", finished=True):
             self._build(subset, shard)
 
     def _build(self, subset: str, shard: Shard) -> None:

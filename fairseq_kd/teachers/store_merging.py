@@ -57,8 +57,11 @@ def merge_subset(out: Path, subset: str, read: bool = True) -> int:
     if len(table) != index["sentences"]:
         raise _other_number(folder, index["sentences"], f"its parts have {len(table):,}")
     _check_against_former(folder, index, tables)
-    write_json(folder / INDEX, {**index, "table": _sha256_of_array(table)})
-    write_array(folder / TABLE, table)
+    digest = _sha256_of_array(table)
+    if index.get("table") != digest:
+        write_json(folder / INDEX, {**index, "table": digest})
+    if not (folder / TABLE).is_file() or sha256_of([folder / TABLE]) != digest:
+        write_array(folder / TABLE, table)
     if "dictionaries" not in store.identity:
         hashes = {path.name: sha256_of([path]) for path in store.dictionaries()}
         write_json(out / FILE, {**store.identity, "dictionaries": hashes})

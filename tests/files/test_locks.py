@@ -188,6 +188,6 @@ def test_a_pipe_in_the_place_of_a_lock_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_a_lock_of_too_many_brackets_has_no_holder(tmp_path):
-    (tmp_path / ".lock").write_text('{"a":' * 100_000)
+    (tmp_path / ".lock").write_text('{"pid": ' * 100_000)
     with locked(tmp_path / ".lock", "it"):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()

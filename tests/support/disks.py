@@ -38,6 +38,11 @@ def small_disk(folder, options):
         run("umount", "--lazy", folder)
 
 
+def make_read_only(disk):
+    """Changes a ``small_disk`` so that nothing on it can be changed any more."""
+    run("mount", "-o", "remount,ro", disk)
+
+
 @contextmanager
 def files_up_to(size_bytes):
     """No file of this process grows beyond a size, as if the disk were full."""
