@@ -160,11 +160,16 @@ begin() { # begin OUT: sets work to an empty folder, for finish; what a killed r
   mkdir "$work"
 }
 
+clear_place() { # removes the temporary folder, but for what somebody else has put into it
+  rm -rf "$place"/{made,room,difference,"$mark"}
+  rmdir "$place" 2> /dev/null || say "$place holds something else, which stays there" >&2
+}
+
 finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT, where nothing is
   [[ ! -e $making && ! -L $making ]] ||
     die "$making is there now, which something else made meanwhile. Remove it, or give another path."
   mv --no-target-directory "${1:-$work}" "$making"
-  rm -rf "$place"
+  clear_place
   trap - EXIT
   exec {lock}>&-
 }
@@ -174,7 +179,7 @@ give_up() { # give_up STATUS: removes what is not whole, and says so if that was
   rm -f "$place/room"
   (head --bytes 1048576 /dev/zero > "$place/room") 2> /dev/null ||
     told="The disk of $making is full; what was there before is as it was. Free some space and run the same line again."
-  rm -rf "$place"
+  clear_place
   [[ -z $told ]] || say "$told" >&2
   exit "$status"
 }

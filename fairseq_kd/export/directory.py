@@ -46,7 +46,7 @@ from fairseq_kd.export.lineage import lineage, trained_on
 from fairseq_kd.export.options import ExportOptions
 from fairseq_kd.files.hashes import read_sums, write_sums
 from fairseq_kd.files.locks import lock_beside, locked
-from fairseq_kd.files.whole_files import check_apart, check_vacant, whole_folder
+from fairseq_kd.files.whole_files import UNTIL_MADE, check_apart, check_vacant, whole_folder
 from fairseq_kd.progress import ProgressLine
 
 EXPORT = "export"
@@ -186,7 +186,7 @@ class Export:
 
     def _translate(self, name: str, engine: Engine, work: Path) -> List[str]:
         variant = Variant(self.system._replace(name=name), FAIRSEQ)
-        tokens = translated(variant, engine, self.subset, work.parent)
+        tokens = translated(variant, engine, self.subset, work.with_name(UNTIL_MADE))
         return [self.detokenisers[1](each) for each in tokens]
 
     def _smoke_check(self, work: Path) -> None:

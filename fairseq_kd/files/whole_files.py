@@ -19,6 +19,7 @@ from typing import IO, Any, Dict, Iterator, Tuple, Union
 from fairseq_kd.files.write_errors import writing
 
 MARK = ".fairseq_kd"  # in a temporary folder of ours; it is locked while its process runs
+MADE, UNTIL_MADE = "made", "until_made"  # the other content of such a folder
 ANYWHERE = Path("/")
 ROOM_BYTES = 1 << 20
 OURS = re.compile(  # the names of temporary files, earlier ones without our name, and of locks
@@ -217,16 +218,17 @@ def moved_aside(path: Path) -> Path:
 def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     """Makes a folder that takes its place only when the block ends without an error.
 
-    It is made in ``OUT.partial``, which is of this process alone. What a killed process left there
-    is removed, but for what lies beside the folder itself; a folder of that name which has not our
-    mark is somebody else's, and another name is taken.
+    It is made in ``OUT.partial``, which is of this process alone. What a killed process left of it
+    is removed, but for ``UNTIL_MADE``; a folder of that name which has not our mark is somebody
+    else's, and another name is taken. What somebody else has put into ``OUT.partial`` stays there.
 
     Args:
         out: the folder; nothing is there, or an empty folder.
         flag: by which it was given.
 
     Yields:
-        The folder to fill. Its parent is for files that are of use until it is filled.
+        The folder to fill. ``UNTIL_MADE`` beside it, which the caller makes, is for files that are
+        of use until it is filled.
 
     Raises:
         ValueError: something is there, or another process makes the same folder.
@@ -241,14 +243,18 @@ def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
         place, lock = _own_place(target, out)
     try:
         with writing(out, place):
-            made = place / "made"
+            made = place / MADE
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             yield made
             check_vacant(out, flag, empty=True)
             made.rename(target)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        for name in (MADE, UNTIL_MADE):
+            shutil.rmtree(place / name, ignore_errors=True)
+        with suppress(OSError):  # something else is in it
+            (place / MARK).unlink()
+            place.rmdir()
         lock.close()
 
 

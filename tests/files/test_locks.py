@@ -187,6 +187,22 @@ def test_a_pipe_in_the_place_of_a_lock_is_refused_and_not_waited_for(tmp_path):
     assert is_held(tmp_path / ".lock") is None
 
 
+@pytest.mark.parametrize("content", ["{}", '{"a": 1}', "[1]"])
+def test_a_file_of_somebody_else_is_no_lock_and_stays(tmp_path, content):
+    (tmp_path / FILE).write_text(content)
+    message = re.escape(f"{tmp_path / FILE} is there, and is no lock of fairseq_kd. Move it away.")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        locked(tmp_path / FILE, "it").__enter__()
+    assert (tmp_path / FILE).read_text() == content
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"pid": 1'])
+def test_a_lock_that_a_kill_cut_off_is_taken(tmp_path, content):
+    (tmp_path / FILE).write_text(content)
+    with locked(tmp_path / FILE, "it"):
+        assert is_held(tmp_path / FILE)
+
+
 def test_a_lock_of_too_many_brackets_has_no_holder(tmp_path):
     (tmp_path / ".lock").write_text('{"pid": ' * 100_000)
     with locked(tmp_path / ".lock", "it"):

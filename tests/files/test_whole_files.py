@@ -15,6 +15,7 @@ from harness import ENVIRONMENT
 
 from fairseq_kd.files.whole_files import (
     MARK,
+    UNTIL_MADE,
     check_apart,
     check_new_file,
     check_own_folder,
@@ -139,6 +140,16 @@ def test_of_temporary_folders_ours_is_taken_again_and_no_other(tmp_path, mark):
     assert partial.exists() != ours
     assert not (folder / "out.2.partial").exists()
     assert mark != "link" or (tmp_path / "precious").read_text() == "precious"
+
+
+def test_what_somebody_else_puts_beside_what_is_made_stays(tmp_path):
+    partial = left_by_a_kill(tmp_path / "out.partial", mark=True)
+    (partial / "theirs").write_text("precious")
+    with whole_folder(tmp_path / "out") as work:
+        (work / "file").write_text("whole")
+        work.with_name(UNTIL_MADE).mkdir()
+    assert os.listdir(tmp_path / "out") == ["file"]
+    assert os.listdir(partial) == ["theirs"]
 
 
 def test_a_folder_that_another_process_makes_is_waited_for(tmp_path):
