@@ -102,6 +102,20 @@ def _end(number: int, frame: Any) -> None:
     raise Terminated(number)
 
 
+class Child(subprocess.Popen):
+    """A process that is waited for in short parts.
+
+    Python misses a signal that arrives just before it begins to wait, until that ends.
+    """
+
+    def wait(self, timeout: Optional[float] = None) -> int:
+        """Waits for the end of the process, as ``subprocess.Popen`` does."""
+        while timeout is None:
+            with suppress(subprocess.TimeoutExpired):
+                return super().wait(POLL_SECONDS)
+        return super().wait(timeout)
+
+
 @contextmanager
 def child(
     command: Sequence[str],
@@ -135,7 +149,7 @@ def child(
     if LIBC is not None:
         program = [sys.executable, "-IS", str(Path(__file__).resolve())]
         words = [*program, str(os.getpid()), str(GRACE_SECONDS), *words]
-    process = subprocess.Popen(
+    process = Child(
         words,
         env={**(os.environ if env is None else env), TOKEN: token},
         preexec_fn=os.setpgrp,

@@ -233,6 +233,20 @@ def file_path(text: str) -> Path:
     return Path(text)
 
 
+def data_folder(text: str) -> Path:
+    """The path of a folder of fairseq-preprocess.
+
+    Raises:
+        argparse.ArgumentTypeError: as ``file_path``, or fairseq would take it for several folders.
+    """
+    if os.pathsep in text:
+        raise argparse.ArgumentTypeError(
+            f"it must be a folder without {os.pathsep} in its path, by which fairseq separates "
+            f"folders, but is {shown(text)}"
+        )
+    return file_path(text)
+
+
 def shown(text: str) -> str:
     """A value as a sentence shows it: in quotes where it is empty or would not be seen."""
     return repr(text) if text != text.strip() or not text or UNPRINTABLE.search(text) else text

@@ -15,6 +15,7 @@ from fairseq_kd.criterions.flags import criterion_classes
 from fairseq_kd.flag_types import (
     Range,
     Several,
+    data_folder,
     file_path,
     one_line,
     one_word,
@@ -28,6 +29,7 @@ TEXT = {*BAD} - {"", "1\n2"}
 LEGAL_TYPES = {  # of the flags that take text, by their types
     one_line: TEXT,
     one_word: TEXT,
+    data_folder: TEXT,
     file_path: TEXT,
     split_name: TEXT - {"-inf", "-1"},
     split_names: TEXT - {"-inf", "-1"},
@@ -88,6 +90,16 @@ def test_a_command_refuses_bad_values_in_one_sentence_that_names_the_flag(flag, 
         shown = re.escape(value if value and "\n" not in value else repr(value))
         must = rf"it must be .*, but is {shown}" if action.choices is None else "invalid choice: "
         assert re.search(rf"error: argument {re.escape(name)}: {must}", told), (value, told)
+
+
+@pytest.mark.parametrize("command", ["store", "translate", "distill-data", "evaluate", "export"])
+def test_data_that_fairseq_takes_for_several_folders_are_refused(command, capsys):
+    with pytest.raises(SystemExit):
+        SUBCOMMANDS[command].parse_known_args(["--data", "a:b"])
+    assert (
+        "error: argument --data: it must be a folder without : in its path, by which fairseq "
+        "separates folders, but is a:b\n"
+    ) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=named)

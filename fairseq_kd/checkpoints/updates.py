@@ -44,7 +44,8 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
 
     A training that began with ``--finetune-from-model``, or with ``--restore-file`` and
     ``--reset-optimizer``, counts its own updates alone; those of its start are added here, which
-    may have had a start itself. What ``fairseq-kd inherit`` writes has its teacher's.
+    may have had a start itself. Where it was resumed without that flag, they are those that its
+    history shows. What ``fairseq-kd inherit`` writes has its teacher's.
 
     Args:
         path: the checkpoint.
@@ -54,12 +55,10 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
         None if its start is no longer there, or is another file by now.
     """
     state = read_state(path, str(path))
-    history = state["optimizer_history"]
-    if INHERITED in history[-1]:
-        return history[-1][INHERITED]
-    start, updates = start_of(state), updates_of(state)
-    if start is None:
-        return updates
+    history, start = state["optimizer_history"], start_of(state)
+    if start is None or INHERITED in history[-1]:
+        return _updates_in(history)
+    updates = updates_of(state)
     before = next((each[INHERITED] for each in history if each.get("file") == start), None)
     file, seen = Path(start), seen | {Path(path).resolve()}
     if file.is_file() and file.resolve() not in seen:
@@ -68,6 +67,28 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
             if history[: len(begun)] == begun:  # fairseq goes on with the history of a start
                 before = updates_behind(file, seen)
     return None if before is None else before + updates
+
+
+def _updates_in(history: List[Dict[str, Any]]) -> Optional[int]:
+    """The number of updates that a history shows; None if those of inherited weights are unknown.
+
+    A training has an entry for each time that it was resumed, with the updates until then. The next
+    one began anew, with the weights of the last, if it counts fewer, or has another criterion or
+    optimizer, which fairseq takes after ``--reset-optimizer`` alone.
+    """
+    total: Optional[int] = 0
+    for entry, after in zip(history, [*history[1:], {}], strict=True):
+        if INHERITED in entry:
+            total = entry[INHERITED]
+        elif total is not None and not _goes_on(entry, after):
+            total += entry.get("num_updates", 0)
+    return total
+
+
+def _goes_on(entry: Dict[str, Any], after: Dict[str, Any]) -> bool:
+    """Whether the next entry of a history is of the same training."""
+    same = all(entry.get(name) == after.get(name) for name in ("criterion_name", "optimizer_name"))
+    return same and entry.get("num_updates", 0) <= after.get("num_updates", -1)
 
 
 def start_of(state: Dict[str, Any]) -> Optional[str]:

@@ -31,7 +31,7 @@ def run(options: StoreOptions) -> int:
     subsets = options.subset.split(",")
     builder = StoreBuilder(
         teacher=options.teacher,
-        data=options.data,
+        data=str(options.data),
         out=options.out,
         topk=options.topk,
         dtype=options.dtype,

@@ -13,6 +13,7 @@ from fairseq_kd.flag_types import (
     TEMPERATURE,
     THREADS,
     Range,
+    data_folder,
     file_path,
     number_field,
     one_line,
@@ -36,7 +37,7 @@ class TranslateOptions(Options):
         read=one_line,
         metavar="T.pt[:T2.pt]",
     )
-    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=file_path)
+    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
     subset: str = option_field("train", "which split (default: %(default)s)", read=split_name)
     out: Path = option_field(MISSING, "folder for the translations", read=file_path)
     shard: Shard = option_field(

@@ -11,6 +11,7 @@ from fairseq_kd.flag_types import (
     COUNT,
     THREADS,
     Range,
+    data_folder,
     file_path,
     number_field,
     one_word,
@@ -44,7 +45,7 @@ class DistillDataOptions(Options):
     translations: Path = option_field(
         MISSING, "the --out folder of fairseq-kd translate", read=file_path
     )
-    data: Path = option_field(MISSING, "the data folder that was translated", read=file_path)
+    data: Path = option_field(MISSING, "the data folder that was translated", read=data_folder)
     out: Path = option_field(MISSING, "folder for the training set", read=file_path)
     remove_bpe: str = option_field(
         "subword_nmt", "how words are split; used for scores only (default: %(default)s)", BPE

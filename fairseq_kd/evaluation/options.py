@@ -11,6 +11,7 @@ from fairseq_kd.flag_types import (
     COUNT,
     THREADS,
     Range,
+    data_folder,
     file_path,
     number_field,
     one_line,
@@ -62,7 +63,7 @@ class EvaluateOptions(Options):
         metavar="[NAME=]C.pt",
         repeated=True,
     )
-    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=file_path)
+    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
     subset: str = option_field("test", "which split (default: %(default)s)", read=split_name)
     out: Path = option_field(MISSING, "folder for the report", read=file_path)
     user_dir: Optional[str] = user_dir_field()

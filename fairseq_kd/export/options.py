@@ -10,6 +10,7 @@ from fairseq_kd.evaluation.options import sacrebleu_tokenize_field
 from fairseq_kd.flag_types import (
     BEAM,
     THREADS,
+    data_folder,
     file_path,
     number_field,
     one_line,
@@ -35,7 +36,7 @@ class ExportOptions(Options):
     data: Optional[Path] = option_field(
         None,
         "the folder that fairseq-preprocess wrote (default: that of the training)",
-        read=file_path,
+        read=data_folder,
     )
     subset: str = option_field(
         "test", "the split to measure on (default: %(default)s)", read=split_name

@@ -217,6 +217,9 @@ def _with_home(content: Any) -> Any:
     return content
 
 
+MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """A YAML loader that refuses duplicate keys."""
 
@@ -234,6 +237,8 @@ class _Loader(yaml.SafeLoader):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         keys = set()
         for each, _ in pairs:
+            if each.tag == MERGE:  # the keys of another mapping, which those here override
+                continue
             key = self.construct_object(each, deep=True)
             if isinstance(key, Hashable):  # what is not is refused below
                 if key in keys:

@@ -55,6 +55,11 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
     ),
     **dict.fromkeys(("use_plasma_view", "plasma_path"), "a run leaves no server running"),
     "distributed_init_method": "the run itself says where the processes of a training meet",
+    **dict.fromkeys(
+        ("encoder_layers_to_keep", "decoder_layers_to_keep"),
+        "fairseq itself fails with it in a training; say start: inherit to take layers of a model",
+    ),
+    "num_batch_buckets": "it is of use on TPUs alone",
     "quantization_config_path": "the next step reads the weights, which quantization replaces",
 }
 ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
@@ -113,7 +118,12 @@ def _parsed(command: TrainCommand) -> Namespace:
     try:
         with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
             return options.parse_args_and_arch(options.get_training_parser(), command.arguments())
-    except SystemExit:
+    except SystemExit as ended:
+        if not ended.code:
+            raise ValueError(
+                f"The training of {command.name} has help, with which fairseq-train prints its "
+                "flags and trains nothing. Leave it out."
+            ) from None
         wrong = output.getvalue().rpartition("error: ")[2].strip()
         raise ValueError(
             f"fairseq-train does not understand the training of {command.name}: {wrong}. "

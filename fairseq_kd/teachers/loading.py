@@ -1,5 +1,6 @@
 """Loads a teacher checkpoint with its own task and dictionaries, after checking it."""
 
+import os
 from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple
 
@@ -198,6 +199,11 @@ def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
         if all((folder / file).is_file() for file in files):
             for file in files:
                 read_dictionary(folder / file, distinct=False)
+            if os.pathsep in str(folder):
+                raise ValueError(
+                    f"{name} has its dictionaries in {folder}, but fairseq separates folders by "
+                    f"{os.pathsep}. Rename the folder."
+                )
             return str(folder)
     raise FileNotFoundError(
         f"The dictionaries {' and '.join(files)} of {name} are neither beside it nor in "

@@ -8,6 +8,7 @@ from fairseq_kd.command_line import Options, user_dir_field
 from fairseq_kd.flag_types import (
     COUNT,
     Range,
+    data_folder,
     file_path,
     number_field,
     one_line,
@@ -23,7 +24,7 @@ class StoreOptions(Options):
 
     COMMAND = "store"
     teacher: str = option_field(MISSING, "its checkpoint", read=one_line)
-    data: str = option_field(MISSING, "the folder that fairseq-train reads", read=one_line)
+    data: Path = option_field(MISSING, "the folder that fairseq-train reads", read=data_folder)
     subset: str = option_field(
         "train,valid",
         "one or several, separated by commas (default: %(default)s)",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
@@ -57,6 +58,28 @@ def test_a_training_that_was_restored_goes_on_counting_unless_its_optimizer_is_r
     torch.save(state, tmp_path / "reset.pt")
     assert updates_behind(on) == 250
     assert updates_behind(tmp_path / "reset.pt") == 150
+
+
+RESUMED = {  # what the history of a checkpoint shows that names no start, and the updates behind it
+    "as it was begun": ([entry(3), entry(5)], 5),
+    "at the same update": ([entry(5), entry(5)], 5),
+    "from the start of an inherit": (
+        [*inherited_history("start.pt", 1800), entry(3), entry(5)],
+        1805,
+    ),
+    "from one of unknown updates": ([*inherited_history("start.pt", None), entry(3)], None),
+    "after a reset": ([entry(6), entry(3), entry(5)], 11),
+    "with another criterion": ([{**entry(3), "criterion_name": "D"}, entry(5)], 8),
+    "with another optimizer": ([{**entry(3), "optimizer_name": "P"}, entry(5)], 8),
+}
+
+
+@pytest.mark.parametrize("how", RESUMED)
+def test_a_training_that_was_resumed_without_its_start_shows_its_updates(tmp_path, how):
+    history, updates = RESUMED[how]
+    path = tmp_path / "resumed.pt"
+    torch.save({"cfg": {"checkpoint": {}}, "optimizer_history": history}, path)
+    assert updates_behind(path) == updates
 
 
 def test_a_checkpoint_that_names_itself_as_its_start_does_not_go_round(tmp_path):

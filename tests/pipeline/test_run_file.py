@@ -117,10 +117,19 @@ REFUSALS = {
     ),
     "a folder of two lines": (
         'run: "a\\nb"',
-        "run must be text on one line, not empty and not beginning with -, but is 'a\\nb'.",
+        "run must be a path on one line, not empty, not beginning with -, and without a colon, by "
+        "which fairseq separates folders, but is 'a\\nb'.",
     ),
-    "a folder of spaces": ('run: "  "', "run must be text on one line, not empty and not begin"),
-    "a flag for a folder": ("run: --user-dir=x", "run must be text on one line, not empty and not"),
+    "a folder of spaces": ('run: "  "', "run must be a path on one line, not empty, not beginn"),
+    "a flag for a folder": ("run: --user-dir=x", "run must be a path on one line, not empty, not"),
+    "several folders": (
+        "data: a:b",
+        "and without a colon, by which fairseq separates folders, but",
+    ),
+    "a ratio that leaves nothing": (
+        "ladder: [0.0001]",
+        "ladder[0] cannot be 0.0001: 0.0001 is less than the minimum of 0.001.",
+    ),
     "a flag for a value": (
         "each: {train: {cpu: --user-dir=x}}",
         "each.train.cpu must be a value on one line that does not begin with -, as a flag does, ",
@@ -174,6 +183,11 @@ def test_a_mistake_is_told_by_its_key(read, wrong):
     with pytest.raises(ValueError, match=r"run\.yaml") as refused:
         read("\n".join([*kept, line]))
     assert told in str(refused.value)
+
+
+def test_keys_of_another_mapping_are_merged_and_overridden(read):
+    run = read(f"{SHORTEST}each: {{<<: {{alpha: 0.5, temperature: 1}}, temperature: 2}}\n")
+    assert (run.each["alpha"], run.each["temperature"]) == (0.5, 2)
 
 
 @pytest.mark.parametrize(

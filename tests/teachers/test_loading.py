@@ -50,6 +50,16 @@ def test_a_teacher_trained_on_a_relative_path_is_found_where_it_lies(moved):
     assert task.cfg.data == str(moved.parent.resolve())
 
 
+def test_a_folder_that_fairseq_takes_for_two_is_refused(moved):
+    folder = moved.parent / "a:b"
+    folder.mkdir()
+    copy_dictionaries(moved.parent, folder)
+    teacher = shutil.copy(moved, folder)
+    message = f"--kd-teacher {teacher} has its dictionaries in {folder}, but fairseq separates folders by :. "
+    with pytest.raises(ValueError, match=f"^{message}Rename the folder.$"):
+        load_teacher(str(teacher))
+
+
 def test_a_dictionary_that_is_no_text_is_named_with_its_line(moved):
     path = moved.parent / "dict.en.txt"
     path.write_bytes(b"the 9\nma\xf1ana 3\n")
