@@ -86,8 +86,9 @@ class DistilledSet:
                 "--min-similarity to compare with. Leave them out."
             )
         self.gold = None if mix.how == "alone" else self._read_gold(data)
+        side = self.subset.source_dictionary, self.subset.dictionary_file(self.subset.pair[0])
         self.tags = {
-            flag: [] if tag is None else [tag_id(self.subset, tag, flag)]
+            flag: [] if tag is None else [tag_id(*side, tag, flag)]
             for flag, tag in (("--tag-distilled", mix.tag_distilled), ("--tag-gold", mix.tag_gold))
         }
 

@@ -119,17 +119,22 @@ def _binarise_raw(path: Path, dictionary: Dictionary, prefix: Path) -> None:
     builder.finalize(f"{prefix}.idx")
 
 
-def tag_id(subset: Subset, tag: str, flag: str) -> int:
+def tag_id(dictionary: Dictionary, path: Path, tag: str, flag: str) -> int:
     """The id of a token that marks the origin of a source sentence.
 
+    Args:
+        dictionary: of the source.
+        path: the file of it.
+        tag: the token.
+        flag: by which it was given.
+
     Raises:
-        ValueError: the source dictionary lacks it.
+        ValueError: the dictionary lacks it.
     """
-    if tag not in subset.source_dictionary.indices:
-        path = subset.dictionary_file(subset.pair[0])
+    if tag not in dictionary.indices:
         raise ValueError(
             f"{flag} {tag} is not in {path}, and the dictionaries stay the same. Give a token of "
             "it that no sentence has, such as madeupword0000, with which fairseq-preprocess pads "
             "dictionaries."
         )
-    return subset.source_dictionary.indices[tag]
+    return dictionary.indices[tag]

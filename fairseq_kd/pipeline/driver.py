@@ -23,7 +23,7 @@ from fairseq_kd.files.whole_files import (
     written_whole,
 )
 from fairseq_kd.files.write_errors import writing
-from fairseq_kd.pipeline.execution import PLACES
+from fairseq_kd.pipeline.execution import PLACES, visible_gpus
 from fairseq_kd.pipeline.follower import ENGINE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
 from fairseq_kd.pipeline.state import (
@@ -132,8 +132,11 @@ def run_workflow(
     names = wanted(workflow, until)
     log_seconds()  # an invalid value would end the first step
     cores = _cores() if _works_here(engine) else 1
+    steps = [workflow.step(name) for name in names]
     if jobs != 1:
-        _check_jobs([workflow.step(name) for name in names], engine, jobs)
+        _check_jobs(steps, engine, jobs)
+    if _works_here(engine):
+        _check_gpus(steps)
     with writing(folder), locked(folder / LOCK, workflow.folder) as lock:
         write_workflow(workflow)
         statuses = [
@@ -206,6 +209,26 @@ def _cores() -> int:
 
 def _sets_cores(engine: Sequence[str]) -> bool:
     return any(re.match(r"--cores(=|$)|-c", word) for word in engine)
+
+
+def _check_gpus(steps: Sequence[Step]) -> None:
+    """Refuses trainings that need GPUs, or more than there are, on this machine.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    there = len(visible_gpus())
+    for step in steps:
+        words = step.commands[0]
+        half = [flag for flag in ("--fp16", "--memory-efficient-fp16") if flag in words]
+        needed = max(step.gpus, 1) if half else step.gpus if step.gpus > 1 else 0
+        if step.kind == "train" and "--cpu" not in words and needed > there:
+            why = f"gpus is {step.gpus}" if step.gpus > 1 else f"{half[0].lstrip('-')} is given"
+            raise ValueError(
+                f"{step.name} needs {needed} GPU{'s' if needed > 1 else ''}, since {why}, but this "
+                f"machine has {there or 'none'} that this process may use. Leave that out, or run "
+                "it on another machine."
+            )
 
 
 def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None:

@@ -108,6 +108,7 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
                 f"dictionary, but is {step.command.topk}."
             )
     from fairseq_kd.decoding.subset import check_splitting
+    from fairseq_kd.distilled_data.training_set import tag_id
 
     subset = SimpleNamespace(source_dictionary=source, target_dictionary=target)
     sections = {"evaluate": "evaluate", "distill": "distilled.distill-data"}
@@ -115,6 +116,10 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
         if step.kind in sections:
             try:
                 check_splitting(subset, step.command.remove_bpe, "remove-bpe")
+                for flag in ("tag-distilled", "tag-gold") if step.kind == "distill" else ():
+                    tag = getattr(step.command, flag.replace("-", "_"))
+                    if tag is not None:
+                        tag_id(source, layout.corpus.dictionaries()[0], tag, flag)
             except ValueError as error:
                 raise ValueError(f"{run.path}: {sections[step.kind]}: {error}") from None
 

@@ -74,6 +74,7 @@ class Layout:
             stages: with names, from large to small.
             sizes: the fairseq-train flags of each stage's size, its architecture among them.
         """
+        self.stored = self._stored_splits(stages)
         ladder = list(zip(stages, sizes, strict=True))
         before = self.teachers
         for stage, flags in ladder:
@@ -195,9 +196,8 @@ class Layout:
         usual = "best" if settings.get("data", "gold") == "gold" else "last"
         checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
         after = list(dict.fromkeys(after or self.corpus.after))
-        splits = [flags.get(f"{split}-subset") or split for split in ("train", "valid")]
         files = [str(flags[flag]) for flag in EMBEDDINGS if flags.get(flag)]
-        data_files = self.corpus.reads(tuple(",".join(map(str, splits)).split(",")))
+        data_files = self.corpus.reads(tuple(_splits(flags)))
         reads = list(dict.fromkeys([*data_files, *files, *reads]))
         makes = [checkpoint]
         self._add(LaidOutStep(name, "train", command, after, reads, makes, save_dir, self.gpus))
@@ -220,9 +220,19 @@ class Layout:
         out = self._path(name)
         section = self.run.get("store", {})
         with self._section("store"):
-            steps = store_steps(teacher, gold, data, after, section, out, self.own_user_dir)
+            steps = store_steps(
+                teacher, gold, data, after, section, self.stored, out, self.own_user_dir
+            )
         self._add(*steps)
         return out, name
+
+    def _stored_splits(self, stages: Sequence[Stage]) -> List[str]:
+        """The splits that are read by trainings with a store."""
+        names: List[str] = []
+        for settings in map(self.run.settings_of, stages):
+            if settings["knowledge"] == "store" and settings["criterion"] not in TEACHERLESS:
+                names += _splits({**self.run.train, **settings["train"]})
+        return list(dict.fromkeys(names))
 
     def _distilled(self, kind: str) -> Tuple[str, str]:
         """The folder of the distilled training set, and the step that makes it."""
@@ -348,6 +358,12 @@ class Layout:
         reads += [str(path) for path in (command.reference, command.comet) if path is not None]
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
         self._add(LaidOutStep("evaluation", "evaluate", command, after, reads, makes))
+
+
+def _splits(flags: Flags) -> List[str]:
+    """The splits that a training reads."""
+    named = (flags.get(f"{split}-subset") or split for split in ("train", "valid"))
+    return ",".join(map(str, named)).split(",")
 
 
 def _is_one_of(path: str, others: Sequence[str]) -> bool:

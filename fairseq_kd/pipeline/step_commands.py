@@ -199,6 +199,7 @@ def store_steps(
     data: str,
     made_by: Sequence[str],
     section: Mapping[str, Any],
+    splits: Sequence[str],
     out: str,
     user_dir: Optional[str],
 ) -> List[LaidOutStep]:
@@ -210,6 +211,7 @@ def store_steps(
         data: the folder of the binarised data: the corpus, or a distilled set.
         made_by: the steps that make that folder.
         section: ``store`` of the run file.
+        splits: of the data.
         out: the folder of the store; the last step has its name.
         user_dir: the run's own plugin, if it has one.
 
@@ -217,11 +219,12 @@ def store_steps(
         ValueError: the section has an unknown flag, or a value out of its range.
     """
     flags = {"user-dir": user_dir, "teacher": teacher.checkpoint, "data": data, "out": out}
+    flags["subset"] = ",".join(splits)
     flags.update((key, value) for key, value in section.items() if key != "shards")
     after = [*made_by, *teacher.after]
-    reads = [*teacher.reads(), *(gold.reads() if data == gold.folder else [])]
-    makes = [f"{out}/{split}/sentences.npy" for split in ("train", "valid")]  # written last
-    merge = StoreMergeOptions.of({"out": out, "subset": "train,valid"})
+    reads = [*teacher.reads(), *(gold.reads(tuple(splits)) if data == gold.folder else [])]
+    makes = [f"{out}/{split}/sentences.npy" for split in splits]  # written last
+    merge = StoreMergeOptions.of({"out": out, "subset": flags["subset"]})
     whole = LaidOutStep(_last(out), "store", merge, after, reads, makes, out, 1)
     return _in_shards(whole, StoreOptions, flags, section.get("shards", 1))
 

@@ -252,6 +252,7 @@ def _check_distillation(args: Namespace) -> None:
     from fairseq_kd.teachers.sources import named_teachers
 
     refuse_a_missing_tpu(args)
+    _check_stored_sentences(args)
     criterion = CRITERION_REGISTRY[args.criterion]
     if issubclass(criterion, MultiTeacherKDCriterion) and len(named_teachers(args)) == 1:
         (named,) = named_teachers(args)
@@ -261,6 +262,17 @@ def _check_distillation(args: Namespace) -> None:
         )
     if hasattr(criterion, "check_flags"):
         criterion.check_flags(Namespace(**vars(args), _name=args.criterion))
+
+
+def _check_stored_sentences(args: Namespace) -> None:
+    """Refuses flags by which a training has other sentences than a store of its data."""
+    changing = ("truncate_source", "upsample_primary") if getattr(args, "kd_store", None) else ()
+    for name in changing:
+        if hasattr(args, name) and getattr(args, name) != default_of(args, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} changes the sentences or their numbers, but a store "
+                "has them as they are in the data. Leave it out, or say knowledge: live."
+            )
 
 
 def _check_metric(args: Namespace) -> None:

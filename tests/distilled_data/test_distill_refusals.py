@@ -17,11 +17,6 @@ def refused(distill, tmp_path, capsys, text, *flags, **other):
     assert not (tmp_path / "refused").exists()
 
 
-def test_several_folders_are_refused(distill, data, tmp_path, capsys):
-    text = f"--data must be one folder, but is {data}:other, which fairseq-train reads as 2, one an"
-    refused(distill, tmp_path, capsys, text, folder=f"{data}:other")
-
-
 def test_a_raw_text_that_is_no_text_is_named_with_its_line(distill, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "data")
     (folder / "train.es-en.es").write_bytes(b"a\nb\xe9\n")

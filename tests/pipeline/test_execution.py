@@ -83,6 +83,27 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path):
     assert all(manifest(workflow, name) for name in STUDENTS)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "flag", "there", "why"),
+    [
+        (2, "", "1", "needs 2 GPUs, since gpus is 2, but this machine has 1 that"),
+        (0, "--fp16", "", "needs 1 GPU, since fp16 is given, but this machine has none that"),
+    ],
+)
+def test_gpus_that_are_not_there_are_missed_before_anything_runs(
+    tmp_path, monkeypatch, gpus, flag, there, why
+):
+    monkeypatch.setenv(VISIBLE, there)
+    workflow = small_workflow(tmp_path / "run")
+    steps = [
+        step._replace(kind="train", gpus=gpus, commands=[[*step.commands[0], flag]])
+        for step in workflow.steps
+    ]
+    with pytest.raises(ValueError, match=f"^data {why} this process may use. Leave that out, or "):
+        driver.run_workflow(workflow._replace(steps=steps), None, [])
+    assert not (tmp_path / "run" / "steps").exists()
+
+
 def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
     workflow = small_workflow(tmp_path / "run")
     several = workflow._replace(steps=[step._replace(gpus=2) for step in workflow.steps])

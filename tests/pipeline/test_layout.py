@@ -131,6 +131,7 @@ def test_a_store_is_made_before_the_stage_that_reads_it(workflow_of, large_teach
         "--data": data,
         "--out": "runs/run/teacher-store",
         "--topk": "8",
+        "--subset": "train,valid",
     }
     step = workflow.step("teacher-store")
     assert {large_teacher, f"{data}/train.es-en.es.bin"} <= {*step.reads}
@@ -141,6 +142,14 @@ def test_a_store_is_made_before_the_stage_that_reads_it(workflow_of, large_teach
     student = args(workflow, "student")
     assert (student["kd_store"], student["kd_teacher"]) == ("runs/run/teacher-store", None)
     assert workflow.step("student").after == ["teacher-store"]
+
+
+def test_a_store_has_all_sets_that_its_trainings_read(workflow_of, large_teacher, data):
+    ladder = "ladder: [{ratio: 0.7, knowledge: store, train: {valid-subset: 'valid,test'}}, 0.4]"
+    step = workflow_of(ladder).step("teacher-store")
+    assert words(workflow_of(ladder), "teacher-store")["--subset"] == "train,valid,test"
+    assert f"{data}/test.es-en.es.bin" in step.reads
+    assert step.makes[-1] == "runs/run/teacher-store/test/sentences.npy"
 
 
 def test_a_store_of_a_stage_in_shards_is_merged(workflow_of):

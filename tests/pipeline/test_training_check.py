@@ -89,6 +89,24 @@ def test_a_flag_with_which_a_training_would_fail_is_refused(workflow_of, flag):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("flag", ["truncate-source: true", "upsample-primary: 2"])
+def test_a_flag_that_changes_the_sentences_of_a_store_is_refused(workflow_of, flag):
+    ladder = "ladder: [{ratio: 0.5, knowledge: store}]\n"
+    told = f"--{flag.partition(':')[0]} changes the sentences or their numbers, but a store has t"
+    with pytest.raises(ValueError, match=told):
+        workflow_of(f"{ladder}train: {{max-update: 100, {flag}}}")
+    assert workflow_of(f"{LADDER}train: {{max-update: 100, {flag}}}").steps
+
+
+def test_a_tag_that_the_dictionary_lacks_is_refused(workflow_of):
+    ladder = "ladder: [{ratio: 0.5, data: mixed}]\n"
+    told = (
+        r"distilled\.distill-data: tag-distilled foo\S* is not in \S*dict\.es\.txt, and the dicti"
+    )
+    with pytest.raises(ValueError, match=told):
+        workflow_of(f"{ladder}distilled: {{distill-data: {{tag-distilled: foo-bar}}}}")
+
+
 def test_a_few_updates_are_a_training(workflow_of):
     for updates in (1, 4, 9):
         steps = workflow_of(f"{LADDER}train: {{max-update: {updates}}}").steps

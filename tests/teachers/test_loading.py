@@ -55,8 +55,8 @@ def test_a_folder_that_fairseq_takes_for_two_is_refused(moved):
     folder.mkdir()
     copy_dictionaries(moved.parent, folder)
     teacher = shutil.copy(moved, folder)
-    message = f"--kd-teacher {teacher} has its dictionaries in {folder}, but fairseq separates folders by :. "
-    with pytest.raises(ValueError, match=f"^{message}Rename the folder.$"):
+    message = f"--kd-teacher {teacher} has its dictionaries in {folder}, but fairseq separates "
+    with pytest.raises(ValueError, match=f"^{message}folders by :. Rename the folder.$"):
         load_teacher(str(teacher))
 
 
