@@ -18,6 +18,7 @@ from fairseq_kd.commands import (
     export,
     extract_peer,
     flags,
+    import_translations,
     inherit,
     merge,
     plan,
@@ -36,7 +37,18 @@ DESCRIPTION = (
 )
 INSTALL = "README.md says what the commands need; scripts/setup.sh installs all of it."
 COMMANDS = (  # in the order of --help
-    *(plan, inherit, store, translate, distill_data, extract_peer, progressive, stage, step),
+    *(
+        plan,
+        inherit,
+        store,
+        translate,
+        import_translations,
+        distill_data,
+        extract_peer,
+        progressive,
+        stage,
+        step,
+    ),
     *(diagnose, evaluate, export, flags),
     *(merge, store_merge),  # for shards that lie on several machines
 )

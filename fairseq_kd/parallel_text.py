@@ -7,6 +7,7 @@ It is a program, too, for ``scripts/prepare.sh``, and imports nothing else of th
 
 import codecs
 import gzip
+import html
 import lzma
 import os
 import re
@@ -99,6 +100,16 @@ def _advice(encoding: str) -> str:
         f"If the file has another encoding, convert it, as iconv -f {encoding} -t UTF-8 does; if "
         "it is damaged there, mend the line, or remove it in every language."
     )
+
+
+def letters_of(text: str) -> str:
+    """The letters and digits of a text, which tokenisation and truecasing leave as they are."""
+    return "".join(filter(str.isalnum, html.unescape(text).casefold()))
+
+
+def cleaned(line: str) -> str:
+    """A line without the characters at which programs disagree where it ends; spaces instead."""
+    return line if line.isprintable() else line.translate(CLEAN)
 
 
 class CleanLines:

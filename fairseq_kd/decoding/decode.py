@@ -40,6 +40,7 @@ from fairseq_kd.shard import Shard
 
 Settings = Dict[str, Any]
 FILE, LOCK = "decoding.json", ".lock"
+IMPORTED = "imported"  # in the place of an engine: what another system translated
 SCHEMA = {  # of the entries that are read
     **{"sentences": int, "subset": str, "pair": [str], "nbest": int, "teacher": [str]},
     **{"source": str, "source_dictionary": str, "target_dictionary": str},

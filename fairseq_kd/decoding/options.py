@@ -1,4 +1,4 @@
-"""The options of ``fairseq-kd translate`` and ``merge``."""
+"""The options of ``fairseq-kd translate``, ``import-translations`` and ``merge``."""
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -162,6 +162,52 @@ class TranslateOptions(Options):
             )
         beam = max(self.beam or DEFAULT_BEAM, self.nbest)  # it returns no more than its width
         return Search(beam=beam, lenpen=1.0 if self.lenpen is None else self.lenpen, **common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportTranslationsOptions(Options):
+    """Translations by another system, and how the data were split."""
+
+    COMMAND = "import-translations"
+    hypotheses: Path = option_field(MISSING, "the file of translations", read=file_path)
+    data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
+    subset: str = option_field("train", "which split (default: %(default)s)", read=split_name)
+    out: Path = option_field(MISSING, "folder for the translations", read=file_path)
+    format: str = option_field(
+        "plain",
+        "plain: line N translates sentence N; tsv: SOURCE, tab, TRANSLATION [, tab, SCORE]; nbest: "
+        "N ||| TRANSLATION ||| FEATURES ||| SCORE, as Moses writes it; jsonl: an object with "
+        "translation or translations, and perhaps id and score; fairseq: the H lines of "
+        "fairseq-generate, which are split already (default: %(default)s)",
+        ("plain", "tsv", "nbest", "jsonl", "fairseq"),
+    )
+    tokenizer: str = option_field(
+        "moses", "how the data were tokenised (default: %(default)s)", ("moses", "none")
+    )
+    bpe: str = option_field(
+        "subword_nmt",
+        "how their words were split (default: %(default)s)",
+        ("subword_nmt", "sentencepiece", "none"),
+    )
+    codes: Optional[Path] = option_field(
+        None,
+        "the BPE merges, or the model of SentencePiece (default: the file codes or "
+        "sentencepiece.model beside DATA)",
+        read=file_path,
+    )
+    workers: Optional[int] = number_field(
+        None, THREADS, "processes that split text (default: one per core)"
+    )
+
+    def check(self) -> None:
+        """Checks that every flag has an effect.
+
+        Raises:
+            ValueError: naming one that has none.
+        """
+        if self.codes is not None and (self.bpe == "none" or self.format == "fairseq"):
+            other = "--bpe none" if self.bpe == "none" else "--format fairseq"
+            raise ValueError(f"--codes has no effect with {other}. Leave one of the two out.")
 
 
 @dataclass(frozen=True, kw_only=True)

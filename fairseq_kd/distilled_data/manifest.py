@@ -9,7 +9,7 @@ from fairseq_kd.files.json_files import read_json, sealed
 FILE = "manifest.json"
 SCHEMA = {
     "made_of": {
-        "decoding": {"teacher": [str], "beam": int, "compute_type": str, "engine": str},
+        "decoding": {"teacher": [str], "engine": str, "beam?": int, "compute_type?": str},
         "choice": {"select": str},
     },
     "counts": {"kept": int, "sentences": int},

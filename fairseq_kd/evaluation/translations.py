@@ -1,6 +1,5 @@
 """Translates the test set, and reads its sources and references as plain text."""
 
-import html
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.evaluation.results import INT8, int8_name
 from fairseq_kd.evaluation.systems import Variant
 from fairseq_kd.files.whole_files import make_folder, written_whole
-from fairseq_kd.parallel_text import lines_of
+from fairseq_kd.parallel_text import letters_of, lines_of
 from fairseq_kd.shard import Shard
 
 Detokeniser = Callable[[str], str]
@@ -117,7 +116,7 @@ def _text_beside(path: Path, subset: Subset, binarised: Sequence[str]) -> Option
     if lines is None:
         return None
     known = [(each, own) for each, own in zip(lines, binarised, strict=False) if "<unk>" not in own]
-    same = sum(_letters(each) == _letters(own) for each, own in known)
+    same = sum(letters_of(each) == letters_of(own) for each, own in known)
     if len(lines) != len(subset):
         why = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
     elif same < SAME_SHARE * len(known):
@@ -126,11 +125,6 @@ def _text_beside(path: Path, subset: Subset, binarised: Sequence[str]) -> Option
         return lines
     print(f"{path} is ignored: {why}", file=sys.stderr)
     return None
-
-
-def _letters(text: str) -> str:
-    """The letters and digits of a text, which tokenisation and truecasing leave as they are."""
-    return "".join(filter(str.isalnum, html.unescape(text).casefold()))
 
 
 def _detokenised(

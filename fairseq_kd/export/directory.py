@@ -22,6 +22,7 @@ from fairseq_kd.decoding.engine import Batch, Engine
 from fairseq_kd.decoding.engine_choice import cores
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.splitting import CODES, find_codes
 from fairseq_kd.decoding.subset import Subset, check_splitting
 from fairseq_kd.evaluation.results import FAIRSEQ
 from fairseq_kd.evaluation.scores import bleu_tokenizer
@@ -41,7 +42,7 @@ from fairseq_kd.evaluation.systems import (
 )
 from fairseq_kd.evaluation.translations import PlainText, detokeniser, plain_text, translated
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
-from fairseq_kd.export.example import SPLITTERS, translate_py
+from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage, trained_on
 from fairseq_kd.export.options import ExportOptions
 from fairseq_kd.files.hashes import read_sums, write_sums
@@ -75,7 +76,7 @@ class Export:
         self.subset: Subset = common_subset([self.system], self.data, options.subset)
         check_splitting(self.subset, options.bpe, "--bpe")
         self.bleu = BLEU(tokenize=bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize))
-        self.codes = find_codes(options, self.data) if options.bpe != "none" else None
+        self.codes = find_codes(options.bpe, options.codes, self.data)
         split = options.bpe, options.tokenizer
         self.detokenisers = tuple(
             detokeniser(split[1], split[0], language) for language in self.subset.pair
@@ -130,7 +131,7 @@ class Export:
 
     def _add_example(self, work: Path) -> None:
         if self.codes is not None:
-            shutil.copyfile(self.codes, work / SPLITTERS[self.options.bpe].file)
+            shutil.copyfile(self.codes, work / CODES[self.options.bpe].file)
         write_sums(work)  # of the files that translate.py reads
         options, positions = self.options, self.system.checkpoint.model.max_positions()
         program = translate_py(
@@ -225,26 +226,6 @@ class Export:
 def compute_type(quantization: str) -> str:
     """The type in which this processor computes: that of the weights if it can, else float32."""
     return quantization if quantization in get_supported_compute_types("cpu") else "float32"
-
-
-def find_codes(options: ExportOptions, data: Path) -> Path:
-    """The file by which words are split: the user's, or that of scripts/prepare.sh.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    file, what = SPLITTERS[options.bpe].file, SPLITTERS[options.bpe].learned
-    if options.codes is not None:
-        if not options.codes.is_file():
-            raise FileNotFoundError(f"--codes {options.codes} does not exist. Give {what}.")
-        return options.codes
-    beside = data.resolve().parent / file
-    if not beside.is_file():
-        raise FileNotFoundError(
-            f"No file {file} lies beside {data}. Give {what} by --codes, or --bpe none if "
-            "the data are not split."
-        )
-    return beside
 
 
 def _near_median_length(sentences: Sequence[Tensor], longest: int, count: int) -> List[int]:

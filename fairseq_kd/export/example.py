@@ -1,6 +1,6 @@
 """The example program ``translate.py``, which translates with an exported model."""
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.files.hashes import SUMS
@@ -76,16 +76,12 @@ class Splitter(NamedTuple):
     Args:
         split: expression for the tokens of ``{line}``.
         join: expression for the text of the tokens ``best``.
-        file: that it reads, beside the program; None if none.
-        learned: description of that file, for messages.
         package: that it needs.
         imports, setup: lines at the top of the program.
     """
 
     split: str
     join: str
-    file: Optional[str] = None
-    learned: str = ""
     package: str = ""
     imports: str = ""
     setup: str = ""
@@ -95,8 +91,6 @@ SPLITTERS = {
     "subword_nmt": Splitter(
         split="bpe.process_line({line}).split()",
         join='" ".join([*best, ""]).replace("@@ ", "").strip()',
-        file="codes",
-        learned="the merges that subword-nmt learned",
         package="subword-nmt",
         imports="import subword_nmt.apply_bpe\n",
         setup=BPE,
@@ -104,8 +98,6 @@ SPLITTERS = {
     "sentencepiece": Splitter(
         split="pieces.encode({line}, out_type=str)",
         join="pieces.decode(best)",
-        file="sentencepiece.model",
-        learned="the model that SentencePiece learned",
         package="sentencepiece",
         imports="import sentencepiece\n",
         setup=PIECES,

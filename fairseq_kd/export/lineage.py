@@ -7,6 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from fairseq_kd.checkpoints.reading import data_folders, options_of, read_checkpoint
 from fairseq_kd.checkpoints.updates import updates_behind, updates_of
 from fairseq_kd.checkpoints.weights import count_parameters
+from fairseq_kd.decoding.decode import IMPORTED
 from fairseq_kd.distilled_data.manifest import is_distilled, read_manifest
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.teachers.store import FILE as STORE
@@ -89,9 +90,15 @@ def _distillation(manifest: Dict[str, Any]) -> Dict[str, str]:
     decoding, choice = manifest["made_of"]["decoding"], manifest["made_of"]["choice"]
     counts = manifest["counts"]
     kept = f"{counts['kept']:,} pairs of {counts['sentences']:,} sentences"
+    hashes = ", ".join(decoding["teacher"])
+    if decoding["engine"] == IMPORTED:
+        made = {"translated by": f"another system; its translations have the SHA-256 {hashes}"}
+    else:
+        search = f"beam {decoding.get('beam', '?')}, {decoding.get('compute_type', '?')}"
+        made = {"translated by": f"the teacher with SHA-256 {hashes}"}
+        made["decoding"] = f"{search}, {decoding['engine']}"
     return {
-        "translated by": f"the teacher with SHA-256 {', '.join(decoding['teacher'])}",
-        "decoding": f"beam {decoding['beam']}, {decoding['compute_type']}, {decoding['engine']}",
+        **made,
         "selection": f"{choice['select']}; {kept}, and {manifest['gold_pairs']:,} gold pairs",
     }
 

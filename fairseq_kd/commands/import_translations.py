@@ -1,0 +1,50 @@
+"""The command ``fairseq-kd import-translations``: takes over what another system translated."""
+
+from fairseq_kd.command_line import Subcommand
+from fairseq_kd.decoding.options import ImportTranslationsOptions
+from fairseq_kd.files.whole_files import check_apart
+
+DESCRIPTION = """\
+Takes over the translations of a set by any other system, as text: an online service, a large
+language model, a model of Hugging Face or CTranslate2, Moses. They are tokenised, split and looked
+up as the data were, and OUT is as fairseq-kd translate leaves it, for fairseq-kd distill-data.
+Translations that do not belong to the sentences of the set are refused: another number of lines,
+other sources, another language, lines out of step with the references. Tokens that the dictionary
+lacks become the unknown token; their share is printed."""
+EPILOG = """\
+example:
+  fairseq-kd import-translations --data data-bin --hypotheses train.en --out translations
+  fairseq-kd distill-data --data data-bin --translations translations --mix gold --out distilled
+
+The text to translate is the one that was binarised: scripts/prepare.sh keeps it as text/train.LANG
+beside the data.
+"""
+
+
+def run(options: ImportTranslationsOptions) -> int:
+    """Writes the folder, or prints that it is there."""
+    check_apart(options.out, {"--data": options.data, "--hypotheses": options.hypotheses})
+
+    from fairseq.data.data_utils import infer_language_pair
+
+    from fairseq_kd.decoding.engine_choice import cores
+    from fairseq_kd.decoding.outside_translations import Import
+
+    pair = infer_language_pair(str(options.data)) if options.data.is_dir() else (None, None)
+    if None in pair:
+        raise FileNotFoundError(
+            f"--data {options.data} holds no set of a language pair. Give the folder that "
+            "fairseq-preprocess wrote."
+        )
+    Import(options, pair, options.workers or cores()).run()
+    return 0
+
+
+SUBCOMMAND = Subcommand(
+    ImportTranslationsOptions,
+    run,
+    help="take over the translations of another system, for distill-data",
+    description=DESCRIPTION,
+    epilog=EPILOG,
+    kept="the file of translations is as it was",
+)

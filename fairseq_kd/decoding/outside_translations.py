@@ -1,0 +1,337 @@
+"""Imports translations of another system, as if ``fairseq-kd translate`` had decoded them."""
+
+import json
+import math
+import sys
+from functools import partial
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+from sacrebleu.metrics import CHRF
+
+from fairseq_kd.decoding.decode import FILE, IMPORTED, Settings, read_settings, settings_id
+from fairseq_kd.decoding.hypothesis_files import (
+    UNTRANSLATED,
+    WHOLE,
+    Hypothesis,
+    by_sentence,
+    check_shard,
+    lines_of,
+    number_of,
+    sorted_lines,
+    write_shard,
+)
+from fairseq_kd.decoding.options import ImportTranslationsOptions
+from fairseq_kd.decoding.splitting import find_codes, splitter
+from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset, words_of
+from fairseq_kd.decoding.translation_formats import A_LINE_EACH, FORMATS, Translation
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.json_files import sealed
+from fairseq_kd.files.locks import lock_beside, locked
+from fairseq_kd.files.whole_files import UNTIL_MADE, whole_folder
+from fairseq_kd.parallel_text import cleaned, letters_of
+from fairseq_kd.progress import ProgressLine
+from fairseq_kd.shard import Shard
+from fairseq_kd.worker_processes import in_processes
+
+CHUNK = 2000  # lines of a task
+COMPARED = 1000  # sentences that are compared with their references, at most
+LEAST_COMPARED = 10  # of fewer, chance decides
+MANY_PIECES = 1.5  # most pieces of a word, as a multiple of those in the references
+IN_STEP = 1.3  # least ratio of the chrF with the own reference to that with another one
+SAME_SOURCE = 0.9  # least share of sources that must be those of the set
+MOST_UNKNOWN = 0.2  # share of unknown tokens, above which text was split otherwise
+
+
+class Import:
+    """Translations of a set by another system, on their way into a folder as of ``translate``.
+
+    Args:
+        options: of ``fairseq-kd import-translations``.
+        pair: source and target language.
+        workers: processes that split text.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the data are not split as the options say.
+    """
+
+    def __init__(self, options: ImportTranslationsOptions, pair: Tuple[str, str], workers: int):
+        self.options, self.workers = options, workers
+        if not options.hypotheses.is_file():
+            raise FileNotFoundError(
+                f"--hypotheses {options.hypotheses} does not exist. Give a file of translations."
+            )
+        self.subset: Subset = read_subset(options.data, options.subset, pair)
+        self.bpe, self.tokenizer = options.bpe, options.tokenizer
+        if options.format == "fairseq":  # whose tokens are those of the dictionary
+            self.bpe = self.tokenizer = "none"
+            self.codes = None
+        else:
+            check_splitting(self.subset, self.bpe, "--bpe")
+            self.codes = find_codes(self.bpe, options.codes, options.data)
+        self.split = splitter(self.tokenizer, self.bpe, self.codes, pair[1])  # if they are damaged
+        self.sentences = len(self.subset)
+
+    def run(self) -> None:
+        """Writes the folder, and prints what was found, or that it is there.
+
+        Raises:
+            ValueError: the file does not fit the set, or something else is in the folder.
+            OSError: it cannot be written; ``write_errors.explained`` says why.
+        """
+        out, settings = self.options.out, self._settings()
+        with locked(lock_beside(out), f"--out {out}", out, finished=True):
+            if (out / FILE).is_file():
+                earlier = read_settings(out)
+                same = {name: earlier.get(name) for name in settings} == settings
+                if same and (out / WHOLE).is_file():
+                    check_shard(out / WHOLE, settings_id(earlier))
+                    print(f"{out / WHOLE} is there already", file=sys.stderr)
+                    return
+            with whole_folder(out) as work:
+                self._write(work, settings)
+        print(f"{self.sentences:,} sentences are in {out / WHOLE}", file=sys.stderr)
+
+    def _settings(self) -> Settings:
+        """What determines the hypotheses, but for the number of them."""
+        codes = {} if self.codes is None else {"codes": sha256_of([self.codes])}
+        return {
+            "subset": self.subset.name,
+            "pair": list(self.subset.pair),
+            "sentences": self.sentences,
+            **self.subset.hashes,
+            "teacher": [sha256_of([self.options.hypotheses])],
+            "engine": IMPORTED,
+            "format": self.options.format,
+            "tokenizer": self.tokenizer,
+            "bpe": self.bpe,
+            **codes,
+        }
+
+    def _write(self, work: Path, settings: Settings) -> None:
+        unsorted = work.with_name(UNTIL_MADE)
+        unsorted.mkdir(exist_ok=True)
+        journal, counts = unsorted / "lines", Counts(self.subset)
+        tasks = (
+            partial(_split_all, self.tokenizer, self.bpe, self.codes, self.subset.pair[1], chunk)
+            for chunk in _chunks(self._read())
+        )
+        with (
+            journal.open("w", encoding="utf-8", newline="\n") as file,
+            ProgressLine("import", self.sentences, "sentences") as progress,
+        ):
+            every = chain.from_iterable(in_processes(tasks, self.workers))
+            for count, (translation, tokens) in enumerate(every, 1):
+                progress.show(min(count, self.sentences))
+                known = counts.known(tokens)
+                if known:
+                    file.write(lines_of(translation.number, [Hypothesis(known, translation.score)]))
+        counts.check(self.options.hypotheses)
+        ranked, most = self.options.format == "fairseq", 1
+        ready = unsorted / "sorted"
+        with ready.open("w", encoding="utf-8", newline="\n") as file:
+            for number, each in _completed(sorted_lines(journal), ranked, counts):
+                most = max(most, len(each))
+                file.write(lines_of(number, each))
+        settings = {**settings, "nbest": most}
+        (work / FILE).write_text(json.dumps(sealed(settings), indent=2) + "\n", encoding="utf-8")
+        with ready.open("rb") as file:
+            write_shard(work / WHOLE, Shard(), settings_id(settings), file)
+        if self.options.format != "fairseq":  # of which any model has made H lines of this set
+            self._check_step(work / WHOLE)
+        print(counts.text(), file=sys.stderr)
+
+    def _read(self) -> Iterator[Translation]:
+        """The translations of the file, whose numbers are those of the set."""
+        path, count, same, compared = self.options.hypotheses, 0, 0, 0
+        for each in FORMATS[self.options.format](path):
+            if each.number >= self.sentences and self.options.format not in A_LINE_EACH:
+                raise ValueError(
+                    f"--hypotheses {path} has a translation of sentence {each.number}, but "
+                    f"{self.subset.name} in {self.subset.folder} has {self.sentences}, counted "
+                    "from 0. Give the translations of this set."
+                )
+            if each.source is not None and compared < COMPARED and count < self.sentences:
+                own = self.subset.source_dictionary.string(self.subset.source[count])
+                same += letters_of(each.source) == letters_of(words_of(own, self.options.bpe))
+                compared += 1
+            count += 1
+            if count <= self.sentences or self.options.format not in A_LINE_EACH:
+                yield each
+        if self.options.format in A_LINE_EACH and count != self.sentences:
+            raise ValueError(
+                f"--hypotheses {path} has {count:,} lines, but {self.subset.name} in "
+                f"{self.subset.folder} has {self.sentences:,} sentences. Line N must be the "
+                "translation of sentence N: translate the text that was binarised."
+            )
+        if compared and same < SAME_SOURCE * compared:
+            raise ValueError(
+                f"--hypotheses {path} has other sources than {self.subset.name} in "
+                f"{self.subset.folder}: {compared - same:,} of {compared:,} lines differ. "
+                "Translate the text that was binarised."
+            )
+        if not count:
+            raise ValueError(
+                f"--hypotheses {path} holds no translation in the format "
+                f"{self.options.format}. Give another --format, or another file."
+            )
+
+    def _check_step(self, path: Path) -> None:
+        """Refuses translations that are not those of the sentences, or in another language."""
+        subset = self.subset
+        if subset.target is None:
+            print(
+                f"{subset.name} has no references: whether the lines of the file belong to its "
+                "sentences was not checked",
+                file=sys.stderr,
+            )
+            return
+        step, compared = max(1, self.sentences // COMPARED), []
+        for number, (best, *_) in by_sentence(path):
+            if number % step == 0 and best.tokens:
+                reference = subset.target_dictionary.string(subset.target[number])
+                source = subset.source_dictionary.string(subset.source[number])
+                compared.append((best.tokens, reference, source))
+        if len(compared) < LEAST_COMPARED:
+            return
+        why = why_not_translations(compared, self.bpe)
+        if why:
+            raise ValueError(
+                f"--hypotheses {self.options.hypotheses} does not translate {subset.name} in "
+                f"{subset.folder}: {why}"
+            )
+
+
+def why_not_translations(compared: Sequence[Tuple[str, str, str]], bpe: str) -> str:
+    """Why texts are no translations of their sentences; "" if they may be.
+
+    They are none if their chrF with the own references is hardly above that with those of other
+    sentences, or below that with the own sources; or if words are split into many more pieces than
+    in the references, as those of another language are.
+
+    Args:
+        compared: the tokens of a text, of the reference and of the source of each sentence.
+        bpe: how words are split.
+    """
+    tokens = list(zip(*compared, strict=True))
+    texts, references, sources = ([words_of(each, bpe) for each in side] for side in tokens)
+    half, chrf = len(compared) // 2, CHRF()
+    own = chrf.corpus_score(texts, [references]).score
+    other = chrf.corpus_score(texts, [references[half:] + references[:half]]).score
+    copied = chrf.corpus_score(texts, [sources]).score
+    pieces, usual = (
+        sum(len(each.split()) for each in split) / max(1, sum(len(each.split()) for each in words))
+        for split, words in zip(tokens, (texts, references), strict=False)
+    )
+    if copied > own:
+        return (
+            f"its chrF is {own:.1f} with the references, and {copied:.1f} with the sources. Give "
+            "the translations."
+        )
+    if own < IN_STEP * other:
+        return (
+            f"its chrF is {own:.1f} with the references, and {other:.1f} with those of other "
+            "sentences. The lines are out of step, or in another language."
+        )
+    if pieces > MANY_PIECES * usual:
+        return (
+            f"its words are split into {pieces:.1f} pieces, and those of the references into "
+            f"{usual:.1f}. It is in another language, or the data were split by other --codes."
+        )
+    return ""
+
+
+def _chunks(translations: Iterable[Translation]) -> Iterator[List[Translation]]:
+    rest = iter(translations)
+    return iter(lambda: list(islice(rest, CHUNK)), [])
+
+
+def _split_all(
+    tokenizer: str, bpe: str, codes: Optional[Path], language: str, chunk: List[Translation]
+) -> List[Tuple[Translation, str]]:
+    """The translations of a chunk with their tokens, in a worker process."""
+    split = splitter(tokenizer, bpe, codes, language)
+    return [(each, split(cleaned(each.text).strip())) for each in chunk]
+
+
+def _completed(
+    lines: Iterable[bytes], ranked: bool, counts: "Counts"
+) -> Iterator[Tuple[int, List[Hypothesis]]]:
+    """Every sentence with its hypotheses, the best first; one without any gets UNTRANSLATED.
+
+    Args:
+        lines: of hypotheses, in order of the sentences.
+        ranked: those of a sentence are in order already; else by their scores, if all have one.
+        counts: to count the sentences without any.
+    """
+    due = 0
+    for number, group in groupby(lines, key=number_of):
+        for missing in range(due, number):
+            yield missing, [UNTRANSLATED]
+        counts.missing += number - due
+        cells = [line.decode().rstrip("\n").split("\t") for line in group]
+        found = [Hypothesis(tokens, float(score)) for _, score, tokens in cells]
+        if not ranked and not any(math.isnan(each.score) for each in found):
+            found.sort(key=lambda each: -each.score)  # of equals, in the file's order
+        yield number, found
+        due = number + 1
+    counts.missing += counts.sentences - due
+    for missing in range(due, counts.sentences):
+        yield missing, [UNTRANSLATED]
+
+
+class Counts:
+    """What is found in the translations: tokens, unknown ones, and sentences without any.
+
+    Args:
+        subset: the set that they translate.
+    """
+
+    def __init__(self, subset: Subset):
+        self.dictionary, self.folder = subset.target_dictionary, subset.folder
+        self.sentences, self.language = len(subset), subset.pair[1]
+        self.tokens = self.unknown = self.missing = 0
+        self.examples: Dict[str, Any] = {}
+
+    def known(self, tokens: str) -> str:
+        """The tokens, of which those that the dictionary lacks are its unknown token."""
+        found, unknown = [], self.dictionary.unk_word
+        for token in tokens.split():
+            self.tokens += 1
+            if self.dictionary.indices.get(token, -1) < self.dictionary.nspecial:
+                self.unknown += 1
+                if len(self.examples) < 5:
+                    self.examples[token] = None
+                token = unknown
+            found.append(token)
+        return " ".join(found)
+
+    def check(self, path: Path) -> None:
+        """Refuses text of which much is unknown."""
+        if self.unknown > MOST_UNKNOWN * self.tokens:
+            raise ValueError(
+                f"--hypotheses {path}: {self.unknown / self.tokens:.0%} of its tokens, such as "
+                f"{' '.join(self.examples)}, are not in the dictionary of {self.language} in "
+                f"{self.folder}. Give the --tokenizer, --bpe and --codes of the data."
+            )
+
+    def text(self) -> str:
+        """The counts for a terminal."""
+        share = self.unknown / max(1, self.tokens)
+        lines = [f"unknown tokens: {share:.2%}"]
+        if self.examples:
+            lines[0] += f", such as {' '.join(self.examples)}"
+        if self.missing:
+            lines.append(f"{self.missing:,} of {self.sentences:,} sentences have no translation")
+        return "\n".join(lines)

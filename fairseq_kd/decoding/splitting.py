@@ -1,0 +1,102 @@
+"""How plain text becomes the tokens of the data: tokenised by Moses' rules, words split by BPE."""
+
+from functools import cache
+from pathlib import Path
+from typing import Callable, Dict, NamedTuple, Optional
+
+from fairseq_kd.decoding.subset import SENTENCEPIECE, SUBWORD_NMT
+
+NONE, MOSES = "none", "moses"
+
+
+class Codes(NamedTuple):
+    """The file by which a way of splitting works."""
+
+    file: str  # its name beside the data, as scripts/prepare.sh writes it
+    learned: str  # what it holds
+
+
+CODES = {
+    SUBWORD_NMT: Codes("codes", "the merges that subword-nmt learned"),
+    SENTENCEPIECE: Codes("sentencepiece.model", "the model that SentencePiece learned"),
+}
+
+
+def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
+    """The file by which words are split: the user's, or that of scripts/prepare.sh.
+
+    Args:
+        bpe: a key of CODES, or NONE.
+        codes: the user's; None for the one beside the data.
+        data: the folder of the binarised data.
+
+    Returns:
+        None with NONE.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if bpe == NONE:
+        return None
+    file, learned = CODES[bpe]
+    if codes is not None:
+        if not codes.is_file():
+            raise FileNotFoundError(f"--codes {codes} does not exist. Give {learned}.")
+        return codes
+    beside = data.resolve().parent / file
+    if not beside.is_file():
+        raise FileNotFoundError(
+            f"No file {file} lies beside {data}. Give {learned} by --codes, or --bpe none if the "
+            "data are not split."
+        )
+    return beside
+
+
+@cache
+def splitter(tokenizer: str, bpe: str, codes: Optional[Path], language: str) -> Callable:
+    """A function from a line of text to its tokens, separated by spaces.
+
+    Args:
+        tokenizer: MOSES or NONE.
+        bpe: a key of CODES, or NONE.
+        codes: as ``find_codes`` returns it.
+        language: whose rules of tokenisation hold.
+
+    Raises:
+        ValueError: the file of the codes is damaged.
+    """
+    split = _SPLIT[bpe](codes)
+    if tokenizer == NONE:
+        return split
+    from sacremoses import MosesTokenizer
+
+    moses = MosesTokenizer(language)
+    return lambda line: split(moses.tokenize(line, return_str=True))
+
+
+def _merges(codes: Path) -> Callable[[str], str]:
+    from subword_nmt.apply_bpe import BPE
+
+    try:
+        with codes.open(encoding="utf-8") as file:
+            bpe = BPE(file)
+    except (SystemExit, ValueError, IndexError) as error:  # it exits at a line of another kind
+        raise ValueError(f"--codes {codes} holds no merges of subword-nmt. Give them.") from error
+    return lambda line: bpe.process_line(line).strip()
+
+
+def _pieces(codes: Path) -> Callable[[str], str]:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        pieces = SentencePieceProcessor(model_file=str(codes))
+    except RuntimeError as error:
+        raise ValueError(f"--codes {codes} is no model of SentencePiece. Give it.") from error
+    return lambda line: " ".join(pieces.encode(line, out_type=str))
+
+
+_SPLIT: Dict[str, Callable[[Path], Callable[[str], str]]] = {
+    SUBWORD_NMT: _merges,
+    SENTENCEPIECE: _pieces,
+    NONE: lambda codes: lambda line: " ".join(line.split()),
+}

@@ -1,0 +1,102 @@
+"""The formats of files of translations by other systems.
+
+Each is a function from a file to the translations in it, in any order.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Callable, Dict, Iterator, NamedTuple, Optional
+
+from fairseq_kd.parallel_text import lines_of
+
+H_LINE = re.compile(r"H-([0-9]{1,18})\t(\S+)\t(.*)")
+
+
+class Translation(NamedTuple):
+    """A translation of a sentence, as a file has it."""
+
+    number: int  # of the sentence in the set, counted from 0
+    text: str
+    score: float = math.nan  # the higher the better; NaN if there is none
+    source: Optional[str] = None  # as the file has it; None if it has none
+
+
+def plain(path: Path) -> Iterator[Translation]:
+    """Line N is the translation of sentence N."""
+    for number, line in enumerate(lines_of(str(path))):
+        yield Translation(number, line)
+
+
+def tsv(path: Path) -> Iterator[Translation]:
+    r"""Line N is ``SOURCE\tTRANSLATION`` or ``SOURCE\tTRANSLATION\tSCORE`` of sentence N."""
+    for number, line in enumerate(lines_of(str(path))):
+        cells = line.split("\t")
+        if len(cells) not in (2, 3):
+            raise _wrong(
+                path, number, "must be SOURCE, a tab, TRANSLATION, and perhaps a score", line
+            )
+        score = _score(path, number, cells[2]) if len(cells) == 3 else math.nan
+        yield Translation(number, cells[1], score, cells[0])
+
+
+def nbest(path: Path) -> Iterator[Translation]:
+    """Lines of Moses: ``N ||| TRANSLATION ||| FEATURES ||| SCORE``; the last two may be missing."""
+    for number, line in enumerate(lines_of(str(path))):
+        cells = [cell.strip() for cell in line.split("|||")]
+        if len(cells) < 2 or not re.fullmatch("[0-9]{1,18}", cells[0]):
+            raise _wrong(path, number, "must be N ||| TRANSLATION ||| FEATURES ||| SCORE", line)
+        score = _score(path, number, cells[3]) if len(cells) > 3 else math.nan
+        yield Translation(int(cells[0]), cells[1], score)
+
+
+def fairseq(path: Path) -> Iterator[Translation]:
+    """The H lines of ``fairseq-generate`` or of ``fairseq-kd translate``; others are left out."""
+    for number, line in enumerate(lines_of(str(path))):
+        match = H_LINE.fullmatch(line)
+        if match:
+            yield Translation(int(match[1]), match[3], _score(path, number, match[2]))
+
+
+def jsonl(path: Path) -> Iterator[Translation]:
+    """An object a line, with ``translation`` or ``translations``, and perhaps ``score`` and ``id``.
+
+    ``translations`` is a list of texts, or of objects with ``translation`` and ``score``. Without
+    ``id``, line N is of sentence N.
+    """
+    for number, line in enumerate(lines_of(str(path))):
+        try:
+            content = json.loads(line)
+            several = content.get("translations", [content])
+            at = content.get("id", number)
+            for each in several:
+                each = {"translation": each} if isinstance(each, str) else each
+                text, score = each["translation"], each.get("score", math.nan)
+                if not isinstance(text, str) or isinstance(at, bool) or not isinstance(at, int):
+                    raise TypeError
+                yield Translation(at, text, float(score))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            rule = 'must be an object such as {"id": 0, "translation": "...", "score": -0.5}'
+            raise _wrong(path, number, rule, line) from error
+
+
+FORMATS: Dict[str, Callable[[Path], Iterator[Translation]]] = {
+    "plain": plain,
+    "tsv": tsv,
+    "nbest": nbest,
+    "jsonl": jsonl,
+    "fairseq": fairseq,
+}
+A_LINE_EACH = ("plain", "tsv")  # formats in which line N is of sentence N
+
+
+def _score(path: Path, number: int, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise _wrong(path, number, "must have a number as score", text) from None
+
+
+def _wrong(path: Path, number: int, rule: str, found: str) -> ValueError:
+    return ValueError(f"--hypotheses {path}, line {number + 1}, {rule}, but is {found!r:.80}.")

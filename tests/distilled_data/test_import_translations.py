@@ -1,0 +1,244 @@
+"""Translations of another system, in every format, become what translate would have written."""
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import pytest
+from translations import binarised, hypotheses
+
+from fairseq_kd import cli
+from fairseq_kd.decoding.hypothesis_files import UNTRANSLATED, WHOLE
+from fairseq_kd.decoding.outside_translations import why_not_translations
+
+
+@pytest.fixture
+def text(data):
+    """The plain text of the training set, by language."""
+    folder = Path(data).parent / "text"
+    return {
+        each: (folder / f"train.{each}").read_text(encoding="utf-8").splitlines()
+        for each in ("es", "en")
+    }
+
+
+@pytest.fixture
+def imported(data, tmp_path):
+    """Runs import-translations on lines of text, in this process, and returns its status."""
+
+    def run_command(lines, *flags, out="out", end="\n"):
+        path = tmp_path / f"{out}.txt"
+        path.write_bytes("".join(f"{line}{end}" for line in lines).encode())
+        words = ["import-translations", "--data", data, "--hypotheses", path]
+        words += ["--out", tmp_path / out, "--workers", "1"]
+        return cli.main([str(word) for word in (*words, *flags)])
+
+    return run_command
+
+
+def of_every_format(text):
+    """The same translations, the references, in every format of text."""
+    numbered = list(enumerate(text["en"]))
+    shuffled = random.Random(1).sample(numbered, len(numbered))
+    return {
+        "plain": text["en"],
+        "tsv": [f"{source}\t{line}" for source, line in zip(text["es"], text["en"], strict=True)],
+        "nbest": [f"{number} ||| {line} ||| LM= -9.1" for number, line in shuffled],
+        "jsonl": [json.dumps({"id": number, "translation": line}) for number, line in shuffled],
+    }
+
+
+@pytest.mark.parametrize("form", ["plain", "tsv", "nbest", "jsonl"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_is_split_and_looked_up_as_the_data_were(
+    imported, data, text, tmp_path, capsys, form, end
+):
+    assert imported(of_every_format(text)[form], "--format", form, end=end) == 0
+    dictionary = [*"<s> <pad> </s> <unk>".split()]
+    lines = (Path(data) / "dict.en.txt").read_text(encoding="utf-8").splitlines()
+    dictionary += [line.rpartition(" ")[0] for line in lines]
+    found = hypotheses(tmp_path / "out")
+    got = [[dictionary.index(each) for each in hyp.tokens.split()] for (hyp,) in found.values()]
+    assert [[*ids, 2] for ids in got] == binarised(data, "train", "en")
+    assert all(math.isnan(hyp.score) for (hyp,) in found.values())
+    assert "unknown tokens: 0.00%" in capsys.readouterr().err
+
+
+def test_what_translate_wrote_gives_the_same_training_set(imported, decoded, distill, tmp_path):
+    lines = (decoded / WHOLE).read_text(encoding="utf-8").splitlines()
+    places = random.Random(2).sample(range(len(lines)), len(lines))
+    numbers = [line.split("\t")[0] for line in lines]
+    lines.sort(key=lambda line: places[numbers.index(line.split("\t")[0])])  # which is stable
+    assert imported(lines, "--format", "fairseq") == 0
+    for name, folder in (("ours", decoded), ("theirs", tmp_path / "out")):
+        flags = ("--select", "interpolation", "--max-length-ratio", "2")
+        assert distill(tmp_path / name, *flags, translations=folder) == 0
+    for path in (tmp_path / "ours").glob("*.bin"):
+        assert path.read_bytes() == (tmp_path / "theirs" / path.name).read_bytes(), path.name
+    scores = [(tmp_path / name / "scores.tsv").read_text() for name in ("ours", "theirs")]
+    assert scores[0] == scores[1]
+
+
+def test_hypotheses_are_ranked_by_their_scores_and_those_without_keep_their_order(
+    imported, text, tmp_path
+):
+    pairs = [[(line, -2.0), (f"{line} !", -1.0)] for line in text["en"]]
+    several = [
+        json.dumps({"translations": [{"translation": each, "score": by} for each, by in pair]})
+        for pair in pairs
+    ]
+    assert imported(several, "--format", "jsonl") == 0
+    first = hypotheses(tmp_path / "out")[0]
+    assert [each.score for each in first] == [-1.0, -2.0]
+    assert first[0].tokens == f"{first[1].tokens} !"
+    plain = [json.dumps({"translations": [each for each, _ in pair]}) for pair in pairs]
+    assert imported(plain, "--format", "jsonl", out="plain") == 0
+    assert [each.tokens for each in hypotheses(tmp_path / "plain")[0]] == [
+        first[1].tokens,
+        first[0].tokens,
+    ]
+    settings = json.loads((tmp_path / "out" / "decoding.json").read_text())
+    assert settings["nbest"] == 2
+
+
+def test_sentences_without_a_translation_are_counted_and_left_out(
+    imported, text, distill, tmp_path, capsys
+):
+    lines = [f"{number} ||| {line}" for number, line in enumerate(text["en"])]
+    lines[3] = "3 ||| "
+    del lines[5]
+    del lines[-1]
+    assert imported(lines, "--format", "nbest") == 0
+    assert f"3 of {len(text['en']):,} sentences have no translation" in capsys.readouterr().err
+    found = hypotheses(tmp_path / "out")
+    assert len(found) == len(text["en"])
+    missing = [number for number, (best, *_) in found.items() if best == UNTRANSLATED]
+    assert missing == [3, 5, len(text["en"]) - 1]
+    assert distill(tmp_path / "set", translations=tmp_path / "out") == 0
+    assert len(binarised(tmp_path / "set", "train", "en")) == len(text["en"]) - 3
+
+
+def test_tokens_of_no_text_and_unknown_ones_become_the_unknown_token(imported, text, tmp_path):
+    lines = [f"H-{number}\t-0.5\t, . , . , ." for number in range(len(text["en"]))]
+    lines[0] = "H-0\t-0.5\t, </s> <pad> \u9f8d ."
+    assert imported(lines, "--format", "fairseq") == 0
+    assert hypotheses(tmp_path / "out")[0][0].tokens == ", <unk> <unk> <unk> ."
+
+
+def test_run_again_it_is_there_and_another_file_is_refused(imported, text, tmp_path, capsys):
+    assert imported(text["en"]) == 0
+    before = (tmp_path / "out" / WHOLE).read_bytes()
+    assert imported(text["en"]) == 0
+    assert f"{tmp_path}/out/{WHOLE} is there already" in capsys.readouterr().err
+    assert imported([*text["en"][:-1], "Amen."]) == 2
+    message = f"--out {tmp_path}/out is there already, with decoding.json in it. Remove it or"
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "out" / WHOLE).read_bytes() == before
+
+
+REFUSED = {  # lines of a file, made of the text; its format; what is said
+    "a line too few": (
+        lambda text: text["en"][1:],
+        "plain",
+        r"has \S+ lines, but train in \S+ has \S+ sentences\. Line N must be the translation of",
+    ),
+    "a line too many": (lambda text: [*text["en"], "x"], "plain", r"has \S+ lines, but train in"),
+    "nothing": (lambda text: [], "jsonl", "holds no translation in the format jsonl. Give another"),
+    "text for H lines": (lambda text: text["en"], "fairseq", "holds no translation in the format"),
+    "other sources": (
+        lambda text: [
+            f"{source}\t{line}"
+            for source, line in zip(text["es"][1:] + text["es"][:1], text["en"], strict=True)
+        ],
+        "tsv",
+        r"has other sources than train in \S+: \S+ of \S+ lines differ\. Translate the text that",
+    ),
+    "lines out of step": (
+        lambda text: text["en"][1:] + text["en"][:1],
+        "plain",
+        r"does not translate train in \S+: its chrF is \S+ with the references, and \S+ with those",
+    ),
+    "the sources": (
+        lambda text: text["es"],
+        "plain",
+        r"its chrF is \S+ with the references, and 100.0 with the sources. Give the translations.",
+    ),
+    "another script": (
+        lambda text: ["\u9f8d\u9a8c\u8bd5\u8a00 \u8bed" for _ in text["en"]],
+        "plain",
+        r"100% of its tokens, such as \S+ .*, are not in the dictionary of en in \S+. Give the --to",
+    ),
+    "no number": (lambda text: ["x ||| y"], "nbest", r"line 1, must be N \|\|\| TRANSLATION \|"),
+    "a sentence of another set": (
+        lambda text: ["999999 ||| y"],
+        "nbest",
+        r"has a translation of sentence 999999, but train in \S+ has \d+, counted from 0\. Give",
+    ),
+    "a cell too few": (
+        lambda text: ["y"],
+        "tsv",
+        "line 1, must be SOURCE, a tab, TRANSLATION, and",
+    ),
+    "a score that is none": (
+        lambda text: ["a\tb\tc"],
+        "tsv",
+        "line 1, must have a number as score",
+    ),
+    "no JSON": (
+        lambda text: ["{"],
+        "jsonl",
+        r'line 1, must be an object such as {"id": 0, "transl',
+    ),
+    "JSON of another shape": (lambda text: ['{"text": "y"}'], "jsonl", "line 1, must be an object"),
+    "a number for a text": (lambda text: ['{"translation": 5}'], "jsonl", "line 1, must be an obj"),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_a_file_that_does_not_fit_is_refused_in_one_sentence(
+    imported, text, tmp_path, capsys, wrong
+):
+    make, form, message = REFUSED[wrong]
+    assert imported(make(text), "--format", form) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(rf"^fairseq-kd import-translations: --hypotheses \S+:?,? ?.*{message}", told)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_words_in_more_pieces_than_the_references_are_of_another_language():
+    own = [("a@@ b@@ c d@@ e f", "abc de f", "xyz vw")] * 20
+    other = [("g@@ h@@ i j@@ k l", "ghi jk l", "xyz vw")] * 20
+    why = why_not_translations([*own, *other], "subword_nmt")
+    assert why == (
+        "its words are split into 2.0 pieces, and those of the references into 1.0. It is in "
+        "another language, or the data were split by other --codes."
+    )
+
+
+FLAGS = {  # flags, and what is said
+    "codes of nothing": (
+        ["--bpe", "none", "--codes", "x"],
+        "--codes has no effect with --bpe none. Leave one of the two out.",
+    ),
+    "codes of what is split": (
+        ["--format", "fairseq", "--codes", "x"],
+        "--codes has no effect with --format fairseq. Leave one of the two out.",
+    ),
+    "no codes": (["--codes", "nowhere"], "--codes nowhere does not exist. Give the merges that s"),
+    "codes of something else": (
+        ["--codes", __file__],
+        "holds no merges of subword-nmt. Give them.",
+    ),
+    "another splitting": (["--bpe", "sentencepiece"], "--bpe is sentencepiece, but the words of"),
+    "another set": (["--subset", "none"], "holds no none.es-en.es. Give to --data the folder that"),
+}
+
+
+@pytest.mark.parametrize("wrong", FLAGS)
+def test_flags_that_do_not_fit_are_refused(imported, text, tmp_path, capsys, wrong):
+    flags, message = FLAGS[wrong]
+    assert imported(text["en"], *flags) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
