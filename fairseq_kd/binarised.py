@@ -1,6 +1,7 @@
 """Checks the files of fairseq-preprocess before fairseq opens them, and names a damaged one."""
 
 import contextlib
+import glob
 import re
 import struct
 from pathlib import Path
@@ -43,6 +44,22 @@ def check_subset(folder: Path, subset: str, words: Mapping[str, int]) -> None:
                 raise FileNotFoundError(f"{folder / prefix}{language}.bin is missing. {AGAIN}")
     if not prefixes:
         raise FileNotFoundError(f"{folder} holds no {subset} of {' and '.join(words)}.")
+
+
+def check_not_raw(folder: Path, subset: str) -> None:
+    """Refuses a subset in fairseq's raw format, text that is not binarised.
+
+    Raises:
+        ValueError: it is one.
+    """
+    pair = rf"{re.escape(subset)}\d*\.([^.]+)-([^.]+)\."
+    for path in sorted(folder.glob(f"{glob.escape(subset)}*.*-*.*")):
+        match = re.match(pair, path.name)
+        if match and path.name[match.end() :] in match.groups():
+            raise ValueError(
+                f"{path} is raw text, of fairseq-preprocess --dataset-impl raw. Binarise the data "
+                "without that flag."
+            )
 
 
 def check_training(dataset: Any, task: Any) -> None:

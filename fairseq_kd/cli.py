@@ -100,9 +100,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser().parse_args(argv)
     subcommand = args.invoked
     options = subcommand.options.parsed(args)
-    from fairseq_kd import quiet  # noqa: F401
-
     try:
+        _check_current_folder()
+        from fairseq_kd import quiet  # noqa: F401
+
         options.check()
         status = subcommand.run(options)
         with writing(Path("standard output")):
@@ -128,6 +129,14 @@ def main(argv: Optional[List[str]] = None) -> int:
                 f"\nfairseq-kd {args.subcommand}: {how}; the same command goes on", file=sys.stderr
             )
         return 128 + number
+
+
+def _check_current_folder() -> None:
+    """Refuses to work where the current folder was removed, as many libraries fail there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ValueError("The current folder is not there any more. Change to another.") from error
 
 
 def _open_standard_streams() -> None:

@@ -28,6 +28,8 @@ for flag in "$@"; do
   [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."
   [[ $flag != --rem* && $flag != --post* ]] ||
     die "$flag joins subwords, of which the training set is to be made: leave it out."
+  [[ $flag != --score-* && $flag != --pref* && $flag != --gen-s* && $flag != --num-s* && $flag != --shard* && $flag != --max-v* ]] ||
+    die "$flag makes something else than the best translations of the training set: leave it out, or take fairseq-kd translate."
   [[ $flag != --qui* && $flag != --resu* ]] || die "$flag keeps fairseq-generate from printing translations here: leave it out."
 done
 

@@ -49,6 +49,15 @@ def parsed(words):
 
 
 @pytest.mark.parametrize("line", LINES)
+def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["plan", "--teacher", "t.pt", "--target", "0.5"]) == 2
+    message = "fairseq-kd plan: The current folder is not there any more. Change to another.\n"
+    assert capsys.readouterr().err == message
+
+
 def test_what_is_written_is_parsed_to_the_same_options(line):
     options = parsed(line.split())
     program, *words = options.argv()

@@ -57,8 +57,20 @@ class CannotConvertError(EngineUnavailableError):
 
 
 def default_cache() -> Path:
-    """The default folder of converted models."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairseq_kd"
+    """The default folder of converted models, which is made if there is none.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written into it.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fairseq_kd"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}, the folder for converted models, cannot be made ({error.strerror}). Give "
+            "another one by --cache."
+        ) from error
+    return folder
 
 
 def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:

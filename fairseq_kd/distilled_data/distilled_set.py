@@ -160,6 +160,12 @@ class DistilledSet:
                 )
             print(f"{self.out} is there already", file=sys.stderr)
             return
+        if self.subset.name != "train":
+            print(
+                f"{self.out} will have a training set made of {self.subset.name}: do not validate "
+                "or test on that",
+                file=sys.stderr,
+            )
         if not self.subset.has_split("valid"):
             print(
                 f"{self.subset.folder} has no valid set, so {self.out} will have none: add one to "

@@ -51,6 +51,8 @@ pieces = sentencepiece.SentencePieceProcessor(model_file=str(here / "sentencepie
 """
 TRANSLATE = """\
 longest = {longest}  # tokens of a sentence that the model can read
+if sys.stdin is None or sys.stdout is None:
+    sys.exit("Standard input and output must be open.")
 sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\\n")
 sys.stdout.reconfigure(encoding="utf-8")
 for number, line in enumerate(sys.stdin, 1):
@@ -66,7 +68,13 @@ for number, line in enumerate(sys.stdin, 1):
     )
     best = result[0].hypotheses[0]
     words = {words}
-    print({text}, flush=True)
+    try:
+        print({text}, flush=True)
+    except OSError as error:
+        sys.stdout = None  # which Python would write to again at the end
+        if isinstance(error, BrokenPipeError):  # who reads the output has seen enough
+            sys.exit(1)
+        sys.exit(f"line {{number}}: standard output cannot be written ({{error.strerror}})")
 """
 
 

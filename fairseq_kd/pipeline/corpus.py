@@ -157,6 +157,10 @@ def language_pair(data: Path) -> Tuple[str, str]:
     if not data.is_dir():
         raise FileNotFoundError(f"data: {data} is no folder. Give what fairseq-preprocess wrote.")
     pairs = {path.name.split(".")[1] for path in data.glob("train.*-*.*.idx")}
+    if not pairs:
+        from fairseq_kd.binarised import check_not_raw
+
+        check_not_raw(data, "train")
     if len(pairs) != 1:
         has = f"holds {', '.join(sorted(pairs))}" if pairs else "holds no training set"
         kind = ValueError if pairs else FileNotFoundError

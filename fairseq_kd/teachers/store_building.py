@@ -15,7 +15,7 @@ from fairseq.data import FairseqDataset
 from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
 
-from fairseq_kd.binarised import check_subset
+from fairseq_kd.binarised import check_not_raw, check_subset
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.files.hashes import first_damaged, sha256_of
 from fairseq_kd.files.locks import locked
@@ -101,6 +101,7 @@ class StoreBuilder:
         sizes = dict(zip(language_pair(self.task), map(len, sides), strict=True))
         for subset in subsets:
             check_subset(Path(data), subset, sizes)
+            check_not_raw(Path(data), subset)
         self._claim(teacher, dtype)
         self.store = TeacherStore(out)
         self.dtype = self.store.dtype

@@ -78,6 +78,24 @@ SPOILT_SUMS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "message"),
+    [
+        ("| head -1", 0, ""),
+        ("<&-", 1, "Standard input and output must be open.\n"),
+        (">&-", 1, "Standard input and output must be open.\n"),
+        ("> /dev/full", 1, "line 1: standard output cannot be written (No space left on device)\n"),
+    ],
+)
+def test_an_end_of_input_or_output_is_no_traceback(
+    exported, tmp_path, redirection, status, message
+):
+    (tmp_path / "text").write_text("y el\n" * 20, encoding="utf-8")
+    command = f"{sys.executable} {exported}/translate.py < {tmp_path}/text {redirection}"
+    done = run("bash", "-c", command, check=False, cwd="/")
+    assert (done.returncode, done.stderr) == (status, message)
+
+
 @pytest.mark.parametrize("kind", SPOILT_SUMS)
 def test_a_lost_or_shortened_file_of_an_export_is_named(tmp_path, kind):
     (name, size), message = SPOILT_SUMS[kind]

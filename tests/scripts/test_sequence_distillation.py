@@ -114,6 +114,18 @@ def test_flags_by_which_nothing_is_printed_are_refused(flag, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "flag", ["--score-reference", "--gen-subset=test", "--prefix-size=2", "--num-shards=2"]
+)
+def test_flags_that_make_something_else_are_refused(flag, data, tmp_path):
+    result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"{flag} makes something else than the best translations of the training set: leave it out, "
+        "or take fairseq-kd translate.\n",
+    )
+
+
 @pytest.mark.parametrize("flag", ["--remove-bpe", "--post-process=subword_nmt"])
 def test_flags_that_join_subwords_are_refused(flag, data, tmp_path):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from disks import files_up_to
 from forks import run_forked, start_forked
-from harness import Setup
+from harness import Setup, copy_dictionaries
 from stores import rewrite
 
 from fairseq_kd import cli
@@ -206,6 +206,19 @@ def test_a_missing_subset_or_folder_is_named(build, data, tmp_path):
         build(tmp_path / "store", data="nowhere")
     with pytest.raises(FileNotFoundError, match="holds nothing of valid"):
         merge_subset(tmp_path / "store", "valid")
+
+
+def test_raw_text_is_refused_before_anything_is_written(teacher, data, tmp_path, capsys):
+    raw = copy_dictionaries(data, tmp_path / "raw")
+    for language in ("es", "en"):
+        (raw / f"train.es-en.{language}").write_text("a\n")
+    words = ["store", "--teacher", teacher, "--data", raw, "--out", tmp_path / "out"]
+    assert cli.main([str(word) for word in (*words, "--subset", "train")]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"fairseq-kd store: {raw}/train.es-en.en is raw text, of fairseq-preprocess --dataset-impl "
+        "raw. Binarise the data without that flag.\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sentence_too_long_for_the_teacher_is_left_out(build, data, tmp_path, monkeypatch):
