@@ -49,15 +49,6 @@ def parsed(words):
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch, capsys):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    assert cli.main(["plan", "--teacher", "t.pt", "--target", "0.5"]) == 2
-    message = "fairseq-kd plan: The current folder is not there any more. Change to another.\n"
-    assert capsys.readouterr().err == message
-
-
 def test_what_is_written_is_parsed_to_the_same_options(line):
     options = parsed(line.split())
     program, *words = options.argv()
@@ -169,3 +160,12 @@ sys.exit(", ".join(sorted(heavy & sys.modules.keys())) or 0)
 """
     result = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["plan", "--teacher", "t.pt", "--target", "0.5"]) == 2
+    message = "fairseq-kd plan: The current folder is not there any more. Change to another.\n"
+    assert capsys.readouterr().err == message

@@ -56,7 +56,7 @@ def test_text_is_split_and_looked_up_as_the_data_were(
     imported, data, text, tmp_path, capsys, form, end
 ):
     assert imported(of_every_format(text)[form], "--format", form, end=end) == 0
-    dictionary = [*"<s> <pad> </s> <unk>".split()]
+    dictionary = ["<s>", "<pad>", "</s>", "<unk>"]
     lines = (Path(data) / "dict.en.txt").read_text(encoding="utf-8").splitlines()
     dictionary += [line.rpartition(" ")[0] for line in lines]
     found = hypotheses(tmp_path / "out")
@@ -168,7 +168,7 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
     "another script": (
         lambda text: ["\u9f8d\u9a8c\u8bd5\u8a00 \u8bed" for _ in text["en"]],
         "plain",
-        r"100% of its tokens, such as \S+ .*, are not in the dictionary of en in \S+. Give the --to",
+        r"100% of its tokens, such as \S+ .*, are not in the dictionary of en in \S+. Give th",
     ),
     "no number": (lambda text: ["x ||| y"], "nbest", r"line 1, must be N \|\|\| TRANSLATION \|"),
     "a sentence of another set": (

@@ -121,8 +121,8 @@ def test_flags_that_make_something_else_are_refused(flag, data, tmp_path):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)
     assert (result.returncode, result.stderr) == (
         1,
-        f"{flag} makes something else than the best translations of the training set: leave it out, "
-        "or take fairseq-kd translate.\n",
+        f"{flag} makes something else than the best translations of the training set: leave it "
+        "out, or take fairseq-kd translate.\n",
     )
 
 
