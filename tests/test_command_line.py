@@ -18,7 +18,7 @@ from fairseq_kd.shard import Shard
 from fairseq_kd.sizing.options import InheritOptions
 from fairseq_kd.teachers.options import StoreOptions
 
-STORE = {"teacher": "t.pt", "data": "bin", "out": "store"}
+STORE = {"teacher": "t.pt", "data": Path("bin"), "out": "store"}
 LINES = [  # with every kind of flag
     "plan --teacher t.pt --ladder 1,0.5 --strategy depth --chart a.svg",
     "plan --arch transformer --words 100,200 --target 0.25 -- --share-all-embeddings",
@@ -27,6 +27,7 @@ LINES = [  # with every kind of flag
     "store-merge --out store --subset valid",
     "translate --teacher t.pt --data bin --out out --sampling --seed 3 --max-len-a 1.5",
     "translate --teacher t.pt --data bin --out out --lenpen -1",
+    "import-translations --data bin --hypotheses t.en --out o --format tsv --bpe none --workers 2",
     "merge out",
     "distill-data --translations t --data bin --out out --min-score=-inf --min-words=-inf",
     "distill-data --translations t --data bin --out out --mix gold --tag-gold=-x",
