@@ -18,7 +18,7 @@ from fairseq_kd.shard import Shard
 from fairseq_kd.sizing.options import InheritOptions
 from fairseq_kd.teachers.options import StoreOptions
 
-STORE = {"teacher": "t.pt", "data": Path("bin"), "out": "store"}
+STORE = {"teacher": "t.pt", "data": "bin", "out": "store"}
 LINES = [  # with every kind of flag
     "plan --teacher t.pt --ladder 1,0.5 --strategy depth --chart a.svg",
     "plan --arch transformer --words 100,200 --target 0.25 -- --share-all-embeddings",
@@ -70,7 +70,7 @@ def test_defaults_are_left_out():
 def test_what_a_file_gives_is_written_as_it_stands_there():
     flags = {"user-dir": None, **STORE, "topk": 64, "dtype": "float32"}
     options = StoreOptions.of(flags)
-    assert options == StoreOptions(teacher="t.pt", data="bin", out=Path("store"))
+    assert options == StoreOptions(teacher="t.pt", data=Path("bin"), out=Path("store"))
     assert " ".join(options.argv()) == (
         "fairseq-kd store --teacher t.pt --data bin --out store --topk 64 --dtype float32"
     )
