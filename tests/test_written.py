@@ -24,6 +24,7 @@ SMALLER += ["--encoder-ffn-embed-dim", "32", "--decoder-ffn-embed-dim", "32"]
 FOLDERS = {  # commands that fill a folder, with what they keep
     "store": "the parts that are whole are kept",
     "translate": "what was decoded before is kept",
+    "import-translations": "the file of translations is as it was",
     "distill-data": "the translations are kept",
     "evaluate": "finished translations are kept",
     "export": "the checkpoint is unchanged",
@@ -78,6 +79,10 @@ def words(teacher, data, cache, merged, peers, tmp_path, monkeypatch):
     return {
         "store": ["store", *taught, "--subset", "valid", "--topk", "4", "--out"],
         "translate": ["translate", *taught, "--beam", "1", "--cache", cache, "--out"],
+        "import-translations": [
+            *("import-translations", "--data", data, "--workers", "1", "--format", "fairseq"),
+            *("--hypotheses", merged / "hypotheses.txt", "--out"),
+        ],
         "distill-data": [
             *("distill-data", "--translations", merged, "--data", data),
             *("--workers", "1", "--out"),
@@ -135,7 +140,7 @@ def test_a_read_only_disk_is_told(words, command, tmp_path, capsys):
         )
 
 
-@pytest.mark.parametrize("command", [*list(FOLDERS)[:3], "inherit", "extract-peer"])
+@pytest.mark.parametrize("command", [*list(FOLDERS)[:4], "inherit", "extract-peer"])
 def test_finished_work_is_found_on_a_disk_that_became_read_only(words, command, tmp_path):
     with small_disk(tmp_path / "disk", "size=64m") as disk:
         assert run(words, command, disk / "out") == 0

@@ -14,6 +14,7 @@ from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.pipeline.corpus import ROOT, corpus_of, shown
 from fairseq_kd.pipeline.run_file import COLD, INHERIT, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import (
+    IMPORTED,
     PLAIN,
     SIZES,
     TEACHERLESS,
@@ -21,6 +22,7 @@ from fairseq_kd.pipeline.step_commands import (
     Model,
     TrainCommand,
     distilled_step,
+    import_step,
     stage_flags,
     store_steps,
     translation_steps,
@@ -237,15 +239,24 @@ class Layout:
     def _distilled(self, kind: str) -> Tuple[str, str]:
         """The folder of the distilled training set, and the step that makes it."""
         section, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
-        teachers, shards = [self.models[name] for name in self.teachers], section.get("shards", 1)
-        flags = section.get("translate", {})
-        with self._section("distilled.translate"):
-            steps = translation_steps(teachers, self.corpus, flags, shards, out, self.own_user_dir)
-        flags = section.get("distill-data", {})
+        if "import-translations" in section:
+            out = self._path(IMPORTED)
+            with self._section("distilled.import-translations"):
+                steps = [import_step(self.corpus, section["import-translations"], out)]
+        else:
+            steps = self._translated(section, out)
         with self._section("distilled.distill-data"):
+            flags = section.get("distill-data", {})
             steps.append(distilled_step(self.corpus, flags, out, self._path(kind)))
         self._add(*steps)
         return self._path(kind), kind
+
+    def _translated(self, section: Mapping[str, Any], out: str) -> List[LaidOutStep]:
+        """The steps by which the teachers translate the training set."""
+        teachers, shards = [self.models[name] for name in self.teachers], section.get("shards", 1)
+        flags = section.get("translate", {})
+        with self._section("distilled.translate"):
+            return translation_steps(teachers, self.corpus, flags, shards, out, self.own_user_dir)
 
     def _start(
         self, name: str, size: Flags, own: Flags, start: str, teacher: Model

@@ -29,6 +29,7 @@ SECTION_KEYS = {  # by section: flags of our commands that the run sets, and the
         **{"teacher": "teacher", "data": "data", "out": "run", "shard": "shards"},
         **{"subset": "distilled", "user-dir": "user-dir"},
     },
+    "import-translations": {"data": "data", "out": "run", "subset": "distilled"},
     "distill-data": {"translations": "run", "data": "data", "out": "run"},
 }
 
@@ -74,7 +75,7 @@ def _trainings(
         yield f"{stage.name}: train", stage.settings.get("train", {}), of_stages
     yield "evaluate", run.get("evaluate", {}), SECTION_KEYS["evaluate"]
     alone = any(run.settings_of(stage)["data"] == "distilled" for stage in stages)
-    for section in ("translate", "distill-data"):
+    for section in ("translate", "import-translations", "distill-data"):
         keys = {**SECTION_KEYS[section], **({"mix": "data"} if alone else {})}
         yield f"distilled.{section}", run.get("distilled", {}).get(section, {}), keys
 
@@ -141,6 +142,13 @@ def _check_sections(
     taught = [each for each in every if each["criterion"] not in TEACHERLESS]
     stored = any(each["knowledge"] == "store" for each in taught)
     by_ratio = any(stage.ratio is not None for stage in stages)
+    distilled = run.get("distilled", {})
+    for key in ("translate", "shards"):
+        if key in distilled and "import-translations" in distilled:
+            raise ValueError(
+                f"{run.path}: distilled.{key} has no effect with import-translations, which takes "
+                "over what another system translated. Leave one of the two out."
+            )
     for key, has_effect, needs in (
         ("store", stored, "knowledge: store in a stage"),
         ("distilled", any(each["data"] != "gold" for each in every), "data: distilled or mixed"),

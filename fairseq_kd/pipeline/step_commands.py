@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
 from fairseq_kd.command_line import Options
-from fairseq_kd.decoding.options import MergeOptions, TranslateOptions
+from fairseq_kd.decoding.options import (
+    ImportTranslationsOptions,
+    MergeOptions,
+    TranslateOptions,
+)
 from fairseq_kd.distilled_data.options import DistillDataOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import WHOLE
@@ -154,7 +158,7 @@ class TrainCommand:
         return {"user-dir": self.user_dir, "save-dir": self.save_dir, **alone}
 
 
-TRANSLATIONS = "teacher-translations"
+TRANSLATIONS, IMPORTED = "teacher-translations", "imported-translations"
 
 
 class Model(NamedTuple):
@@ -258,6 +262,23 @@ def translation_steps(
     merge = MergeOptions.of({"folder": out})
     whole = LaidOutStep(_last(out), "translate", merge, after, reads, makes, out, 1)
     return _in_shards(whole, TranslateOptions, {**flags, **section}, shards)
+
+
+def import_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
+    """The step that takes over what another system translated.
+
+    Args:
+        gold: the corpus of the run.
+        section: ``distilled.import-translations`` of the run file.
+        out: the folder of the translations; the step has its name.
+
+    Raises:
+        ValueError: the section has an unknown flag, or a value out of its range.
+    """
+    options = ImportTranslationsOptions.of({"data": gold.folder, "out": out, **section})
+    given = [str(path) for path in (options.hypotheses, options.codes) if path is not None]
+    makes, reads = [f"{out}/hypotheses.txt"], [*gold.reads(), *given]
+    return LaidOutStep(_last(out), "translate", options, gold.after, reads, makes, out)
 
 
 def distilled_step(

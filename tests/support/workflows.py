@@ -15,6 +15,7 @@ from fairseq_kd.files.json_files import sealed
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.step_commands import TrainCommand
+from fairseq_kd.pipeline.training_check import check_training_command
 from fairseq_kd.pipeline.workflow import Step, Workflow, write_workflow
 from fairseq_kd.training_log import flags_of
 
@@ -146,3 +147,25 @@ def checkpoint(path, updates, old_format=False, **extra):
     state["extra_state"] = extra
     torch.save(state, path, _use_new_zipfile_serialization=not old_format)
     return path
+
+
+def args(workflow, name):
+    """What fairseq makes of a training."""
+    return check_training_command(training_of(workflow.step(name)))
+
+
+def words(workflow, name):
+    """The flags of a command of ours, with what follows each."""
+    found = {}
+    for word in workflow.step(name).commands[0][2:]:
+        if word.startswith("--"):
+            flag = word
+            found[flag] = []
+        else:
+            found[flag].append(word)
+    return {flag: " ".join(values) for flag, values in found.items()}
+
+
+def kinds(workflow):
+    """The kind of each step, by its name."""
+    return {step.name: step.kind for step in workflow.steps}

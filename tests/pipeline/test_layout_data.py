@@ -1,0 +1,133 @@
+"""The stores, translations and distilled sets among the steps of a run."""
+
+import os
+import shutil
+
+import pytest
+from workflows import args, kinds, words
+
+
+def test_a_store_is_made_before_the_stage_that_reads_it(workflow_of, large_teacher, data):
+    workflow = workflow_of("ladder: [{ratio: 0.5, knowledge: store}]\nstore: {topk: 8}")
+    said = words(workflow, "teacher-store")
+    assert said == {
+        "--teacher": large_teacher,
+        "--data": data,
+        "--out": "runs/run/teacher-store",
+        "--topk": "8",
+        "--subset": "train,valid",
+    }
+    step = workflow.step("teacher-store")
+    assert {large_teacher, f"{data}/train.es-en.es.bin"} <= {*step.reads}
+    assert [os.path.relpath(path, said["--out"]) for path in step.makes] == [
+        "train/sentences.npy",
+        "valid/sentences.npy",
+    ]
+    student = args(workflow, "student")
+    assert (student["kd_store"], student["kd_teacher"]) == ("runs/run/teacher-store", None)
+    assert workflow.step("student").after == ["teacher-store"]
+
+
+def test_a_store_has_all_sets_that_its_trainings_read(workflow_of, large_teacher, data):
+    ladder = "ladder: [{ratio: 0.7, knowledge: store, train: {valid-subset: 'valid,test'}}, 0.4]"
+    step = workflow_of(ladder).step("teacher-store")
+    assert words(workflow_of(ladder), "teacher-store")["--subset"] == "train,valid,test"
+    assert f"{data}/test.es-en.es.bin" in step.reads
+    assert step.makes[-1] == "runs/run/teacher-store/test/sentences.npy"
+
+
+def test_a_store_of_a_stage_in_shards_is_merged(workflow_of):
+    ladder = "ladder: [0.7, {ratio: 0.4, knowledge: store}]"
+    workflow = workflow_of(f"{ladder}\nstore: {{shards: 3}}")
+    parts = [f"stage-70-store-{number}-of-3" for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        assert words(workflow, part)["--shard"] == f"{number}/3"
+        assert workflow.step(part).after == ["stage-70"]
+        assert workflow.step(part).folder == "runs/run/stage-70-store"
+    merged = workflow.step("stage-70-store")
+    assert merged.commands[0][1] == "store-merge"
+    assert merged.after == parts
+    assert workflow.step("student").after == ["stage-70-store"]
+
+
+@pytest.mark.parametrize("kind", ["distilled", "mixed"])
+def test_translations_of_the_teacher_become_a_training_set(workflow_of, kind, large_teacher, data):
+    ladder = f"ladder: [0.7, {{ratio: 0.4, data: {kind}}}]"
+    asked = "distilled: {translate: {beam: 2}, distill-data: {max-repeated: 1}}"
+    workflow = workflow_of(f"{ladder}\n{asked}")
+    assert words(workflow, "teacher-translations") == {
+        "--teacher": large_teacher,
+        "--data": data,
+        "--out": "runs/run/teacher-translations",
+        "--beam": "2",
+    }
+    said = words(workflow, kind)
+    assert said["--translations"] == "runs/run/teacher-translations"
+    assert (said["--select"], said["--max-repeated"]) == ("best", "1")
+    assert said.get("--mix") == {"mixed": "gold"}.get(kind)
+    assert workflow.step(kind).after == ["teacher-translations"]
+    assert args(workflow, "student")["data"] == f"runs/run/{kind}"
+    assert workflow.step("student").after == [kind, "stage-70"]
+    # nll_loss on references misleads there, so the last checkpoint counts
+    assert workflow.step("student").makes == ["runs/run/student/checkpoint_last.pt"]
+    assert args(workflow, "stage-70")["data"] == args(workflow, "undistilled")["data"] == data
+
+
+def test_translations_in_shards_are_merged_and_made_once_for_all_stages(workflow_of):
+    ladder = "ladder: [{ratio: 0.7, data: distilled}, {ratio: 0.4, data: mixed}]"
+    workflow = workflow_of(f"{ladder}\ndistilled: {{shards: 2}}")
+    assert list(kinds(workflow)) == [
+        *("teacher-translations-1-of-2", "teacher-translations-2-of-2", "teacher-translations"),
+        *("distilled", "stage-70", "mixed", "student", "undistilled", "evaluation"),
+    ]
+    merge = workflow.step("teacher-translations")
+    assert merge.commands == [["fairseq-kd", "merge", "runs/run/teacher-translations"]]
+    assert merge.makes == ["runs/run/teacher-translations/hypotheses.txt"]
+
+
+def test_a_store_of_distilled_data_is_another_than_that_of_the_references(workflow_of):
+    stored = "knowledge: store, learns-from: teacher"
+    workflow = workflow_of(
+        f"ladder: [{{ratio: 0.7, {stored}}}, {{ratio: 0.4, {stored}, data: distilled}}]"
+    )
+    assert args(workflow, "stage-70")["kd_store"] == "runs/run/teacher-store"
+    assert args(workflow, "student")["kd_store"] == "runs/run/teacher-store-distilled"
+    assert words(workflow, "teacher-store-distilled")["--data"] == "runs/run/distilled"
+    assert workflow.step("teacher-store-distilled").after == ["distilled"]
+
+
+def test_translations_of_another_system_are_imported_in_the_place_of_the_teachers(
+    workflow_of, data, tmp_path
+):
+    (tmp_path / "train.tsv").write_text("")
+    section = "import-translations: {hypotheses: train.tsv, format: tsv}"
+    ladder = "ladder: [{ratio: 0.5, data: mixed}]"
+    workflow = workflow_of(f"{ladder}\ndistilled: {{{section}}}")
+    assert list(kinds(workflow))[:3] == ["imported-translations", "mixed", "student"]
+    assert words(workflow, "imported-translations") == {
+        **{"--hypotheses": "train.tsv", "--data": data, "--format": "tsv"},
+        "--out": "runs/run/imported-translations",
+    }
+    step = workflow.step("imported-translations")
+    assert {"train.tsv", f"{data}/train.es-en.es.bin"} <= {*step.reads}
+    assert step.makes == ["runs/run/imported-translations/hypotheses.txt"]
+    assert words(workflow, "mixed")["--translations"] == "runs/run/imported-translations"
+    with pytest.raises(
+        ValueError, match=r"distilled\.shards has no effect with import-translations"
+    ):
+        workflow_of(f"{ladder}\ndistilled: {{shards: 2, {section}}}")
+    with pytest.raises(ValueError, match=r"import-translations lacks the key hypotheses\."):
+        workflow_of(f"{ladder}\ndistilled: {{import-translations: {{format: tsv}}}}")
+
+
+def test_text_is_prepared_by_the_vocabulary_of_a_teacher(workflow_of, prepared, large_teacher):
+    for path in (prepared / "codes", *(prepared / "bin").glob("dict.*.txt")):
+        shutil.copy(path, ".")
+    text = f"data: {{text: {prepared / 'text'}, source: es, target: en, vocabulary: .}}"
+    step = workflow_of(f"{text}\nladder: [0.5]").step("data")
+    assert step.commands[0][:2] == ["env", "VOCABULARY=."]
+    assert {"codes", "dict.es.txt", "dict.en.txt"} <= set(step.reads)
+    with pytest.raises(ValueError, match="merges has no effect beside data"):
+        workflow_of(f"{text[:-1]}, merges: 9}}\nladder: [0.5]")
+    with pytest.raises(FileNotFoundError, match=r"gone/codes is missing\. Give a folder wi"):
+        workflow_of(f"{text.replace('y: .', 'y: gone')}\nladder: [0.5]")
