@@ -33,7 +33,7 @@ from fairseq_kd.decoding.hypothesis_files import (
 )
 from fairseq_kd.decoding.options import ImportTranslationsOptions
 from fairseq_kd.decoding.splitting import find_codes, splitter
-from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset, words_of
+from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset, splitting_of, words_of
 from fairseq_kd.decoding.translation_formats import A_LINE_EACH, FORMATS, Translation
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
@@ -50,7 +50,8 @@ LEAST_COMPARED = 10  # of fewer, chance decides
 MANY_PIECES = 1.5  # most pieces of a word, as a multiple of those in the references
 IN_STEP = 1.3  # least ratio of the chrF with the own reference to that with another one
 SAME_SOURCE = 0.9  # least share of sources that must be those of the set
-MOST_UNKNOWN = 0.2  # share of unknown tokens, above which text was split otherwise
+MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # of tokens, where words are split and where not
+MOST_MISSING = 0.5  # share of sentences without a translation
 
 
 class Import:
@@ -137,19 +138,19 @@ class Import:
                 known = counts.known(tokens)
                 if known:
                     file.write(lines_of(translation.number, [Hypothesis(known, translation.score)]))
-        counts.check(self.options.hypotheses)
+        counts.check_tokens(self.options.hypotheses)
         ranked, most = self.options.format == "fairseq", 1
         ready = unsorted / "sorted"
         with ready.open("w", encoding="utf-8", newline="\n") as file:
             for number, each in _completed(sorted_lines(journal), ranked, counts):
                 most = max(most, len(each))
                 file.write(lines_of(number, each))
+        counts.check_sentences(self.options.hypotheses)
         settings = {**settings, "nbest": most}
         (work / FILE).write_text(json.dumps(sealed(settings), indent=2) + "\n", encoding="utf-8")
         with ready.open("rb") as file:
             write_shard(work / WHOLE, Shard(), settings_id(settings), file)
-        if self.options.format != "fairseq":  # of which any model has made H lines of this set
-            self._check_step(work / WHOLE)
+        self._check_step(work / WHOLE)
         print(counts.text(), file=sys.stderr)
 
     def _read(self) -> Iterator[Translation]:
@@ -205,7 +206,8 @@ class Import:
                 compared.append((best.tokens, reference, source))
         if len(compared) < LEAST_COMPARED:
             return
-        why = why_not_translations(compared, self.bpe)
+        splitting = splitting_of(subset.target_dictionary) or "none"
+        why = why_not_translations(compared, splitting)
         if why:
             raise ValueError(
                 f"--hypotheses {self.options.hypotheses} does not translate {subset.name} in "
@@ -317,9 +319,18 @@ class Counts:
             found.append(token)
         return " ".join(found)
 
-    def check(self, path: Path) -> None:
+    def check_sentences(self, path: Path) -> None:
+        """Refuses translations of a small part of the set."""
+        if self.missing > MOST_MISSING * self.sentences:
+            raise ValueError(
+                f"--hypotheses {path} translates {self.sentences - self.missing:,} of "
+                f"{self.sentences:,} sentences. Give the translations of this set."
+            )
+
+    def check_tokens(self, path: Path) -> None:
         """Refuses text of which much is unknown."""
-        if self.unknown > MOST_UNKNOWN * self.tokens:
+        most = MOST_UNKNOWN if splitting_of(self.dictionary) else MOST_UNKNOWN_WORDS
+        if self.unknown > most * self.tokens:
             raise ValueError(
                 f"--hypotheses {path}: {self.unknown / self.tokens:.0%} of its tokens, such as "
                 f"{' '.join(self.examples)}, are not in the dictionary of {self.language} in "

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Callable, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 from fairseq_kd.parallel_text import lines_of
 
@@ -67,18 +67,29 @@ def jsonl(path: Path) -> Iterator[Translation]:
     """
     for number, line in enumerate(lines_of(str(path))):
         try:
-            content = json.loads(line)
-            several = content.get("translations", [content])
-            at = content.get("id", number)
-            for each in several:
-                each = {"translation": each} if isinstance(each, str) else each
-                text, score = each["translation"], each.get("score", math.nan)
-                if not isinstance(text, str) or isinstance(at, bool) or not isinstance(at, int):
-                    raise TypeError
-                yield Translation(at, text, float(score))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            found = list(_translations_of(json.loads(line), number))
+        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             rule = 'must be an object such as {"id": 0, "translation": "...", "score": -0.5}'
             raise _wrong(path, number, rule, line) from error
+        yield from found
+
+
+def _translations_of(content: Any, number: int) -> Iterator[Translation]:
+    """The translations of an object of JSON, which may be of any shape.
+
+    Raises:
+        ArithmeticError, KeyError, TypeError, ValueError: it is of another shape.
+    """
+    at = {"id": number, **content}["id"]
+    several = content.get("translations", [content])
+    if type(at) is not int or at < 0 or not isinstance(several, list):
+        raise TypeError
+    for each in several:
+        each = {"translation": each} if isinstance(each, str) else dict(each)
+        score = float(each.get("score", math.nan))
+        if not isinstance(each["translation"], str) or math.isinf(score):
+            raise TypeError
+        yield Translation(at, each["translation"], score)
 
 
 FORMATS: Dict[str, Callable[[Path], Iterator[Translation]]] = {
@@ -93,9 +104,12 @@ A_LINE_EACH = ("plain", "tsv")  # formats in which line N is of sentence N
 
 def _score(path: Path, number: int, text: str) -> float:
     try:
-        return float(text)
+        score = float(text)
     except ValueError:
-        raise _wrong(path, number, "must have a number as score", text) from None
+        score = math.inf
+    if score == math.inf:
+        raise _wrong(path, number, "must have a number as score", text)
+    return score
 
 
 def _wrong(path: Path, number: int, rule: str, found: str) -> ValueError:

@@ -10,6 +10,7 @@ import pytest
 from translations import binarised, hypotheses
 
 from fairseq_kd import cli
+from fairseq_kd.decoding import outside_translations
 from fairseq_kd.decoding.hypothesis_files import UNTRANSLATED, WHOLE
 from fairseq_kd.decoding.outside_translations import why_not_translations
 
@@ -66,7 +67,10 @@ def test_text_is_split_and_looked_up_as_the_data_were(
     assert "unknown tokens: 0.00%" in capsys.readouterr().err
 
 
-def test_what_translate_wrote_gives_the_same_training_set(imported, decoded, distill, tmp_path):
+def test_what_translate_wrote_gives_the_same_training_set(
+    imported, decoded, distill, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(outside_translations, "why_not_translations", lambda *compared: "")
     lines = (decoded / WHOLE).read_text(encoding="utf-8").splitlines()
     places = random.Random(2).sample(range(len(lines)), len(lines))
     numbers = [line.split("\t")[0] for line in lines]
@@ -121,10 +125,12 @@ def test_sentences_without_a_translation_are_counted_and_left_out(
 
 
 def test_tokens_of_no_text_and_unknown_ones_become_the_unknown_token(imported, text, tmp_path):
-    lines = [f"H-{number}\t-0.5\t, . , . , ." for number in range(len(text["en"]))]
+    assert imported(text["en"]) == 0
+    lines = (tmp_path / "out" / WHOLE).read_text(encoding="utf-8").splitlines()
     lines[0] = "H-0\t-0.5\t, </s> <pad> \u9f8d ."
-    assert imported(lines, "--format", "fairseq") == 0
-    assert hypotheses(tmp_path / "out")[0][0].tokens == ", <unk> <unk> <unk> ."
+    assert imported(lines, "--format", "fairseq", out="again") == 0
+    out = tmp_path / "again"
+    assert hypotheses(out)[0][0].tokens == ", <unk> <unk> <unk> ."
 
 
 def test_run_again_it_is_there_and_another_file_is_refused(imported, text, tmp_path, capsys):
@@ -192,6 +198,36 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
         r'line 1, must be an object such as {"id": 0, "transl',
     ),
     "JSON of another shape": (lambda text: ['{"text": "y"}'], "jsonl", "line 1, must be an object"),
+    "a text for a list": (
+        lambda text: [json.dumps({"translations": line}) for line in text["en"]],
+        "jsonl",
+        "line 1, must be an object such as",
+    ),
+    "a number below 0": (
+        lambda text: ['{"id": -1, "translation": "y"}'],
+        "jsonl",
+        "line 1, must be",
+    ),
+    "a score of many digits": (
+        lambda text: [f'{{"translation": "y", "score": {10**400}}}'],
+        "jsonl",
+        "line 1, must be an object such as",
+    ),
+    "a score without end": (
+        lambda text: ["a\tb\tinf"],
+        "tsv",
+        "line 1, must have a number as scor",
+    ),
+    "one sentence alone": (
+        lambda text: [json.dumps({"id": 0, "translation": line}) for line in text["en"]],
+        "jsonl",
+        r"translates 1 of \S+ sentences\. Give the translations of this set\.",
+    ),
+    "H lines of words": (
+        lambda text: [f"H-{i}\t-1\t{line}" for i, line in enumerate(text["en"])],
+        "fairseq",
+        r"of its tokens, such as .*, are not in the dictionary of en",
+    ),
     "a number for a text": (lambda text: ['{"translation": 5}'], "jsonl", "line 1, must be an obj"),
 }
 
@@ -205,6 +241,14 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(
     told = capsys.readouterr().err.splitlines()[-1]
     assert re.search(rf"^fairseq-kd import-translations: --hypotheses \S+:?,? ?.*{message}", told)
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_h_lines_of_other_sentences_are_refused(imported, text, tmp_path, capsys):
+    assert imported(text["en"]) == 0
+    found = hypotheses(tmp_path / "out")
+    lines = [f"H-{number}\t-1\t{found[number - 1][0].tokens}" for number in range(1, len(found))]
+    assert imported(lines, "--format", "fairseq", out="shifted") == 2
+    assert "The lines are out of step, or in another language." in capsys.readouterr().err
 
 
 def test_words_in_more_pieces_than_the_references_are_of_another_language():
