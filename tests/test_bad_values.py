@@ -44,7 +44,7 @@ LEGAL = {  # of numbers and their like, by command and flag
     ("translate", "--max-len-b"): {"0"},
     ("translate", "--seed"): {"0"},
     ("distill-data", "--min-words"): {"-inf"},
-    ("distill-data", "--min-score"): {"-inf", "-1", "0"},
+    ("distill-data", "--min-score"): {"-inf", "-1", "0", "1e-40"},
     ("distill-data", "--max-length-ratio"): {"inf"},
     ("distill-data", "--max-copied"): {"inf", "0", "1e-40"},
     ("distill-data", "--max-repeated"): {"inf", "0", "1e-40"},

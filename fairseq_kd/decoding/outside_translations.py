@@ -137,6 +137,7 @@ class Import:
                 progress.show(min(count, self.sentences))
                 known = counts.known(tokens)
                 if known:
+                    counts.scored &= not math.isnan(translation.score)
                     file.write(lines_of(translation.number, [Hypothesis(known, translation.score)]))
         counts.check_tokens(self.options.hypotheses)
         ranked, most = self.options.format == "fairseq", 1
@@ -146,7 +147,7 @@ class Import:
                 most = max(most, len(each))
                 file.write(lines_of(number, each))
         counts.check_sentences(self.options.hypotheses)
-        settings = {**settings, "nbest": most}
+        settings = {**settings, "nbest": most, "scored": counts.scored}
         (work / FILE).write_text(json.dumps(sealed(settings), indent=2) + "\n", encoding="utf-8")
         with ready.open("rb") as file:
             write_shard(work / WHOLE, Shard(), settings_id(settings), file)
@@ -304,6 +305,7 @@ class Counts:
         self.dictionary, self.folder = subset.target_dictionary, subset.folder
         self.sentences, self.language = len(subset), subset.pair[1]
         self.tokens = self.unknown = self.missing = 0
+        self.scored = True  # whether every translation has a score
         self.examples: Dict[str, Any] = {}
 
     def known(self, tokens: str) -> str:

@@ -79,6 +79,11 @@ class DistilledSet:
                 f"--select {choice.select} has no effect: {translations} holds one hypothesis per "
                 "sentence. Translate again with --nbest 5, or leave it out."
             )
+        if "teacher_score" in thresholds and self.settings.get("scored") is False:
+            raise ValueError(
+                f"--min-score needs scores, but not every translation in {translations} has one. "
+                "Leave it out."
+            )
         compares = choice.select == "interpolation" or choice.compare
         if compares and self.subset.target is None:
             raise ValueError(

@@ -74,9 +74,9 @@ FILTERS = (
     ),
     Filter(
         *("teacher_score", "--min-score", lambda pair: pair.teacher_score),
-        *(Range(float, -1e6, 0, also=(-math.inf,)), None),
+        *(Range(float, -1e6, 1e6, also=(-math.inf,)), None),
         "log2 of the teacher's probability per token, as fairseq-generate prints it: -0.5 to "
-        "-1.5 for a good teacher",
+        "-1.5 for a good teacher; of an import, its score",
     ),
     Filter(
         *("length_ratio", "--max-length-ratio", length_ratio),

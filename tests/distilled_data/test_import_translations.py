@@ -107,6 +107,22 @@ def test_hypotheses_are_ranked_by_their_scores_and_those_without_keep_their_orde
     assert settings["nbest"] == 2
 
 
+def test_a_filter_of_scores_needs_scores(imported, text, distill, tmp_path, capsys):
+    scored = [
+        f"{source}\t{line}\t{0.5 + (number > 9)}"
+        for number, (source, line) in enumerate(zip(text["es"], text["en"], strict=True))
+    ]
+    assert imported(scored, "--format", "tsv") == 0
+    flags = ("--min-score", "1", "--select", "best")
+    assert distill(tmp_path / "set", *flags, translations=tmp_path / "out") == 0
+    assert len(binarised(tmp_path / "set", "train", "en")) == len(text["en"]) - 10
+    assert imported(text["en"], out="plain") == 0
+    capsys.readouterr()
+    assert distill(tmp_path / "refused", *flags, translations=tmp_path / "plain") == 2
+    message = f"--min-score needs scores, but not every translation in {tmp_path}/plain has one. "
+    assert f"{message}Leave it out." in capsys.readouterr().err
+
+
 def test_sentences_without_a_translation_are_counted_and_left_out(
     imported, text, distill, tmp_path, capsys
 ):
