@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
-from fairseq_kd.models.structure import ATTENTION, SIDES, Structure, unwrapped
+from fairseq_kd.models.structure import ATTENTION, Structure, unwrapped
 
 Place = Tuple[str, int]  # (side or kind of attention, layer)
 
@@ -104,8 +104,6 @@ def capture(model: nn.Module, places: Places) -> Iterator[Captured]:
     with ExitStack() as undo:
         if places.in_layers:
             structure = Structure(model, "The model")
-            for side in SIDES:
-                _disable_fused_kernels(structure.layers(side), undo)
         for place in places.states:
             layer = structure.layers(place[0])[place[1]]
             hook = layer.register_forward_hook(_save_state(captured, place))
@@ -144,15 +142,6 @@ def _save_inputs(captured: Captured, place: Place):
         captured.attention[place] = AttentionInputs(block, query, key)
 
     return hook
-
-
-def _disable_fused_kernels(layers: nn.ModuleList, undo: ExitStack) -> None:
-    """Turns off fairseq 0.12.2's fused inference of whole encoders, which bypasses hooks."""
-    for index in range(len(layers)):
-        layer = layers[index]
-        if getattr(layer, "can_use_fastpath", False):
-            layer.can_use_fastpath = False
-            undo.callback(setattr, layer, "can_use_fastpath", True)
 
 
 def _project(linear: nn.Linear, states: Tensor, real: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+from fairseq_kd.distilled_data.options import DistillDataOptions
 from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.pipeline.layout import Layout
 from fairseq_kd.pipeline.run_file import RunFile
@@ -108,7 +109,6 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
                 f"dictionary, but is {step.command.topk}."
             )
     from fairseq_kd.decoding.subset import check_splitting
-    from fairseq_kd.distilled_data.training_set import tag_id
 
     subset = SimpleNamespace(source_dictionary=source, target_dictionary=target)
     sections = {"evaluate": "evaluate", "distill": "distilled.distill-data"}
@@ -116,12 +116,23 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
         if step.kind in sections:
             try:
                 check_splitting(subset, step.command.remove_bpe, "remove-bpe")
-                for flag in ("tag-distilled", "tag-gold") if step.kind == "distill" else ():
-                    tag = getattr(step.command, flag.replace("-", "_"))
-                    if tag is not None:
-                        tag_id(source, layout.corpus.dictionaries()[0], tag, flag)
-            except ValueError as error:
-                raise ValueError(f"{run.path}: {sections[step.kind]}: {error}") from None
+                if step.kind == "distill":
+                    _check_mixing(layout, step.command, source)
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"{run.path}: {sections[step.kind]}: {error}") from None
+
+
+def _check_mixing(layout: Layout, options: DistillDataOptions, source: Any) -> None:
+    """Refuses tags that the source dictionary lacks, and a gold set that is not there."""
+    from fairseq_kd.decoding.subset import read_subset
+    from fairseq_kd.distilled_data.training_set import tag_id
+
+    corpus = layout.corpus
+    for flag, tag in (("tag-distilled", options.tag_distilled), ("tag-gold", options.tag_gold)):
+        if tag is not None:
+            tag_id(source, corpus.dictionaries()[0], tag, flag)
+    if options.gold_subset is not None and Path(corpus.folder).is_dir():
+        read_subset(Path(corpus.folder), options.gold_subset, corpus.pair, "gold-subset")
 
 
 def _check_evaluation(run: RunFile, layout: Layout) -> None:

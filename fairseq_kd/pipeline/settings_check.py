@@ -56,6 +56,7 @@ def check_effects(run: RunFile, stages: Sequence[Stage], teachers: Sequence[str]
     _check_sizes(run, stages)
     _check_distillation(run, stages, settings)
     _check_sections(run, stages, settings)
+    _check_distilled(run, stages, settings)
     _check_controls(run, stages, settings, teachers)
 
 
@@ -142,13 +143,6 @@ def _check_sections(
     taught = [each for each in every if each["criterion"] not in TEACHERLESS]
     stored = any(each["knowledge"] == "store" for each in taught)
     by_ratio = any(stage.ratio is not None for stage in stages)
-    distilled = run.get("distilled", {})
-    for key in ("translate", "shards"):
-        if key in distilled and "import-translations" in distilled:
-            raise ValueError(
-                f"{run.path}: distilled.{key} has no effect with import-translations, which takes "
-                "over what another system translated. Leave one of the two out."
-            )
     for key, has_effect, needs in (
         ("store", stored, "knowledge: store in a stage"),
         ("distilled", any(each["data"] != "gold" for each in every), "data: distilled or mixed"),
@@ -158,6 +152,39 @@ def _check_sections(
         if key in run.other and not has_effect:
             raise ValueError(
                 f"{run.path}: {key} has no effect without {needs}. Add that, or leave {key} out."
+            )
+
+
+def _check_distilled(
+    run: RunFile, stages: Sequence[Stage], settings: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuses a section ``distilled`` of which a part has no effect, or contradicts a stage."""
+    section = run.get("distilled", {})
+    for key in ("translate", "shards"):
+        if key in section and "import-translations" in section:
+            raise ValueError(
+                f"{run.path}: distilled.{key} has no effect with import-translations, which takes "
+                "over what another system translated. Leave one of the two out."
+            )
+    choice = section.get("distill-data", {})
+    mix, select = choice.get("mix"), choice.get("select", "best")
+    several = str(section.get("translate", {}).get("nbest", 1)) != "1"
+    if select != "best" and not several and "import-translations" not in section:
+        raise ValueError(
+            f"{run.path}: distilled.distill-data.select is {select}, which needs several "
+            "translations of a sentence. Add distilled: {translate: {nbest: 5}}."
+        )
+    for name in (stage.name for stage in stages if settings[stage.name]["data"] == "mixed"):
+        flags = {**run.train, **settings[name]["train"]}
+        if mix == "alone":
+            raise ValueError(
+                f"{run.path}: {name} has data: mixed, but distilled.distill-data.mix is alone. Say "
+                "data: distilled, or leave mix out."
+            )
+        if mix == "extra" and "upsample-primary" not in flags:
+            raise ValueError(
+                f"{run.path}: {name} needs train: {{upsample-primary: N}}, the copies of the "
+                "references beside the translations, with distilled.distill-data.mix: extra."
             )
 
 

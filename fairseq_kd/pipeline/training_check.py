@@ -189,6 +189,12 @@ def _check_values(args: Namespace, flags: Flags) -> None:
         settings = _json_object(flag, getattr(args, name, None) or "{}")
         if name == "eval_bleu_args":
             _check_search(flag, settings)
+    half = [flag for flag in ("fp16", "memory_efficient_fp16") if getattr(args, flag, False)]
+    if args.cpu and half:
+        raise ValueError(
+            f"--{half[0].replace('_', '-')} needs a GPU, but --cpu is given. Leave out one of the "
+            "two."
+        )
     if args.max_tokens is None and args.batch_size is None:
         raise ValueError("it has neither --max-tokens nor --batch-size. Give one of them.")
     if args.validate_after_updates >= args.max_update:

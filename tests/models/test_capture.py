@@ -143,10 +143,8 @@ def test_what_pads_hold_does_not_reach_queries_and_keys(built):
         assert block.q_proj.weight.grad is None or block.q_proj.weight.grad.isfinite().all()
 
 
-def test_fused_inference_is_off_while_it_is_read(built):
+def test_the_fast_path_is_off_in_every_model(built):
     """fairseq 0.12.2 runs a loaded encoder without its attention blocks, unless that is off."""
     layer = built.model.encoder.layers[1]
     layer.can_use_fastpath = True
-    with capture(built.model, EVERYWHERE):
-        assert not layer.can_use_fastpath
-    assert layer.can_use_fastpath
+    assert layer.can_use_fastpath is False

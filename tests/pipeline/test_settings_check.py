@@ -41,6 +41,18 @@ WITHOUT_EFFECT = {
         "ladder: [0.5]\ndistilled: {shards: 2}",
         "distilled has no effect without dat",
     ),
+    "a mixture of nothing": (
+        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {mix: alone}}",
+        "student has data: mixed, but distilled.distill-data.mix is alone. Say data: distilled, or",
+    ),
+    "a choice among one": (
+        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {select: mbr}}",
+        "distilled.distill-data.select is mbr, which needs several translations of a sentence. Add",
+    ),
+    "two sets without a weight": (
+        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {mix: extra}}",
+        "student needs train: {upsample-primary: N}, the copies of the references beside the tran",
+    ),
     "a strategy": (
         f"ladder: [{{arch: {SMALL}}}]\nstrategy: depth",
         "strategy has no effect without a stage with a ratio",

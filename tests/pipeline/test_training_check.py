@@ -49,6 +49,7 @@ TRAIN = {  # a flag under train, and what is told of it
     "help: true": "has help, with which fairseq-train prints its flags and trains nothing. ",
     "encoder-layers-to-keep: '0,1'": "--encoder-layers-to-keep is [0, 1], but fairseq itself fails",
     "num-batch-buckets: 2": "--num-batch-buckets is 2, but it is of use on TPUs alone. ",
+    "cpu: true, fp16: true": "--fp16 needs a GPU, but --cpu is given. Leave out one of the two.",
     "validate-after-updates: 100": "--validate-after-updates is 100, but the training ends at upd",
     "log-format: simple": "--log-format is simple, but progress and diagnosis read json. Leave it",
     "best-checkpoint-metric: nl_loss": "--best-checkpoint-metric must be one of agreement, ",
@@ -105,6 +106,13 @@ def test_a_tag_that_the_dictionary_lacks_is_refused(workflow_of):
     )
     with pytest.raises(ValueError, match=told):
         workflow_of(f"{ladder}distilled: {{distill-data: {{tag-distilled: foo-bar}}}}")
+
+
+def test_a_gold_set_that_is_not_there_is_refused(workflow_of):
+    ladder = "ladder: [{ratio: 0.5, data: mixed}]\n"
+    told = r"distilled\.distill-data: \S+ holds no none\.es-en\.es\. Give to --data .* gold-sub"
+    with pytest.raises(FileNotFoundError, match=told):
+        workflow_of(f"{ladder}distilled: {{distill-data: {{gold-subset: none}}}}")
 
 
 def test_a_few_updates_are_a_training(workflow_of):
