@@ -20,15 +20,14 @@ from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.machine import with_gpus
 from fairseq_kd.pipeline.state import manifest_path
 from fairseq_kd.pipeline.workflow import FILE, Workflow, read_workflow
+from fairseq_kd.training_log import FILE as LOG
+from fairseq_kd.training_log import read_training_log
 
 RESULTS = Path(__file__).with_name("comparison.csv")
-COLUMNS = ("table", "row", "seed", "pair", "parameters", "updates", "BLEU", "chrF")
+CURVES = Path(__file__).with_name("curves.csv")
+COLUMNS = ("table", "row", "seed", "pair", "parameters", "updates", "behind", "BLEU", "chrF")
 COLUMNS += ("p_undistilled", "p_word", "seconds", "signature", "machine", "date", "version")
 UNDISTILLED, WORD = "undistilled", "word"
-OTHER_TEXT = (
-    "pair-",
-    "gpu-",
-)  # tables with text and students of their own
 SAMPLES = 1000
 
 
@@ -43,12 +42,11 @@ def main(table: str, folder: Path, rows: Sequence[str]) -> None:
     workflow = read_workflow(folder / FILE)
     measured = evaluated(workflow, rows)
     texts = translations(folder if not rows else folder / "rows", measured)
-    bases = {**({} if table.startswith(OTHER_TEXT) else strategies(folder)), **texts}
     references = references_of(workflow)
     p_values = {
-        name: against(texts, bases[name], references)
+        name: against(texts, texts[name], references)
         for name in (UNDISTILLED, WORD)
-        if name in bases
+        if name in texts
     }
     new = not RESULTS.exists()
     with RESULTS.open("a", encoding="utf-8", newline="") as file:
@@ -56,9 +54,10 @@ def main(table: str, folder: Path, rows: Sequence[str]) -> None:
         if new:
             writer.writeheader()
         for system in measured["systems"]:
-            if rows and system["name"] not in rows:
+            if rows and system["name"] not in (*rows, "teacher"):
                 continue
             writer.writerow(row_of(table, workflow, measured, system, p_values))
+            write_curve(table, workflow, system["name"])
             bleu = f"{score(measured, system):.2f} BLEU"
             print(f"{table} {system['name']}, seed {workflow.seed}: {bleu}")
 
@@ -87,18 +86,6 @@ def translations(folder: Path, measured: Dict[str, Any]) -> Dict[str, List[str]]
     names = [system["name"] for system in measured["systems"]]
     files = {name: folder / "translations" / f"{name}.txt" for name in names}
     return {name: path.read_text(encoding="utf-8").splitlines() for name, path in files.items()}
-
-
-def strategies(folder: Path) -> Dict[str, List[str]]:
-    """What other tables are compared with: translations of the same seed's students."""
-    run = folder.parent.parent / "strategies" / folder.name
-    kept = (run / "translations", run / "rows" / "translations")  # of the whole, or row by row
-    files = {name: [each / f"{name}.txt" for each in kept] for name in (UNDISTILLED, WORD)}
-    return {
-        name: path.read_text(encoding="utf-8").splitlines()
-        for name, paths in files.items()
-        for path in filter(Path.is_file, reversed(paths))
-    }
 
 
 def references_of(workflow: Workflow) -> List[str]:
@@ -135,6 +122,7 @@ def row_of(
     return {
         **{"table": table, "row": name, "seed": workflow.seed, "pair": "-".join(made["pair"])},
         **{"parameters": sum(system["parameters"].values()), "updates": system["updates"]},
+        "behind": system["updates_behind"],
         **{"BLEU": f"{score(measured, system):.2f}"},
         **{"chrF": f"{score(measured, system, 'chrF2'):.2f}"},
         **p_of,
@@ -142,6 +130,21 @@ def row_of(
         "signature": measured["quality"]["signatures"]["BLEU"],
         **{"machine": with_gpus(), "date": datetime.date.today(), "version": __version__},
     }
+
+
+def write_curve(table: str, workflow: Workflow, name: str) -> None:
+    """Appends the validation losses of a training to ``curves.csv``, in bits a token."""
+    log = Path(workflow.folder) / name / LOG
+    if not log.is_file():  # a model that was given
+        return
+    new = not CURVES.exists()
+    with CURVES.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(["table", "row", "seed", "updates", "nll_loss"])
+        for record in read_training_log(log).validation:
+            losses = [int(record["update"]), record["nll_loss"]]
+            writer.writerow([table, name, workflow.seed, *losses])
 
 
 def seconds(workflow: Workflow, name: str) -> int:

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The comparison of docs/results.md: every way to distil, by seeds, from run files.
+# The comparison of docs/results.md: the ways to distil, by seeds, from run files.
 #
 #   usage: benchmarks/comparison.sh TABLE [ROW...]
-#   e.g.   benchmarks/comparison.sh strategies              the whole table
-#          benchmarks/comparison.sh strategies feature      one row of it
-#          benchmarks/comparison.sh pair-en-it              another pair of languages
+#   e.g.   benchmarks/comparison.sh converged               the whole table
+#          benchmarks/comparison.sh converged feature       one row of it
+#          benchmarks/comparison.sh pair-en-it              another pair of languages, one epoch
 #          benchmarks/comparison.sh gpu-en-it               three students at the size of a GPU
 #
-# TABLE is a run file of benchmarks/comparison, ROW the name of one of its stages, or undistilled. Text and
-# teacher are those of scripts/ladder.yaml, trained now if they are not there; a student takes two or three
-# minutes on one CPU core. Tables with a pair in their name have the text of benchmarks/debian_descriptions.sh,
-# and a teacher of their own. Scores are appended to benchmarks/comparison.csv, of which python
-# benchmarks/comparison_page.py makes the page.
+# TABLE is a run file of benchmarks/comparison, ROW the name of one of its stages, or undistilled. A student of the
+# first takes twenty minutes of one CPU core. Tables with a pair in their name have the text of
+# benchmarks/debian_descriptions.sh, and a teacher of their own. Scores are appended to benchmarks/comparison.csv and
+# validation losses to benchmarks/curves.csv, of which python benchmarks/comparison_page.py makes the page. Rows are
+# tested against undistilled and word if these are scored with them.
 #
 # Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)
 #      SEEDS="1 2 3"          of the students
@@ -28,25 +28,15 @@ export PYTHONWARNINGS=ignore
 table=$1
 shift
 files=benchmarks/comparison run=${RUN:-runs/comparison} text=${TEXT:-text}
-ladder=runs/progressive second=$run/second_teacher
 read -ra seeds <<< "${SEEDS:-1 2 3}"
 
 file=$files/$table.yaml given=()
-case $table in
-  pair-*-* | gpu-*-*)
-    IFS=- read -r kind src tgt <<< "$table"
-    file=$files/$kind.yaml
-    given=("data.text=$(as_yaml "$text/descriptions.$src-$tgt")" "data.source=$src" "data.target=$tgt")
-    ;;
-  *)
-    [[ -f $file ]] || die "There is no table $table: $file does not exist. $files has the run file of every table."
-    fairseq-kd progressive scripts/ladder.yaml --until teacher
-    ;;
-esac
-if [[ $table == several_teachers ]]; then
-  fairseq-kd progressive $files/second_teacher.yaml --set "run=$(as_yaml "$second")" --until second
-  given=("teacher=[$ladder/teacher/checkpoint_best.pt, $second/second/checkpoint_best.pt]")
+if [[ $table == pair-*-* || $table == gpu-*-* ]]; then
+  IFS=- read -r kind src tgt <<< "$table"
+  file=$files/$kind.yaml
+  given=("data.text=$(as_yaml "$text/descriptions.$src-$tgt")" "data.source=$src" "data.target=$tgt")
 fi
+[[ -f $file ]] || die "There is no table $table: $file does not exist. $files has the run file of every table."
 
 for seed in "${seeds[@]}"; do
   changes=()

@@ -37,7 +37,9 @@ say "making .venv (fairseq is compiled: about three minutes)"
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 install() { pip install --quiet --constraint constraints.txt "$@"; }
 
+old=0 # Python 3.10, on which fairseq 0.12.2 is installed
 if ! python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  old=1
   pip install --quiet 'pip<24.1' # newer ones refuse the metadata of the omegaconf that fairseq 0.12.2 asks for
 fi
 
@@ -56,7 +58,11 @@ else
     install "torch==$torch" --index-url https://download.pytorch.org/whl/cpu
 fi
 
-# fairseq's build needs these beside torch; in an environment of its own it would fetch another torch.
+if [[ $old == 1 ]]; then
+  # Its source package lacks files that its build asks for once torch is visible: built apart from torch, it needs none.
+  install --no-deps "fairseq==0.12.2"
+fi
+# fairseq-fixed's build needs these beside torch; in an environment of its own it would fetch another torch.
 install Cython numpy setuptools wheel
 install --no-build-isolation --editable '.[pipeline,test]'
 stamp > .venv/stamp
