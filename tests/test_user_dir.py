@@ -2,11 +2,13 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from forks import run_new
+from harness import ROOT, run
 
 PLUGIN = """\
 from fairseq.models import register_model, register_model_architecture
@@ -82,3 +84,12 @@ def test_a_folder_that_is_no_plugin(homemade, data, tmp_path):
     told = f"fairseq-kd plan: --user-dir {tmp_path} has no __init__.py. Give the folder of a fairse"
     assert done.returncode == 2
     assert re.match(re.escape(told), done.stderr.splitlines()[-1])
+
+
+def test_a_torch_that_is_too_old_is_named():
+    program = "import torch; torch.__version__ = '2.5.1+cu124'; import fairseq_kd.plugin"
+    done = run(sys.executable, "-c", program, check=False, cwd=ROOT)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: fairseq_kd needs torch 2.6 or newer, which reads checkpoints as data, but this "
+        "is 2.5.1+cu124: pip install 'torch>=2.6'"
+    )
