@@ -1,4 +1,4 @@
-"""Child processes that end, with all that they start, no later than this process.
+"""Child processes that are ended, with all that they start, when this process ends.
 
 Linux ends a child with its parent where the child requests it, but not what that child starts in
 sessions of its own, as torchrun does with its workers. So a supervisor stands between this process

@@ -35,7 +35,7 @@ from fairseq_kd.files.write_errors import explained, writing
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
-INSTALL = "README.md says what the commands need; scripts/setup.sh installs all of it."
+INSTALL = "docs/install.md says what the commands need; scripts/setup.sh installs all of it."
 COMMANDS = (  # in the order of --help
     *(
         plan,

@@ -1,4 +1,4 @@
-"""Lets the workers of one training send each other a checkpoint, which torch >= 2.6 forbids.
+"""Lets data-parallel workers exchange checkpoints, which torch >= 2.6 blocks by default.
 
 On a restart fairseq reads the checkpoint in the first worker alone and sends it to the others, who
 unpickle the message as torch unpickles a file: weights only. In it are the options as an OmegaConf

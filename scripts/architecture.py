@@ -13,7 +13,7 @@ INTRODUCTION = """\
 
 A map of the code for those who change it. `python scripts/architecture.py > docs/architecture.md`
 makes it from the first line of every module. Imports point down: a package imports only from
-packages below it on this page, and from the modules of the ground floor, at the end.
+packages below it on this page, and from the shared modules at the end.
 
 `user_dir/` is what fairseq's `--user-dir` points at. `tests/` follows the packages, `scripts/` has
 what users run beside the commands, and `benchmarks/` remakes the figures of the documentation.
@@ -47,8 +47,8 @@ def page() -> str:
         others = [root / each for each in OTHERS if each.startswith(f"{name}/")]
         parts.append(table([*sorted((root / name).glob("*.py")), *others]))
     parts += [
-        "## The ground floor",
-        "Modules that every package may use, as `checkpoints` and `files` are.",
+        "## Shared modules",
+        "Modules that any package may import, as `checkpoints` and `files`.",
     ]
     parts.append(table(path for path in sorted(root.glob("*.py")) if path.name not in ENTRIES))
     return "\n\n".join(part.rstrip() for part in parts) + "\n"

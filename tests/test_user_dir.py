@@ -90,6 +90,6 @@ def test_a_torch_that_is_too_old_is_named():
     program = "import torch; torch.__version__ = '2.5.1+cu124'; import fairseq_kd.plugin"
     done = run(sys.executable, "-c", program, check=False, cwd=ROOT)
     assert done.stderr.splitlines()[-1] == (
-        "ImportError: fairseq_kd needs torch 2.6 or newer, which reads checkpoints as data, but this "
-        "is 2.5.1+cu124: pip install 'torch>=2.6'"
+        "ImportError: fairseq_kd needs torch 2.6 or newer, which reads checkpoints as data, but "
+        "this is 2.5.1+cu124: pip install 'torch>=2.6'"
     )

@@ -1,4 +1,4 @@
-"""Reads numpy arrays of numbers in checkpoints, where numpy's own classes are not safe.
+"""Reads numeric numpy arrays from checkpoints without numpy's own classes, which are not safe.
 
 torch unpickles weights only, and calls what it was given as safe with any arguments of the file.
 ``numpy.ndarray(shape, "O", bytes)`` takes bytes for addresses of Python objects. So all that a

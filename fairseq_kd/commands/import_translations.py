@@ -1,11 +1,11 @@
-"""The command ``fairseq-kd import-translations``: takes over what another system translated."""
+"""The command ``fairseq-kd import-translations``: imports the translations of another system."""
 
 from fairseq_kd.command_line import Subcommand
 from fairseq_kd.decoding.options import ImportTranslationsOptions
 from fairseq_kd.files.whole_files import check_apart
 
 DESCRIPTION = """\
-Takes over the translations of a set by any other system, as text: an online service, a large
+Imports the translations of a set by any other system, as text: an online service, a large
 language model, a model of Hugging Face or CTranslate2, Moses. They are tokenised, split and looked
 up as the data were, and OUT is as fairseq-kd translate leaves it, for fairseq-kd distill-data.
 Translations that do not belong to the sentences of the set are refused: another number of lines,
@@ -43,7 +43,7 @@ def run(options: ImportTranslationsOptions) -> int:
 SUBCOMMAND = Subcommand(
     ImportTranslationsOptions,
     run,
-    help="take over the translations of another system, for distill-data",
+    help="import the translations of another system, for distill-data",
     description=DESCRIPTION,
     epilog=EPILOG,
     kept="the file of translations is as it was",

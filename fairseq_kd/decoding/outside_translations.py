@@ -34,7 +34,7 @@ from fairseq_kd.decoding.hypothesis_files import (
 from fairseq_kd.decoding.options import ImportTranslationsOptions
 from fairseq_kd.decoding.splitting import find_codes, splitter
 from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset, splitting_of, words_of
-from fairseq_kd.decoding.translation_formats import A_LINE_EACH, FORMATS, Translation
+from fairseq_kd.decoding.translation_formats import FORMATS, Translation
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
 from fairseq_kd.files.locks import lock_beside, locked
@@ -48,6 +48,7 @@ CHUNK = 2000  # lines of a task
 COMPARED = 1000  # sentences that are compared with their references, at most
 LEAST_COMPARED = 10  # of fewer, chance decides
 MANY_PIECES = 1.5  # most pieces of a word, as a multiple of those in the references
+BLOCK, MOST_BLOCKS, IN_STEP_IN_A_BLOCK = 25, 20, 1.2  # parts of the set that are looked at apart
 IN_STEP = 1.3  # least ratio of the chrF with the own reference to that with another one
 SAME_SOURCE = 0.9  # least share of sources that must be those of the set
 MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # of tokens, where words are split and where not
@@ -157,8 +158,9 @@ class Import:
     def _read(self) -> Iterator[Translation]:
         """The translations of the file, whose numbers are those of the set."""
         path, count, same, compared = self.options.hypotheses, 0, 0, 0
+        unnamed = set()  # numbers of the sentences of lines that name none
         for each in FORMATS[self.options.format](path):
-            if each.number >= self.sentences and self.options.format not in A_LINE_EACH:
+            if each.number >= self.sentences and each.named:
                 raise ValueError(
                     f"--hypotheses {path} has a translation of sentence {each.number}, but "
                     f"{self.subset.name} in {self.subset.folder} has {self.sentences}, counted "
@@ -169,13 +171,16 @@ class Import:
                 same += letters_of(each.source) == letters_of(words_of(own, self.options.bpe))
                 compared += 1
             count += 1
-            if count <= self.sentences or self.options.format not in A_LINE_EACH:
+            if not each.named:
+                unnamed.add(each.number)
+            if each.number < self.sentences:
                 yield each
-        if self.options.format in A_LINE_EACH and count != self.sentences:
+        if unnamed and len(unnamed) != self.sentences:
             raise ValueError(
-                f"--hypotheses {path} has {count:,} lines, but {self.subset.name} in "
+                f"--hypotheses {path} has {len(unnamed):,} lines, but {self.subset.name} in "
                 f"{self.subset.folder} has {self.sentences:,} sentences. Line N must be the "
-                "translation of sentence N: translate the text that was binarised."
+                "translation of sentence N, or every line must name its sentence. Translate the "
+                "text that was binarised."
             )
         if compared and same < SAME_SOURCE * compared:
             raise ValueError(
@@ -204,7 +209,7 @@ class Import:
             if number % step == 0 and best.tokens:
                 reference = subset.target_dictionary.string(subset.target[number])
                 source = subset.source_dictionary.string(subset.source[number])
-                compared.append((best.tokens, reference, source))
+                compared.append((number, best.tokens, reference, source))
         if len(compared) < LEAST_COMPARED:
             return
         splitting = splitting_of(subset.target_dictionary) or "none"
@@ -216,22 +221,23 @@ class Import:
             )
 
 
-def why_not_translations(compared: Sequence[Tuple[str, str, str]], bpe: str) -> str:
+def why_not_translations(compared: Sequence[Tuple[int, str, str, str]], bpe: str) -> str:
     """Why texts are no translations of their sentences; "" if they may be.
 
     They are none if their chrF with the own references is hardly above that with those of other
-    sentences, or below that with the own sources; or if words are split into many more pieces than
-    in the references, as those of another language are.
+    sentences, in all or in a part of the set, or below that with the own sources; or if words are
+    split into many more pieces than in the references, as those of another language are.
 
     Args:
-        compared: the tokens of a text, of the reference and of the source of each sentence.
+        compared: the number of each sentence, the tokens of its text, its reference and its source.
         bpe: how words are split.
     """
-    tokens = list(zip(*compared, strict=True))
+    numbers, *tokens = zip(*compared, strict=True)
     texts, references, sources = ([words_of(each, bpe) for each in side] for side in tokens)
     half, chrf = len(compared) // 2, CHRF()
+    others = references[half:] + references[:half]
     own = chrf.corpus_score(texts, [references]).score
-    other = chrf.corpus_score(texts, [references[half:] + references[:half]]).score
+    other = chrf.corpus_score(texts, [others]).score
     copied = chrf.corpus_score(texts, [sources]).score
     pieces, usual = (
         sum(len(each.split()) for each in split) / max(1, sum(len(each.split()) for each in words))
@@ -252,6 +258,16 @@ def why_not_translations(compared: Sequence[Tuple[str, str, str]], bpe: str) -> 
             f"its words are split into {pieces:.1f} pieces, and those of the references into "
             f"{usual:.1f}. It is in another language, or the data were split by other --codes."
         )
+    blocks = min(MOST_BLOCKS, len(compared) // BLOCK)
+    for i in range(blocks):
+        part = slice(i * len(compared) // blocks, (i + 1) * len(compared) // blocks)
+        near, far = (chrf.corpus_score(texts[part], [side[part]]) for side in (references, others))
+        if near.score < IN_STEP_IN_A_BLOCK * far.score:
+            return (
+                f"about sentence {numbers[part][0]} to {numbers[part][-1]}, its chrF is "
+                f"{near.score:.1f} with the references, and {far.score:.1f} with those of other "
+                "sentences. Lines are missing, doubled or out of step there."
+            )
     return ""
 
 

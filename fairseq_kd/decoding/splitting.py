@@ -1,4 +1,4 @@
-"""How plain text becomes the tokens of the data: tokenised by Moses' rules, words split by BPE."""
+"""Converts plain text to the tokens of the data: Moses tokenisation, then BPE or SentencePiece."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The formats of files of translations by other systems.
+"""File formats of translations by other systems.
 
 Each is a function from a file to the translations in it, in any order.
 """
@@ -21,12 +21,13 @@ class Translation(NamedTuple):
     text: str
     score: float = math.nan  # the higher the better; NaN if there is none
     source: Optional[str] = None  # as the file has it; None if it has none
+    named: bool = True  # whether the line names its sentence; else it is that of its own number
 
 
 def plain(path: Path) -> Iterator[Translation]:
     """Line N is the translation of sentence N."""
     for number, line in enumerate(lines_of(str(path))):
-        yield Translation(number, line)
+        yield Translation(number, line, named=False)
 
 
 def tsv(path: Path) -> Iterator[Translation]:
@@ -38,7 +39,7 @@ def tsv(path: Path) -> Iterator[Translation]:
                 path, number, "must be SOURCE, a tab, TRANSLATION, and perhaps a score", line
             )
         score = _score(path, number, cells[2]) if len(cells) == 3 else math.nan
-        yield Translation(number, cells[1], score, cells[0])
+        yield Translation(number, cells[1], score, cells[0], named=False)
 
 
 def nbest(path: Path) -> Iterator[Translation]:
@@ -89,7 +90,7 @@ def _translations_of(content: Any, number: int) -> Iterator[Translation]:
         score = float(each.get("score", math.nan))
         if not isinstance(each["translation"], str) or math.isinf(score):
             raise TypeError
-        yield Translation(at, each["translation"], score)
+        yield Translation(at, each["translation"], score, named="id" in content)
 
 
 FORMATS: Dict[str, Callable[[Path], Iterator[Translation]]] = {
@@ -99,7 +100,6 @@ FORMATS: Dict[str, Callable[[Path], Iterator[Translation]]] = {
     "jsonl": jsonl,
     "fairseq": fairseq,
 }
-A_LINE_EACH = ("plain", "tsv")  # formats in which line N is of sentence N
 
 
 def _score(path: Path, number: int, text: str) -> float:

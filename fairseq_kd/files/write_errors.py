@@ -1,4 +1,4 @@
-"""Turns failures to write, such as a full disk, into one sentence each."""
+"""Turns write errors, such as a full disk, into messages of one sentence."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Turns off the fast path of fairseq's encoders, which fails, and passes hooks by.
+"""Disables the fast path of fairseq's encoders, which fails with torch 2 and bypasses hooks.
 
 fairseq 0.12.2 and its main branch compute a whole layer of an encoder by one function of torch
 when a model is only used. With torch 2 that ends in ``Mask Type should be defined`` for every layer

@@ -1,4 +1,4 @@
-"""Checks that data, teachers and initial weights fit the trainings, before any step runs.
+"""Checks that data sets, dictionaries and teachers fit the trainings, before any step runs.
 
 The task, data sets and model of each training are built, if its data exist already.
 """

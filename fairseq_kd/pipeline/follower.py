@@ -1,4 +1,4 @@
-"""Prints what running steps write into their logs: other lines once, progress as it changes.
+"""Shows the logs of running steps: progress lines as they change, other lines once.
 
 A step appends its progress as records to ``NAME.progress``, beside ``NAME.log``, which holds the
 same progress as lines for people.

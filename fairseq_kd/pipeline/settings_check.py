@@ -1,4 +1,4 @@
-"""Checks that every setting of a run file has an effect: one without effect hides a mistake."""
+"""Refuses settings of a run file that have no effect, since they are usually mistakes."""
 
 from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 

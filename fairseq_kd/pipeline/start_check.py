@@ -1,4 +1,4 @@
-"""Checks that initial weights fit their trainings, before any step runs."""
+"""Checks that the checkpoints from which trainings start fit them, before any step runs."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tries every training on one sentence: what it would fail on is seen before any step runs.
+"""Tries every training on one sentence, to find failures before any step starts.
 
 Models that the run has yet to train are replaced by untrained ones of their size, and stores by
 their teachers.

@@ -167,6 +167,24 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
         r"has \S+ lines, but train in \S+ has \S+ sentences\. Line N must be the translation of",
     ),
     "a line too many": (lambda text: [*text["en"], "x"], "plain", r"has \S+ lines, but train in"),
+    "a line too few of those without an id": (
+        lambda text: [json.dumps({"translation": line}) for line in text["en"][1:]],
+        "jsonl",
+        r"has \S+ lines, but train in \S+ has \S+ sentences\. Line N must be",
+    ),
+    "a part of the lines with an id": (
+        lambda text: [
+            json.dumps({"translation": line, **({"id": i} if i % 2 else {})})
+            for i, line in enumerate(text["en"])
+        ],
+        "jsonl",
+        r"has \S+ lines, but train in \S+ has \S+ sentences\. Line N must be",
+    ),
+    "a part out of step": (
+        lambda text: [*text["en"][:40], *text["en"][41:140], "x y z", *text["en"][140:]],
+        "plain",
+        r"about sentence \d+ to \d+, its chrF is \S+ with the references, and \S+ with those of ot",
+    ),
     "nothing": (lambda text: [], "jsonl", "holds no translation in the format jsonl. Give another"),
     "text for H lines": (lambda text: text["en"], "fairseq", "holds no translation in the format"),
     "other sources": (
@@ -268,8 +286,8 @@ def test_h_lines_of_other_sentences_are_refused(imported, text, tmp_path, capsys
 
 
 def test_words_in_more_pieces_than_the_references_are_of_another_language():
-    own = [("a@@ b@@ c d@@ e f", "abc de f", "xyz vw")] * 20
-    other = [("g@@ h@@ i j@@ k l", "ghi jk l", "xyz vw")] * 20
+    own = [(0, "a@@ b@@ c d@@ e f", "abc de f", "xyz vw")] * 10
+    other = [(1, "g@@ h@@ i j@@ k l", "ghi jk l", "xyz vw")] * 10
     why = why_not_translations([*own, *other], "subword_nmt")
     assert why == (
         "its words are split into 2.0 pieces, and those of the references into 1.0. It is in "
