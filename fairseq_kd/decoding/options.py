@@ -144,6 +144,11 @@ class TranslateOptions(Options):
         for name in unused:
             if getattr(self, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
+        if self.engine == "fairseq" and self.compute_type.startswith("int"):
+            raise ValueError(
+                f"--compute-type {self.compute_type} needs CTranslate2, but --engine is fairseq. "
+                "Leave one of the two out."
+            )
         if self.sampling_topk is not None and self.sampling_topp is not None:
             raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
 

@@ -109,9 +109,11 @@ def load_systems(named: Sequence[NamedCheckpoint]) -> List[System]:
     for each in named:
         first = by_slug.setdefault(slug(each.name), each)
         if first is not each:
+            alike = first.name == each.name
+            names = each.name if alike else f"{slug(each.name)} in the names of files"
             raise ValueError(
                 f"--{first.role} {first.path} and --{each.role} {each.path} are both called "
-                f"{each.name}. Name one of them as --{each.role} NAME={each.path}."
+                f"{names}. Name one of them as --{each.role} NAME={each.path}."
             )
     return [load_named(each, f"--{each.role}") for each in named]
 

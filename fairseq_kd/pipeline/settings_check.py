@@ -174,8 +174,15 @@ def _check_distilled(
             f"{run.path}: distilled.distill-data.select is {select}, which needs several "
             "translations of a sentence. Add distilled: {translate: {nbest: 5}}."
         )
-    for name in (stage.name for stage in stages if settings[stage.name]["data"] == "mixed"):
-        flags = {**run.train, **settings[name]["train"]}
+    for name in (stage.name for stage in stages if settings[stage.name]["data"] != "gold"):
+        flags, data = {**run.train, **settings[name]["train"]}, settings[name]["data"]
+        if flags.get("train-subset", "train") != "train":
+            raise ValueError(
+                f"{run.path}: {name} has data: {data}, whose training set is called train, but "
+                f"train-subset is {flags['train-subset']}. Leave one of the two out."
+            )
+        if data == "distilled":
+            continue
         if mix == "alone":
             raise ValueError(
                 f"{run.path}: {name} has data: mixed, but distilled.distill-data.mix is alone. Say "

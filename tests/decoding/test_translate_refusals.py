@@ -74,6 +74,10 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
     ("flags", "text"),
     [
         (["--sampling", "--beam", "5"], "--beam has no effect with --sampling. Leave one"),
+        (
+            ["--engine", "fairseq", "--compute-type", "int8"],
+            "--compute-type int8 needs CTranslate2, but --engine is fairseq. Leave one of the two o",
+        ),
         (["--seed", "5"], "--seed has no effect without --sampling. Add that"),
         (["--temperature", "2"], "--temperature has no effect without --sampling."),
         (["--engine", "fairseq", "--workers", "2"], "--workers has no effect where fairseq"),

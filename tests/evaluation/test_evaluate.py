@@ -276,6 +276,10 @@ def test_without_ctranslate2_fairseq_alone_is_measured(
     ("flags", "message"),
     [
         (["--student", "small=other.pt"], "are both called small. Name one of them as --student"),
+        (
+            ["--student", "a.b=other.pt", "--student", "a-b=another.pt"],
+            "are both called a-b in the names of files. Name one of them as --student NAME=another",
+        ),
         (["--student", "="], "--student is given as S.pt or NAME=S.pt, but is =."),
         (["--student", "small, int8=s.pt"], 'a name that does not end in ", int8".'),
         (["--student", "x=none.pt"], "--student none.pt does not exist. Give the path"),

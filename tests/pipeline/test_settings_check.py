@@ -45,6 +45,10 @@ WITHOUT_EFFECT = {
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {mix: alone}}",
         "student has data: mixed, but distilled.distill-data.mix is alone. Say data: distilled, or",
     ),
+    "another training set than the translations": (
+        "ladder: [{ratio: 0.5, data: distilled}]\neach: {train: {train-subset: test}}",
+        "student has data: distilled, whose training set is called train, but train-subset is test",
+    ),
     "a choice among one": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {select: mbr}}",
         "distilled.distill-data.select is mbr, which needs several translations of a sentence. Add",
