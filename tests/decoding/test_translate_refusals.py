@@ -76,14 +76,14 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
         (["--sampling", "--beam", "5"], "--beam has no effect with --sampling. Leave one"),
         (
             ["--engine", "fairseq", "--compute-type", "int8"],
-            "--compute-type int8 needs CTranslate2, but --engine is fairseq. Leave one of the two o",
+            "--compute-type int8 needs CTranslate2, but --engine is fairseq. Leave one of t",
         ),
         (["--seed", "5"], "--seed has no effect without --sampling. Add that"),
         (["--temperature", "2"], "--temperature has no effect without --sampling."),
         (["--engine", "fairseq", "--workers", "2"], "--workers has no effect where fairseq"),
         (
-            ["--engine", "fairseq", "--compute-type", "int8", "--device", "cpu"],
-            "--compute-type must be float32 where fairseq decodes on cpu, but is int8.",
+            ["--engine", "fairseq", "--compute-type", "float16", "--device", "cpu"],
+            "--compute-type must be float32 where fairseq decodes on cpu, but is float16.",
         ),
         (["--compute-type", "float7"], "--compute-type must be one of float32, int8"),
     ],
