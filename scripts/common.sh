@@ -161,7 +161,7 @@ begin() { # begin OUT: sets work to an empty folder, for finish; what a killed r
 }
 
 clear_place() { # removes the temporary folder, but for what somebody else has put into it
-  rm -rf "$place"/{made,room,difference,"$mark"}
+  rm -rf "${place:?}"/{made,room,difference,"$mark"}
   rmdir "$place" 2> /dev/null || say "$place holds something else, which stays there" >&2
 }
 
