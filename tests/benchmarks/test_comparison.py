@@ -28,9 +28,9 @@ def test_every_run_file_can_be_read(path):
     assert described.ladder
 
 
-def test_the_strategies_of_the_run_files_stand_on_the_page(page):
-    rows = {stage.name for stage in read_run(BENCHMARKS / "comparison" / "strategies.yaml").ladder}
-    assert rows - {"stage-70", "stage-49"} <= set(page.STRATEGIES)
+def test_the_rows_of_the_run_file_have_names_on_the_page(page):
+    rows = {stage.name for stage in read_run(BENCHMARKS / "comparison" / "converged.yaml").ladder}
+    assert rows | {"undistilled"} == set(page.STUDENTS)
 
 
 def test_the_page_is_current(page, tmp_path, monkeypatch):
@@ -41,14 +41,37 @@ def test_the_page_is_current(page, tmp_path, monkeypatch):
     assert "<!--" not in want
 
 
-def test_a_row_tells_mean_spread_and_the_least_certain_seed(page):
-    figures = (("10", "0.01"), ("13", ""), ("16", "0.2"))
-    runs = [{"BLEU": value, "p_word": p} for value, p in figures]
-    row = page.Row("word", runs)
-    assert row.shown("BLEU") == "13.0 ± 3.0"
-    assert row.each("BLEU") == "10.0, 13.0, 16.0"
-    assert page.worst_p(row, "p_word") == "0.200"
+def test_a_row_shows_mean_and_spread(page):
+    runs = [{"BLEU": value} for value in ("10", "13", "16")]
+    assert page.Row("word", runs).shown("BLEU") == "13.0 ± 3.0"
     assert page.Row("word", runs[:1]).shown("BLEU") == "10.0"
+
+
+def test_a_gain_stands_only_where_as_many_updates_are_behind_both(page):
+    same = {"parameters": "50", "chrF": "40", "p_undistilled": "0.01"}
+    rows = {
+        "teacher": {**same, "parameters": "100", "behind": "9", "BLEU": "30"},
+        "undistilled": {**same, "behind": "5", "BLEU": "20", "p_undistilled": ""},
+        "word": {**same, "behind": "5", "BLEU": "24"},
+        "inherit": {**same, "behind": "14", "BLEU": "27"},
+    }
+    table = page.students({name: page.Row(name, [run]) for name, run in rows.items()})
+    cells = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()[2:]]
+    assert [line[-3:-1] for line in cells] == [["", ""], ["", ""], ["+4.0", "0.010"], ["", ""]]
+
+
+def test_validation_losses_are_recorded_by_updates(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    comparison = importlib.import_module("comparison")
+    monkeypatch.setattr(comparison, "CURVES", tmp_path / "curves.csv")
+    (tmp_path / "word").mkdir()
+    line = '| INFO | valid | {"epoch": 1, "valid_nll_loss": "5.25", "valid_num_updates": "10"}'
+    (tmp_path / "word" / "train.log").write_text(f"2026-01-01 00:00:00 {line}\n")
+    workflow = Workflow(str(tmp_path), {}, 3, [])
+    comparison.write_curve("converged", workflow, "word")
+    comparison.write_curve("converged", workflow, "teacher")
+    text = (tmp_path / "curves.csv").read_text()
+    assert text == "table,row,seed,updates,nll_loss\nconverged,word,3,10,5.25\n"
 
 
 def test_a_model_costs_what_it_needs_but_for_text_and_teacher(page, tmp_path):
