@@ -101,7 +101,7 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         4.0,
         TEMPERATURE,
         "softmax temperature T of both models in the distillation loss; in "
-        "translation begin with 1: 3 to 6, usual for classifiers of images, learn slower; at "
+        "translation give 1: 3 to 6, usual for classifiers of images, gain less; at "
         "the first update if it is scheduled (default: %(default)s; arXiv:1503.02531)",
     )
     kd_temperature_schedule: str = option_field(
