@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from disks import files_up_to, make_read_only, small_disk
@@ -80,8 +81,8 @@ def words(teacher, data, cache, merged, peers, tmp_path, monkeypatch):
         "store": ["store", *taught, "--subset", "valid", "--topk", "4", "--out"],
         "translate": ["translate", *taught, "--beam", "1", "--cache", cache, "--out"],
         "import-translations": [
-            *("import-translations", "--data", data, "--workers", "1", "--format", "fairseq"),
-            *("--hypotheses", merged / "hypotheses.txt", "--out"),
+            *("import-translations", "--data", data, "--workers", "1"),
+            *("--hypotheses", Path(data).parent / "text" / "train.en", "--out"),
         ],
         "distill-data": [
             *("distill-data", "--translations", merged, "--data", data),

@@ -169,7 +169,8 @@ def _check_distilled(
     choice = section.get("distill-data", {})
     mix, select = choice.get("mix"), choice.get("select", "best")
     several = str(section.get("translate", {}).get("nbest", 1)) != "1"
-    if select != "best" and not several and "import-translations" not in section:
+    chooses = select in ("nbest", "interpolation", "mbr")
+    if chooses and not several and "import-translations" not in section:
         raise ValueError(
             f"{run.path}: distilled.distill-data.select is {select}, which needs several "
             "translations of a sentence. Add distilled: {translate: {nbest: 5}}."

@@ -7,6 +7,7 @@ import pytest
 from harness import ROOT
 
 from fairseq_kd import cli
+from fairseq_kd.decoding.translation_formats import FORMATS
 from fairseq_kd.distilled_data.filters import FILTERS
 from fairseq_kd.distilled_data.selection import SCORERS, SELECTIONS
 
@@ -23,14 +24,19 @@ def test_documented_commands_are_understood():
         words = shlex.split(command.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "3"))
         used.add(words[0])
         options_of(words).check()
-    assert used == {"translate", "distill-data", "merge"}
+    assert used == {"translate", "import-translations", "distill-data", "merge"}
 
 
 def test_the_tables_list_all_selections_and_filters():
     rows = re.findall(r"^\| `(--m[\w-]+)` \| .* \| (\S+) \|$", PAGE, re.M)
     documented = {flag: None if default == "none" else float(default) for flag, default in rows}
     assert documented == {each.flag: each.default for each in FILTERS}
-    assert re.findall(r"^\| `(\w+)` \|", PAGE, re.M)[: len(SELECTIONS)] == list(SELECTIONS)
+    selections, formats = (
+        re.findall(r"^\| `(\w+)` \|", PAGE.partition(f"| `{flag}` |")[2].partition("\n\n")[0], re.M)
+        for flag in ("--select", "--format")
+    )
+    assert selections == list(SELECTIONS)
+    assert formats == list(FORMATS)
 
 
 def test_every_choice_that_is_offered_can_be_dispatched():
@@ -41,7 +47,7 @@ def test_every_choice_that_is_offered_can_be_dispatched():
             assert tuple(action.choices) == tuple(SCORERS)
 
 
-@pytest.mark.parametrize("command", ["translate", "merge", "distill-data"])
+@pytest.mark.parametrize("command", ["translate", "import-translations", "merge", "distill-data"])
 def test_help_explains_every_flag(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
