@@ -6,16 +6,7 @@ import sys
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import (
-    Any,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from sacrebleu.metrics import CHRF
 
@@ -82,7 +73,7 @@ class Import:
         else:
             check_splitting(self.subset, self.bpe, "--bpe")
             self.codes = find_codes(self.bpe, options.codes, options.data)
-        self.split = splitter(self.tokenizer, self.bpe, self.codes, pair[1])  # if they are damaged
+        splitter(self.tokenizer, self.bpe, self.codes, pair[1])  # refuses damaged codes now
         self.sentences = len(self.subset)
 
     def run(self) -> None:
@@ -322,7 +313,7 @@ class Counts:
         self.sentences, self.language = len(subset), subset.pair[1]
         self.tokens = self.unknown = self.missing = 0
         self.scored = True  # whether every translation has a score
-        self.examples: Dict[str, Any] = {}
+        self.examples: Dict[str, None] = {}  # unknown tokens, in order
 
     def known(self, tokens: str) -> str:
         """The tokens, of which those that the dictionary lacks are its unknown token."""
