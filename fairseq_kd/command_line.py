@@ -197,6 +197,31 @@ def user_dir_field() -> Any:
     )
 
 
+def teacher_language_field(side: str) -> Any:
+    """The flag ``--teacher-source-lang`` or ``--teacher-target-lang``; see ``teacher_pair``."""
+    return option_field(
+        None,
+        f"the teacher's name for the {side} language of the data, of a multilingual teacher or one "
+        "whose name differs, such as es_XX (default: as the data call it)",
+        read=one_line,
+        metavar="LANG",
+    )
+
+
+def teacher_pair(options: Any) -> Optional[Tuple[str, str]]:
+    """The languages that ``teacher_language_field`` gave, or None.
+
+    Raises:
+        ValueError: one is given alone.
+    """
+    pair = (options.teacher_source_lang, options.teacher_target_lang)
+    if (pair[0] is None) != (pair[1] is None):
+        raise ValueError(
+            "Give --teacher-source-lang and --teacher-target-lang, or neither of them."
+        )
+    return None if pair[0] is None else pair
+
+
 @dataclass(frozen=True)
 class Subcommand:
     """A command of ``fairseq-kd``.

@@ -1,6 +1,6 @@
 """The command ``fairseq-kd inherit``: writes a student checkpoint from a teacher's layers."""
 
-from fairseq_kd.command_line import Subcommand
+from fairseq_kd.command_line import Subcommand, teacher_pair
 from fairseq_kd.sizing.options import InheritOptions
 
 DESCRIPTION = """\
@@ -15,11 +15,16 @@ def run(options: InheritOptions) -> int:
     """Writes the checkpoint and prints what was copied from where."""
     from fairseq_kd.plugin import import_user_dir
     from fairseq_kd.sizing.student_checkpoint import write_student
+    from fairseq_kd.teachers.multilingual import Languages
 
     import_user_dir(options.user_dir)
     layers = {"encoder": options.encoder_layers, "decoder": options.decoder_layers}
     flags = list(options.model_flags)
-    print(write_student(options.teacher, options.arch, options.out, layers, flags))
+    pair = teacher_pair(options)
+    made = write_student(
+        options.teacher, options.arch, options.out, layers, flags, Languages(pair, pair)
+    )
+    print(made)
     return 0
 
 

@@ -1,6 +1,6 @@
 """The command ``fairseq-kd store``: saves a teacher's top-k distributions."""
 
-from fairseq_kd.command_line import Subcommand
+from fairseq_kd.command_line import Subcommand, teacher_pair
 from fairseq_kd.commands import store_merge
 from fairseq_kd.teachers.options import StoreMergeOptions, StoreOptions
 
@@ -38,6 +38,7 @@ def run(options: StoreOptions) -> int:
         max_tokens=options.max_tokens,
         part_sentences=options.part_sentences,
         subsets=subsets,
+        languages=teacher_pair(options),
     )
     for subset in subsets:
         builder.build(subset, options.shard)

@@ -2,7 +2,7 @@
 
 import sys
 
-from fairseq_kd.command_line import Subcommand
+from fairseq_kd.command_line import Subcommand, teacher_pair
 from fairseq_kd.decoding.options import TranslateOptions
 from fairseq_kd.files.whole_files import check_apart
 
@@ -21,10 +21,12 @@ def run(options: TranslateOptions) -> int:
     from fairseq_kd.decoding.engine_choice import choose_engine
     from fairseq_kd.decoding.translation_model import load_checkpoints, read_subset_for
     from fairseq_kd.plugin import import_user_dir
+    from fairseq_kd.teachers.multilingual import Languages
 
     import_user_dir(options.user_dir)
     search = options.search()
-    teachers = load_checkpoints(options.teacher)
+    languages = Languages.of_data(options.data, teacher_pair(options))
+    teachers = load_checkpoints(options.teacher, languages)
     subset = read_subset_for(teachers, options.data, options.subset)
     if subset.name == "train" and subset.continuation is not None:
         print(

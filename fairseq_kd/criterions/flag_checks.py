@@ -98,6 +98,19 @@ def check_some_teacher(cfg: Any, others: Dict[str, float]) -> None:
             f"--kd-teacher-dtype is {cfg.kd_teacher_dtype}, but has no effect with --kd-store. "
             "Leave it out, or give the teacher by --kd-teacher."
         )
+    sides = ("source", "target")
+    given = [side for side in sides if getattr(cfg, f"kd_teacher_{side}_lang") is not None]
+    if given and not cfg.kd_teacher:
+        raise ValueError(
+            f"--kd-teacher-{given[0]}-lang is {getattr(cfg, f'kd_teacher_{given[0]}_lang')}, but "
+            "has no effect with --kd-store. Leave it out; fairseq-kd store has its own "
+            f"--teacher-{given[0]}-lang."
+        )
+    if len(given) == 1:
+        raise ValueError(
+            f"--kd-teacher-{given[0]}-lang is given alone. Give --kd-teacher-source-lang and "
+            "--kd-teacher-target-lang, or neither."
+        )
 
 
 def check_one_live_teacher(cfg: Any) -> None:

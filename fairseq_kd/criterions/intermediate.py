@@ -14,6 +14,7 @@ from fairseq_kd.flag_types import option_field
 from fairseq_kd.models.capture import Captured, Places, capture
 from fairseq_kd.models.layer_map import PAIRS, LayerPair, check_layer_map, parse_layer_map
 from fairseq_kd.models.structure import SIDES, Structure, student_structure
+from fairseq_kd.teachers.sentence_format import refuse_language_tokens
 
 
 @dataclass
@@ -249,7 +250,10 @@ class IntermediateCriterion(WordKDCriterion):
             student = student_structure(cfg, task)
             if cfg.kd_log_gradients:
                 student.refuse_checkpoints("--kd-log-gradients", *SIDES)
-            teacher = Structure(self.teachers[0].model, f"--kd-teacher {cfg.kd_teacher}")
+            named = f"--kd-teacher {cfg.kd_teacher}"
+            positions = "its positions cannot be compared with the student's"
+            refuse_language_tokens(named, self.teachers[0].format, positions)
+            teacher = Structure(self.teachers[0].model, named)
             self.terms.extend(each(cfg, student, teacher) for each in used)
         for term in self.terms:
             self.student_places |= term.student_places

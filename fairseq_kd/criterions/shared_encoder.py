@@ -7,6 +7,7 @@ from torch import nn
 from fairseq_kd.models.capture import Captured, Places, capture
 from fairseq_kd.models.structure import unwrapped
 from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.sentence_format import refuse_language_tokens
 from fairseq_kd.teachers.sources import TeacherSource
 
 
@@ -52,6 +53,8 @@ class SharedEncoder:
             )
         self.teacher = teachers[0]
         self.path = cfg.kd_teacher
+        encoder = "a student that reads plain sentences cannot use its encoder"
+        refuse_language_tokens(f"--kd-teacher {self.path}", self.teacher.format, encoder)
         self.checked = False
 
     def encoding(self, model: nn.Module) -> ContextManager[Captured]:

@@ -56,6 +56,10 @@ from fairseq_kd.teachers.live import DTYPES
 from fairseq_kd.teachers.sources import teacher_sources
 from fairseq_kd.teachers.stored import StoredTeacher
 
+TEACHER_FLAGS = [
+    *("kd_teacher", "kd_teacher_dtype", "kd_teacher_source_lang", "kd_teacher_target_lang"),
+]
+
 
 @dataclass
 class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
@@ -66,6 +70,15 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with "
         "the student's language pair and dictionaries; several, A.pt:B.pt, teach the mean of "
         "their distributions (default: none, with --kd-store or --kd-alpha 0)",
+    )
+    kd_teacher_source_lang: Optional[str] = option_field(
+        None,
+        "the teacher's name for the student's source language, of a multilingual teacher or one "
+        "whose name differs, such as es_XX (default: --source-lang)",
+    )
+    kd_teacher_target_lang: Optional[str] = option_field(
+        None,
+        "the teacher's name for the student's target language (default: --target-lang)",
     )
     kd_store: Optional[str] = option_field(
         None,
@@ -238,7 +251,7 @@ class WordKDCriterion(KDCriterion):
         refuse_a_missing_tpu(cfg)
         check_weights(cfg, others)
         if not distils(cfg):
-            used = ["kd_teacher", "kd_teacher_dtype"] if needs_teacher else []
+            used = TEACHER_FLAGS if needs_teacher else []
             check_undistilled(cfg, cls.alpha_flags, used)
         if needs_teacher:
             cls.check_teacher_sources(cfg, others)

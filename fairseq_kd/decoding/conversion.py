@@ -41,6 +41,8 @@ from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.files.whole_files import make_folder
 from fairseq_kd.files.write_errors import writing
+from fairseq_kd.teachers.compatibility import language_pair
+from fairseq_kd.teachers.loading import read_translation_model
 
 UNFINISHED = r"ctranslate2-[\w.+-]+-int8\.\d+-[0-9a-f]{32}\."  # how their names begin
 FLOAT32, INT8 = "float32", "int8"
@@ -104,7 +106,10 @@ def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
 def _name(checkpoint: Checkpoint, subset: Subset) -> str:
     """The name of a conversion, by the hashes of what it is made from, vocabularies included."""
     dictionaries = (subset.hashes[f"{side}_dictionary"] for side in ("source", "target"))
-    made_from = hashlib.sha256(" ".join((checkpoint.sha256, *dictionaries)).encode()).hexdigest()
+    parts = [checkpoint.sha256, *dictionaries]
+    if not checkpoint.format.is_plain:
+        parts += [repr(checkpoint.format), repr(checkpoint.languages)]
+    made_from = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{made_from[:32]}"
 
 
@@ -169,13 +174,15 @@ def write_converted(
     """
     in_int8 = quantization is not None and quantization.startswith(INT8)
     converter = Int8Converter if in_int8 else FairseqConverter
+    plain = checkpoint.format.is_plain
     try:
-        with _with_a_namespace(checkpoint.path) as path:
+        with (_with_a_namespace if plain else _with_language_tokens)(checkpoint) as path:
             converter(
                 str(path),
-                str(subset.folder),
+                str(subset.folder if plain else path.parent),
                 source_lang=subset.pair[0],
                 target_lang=subset.pair[1],
+                no_default_special_tokens=not plain,
             ).convert(str(folder), quantization=None if in_int8 else quantization, force=True)
     except OSError:
         raise
@@ -185,8 +192,9 @@ def write_converted(
 
 
 @contextmanager
-def _with_a_namespace(path: Path) -> Iterator[Path]:
+def _with_a_namespace(checkpoint: Checkpoint) -> Iterator[Path]:
     """A checkpoint that CTranslate2 reads, which knows only those of fairseq-train."""
+    path = checkpoint.path
     state = read_checkpoint(path)
     args = state.get("args") or state["cfg"]["model"]
     unopened = unopened_files(args)
@@ -204,6 +212,26 @@ def _with_a_namespace(path: Path) -> Iterator[Path]:
         yield copy
 
 
+@contextmanager
+def _with_language_tokens(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A model that reads tokens of languages, as a plain translation model of these vocabularies.
+
+    The folder of the file has the dictionaries.
+    """
+    name = f"{checkpoint.flag} {checkpoint.path}"
+    state = read_translation_model(str(checkpoint.path), name, checkpoint.languages)
+    args = argparse.Namespace(**{**options_of(state, "model"), "task": "translation"})
+    for name in UNOPENED:
+        setattr(args, name, None)
+    dictionaries = zip(language_pair(checkpoint.task), checkpoint.task.whole, strict=True)
+    with temporary_folder() as folder:
+        with writing(folder.parent, folder):
+            for language, dictionary in dictionaries:
+                dictionary.save(str(folder / f"dict.{language}.txt"))
+            torch.save({"args": args, "model": state["model"]}, folder / "model.pt")
+        yield folder / "model.pt"
+
+
 def namespace_of(model: Dict[str, Any]) -> argparse.Namespace:
     """The options of a model that fairseq-hydra-train wrote, under fairseq-train's names."""
     args = {**model, "arch": model["_name"], "task": "translation"}
@@ -219,10 +247,16 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
     """Compares CTranslate2's scores of a few translations with those of the fairseq model."""
     translator = ctranslate2.Translator(str(folder), compute_type="float32", intra_threads=1)
     symbols = ctranslate2_symbols(subset.source_dictionary)
+    before, after, start = checkpoint.affixes
+    known = {token: number for number, token in enumerate(checkpoint.symbols[1])}
     sources = _probes(subset, checkpoint)
-    longest = min(PROBE_TOKENS, checkpoint.model.max_decoder_positions() - 1)
+    longest = min(PROBE_TOKENS, checkpoint.max_target - 1)
     results = translator.translate_batch(
-        [[symbols[token] for token in source.tolist()[:-1]] for source in sources],
+        [
+            [*before, *(symbols[token] for token in source.tolist()[:-1]), *after]
+            for source in sources
+        ],
+        target_prefix=[list(start)] * len(sources) if start else None,
         beam_size=1,
         max_decoding_length=longest,
         suppress_sequences=NEVER_CHOSEN,
@@ -230,8 +264,9 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
         return_end_token=True,
     )
     for source, result in zip(sources, results, strict=True):
-        tokens = [subset.target_dictionary.index(token) for token in result.hypotheses[0]]
-        expected = _log_probability(checkpoint, source, tokens) / len(tokens)
+        tokens = [known[token] for token in result.hypotheses[0]]
+        translation = tokens[checkpoint.affixes.forced :]
+        expected = _log_probability(checkpoint, source, translation) / len(tokens)
         if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
             raise CannotConvertError(
                 "CTranslate2 would translate otherwise than fairseq: it scores a translation "
@@ -242,7 +277,7 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
 def _probes(subset: Subset, checkpoint: Checkpoint) -> List[Tensor]:
     """A few sentences of about the median length."""
     lengths = subset.source_lengths
-    usable = (lengths > 1) & (lengths <= checkpoint.model.max_positions()[0])
+    usable = (lengths > 1) & (lengths <= checkpoint.max_source)
     order = [i for i in lengths.argsort(kind="stable") if usable[i]]
     start = max(0, (len(order) - PROBES) // 2)
     return [subset.source[int(i)] for i in order[start : start + PROBES]]
@@ -253,10 +288,14 @@ def _log_probability(checkpoint: Checkpoint, source: Tensor, tokens: List[int]) 
     """The model's log probability of tokens, without padding and without an empty translation."""
     target = torch.tensor([tokens])
     begin = torch.tensor([[checkpoint.task.target_dictionary.eos()]])
-    net_output = checkpoint.model(
-        source[None].long(), torch.tensor([len(source)]), torch.cat([begin, target[:, :-1]], 1)
-    )
-    logits = net_output[0].float()  # (1, L, V)
+    plain = {
+        "src_tokens": source[None].long(),
+        "src_lengths": torch.tensor([len(source)]),
+        "prev_output_tokens": torch.cat([begin, target[:, :-1]], 1),
+    }
+    net_input, _ = checkpoint.format.batch(plain, target)
+    net_output = checkpoint.model(**net_input)
+    logits = net_output[0][:, checkpoint.format.more_target :].float()  # (1, L, V)
     logits[:, :, checkpoint.task.target_dictionary.pad()] = float("-inf")
     logits[:, 0, checkpoint.task.target_dictionary.eos()] = float("-inf")
     log_p = logits.log_softmax(-1)

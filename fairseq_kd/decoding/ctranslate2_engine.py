@@ -12,8 +12,10 @@ from fairseq_kd.decoding.conversion import LARGEST, NEVER_CHOSEN, ctranslate2_sy
 from fairseq_kd.decoding.engine import Batch, chosen_compute_type
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.search import Search
+from fairseq_kd.teachers.sentence_format import Affixes
 from fairseq_kd.worker_processes import in_order, in_processes
 
+NO_AFFIXES = Affixes()
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 INT8_CPU_BATCH_TOKENS = 256  # so that weights and states fit into the caches
 SAMPLED_BATCHES = 16  # batches per seed: a process loads the model again for each seed
@@ -40,6 +42,7 @@ class CTranslate2Engine:
         compute_type: of the weights, one of CTranslate2's that the device supports.
         workers: batches decoded at the same time.
         threads: per batch.
+        affixes: the symbols beside each sentence.
     """
 
     def __init__(
@@ -52,9 +55,10 @@ class CTranslate2Engine:
         compute_type: str,
         workers: int,
         threads: int = 1,
+        affixes: Affixes = NO_AFFIXES,
     ):
         self.model, self.positions, self.search, self.workers = model, positions, search, workers
-        self.symbols = ctranslate2_symbols(source_dictionary)
+        self.symbols, self.affixes = ctranslate2_symbols(source_dictionary), affixes
         self.load = {"device": device, "compute_type": compute_type, "intra_threads": threads}
         int8_on_cpu = device == "cpu" and compute_type.startswith("int8")
         tokens = INT8_CPU_BATCH_TOKENS if int8_on_cpu else BATCH_TOKENS[device]
@@ -91,7 +95,8 @@ class CTranslate2Engine:
             )
 
         def finish(results: List[Any]) -> List[List[Hypothesis]]:
-            return hypotheses_of([result.result() for result in results], self.search.lenpen)
+            done = [result.result() for result in results]
+            return hypotheses_of(done, self.search.lenpen, self.affixes.forced)
 
         return in_order(batches, start, finish, 2 * self.workers * len(self._devices))
 
@@ -104,12 +109,22 @@ class CTranslate2Engine:
         options.update(max_batch_size=self.part_tokens, batch_type="tokens")
         seed = (self.search.seed * 1_000_003 + batch.number) % 2**32
         return partial(
-            sample_seeded, str(self.model), self.load, seed, self._tokens(batch), options
+            sample_seeded,
+            str(self.model),
+            self.load,
+            seed,
+            self._tokens(batch),
+            options,
+            self.affixes.forced,
         )
 
     def _tokens(self, batch: Batch) -> List[List[str]]:
-        """The source tokens without the end of sentence, which CTranslate2 adds."""
-        return [[self.symbols[token] for token in source.tolist()[:-1]] for source in batch.sources]
+        """The source tokens; CTranslate2 adds the end of sentence where there are no affixes."""
+        before, after, _ = self.affixes
+        return [
+            [*before, *(self.symbols[token] for token in source.tolist()[:-1]), *after]
+            for source in batch.sources
+        ]
 
     def _options(self, batch: Batch) -> Dict[str, Any]:
         search = self.search
@@ -125,6 +140,8 @@ class CTranslate2Engine:
             "return_scores": True,
             "return_end_token": True,
         }
+        if self.affixes.target_prefix:
+            options["target_prefix"] = [list(self.affixes.target_prefix)] * len(batch.sources)
         if search.sampling:
             options["sampling_topk"] = search.sampling_topk or 0
             options["sampling_temperature"] = search.temperature
@@ -142,29 +159,37 @@ def supported_compute_type(name: str, device: str) -> str:
 
 
 def sample_seeded(
-    model: str, load: Dict[str, Any], seed: int, sources: List[List[str]], options: Dict[str, Any]
+    model: str,
+    load: Dict[str, Any],
+    seed: int,
+    sources: List[List[str]],
+    options: Dict[str, Any],
+    forced: int = 0,
 ) -> List[List[Hypothesis]]:
     """Samples translations in a new thread, which starts with this seed."""
     ctranslate2.set_random_seed(seed)
     translator = ctranslate2.Translator(model, inter_threads=1, **load)
-    return hypotheses_of(translator.translate_batch(sources, **options), options["length_penalty"])
+    results = translator.translate_batch(sources, **options)
+    return hypotheses_of(results, options["length_penalty"], forced)
 
 
-def hypotheses_of(results: Iterable[Any], lenpen: float) -> List[List[Hypothesis]]:
+def hypotheses_of(results: Iterable[Any], lenpen: float, forced: int = 0) -> List[List[Hypothesis]]:
     """Hypotheses from CTranslate2's results, whose scores are log probability / length^lenpen.
 
     Args:
         results: with ``return_scores`` and ``return_end_token``.
         lenpen: the length penalty of the search.
+        forced: tokens at the beginning of each that count in its length, but were not chosen: they
+            are left out, and their probability is 1.
     """
     return [
         [
             Hypothesis(
-                " ".join(tokens[:-1] if tokens[-1] == "</s>" else tokens),
-                score * len(tokens) ** (lenpen - 1) / math.log(2),
+                " ".join(tokens[forced : -1 if tokens[-1] == "</s>" else None]),
+                score * len(tokens) ** lenpen / (len(tokens) - forced) / math.log(2),
             )
             for tokens, score in zip(result.hypotheses, result.scores, strict=True)
-            if tokens
+            if len(tokens) > forced
         ]
         for result in results
     ]

@@ -290,7 +290,7 @@ class ShardDecoder:
 
 def max_source(models: Sequence[Checkpoint]) -> int:
     """The longest source sentence that all models read, in tokens with the end of sentence."""
-    return min(int(model.model.max_positions()[0]) for model in models)
+    return min(model.max_source for model in models)
 
 
 def untranslatable(subset: Subset, max_source: int) -> List[int]:

@@ -111,11 +111,12 @@ def _ctranslate2_engine(
     return CTranslate2Engine(
         weights_folder(conversion, compute_type, device),
         subset.source_dictionary,
-        model.model.max_decoder_positions(),
+        model.max_target,
         search,
         device,
         compute_type,
         workers or (1 if device == "cuda" else cores()),
+        affixes=model.affixes,
     )
 
 

@@ -35,7 +35,9 @@ class FairseqEngine:
         dtype = getattr(torch, compute_type)
         self.models = [each.model.to(device, dtype) for each in models]
         self.task, self.search, self.device = models[0].task, search, device
-        self.positions = min(model.max_decoder_positions() for model in self.models)
+        self.format = models[0].format
+        self.symbols = models[0].symbols[1]
+        self.positions = min(each.max_target for each in models)
         self.batch_tokens = CPU_BATCH_TOKENS if device == "cpu" else CUDA_BATCH_TOKENS
         name = f"fairseq {fairseq_version()}"
         self.identity = {"engine": name, "compute_type": compute_type, "device": device}
@@ -68,7 +70,7 @@ class FairseqEngine:
         ]
         if self.search.sampling and self.search.temperature != 1:
             kept = self._scored_at_temperature_1(sample["net_input"], kept)
-        symbols = self.task.target_dictionary.symbols
+        symbols = self.symbols
         return [
             [
                 Hypothesis(
@@ -121,9 +123,11 @@ class FairseqEngine:
             target: (sentences, L) tokens to score.
         """
         each_model = []
+        net_input, _ = self.format.batch({**net_input, "prev_output_tokens": before}, before)
         for model in self.models:
-            net_output = model(**net_input, prev_output_tokens=before)
+            net_output = model(**net_input)
             log_p = model.get_normalized_probs(net_output, log_probs=True)
+            log_p = log_p[:, self.format.more_target :]
             each_model.append(log_p.float().gather(2, target[:, :, None]).squeeze(2))
         return torch.stack(each_model).logsumexp(0) - math.log(len(self.models))
 

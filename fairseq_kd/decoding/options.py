@@ -4,7 +4,13 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Optional
 
-from fairseq_kd.command_line import Group, Options, user_dir_field
+from fairseq_kd.command_line import (
+    Group,
+    Options,
+    teacher_language_field,
+    teacher_pair,
+    user_dir_field,
+)
 from fairseq_kd.decoding.search import DEFAULT_BEAM, LENPEN, Search
 from fairseq_kd.flag_types import (
     BEAM,
@@ -129,14 +135,17 @@ class TranslateOptions(Options):
         read=file_path,
         group=ENGINE,
     )
+    teacher_source_lang: Optional[str] = teacher_language_field("source")
+    teacher_target_lang: Optional[str] = teacher_language_field("target")
     user_dir: Optional[str] = user_dir_field()
 
     def check(self) -> None:
-        """Checks that the flags of the search have an effect together.
+        """Checks that the flags have an effect together.
 
         Raises:
             ValueError: naming a flag that has none.
         """
+        teacher_pair(self)
         unused = ("sampling_topk", "sampling_topp", "temperature", "seed")
         why = "without --sampling. Add that, or leave it out."
         if self.sampling:

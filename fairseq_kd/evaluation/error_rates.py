@@ -118,14 +118,17 @@ def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
 
 def _most_probable(system: System, net_input: Dict[str, Tensor], real: Tensor) -> Tensor:
     """(N,) the most probable vocabulary entry at each real token."""
-    output, weight, bias = decoder_output(system.checkpoint.model, net_input, real)
+    checkpoint = system.checkpoint
+    net_input, real = checkpoint.format.batch(net_input, real)
+    output = decoder_output(checkpoint.model, net_input, real)
+    output, weight, bias = output.over(len(checkpoint.task.target_dictionary))
     logits = output if weight is None else torch.nn.functional.linear(output, weight, bias)
     return logits.argmax(-1)
 
 
 def _batches(systems: Sequence[System], subset: Subset) -> Iterator[Dict[str, Any]]:
     """Batches of the sentences that every model can read."""
-    limits = [system.checkpoint.model.max_positions() for system in systems]
+    limits = [(each.checkpoint.max_source, each.checkpoint.max_target) for each in systems]
     longest = [min(int(limit[side]) for limit in limits) for side in (0, 1)]
     for batch in length_sorted_batches(subset.target.sizes, BATCH_TOKENS):
         readable = [

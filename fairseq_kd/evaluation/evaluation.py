@@ -8,6 +8,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 import torch
 
 from fairseq_kd import __version__
+from fairseq_kd.command_line import teacher_pair
 from fairseq_kd.decoding.decode import FILE as SETTINGS
 from fairseq_kd.decoding.engine import Engine
 from fairseq_kd.decoding.engine_choice import cores
@@ -74,7 +75,7 @@ class Evaluation:
         if options.comet is not None:
             scores.check_comet(options.comet)
         torch.set_num_threads(self.threads)
-        self.systems = load_systems(options.systems())
+        self.systems = load_systems(options.systems(), options.data, teacher_pair(options))
         self.teacher = self.systems[0]
         self.subset = common_subset(self.systems, options.data, options.subset)
         check_splitting(self.subset, options.remove_bpe)

@@ -31,6 +31,7 @@ from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint
 from fairseq_kd.evaluation.results import FAIRSEQ, MemoryUse
 from fairseq_kd.evaluation.size import weight_bytes
 from fairseq_kd.evaluation.systems import Conversions, Variant, build_engine, sample_of
+from fairseq_kd.teachers.multilingual import Languages, Pair
 
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000
 PRELOADED = ["fairseq_kd.quiet", __name__, "torch._dynamo"]
@@ -135,13 +136,16 @@ def translating(build: Callable[[], Engine], sources: List[List[int]]) -> Work:
     return lambda: list(engine.translate(iter([batch])))
 
 
-def training_step(path: str, teacher: Optional[str], subset: Subset) -> Work:
+def training_step(
+    path: str, teacher: Optional[str], subset: Subset, languages: Optional[Pair] = None
+) -> Work:
     """Loads a model, and returns one update of it as work: forward, backward and Adam.
 
     Args:
         path: the model's checkpoint.
         teacher: the checkpoint from which word_kd distils; None for label-smoothed cross-entropy.
         subset: its longest sentences make a batch of TRAINING_TOKENS.
+        languages: the names of its languages in the teacher, if they are others.
     """
     student = load_checkpoint(path, "--student")
     model = student.model.train().requires_grad_(True)
@@ -150,6 +154,7 @@ def training_step(path: str, teacher: Optional[str], subset: Subset) -> Work:
         word_kd.kd_alpha, word_kd.kd_beta = 0.0, 1.0
     else:
         word_kd.kd_temperature = 1.0
+        word_kd.kd_teacher_source_lang, word_kd.kd_teacher_target_lang = languages or (None, None)
     cfg = OmegaConf.structured(FairseqConfig())  # word_kd reads some of fairseq's own options
     cfg.criterion = word_kd
     cfg.optimization.max_update, cfg.dataset.disable_validation = 1, True
@@ -188,8 +193,11 @@ def training_peak(
         teacher: from which it is distilled, or None.
         subset: as for ``training_step``.
     """
-    teacher_path = None if teacher is None else str(teacher.path)
-    memory = measured(partial(training_step, str(student.path), teacher_path, subset))
+    step = partial(training_step, str(student.path), None, subset)
+    if teacher is not None:
+        languages = teacher.languages.teacher
+        step = partial(training_step, str(student.path), str(teacher.path), subset, languages)
+    memory = measured(step)
     if memory is None:
         return None
     return memory.added + sum(weight_bytes(each.model) for each in (student, teacher) if each)
@@ -210,7 +218,9 @@ def inference_memory(
     """
     if variant.engine == FAIRSEQ:
         checkpoint = variant.system.checkpoint
-        build = partial(_fairseq_engine, checkpoint.path, checkpoint.flag, search)
+        build = partial(
+            _fairseq_engine, checkpoint.path, checkpoint.flag, search, checkpoint.languages
+        )
     else:
         threads = torch.get_num_threads()
         engine = build_engine(variant, conversions, subset, search, threads=threads)
@@ -223,8 +233,8 @@ def inference_memory(
     return MemoryUse(loaded, loaded + memory.added)
 
 
-def _fairseq_engine(path: Path, flag: str, search: Search) -> Engine:
-    return FairseqEngine([load_checkpoint(str(path), flag)], search, "cpu")
+def _fairseq_engine(path: Path, flag: str, search: Search, languages: Languages) -> Engine:
+    return FairseqEngine([load_checkpoint(str(path), flag, languages)], search, "cpu")
 
 
 def _unchanged(engine: Engine) -> Engine:

@@ -4,7 +4,13 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-from fairseq_kd.command_line import Group, Options, user_dir_field
+from fairseq_kd.command_line import (
+    Group,
+    Options,
+    teacher_language_field,
+    teacher_pair,
+    user_dir_field,
+)
 from fairseq_kd.decoding.search import LENPEN, Search
 from fairseq_kd.flag_types import (
     BEAM,
@@ -66,6 +72,8 @@ class EvaluateOptions(Options):
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
     subset: str = option_field("test", "which split (default: %(default)s)", read=split_name)
     out: Path = option_field(MISSING, "folder for the report", read=file_path)
+    teacher_source_lang: Optional[str] = teacher_language_field("source")
+    teacher_target_lang: Optional[str] = teacher_language_field("target")
     user_dir: Optional[str] = user_dir_field()
     reference: Optional[Path] = option_field(
         None,
@@ -162,6 +170,7 @@ class EvaluateOptions(Options):
                 "references."
             )
         self.systems()
+        teacher_pair(self)
 
     def systems(self) -> List[Any]:
         """The checkpoints with their names and roles.

@@ -18,6 +18,8 @@ from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, r
 from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves
 from fairseq_kd.files.names import SYSTEM, in_one_line
 from fairseq_kd.teachers.compatibility import language_pair
+from fairseq_kd.teachers.loading import ANY
+from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.training_log import FILE, Record, read_training_log
 
 COMPUTE_TYPES = {FLOAT32: "float32", INT8: "int8"}
@@ -82,7 +84,7 @@ class System(NamedTuple):
     @property
     def max_source(self) -> int:
         """Tokens of a source sentence that the model reads."""
-        return int(self.checkpoint.model.max_positions()[0])
+        return self.checkpoint.max_source
 
     @property
     def slug(self) -> str:
@@ -95,11 +97,15 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w]+", "-", name).strip("-")
 
 
-def load_systems(named: Sequence[NamedCheckpoint]) -> List[System]:
+def load_systems(
+    named: Sequence[NamedCheckpoint], data: Path, teacher: Optional[Pair] = None
+) -> List[System]:
     """Loads every system, as ``fairseq-generate`` would.
 
     Args:
         named: the teacher first.
+        data: the folder of the test set.
+        teacher: the names of its languages in the teacher, if they are others.
 
     Raises:
         FileNotFoundError: a checkpoint or its dictionaries are missing.
@@ -115,20 +121,28 @@ def load_systems(named: Sequence[NamedCheckpoint]) -> List[System]:
                 f"--{first.role} {first.path} and --{each.role} {each.path} are both called "
                 f"{names}. Name one of them as --{each.role} NAME={each.path}."
             )
-    return [load_named(each, f"--{each.role}") for each in named]
+    return [
+        load_named(
+            each,
+            f"--{each.role}",
+            Languages.of_data(data, teacher if each.role == "teacher" else None),
+        )
+        for each in named
+    ]
 
 
-def load_named(named: NamedCheckpoint, flag: str) -> System:
+def load_named(named: NamedCheckpoint, flag: str, languages: Languages = ANY) -> System:
     """Loads one system, as ``fairseq-generate`` would.
 
     Args:
         named: its role, name and checkpoint.
         flag: by which errors name it.
+        languages: the pair to translate; see ``load_teacher``.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_teacher``.
     """
-    checkpoint = load_checkpoint(named.path, flag)
+    checkpoint = load_checkpoint(named.path, flag, languages)
     checkpoint.model.make_generation_fast_(need_attn=False)  # as fairseq-generate does
     path = Path(named.path)
     counts = updates_done(path), updates_behind(path)
@@ -261,12 +275,13 @@ def build_engine(
     return CTranslate2Engine(
         conversions.folder(variant),
         subset.source_dictionary,
-        variant.system.checkpoint.model.max_decoder_positions(),
+        variant.system.checkpoint.max_target,
         search,
         device="cpu",
         compute_type=COMPUTE_TYPES[variant.engine],
         workers=workers,
         threads=threads,
+        affixes=variant.system.checkpoint.affixes,
     )
 
 

@@ -177,7 +177,7 @@ class Export:
             EXPORT: CTranslate2Engine(
                 work,
                 self.subset.source_dictionary,
-                checkpoint.model.max_decoder_positions(),
+                checkpoint.max_target,
                 self.search,
                 device="cpu",
                 compute_type=compute_type(self.options.quantization),

@@ -180,7 +180,8 @@ def _copy_embeddings(student: Structure, teacher: Structure, dims: Dict[str, Ten
     for side in SIDES:
         ours, theirs = (getattr(each.model, side) for each in (student, teacher))
         scale = theirs.embed_scale / ours.embed_scale
-        ours.embed_tokens.weight.copy_(theirs.embed_tokens.weight[:, dims[side]] * scale)
+        rows = len(ours.embed_tokens.weight)  # a teacher's language tokens are behind them
+        ours.embed_tokens.weight.copy_(theirs.embed_tokens.weight[:rows, dims[side]] * scale)
         if isinstance(ours.embed_positions, nn.Embedding):  # learned
             ours.embed_positions.weight.copy_(
                 theirs.embed_positions.weight[: len(ours.embed_positions.weight), dims[side]]
@@ -188,7 +189,7 @@ def _copy_embeddings(student: Structure, teacher: Structure, dims: Dict[str, Ten
         lines.append(f"{side} embeddings: {_of(len(dims[side]), teacher.width(side))} dimensions")
     if not _ties(student):
         ours, theirs = (each.model.decoder.output_projection for each in (student, teacher))
-        ours.weight.copy_(theirs.weight[:, dims["decoder"]])
+        ours.weight.copy_(theirs.weight[: len(ours.weight), dims["decoder"]])
     return lines
 
 

@@ -22,6 +22,15 @@ class DecoderOutput(NamedTuple):
     weight: Optional[Tensor] = None
     bias: Optional[Tensor] = None
 
+    def over(self, vocab_size: Optional[int]) -> "DecoderOutput":
+        """The same over the first so many entries of the vocabulary, or all if None."""
+        if vocab_size is None:
+            return self
+        if self.weight is None:
+            return DecoderOutput(self.output[:, :vocab_size])
+        bias = None if self.bias is None else self.bias[:vocab_size]
+        return DecoderOutput(self.output, self.weight[:vocab_size], bias)
+
 
 def decoder_output(model: nn.Module, net_input: Dict[str, Any], real: Tensor) -> DecoderOutput:
     """A model's output at the real tokens of a batch, in the order of ``real``.

@@ -32,6 +32,8 @@ def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str,
         FileNotFoundError: a file or a set is missing.
         ValueError: a training would fail on its data sets, or a teacher does not fit the data.
     """
+    from fairseq_kd.teachers.sentence_format import sentence_format
+
     made = {path for step in layout.steps for path in step.makes}
     builder = TrainingBuilder(layout.corpus.folder)
     built = {}
@@ -47,8 +49,9 @@ def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str,
     pivot = any(training.get("kd_pivot_lang") for training in trainings.values())
     if isinstance(run.teacher, list):
         for path in run.teacher:
-            model = _loaded(layout, path, f"{run.path}: the teacher", not pivot)
-            _check_teacher(run, path, model, trainings, built)
+            called, languages = f"{run.path}: the teacher", run.teacher_languages
+            model, task = _loaded(layout, path, called, not pivot, languages)
+            _check_teacher(run, path, model, sentence_format(task), trainings, built)
     for path in run.get("compare", {}).values():
         _loaded(layout, path, f"{run.path}: compare:", not pivot)
     _check_vocabulary(run, layout)
@@ -64,6 +67,7 @@ def _check_teacher(
     run: RunFile,
     path: str,
     model: Any,
+    around: Any,
     trainings: Mapping[str, Mapping[str, Any]],
     built: Mapping[str, Any],
 ) -> None:
@@ -72,15 +76,30 @@ def _check_teacher(
 
     for name, training in trainings.items():
         if built[name] and path in (training.get("kd_teacher") or "").split(os.pathsep):
-            check_positions(f"{run.path}: the teacher {path}", model, built[name][0])
+            check_positions(f"{run.path}: the teacher {path}", model, built[name][0], around)
 
 
-def _loaded(layout: Layout, path: str, called: str, same_vocabulary: bool) -> Any:
-    """A model from a checkpoint, which must have the dictionaries of the run's data."""
+def _loaded(
+    layout: Layout,
+    path: str,
+    called: str,
+    same_vocabulary: bool,
+    names: Optional[Tuple[str, str]] = None,
+) -> Tuple[Any, Any]:
+    """A model from a checkpoint and its task, which must have the dictionaries of the run's data.
+
+    Args:
+        layout: of the run.
+        path: the checkpoint.
+        called: how errors name it.
+        same_vocabulary: whether it must have the data's dictionaries.
+        names: of the run's languages in the model, if they are others.
+    """
     from fairseq_kd.teachers.compatibility import check_same_vocabulary
     from fairseq_kd.teachers.loading import load_teacher
+    from fairseq_kd.teachers.multilingual import Languages
 
-    model, task = load_teacher(path, called)
+    model, task = load_teacher(path, called, Languages(layout.corpus.pair, names))
     own = (task.source_dictionary, task.target_dictionary)
     source, target = dictionaries_of(layout) or own
     languages = dict(zip(("source_lang", "target_lang"), layout.corpus.pair, strict=True))
@@ -93,7 +112,7 @@ def _loaded(layout: Layout, path: str, called: str, same_vocabulary: bool) -> An
     )
     if same_vocabulary:
         check_same_vocabulary(f"{called} {path}", task, ours)
-    return model
+    return model, task
 
 
 def _check_vocabulary(run: RunFile, layout: Layout) -> None:

@@ -134,7 +134,11 @@ class Layout:
                 raise ValueError(
                     f"{self.run.path}: the teacher {same[0]} stands twice. Name each once."
                 )
-            return [Model(name, path, None) for name, path in zip(names, given, strict=True)]
+            languages = self.run.teacher_languages
+            return [
+                Model(name, path, None, languages=languages)
+                for name, path in zip(names, given, strict=True)
+            ]
         settings = {"criterion": PLAIN, **given}
         size = self.arch_flags(given["arch"])
         return [self._train(TEACHER, size, settings, self.corpus.folder, {}, [], [], None)]
@@ -164,6 +168,8 @@ class Layout:
                 after = [*after, *(step for _, step in stores)]
             else:
                 flags["kd-teacher"] = os.pathsep.join(each.checkpoint for each in teachers)
+                for each in teachers:
+                    flags.update(each.language_flags("kd-teacher"))
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
         sizes = {**self.run.train, **settings["train"]}
@@ -282,7 +288,7 @@ class Layout:
         out = self._path(f"{name}-start", "start.pt")
         others = {flag: value for flag, value in size.items() if flag != "arch"}
         flags = {"user-dir": self.own_user_dir, "teacher": teacher.checkpoint}
-        flags |= {"arch": size["arch"], "out": out}
+        flags |= {**teacher.language_flags(), "arch": size["arch"], "out": out}
         flags["model_flags"] = [*as_arguments(others), *as_arguments(own)]
         command = InheritOptions.of(flags)
         step = f"{name}-start"
@@ -356,7 +362,7 @@ class Layout:
             systems.append((role, self.models[name]))
         systems += [("control", model) for model in self._compared()]
         flags = {"user-dir": self.own_user_dir, "data": self.corpus.folder}
-        flags["out"] = str(self.folder)
+        flags |= {"out": str(self.folder), **systems[0][1].language_flags()}
         pairs = [*flags.items()]
         pairs += [(role, f"{model.name}={model.checkpoint}") for role, model in systems]
         pairs += {"subset": "test", **self.run.get("evaluate", {})}.items()

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import jsonschema
 import yaml
@@ -82,6 +82,12 @@ class RunFile:
         """The settings of a stage: its own override those of ``each``, flag by flag."""
         train = {**self.each.get("train", {}), **stage.settings.get("train", {})}
         return {**self.each, **stage.settings, "train": train}
+
+    @property
+    def teacher_languages(self) -> Optional[Tuple[str, str]]:
+        """The names of the languages in the given teachers, if they are others than in the data."""
+        pair = self.other.get("teacher-languages")
+        return (pair["source"], pair["target"]) if pair else None
 
     def get(self, key: str, default: Any) -> Any:
         """The value of one of the remaining keys."""

@@ -170,6 +170,7 @@ class Model(NamedTuple):
         step: the step that makes it; None if it exists already.
         updates: the length of its training, if a step trains it.
         start: the model whose weights that training starts from; None for random weights.
+        languages: the names of the run's languages in the model, if they are others.
     """
 
     name: str
@@ -177,11 +178,19 @@ class Model(NamedTuple):
     step: Optional[str]
     updates: int = 0
     start: Optional["Model"] = None
+    languages: Optional[Tuple[str, str]] = None
 
     @property
     def after(self) -> List[str]:
         """The step that makes the model, as a list; empty if it exists already."""
         return [self.step] if self.step else []
+
+    def language_flags(self, teacher: str = "teacher") -> Flags:
+        """The flags that name its languages, where it needs any; ``teacher`` is the teacher's."""
+        if self.languages is None:
+            return {}
+        source, target = self.languages
+        return {f"{teacher}-source-lang": source, f"{teacher}-target-lang": target}
 
     def reads(self) -> List[str]:
         """Its checkpoint as an input file; none if a step of the run makes it."""
@@ -222,7 +231,8 @@ def store_steps(
     Raises:
         ValueError: the section has an unknown flag, or a value out of its range.
     """
-    flags = {"user-dir": user_dir, "teacher": teacher.checkpoint, "data": data, "out": out}
+    flags = {"user-dir": user_dir, "teacher": teacher.checkpoint, **teacher.language_flags()}
+    flags |= {"data": data, "out": out}
     flags["subset"] = ",".join(splits)
     flags.update((key, value) for key, value in section.items() if key != "shards")
     after = [*made_by, *teacher.after]
@@ -255,7 +265,8 @@ def translation_steps(
         ValueError: the section has an unknown flag, or a value out of its range.
     """
     checkpoints = os.pathsep.join(each.checkpoint for each in teachers)
-    flags = {"user-dir": user_dir, "teacher": checkpoints, "data": gold.folder, "out": out}
+    flags = {"user-dir": user_dir, "teacher": checkpoints, **teachers[0].language_flags()}
+    flags |= {"data": gold.folder, "out": out}
     after = [*gold.after, *(name for each in teachers for name in each.after)]
     reads = [*gold.reads(), *(path for each in teachers for path in each.reads())]
     makes = [f"{out}/hypotheses.txt"]

@@ -5,7 +5,12 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence, Tuple
 
-from fairseq_kd.command_line import Options, user_dir_field
+from fairseq_kd.command_line import (
+    Options,
+    teacher_language_field,
+    teacher_pair,
+    user_dir_field,
+)
 from fairseq_kd.flag_types import (
     Range,
     Several,
@@ -39,5 +44,11 @@ class InheritOptions(Options):
     out: Path = option_field(MISSING, "the checkpoint to write", read=file_path, metavar="S.pt")
     encoder_layers: Optional[Sequence[int]] = layers_field("encoder")
     decoder_layers: Optional[Sequence[int]] = layers_field("decoder")
+    teacher_source_lang: Optional[str] = teacher_language_field("source")
+    teacher_target_lang: Optional[str] = teacher_language_field("target")
     user_dir: Optional[str] = user_dir_field()
     model_flags: Tuple[str, ...] = option_field((), argparse.SUPPRESS, positional=True, nargs="*")
+
+    def check(self) -> None:
+        """Checks that the teacher's languages are given together."""
+        teacher_pair(self)

@@ -17,7 +17,8 @@ from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.models.transformer_options import model_args
-from fairseq_kd.teachers.loading import load_teacher, read_translation_model
+from fairseq_kd.teachers.loading import ANY, load_teacher, read_translation_model
+from fairseq_kd.teachers.multilingual import Languages, TeacherTask
 
 
 def write_student(
@@ -26,6 +27,7 @@ def write_student(
     out: Path,
     layers: Dict[str, Optional[List[int]]],
     model_flags: List[str],
+    languages: Languages = ANY,
 ) -> str:
     """Writes a student checkpoint that starts from a teacher's weights.
 
@@ -35,6 +37,7 @@ def write_student(
         out: the file to write; it appears whole or not at all.
         layers: the teacher layers for each side, or None to spread them.
         model_flags: flags of fairseq-train for the student's model.
+        languages: the student's pair, of a multilingual teacher.
 
     Returns:
         What was copied from where, and the flags that train the student.
@@ -47,15 +50,16 @@ def write_student(
     if os.path.isfile(teacher):
         made_of = {"teacher": sha256_of([Path(teacher)]), "arch": arch}
         made_of |= {"layers": layers, "model_flags": model_flags}
+        made_of |= {"languages": list(languages.teacher)} if languages.teacher else {}
         if is_made_of(out, made_of):
             return f"{out} is there already"
-    model, task = load_teacher(teacher, "--teacher")
+    model, task = load_teacher(teacher, "--teacher", languages)
     source = Structure(model, f"--teacher {teacher}")
     args, form = model_args(arch, model.args, model_flags)
     flags = as_arguments({"arch": arch, **form})
     student = build_model(args, task)
     lines = inherit(Structure(student, f"--arch {arch}"), source, layers)
-    _save(out, student, args, teacher, made_of)
+    _save(out, student, args, teacher, task, made_of)
     sizes = [sum(each.numel() for each in whole.parameters()) for whole in (student, model)]
     return "\n".join(
         [
@@ -66,10 +70,16 @@ def write_student(
     )
 
 
-def _save(out: Path, student: Any, args: Namespace, teacher: str, made_of: Dict[str, Any]) -> None:
+def _save(
+    out: Path, student: Any, args: Namespace, teacher: str, task: Any, made_of: Dict[str, Any]
+) -> None:
     """Writes what fairseq-train would have written before its first update."""
     cfg = read_translation_model(teacher, f"--teacher {teacher}")["cfg"]
     cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    if isinstance(task, TeacherTask):  # the student's task is a plain one
+        plain = OmegaConf.to_container(task.cfg, resolve=True, enum_to_str=True)
+        cfg["task"] = {**plain, "_name": "translation"}
+        args.task = "translation"
     start = {
         "args": None,
         "cfg": {**cfg, "model": args},

@@ -22,6 +22,7 @@ from fairseq_kd.models.architectures import Architecture
 from fairseq_kd.models.transformer_options import POSITIONS, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
 from fairseq_kd.teachers.loading import check_family
+from fairseq_kd.teachers.multilingual import leave_one_pair
 
 STAGE_ARCH = "transformer"
 CONVERTIBLE_ACTIVATIONS = ("gelu", "gelu_accurate", "gelu_fast", "relu", "swish")
@@ -76,6 +77,7 @@ class TeacherStructure:
         """
         called = f"{flag} {path}"
         state = read_model(path, called)
+        leave_one_pair(state, called)
         check_family(called, state)
         args = Namespace(**options_of(state, "model"))
         args.arch = getattr(args, "arch", None) or args._name

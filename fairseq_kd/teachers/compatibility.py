@@ -9,6 +9,7 @@ from fairseq.tasks import FairseqTask
 from torch import nn
 
 from fairseq_kd.models.structure import learned_positions
+from fairseq_kd.teachers.sentence_format import PLAIN, SentenceFormat
 
 
 def check_same_vocabulary(teacher_name: str, teacher: Any, student: FairseqTask) -> None:
@@ -33,9 +34,20 @@ def check_same_vocabulary(teacher_name: str, teacher: Any, student: FairseqTask)
         raise ValueError(
             f"{teacher_name} translates {'-'.join(theirs)}, but {described} "
             f"{'-'.join(ours)}{swapped}. Give a teacher of the same direction, or "
-            f"{advice}."
+            f"{advice}.{_other_names(teacher_name, swapped)}"
         )
     check_dictionaries(teacher_name, "teacher", teacher, student.cfg.data, student, ours)
+
+
+def _other_names(teacher_name: str, swapped: str) -> str:
+    """Advice for a teacher that is given by a flag and may call the same languages otherwise."""
+    flag = teacher_name.partition(" ")[0]
+    if swapped or flag not in ("--kd-teacher", "--teacher"):
+        return ""
+    return (
+        f" If these are other names of the same languages, give {flag}-source-lang and "
+        f"{flag}-target-lang."
+    )
 
 
 def check_dictionaries(
@@ -65,24 +77,34 @@ def check_dictionaries(
             )
 
 
-def check_positions(teacher_name: str, teacher: nn.Module, student: FairseqTask) -> None:
+def check_positions(
+    teacher_name: str,
+    teacher: nn.Module,
+    student: FairseqTask,
+    around: SentenceFormat = PLAIN,
+) -> None:
     """Refuses a teacher with fewer positions than the sentences of the training may have.
 
     Args:
         teacher_name: the flag and the file that name the teacher, as the user typed them.
         teacher: its model. Only learned positions have a limit.
         student: the task of the training.
+        around: what it reads beside a sentence.
 
     Raises:
         ValueError: naming the side, the teacher's positions and the training's limit.
     """
     limits = (student.cfg.max_source_positions, student.cfg.max_target_positions)
-    for side, flag, limit in zip(("encoder", "decoder"), ("source", "target"), limits, strict=True):
-        known = learned_positions(getattr(teacher, side, None))
-        if known is not None and known < limit:
+    more = (around.more_source, around.more_target)
+    sides = zip(("encoder", "decoder"), ("source", "target"), limits, more, strict=True)
+    for side, flag, limit, added in sides:
+        positions = learned_positions(getattr(teacher, side, None))
+        if positions is not None and positions - added < limit:
+            room = f" and {added} tokens beside them" if added else ""
             raise ValueError(
-                f"The {side} of {teacher_name} has {known} positions, but --max-{flag}-positions "
-                f"allows sentences of {limit} tokens. Train with --max-{flag}-positions {known}."
+                f"The {side} of {teacher_name} has {positions} positions, but "
+                f"--max-{flag}-positions allows sentences of {limit} tokens{room}. Train with "
+                f"--max-{flag}-positions {positions - added}."
             )
 
 

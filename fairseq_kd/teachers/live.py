@@ -1,7 +1,7 @@
 """A live teacher: loaded once, frozen, and run beside the student in its own precision."""
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Union
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 import torch
 from fairseq.tasks import FairseqTask
@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 from fairseq_kd.losses import TeacherLogits, TeacherStates, live_targets
 from fairseq_kd.models.projection import decoder_output
-from fairseq_kd.teachers.compatibility import check_positions, check_same_vocabulary
+from fairseq_kd.teachers.compatibility import (
+    check_positions,
+    check_same_vocabulary,
+    language_pair,
+)
 from fairseq_kd.teachers.loading import load_teacher
+from fairseq_kd.teachers.multilingual import Languages, Pair
+from fairseq_kd.teachers.sentence_format import sentence_format
 
 DTYPES = {
     "student": None,  # the precision that the student trains in
@@ -27,33 +33,53 @@ class LiveTeacher:
     that criterion's parameters, so it enters no optimiser, no checkpoint and no DDP wrapper, and
     ``criterion.train()`` leaves its dropout off.
 
+    Its distribution is one over the student's vocabulary: of a model that has tokens of languages
+    behind it, softmax(z_1 .. z_V).
+
     Args:
         model: the loaded model; it is frozen here.
         dtype: a key of ``DTYPES``.
+        task: as ``load_teacher`` gives it; None for a model that reads plain sentences.
     """
 
-    def __init__(self, model: nn.Module, dtype: str = "student"):
+    def __init__(self, model: nn.Module, dtype: str = "student", task: Any = None):
         self.model = model.eval()
         self.model.requires_grad_(False)
         self.dtype = DTYPES[dtype]
+        self.format = sentence_format(task)
+        self.vocab_size = None if self.format.is_plain else len(task.target_dictionary)
 
     @classmethod
-    def load(cls, path: str, student_task: FairseqTask, dtype: str = "student") -> "LiveTeacher":
+    def load(
+        cls,
+        path: str,
+        student_task: FairseqTask,
+        dtype: str = "student",
+        languages: Optional[Pair] = None,
+    ) -> "LiveTeacher":
         """The teacher in a fairseq checkpoint.
 
         Args:
             path: the checkpoint, as the user typed it.
             student_task: the task of the training, whose languages and dictionaries it must share.
             dtype: a key of ``DTYPES``.
+            languages: the names of the student's languages in the teacher, if they are others.
 
         Raises:
             FileNotFoundError: the checkpoint or its dictionaries are missing.
             ValueError: it cannot teach this student.
         """
-        model, task = load_teacher(path)
+        pair = language_pair(student_task)
+        model, task = load_teacher(path, "--kd-teacher", Languages(pair, languages))
         check_same_vocabulary(f"--kd-teacher {path}", task, student_task)
-        check_positions(f"--kd-teacher {path}", model, student_task)
-        return cls(model, dtype)
+        check_positions(f"--kd-teacher {path}", model, student_task, sentence_format(task))
+        return cls(model, dtype, task)
+
+    @property
+    def max_positions(self) -> Tuple[int, int]:
+        """Tokens of the longest source and the longest target that it reads."""
+        source, target = self.model.max_positions()
+        return source - self.format.more_source, target - self.format.more_target
 
     def follow(self, student: nn.Module) -> None:
         """Moves the teacher to the student's device, and to its precision or the chosen one."""
@@ -74,11 +100,13 @@ class LiveTeacher:
             real: (B, L) bool, True at the target tokens that are wanted.
             encoded: the output of its encoder, if that is known.
         """
+        net_input, real = self.format.batch(sample["net_input"], real)
         with (
             torch.autocast(real.device.type, enabled=self._takes_part_in_autocast(real)),
             self._encoding_known(encoded),
         ):
-            return live_targets(*decoder_output(self.model, sample["net_input"], real))
+            output = decoder_output(self.model, net_input, real)
+        return live_targets(*output.over(self.vocab_size))
 
     @contextmanager
     def _encoding_known(self, encoded: Any) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """Loads a teacher checkpoint with its own task and dictionaries, after checking it."""
 
 import os
+from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from fairseq import checkpoint_utils
 from fairseq.data.data_utils import infer_language_pair
@@ -18,13 +19,24 @@ from fairseq_kd.checkpoints.plain_options import unopened_files
 from fairseq_kd.checkpoints.reading import data_folders, options_of, read_model
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.files.names import plain_languages
+from fairseq_kd.teachers.multilingual import (
+    TASKS,
+    Languages,
+    Pair,
+    TeacherTask,
+    leave_one_pair,
+    named_dictionaries,
+    recorded_pairs,
+    teacher_task,
+)
 from fairseq_kd.teachers.sizes import check_sizes
 
+ANY = Languages()
 KNOWN = ("fairseq", "fairseq_kd")  # packages of architectures whose weights have known names
 
 
 def load_teacher(
-    path: str, flag: str = "--kd-teacher"
+    path: str, flag: str = "--kd-teacher", languages: Languages = ANY
 ) -> Tuple[FairseqEncoderDecoderModel, FairseqTask]:
     """The model and the task of a fairseq checkpoint, built from that checkpoint alone.
 
@@ -36,28 +48,39 @@ def load_teacher(
     Args:
         path: the checkpoint, as the user typed it.
         flag: how the user named it.
+        languages: the pair to translate, for a multilingual model or one with other names for its
+            languages than the data.
+
+    Returns:
+        The model, and a task with the dictionaries that the student has, too. A model that reads
+        tokens of languages has more entries behind these; see ``sentence_format``.
 
     Raises:
         FileNotFoundError: no such file, or no dictionaries for it.
         ValueError: not a fairseq checkpoint, holds more than data or a weight that is not finite,
-            or is no autoregressive translation model of one language pair.
+            is no autoregressive translation model, or does not translate the language pair.
     """
     name = f"{flag} {path}"
-    state = read_translation_model(path, name)
+    state = read_translation_model(path, name, languages)
     cfg = state["cfg"]
     if any(".adaptive_softmax." in key for key in state["model"]):
         raise ValueError(
             f"{name} uses an adaptive softmax, which gives no logits to distil from. Train the "
             "teacher without --adaptive-softmax-cutoff."
         )
-    cfg.task.source_lang, cfg.task.target_lang = _languages(path, name, cfg.task)
+    pair = _languages(path, name, flag, cfg.task, languages)
+    cfg.task.source_lang, cfg.task.target_lang = pair
+    multilingual = options_of(state, "task")["_name"] in TASKS
     folder = _dictionary_folder(path, name, cfg.task)
     changes = {"data": folder, "eval_bleu": False, **unopened_files(cfg)}
     checkpoint_utils.overwrite_args_by_name(cfg, changes)
+    task = teacher_task(path, name, state, languages, folder) if multilingual else None
     try:
-        (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
+        (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
+            [path], state=state, task=task
+        )
     except (RuntimeError, ValueError) as error:  # by torch for the weights, by fairseq for sharing
-        loading = "loading state_dict" in str(error) and not _has_vocabularies(state, folder)
+        loading = "loading state_dict" in str(error) and not _has_vocabularies(state, folder, task)
         if isinstance(error, RuntimeError) and not loading:
             raise ValueError(_unusable(name, error)) from error  # such as no memory for the sizes
         raise ValueError(
@@ -69,21 +92,27 @@ def load_teacher(
         *(MemoryError, NameError, TypeError),
     ) as error:
         raise ValueError(_unusable(name, error)) from error
+    if languages.teacher is not None and languages.data is not None:
+        task.cfg.source_lang, task.cfg.target_lang = languages.data
     return model, task
 
 
-def teacher_languages(path: str, flag: str = "--kd-teacher") -> Tuple[str, str]:
+def teacher_languages(
+    path: str, flag: str = "--kd-teacher", languages: Languages = ANY
+) -> Tuple[str, str]:
     """The source and the target language of a fairseq checkpoint; no model is built.
 
     Args:
         path: the checkpoint, as the user typed it.
         flag: how the user named it.
+        languages: as for ``load_teacher``.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_teacher``, but for the dictionaries.
     """
     name = f"{flag} {path}"
-    return _languages(path, name, read_translation_model(path, name)["cfg"].task)
+    cfg = read_translation_model(path, name, languages)["cfg"]
+    return _languages(path, name, flag, cfg.task, languages)
 
 
 def check_family(name: str, state: Dict[str, Any]) -> None:
@@ -120,7 +149,7 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
 
 
 def check_task(name: str, task: str) -> None:
-    """Refuses a task that gives a model other input than the task ``translation`` does.
+    """Refuses a task that gives a model other input than is known.
 
     Args:
         name: how errors name the checkpoint.
@@ -130,6 +159,8 @@ def check_task(name: str, task: str) -> None:
         ValueError: it loads data by code of its own, as those do that put tokens of languages into
             sentences, and does not have ``reads_plain_sentences = True``.
     """
+    if task in TASKS:
+        return
     family = TASK_REGISTRY[task]
     plain = issubclass(family, TranslationTask) and (
         family.load_dataset is TranslationTask.load_dataset
@@ -137,24 +168,28 @@ def check_task(name: str, task: str) -> None:
     )
     if not plain:
         raise ValueError(
-            f"{name} was trained on --task {task}, but must be trained on --task translation: "
-            "tasks like this one give a model other sentences, with tokens of languages for "
-            "example, and it would be given wrong input here. Fine-tune it on one language pair "
-            "with --task translation, or give another checkpoint."
+            f"{name} was trained on --task {task}, but must be trained on --task translation, "
+            f"{', '.join(TASKS[:-1])} or {TASKS[-1]}: it is not known what other tasks put beside "
+            "a sentence. Import its translations by fairseq-kd import-translations, fine-tune it "
+            "on one language pair with --task translation, or give another checkpoint."
         )
 
 
-def read_translation_model(path: str, name: str) -> Dict[str, Any]:
+def read_translation_model(path: str, name: str, languages: Languages = ANY) -> Dict[str, Any]:
     """The content of a checkpoint that can be distilled, with fairseq's configuration as ``cfg``.
+
+    Of several models of language pairs, that of one pair is left, as a plain transformer.
 
     Args:
         path: the checkpoint, as the user typed it.
         name: how errors name it.
+        languages: the pair; the first of several if none is given.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_model`` and ``check_family``.
     """
     state = read_model(path, name)
+    leave_one_pair(state, name, languages.teacher or languages.data)
     check_family(name, state)
     try:
         if state.get("args") is None:
@@ -174,11 +209,31 @@ def _unusable(name: str, error: Exception) -> str:
     )
 
 
-def _languages(path: str, name: str, task_cfg: Any) -> Tuple[str, str]:
-    """The recorded pair, or that of the data where the training inferred it from them."""
+def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Languages) -> Pair:
+    """The given pair, the recorded one, or that of the data where the training inferred it."""
     pair = (task_cfg.source_lang, task_cfg.target_lang)
+    options = vars(task_cfg) if isinstance(task_cfg, Namespace) else task_cfg
+    multilingual = options.get("_name") in TASKS
+    if languages.teacher is not None:
+        if not multilingual and pair == languages.data:  # of several teachers, one that has these
+            return languages.data
+        if not multilingual and None not in pair and pair != languages.teacher:
+            raise ValueError(
+                f"{name} translates {'-'.join(pair)}, but {_language_flags(flag)} say "
+                f"{'-'.join(languages.teacher)}. Give its own names."
+            )
+        return languages.teacher
     if None not in pair:
         return plain_languages(pair, name)
+    if multilingual:
+        pairs = [languages.data] if languages.data else recorded_pairs(path, name, options)
+        if len(pairs) == 1:
+            return plain_languages(pairs[0], name)
+        directions = ", ".join("-".join(each) for each in pairs[:20])
+        raise ValueError(
+            f"{name} translates several language pairs, such as {directions}. Give "
+            f"{_language_flags(flag)}."
+        )
     folders = data_folders(path, task_cfg.data)
     pairs = [infer_language_pair(str(folder)) for folder in folders if folder.is_dir()]
     pairs = [pair for pair in pairs if None not in pair]
@@ -186,13 +241,24 @@ def _languages(path: str, name: str, task_cfg: Any) -> Tuple[str, str]:
         raise ValueError(
             f"{name} does not record its language pair, and no data of one are in "
             f"{task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder back, "
-            "or give a teacher that was trained with --source-lang and --target-lang."
+            f"or give {_language_flags(flag)}."
         )
     return plain_languages(pairs[0], name)
 
 
+def _language_flags(flag: str) -> str:
+    """What names the languages of a model that ``flag`` names, for a message."""
+    if flag.startswith("--"):
+        return f"{flag}-source-lang and {flag}-target-lang"
+    return "teacher-languages: {source: NAME, target: NAME}"
+
+
 def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
     """The folder to read the teacher's dictionaries from."""
+    options = vars(task_cfg) if isinstance(task_cfg, Namespace) else task_cfg
+    named = named_dictionaries(path, options)
+    if None not in named:
+        return str(named[0].parent)
     files = [f"dict.{language}.txt" for language in (task_cfg.source_lang, task_cfg.target_lang)]
     beside, folders = Path(path).resolve().parent, data_folders(path, task_cfg.data)
     for folder in (beside, *folders):
@@ -212,13 +278,14 @@ def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
     )
 
 
-def _has_vocabularies(state: Dict[str, Any], folder: str) -> bool:
+def _has_vocabularies(state: Dict[str, Any], folder: str, task: Optional[TeacherTask]) -> bool:
     """Whether the embeddings of a model have as many tokens as the dictionaries in a folder."""
-    task = state["cfg"].task
+    pair = (state["cfg"].task.source_lang, state["cfg"].task.target_lang)
+    files = [Path(folder, f"dict.{language}.txt") for language in pair]
+    sides = task.whole if task else [read_dictionary(file, distinct=False) for file in files]
     return all(
-        len(read_dictionary(Path(folder, f"dict.{language}.txt"), distinct=False))
-        == len(state["model"].get(f"{side}.embed_tokens.weight", ()))
-        for side, language in (("encoder", task.source_lang), ("decoder", task.target_lang))
+        len(dictionary) == len(state["model"].get(f"{side}.embed_tokens.weight", ()))
+        for side, dictionary in zip(("encoder", "decoder"), sides, strict=True)
     )
 
 

@@ -4,7 +4,12 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Optional
 
-from fairseq_kd.command_line import Options, user_dir_field
+from fairseq_kd.command_line import (
+    Options,
+    teacher_language_field,
+    teacher_pair,
+    user_dir_field,
+)
 from fairseq_kd.flag_types import (
     COUNT,
     Range,
@@ -53,7 +58,13 @@ class StoreOptions(Options):
         "precision of the teacher (default: %(default)s)",
         ("float32", "bfloat16", "float16"),
     )
+    teacher_source_lang: Optional[str] = teacher_language_field("source")
+    teacher_target_lang: Optional[str] = teacher_language_field("target")
     user_dir: Optional[str] = user_dir_field()
+
+    def check(self) -> None:
+        """Checks that the teacher's languages are given together."""
+        teacher_pair(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,10 @@ def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
     subsets = [cfg.train_subset]
     if not cfg.disable_validation:
         subsets += cfg.valid_subset.split(",")
-    live = [LiveTeacher.load(path, task, cfg.kd_teacher_dtype) for path in _paths(cfg.kd_teacher)]
+    named = (cfg.kd_teacher_source_lang, cfg.kd_teacher_target_lang)
+    languages = named if None not in named else None
+    dtype = cfg.kd_teacher_dtype
+    live = [LiveTeacher.load(path, task, dtype, languages) for path in _paths(cfg.kd_teacher)]
     stores = _paths(cfg.kd_store)
     limits = [longest_sentences(cfg, task, subset) for subset in subsets] if stores else []
     stored = [StoredTeacher(path, task, subsets, limits) for path in stores]

@@ -7,7 +7,7 @@ on interruptions. A part appears whole or not at all; undamaged parts are not bu
 import contextlib
 import copy
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
+from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.teachers.store import (
     FILE,
     FORMAT,
@@ -65,6 +66,7 @@ class StoreBuilder:
         max_tokens: target tokens per batch, padding included.
         part_sentences: sentences per part, which is what a kill can lose.
         subsets: to be built; they are checked before anything is written.
+        languages: the names of the languages in the teacher, if they are others than in the data.
 
     Raises:
         FileNotFoundError: the teacher or the data are missing.
@@ -82,11 +84,12 @@ class StoreBuilder:
         max_tokens: int,
         part_sentences: int,
         subsets: Sequence[str] = (),
+        languages: Optional[Pair] = None,
     ):
         check_apart(out, {"--teacher": teacher, "--data": data})
         if not (out / FILE).is_file():
             check_vacant(out)
-        model, task = load_teacher(teacher, "--teacher")
+        model, task = load_teacher(teacher, "--teacher", Languages.of_data(Path(data), languages))
         self.task = task_on(task, data)
         check_same_vocabulary(f"--teacher {teacher}", task, self.task)
         self.out, self.topk, self.max_tokens = out, topk, max_tokens
@@ -106,7 +109,7 @@ class StoreBuilder:
         self.store = TeacherStore(out)
         self.dtype = self.store.dtype
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.teacher = LiveTeacher(model.to(self.device), dtype)
+        self.teacher = LiveTeacher(model.to(self.device), dtype, task)
         self.teacher.follow(model)
         self.teacher_path, self.teacher_dtype = teacher, dtype
 
@@ -251,7 +254,7 @@ class StoreBuilder:
 
     def _batches(self, dataset: FairseqDataset, numbers: range) -> List[List[int]]:
         """Batches of similar length and ``max_tokens``, without too long sentences."""
-        source_limit, target_limit = self.teacher.model.max_positions()
+        source_limit, target_limit = self.teacher.max_positions
         sizes = {n: (dataset.tgt_sizes[n], dataset.src_sizes[n]) for n in numbers}
         readable = [n for n, (t, s) in sizes.items() if s <= source_limit and t <= target_limit]
         if not readable:
