@@ -265,7 +265,7 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
     )
     for source, result in zip(sources, results, strict=True):
         tokens = [known[token] for token in result.hypotheses[0]]
-        translation = tokens[checkpoint.affixes.forced :]
+        translation = tokens[max(0, len(start) - 1) :]
         expected = _log_probability(checkpoint, source, translation) / len(tokens)
         if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
             raise CannotConvertError(

@@ -3,7 +3,7 @@
 import math
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import Any, Container, Dict, Iterable, Iterator, List
 
 import ctranslate2
 from fairseq.data import Dictionary
@@ -96,7 +96,7 @@ class CTranslate2Engine:
 
         def finish(results: List[Any]) -> List[List[Hypothesis]]:
             done = [result.result() for result in results]
-            return hypotheses_of(done, self.search.lenpen, self.affixes.forced)
+            return hypotheses_of(done, self.search.lenpen, self.affixes.stripped)
 
         return in_order(batches, start, finish, 2 * self.workers * len(self._devices))
 
@@ -115,7 +115,7 @@ class CTranslate2Engine:
             seed,
             self._tokens(batch),
             options,
-            self.affixes.forced,
+            self.affixes.stripped,
         )
 
     def _tokens(self, batch: Batch) -> List[List[str]]:
@@ -164,32 +164,40 @@ def sample_seeded(
     seed: int,
     sources: List[List[str]],
     options: Dict[str, Any],
-    forced: int = 0,
+    stripped: Container[str] = (),
 ) -> List[List[Hypothesis]]:
     """Samples translations in a new thread, which starts with this seed."""
     ctranslate2.set_random_seed(seed)
     translator = ctranslate2.Translator(model, inter_threads=1, **load)
     results = translator.translate_batch(sources, **options)
-    return hypotheses_of(results, options["length_penalty"], forced)
+    return hypotheses_of(results, options["length_penalty"], stripped)
 
 
-def hypotheses_of(results: Iterable[Any], lenpen: float, forced: int = 0) -> List[List[Hypothesis]]:
+def hypotheses_of(
+    results: Iterable[Any], lenpen: float, stripped: Container[str] = ()
+) -> List[List[Hypothesis]]:
     """Hypotheses from CTranslate2's results, whose scores are log probability / length^lenpen.
 
     Args:
         results: with ``return_scores`` and ``return_end_token``.
         lenpen: the length penalty of the search.
-        forced: tokens at the beginning of each that count in its length, but were not chosen: they
-            are left out, and their probability is 1.
+        stripped: symbols that are left out of a translation.
     """
     return [
         [
-            Hypothesis(
-                " ".join(tokens[forced : -1 if tokens[-1] == "</s>" else None]),
-                score * len(tokens) ** lenpen / (len(tokens) - forced) / math.log(2),
-            )
+            hypothesis
             for tokens, score in zip(result.hypotheses, result.scores, strict=True)
-            if len(tokens) > forced
+            for hypothesis in _hypothesis(tokens, score, lenpen, stripped)
         ]
         for result in results
     ]
+
+
+def _hypothesis(
+    tokens: List[str], score: float, lenpen: float, stripped: Container[str]
+) -> Iterator[Hypothesis]:
+    """The hypothesis of one result; none of an empty one."""
+    kept = [token for token in tokens if token not in stripped]
+    if kept:
+        text = " ".join(kept[:-1] if kept[-1] == "</s>" else kept)
+        yield Hypothesis(text, score * len(tokens) ** lenpen / len(kept) / math.log(2))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import torch
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import infer_language_pair
 from fairseq.data.multilingual.multilingual_utils import get_lang_tok
@@ -115,14 +116,19 @@ class TeacherTask(TranslationTask):
         results = generator.generate(
             models, sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=start
         )
-        return [[self._stripped(each, len(forced)) for each in nbest] for nbest in results]
+        return [[self._stripped(each) for each in nbest] for nbest in results]
 
-    def _stripped(self, hypothesis: Dict[str, Tensor], forced: int) -> Dict[str, Tensor]:
-        """A hypothesis from its first token that was not forced to its first end of sentence."""
-        tokens = hypothesis["tokens"]
-        ends = tokens.eq(self.target_dictionary.eos()).nonzero().flatten().tolist()
-        kept = slice(forced, (ends[0] if ends else len(tokens) - 1) + 1)
+    def _stripped(self, hypothesis: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """A hypothesis without the tokens of its target language, to its first end of sentence."""
+        tokens, eos = hypothesis["tokens"], self.target_dictionary.eos()
+        ends = tokens.eq(eos).nonzero().flatten().tolist()
+        kept = torch.ones_like(tokens, dtype=torch.bool)
+        kept[ends[0] + 1 if ends else len(tokens) :] = False
+        for token in {*self.sentence_format.target_prefix, self.sentence_format.end} - {eos}:
+            kept &= tokens.ne(token)
         changed = {name: hypothesis[name][kept] for name in ("tokens", "positional_scores")}
+        if not ends:  # the model's own end was another token
+            changed["tokens"] = torch.cat([changed["tokens"], tokens.new_tensor([eos])])
         return {**hypothesis, **changed}
 
 

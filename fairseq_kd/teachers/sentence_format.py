@@ -12,7 +12,7 @@ each as its options say. The output after ``v_k`` is a distribution of ``v_(k+1)
 """
 
 from dataclasses import dataclass
-from typing import Any, Dict, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, NamedTuple, Sequence, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -98,9 +98,9 @@ class Affixes(NamedTuple):
     target_prefix: Tuple[str, ...] = ()  # none, where the program begins a translation itself
 
     @property
-    def forced(self) -> int:
-        """How many tokens a translation begins with that are not the model's choice."""
-        return max(0, len(self.target_prefix) - 1)
+    def stripped(self) -> FrozenSet[str]:
+        """The symbols of the target language, which are no part of a translation."""
+        return frozenset(self.target_prefix) - {Dictionary().eos_word}
 
 
 def surrounded(

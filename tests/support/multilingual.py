@@ -15,21 +15,27 @@ for _side in ("encoder", "decoder"):
     SIZE += [f"--{_side}-layers", "1", f"--{_side}-embed-dim", "16"]
     SIZE += [f"--{_side}-ffn-embed-dim", "32", f"--{_side}-attention-heads", "2"]
 PAIRS = ["--lang-pairs", "es-en,en-es"]
+DECODER, REPLACING = ["--decoder-langtok"], ["--lang-tok-replacing-bos-eos"]
+MULTI = ["--task", "translation_multi_simple_epoch", *PAIRS, *DECODER]
 TASKS = {  # by kind of model: what names its task to fairseq-train and to fairseq-generate
-    "m2m": ["--task", "translation_multi_simple_epoch", *PAIRS, "--langs", "es,en,fr"]
-    + ["--encoder-langtok", "src", "--decoder-langtok"],
-    "replacing": ["--task", "translation_multi_simple_epoch", *PAIRS, "--langs", "en,es"]
-    + ["--encoder-langtok", "tgt", "--decoder-langtok", "--lang-tok-replacing-bos-eos"],
+    "m2m": [*MULTI, "--langs", "es,en,fr", "--encoder-langtok", "src"],
+    "replacing": [*MULTI, "--langs", "en,es", "--encoder-langtok", "tgt", *REPLACING],
     "mbart": ["--task", "translation_from_pretrained_bart", "--langs", "es,fr,en"],
-    "separate": ["--task", "multilingual_translation", *PAIRS, "--encoder-langtok", "tgt"]
-    + ["--decoder-langtok"],
+    "separate": [
+        "--task",
+        "multilingual_translation",
+        *PAIRS,
+        "--encoder-langtok",
+        "tgt",
+        *DECODER,
+    ],
 }
+SHARED, SHARED_PARTS = "--share-all-embeddings", ["--share-encoders", "--share-decoders"]
 MODELS = {
-    "m2m": ["--arch", "transformer", "--share-all-embeddings"],
-    "replacing": ["--arch", "transformer", "--share-all-embeddings"],
+    "m2m": ["--arch", "transformer", SHARED],
+    "replacing": ["--arch", "transformer", SHARED],
     "mbart": ["--arch", "mbart_base", "--source-lang", "es", "--target-lang", "en"],
-    "separate": ["--arch", "multilingual_transformer", "--share-encoders", "--share-decoders"]
-    + ["--share-all-embeddings"],
+    "separate": ["--arch", "multilingual_transformer", *SHARED_PARTS, SHARED],
 }
 
 

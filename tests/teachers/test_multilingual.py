@@ -1,5 +1,6 @@
 """Teachers that read language tokens: by each kind of task, in every way to learn from them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,8 @@ def test_translate_gives_token_for_token_what_fairseq_generate_gives(
     assert cli.main(["translate", *words]) == 0
     ours = dict(_best(tmp_path / "out"))
     own = generate(kind, data, path, *flags)
+    if kind == "separate":  # whose own task leaves the token of a language in a translation
+        own = {n: " ".join(t for t in own[n].split() if t != "__en__") for n in own}
     assert len(own) > 20
     assert {number: ours[number] for number in own} == own
 
@@ -217,20 +220,19 @@ REFUSED = {
 def test_languages_that_a_model_does_not_translate_are_refused(multilingual, kind):
     languages, message = REFUSED[kind]
     path = multilingual(kind)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=re.escape(message.format(path=path)) + "$"):
         load_teacher(path, "--teacher", languages)
-    assert str(refused.value) == message.format(path=path)
 
 
 def test_layers_of_a_model_that_reads_language_tokens_are_not_compared(multilingual, setup):
     path = multilingual("m2m")
-    with pytest.raises(ValueError) as refused:
-        setup("--criterion", "feature_kd", "--kd-teacher", path)
-    assert str(refused.value) == (
+    message = (
         f"--kd-teacher {path} reads language tokens beside each sentence, so that its positions "
         "cannot be compared with the student's. Distil by --criterion word_kd or "
         "multi_teacher_kd, from its store, or from its translations."
     )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        setup("--criterion", "feature_kd", "--kd-teacher", path)
 
 
 def test_one_language_alone_is_refused(data):
