@@ -64,7 +64,7 @@ def bleu_by_kind(path: Path, args: argparse.Namespace) -> Dict[str, float]:
         )
         with tempfile.TemporaryDirectory() as work:
             variant = Variant(system, FAIRSEQ)
-            tokens = translated(variant, engine, subset, engine.search, Path(work))
+            tokens = translated(variant, engine, subset, Path(work))
         texts: List[str] = [words_of(each, "subword_nmt") for each in tokens]
         metric = BLEU(tokenize="none", force=True)
         found[kind] = metric.corpus_score(texts, [references]).score
