@@ -4,6 +4,7 @@ The logs were made by runs.sh and recorded by record.py, both beside this file.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from harness import ROOT, run
 from fairseq_kd import cli
 from fairseq_kd.diagnosis.findings import findings
 from fairseq_kd.diagnosis.training_run import find_training_runs, flags_of
+from fairseq_kd.term_weights import TERM_WEIGHTS
 
 HERE = Path(__file__).parent
 LOGS = HERE / "logs"
@@ -150,6 +152,27 @@ def test_a_weight_that_is_scheduled_counts_as_it_is_at_the_end(tmp_path):
     line = f"2026-11-23 | INFO | train_inner | {json.dumps(record)}"
     (tmp_path / "train.log").write_text(f"{command}\n{line}\n", encoding="utf-8")
     assert named(tmp_path) == {}
+
+
+@pytest.mark.parametrize("term", ["feature", "attention", "align"])
+def test_a_term_that_dominates_is_found_with_its_default_weight(term, tmp_path):
+    weight = {"feature": 0.1, "attention": 0.05, "align": 0.1}[term]
+    bits = 99.0
+    record = {"num_updates": "90", "loss": "100", "nll_loss": "0.5", "kd_loss": "0.5"}
+    record |= {f"{term}_loss": str(bits / weight * math.log(2)), "agreement": "60"}
+    line = f"2026-11-23 | INFO | train_inner | {json.dumps(record)}"
+    (tmp_path / "train.log").write_text(f"$ fairseq-train data --max-update 100\n{line}\n")
+    found = named(tmp_path)["dominant term"]
+    assert f"with its weight {weight:g} is 99.0% of the loss" in found.evidence
+    assert found.advice_text.startswith(f"--kd-{term}-weight {weight / 99:.1g} or less")
+
+
+def test_the_terms_of_every_criterion_are_known_by_their_default_weights():
+    from fairseq_kd import criterions
+
+    every = [getattr(criterions, name) for name in criterions.__all__]
+    terms = {term for each in every for term in getattr(each, "term_types", ())}
+    assert {term.name: term.weight_of(term.config) for term in terms} == TERM_WEIGHTS
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
