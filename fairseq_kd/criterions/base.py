@@ -32,6 +32,7 @@ class Metric(NamedTuple):
         weight: the key whose sum is the weight of the mean in fairseq's means over updates;
             nothing is logged where it is 0.
         digits: decimal places.
+        in_validation: whether a validation logs it too.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric(NamedTuple):
     over: Tuple[str, ...] = ("kd_ntokens",)
     weight: str = "kd_ntokens"
     digits: int = 3
+    in_validation: bool = True
 
 
 def log_metrics(logs: List[Dict[str, Any]], table: Mapping[str, Metric]) -> None:
@@ -139,6 +141,26 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
     def metric_table(cls) -> Dict[str, Metric]:
         """The metrics that are logged beside fairseq's own, by the key of their sum."""
         return cls.METRICS
+
+    @classmethod
+    def numbered(cls, cfg: Any) -> int:
+        """How many names a ``*`` in the names of metrics stands for, which are numbers from 1."""
+        return 0
+
+    @classmethod
+    def validation_metrics(cls, cfg: Any) -> List[str]:
+        """The names of the metrics that a validation logs beside fairseq's own.
+
+        Args:
+            cfg: the flags.
+        """
+        numbers = range(1, cls.numbered(cfg) + 1)
+        names = [each.name for each in cls.metric_table().values() if each.in_validation]
+        return [
+            name.replace("*", str(number))
+            for name in names
+            for number in (numbers if "*" in name else [0])
+        ]
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:

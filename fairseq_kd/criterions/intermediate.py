@@ -355,7 +355,9 @@ class IntermediateCriterion(WordKDCriterion):
             table[f"kd_{name}_loss"] = Metric(f"{name}_loss", 1, (counted,), counted, digits=4)
         norms = tuple(f"kd_{name}_gradient" for name in names)
         for name, norm in zip(names, norms, strict=True):
-            table[norm] = Metric(f"gradient_{name}", PERCENT, norms, counted, digits=1)
+            table[norm] = Metric(
+                f"gradient_{name}", PERCENT, norms, counted, digits=1, in_validation=False
+            )
         return table
 
 

@@ -72,12 +72,8 @@ SEARCH = {  # what fairseq's search reads of --eval-bleu-args, and the range of 
     **{"beam": COUNT, "min_len": COUNT, "lenpen": LENPEN},
     "sampling_topp": Range(float, 1e-6, 1, also=(-1,)),
 }
-METRICS = {"loss", "nll_loss", "ppl"}  # that every criterion of translation validates by
+LOGGED_BY_FAIRSEQ = {"loss", "nll_loss", "ppl"}  # in label_smoothed_cross_entropy, and so in ours
 GREATER_IS_BETTER = {"accuracy", "bleu", "agreement"}
-DISTILLED_METRICS = {  # that a criterion of ours adds
-    *("kd_loss", "temperature", "agreement", "teacher_entropy", "alpha", "beta", "gate"),
-    *("feature_loss", "attention_loss", "align_loss", "mutual_loss", "teacher_nll"),
-}
 
 
 def check_training_command(command: TrainCommand) -> Dict[str, Any]:
@@ -285,11 +281,14 @@ def _check_metric(args: Namespace) -> None:
     """Refuses a metric that the validation does not log, at which the first one would fail."""
     from fairseq.criterions import CRITERION_REGISTRY
 
-    metric, known = args.best_checkpoint_metric, {*METRICS}
-    ours = CRITERION_REGISTRY[args.criterion].__module__.startswith("fairseq_kd.")
+    from fairseq_kd.criterions.base import KDCriterion
+
+    metric, known = args.best_checkpoint_metric, {*LOGGED_BY_FAIRSEQ}
+    criterion = CRITERION_REGISTRY[args.criterion]
+    ours = issubclass(criterion, KDCriterion)
     if not ours and args.criterion != PLAIN:
         return
-    known |= DISTILLED_METRICS if ours else set()
+    known |= set(criterion.validation_metrics(args)) if ours else set()
     known |= {"accuracy"} if args.report_accuracy else set()
     known |= {"bleu"} if getattr(args, "eval_bleu", False) else set()
     if metric not in known:

@@ -196,6 +196,28 @@ def test_what_a_criterion_would_refuse_is_told_before_anything_is_trained(wrong)
     assert told in str(refused.value)
 
 
+METRICS = [  # of a criterion: flags of it, a metric that it logs, and one that it does not
+    ("mutual_learning", {"kd-peers": 3}, "nll_loss_2", "nll_loss_3"),
+    ("mutual_learning", {}, "mutual_loss", "kd_loss"),
+    ("multi_teacher_kd", {}, "teacher_weight_2", "teacher_weight_3"),
+    ("feature_kd", {"kd-log-gradients": True}, "feature_loss", "gradient_word"),
+    ("word_kd", {}, "kd_loss", "attention_loss"),
+]
+
+
+@pytest.mark.parametrize(("criterion", "flags", "logged", "other"), METRICS)
+def test_the_best_checkpoint_is_chosen_by_what_the_criterion_logs(criterion, flags, logged, other):
+    teachers = {"multi_teacher_kd": "a.pt:b.pt", "mutual_learning": None}.get(criterion, "a.pt")
+    knowledge = {"kd-teacher": teachers} if teachers else {}
+    layer = {**flags, "best-checkpoint-metric": logged}
+    args = checked({"criterion": criterion}, layer, knowledge=knowledge)
+    assert args["best_checkpoint_metric"] == logged
+    told = rf"--best-checkpoint-metric must be one of .*\b{logged}\b.*, but is {other}\."
+    layer["best-checkpoint-metric"] = other
+    with pytest.raises(ValueError, match=told):
+        checked({"criterion": criterion}, layer, knowledge=knowledge)
+
+
 @pytest.mark.parametrize(
     ("layer", "told"),
     [
