@@ -23,7 +23,7 @@ def run(options: TranslateOptions) -> int:
     from fairseq_kd.plugin import import_user_dir
 
     import_user_dir(options.user_dir)
-    search = options.search()
+    search = options.search
     teachers = load_checkpoints(options.teacher)
     subset = read_subset_for(teachers, options.data, options.subset)
     if subset.name == "train" and subset.continuation is not None:

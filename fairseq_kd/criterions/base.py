@@ -17,6 +17,7 @@ from fairseq_kd.binarised import check_training
 from fairseq_kd.checkpoints.reading import read_state
 from fairseq_kd.criterions.training_state import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
+from fairseq_kd.models.projection import real_tokens
 
 logger = logging.getLogger(__name__)
 BITS, PERCENT = 1 / math.log(2), 100  # units
@@ -110,7 +111,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
         """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""
-        real = sample["target"].ne(self.padding_idx)
+        real = real_tokens(sample, self.padding_idx)
         real[:, : self.ignore_prefix_size] = False
         return real
 

@@ -4,10 +4,11 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-from fairseq_kd.command_line import Group, Options, user_dir_field
+from fairseq_kd.command_line import Group, Options, cache_field, user_dir_field
 from fairseq_kd.decoding.search import LENPEN, Search
 from fairseq_kd.flag_types import (
     BEAM,
+    BPE,
     COUNT,
     THREADS,
     Range,
@@ -23,7 +24,6 @@ TOKENIZERS = (  # of sacreBLEU
     *("13a", "char", "flores101", "flores200", "intl", "ja-mecab", "ko-mecab", "none", "spm"),
     "zh",
 )
-BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 TEXT, MEASURING = Group("text and search"), Group("measuring")
 
 
@@ -138,13 +138,7 @@ class EvaluateOptions(Options):
         group=MEASURING,
     )
     no_memory: bool = option_field(False, "do not measure memory", group=MEASURING)
-    cache: Optional[Path] = option_field(
-        None,
-        "folder for models converted for CTranslate2 (default: fairseq_kd in "
-        "$XDG_CACHE_HOME or ~/.cache)",
-        read=file_path,
-        group=MEASURING,
-    )
+    cache: Optional[Path] = cache_field("models converted for CTranslate2", MEASURING)
 
     def check(self) -> None:
         """Checks the flags.
