@@ -15,8 +15,9 @@ from harness import ROOT, run
 
 from fairseq_kd import cli
 from fairseq_kd.diagnosis.findings import findings
-from fairseq_kd.diagnosis.training_run import find_training_runs, flags_of
+from fairseq_kd.diagnosis.training_run import find_training_runs
 from fairseq_kd.term_weights import TERM_WEIGHTS
+from fairseq_kd.training_log import arguments_of, flags_of
 
 HERE = Path(__file__).parent
 LOGS = HERE / "logs"
@@ -274,13 +275,13 @@ def test_a_folder_without_logs_is_refused(tmp_path, capsys):
 
 def test_flags_are_read_as_argparse_does():
     command = "fairseq-train data --lr 1 --cpu --betas '(0.9, 0.98)' --lr=2 --kd-alpha 1"
-    assert flags_of(command) == {
+    assert flags_of(arguments_of(command)) == {
         "--lr": "2",
         "--cpu": "",
         "--betas": "(0.9, 0.98)",
         "--kd-alpha": "1",
     }
-    assert flags_of("fairseq-train 'data --lr 1") == {"--lr": "1"}
+    assert flags_of(arguments_of("fairseq-train 'data --lr 1")) == {"--lr": "1"}
 
 
 @pytest.fixture(scope="module")
