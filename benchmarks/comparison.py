@@ -11,11 +11,14 @@ import datetime
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Set
 
-from fairseq_kd import __version__
+from fairseq_kd import __version__, cli
 from fairseq_kd.child_process import child
+from fairseq_kd.evaluation.options import EvaluateOptions
+from fairseq_kd.evaluation.results import EvaluationResult, SystemResult
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.machine import with_gpus
 from fairseq_kd.pipeline.state import manifest_path
@@ -53,45 +56,57 @@ def main(table: str, folder: Path, rows: Sequence[str]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
-        for system in measured["systems"]:
-            if rows and system["name"] not in (*rows, "teacher"):
+        for system in measured.systems:
+            if rows and system.name not in (*rows, "teacher"):
                 continue
             writer.writerow(row_of(table, workflow, measured, system, p_values))
-            write_curve(table, workflow, system["name"])
-            bleu = f"{score(measured, system):.2f} BLEU"
-            print(f"{table} {system['name']}, seed {workflow.seed}: {bleu}")
+            write_curve(table, workflow, system.name)
+            bleu = f"{measured.score(system.name):.2f} BLEU"
+            print(f"{table} {system.name}, seed {workflow.seed}: {bleu}")
 
 
-def evaluated(workflow: Workflow, rows: Sequence[str]) -> Dict[str, Any]:
+def evaluated(workflow: Workflow, rows: Sequence[str]) -> EvaluationResult:
     """The evaluation of the run, or one of these rows alone, made now."""
     folder = Path(workflow.folder)
     if not rows:
-        return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    command = workflow.step("evaluation").commands[0]
-    systems = ("--teacher", "--student", "--control", "--out")
-    kept: List[str] = []
-    for flag, value in zip(command, [*command[1:], ""], strict=True):
-        if flag in systems and (flag == "--teacher" or value.partition("=")[0] in rows):
-            kept += ["--student" if flag == "--control" else flag, value]
-    others = [word for i, word in enumerate(command) if not {word, command[i - 1]} & set(systems)]
+        return result_in(folder)
     out = folder / "rows"
-    with child([*others, *kept, "--out", str(out)], stdout=subprocess.DEVNULL) as process:
+    options = of_rows(evaluation_of(workflow), rows, out)
+    with child(options.argv(), stdout=subprocess.DEVNULL) as process:
         if process.wait() != 0:
             sys.exit(f"fairseq-kd evaluate failed with status {process.returncode}")
-    return json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    return result_in(out)
 
 
-def translations(folder: Path, measured: Dict[str, Any]) -> Dict[str, List[str]]:
+def result_in(folder: Path) -> EvaluationResult:
+    """What an evaluation measured."""
+    text = (folder / "evaluation.json").read_text(encoding="utf-8")
+    return EvaluationResult.from_json(json.loads(text))
+
+
+def evaluation_of(workflow: Workflow) -> EvaluateOptions:
+    """The options of the evaluation of a run."""
+    command = workflow.step("evaluation").commands[0]
+    return EvaluateOptions.parsed(cli.parser().parse_args(command[1:]))
+
+
+def of_rows(options: EvaluateOptions, rows: Sequence[str], out: Path) -> EvaluateOptions:
+    """The options of an evaluation of some models alone, all of them as students."""
+    students = [each for each in options.systems() if each.name in rows]
+    named = tuple(f"{each.name}={each.path}" for each in students if each.role != "teacher")
+    return replace(options, student=named, control=(), out=out)
+
+
+def translations(folder: Path, measured: EvaluationResult) -> Dict[str, List[str]]:
     """What each model of an evaluation made of the test set."""
-    names = [system["name"] for system in measured["systems"]]
+    names = [system.name for system in measured.systems]
     files = {name: folder / "translations" / f"{name}.txt" for name in names}
     return {name: path.read_text(encoding="utf-8").splitlines() for name, path in files.items()}
 
 
 def references_of(workflow: Workflow) -> List[str]:
     """The test set's plain references, which scripts/prepare.sh keeps beside the data."""
-    command = workflow.step("evaluation").commands[0]
-    data = Path(command[command.index("--data") + 1])
+    data = evaluation_of(workflow).data
     target = next(data.glob("test.*.bin")).name.split(".")[1].partition("-")[2]
     return (data.parent / "text" / f"test.{target}").read_text(encoding="utf-8").splitlines()
 
@@ -104,30 +119,25 @@ def against(
     return {name: found.scores[name]["BLEU"].p for name in texts}
 
 
-def score(measured: Dict[str, Any], system: Dict[str, Any], metric: str = "BLEU") -> float:
-    """A model's score of the test set."""
-    return measured["quality"]["scores"][system["name"]][metric]["score"]
-
-
 def row_of(
     table: str,
     workflow: Workflow,
-    measured: Dict[str, Any],
-    system: Dict[str, Any],
+    measured: EvaluationResult,
+    system: SystemResult,
     p_values: Dict[str, Dict[str, float]],
 ) -> Dict[str, Any]:
     """One line of the CSV."""
-    name, made = system["name"], measured["made"]
+    name, made = system.name, measured.made
     p_of = {f"p_{base}": f"{found[name]:.4f}" for base, found in p_values.items() if name != base}
     return {
-        **{"table": table, "row": name, "seed": workflow.seed, "pair": "-".join(made["pair"])},
-        **{"parameters": sum(system["parameters"].values()), "updates": system["updates"]},
-        "behind": system["updates_behind"],
-        **{"BLEU": f"{score(measured, system):.2f}"},
-        **{"chrF": f"{score(measured, system, 'chrF2'):.2f}"},
+        **{"table": table, "row": name, "seed": workflow.seed, "pair": "-".join(made.pair)},
+        **{"parameters": system.total_parameters, "updates": system.updates},
+        "behind": system.updates_behind,
+        **{"BLEU": f"{measured.score(name):.2f}"},
+        **{"chrF": f"{measured.score(name, 'chrF2'):.2f}"},
         **p_of,
         "seconds": seconds(workflow, name),
-        "signature": measured["quality"]["signatures"]["BLEU"],
+        "signature": measured.quality.signatures["BLEU"],
         **{"machine": with_gpus(), "date": datetime.date.today(), "version": __version__},
     }
 

@@ -9,26 +9,34 @@ loading and conversion. BLEU is on words as they are tokenised, against the set'
 """
 
 import argparse
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
+from unittest import mock
 
 import numpy as np
 import torch
 from measuring import record
 from sacrebleu.metrics import BLEU
 
-from fairseq_kd.child_process import child
-from fairseq_kd.decoding.engine_choice import cores
+from fairseq_kd.child_process import begin_worker, child
+from fairseq_kd.decoding.decode import decode, merge_if_last
+from fairseq_kd.decoding.engine_choice import choose_engine
+from fairseq_kd.decoding.hypothesis_files import WHOLE, by_sentence
+from fairseq_kd.decoding.options import TranslateOptions
 from fairseq_kd.decoding.subset import Subset, read_subset, words_of
+from fairseq_kd.decoding.translation_model import load_checkpoints, read_subset_for
 from fairseq_kd.distilled_data.training_set import PairWriter
+from fairseq_kd.machine import cores
 
 FAIRSEQ = "fairseq-generate"
-LENGTHS = ["--max-len-a", "2", "--max-len-b", "20"]
+MAX_LEN_A, MAX_LEN_B = 2, 20
 
 
 class Decoded(NamedTuple):
@@ -49,7 +57,7 @@ def main() -> None:
     parser.add_argument("--pair", default="es-en")
     parser.add_argument("--subset", default="valid")
     parser.add_argument("--sentences", type=int, default=400, help="spread evenly over the subset")
-    parser.add_argument("--beam", default="5")
+    parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores(), help="of every system")
     parser.add_argument("--compute-types", nargs="+", default=["float32", "int8"])
@@ -89,30 +97,72 @@ def sample_of(args: argparse.Namespace, folder: Path) -> Subset:
 
 def one_round(args: argparse.Namespace, folder: Path, number: int) -> Dict[str, Decoded]:
     """Decodes with every system; each round begins with another one."""
-    source, target = args.pair.split("-")
     found = {}
     for name in np.roll([FAIRSEQ, *args.compute_types], number).tolist():
         if name == FAIRSEQ:
-            command = [name, str(folder), "--user-dir", "user_dir", "--path", args.teacher]
-            command += ["--gen-subset", "test", "--source-lang", source, "--target-lang", target]
-            command += ["--batch-size", args.fairseq_batch, "--required-batch-size-multiple", "1"]
-            command += ["--fp16"] if args.fairseq_fp16 else []
-            printed = run([*command, "--beam", args.beam, *LENGTHS], args.threads)
-            speed = re.search(r"Translated .*\(([\d.,]+) sentences/s", printed)[1]
+            found[name] = by_fairseq(args, folder)
         else:
-            out = folder / f"{name}-{number}"
-            command = [sys.executable, "-m", "fairseq_kd.cli", "translate", "--data", str(folder)]
-            command += ["--subset", "test", "--teacher", args.teacher, "--out", str(out)]
-            command += ["--engine", "ctranslate2", "--compute-type", name, "--beam", args.beam]
-            command += [] if torch.cuda.is_available() else ["--workers", str(args.threads)]
-            printed = run([*command, *LENGTHS], args.threads)
-            speed = re.search(r"decoded ([\d.]+) a second", printed)[1]
-            printed = (out / "hypotheses.txt").read_text(encoding="utf-8")
-        lines = re.findall(r"^H-(\d+)\t\S+\t(.*)$", printed, re.M)
-        texts = [tokens for _, tokens in sorted(lines, key=lambda line: int(line[0]))]
-        found[name] = Decoded(float(speed.replace(",", "")), texts)
-        print(f"round {number + 1}, {name}: {speed} sentences/s", file=sys.stderr)
+            options = TranslateOptions(
+                teacher=args.teacher,
+                data=folder,
+                subset="test",
+                out=folder / f"{name}-{number}",
+                beam=args.beam,
+                max_len_a=MAX_LEN_A,
+                max_len_b=MAX_LEN_B,
+                engine="ctranslate2",
+                compute_type=name,
+                workers=None if torch.cuda.is_available() else args.threads,
+            )
+            found[name] = by_ctranslate2(options, args.threads)
+        speed = f"{found[name].speed:.1f} sentences/s"
+        print(f"round {number + 1}, {name}: {speed}", file=sys.stderr)
     return found
+
+
+def by_fairseq(args: argparse.Namespace, folder: Path) -> Decoded:
+    """What fairseq-generate makes of the sentences of a data folder, and its speed."""
+    source, target = args.pair.split("-")
+    command = [FAIRSEQ, str(folder), "--user-dir", "user_dir", "--path", args.teacher]
+    command += ["--gen-subset", "test", "--source-lang", source, "--target-lang", target]
+    command += ["--batch-size", args.fairseq_batch, "--required-batch-size-multiple", "1"]
+    command += ["--fp16"] if args.fairseq_fp16 else []
+    command += ["--beam", str(args.beam), "--max-len-a", str(MAX_LEN_A)]
+    printed = run([*command, "--max-len-b", str(MAX_LEN_B)], args.threads)
+    speed = re.search(r"Translated .*\(([\d.,]+) sentences/s", printed)[1]
+    lines = re.findall(r"^H-(\d+)\t\S+\t(.*)$", printed, re.M)
+    texts = [tokens for _, tokens in sorted(lines, key=lambda line: int(line[0]))]
+    return Decoded(float(speed.replace(",", "")), texts)
+
+
+def by_ctranslate2(options: TranslateOptions, threads: int) -> Decoded:
+    """What our engine makes of the sentences of a data folder, and its speed, in a new process."""
+    one = (1, multiprocessing.get_context("spawn"), begin_worker, (os.getpid(),))
+    of_child = mock.patch.dict(os.environ, OMP_NUM_THREADS=str(threads))
+    with of_child, ProcessPoolExecutor(*one) as pool:
+        speed = pool.submit(decoded_per_second, options).result()
+    texts = [hypotheses[0].tokens for _, hypotheses in by_sentence(options.out / WHOLE)]
+    return Decoded(speed, texts)
+
+
+def decoded_per_second(options: TranslateOptions) -> float:
+    """Decodes a data folder, as fairseq-kd translate does; returns sentences in a second."""
+    import fairseq_kd.plugin  # noqa: F401  (the architectures of the models)
+
+    teachers = load_checkpoints(options.teacher)
+    subset = read_subset_for(teachers, options.data, options.subset)
+    engine = choose_engine(
+        options.engine,
+        teachers,
+        subset,
+        options.search,
+        device=options.device,
+        compute_type=options.compute_type,
+        workers=options.workers,
+    )
+    _, progress = decode(teachers, subset, engine, options.out, options.shard)
+    merge_if_last(options.out)
+    return progress.sentences_per_s
 
 
 def run(command: Sequence[str], threads: int) -> str:

@@ -18,12 +18,12 @@ from sacrebleu.metrics import BLEU
 import fairseq_kd.plugin  # noqa: F401  (the architectures of the models)
 from fairseq_kd.decoding.conversion import FLOAT32, INT8, converted, default_cache
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
-from fairseq_kd.decoding.engine_choice import cores
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import words_of
 from fairseq_kd.evaluation.results import FAIRSEQ
 from fairseq_kd.evaluation.systems import NamedCheckpoint, Variant, common_subset, load_named
 from fairseq_kd.evaluation.translations import translated
+from fairseq_kd.machine import cores
 
 EXACT, THEIRS, OURS = "float32", "int8, weights up to 127", "int8, weights up to 64"
 KINDS = {EXACT: (FLOAT32, FLOAT32), THEIRS: (FLOAT32, INT8), OURS: (INT8, INT8)}
@@ -64,7 +64,7 @@ def bleu_by_kind(path: Path, args: argparse.Namespace) -> Dict[str, float]:
         )
         with tempfile.TemporaryDirectory() as work:
             variant = Variant(system, FAIRSEQ)
-            tokens = translated(variant, engine, subset, engine.search, Path(work))
+            tokens = translated(variant, engine, subset, Path(work))
         texts: List[str] = [words_of(each, "subword_nmt") for each in tokens]
         metric = BLEU(tokenize="none", force=True)
         found[kind] = metric.corpus_score(texts, [references]).score

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Dict, List
 
 from fairseq_kd.evaluation.pages import markdown_table
+from fairseq_kd.evaluation.results import EvaluationResult
 
 
 def main(folders: List[str]) -> None:
@@ -17,12 +18,11 @@ def main(folders: List[str]) -> None:
     found: Dict[str, List[float]] = {}
     parameters: Dict[str, int] = {}
     for folder in folders:
-        measured = json.loads((Path(folder) / "evaluation.json").read_text(encoding="utf-8"))
-        for system in measured["systems"]:
-            name = system["name"]
-            parameters[name] = sum(system["parameters"].values())
-            scores = measured["quality"]["scores"][name]
-            found.setdefault(name, []).append(scores["BLEU"]["score"])
+        text = (Path(folder) / "evaluation.json").read_text(encoding="utf-8")
+        measured = EvaluationResult.from_json(json.loads(text))
+        for system in measured.systems:
+            parameters[system.name] = system.total_parameters
+            found.setdefault(system.name, []).append(measured.score(system.name))
     rows = [
         [name, f"{parameters[name]:,}", ", ".join(f"{x:.1f}" for x in each), f"{mean(each):.1f}"]
         for name, each in found.items()

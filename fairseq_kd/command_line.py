@@ -30,7 +30,7 @@ from typing import (
     Union,
 )
 
-from fairseq_kd.flag_types import one_line, option_field
+from fairseq_kd.flag_types import file_path, flag_name, one_line, option_field
 
 PROGRAM = "fairseq-kd"
 NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # which argparse does not take for a flag
@@ -137,7 +137,7 @@ def flag_of(each: "Field[Any]") -> str:
     """The flag of a field as the user types it; its bare name if it is positional."""
     if each.metadata.get("positional"):
         return each.name
-    return each.metadata.get("flag") or f"--{each.name.replace('_', '-')}"
+    return each.metadata.get("flag") or flag_name(each.name)
 
 
 def many(each: "Field[Any]") -> bool:
@@ -220,6 +220,31 @@ def teacher_pair(options: Any) -> Optional[Tuple[str, str]]:
             "Give --teacher-source-lang and --teacher-target-lang, or neither of them."
         )
     return None if pair[0] is None else pair
+
+
+def cache_field(what: str, group: Optional[Group] = None) -> Any:
+    """The flag ``--cache`` of a command that converts models.
+
+    Args:
+        what: is kept there.
+        group: of the flag.
+    """
+    return option_field(
+        None,
+        f"folder for {what} (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
+        read=file_path,
+        group=group,
+    )
+
+
+def codes_field() -> Any:
+    """The flag ``--codes`` of a command that splits text as the data were split."""
+    return option_field(
+        None,
+        "the BPE merges, or the model of SentencePiece (default: the file codes or "
+        "sentencepiece.model beside DATA)",
+        read=file_path,
+    )
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ BEAM = Range(int, 1, 1000)
 WEIGHT = Range(float, 1e-12, 1e6, also=(0,))  # of a term of a loss
 TEMPERATURE = Range(float, 0.01, 100)
 SEED = Range(int, 0, 2**32 - 1)
+BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")  # of --remove-bpe
 
 
 def from_environment(name: str, allowed: Range, default: Number) -> Number:
@@ -172,6 +173,11 @@ def with_range(help_text: str, allowed: Union[Range, Several]) -> str:
     if not default:
         return f"{help_text} ({allowed})"
     return f"{before} ({allowed}; default{after}"
+
+
+def flag_name(name: str) -> str:
+    """A field as the user types it: ``--max-tokens`` of ``max_tokens``."""
+    return f"--{name.replace('_', '-')}"
 
 
 def split_name(text: str) -> str:

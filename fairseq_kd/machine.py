@@ -14,8 +14,15 @@ PACKAGES = ("torch", "fairseq", "fairseq-fixed", "ctranslate2", "sacrebleu", "sa
 
 def machine() -> str:
     """The processor, and the number of its cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} core{'s' if cores != 1 else ''} of {processor()}"
+    count = cores()
+    return f"{count} core{'s' if count != 1 else ''} of {processor()}"
+
+
+def cores() -> int:
+    """The number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

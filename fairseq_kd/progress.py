@@ -156,11 +156,6 @@ class ProgressLine:
         """Since this run began."""
         return time.monotonic() - self.start
 
-    @property
-    def per_second(self) -> float:
-        """Units that this run does in a second."""
-        return (self.done - self.initial) / max(self.seconds, 1e-9)
-
 
 def _append_record(progress: Progress) -> None:
     path = os.environ.get(PROGRESS_FILE)

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import deque
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writes it
 STAGE_LOCK = ".stage.lock"  # beside it, while fairseq-kd stage works on it, or after a kill of that
@@ -87,18 +87,22 @@ def last_command(path: Path) -> str:
     return commands[0][2:].rstrip("\n") if commands else ""
 
 
-def flags_of(command: str) -> Flags:
-    """The flags of a command line with their values; the last one of a name counts.
+def arguments_of(command: str) -> List[str]:
+    """The arguments of a command line in a log.
 
     If a quote stays open, as in a log that is cut off, words end at blanks.
     """
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
+
+
+def flags_of(arguments: Sequence[str]) -> Flags:
+    """The flags among arguments with their values; the last one of a name counts."""
     flags: Flags = {}
     name = ""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = command.split()
-    for word in words:
+    for word in arguments:
         if word.startswith("--"):
             name, _, value = word.partition("=")
             flags[name] = value

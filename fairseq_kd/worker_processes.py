@@ -4,8 +4,9 @@ import os
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context
-from typing import Callable, Deque, Iterable, Iterator, TypeVar
+from typing import Callable, Deque, Iterable, Iterator, List, TypeVar
 
 from fairseq_kd.child_process import begin_worker
 
@@ -27,6 +28,12 @@ def in_order(
             yield finish(pending.popleft())
     while pending:
         yield finish(pending.popleft())
+
+
+def in_chunks(items: Iterable[Given], size: int) -> Iterator[List[Given]]:
+    """Yields the items in lists of a size, of which the last may be shorter."""
+    rest = iter(items)
+    return iter(lambda: list(islice(rest, size)), [])
 
 
 def in_processes(tasks: Iterable[Callable[[], Done]], count: int) -> Iterator[Done]:

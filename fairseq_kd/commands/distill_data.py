@@ -13,9 +13,9 @@ again."""
 
 def run(options: DistillDataOptions) -> int:
     """Makes the training set, or prints that it exists."""
-    from fairseq_kd.decoding.engine_choice import cores
     from fairseq_kd.distilled_data.distilled_set import DistilledSet, MixOptions
     from fairseq_kd.distilled_data.selection import SelectionOptions
+    from fairseq_kd.machine import cores
 
     choice = SelectionOptions(
         options.select,

@@ -27,8 +27,8 @@ def run(options: ImportTranslationsOptions) -> int:
 
     from fairseq.data.data_utils import infer_language_pair
 
-    from fairseq_kd.decoding.engine_choice import cores
     from fairseq_kd.decoding.outside_translations import Import
+    from fairseq_kd.machine import cores
 
     pair = infer_language_pair(str(options.data)) if options.data.is_dir() else (None, None)
     if None in pair:

@@ -24,7 +24,7 @@ def run(options: TranslateOptions) -> int:
     from fairseq_kd.teachers.multilingual import Languages
 
     import_user_dir(options.user_dir)
-    search = options.search()
+    search = options.search
     languages = Languages.of_data(options.data, teacher_pair(options))
     teachers = load_checkpoints(options.teacher, languages)
     subset = read_subset_for(teachers, options.data, options.subset)

@@ -28,6 +28,7 @@ from fairseq_kd.losses.attention import (
 from fairseq_kd.models.capture import AttentionInputs, Captured
 from fairseq_kd.models.layer_map import LayerPair
 from fairseq_kd.models.structure import ATTENTION, Structure
+from fairseq_kd.term_weights import TERM_WEIGHTS
 
 DISTANCES = {"mse": attention_mse, "kl": attention_kl}
 MATCHINGS = {"mean": (mean_of_heads, min), "repeat": (repeat_heads, max)}  # to which number
@@ -39,7 +40,7 @@ class AttentionKDConfig(IntermediateKDConfig):
     """The flags of ``attention_kd``, beside those of ``word_kd``."""
 
     kd_attention_weight: float = number_field(
-        0.05,
+        TERM_WEIGHTS["attention"],
         WEIGHT,
         "weight of the attention's term; 0.05 to 0.1 is usual (default: %(default)s)",
     )

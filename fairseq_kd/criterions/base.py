@@ -17,6 +17,7 @@ from fairseq_kd.binarised import check_training
 from fairseq_kd.checkpoints.reading import read_state
 from fairseq_kd.criterions.training_state import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
+from fairseq_kd.models.projection import real_tokens
 
 logger = logging.getLogger(__name__)
 BITS, PERCENT = 1 / math.log(2), 100  # units
@@ -32,6 +33,7 @@ class Metric(NamedTuple):
         weight: the key whose sum is the weight of the mean in fairseq's means over updates;
             nothing is logged where it is 0.
         digits: decimal places.
+        in_validation: whether a validation logs it too.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Metric(NamedTuple):
     over: Tuple[str, ...] = ("kd_ntokens",)
     weight: str = "kd_ntokens"
     digits: int = 3
+    in_validation: bool = True
 
 
 def log_metrics(logs: List[Dict[str, Any]], table: Mapping[str, Metric]) -> None:
@@ -108,7 +111,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
         """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""
-        real = sample["target"].ne(self.padding_idx)
+        real = real_tokens(sample, self.padding_idx)
         real[:, : self.ignore_prefix_size] = False
         return real
 
@@ -139,6 +142,26 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
     def metric_table(cls) -> Dict[str, Metric]:
         """The metrics that are logged beside fairseq's own, by the key of their sum."""
         return cls.METRICS
+
+    @classmethod
+    def numbered(cls, cfg: Any) -> int:
+        """How many names a ``*`` in the names of metrics stands for, which are numbers from 1."""
+        return 0
+
+    @classmethod
+    def validation_metrics(cls, cfg: Any) -> List[str]:
+        """The names of the metrics that a validation logs beside fairseq's own.
+
+        Args:
+            cfg: the flags.
+        """
+        numbers = range(1, cls.numbered(cfg) + 1)
+        names = [each.name for each in cls.metric_table().values() if each.in_validation]
+        return [
+            name.replace("*", str(number))
+            for name in names
+            for number in (numbers if "*" in name else [0])
+        ]
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:

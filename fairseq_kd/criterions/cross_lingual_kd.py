@@ -22,6 +22,7 @@ from fairseq_kd.losses.hidden_states import DISTANCES, linked_distance, pooled_d
 from fairseq_kd.models.capture import Captured, Places
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.tasks import PivotTranslationTask
+from fairseq_kd.term_weights import TERM_WEIGHTS
 
 LEVELS = ("sentence", "token", "both")
 
@@ -41,7 +42,7 @@ class CrossLingualKDConfig(IntermediateKDConfig):
         "not with this criterion: the two encoders read different languages (default: off)",
     )
     kd_align_weight: float = number_field(
-        0.1,
+        TERM_WEIGHTS["align"],
         WEIGHT,
         "weight of the distance between the encoder states of student and teacher "
         "(default: %(default)s)",

@@ -20,6 +20,7 @@ from fairseq_kd.flag_types import WEIGHT, number_field, option_field
 from fairseq_kd.losses.hidden_states import DISTANCES, hidden_distance
 from fairseq_kd.models.capture import Captured
 from fairseq_kd.models.structure import SIDES, Structure
+from fairseq_kd.term_weights import TERM_WEIGHTS
 
 
 @dataclass
@@ -27,7 +28,7 @@ class FeatureKDConfig(IntermediateKDConfig):
     """The flags of ``feature_kd``, beside those of ``word_kd``."""
 
     kd_feature_weight: float = number_field(
-        0.1,
+        TERM_WEIGHTS["feature"],
         WEIGHT,
         "weight gamma of the hidden states' term (default: %(default)s)",
     )

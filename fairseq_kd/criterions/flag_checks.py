@@ -7,7 +7,7 @@ from typing import Any, Dict, Sequence
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
-from fairseq_kd.flag_types import UNPRINTABLE, Range
+from fairseq_kd.flag_types import UNPRINTABLE, Range, flag_name
 
 FAIRSEQ_RANGES = {  # of the flags that fairseq's own criterion has
     "label_smoothing": Range(float, 0, 1, below=True),
@@ -25,16 +25,16 @@ def check_values(cfg: Any) -> None:
         allowed, value = field.metadata.get("range"), getattr(cfg, field.name, None)
         allowed = allowed or FAIRSEQ_RANGES.get(field.name)
         if allowed is not None and value is not None:
-            allowed.check(flag(field.name), value)
+            allowed.check(flag_name(field.name), value)
         choices = field.metadata.get("choices")
         if choices is not None and value is not None and value not in choices:
             raise ValueError(
-                f"{flag(field.name)} must be one of {', '.join(choices)}, but is {value}."
+                f"{flag_name(field.name)} must be one of {', '.join(choices)}, but is {value}."
             )
         ours = field.name.startswith("kd_") and isinstance(value, str)
         if ours and (not value.strip() or UNPRINTABLE.search(value)):
             raise ValueError(
-                f"{flag(field.name)} must be text on one line and not empty, but is {value!r}."
+                f"{flag_name(field.name)} must be text on one line and not empty, but is {value!r}."
             )
 
 
@@ -141,11 +141,6 @@ def check_undistilled(cfg: Any, defaults: type, used: Sequence[str] = ()) -> Non
         ours = field.name.startswith("kd_") and field.name not in ("kd_alpha", "kd_beta", *used)
         if ours and value != field.default:
             raise ValueError(
-                f"{flag(field.name)} is {value}, but has no effect while --kd-alpha is 0. Leave it "
-                "out, or set --kd-alpha above 0."
+                f"{flag_name(field.name)} is {value}, but has no effect while --kd-alpha is 0. "
+                "Leave it out, or set --kd-alpha above 0."
             )
-
-
-def flag(name: str) -> str:
-    """A field of the configuration as the user types it."""
-    return f"--{name.replace('_', '-')}"

@@ -8,9 +8,9 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from fairseq_kd.criterions.base import PERCENT, Metric
-from fairseq_kd.criterions.flag_checks import check_one_live_teacher, flag
+from fairseq_kd.criterions.flag_checks import check_one_live_teacher
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
-from fairseq_kd.flag_types import option_field
+from fairseq_kd.flag_types import flag_name, option_field
 from fairseq_kd.models.capture import Captured, Places, capture
 from fairseq_kd.models.layer_map import PAIRS, LayerPair, check_layer_map, parse_layer_map
 from fairseq_kd.models.structure import SIDES, Structure, student_structure
@@ -126,8 +126,8 @@ class Term(nn.Module):
                 if each.name.endswith("_weight"):
                     continue
                 raise ValueError(
-                    f"{flag(each.name)} is {value}, but has no effect while {cls.weight_flag()} is "
-                    "0. Leave it out, or set the weight above 0."
+                    f"{flag_name(each.name)} is {value}, but has no effect while "
+                    f"{cls.weight_flag()} is 0. Leave it out, or set the weight above 0."
                 )
 
     @classmethod
@@ -179,7 +179,7 @@ class LayerTerm(Term):
         """Refuses layer maps that are wrong whatever the models are."""
         for name in (f"kd_{cls.name}_layers", f"kd_{cls.name}_decoder_layers"):
             if getattr(cfg, name) is not None:
-                check_layer_map(getattr(cfg, name), flag(name))
+                check_layer_map(getattr(cfg, name), flag_name(name))
 
     def layer_maps(
         self, cfg: Any, student: Structure, teacher: Structure, sides: Sequence[str]
@@ -359,7 +359,9 @@ class IntermediateCriterion(WordKDCriterion):
             table[f"kd_{name}_loss"] = Metric(f"{name}_loss", 1, (counted,), counted, digits=4)
         norms = tuple(f"kd_{name}_gradient" for name in names)
         for name, norm in zip(names, norms, strict=True):
-            table[norm] = Metric(f"gradient_{name}", PERCENT, norms, counted, digits=1)
+            table[norm] = Metric(
+                f"gradient_{name}", PERCENT, norms, counted, digits=1, in_validation=False
+            )
         return table
 
 

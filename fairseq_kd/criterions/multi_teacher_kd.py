@@ -142,6 +142,11 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         fixed_weights(cfg.kd_teacher_weights, count)
 
     @classmethod
+    def numbered(cls, cfg: MultiTeacherKDConfig) -> int:
+        """The number of teachers."""
+        return len(named_teachers(cfg))
+
+    @classmethod
     def shaping_flags(cls) -> str:
         """Those of the number of teachers and of their weights."""
         return "--kd-teacher, --kd-store and --kd-teacher-weights"

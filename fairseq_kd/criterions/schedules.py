@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 from fairseq.criterions import FairseqCriterion
 from fairseq.tasks import FairseqTask
 
-from fairseq_kd.criterions.flag_checks import flag
 from fairseq_kd.criterions.training_state import UpdateClock, teacher_gap
+from fairseq_kd.flag_types import flag_name
 from fairseq_kd.losses import TAIL_POWERS
 
 Shape = Callable[[float, float, float], float]
@@ -108,8 +108,8 @@ def weight_schedule(cfg: Any, name: str) -> Schedule:
         )
     if cfg.kd_weight_schedule == "exponential" and final is not None and 0 in (start, final):
         raise ValueError(
-            f"--kd-weight-schedule exponential cannot go from {start} to {final} by {flag(name)}: "
-            "both must be above 0. Choose linear or cosine."
+            f"--kd-weight-schedule exponential cannot go from {start} to {final} by "
+            f"{flag_name(name)}: both must be above 0. Choose linear or cosine."
         )
     return _schedule(cfg, name, "kd_weight", start)
 
@@ -124,8 +124,8 @@ def _schedule(cfg: Any, name: str, kind: str, default_final: float) -> Schedule:
     for without_effect, value in given.items():
         if value is not None:
             raise ValueError(
-                f"{flag(without_effect)} is {value}, but has no effect with "
-                f"{flag(kind)}-schedule {shape}. Leave it out, or choose another schedule."
+                f"{flag_name(without_effect)} is {value}, but has no effect with "
+                f"{flag_name(kind)}-schedule {shape}. Leave it out, or choose another schedule."
             )
     start, final = getattr(cfg, name), default_final if final is None else final
     if shape in ("constant", FOLLOWS_GAP):
@@ -133,8 +133,8 @@ def _schedule(cfg: Any, name: str, kind: str, default_final: float) -> Schedule:
     total = cfg.max_update if updates is None else updates
     if total <= 0:
         raise ValueError(
-            f"{flag(kind)}-schedule {shape} needs the number of its updates, but that is "
-            f"{total}. Set {flag(kind)}-updates or --max-update to a number above 0."
+            f"{flag_name(kind)}-schedule {shape} needs the number of its updates, but that is "
+            f"{total}. Set {flag_name(kind)}-updates or --max-update to a number above 0."
         )
     return Schedule(shape, start, final, total)
 

@@ -55,6 +55,7 @@ from fairseq_kd.models.projection import (
 from fairseq_kd.teachers.live import DTYPES
 from fairseq_kd.teachers.sources import teacher_sources
 from fairseq_kd.teachers.stored import StoredTeacher
+from fairseq_kd.term_weights import ALPHA, BETA
 
 TEACHER_FLAGS = [
     *("kd_teacher", "kd_teacher_dtype", "kd_teacher_source_lang", "kd_teacher_target_lang"),
@@ -87,12 +88,12 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
         "and more; several as A:B (default: none)",
     )
     kd_alpha: float = number_field(
-        0.8,
+        ALPHA,
         WEIGHT,
         "weight of the distillation loss; 0.7 to 0.9 is usual (default: %(default)s)",
     )
     kd_beta: float = number_field(
-        0.2,
+        BETA,
         WEIGHT,
         "weight of the label-smoothed cross-entropy with the reference; 0.1 to "
         "0.3 is usual, mostly with alpha + beta = 1 (default: %(default)s)",

@@ -20,6 +20,7 @@ from fairseq_kd.decoding.fairseq_engine import FairseqEngine, supported_type
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
+from fairseq_kd.machine import cores
 
 INSTALL = "pip install 'ctranslate2>=4.8'"
 LIBRARIES = ("libcublasLt.so.12", "libcublas.so.12")  # the second needs the first
@@ -153,13 +154,6 @@ def gpus(engine: str) -> int:
     except ImportError:
         return count
     return max(count, ctranslate2.get_cuda_device_count())
-
-
-def cores() -> int:
-    """The number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @functools.cache

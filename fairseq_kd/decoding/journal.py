@@ -122,11 +122,6 @@ class Journal:
         self._file = self._opened()
         print(f"{self.path} was damaged: {consequence}", file=sys.stderr)
 
-    @property
-    def batches(self) -> int:
-        """The number of batches."""
-        return len(self.numbers)
-
     def append(self, number: int, text: str) -> None:
         """Adds a batch; if the disk is full, the file stays as it was."""
         data = text.encode()

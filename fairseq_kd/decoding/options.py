@@ -7,6 +7,8 @@ from typing import Optional
 from fairseq_kd.command_line import (
     Group,
     Options,
+    cache_field,
+    codes_field,
     teacher_language_field,
     teacher_pair,
     user_dir_field,
@@ -21,6 +23,7 @@ from fairseq_kd.flag_types import (
     Range,
     data_folder,
     file_path,
+    flag_name,
     number_field,
     one_line,
     one_word,
@@ -129,12 +132,7 @@ class TranslateOptions(Options):
         "(default: the engine's)",
         group=ENGINE,
     )
-    cache: Optional[Path] = option_field(
-        None,
-        "folder for converted teachers (default: fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
-        read=file_path,
-        group=ENGINE,
-    )
+    cache: Optional[Path] = cache_field("converted teachers", ENGINE)
     teacher_source_lang: Optional[str] = teacher_language_field("source")
     teacher_target_lang: Optional[str] = teacher_language_field("target")
     user_dir: Optional[str] = user_dir_field()
@@ -152,7 +150,7 @@ class TranslateOptions(Options):
             unused, why = ("beam", "lenpen"), "with --sampling. Leave one of the two out."
         for name in unused:
             if getattr(self, name) is not None:
-                raise ValueError(f"--{name.replace('_', '-')} has no effect {why}")
+                raise ValueError(f"{flag_name(name)} has no effect {why}")
         if self.engine == "fairseq" and self.compute_type.startswith("int"):
             raise ValueError(
                 f"--compute-type {self.compute_type} needs CTranslate2, but --engine is fairseq. "
@@ -161,6 +159,7 @@ class TranslateOptions(Options):
         if self.sampling_topk is not None and self.sampling_topp is not None:
             raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
 
+    @property
     def search(self) -> Search:
         """The options of the search."""
         common = {"nbest": self.nbest, "max_len_a": self.max_len_a, "max_len_b": self.max_len_b}
@@ -203,12 +202,7 @@ class ImportTranslationsOptions(Options):
         "how their words were split (default: %(default)s)",
         ("subword_nmt", "sentencepiece", "none"),
     )
-    codes: Optional[Path] = option_field(
-        None,
-        "the BPE merges, or the model of SentencePiece (default: the file codes or "
-        "sentencepiece.model beside DATA)",
-        read=file_path,
-    )
+    codes: Optional[Path] = codes_field()
     workers: Optional[int] = number_field(
         None, THREADS, "processes that split text (default: one per core)"
     )

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from functools import partial
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
@@ -33,7 +33,7 @@ from fairseq_kd.files.whole_files import UNTIL_MADE, whole_folder
 from fairseq_kd.parallel_text import cleaned, letters_of
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
-from fairseq_kd.worker_processes import in_processes
+from fairseq_kd.worker_processes import in_chunks, in_processes
 
 CHUNK = 2000  # lines of a task
 COMPARED = 1000  # sentences that are compared with their references, at most
@@ -118,7 +118,7 @@ class Import:
         journal, counts = unsorted / "lines", Counts(self.subset)
         tasks = (
             partial(_split_all, self.tokenizer, self.bpe, self.codes, self.subset.pair[1], chunk)
-            for chunk in _chunks(self._read())
+            for chunk in in_chunks(self._read(), CHUNK)
         )
         with (
             journal.open("w", encoding="utf-8", newline="\n") as file,
@@ -260,11 +260,6 @@ def why_not_translations(compared: Sequence[Tuple[int, str, str, str]], bpe: str
                 "sentences. Lines are missing, doubled or out of step there."
             )
     return ""
-
-
-def _chunks(translations: Iterable[Translation]) -> Iterator[List[Translation]]:
-    rest = iter(translations)
-    return iter(lambda: list(islice(rest, CHUNK)), [])
 
 
 def _split_all(

@@ -11,6 +11,7 @@ from typing import List, Optional, Sequence, Tuple
 from fairseq_kd.diagnosis.advice import Advice, Finding, consistent
 from fairseq_kd.diagnosis.ending import ending
 from fairseq_kd.diagnosis.training_run import TrainingRun
+from fairseq_kd.term_weights import ALPHA, BETA, TERM_WEIGHTS
 from fairseq_kd.training_log import Record
 
 RISE = 1.5  # nll_loss over its lowest value so far
@@ -178,7 +179,7 @@ def dominant_term(run: TrainingRun) -> Optional[Finding]:
         if f"{name}_loss" in last and 0 < last.get("loss", 0) < math.inf
     }
     name = max(shares, key=shares.__getitem__, default="")
-    alpha, beta = (_weight(run, each, usual) for each, usual in (("alpha", 0.8), ("beta", 0.2)))
+    alpha, beta = _weight(run, "alpha", ALPHA), _weight(run, "beta", BETA)
     others = beta + alpha * (name != "kd")
     if not name or shares[name] <= DOMINANT_SHARE or others <= 0:
         return None
@@ -201,8 +202,8 @@ def dominant_term(run: TrainingRun) -> Optional[Finding]:
 
 def _weights(run: TrainingRun) -> "dict[str, float]":
     """The weights of the distillation terms, by their names in the log."""
-    weights = {"kd": _weight(run, "alpha", 0.8)} if run.distils else {}
-    for name, default in (("feature", 0.1), ("attention", 0.05)):
+    weights = {"kd": _weight(run, "alpha", ALPHA)} if run.distils else {}
+    for name, default in TERM_WEIGHTS.items():
         weights[name] = run.number(f"--kd-{name}-weight", default)
     return weights
 
@@ -220,7 +221,7 @@ def _balanced(run: TrainingRun, name: str) -> float:
 
 
 def _bits(record: Record, name: str) -> float:
-    """A term in bits, the unit of the loss; feature and attention terms are logged unconverted."""
+    """A term in bits, the unit of the loss; the further terms are logged unconverted."""
     return record[f"{name}_loss"] / (1.0 if name == "kd" else math.log(2))
 
 

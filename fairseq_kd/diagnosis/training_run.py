@@ -16,6 +16,7 @@ from fairseq_kd.training_log import (
     Flags,
     Record,
     TrainingLog,
+    arguments_of,
     flags_of,
     read_training_log,
 )
@@ -91,13 +92,7 @@ def find_training_runs(folder: Path) -> List[TrainingRun]:
 def _read(path: Path) -> TrainingRun:
     path = path.resolve()  # also for a name of the folder such as .
     log = _read_log(path)
-    try:
-        flags = flags_of(log.command)
-    except ValueError as error:  # by shlex
-        raise ValueError(
-            f"{path} has a command line that no shell reads: {error}. Mend its line that begins "
-            "with $."
-        ) from error
+    flags = flags_of(arguments_of(log.command))
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("$ ")]
     return TrainingRun(

@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional
 from fairseq_kd.command_line import Group, Options
 from fairseq_kd.distilled_data.filters import FILTERS
 from fairseq_kd.flag_types import (
+    BPE,
     COUNT,
     THREADS,
     Range,
@@ -20,7 +21,6 @@ from fairseq_kd.flag_types import (
 )
 
 MIXES = ("alone", "gold", "extra")
-BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 SELECTION = Group("selection")
 THRESHOLDS = Group(
     "filters",

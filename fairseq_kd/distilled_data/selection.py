@@ -13,7 +13,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.subset import words_of
-from fairseq_kd.worker_processes import in_processes
+from fairseq_kd.worker_processes import in_chunks, in_processes
 
 Similarity = Callable[[str, str], float]
 SCORERS = {"bleu": lambda: BLEU(tokenize="none", effective_order=True, force=True), "chrf": CHRF}
@@ -121,9 +121,7 @@ def selected(
         for sentence in sentences:
             yield sentence, select(options, [sentence])[0]
         return
-    rest = iter(sentences)
-    chunks = iter(lambda: list(itertools.islice(rest, CHUNK)), [])
-    tasks = (partial(_with_selected, options, chunk) for chunk in chunks)
+    tasks = (partial(_with_selected, options, chunk) for chunk in in_chunks(sentences, CHUNK))
     yield from itertools.chain.from_iterable(in_processes(tasks, workers))
 
 

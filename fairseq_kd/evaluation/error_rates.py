@@ -10,7 +10,7 @@ from fairseq_kd.decoding.engine import length_sorted_batches
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.results import ErrorRates
 from fairseq_kd.evaluation.systems import System, sample_of
-from fairseq_kd.models.projection import decoder_output
+from fairseq_kd.models.projection import decoder_output, real_tokens
 
 SHORTEST_COPY = 3  # words; shorter sentences, such as names, are rightly copied
 REPEATED_NGRAM = 4  # words
@@ -108,7 +108,7 @@ def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
     """
     agreed, tokens = {system.name: 0 for system in systems}, 0
     for sample in _batches(systems, subset):
-        real = sample["target"].ne(subset.target_dictionary.pad())
+        real = real_tokens(sample, subset.target_dictionary.pad())
         predicted = [_most_probable(each, sample["net_input"], real) for each in systems]
         tokens += int(real.sum())
         for system, each in zip(systems, predicted, strict=True):

@@ -11,7 +11,6 @@ from fairseq_kd import __version__
 from fairseq_kd.command_line import teacher_pair
 from fairseq_kd.decoding.decode import FILE as SETTINGS
 from fairseq_kd.decoding.engine import Engine
-from fairseq_kd.decoding.engine_choice import cores
 from fairseq_kd.decoding.hypothesis_files import WHOLE
 from fairseq_kd.decoding.subset import check_splitting
 from fairseq_kd.evaluation import scores
@@ -54,7 +53,7 @@ from fairseq_kd.evaluation.translations import (
     translation_file,
     write_translations,
 )
-from fairseq_kd.machine import machine, versions
+from fairseq_kd.machine import cores, machine, versions
 from fairseq_kd.progress import ProgressLine
 
 BATCH_SIZES = (32, 128)

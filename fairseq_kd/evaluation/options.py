@@ -7,6 +7,7 @@ from typing import Any, List, Optional, Tuple
 from fairseq_kd.command_line import (
     Group,
     Options,
+    cache_field,
     teacher_language_field,
     teacher_pair,
     user_dir_field,
@@ -14,6 +15,7 @@ from fairseq_kd.command_line import (
 from fairseq_kd.decoding.search import LENPEN, Search
 from fairseq_kd.flag_types import (
     BEAM,
+    BPE,
     COUNT,
     THREADS,
     Range,
@@ -29,7 +31,6 @@ TOKENIZERS = (  # of sacreBLEU
     *("13a", "char", "flores101", "flores200", "intl", "ja-mecab", "ko-mecab", "none", "spm"),
     "zh",
 )
-BPE = ("subword_nmt", "sentencepiece", "wordpiece", "letter", "_EOW", "none")
 TEXT, MEASURING = Group("text and search"), Group("measuring")
 
 
@@ -146,13 +147,7 @@ class EvaluateOptions(Options):
         group=MEASURING,
     )
     no_memory: bool = option_field(False, "do not measure memory", group=MEASURING)
-    cache: Optional[Path] = option_field(
-        None,
-        "folder for models converted for CTranslate2 (default: fairseq_kd in "
-        "$XDG_CACHE_HOME or ~/.cache)",
-        read=file_path,
-        group=MEASURING,
-    )
+    cache: Optional[Path] = cache_field("models converted for CTranslate2", MEASURING)
 
     def check(self) -> None:
         """Checks the flags.

@@ -5,7 +5,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Set, Union
+from typing import Any, Callable, List, Optional, Set
 
 from fairseq_kd.decoding.decode import FILE as SETTINGS
 from fairseq_kd.decoding.hypothesis_files import WHOLE
@@ -198,10 +198,9 @@ def _summary(result: EvaluationResult) -> Section:
         "the same engine and type, and against the teacher in fairseq, which adds the gain from "
         "the engine."
     )
-    fronts = (_drawn(plots.front, result, each) for each in ("speed", "size"))
+    fronts = [block for each in ("speed", "size") for block in _drawn(plots.front, result, each)]
     where = f"{made.machine}; {made.date}, fairseq_kd {made.version}, {made.versions}."
-    drawn = [plot for plot in fronts if plot is not None]
-    return Section("", [text, tables.overview(result), *drawn, where])
+    return Section("", [text, tables.overview(result), *fronts, where])
 
 
 def _quality(result: EvaluationResult) -> Section:
@@ -233,8 +232,8 @@ def _bins(result: EvaluationResult) -> Section:
             "split by BPE, or unknown. In brackets, the number of sentences.",
             tables.by_bins(by_length, "source"),
             tables.by_bins(by_rare, "source"),
-            _drawn(plots.by_bins, by_length, "by-length", "words of the source"),
-            _drawn(plots.by_bins, by_rare, "by-rare", "share of rare words"),
+            *_drawn(plots.by_bins, by_length, "by-length", "words of the source"),
+            *_drawn(plots.by_bins, by_rare, "by-rare", "share of rare words"),
         ],
     )
 
@@ -309,13 +308,12 @@ def _deployment(result: EvaluationResult) -> Section:
 
 def _training(result: EvaluationResult) -> Section:
     curves = {name: each for name, each in result.training.items() if each}
-    drawn = [_drawn(plots.training, name, each) for name, each in curves.items()]
-    kept = [plot for plot in drawn if plot is not None]
+    drawn = [block for name, each in curves.items() for block in _drawn(plots.training, name, each)]
     text = (
         "Lines: training; dots: validation. Losses in bits per token, each term as the log has "
         "it; nll_loss is the student's own."
     )
-    return Section("Training", [text, *kept] if kept else [])
+    return Section("Training", [text, *drawn] if drawn else [])
 
 
 def _commands(result: EvaluationResult) -> Section:
@@ -326,12 +324,15 @@ def _commands(result: EvaluationResult) -> Section:
     return Section("Commands", blocks)
 
 
-def _drawn(plot: Callable[..., Optional[Plot]], *args: Any) -> Union[Plot, str, None]:
-    """A plot, or a sentence if drawing fails: the figures must not be lost with it."""
+def _drawn(plot: Callable[..., Optional[Plot]], *args: Any) -> List[Block]:
+    """What a section shows of a plot: it, nothing if there is none, or why drawing it failed.
+
+    The figures must not be lost with it.
+    """
     try:
-        return plot(*args)
+        return [each for each in [plot(*args)] if each is not None]
     except Exception as error:  # those of matplotlib have no common class
-        return f"A plot could not be drawn ({' '.join(str(error).split())})."
+        return [f"A plot could not be drawn ({' '.join(str(error).split())})."]
 
 
 def _threads(count: int) -> str:

@@ -5,7 +5,10 @@ The report is made from an ``EvaluationResult`` and nothing else.
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Union, get_args, get_origin, get_type_hints
+
+from fairseq_kd.files.json_files import read_json
 
 FAIRSEQ, FLOAT32, INT8 = "fairseq", "CTranslate2 float32", "CTranslate2 int8"  # engines
 TESTABLE = 10  # sentences; bootstrap resamples of fewer are too similar to separate systems
@@ -228,6 +231,21 @@ class EvaluationResult:
     def testable(self) -> bool:
         """Whether the set has enough sentences for the paired bootstrap."""
         return self.made.sentences >= TESTABLE
+
+
+def bleu_by_system(path: Path, repair: str) -> Dict[str, float]:
+    """BLEU by system in a file ``evaluation.json`` of any version.
+
+    Args:
+        path: the file.
+        repair: what to do if it is damaged, as a sentence.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged.
+    """
+    form = {"quality": {"scores": {str: {"BLEU": {"score": float}}}}}
+    scores = read_json(path, form, repair)["quality"]["scores"]
+    return {name: each["BLEU"]["score"] for name, each in scores.items()}
 
 
 def int8_name(name: str) -> str:

@@ -19,7 +19,6 @@ from fairseq_kd.decoding.conversion import (
 )
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.engine import Batch, Engine
-from fairseq_kd.decoding.engine_choice import cores
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.search import Search
 from fairseq_kd.decoding.splitting import CODES, find_codes
@@ -48,6 +47,7 @@ from fairseq_kd.export.options import ExportOptions
 from fairseq_kd.files.hashes import read_sums, write_sums
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.whole_files import UNTIL_MADE, check_apart, check_vacant, whole_folder
+from fairseq_kd.machine import cores
 from fairseq_kd.progress import ProgressLine
 
 EXPORT = "export"

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Optional
 
-from fairseq_kd.command_line import Options, user_dir_field
+from fairseq_kd.command_line import Options, cache_field, codes_field, user_dir_field
 from fairseq_kd.evaluation.options import sacrebleu_tokenize_field
 from fairseq_kd.flag_types import (
     BEAM,
@@ -41,12 +41,7 @@ class ExportOptions(Options):
     subset: str = option_field(
         "test", "the split to measure on (default: %(default)s)", read=split_name
     )
-    codes: Optional[Path] = option_field(
-        None,
-        "the BPE merges, or the model of SentencePiece (default: the file codes or "
-        "sentencepiece.model beside DATA)",
-        read=file_path,
-    )
+    codes: Optional[Path] = codes_field()
     bpe: str = option_field(
         "subword_nmt",
         "how words were split (default: %(default)s)",
@@ -68,12 +63,7 @@ class ExportOptions(Options):
         "name, origin and licence of the training data, for the card (default: %(default)s)",
         read=one_line,
     )
-    cache: Optional[Path] = option_field(
-        None,
-        "folder for models converted in float32, to check the conversion (default: "
-        "fairseq_kd in $XDG_CACHE_HOME or ~/.cache)",
-        read=file_path,
-    )
+    cache: Optional[Path] = cache_field("models converted in float32, to check the conversion")
     user_dir: Optional[str] = user_dir_field()
 
     def check(self) -> None:

@@ -49,6 +49,14 @@ def project(output: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) ->
     return (z if bias is None else z.add_(bias)).to(wide)
 
 
+def softmax_and_log_z(logits: Tensor, top1: Tensor) -> Tuple[Tensor, Tensor]:
+    """The softmax, (n, V), and log-sum-exp, (n,), of logits whose largest entries are known."""
+    p = logits.softmax(-1)
+    at = top1.unsqueeze(-1)
+    log_z = logits.gather(-1, at) - p.gather(-1, at).log()  # saves a pass of exp
+    return p, log_z.squeeze(-1)
+
+
 @dataclass
 class Dense:
     """A softmax over the vocabulary.
@@ -66,10 +74,7 @@ class Dense:
     @classmethod
     def softmax(cls, scaled_logits: Tensor, top1: Tensor) -> "Dense":
         """The softmax of logits whose largest entries (n,) are known."""
-        p = scaled_logits.softmax(-1)
-        at = top1.unsqueeze(-1)
-        log_z = scaled_logits.gather(-1, at) - p.gather(-1, at).log()  # saves a pass of exp
-        return cls(scaled_logits, p, log_z.squeeze(-1))
+        return cls(scaled_logits, *softmax_and_log_z(scaled_logits, top1))
 
     @property
     def log_p(self) -> Tensor:

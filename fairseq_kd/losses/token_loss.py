@@ -28,6 +28,7 @@ from fairseq_kd.losses.soft_targets import (
     Temperature,
     divide_,
     is_one,
+    softmax_and_log_z,
     tensor_on,
 )
 
@@ -122,13 +123,13 @@ def loss_and_logit_gradient_(
         ``LossTerms`` in one tensor, and (n, V), or None.
     """
     student_top1 = z.argmax(-1)
-    student = Dense.softmax(z, student_top1)
-    ce, nll = _cross_entropy(student, gold, options.smoothing)
+    q, log_z = softmax_and_log_z(z, student_top1)  # at T = 1
+    ce, nll = _cross_entropy(z, log_z, gold, options.smoothing)
     by_teachers = _GoldByTeachers.of(teachers, gold, options, z.dtype)
     alpha, beta, gate = _weights(options, by_teachers)
     temperature = _temperature(teachers, by_teachers.weights, options)
     same = is_one(temperature)
-    softened = student if same else Dense.softmax(divide_(z, temperature), student_top1)
+    softened = Dense(z, q, log_z) if same else Dense.softmax(divide_(z, temperature), student_top1)
     top1 = teachers[0].top1 if len(teachers) == 1 else None
     factors = map(options.mixture.factor, range(len(teachers)))
     parts = [
@@ -170,7 +171,7 @@ def loss_and_logit_gradient_(
     if not gradient:
         return _packed(terms), None
     if isinstance(options.beta, Tensor) or options.beta > 0:
-        _add_cross_entropy_gradient_(dz, student, gold, beta, options.smoothing)
+        _add_cross_entropy_gradient_(dz, q, gold, beta, options.smoothing)
     return _packed(terms), dz
 
 
@@ -219,27 +220,35 @@ def _temperature(teachers: Sequence[Chunk], weights: Tensor, options: LossOption
     return 1 + mean * (options.temperature - 1)
 
 
-def _cross_entropy(student: Dense, gold: Tensor, smoothing: float) -> Tuple[Tensor, Tensor]:
-    """The label-smoothed and the plain cross-entropy of every token, (n,) nats each."""
-    z = student.scaled_logits  # at T = 1
+def _cross_entropy(
+    z: Tensor, log_z: Tensor, gold: Tensor, smoothing: float
+) -> Tuple[Tensor, Tensor]:
+    """The label-smoothed and the plain cross-entropy of every token, (n,) nats each.
+
+    Args:
+        z: (n, V) the student's logits.
+        log_z: (n,) their log-sum-exp.
+        gold: (n,) the reference tokens.
+        smoothing: epsilon.
+    """
     others = smoothing / (z.size(-1) - 1)
-    nll = student.log_z - z.gather(-1, gold.unsqueeze(-1)).squeeze(-1)
+    nll = log_z - z.gather(-1, gold.unsqueeze(-1)).squeeze(-1)
     ce = (1 - smoothing - others) * nll
     if smoothing > 0:
-        ce = ce + others * (z.size(-1) * student.log_z - z.sum(-1))
+        ce = ce + others * (z.size(-1) * log_z - z.sum(-1))
     return ce, nll
 
 
 def _add_cross_entropy_gradient_(
-    dz: Tensor, student: Dense, gold: Tensor, beta: Weight, smoothing: float
+    dz: Tensor, q: Tensor, gold: Tensor, beta: Weight, smoothing: float
 ) -> None:
-    """Adds ``beta * (q - y)`` to dz, in place."""
+    """Adds ``beta * (q - y)`` to dz, in place; q, (n, V), is the student's softmax at T = 1."""
     others = smoothing / (dz.size(-1) - 1)
     beta = _column(beta)
     if isinstance(beta, Tensor):
-        dz.addcmul_(student.p, beta)
+        dz.addcmul_(q, beta)
     else:
-        dz.add_(student.p, alpha=beta)
+        dz.add_(q, alpha=beta)
     dz.sub_(beta * others)
     at_gold = gold.unsqueeze(-1)
     smoothed = tensor_on(dz.device, -beta * (1 - smoothing - others), dz.dtype)

@@ -47,6 +47,11 @@ def decoder_output(model: nn.Module, net_input: Dict[str, Any], real: Tensor) ->
     return DecoderOutput(states[real], projection.weight, projection.bias)
 
 
+def real_tokens(sample: Dict[str, Any], pad: int) -> Tensor:
+    """(B, L) bool: the target tokens of a batch that are no pads."""
+    return sample["target"].ne(pad)
+
+
 def output_projection(model: nn.Module) -> Optional[nn.Linear]:
     """The linear map from a decoder's states to logits; None if that is not the whole last step."""
     model = unwrapped(model)

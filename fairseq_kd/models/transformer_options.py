@@ -9,6 +9,7 @@ from fairseq.models.nat import FairseqNATModel
 from fairseq.models.transformer import TransformerModel
 
 from fairseq_kd.fairseq_flags import Flags, range_of
+from fairseq_kd.flag_types import flag_name
 from fairseq_kd.models.architectures import ARCHITECTURES
 
 FORM = (
@@ -59,7 +60,7 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
     given = vars(parser.parse_args(list(flags)))
     for key, value in given.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            range_of(key, type(value)).check(f"--{key.replace('_', '-')}", value)
+            range_of(key, type(value)).check(flag_name(key), value)
     usual = Namespace(arch=arch, **POSITIONS)
     ARCH_CONFIG_REGISTRY[arch](usual)
     form = {key: getattr(form_of, key, None) for key in FORM if key not in given}

@@ -36,7 +36,15 @@ from fairseq_kd.pipeline.state import (
     prepare_steps,
     step_statuses,
 )
-from fairseq_kd.pipeline.workflow import FILE, LOCK, Step, Workflow, workflow_sha256, write_workflow
+from fairseq_kd.pipeline.workflow import (
+    FILE,
+    LOCK,
+    Step,
+    Training,
+    Workflow,
+    workflow_sha256,
+    write_workflow,
+)
 from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progress import log_seconds
 
@@ -219,11 +227,10 @@ def _check_gpus(steps: Sequence[Step]) -> None:
     """
     there = len(visible_gpus())
     for step in steps:
-        words = step.commands[0]
-        half = [flag for flag in ("--fp16", "--memory-efficient-fp16") if flag in words]
-        needed = max(step.gpus, 1) if half else step.gpus if step.gpus > 1 else 0
-        if step.kind == "train" and "--cpu" not in words and needed > there:
-            why = f"gpus is {step.gpus}" if step.gpus > 1 else f"{half[0].lstrip('-')} is given"
+        training = step.training or Training()
+        needed = max(step.gpus, 1) if training.needs_gpu else step.gpus if step.gpus > 1 else 0
+        if step.kind == "train" and not training.on_cpu and needed > there:
+            why = f"gpus is {step.gpus}" if step.gpus > 1 else f"{training.needs_gpu} is given"
             raise ValueError(
                 f"{step.name} needs {needed} GPU{'s' if needed > 1 else ''}, since {why}, but this "
                 f"machine has {there or 'none'} that this process may use. Leave that out, or run "

@@ -31,10 +31,10 @@ from fairseq_kd.pipeline.state import (
     read_recipe,
     stood_on,
 )
-from fairseq_kd.pipeline.workflow import Step, Workflow
+from fairseq_kd.pipeline.workflow import Step, Training, Workflow
 from fairseq_kd.progress import PROGRESS_FILE
 from fairseq_kd.training_log import FILE as LOG
-from fairseq_kd.training_log import Record, flags_of, read_training_log
+from fairseq_kd.training_log import Record, read_training_log
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time; set by the driver
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -200,7 +200,7 @@ def _training(step: Step) -> Dict[str, Any]:
     if counts and step.makes[0].endswith(
         "_best.pt"
     ):  # scores of the checkpoint that the next step reads
-        counts = best_validation(read.validation, step.commands[0])
+        counts = best_validation(read.validation, step.training or Training())
     scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
     from fairseq_kd.checkpoints.updates import updates_behind  # which imports torch
 
@@ -211,12 +211,12 @@ def _training(step: Step) -> Dict[str, Any]:
     }
 
 
-def best_validation(records: List[Record], command: List[str]) -> Record:
-    """The record of ``checkpoint_best.pt``: the last of the best by the command's metric."""
-    flags = flags_of(shlex.join(command))
-    metric = flags.get("--best-checkpoint-metric", "loss")
-    sign = -1 if "--maximize-best-checkpoint-metric" in flags else 1
-    return min(reversed(records), key=lambda each: sign * each.get(metric, sign * math.inf))
+def best_validation(records: List[Record], training: Training) -> Record:
+    """The record of ``checkpoint_best.pt``: the last of the best by the training's metric."""
+    sign = -1 if training.greater_is_better else 1
+    return min(
+        reversed(records), key=lambda each: sign * each.get(training.metric, sign * math.inf)
+    )
 
 
 def _now() -> str:

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 from fairseq_kd.evaluation.pages import (
     Block,
@@ -13,7 +13,7 @@ from fairseq_kd.evaluation.pages import (
     html_page,
     markdown_page,
 )
-from fairseq_kd.files.json_files import read_json
+from fairseq_kd.evaluation.results import bleu_by_system
 from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.pipeline.state import manifest_path, step_manifest
 from fairseq_kd.pipeline.workflow import Workflow
@@ -110,12 +110,9 @@ def _models(workflow: Workflow, manifests: List[Manifest]) -> Section:
 def _bleu(workflow: Workflow) -> Dict[str, float]:
     """BLEU by model, if the run was evaluated."""
     path = Path(workflow.folder) / "evaluation.json"
-    measured: Optional[Dict[str, Any]] = None
     if path.is_file() and manifest_path(workflow, workflow.step("evaluation")).is_file():
-        fields = {"quality": {"scores": {str: {"BLEU": {"score": float}}}}}
-        measured = read_json(path, fields, "Remove it, and the evaluation is run again.")
-    scores = measured["quality"]["scores"] if measured else {}
-    return {name: each["BLEU"]["score"] for name, each in scores.items()}
+        return bleu_by_system(path, "Remove it, and the evaluation is run again.")
+    return {}
 
 
 def _steps(manifests: List[Manifest]) -> Section:

@@ -207,8 +207,8 @@ class Layout:
         files = [str(flags[flag]) for flag in EMBEDDINGS if flags.get(flag)]
         data_files = self.corpus.reads(tuple(_splits(flags)))
         reads = list(dict.fromkeys([*data_files, *files, *reads]))
-        makes = [checkpoint]
-        self._add(LaidOutStep(name, "train", command, after, reads, makes, save_dir, self.gpus))
+        place = ([checkpoint], save_dir, self.gpus)
+        self._add(LaidOutStep(name, "train", command, after, reads, *place, command.training()))
         return Model(name, checkpoint, name, int(flags["max-update"]), start)
 
     def _model(self, stage: str, name: str) -> Model:

@@ -33,11 +33,19 @@ from fairseq_kd.files.whole_files import (
     written_whole,
 )
 from fairseq_kd.files.write_errors import writing
-from fairseq_kd.flag_types import COUNT, Range, one_line
+from fairseq_kd.flag_types import COUNT, Range, flag_name, one_line
 from fairseq_kd.pipeline.training_check import AT_RESTARTS
 from fairseq_kd.pipeline.workflow import same_commands, same_word
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags_of, last_command
+from fairseq_kd.training_log import (
+    ENDED_LINE,
+    FILE,
+    STAGE_LOCK,
+    arguments_of,
+    figures,
+    flags_of,
+    last_command,
+)
 
 BEST = "checkpoint_best.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
@@ -131,7 +139,7 @@ def _words(text: str) -> List[str]:
 def _print_changed_flags(name: str, command: List[str], save_dir: Path) -> None:
     """Prints the data and flags that differ from those of the training's last attempt."""
     then = last_command(save_dir / FILE)
-    before, now = flags_of(then), flags_of(shlex.join(command))
+    before, now = flags_of(arguments_of(then)), flags_of(command)
     data = [_data_of(_words(then)), _data_of(command)]
     if all(data):
         before["data"], now["data"] = data
@@ -274,13 +282,12 @@ def _check_restarts(command: List[str]) -> None:
     Raises:
         ValueError: naming the flag and why.
     """
-    flags = flags_of(shlex.join(command))
-    for given, value in flags.items():
+    for given, value in flags_of(command).items():
         # As argparse, fairseq takes the beginning of a flag for it.
-        named = (name for name in AT_RESTARTS if f"--{name.replace('_', '-')}".startswith(given))
+        named = (name for name in AT_RESTARTS if flag_name(name).startswith(given))
         name = next(named, None) if given not in ("--", "--optimizer") else None
         if name is not None and value != HARMLESS.get(name):
-            why = AT_RESTARTS[name].replace("say start: FILE", "give --finetune-from-model FILE")
+            why = AT_RESTARTS[name].in_stage
             raise ValueError(f"{given} cannot stand in a stage: {why}. Leave it out.")
 
 

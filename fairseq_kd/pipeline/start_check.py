@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, Mapping, Sequence, Tuple
 
+from fairseq_kd.flag_types import flag_name
 from fairseq_kd.pipeline.step_commands import SIZES as SIZE_FLAGS
 from fairseq_kd.pipeline.workflow import LaidOutStep
 
@@ -78,7 +79,7 @@ def _inherited(
         ours, theirs = _value(begun, key), _value(teacher, key)
         if ours != theirs and (ours or key not in SHARING):
             raise ValueError(
-                f"{path}: {name} cannot start from the layers of {called}: its {_flag(key)} is "
+                f"{path}: {name} cannot start from the layers of {called}: its {flag_name(key)} is "
                 f"{_on_or_off(ours)}, and that of {called} {_on_or_off(theirs)}. Say "
                 "start: cold, or choose an arch of the same structure."
             )
@@ -110,9 +111,9 @@ def _refuse_another_model(
         trained, given = _value(Namespace(**training), key), _value(begun, key)
         if trained != given:
             raise ValueError(
-                f"{path}: {name} is trained with {_flag(key)} {_on_or_off(trained)}, but {gives} "
-                f"{_on_or_off(given)}. Make them equal by train: or arch of the stage, or say "
-                "start: cold."
+                f"{path}: {name} is trained with {flag_name(key)} {_on_or_off(trained)}, but "
+                f"{gives} {_on_or_off(given)}. Make them equal by train: or arch of the stage, or "
+                "say start: cold."
             )
 
 
@@ -127,10 +128,6 @@ def _of_checkpoint(path: Path, checkpoint: str) -> Namespace:
     from fairseq_kd.sizing.teacher_structure import TeacherStructure
 
     return TeacherStructure.of_checkpoint(checkpoint, f"{path}: the checkpoint").args
-
-
-def _flag(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
 
 
 def _on_or_off(value: Any) -> str:

@@ -15,7 +15,7 @@ from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import WHOLE
 from fairseq_kd.pipeline.corpus import Corpus
 from fairseq_kd.pipeline.options import StageOptions
-from fairseq_kd.pipeline.workflow import LaidOutStep
+from fairseq_kd.pipeline.workflow import LaidOutStep, Training
 from fairseq_kd.teachers.options import StoreMergeOptions, StoreOptions
 
 DEFAULTS: Flags = {
@@ -47,6 +47,7 @@ SETTINGS = {  # keys of a stage that are flags of fairseq-train
     "patience": "patience",
 }
 PLAIN = "label_smoothed_cross_entropy"
+HALF = ("fp16", "memory-efficient-fp16")  # precisions of GPUs alone
 PEERS = ("kd-peers", "kd-peer-overrides", "kd-mutual-weight", "kd-mutual-gradient")
 TEACHERLESS = {  # criterions without a teacher, and those of our flags that they have
     PLAIN: (),
@@ -138,6 +139,16 @@ class TrainCommand:
         and with them larger batches.
         """
         return {**self._own_flags(), **self.model, **self.flags}
+
+    def training(self) -> Training:
+        """What the run must know of it."""
+        given = {name: value for name, value in self.all_flags().items() if value is not False}
+        return Training(
+            metric=str(given.get("best-checkpoint-metric", "loss")),
+            greater_is_better="maximize-best-checkpoint-metric" in given,
+            needs_gpu=next((flag for flag in HALF if flag in given), None),
+            on_cpu="cpu" in given,
+        )
 
     def arguments(self) -> List[str]:
         """The arguments of fairseq-train."""

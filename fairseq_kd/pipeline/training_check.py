@@ -12,39 +12,68 @@ import math
 import shlex
 from argparse import ArgumentTypeError, Namespace
 from importlib.util import find_spec
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, NamedTuple, NoReturn
 
 from fairseq_kd.decoding.search import LENPEN
 from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
-from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range
+from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range, flag_name
 from fairseq_kd.pipeline.step_commands import PLAIN, TrainCommand
 
+
+class Reason(NamedTuple):
+    """Why a flag cannot be given, as the end of a sentence.
+
+    Args:
+        in_run: to who wrote a run file.
+        in_stage: to who wrote a command for fairseq-kd stage.
+    """
+
+    in_run: str
+    in_stage: str
+
+    @classmethod
+    def alike(cls, why: str) -> "Reason":
+        """The same words for both."""
+        return cls(why, why)
+
+    @classmethod
+    def from_checkpoint(cls, why: str) -> "Reason":
+        """With the advice how a training begins from a checkpoint."""
+        run, stage = "say start: FILE", "give --finetune-from-model FILE"
+        return cls(*(f"{why}; {how} to begin from a checkpoint" for how in (run, stage)))
+
+
+ONE_FILE = "the next step reads one file of the usual name"
 AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
     **dict.fromkeys(
         ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
-        "a killed training could not go on, nor the next step begin, without what it saves",
+        Reason.alike(
+            "a killed training could not go on, nor the next step begin, without what it saves"
+        ),
     ),
     **dict.fromkeys(
         ("restore_file", "continue_once", "optimizer_overrides"),
-        "a training goes on from its own folder; say start: FILE to begin from a checkpoint",
+        Reason.from_checkpoint("a training goes on from its own folder"),
     ),
     **dict.fromkeys(
         ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
-        "it would do so at every restart; say start: FILE to begin from a checkpoint",
+        Reason.from_checkpoint("it would do so at every restart"),
     ),
-    "checkpoint_suffix": "the next step reads one file of the usual name",
-    "write_checkpoints_asynchronously": "the last and the best checkpoint would not be written",
+    "checkpoint_suffix": Reason.alike(ONE_FILE),
+    "write_checkpoints_asynchronously": Reason.alike(
+        "the last and the best checkpoint would not be written"
+    ),
 }
 UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
-    **AT_RESTARTS,
+    **{name: reason.in_run for name, reason in AT_RESTARTS.items()},
     **dict.fromkeys(
         ("max_epoch", "stop_time_hours", "stop_min_lr"),
         "max-update alone says how long a training is, beside patience",
     ),
     "pipeline_model_parallel": "one process holds a whole model",
-    "checkpoint_shard_count": AT_RESTARTS["checkpoint_suffix"],
-    "model_parallel_size": AT_RESTARTS["checkpoint_suffix"],
-    "use_sharded_state": AT_RESTARTS["checkpoint_suffix"],
+    "checkpoint_shard_count": ONE_FILE,
+    "model_parallel_size": ONE_FILE,
+    "use_sharded_state": ONE_FILE,
     "disable_validation": "the best checkpoint is chosen by validation",
     **dict.fromkeys(
         (
@@ -72,12 +101,8 @@ SEARCH = {  # what fairseq's search reads of --eval-bleu-args, and the range of 
     **{"beam": COUNT, "min_len": COUNT, "lenpen": LENPEN},
     "sampling_topp": Range(float, 1e-6, 1, also=(-1,)),
 }
-METRICS = {"loss", "nll_loss", "ppl"}  # that every criterion of translation validates by
+LOGGED_BY_FAIRSEQ = {"loss", "nll_loss", "ppl"}  # in label_smoothed_cross_entropy, and so in ours
 GREATER_IS_BETTER = {"accuracy", "bleu", "agreement"}
-DISTILLED_METRICS = {  # that a criterion of ours adds
-    *("kd_loss", "temperature", "agreement", "teacher_entropy", "alpha", "beta", "gate"),
-    *("feature_loss", "attention_loss", "align_loss", "mutual_loss", "teacher_nll"),
-}
 
 
 def check_training_command(command: TrainCommand) -> Dict[str, Any]:
@@ -107,27 +132,26 @@ def check_training_command(command: TrainCommand) -> Dict[str, Any]:
 def _parsed(command: TrainCommand) -> Namespace:
     """The flags of a training as the parser of fairseq-train reads them.
 
-    That parser prints its errors and exits: the printed sentence is its only interface.
-
     Raises:
         ValueError: it does not understand the command.
     """
     from fairseq import options
 
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-            return options.parse_args_and_arch(options.get_training_parser(), command.arguments())
-    except SystemExit as ended:
-        if not ended.code:
-            raise ValueError(
-                f"The training of {command.name} has help, with which fairseq-train prints its "
-                "flags and trains nothing. Leave it out."
-            ) from None
-        wrong = output.getvalue().rpartition("error: ")[2].strip()
+    def refuse(message: str) -> NoReturn:
         raise ValueError(
-            f"fairseq-train does not understand the training of {command.name}: {wrong}. "
+            f"fairseq-train does not understand the training of {command.name}: {message}. "
             f"Its command would be: {shlex.join(command.process())}"
+        )
+
+    parser = options.get_training_parser()
+    parser.error = refuse  # its own prints and exits
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return options.parse_args_and_arch(parser, command.arguments())
+    except SystemExit:
+        raise ValueError(
+            f"The training of {command.name} has help, with which fairseq-train prints its "
+            "flags and trains nothing. Leave it out."
         ) from None
 
 
@@ -173,7 +197,7 @@ def _check_values(args: Namespace, flags: Flags) -> None:
     typed = {name.replace("-", "_"): f"--{name}" for name in flags}
     given = {ALIASES.get(name, name): flag for name, flag in typed.items()}
     for name, value in vars(args).items():
-        flag = given.get(name, f"--{name.replace('_', '-')}")
+        flag = given.get(name, flag_name(name))
         if name in UNFIT and value != default_of(args, name):
             raise ValueError(f"{flag} is {value}, but {UNFIT[name]}. Leave it out.")
         if name in given and isinstance(value, str) and UNPRINTABLE.search(value):
@@ -185,15 +209,14 @@ def _check_values(args: Namespace, flags: Flags) -> None:
             if name in given and numeric and not name.startswith("kd_"):
                 range_of(name, type(each), default_of(args, name)).check(flag, each)
     for name in ("eval_bleu_args", "eval_bleu_detok_args"):
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_name(name)
         settings = _json_object(flag, getattr(args, name, None) or "{}")
         if name == "eval_bleu_args":
             _check_search(flag, settings)
     half = [flag for flag in ("fp16", "memory_efficient_fp16") if getattr(args, flag, False)]
     if args.cpu and half:
         raise ValueError(
-            f"--{half[0].replace('_', '-')} needs a GPU, but --cpu is given. Leave out one of the "
-            "two."
+            f"{flag_name(half[0])} needs a GPU, but --cpu is given. Leave out one of the two."
         )
     if args.max_tokens is None and args.batch_size is None:
         raise ValueError("it has neither --max-tokens nor --batch-size. Give one of them.")
@@ -276,7 +299,7 @@ def _check_stored_sentences(args: Namespace) -> None:
     for name in changing:
         if hasattr(args, name) and getattr(args, name) != default_of(args, name):
             raise ValueError(
-                f"--{name.replace('_', '-')} changes the sentences or their numbers, but a store "
+                f"{flag_name(name)} changes the sentences or their numbers, but a store "
                 "has them as they are in the data. Leave it out, or say knowledge: live."
             )
 
@@ -285,11 +308,14 @@ def _check_metric(args: Namespace) -> None:
     """Refuses a metric that the validation does not log, at which the first one would fail."""
     from fairseq.criterions import CRITERION_REGISTRY
 
-    metric, known = args.best_checkpoint_metric, {*METRICS}
-    ours = CRITERION_REGISTRY[args.criterion].__module__.startswith("fairseq_kd.")
+    from fairseq_kd.criterions.base import KDCriterion
+
+    metric, known = args.best_checkpoint_metric, {*LOGGED_BY_FAIRSEQ}
+    criterion = CRITERION_REGISTRY[args.criterion]
+    ours = issubclass(criterion, KDCriterion)
     if not ours and args.criterion != PLAIN:
         return
-    known |= DISTILLED_METRICS if ours else set()
+    known |= set(criterion.validation_metrics(args)) if ours else set()
     known |= {"accuracy"} if args.report_accuracy else set()
     known |= {"bleu"} if getattr(args, "eval_bleu", False) else set()
     if metric not in known:
@@ -319,7 +345,7 @@ def _check_learning_rate(args: Namespace) -> None:
     updates |= {args.max_update * part // 20 for part in range(1, 20)}
     named = ("optimizer", "lr_scheduler", "lr", "warmup_updates", "max_update", "total_num_update")
     flags = ", ".join(
-        f"--{name.replace('_', '-')} {_typed(getattr(args, name))}"
+        f"{flag_name(name)} {_typed(getattr(args, name))}"
         for name in named
         if getattr(args, name, None) is not None
     )

@@ -14,12 +14,29 @@ from fairseq_kd.files.whole_files import written_whole
 ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
 OURS = ("user_dir", "scripts/prepare.sh")  # in ROOT, and in commands of a run
 FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
+TRAINING = {"metric": str, "greater_is_better": bool, "needs_gpu": (str, None), "on_cpu": bool}
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
-STEP.update({"makes": [str], "folder": (str, None), "gpus": int})
+STEP.update({"makes": [str], "folder": (str, None), "gpus": int, "training?": TRAINING})
 FIELDS = {"folder": str, "inputs": dict, "seed": int, "steps": [STEP]}
 FORMER_FILE = "plan.json"  # of runs before the file had its present name
 FORMER_FIELDS = {"folder": str, "made_from": dict, "seed": int, "steps": [STEP]}
 REPAIR = "Run fairseq-kd progressive again, which writes it."
+
+
+class Training(NamedTuple):
+    """What a run must know of a training beside its command line.
+
+    Args:
+        metric: of the validation, by which the best checkpoint is chosen.
+        greater_is_better: whether the greatest value of it is the best one, not the least.
+        needs_gpu: the flag, without dashes, for which it needs a GPU; None if there is none.
+        on_cpu: whether it uses no GPU.
+    """
+
+    metric: str = "loss"
+    greater_is_better: bool = False
+    needs_gpu: Optional[str] = None
+    on_cpu: bool = False
 
 
 class Step(NamedTuple):
@@ -35,6 +52,8 @@ class Step(NamedTuple):
         folder: the output folder, moved aside if the step changes; None if its commands overwrite
             their outputs.
         gpus: how many GPUs it uses, on a machine that has any.
+        training: of a training, what its command does; None for other steps, and in files of
+            versions that did not record it.
     """
 
     name: str
@@ -45,6 +64,7 @@ class Step(NamedTuple):
     makes: List[str]
     folder: Optional[str] = None
     gpus: int = 0
+    training: Optional[Training] = None
 
 
 class Command(Protocol):
@@ -85,6 +105,7 @@ class LaidOutStep(NamedTuple):
     makes: List[str]
     folder: Optional[str] = None
     gpus: int = 0
+    training: Optional[Training] = None
 
     def recorded(self) -> Step:
         """The step as the workflow records it."""
@@ -148,7 +169,7 @@ def read_workflow(path: Path, sha256: Optional[str] = None) -> Workflow:
         ValueError: it is damaged, or has another hash.
     """
     content = read_json(path, FIELDS, REPAIR)
-    steps = [Step(**{key: step[key] for key in Step._fields}) for step in content["steps"]]
+    steps = [_step(each) for each in content["steps"]]
     workflow = Workflow(**{key: content[key] for key in FIELDS if key != "steps"}, steps=steps)
     if sha256 is not None and workflow_sha256(workflow) != sha256:
         raise ValueError(
@@ -209,4 +230,20 @@ def _flags(arguments: List[str]) -> Dict[str, str]:
 
 
 def _content(workflow: Workflow) -> Dict[str, Any]:
-    return {**workflow._asdict(), "steps": [step._asdict() for step in workflow.steps]}
+    return {**workflow._asdict(), "steps": [_recorded(step) for step in workflow.steps]}
+
+
+def _recorded(step: Step) -> Dict[str, Any]:
+    """A step as the file has it."""
+    content = step._asdict()
+    training = content.pop("training")
+    return {**content, "training": training._asdict()} if training else content
+
+
+def _step(content: Dict[str, Any]) -> Step:
+    """The step that the file has."""
+    known = {key: content[key] for key in Step._fields if key in content}
+    training = content.get("training")
+    if training is not None:
+        known["training"] = Training(**{key: training[key] for key in Training._fields})
+    return Step(**known)

@@ -18,6 +18,7 @@ from torch import nn
 from fairseq_kd.checkpoints.reading import options_of, read_model
 from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.fairseq_flags import Flags, as_arguments
+from fairseq_kd.flag_types import flag_name
 from fairseq_kd.models.architectures import Architecture
 from fairseq_kd.models.transformer_options import POSITIONS, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
@@ -142,7 +143,7 @@ class TeacherStructure:
             )
         for key in (key for key in changes if key in ("activation_fn", *NOT_CONVERTIBLE)):
             was, now = getattr(args, key), changes[key]
-            flag = f"--{key.replace('_', '-')}" + (f" {was}" if now else "")
+            flag = flag_name(key) + (f" {was}" if now else "")
             sentences.append(
                 f"CTranslate2 does not convert the teacher's {flag}: stages are "
                 + (f"built with {now}." if now else "built without.")

@@ -193,15 +193,6 @@ class StoredSubset:
             self.checked[sentence] = True
         return records
 
-    def check(self) -> None:
-        """Reads all records.
-
-        Raises:
-            ValueError: some are damaged.
-        """
-        for sentence in range(len(self)):
-            self.records(sentence)
-
 
 def records_fault(records: np.ndarray, row: np.void, vocab_size: int, seed: int) -> str:
     """The damage of a sentence's records, a clause for a message; "" if there is none.

@@ -60,6 +60,19 @@ def test_a_gain_stands_only_where_as_many_updates_are_behind_both(page):
     assert [line[-3:-1] for line in cells] == [["", ""], ["", ""], ["+4.0", "0.010"], ["", ""]]
 
 
+def test_rows_are_evaluated_with_the_options_of_the_run_and_as_students(page, tmp_path):
+    comparison = importlib.import_module("comparison")
+    words = ["fairseq-kd", "evaluate", "--data", "d", "--out", "run", "--teacher", "teacher=t.pt"]
+    words += ["--student", "word=w.pt", "--student", "other=o.pt", "--control", "inherit=i.pt"]
+    step = Step("evaluation", "evaluate", [[*words, "--beam", "3", "--no-memory"]], [], [], [])
+    options = comparison.evaluation_of(Workflow(str(tmp_path), {}, 1, [step]))
+    asked = comparison.of_rows(options, ["inherit", "word"], tmp_path / "rows")
+    assert (asked.teacher, asked.control) == ("teacher=t.pt", ())
+    assert asked.student == ("word=w.pt", "inherit=i.pt")
+    assert (asked.beam, asked.no_memory, str(asked.data)) == (3, True, "d")
+    assert asked.argv()[-3:] == ["--beam", "3", "--no-memory"]
+
+
 def test_validation_losses_are_recorded_by_updates(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     comparison = importlib.import_module("comparison")

@@ -74,6 +74,18 @@ def test_undistilled_it_is_label_smoothed_cross_entropy_digit_for_digit(folder, 
 
 
 @EVERY
+def test_a_validation_logs_no_other_metrics_than_it_says(distilling, name):
+    setup = distilling(name)
+    with torch.no_grad():
+        *_, log = setup.criterion.eval()(setup.model.eval(), setup.batch(0, 1))
+    said = set(setup.criterion.validation_metrics(setup.criterion.cfg))
+    logged = set(figures(setup, log)) - {"loss", "nll_loss", "ppl"}
+    assert logged
+    assert said - logged <= {"alpha", "beta", "gate"}  # which depend on flags
+    assert logged <= said
+
+
+@EVERY
 @pytest.mark.parametrize("counted", ["tokens", "sentences without a prefix"])
 def test_an_update_is_that_of_the_mean_however_its_sentences_are_batched(distilling, name, counted):
     """By fairseq's trainer: at once, and by --update-freq 2 in unequal parts with more padding."""

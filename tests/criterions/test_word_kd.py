@@ -14,7 +14,7 @@ from fairseq.logging import metrics
 from harness import ROOT, TRAINING, Setup, run
 
 from fairseq_kd.criterions import WordKDCriterion
-from fairseq_kd.losses import compiled as compiled_loss
+from fairseq_kd.losses import chunked
 
 DISTIL = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
 
@@ -264,15 +264,15 @@ def test_a_compiled_loss_changes_nothing(setup, teacher, monkeypatch, backend):
     """By default the traced graph runs as it is: its compilation has tests of its own."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     torch._dynamo.reset()
-    compiled_loss._program.cache_clear()
+    chunked._program.cache_clear()
     flags = ["--kd-token-temperature", "confidence"]
     plain, compiled = (setup(*DISTIL, teacher, *flags, *more) for more in ([], ["--kd-compile"]))
     for sample in (plain.batch(0, 1, 2), plain.batch(3)):
         want, got = plain.gradients(sample), compiled.gradients(sample)
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert compiled.criterion.loss_options().compiled
-    assert compiled_loss._program.cache_info().currsize == 1
-    compiled_loss._program.cache_clear()
+    assert chunked._program.cache_info().currsize == 1
+    chunked._program.cache_clear()
 
 
 def test_a_teacher_in_bfloat16_teaches_a_float32_student(setup, teacher):

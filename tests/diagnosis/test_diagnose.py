@@ -4,6 +4,7 @@ The logs were made by runs.sh and recorded by record.py, both beside this file.
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ from harness import ROOT, run
 
 from fairseq_kd import cli
 from fairseq_kd.diagnosis.findings import findings
-from fairseq_kd.diagnosis.training_run import find_training_runs, flags_of
+from fairseq_kd.diagnosis.training_run import find_training_runs
+from fairseq_kd.term_weights import TERM_WEIGHTS
+from fairseq_kd.training_log import arguments_of, flags_of
 
 HERE = Path(__file__).parent
 LOGS = HERE / "logs"
@@ -152,6 +155,27 @@ def test_a_weight_that_is_scheduled_counts_as_it_is_at_the_end(tmp_path):
     assert named(tmp_path) == {}
 
 
+@pytest.mark.parametrize("term", ["feature", "attention", "align"])
+def test_a_term_that_dominates_is_found_with_its_default_weight(term, tmp_path):
+    weight = {"feature": 0.1, "attention": 0.05, "align": 0.1}[term]
+    bits = 99.0
+    record = {"num_updates": "90", "loss": "100", "nll_loss": "0.5", "kd_loss": "0.5"}
+    record |= {f"{term}_loss": str(bits / weight * math.log(2)), "agreement": "60"}
+    line = f"2026-11-23 | INFO | train_inner | {json.dumps(record)}"
+    (tmp_path / "train.log").write_text(f"$ fairseq-train data --max-update 100\n{line}\n")
+    found = named(tmp_path)["dominant term"]
+    assert f"with its weight {weight:g} is 99.0% of the loss" in found.evidence
+    assert found.advice_text.startswith(f"--kd-{term}-weight {weight / 99:.1g} or less")
+
+
+def test_the_terms_of_every_criterion_are_known_by_their_default_weights():
+    from fairseq_kd import criterions
+
+    every = [getattr(criterions, name) for name in criterions.__all__]
+    terms = {term for each in every for term in getattr(each, "term_types", ())}
+    assert {term.name: term.weight_of(term.config) for term in terms} == TERM_WEIGHTS
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_no_number_is_a_blow_up(value, tmp_path):
     record = {"num_updates": "40", "loss": value, "nll_loss": "3"}
@@ -251,13 +275,13 @@ def test_a_folder_without_logs_is_refused(tmp_path, capsys):
 
 def test_flags_are_read_as_argparse_does():
     command = "fairseq-train data --lr 1 --cpu --betas '(0.9, 0.98)' --lr=2 --kd-alpha 1"
-    assert flags_of(command) == {
+    assert flags_of(arguments_of(command)) == {
         "--lr": "2",
         "--cpu": "",
         "--betas": "(0.9, 0.98)",
         "--kd-alpha": "1",
     }
-    assert flags_of("fairseq-train 'data --lr 1") == {"--lr": "1"}
+    assert flags_of(arguments_of("fairseq-train 'data --lr 1")) == {"--lr": "1"}
 
 
 @pytest.fixture(scope="module")

@@ -81,4 +81,4 @@ def subparser(command):
 )
 def test_the_beam_is_at_least_what_is_kept_of_it(flags, beam):
     words = ["translate", "--teacher", "t.pt", "--data", "data", "--out", "out", *flags]
-    assert options_of(words).search().beam == beam
+    assert options_of(words).search.beam == beam

@@ -9,8 +9,8 @@ from plain_losses import made
 from torch._dynamo.utils import counters
 from torch._inductor.exc import TritonMissing
 
-from fairseq_kd.losses import LossOptions, Mixture, TeacherLogits, TopK, chunked_loss, compiled
-from fairseq_kd.losses.compiled import compiled_loss_and_logit_gradient_
+from fairseq_kd.losses import LossOptions, Mixture, TeacherLogits, TopK, chunked, chunked_loss
+from fairseq_kd.losses.chunked import compiled_loss_and_logit_gradient_
 from fairseq_kd.losses.token_loss import loss_and_logit_gradient_
 
 N, C, V, K = 11, 5, 23, 6
@@ -30,9 +30,9 @@ REAL = pytest.param("inductor", marks=pytest.mark.slow)  # a compiler of C++ tak
 def nothing_compiled():
     torch._dynamo.reset()
     counters.clear()
-    compiled._program.cache_clear()
+    chunked._program.cache_clear()
     yield
-    compiled._program.cache_clear()
+    chunked._program.cache_clear()
 
 
 @pytest.fixture

@@ -12,7 +12,12 @@ from workflows import drive, finish, manifest, slow_step, small_workflow
 from fairseq_kd import cli
 from fairseq_kd.pipeline import driver
 from fairseq_kd.pipeline.execution import VISIBLE, visible_gpus
-from fairseq_kd.pipeline.workflow import write_workflow
+from fairseq_kd.pipeline.workflow import (
+    Training,
+    read_workflow,
+    workflow_sha256,
+    write_workflow,
+)
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 STUDENTS = ["one", "two", "three"]
@@ -86,8 +91,8 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("gpus", "flag", "there", "why"),
     [
-        (2, "", "1", "needs 2 GPUs, since gpus is 2, but this machine has 1 that"),
-        (0, "--fp16", "", "needs 1 GPU, since fp16 is given, but this machine has none that"),
+        (2, None, "1", "needs 2 GPUs, since gpus is 2, but this machine has 1 that"),
+        (0, "fp16", "", "needs 1 GPU, since fp16 is given, but this machine has none that"),
     ],
 )
 def test_gpus_that_are_not_there_are_missed_before_anything_runs(
@@ -96,12 +101,23 @@ def test_gpus_that_are_not_there_are_missed_before_anything_runs(
     monkeypatch.setenv(VISIBLE, there)
     workflow = small_workflow(tmp_path / "run")
     steps = [
-        step._replace(kind="train", gpus=gpus, commands=[[*step.commands[0], flag]])
+        step._replace(kind="train", gpus=gpus, training=Training(needs_gpu=flag))
         for step in workflow.steps
     ]
     with pytest.raises(ValueError, match=f"^data {why} this process may use. Leave that out, or "):
         driver.run_workflow(workflow._replace(steps=steps), None, [])
     assert not (tmp_path / "run" / "steps").exists()
+
+
+def test_what_is_recorded_of_a_training_is_read_again_and_may_be_missing(tmp_path):
+    workflow = small_workflow(tmp_path / "run")
+    kept = (tmp_path / "run" / "workflow.json").read_text(encoding="utf-8")
+    assert "training" not in kept  # as in the files of versions that did not record it
+    assert read_workflow(tmp_path / "run" / "workflow.json", workflow_sha256(workflow)) == workflow
+    steps = [step._replace(training=Training("bleu", True, "fp16")) for step in workflow.steps]
+    recorded = workflow._replace(steps=steps)
+    path = write_workflow(recorded)
+    assert read_workflow(path, workflow_sha256(recorded)) == recorded
 
 
 def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):

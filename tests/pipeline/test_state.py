@@ -12,7 +12,7 @@ from workflows import build, made, manifest, small_workflow, statuses, write_sea
 
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import best_validation, run_step
-from fairseq_kd.pipeline.workflow import Step, Workflow
+from fairseq_kd.pipeline.workflow import Step, Training, Workflow
 
 NAMES = ("data", "teacher", "middle", "student", "undistilled", "evaluation")
 
@@ -281,17 +281,13 @@ def test_what_is_made_anew_forgets_its_own_shards_and_no_others(workflow):
 
 
 @pytest.mark.parametrize(
-    ("flags", "update"),
-    [
-        (["--best-checkpoint-metric", "nll_loss"], 30),
-        (["--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"], 20),
-        ([], 10),
-    ],
+    ("training", "update"),
+    [(Training("nll_loss"), 30), (Training("bleu", greater_is_better=True), 20), (Training(), 10)],
 )
-def test_the_scores_of_the_best_checkpoint_are_those_of_its_validation(flags, update):
+def test_the_scores_of_the_best_checkpoint_are_those_of_its_validation(training, update):
     records = [
         {"update": 10, "loss": 1.0, "nll_loss": 5.0, "bleu": 2.0},
         {"update": 20, "loss": 2.0, "nll_loss": 4.0, "bleu": 9.0},
         {"update": 30, "loss": 3.0, "nll_loss": 4.0},
     ]
-    assert best_validation(records, ["fairseq-train", *flags])["update"] == update
+    assert best_validation(records, training)["update"] == update

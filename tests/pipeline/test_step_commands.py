@@ -6,14 +6,17 @@ from dataclasses import replace
 import pytest
 from harness import USER_DIR
 
+from fairseq_kd.criterions.flags import criterion_classes, flags_of
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.pipeline.step_commands import (
     PLAIN,
+    TEACHERLESS,
     TrainCommand,
     stage_flags,
 )
 from fairseq_kd.pipeline.training_check import check_training_command
+from fairseq_kd.pipeline.workflow import Training
 
 SIZE = {"arch": "transformer_kd_small_student"}
 DISTILLED = {"criterion": "word_kd"}
@@ -94,6 +97,14 @@ def test_the_warm_up_is_4000_updates_or_a_tenth(asked, updates):
     assert stage_flags(DISTILLED, {}, asked).get("warmup-updates") == updates
 
 
+def test_the_criterions_without_a_teacher_are_known_with_their_flags():
+    criterions = {name: cls for name, cls in criterion_classes().items() if name != PLAIN}
+    flags = {name: {flag[2:] for flag, _ in flags_of(cls)} for name, cls in criterions.items()}
+    alone = {name: each for name, each in flags.items() if "kd-teacher" not in each}
+    ours = {name: {flag for flag in each if flag.startswith("kd-")} for name, each in alone.items()}
+    assert {PLAIN: set(), **ours} == {name: set(each) for name, each in TEACHERLESS.items()}
+
+
 @pytest.mark.parametrize("wrong", ["1e5", 0, "many", 1.5])
 def test_updates_are_a_whole_number(wrong):
     told = f"max-update must be a whole number above 0, but is {wrong}."
@@ -116,6 +127,15 @@ def test_several_gpus_are_several_workers():
     assert together[4:8] == ["torchrun", "--nproc_per_node", "4", "--no-python"]
     assert together[8:] == [*alone[4:10], "--fp16"]
     assert checked(DISTILLED, gpus=4)["arch"] == "transformer"
+
+
+def test_a_training_says_by_what_it_is_judged_and_whether_it_needs_a_gpu():
+    flags = stage_flags(DISTILLED, {}, {"fp16": True, "cpu": False})
+    training = TrainCommand("middle", "data", "out", "user_dir", flags=flags).training()
+    assert training == Training("nll_loss", False, "fp16", False)
+    flags = {"cpu": True, "best-checkpoint-metric": "bleu", "maximize-best-checkpoint-metric": True}
+    training = TrainCommand("middle", "data", "out", "user_dir", flags=flags).training()
+    assert training == Training("bleu", True, None, True)
 
 
 def test_fairseq_understands_the_defaults_of_every_criterion_with_a_teacher():
@@ -194,6 +214,28 @@ def test_what_a_criterion_would_refuse_is_told_before_anything_is_trained(wrong)
     with pytest.raises(ValueError, match=r"^The training of middle would be refused: ") as refused:
         checked(settings, layer)
     assert told in str(refused.value)
+
+
+METRICS = [  # of a criterion: flags of it, a metric that it logs, and one that it does not
+    ("mutual_learning", {"kd-peers": 3}, "nll_loss_2", "nll_loss_3"),
+    ("mutual_learning", {}, "mutual_loss", "kd_loss"),
+    ("multi_teacher_kd", {}, "teacher_weight_2", "teacher_weight_3"),
+    ("feature_kd", {"kd-log-gradients": True}, "feature_loss", "gradient_word"),
+    ("word_kd", {}, "kd_loss", "attention_loss"),
+]
+
+
+@pytest.mark.parametrize(("criterion", "flags", "logged", "other"), METRICS)
+def test_the_best_checkpoint_is_chosen_by_what_the_criterion_logs(criterion, flags, logged, other):
+    teachers = {"multi_teacher_kd": "a.pt:b.pt", "mutual_learning": None}.get(criterion, "a.pt")
+    knowledge = {"kd-teacher": teachers} if teachers else {}
+    layer = {**flags, "best-checkpoint-metric": logged}
+    args = checked({"criterion": criterion}, layer, knowledge=knowledge)
+    assert args["best_checkpoint_metric"] == logged
+    told = rf"--best-checkpoint-metric must be one of .*\b{logged}\b.*, but is {other}\."
+    layer["best-checkpoint-metric"] = other
+    with pytest.raises(ValueError, match=told):
+        checked({"criterion": criterion}, layer, knowledge=knowledge)
 
 
 @pytest.mark.parametrize(

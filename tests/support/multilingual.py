@@ -17,6 +17,7 @@ for _side in ("encoder", "decoder"):
 PAIRS = ["--lang-pairs", "es-en,en-es"]
 DECODER, REPLACING = ["--decoder-langtok"], ["--lang-tok-replacing-bos-eos"]
 MULTI = ["--task", "translation_multi_simple_epoch", *PAIRS, *DECODER]
+SEPARATE = ["--task", "multilingual_translation", *PAIRS, *DECODER]
 TASKS = {  # by kind of model: what names its task to fairseq-train and to fairseq-generate
     "m2m": [*MULTI, "--langs", "es,en,fr", "--encoder-langtok", "src"],
     "replacing": [*MULTI, "--langs", "en,es", "--encoder-langtok", "tgt", *REPLACING],

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -40,7 +39,7 @@ def training_of(step):
     """The training that a recorded step runs, read back from its command line."""
     (command,) = step.commands
     words = command[command.index("fairseq-train") + 1 :]
-    flags = {flag[2:]: value or True for flag, value in flags_of(shlex.join(words)).items()}
+    flags = {flag[2:]: value or True for flag, value in flags_of(words).items()}
     own = {key.replace("-", "_"): flags.pop(key) for key in ("save-dir", "user-dir")}
     gpus = int(command[command.index("--nproc_per_node") + 1]) if "torchrun" in command else 1
     training = TrainCommand(name=command[2], data=words[0], gpus=gpus, flags=flags, **own)

@@ -1,0 +1,7 @@
+"""The default weights of the terms of a loss, of criterions and of what reads their logs.
+
+They stand apart from the criterions, so that they are read without importing fairseq.
+"""
+
+ALPHA, BETA = 0.8, 0.2  # of the distillation loss and of the cross-entropy
+TERM_WEIGHTS = {"feature": 0.1, "attention": 0.05, "align": 0.1}  # by the name of the term
