@@ -109,7 +109,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         with writing(Path("standard output")):
             sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who reads the output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, OSError, ValueError, RuntimeError) as error:
@@ -126,7 +126,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
         with suppress(OSError):  # the terminal may be gone
             print(
-                f"\nfairseq-kd {args.subcommand}: {how}; the same command goes on", file=sys.stderr
+                f"\nfairseq-kd {args.subcommand}: {how}; run the same command again to resume",
+                file=sys.stderr,
             )
         return 128 + number
 
@@ -136,7 +137,9 @@ def _check_current_folder() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise ValueError("The current folder is not there any more. Change to another.") from error
+        raise ValueError(
+            "The current folder no longer exists. Change to another folder."
+        ) from error
 
 
 def _open_standard_streams() -> None:

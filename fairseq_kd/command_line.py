@@ -96,7 +96,7 @@ class Options:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
                 advice = f"Did you mean --{near[0]}?" if near else "Leave it out."
-                raise ValueError(f"--{name} is no flag of {PROGRAM} {cls.COMMAND}. {advice}")
+                raise ValueError(f"--{name} is not a flag of {PROGRAM} {cls.COMMAND}. {advice}")
             if value is not None and value is not False:
                 each = known[name]
                 read = _read(each, value)
@@ -218,4 +218,4 @@ class Subcommand:
     epilog: Optional[str] = None
     usage: Optional[str] = None
     aliases: Sequence[str] = ()
-    kept: str = "what was there before is as it was"
+    kept: str = "existing files are unchanged"

@@ -30,11 +30,13 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
         message = " ".join(str(error).split())
         reason = message.partition(". ")[0]
         if isinstance(error, ValueError):
-            reason = f"a line is no word with its count, {message.partition(': ')[2]}"
-        raise ValueError(f"{path} is no dictionary of fairseq: {reason}. Build it anew.") from error
+            reason = f"a line is not a word and its count, {message.partition(': ')[2]}"
+        raise ValueError(
+            f"{path} is not a fairseq dictionary: {reason}. Run fairseq-preprocess again."
+        ) from error
     if distinct and len(words.indices) != len(words.symbols):
         twice = next(word for i, word in enumerate(words.symbols) if words.indices[word] != i)
-        raise ValueError(f'{path} holds the word "{twice}" twice. Build it anew.')
+        raise ValueError(f'{path} holds the word "{twice}" twice. Run fairseq-preprocess again.')
     return words
 
 

@@ -53,14 +53,14 @@ logged() { # logged LOG COMMAND...: what it says goes into LOG, the end of which
 ordinary() { # ordinary FILE...: refuses what may never answer, such as a pipe
   local file
   for file in "$@"; do
-    [[ ! -e $file || -f $file ]] || die "$file must be an ordinary file, but is a folder, a pipe or a device. Put a file there."
+    [[ ! -e $file || -f $file ]] || die "$file must be a regular file, but is a folder, a pipe or a device. Put a file there."
   done
 }
 
 no_link() { # no_link FILE...: refuses a file of ours that leads to another one, which would be overwritten
   local file
   for file in "$@"; do
-    [[ ! -L $file ]] || die "$file is a link to another file, which would be overwritten. If it leads to what was here, put that in its place; else remove the link."
+    [[ ! -L $file ]] || die "$file is a symbolic link. Replace it by the file itself, or remove it."
   done
   ordinary "$@"
 }
@@ -100,7 +100,7 @@ made_from() { # made_from FILE SETTINGS OUT ADVICE: refuses OUT, of which FILE s
   made=$(recorded "$1")
   [[ -n $made && $made != "$2" ]] || return 0 # earlier versions recorded nothing
   [[ $made != *[![:print:]]* ]] || made=${made@Q} # nothing of it steers the terminal
-  die "$3 is there already, made from $made, not from $2; $4"
+  die "$3 already exists and was made from $made, not from $2; $4"
 }
 
 plain_languages() { # plain_languages LANGUAGE...: refuses what is no name, as in a run file
@@ -121,7 +121,7 @@ hold() { # hold FOLDER/LOCK: every process started here holds it, so nothing tha
   why=$({ mkdir -p "$(dirname "$1")" && : >> "$1"; } 2>&1) ||
     die "$(dirname "$1") cannot be written (${why##*: }). Give another path."
   exec 9>> "$1"
-  flock --nonblock 9 || { say "waiting for what is still running in $(realpath "$(dirname "$1")")"; flock 9; }
+  flock --nonblock 9 || { say "waiting for a process that still runs in $(realpath "$(dirname "$1")")"; flock 9; }
 }
 
 mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/files/whole_files.py
@@ -149,7 +149,7 @@ begin() { # begin OUT: sets work to an empty folder, for finish; what a killed r
   flock --nonblock "$lock" || { say "waiting for the process that still makes $making"; flock "$lock"; }
   if [[ ! -f $place/$mark ]]; then
     exec {lock}>&-
-    [[ ! -e $making ]] || die "$making is there now, made by the other process. Run the same line again."
+    [[ ! -e $making ]] || die "the other process has made $making. Run the same line again."
     begin "$making"
     return
   fi
@@ -162,12 +162,12 @@ begin() { # begin OUT: sets work to an empty folder, for finish; what a killed r
 
 clear_place() { # removes the temporary folder, but for what somebody else has put into it
   rm -rf "${place:?}"/{made,room,difference,"$mark"}
-  rmdir "$place" 2> /dev/null || say "$place holds something else, which stays there" >&2
+  rmdir "$place" 2> /dev/null || say "$place holds other files and is not removed" >&2
 }
 
 finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT, where nothing is
   [[ ! -e $making && ! -L $making ]] ||
-    die "$making is there now, which something else made meanwhile. Remove it, or give another path."
+    die "another process made $making meanwhile. Remove it, or give another path."
   mv --no-target-directory "${1:-$work}" "$making"
   clear_place
   trap - EXIT
@@ -178,7 +178,7 @@ give_up() { # give_up STATUS: removes what is not whole, and says so if that was
   local status=$1 told=""
   rm -f "$place/room"
   (head --bytes 1048576 /dev/zero > "$place/room") 2> /dev/null ||
-    told="The disk of $making is full; what was there before is as it was. Free some space and run the same line again."
+    told="The disk of $making is full; existing files are unchanged. Free some space and run the same line again."
   clear_place
   [[ -z $told ]] || say "$told" >&2
   exit "$status"

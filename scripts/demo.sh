@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way on real text: distil a trained teacher into a small student, and measure what was gained.
+# The whole way on real text: distil a trained teacher into a small student, and evaluate the student.
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #

@@ -41,7 +41,7 @@ text=$(hash_of_text "$in" "$src" "$tgt")
 settings="$src-$tgt, $settings, MAX_WORDS=$max_words and text of hash $text"
 if [[ -d $out/bin ]]; then
   made_from "$out/prepared.txt" "$settings" "$out" "remove it or choose another OUT_DIR."
-  say "$out is there already"
+  say "$out already exists"
   exit 0
 fi
 

@@ -11,7 +11,7 @@
 #   undistilled   the student's size and updates without distillation
 #   inherited     the same from the student's start
 #   total         the same from random weights, with as many updates as stand behind the student's weights in all
-# Then report.html and report.md in the run's folder say what each is worth.
+# Then report.html and report.md in the run's folder compare all models.
 #
 # Env: RUN=runs/progressive                where everything goes
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
@@ -76,7 +76,7 @@ control undistilled "$student_updates"
 control inherited "$student_updates" --finetune-from-model "$run/student-start/start.pt"
 control total $((teacher_updates + intermediate_updates + student_updates))
 
-heading "measure what was gained"
+heading "evaluate the student"
 fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/teacher/checkpoint_best.pt" \
   --student "intermediate=$run/intermediate/checkpoint_best.pt" --student "$run/student/checkpoint_best.pt" \
   --control "undistilled=$run/undistilled/checkpoint_best.pt" \

@@ -30,7 +30,7 @@ case $model in
 esac
 run=$(from_here "${RUN:-}" "$run")
 out=$(from_here "${1:-}" "$run/packed-$model")
-other="$out is there already, and is not this model. Remove it, or give another OUT_DIR."
+other="$out already exists and is not this model. Remove it, or give another OUT_DIR."
 [[ ! -e $out || -f $out/$model.pt ]] || die "$other"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
 begin "$out" # now, not after hours: whether it can be made, and whether another process makes it

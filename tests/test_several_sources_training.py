@@ -173,7 +173,7 @@ def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_told(peers, tmp_p
     assert cli.main(["extract-peer", str(averaged), "--peer", "2", "--out", str(out)]) == 0
     assert capsys.readouterr().err == (
         f"{averaged} was averaged, but only its model: peer 2 is that of one of the checkpoints. "
-        "Extract it from each of them, and average what comes out.\n"
+        "Extract it from each of them, and average the results.\n"
     )
 
 

@@ -22,7 +22,7 @@ class NumberType:
 
     def __init__(self, kind: str, *_: Any):
         if not isinstance(kind, str) or kind not in KINDS:
-            raise ValueError(f"an array of {kind!r}, which are no numbers")
+            raise ValueError(f"an array of {kind!r}, which are not numbers")
         self.dtype = np.dtype(kind)
 
     def __setstate__(self, state: Tuple[Any, ...]) -> None:

@@ -130,7 +130,7 @@ def check_pickles(path: Path, zipped: bool) -> None:
                 }
             for key, storage in reader.storages.items():
                 if sizes.get(f"data/{key}") != storage.numbers_bytes:
-                    raise ValueError(f"storage {key} is of another size than its record")
+                    raise ValueError(f"storage {key} and its record differ in size")
             return
         reader = _Reader(size)
         if size == 0:
@@ -238,7 +238,7 @@ class _Reader:
                 raise ValueError(f"a state of a {stack[-1].name}")
             stack[-1].size_bytes += size_bytes
         elif name not in ("PROTO", "STOP"):
-            raise ValueError(f"{name} is no instruction in a pickle of torch's")
+            raise ValueError(f"{name} is not an instruction that torch writes into a pickle")
 
     def _made(self, maker: Any, arguments: Any) -> Thing:
         """What the call of a class or a function gives."""

@@ -129,8 +129,8 @@ def check_start(path: Union[str, Path], called: str) -> None:
     for part in ("optimizer_history", "extra_state"):
         if not held.get(part):
             raise ValueError(
-                f"{called} holds no '{part}', without which fairseq-train does not start from it. "
-                "Give a file that fairseq-train or fairseq-kd inherit wrote."
+                f"{called} holds no '{part}', which fairseq-train needs to start from it. Give a "
+                "file that fairseq-train or fairseq-kd inherit wrote."
             )
 
 

@@ -46,5 +46,5 @@ SUBCOMMAND = Subcommand(
     help="import the translations of another system, for distill-data",
     description=DESCRIPTION,
     epilog=EPILOG,
-    kept="the file of translations is as it was",
+    kept="the file of translations is unchanged",
 )

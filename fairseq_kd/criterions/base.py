@@ -153,7 +153,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         difference = self._difference(state_dict or {})
         if difference:
             logger.warning(
-                f"the weights of this criterion start afresh: the checkpoint {difference}"
+                f"the criterion's weights are initialised anew: the checkpoint {difference}"
             )
             return None
         return super().load_state_dict(state_dict, strict=strict)
@@ -170,14 +170,14 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         difference = self._difference(read_state(path, path)["criterion"] or {})
         if difference:
             raise ValueError(
-                f"{path} {difference}. Go on with {self.shaping_flags()} as they were, or begin "
-                "anew from its model, with --finetune-from-model and another --save-dir."
+                f"{path} {difference}. Resume with the same {self.shaping_flags()}, or start a new "
+                "training from its model, with --finetune-from-model and another --save-dir."
             )
 
     @classmethod
     def shaping_flags(cls) -> str:
         """The flags that decide on number and shapes of the criterion's own weights."""
-        return "the flags of this criterion"
+        return "flags of this criterion"
 
     def _difference(self, state_dict: Mapping[str, Tensor]) -> str:
         """How a state differs from this criterion's own, after the checkpoint's name; "" if not."""

@@ -14,10 +14,10 @@ from fairseq_kd.criterions.word_kd import WordKDCriterion
 INTRODUCTION = """\
 # Flags
 
-`fairseq-train --help` lists no flag of a criterion or a task, so here are ours;
-`fairseq-kd flags word_kd` prints them too. This page is made by
-`fairseq-kd flags --markdown > docs/flags.md`. In a YAML of `fairseq-hydra-train` the same names
-stand under `criterion:` or `task:`, with underscores.
+`fairseq-train --help` lists no flags of criterions and tasks, so this page lists the flags of this
+package; `fairseq-kd flags word_kd` prints them too. This page is made by `fairseq-kd flags
+--markdown > docs/flags.md`. In a YAML file of `fairseq-hydra-train` the same names, with
+underscores, are keys under `criterion:` or `task:`.
 """
 
 
@@ -77,7 +77,10 @@ def flags_page() -> str:
         parts += [f"## {name}\n", f"{cls.__doc__.splitlines()[0]}\n"]
         derived = cls is not WordKDCriterion and issubclass(cls, WordKDCriterion)
         if derived:
-            parts.append("The flags of [word_kd](#word_kd), and these, or these instead:\n")
+            parts.append(
+                "The flags of [word_kd](#word_kd), and the following, which replace flags of the "
+                "same name:\n"
+            )
         known = shared if derived else ()
         rows = [
             f"| `{flag}` | {_cell(text)} |"

@@ -40,8 +40,8 @@ def decoder_layers_field(name: str) -> Any:
     """The field ``kd_NAME_decoder_layers`` of a term that compares layers."""
     return option_field(
         None,
-        "the decoder's layers, if they are others than the encoder's, in the same form "
-        f"(default: as --kd-{name}-layers)",
+        "the decoder's layers, if they differ from the encoder's, in the same form (default: as "
+        f"--kd-{name}-layers)",
     )
 
 

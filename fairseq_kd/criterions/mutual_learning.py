@@ -51,9 +51,9 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
     )
     kd_peer_overrides: Optional[str] = option_field(
         None,
-        "what the other peers have unlike the model of the run, as KEY=VALUE,... such "
-        "as encoder_layers=2,decoder_layers=1 or arch=transformer_kd_small_student; for each "
-        "its own if separated by colons (default: all peers are alike)",
+        "options in which the other peers differ from the model of the run, as KEY=VALUE,... such "
+        "as encoder_layers=2,decoder_layers=1 or arch=transformer_kd_small_student; separated by "
+        "colons, one group per peer (default: all peers have the same architecture)",
     )
     kd_mutual_weight: float = number_field(
         1.0,
@@ -70,8 +70,8 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_detach_ratio: Optional[float] = number_field(
         None,
         DETACH_RATIO,
-        "a peer learns nothing from one whose running nll_loss is this many times its "
-        "own (default: it learns from all; after AIO-KD, EMNLP 2023)",
+        "a peer does not learn from peers whose running nll_loss is this many times its own "
+        "(default: it learns from all; after AIO-KD, EMNLP 2023)",
     )
     kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
     kd_compile: bool = compile_flag()

@@ -144,7 +144,7 @@ def check_token_temperature(cfg: Any) -> None:
     if cfg.kd_token_temperature != "uniform" and set(temperature_schedule(cfg).ends) == {1.0}:
         raise ValueError(
             f"--kd-token-temperature {cfg.kd_token_temperature} has no effect at --kd-temperature "
-            "1, between which and 1 each token's temperature lies. Leave it out, or raise T."
+            "1, because each token's temperature lies between 1 and T. Leave it out, or raise T."
         )
 
 
@@ -166,6 +166,6 @@ def check_store_temperatures(
         if lowest < limit * (1 - 1e-6):  # products of factors are rounded
             rebuild = "rebuild the store, " if lowest >= LOWEST_TEMPERATURE else ""
             raise ValueError(
-                f"--kd-store {store} is accurate for temperatures of {limit:g} and more, but T is "
-                f"{lowest:g} at the lowest. Raise it, {rebuild}or train from --kd-teacher."
+                f"--kd-store {store} requires T >= {limit:g}, but the lowest T is {lowest:g}. "
+                f"Raise T, {rebuild}or train from --kd-teacher."
             )

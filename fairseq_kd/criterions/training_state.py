@@ -166,7 +166,7 @@ class TemperatureWarning:
         if temperature > 1 and entropy_bits > NEARLY_UNIFORM * highest:
             logger.warning(
                 "at temperature %.3g the teacher's distribution is nearly uniform: %.1f of at most "
-                "%.1f bits a token. Lower --kd-temperature; begin with 1",
+                "%.1f bits a token. Lower --kd-temperature; start with 1",
                 temperature,
                 entropy_bits,
                 highest,

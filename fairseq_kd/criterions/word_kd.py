@@ -63,8 +63,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
     kd_teacher: Optional[str] = option_field(
         None,
-        "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with "
-        "the student's language pair and dictionaries; several, A.pt:B.pt, teach the mean of "
+        "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with the "
+        "student's language pair and dictionaries; several, A.pt:B.pt, are mixed by the mean of "
         "their distributions (default: none, with --kd-store or --kd-alpha 0)",
     )
     kd_store: Optional[str] = option_field(
@@ -100,9 +100,9 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_temperature: float = number_field(
         4.0,
         TEMPERATURE,
-        "softmax temperature T of both models in the distillation loss; in "
-        "translation give 1: 3 to 6, usual for classifiers of images, gain less; at "
-        "the first update if it is scheduled (default: %(default)s; arXiv:1503.02531)",
+        "softmax temperature T of both models in the distillation loss; 1 is recommended for "
+        "translation: values of 3 to 6, usual in image classification, gain less; with a schedule, "
+        "T at the first update (default: %(default)s; arXiv:1503.02531)",
     )
     kd_temperature_schedule: str = option_field(
         "constant",
@@ -161,8 +161,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     )
     kd_share_encoder: bool = option_field(
         False,
-        "the student keeps the teacher's encoder, which it starts from "
-        "(--finetune-from-model): it is frozen and run once for both (default: off)",
+        "the student starts from the teacher's encoder (--finetune-from-model) and keeps it: it is "
+        "frozen and runs once for both models (default: off)",
     )
     kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
     kd_compile: bool = compile_flag()

@@ -234,7 +234,7 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
         expected = _log_probability(checkpoint, source, tokens) / len(tokens)
         if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
             raise CannotConvertError(
-                "CTranslate2 would translate otherwise than fairseq: it scores a translation "
+                "CTranslate2 differs from fairseq: it scores a translation "
                 f"{result.scores[0]:.3f}, and fairseq {expected:.3f} nats per token"
             )
 

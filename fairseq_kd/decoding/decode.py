@@ -134,9 +134,9 @@ def agree_on(settings: Settings, folder: Path) -> None:
     for name in {**earlier, **settings}:
         if earlier.get(name) != settings.get(name):
             raise ValueError(
-                f"{folder} was begun with {name} {_short(earlier.get(name))}, but now it is "
-                f"{_short(settings.get(name))}. Choose another --out, or give the options of the "
-                "first run."
+                f"{folder} was started with {name} {_short(earlier.get(name))}, but this command "
+                f"has {_short(settings.get(name))}. Choose another --out, or give the options of "
+                "the first run."
             )
 
 
@@ -237,8 +237,9 @@ class ShardDecoder:
                 done = set(journal.numbers)
                 if not done.issubset(self.own):
                     raise ValueError(
-                        f"{journal_path} holds batch {min(done.difference(self.own))}, which is "
-                        f"not of shard {self.shard}. Remove it, and run the same command again."
+                        f"{journal_path} holds batch {min(done.difference(self.own))}, which does "
+                        f"not belong to shard {self.shard}. Remove it, and run the same command "
+                        "again."
                     )
                 todo = [number for number in self.own if number not in done]
                 with self._progress(done) as progress:
@@ -313,7 +314,7 @@ def merge_shards(folder: Path) -> None:
     with folder_locked(folder):
         if (folder / WHOLE).is_file():
             check_shard(folder / WHOLE, settings_id(settings))
-            print(f"{folder / WHOLE} is there already", file=sys.stderr)
+            print(f"{folder / WHOLE} already exists", file=sys.stderr)
             return
         merge(folder, settings_id(settings), settings["sentences"])
     print(f"{settings['sentences']:,} sentences are in {folder / WHOLE}", file=sys.stderr)

@@ -66,9 +66,9 @@ class Journal:
         if first != begin:
             raise ValueError(
                 f"{self.path} belongs to another decoding, or is damaged: its first line must be "
-                f"{begin.decode()[:-1]!r}, but is {first.decode(errors='replace')[:-1]!r:.99}. "
-                f"If it is of this decoding, correct that line, and its {len(records):,} batches "
-                "are kept; else choose another --out."
+                f"{begin.decode()[:-1]!r}, but is {first.decode(errors='replace')[:-1]!r:.99}. If "
+                f"it belongs to this decoding, correct that line to keep its {len(records):,} "
+                "batches; otherwise choose another --out."
             )
         return records
 
@@ -107,11 +107,12 @@ class Journal:
         if not records:
             aside = moved_aside(self.path)
             consequence = (
-                f"none of its batches is whole, all are decoded again, and it is kept as {aside}"
+                f"all of its batches are damaged and are decoded again; it is kept as {aside}"
             )
         else:
             consequence = (
-                f"{len(records):,} of its batches are whole and kept, the others are decoded again"
+                f"{len(records):,} of its batches are undamaged and kept, the others are decoded "
+                "again"
             )
             with self.path.open("rb") as old, written_whole(self.path, "wb") as file:
                 file.write(begin)

@@ -90,7 +90,7 @@ class Import:
                 same = {name: earlier.get(name) for name in settings} == settings
                 if same and (out / WHOLE).is_file():
                     check_shard(out / WHOLE, settings_id(earlier))
-                    print(f"{out / WHOLE} is there already", file=sys.stderr)
+                    print(f"{out / WHOLE} already exists", file=sys.stderr)
                     return
             with whole_folder(out) as work:
                 self._write(work, settings)

@@ -46,8 +46,8 @@ def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
     beside = data.resolve().parent / file
     if not beside.is_file():
         raise FileNotFoundError(
-            f"No file {file} lies beside {data}. Give {learned} by --codes, or --bpe none if the "
-            "data are not split."
+            f"There is no file {file} beside {data}. Give {learned} by --codes, or --bpe none if "
+            "the data are not split."
         )
     return beside
 
@@ -81,7 +81,10 @@ def _merges(codes: Path) -> Callable[[str], str]:
         with codes.open(encoding="utf-8") as file:
             bpe = BPE(file)
     except (SystemExit, ValueError, IndexError) as error:  # it exits at a line of another kind
-        raise ValueError(f"--codes {codes} holds no merges of subword-nmt. Give them.") from error
+        raise ValueError(
+            f"--codes {codes} is not a subword-nmt codes file. Give the merges that subword-nmt "
+            "learned."
+        ) from error
     return lambda line: bpe.process_line(line).strip()
 
 
@@ -91,7 +94,10 @@ def _pieces(codes: Path) -> Callable[[str], str]:
     try:
         pieces = SentencePieceProcessor(model_file=str(codes))
     except RuntimeError as error:
-        raise ValueError(f"--codes {codes} is no model of SentencePiece. Give it.") from error
+        raise ValueError(
+            f"--codes {codes} is not a SentencePiece model. Give the model that SentencePiece "
+            "learned."
+        ) from error
     return lambda line: " ".join(pieces.encode(line, out_type=str))
 
 

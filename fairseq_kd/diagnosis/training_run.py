@@ -95,7 +95,7 @@ def _read(path: Path) -> TrainingRun:
         flags = flags_of(log.command)
     except ValueError as error:  # by shlex
         raise ValueError(
-            f"{path} has a command line that no shell reads: {error}. Mend its line that begins "
+            f"{path} has a command line that no shell reads: {error}. Correct its line that begins "
             "with $."
         ) from error
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

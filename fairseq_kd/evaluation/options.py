@@ -64,7 +64,7 @@ class EvaluateOptions(Options):
         repeated=True,
     )
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
-    subset: str = option_field("test", "which split (default: %(default)s)", read=split_name)
+    subset: str = option_field("test", "the split (default: %(default)s)", read=split_name)
     out: Path = option_field(MISSING, "folder for the report", read=file_path)
     user_dir: Optional[str] = user_dir_field()
     reference: Optional[Path] = option_field(

@@ -30,7 +30,7 @@ from fairseq_kd.evaluation.results import (
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.whole_files import check_apart, check_no_link, make_folder, written_whole
 
-TITLE = "What the distillation gained"
+TITLE = "Evaluation of the distillation"
 PLOTS, RESULTS = "plots", "evaluation.json"
 FOLDERS = (PLOTS, "translations", "decoded")
 WRITTEN = (RESULTS, "report.md", "report.html", *FOLDERS)
@@ -180,10 +180,10 @@ def _updates(control: SystemResult, student: SystemResult) -> str:
     counts = control.updates_behind, student.updates_behind
     if None in counts:
         unknown = student.name if counts[1] is None else control.name
-        return f"with an unknown number of updates behind the weights of {unknown}"
+        return f"with an unknown total number of updates of {unknown}"
     if counts[0] == counts[1]:
-        return f"with as many updates behind its weights ({counts[0]:,})"
-    return f"with {counts[0]:,} updates behind its weights, where {student.name} has {counts[1]:,}"
+        return f"with the same total number of updates ({counts[0]:,})"
+    return f"with {counts[0]:,} updates in total, while {student.name} has {counts[1]:,}"
 
 
 def _summary(result: EvaluationResult) -> Section:
@@ -274,7 +274,7 @@ def _speed(result: EvaluationResult) -> Section:
 def _drift(speed: SpeedResult) -> str:
     """Whether the machine was idle, as far as the rounds show."""
     if speed.rounds < 2:
-        return "One round does not show whether the machine was idle."
+        return "One round cannot show whether the machine was idle."
     drift = max(each.drift for by in speed.systems.values() for each in by.values())
     text = f"The slowest round of a system took {drift:.0%} longer than its fastest"
     if drift <= IDLE:

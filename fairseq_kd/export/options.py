@@ -85,7 +85,7 @@ class ExportOptions(Options):
         from fairseq_kd.decoding.engine_choice import INSTALL
 
         if self.bpe == "none" and self.codes is not None:
-            raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")
+            raise ValueError("--codes has no effect with --bpe none. Leave one of them out.")
         if find_spec("ctranslate2") is None:
             raise ValueError(f"The export needs CTranslate2, which is not installed ({INSTALL}).")
         if self.bpe == "sentencepiece" and find_spec("sentencepiece") is None:

@@ -90,7 +90,7 @@ class FileHashes:
             FileNotFoundError: it is missing.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} is missing, which the run reads.")
+            raise FileNotFoundError(f"{path}, which the run reads, is missing.")
         stat = Path(path).stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         kept = self.known.get(path)

@@ -67,7 +67,7 @@ def read_json(path: Path, form: Any, repair: str) -> Any:
     if isinstance(content, dict):
         seal = content.pop(SEAL, None)
         if not wrong and seal is not None and seal != digest_of(content):
-            wrong = f"its values are not those that its {SEAL} was written for"
+            wrong = f"its values do not match its {SEAL}"
     if wrong:
         raise ValueError(f"{path} is damaged: {wrong}. {repair}")
     return content
@@ -81,7 +81,7 @@ def _content(path: Path) -> Any:
         ValueError: it holds no JSON, or more than any file of ours; as half a sentence.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError("it is no ordinary file")
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -91,14 +91,14 @@ def _content(path: Path) -> Any:
     try:
         content = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"its byte {error.start + 1:,} is no UTF-8") from error
+        raise ValueError(f"its byte {error.start + 1:,} is not UTF-8") from error
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"it is no JSON from {at}, on") from error
+        raise ValueError(f"it is not JSON from {at} on") from error
     except RecursionError as error:
         raise ValueError("it has too many brackets") from error
     except ValueError as error:  # Python reads no number of more than 4,300 digits
-        raise ValueError("it has a number too long") from error
+        raise ValueError("it has a number that is too long") from error
     if _is_deeper(content, MOST_DEPTH):
         raise ValueError("it has too many brackets")
     return content

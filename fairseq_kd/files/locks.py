@@ -72,9 +72,9 @@ def locked(
             holder = _holder(file)
         if _alive(holder) or time.monotonic() > deadline:
             raise ValueError(
-                f"{what} is being worked on since {holder.get('since', 'a moment ago')} by "
-                f"process {holder.get('pid', '?')} on {holder.get('host', '?')}. Wait for it, "
-                "or end it; the same command then goes on."
+                f"{what} is in use since {holder.get('since', 'a moment ago')} by process "
+                f"{holder.get('pid', '?')} on {holder.get('host', '?')}. Wait for it or stop it, "
+                "then run the command again."
             )
         time.sleep(0.2)
 
@@ -93,7 +93,7 @@ def _opened(path: Path, written: Path) -> IO[str]:
     begin = file.read(len(BEGIN))
     if not BEGIN.startswith(begin):  # which may have been cut off
         file.close()
-        raise ValueError(f"{path} is there, and is no lock of fairseq_kd. Move it away.")
+        raise ValueError(f"{path} exists and is not a fairseq_kd lock. Move it away.")
     return file
 
 
@@ -133,7 +133,7 @@ def _acquired(file: IO[str], path: Path) -> bool:
     except OSError as error:
         raise ValueError(
             f"The file system of {path} cannot lock files ({error.strerror}). Choose a folder on "
-            "another one."
+            "another file system."
         ) from error
 
 
@@ -178,4 +178,4 @@ def _end_what_is_left(holder: Dict[str, Any], place: List[int]) -> None:
         killed = end_started_by(holder["token"])
         if killed:
             listed = ", ".join(map(str, killed))
-            print(f"ended what a run that was killed has left: process {listed}", file=sys.stderr)
+            print(f"ended processes left by a killed run: {listed}", file=sys.stderr)

@@ -25,7 +25,7 @@ ROOM_BYTES = 1 << 20
 OURS = re.compile(  # the names of temporary files, earlier ones without our name, and of locks
     r".*\.\d+(\.fairseq_kd)?\.partial|\.(.+\.)?lock"
 )
-NO_FILE = "{path} must be an ordinary file, but is a pipe or a device. Remove it."
+NO_FILE = "{path} must be a regular file, but is a pipe or a device. Remove it."
 
 
 def own_file(path: str, flags: int) -> int:
@@ -35,7 +35,7 @@ def own_file(path: str, flags: int) -> int:
     or a journal.
 
     Raises:
-        ValueError: there is a symbolic link, or no ordinary file.
+        ValueError: there is a symbolic link, or not a regular file.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
@@ -58,10 +58,9 @@ def check_no_link(path: Union[str, Path]) -> None:
         ValueError: there is one.
     """
     if os.path.islink(path):
-        other = "folder, whose files" if os.path.isdir(path) else "file, which"
+        kind = "folder" if os.path.isdir(path) else "file"
         raise ValueError(
-            f"{path} is a link to another {other} would be overwritten. If it leads to what was "
-            "here, put that in its place; else remove the link."
+            f"{path} is a symbolic link. Replace it by the {kind} itself, or remove it."
         )
 
 
@@ -120,7 +119,7 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no ordinary file"
+        what = "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path} must be a file to write, but is {what}. Give another path.")
     with writing(path, ANYWHERE):
         beside, descriptor = _temporary(path)
@@ -237,7 +236,9 @@ def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     check_vacant(out, flag, empty=True)
     target = Path(os.path.realpath(out))  # resolve() fails on a loop of links
     if os.path.ismount(target):
-        raise ValueError(f"{flag} {out} must be a folder that is made, but is a disk. Add a name.")
+        raise ValueError(
+            f"{flag} {out} must be a new folder, but is a mount point. Give a folder below it."
+        )
     make_folder(target.parent)
     with writing(out, ANYWHERE):
         place, lock = _own_place(target, out)
@@ -316,14 +317,13 @@ def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None
         return
     if not out.is_dir():
         raise ValueError(
-            f"{flag} {out} must be a folder, but is a file that is there already. Remove it or "
-            "choose another."
+            f"{flag} {out} must be a folder, but is an existing file. Remove it or choose another."
         )
     names = sorted(path.name for path in out.iterdir())
     strange = [name for name in names if empty or not OURS.fullmatch(name)]
     if strange:
         raise ValueError(
-            f"{flag} {out} is there already, with {strange[0]} in it. Remove it or choose another."
+            f"{flag} {out} already exists and holds {strange[0]}. Remove it or choose another."
         )
 
 
@@ -336,7 +336,7 @@ def check_new_file(out: Path, flag: str = "--out") -> None:
     if out.is_dir():
         raise ValueError(f"{flag} {out} must be a file to write, but is a folder. Choose another.")
     if os.path.lexists(out):
-        raise ValueError(f"{flag} {out} is there already. Remove it or choose another.")
+        raise ValueError(f"{flag} {out} already exists. Remove it or choose another.")
 
 
 def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str = "--out") -> None:
@@ -357,7 +357,7 @@ def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str 
         if path is None or not os.path.exists(path):
             continue
         if out in places and os.path.samefile(out, path):
-            raise ValueError(f"{flag} {out} is what {name} {path} names. Choose another.")
+            raise ValueError(f"{flag} {out} and {name} {path} are the same. Choose another path.")
         if os.path.isdir(path) and any(os.path.samefile(each, path) for each in places):
             raise ValueError(
                 f"{flag} {out} lies inside {name} {path}, which is only read. Choose a place "

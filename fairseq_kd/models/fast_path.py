@@ -2,7 +2,7 @@
 
 fairseq 0.12.2 and its main branch compute a whole layer of an encoder by one function of torch
 when a model is only used. With torch 2 that ends in ``Mask Type should be defined`` for every layer
-that normalises behind its blocks, in training with a teacher as in ``fairseq-generate``.
+that normalises after its blocks, in training with a teacher as in ``fairseq-generate``.
 fairseq-fixed has no such path.
 """
 

@@ -75,13 +75,13 @@ def _configuration(model_cfg: Any, group: str) -> Namespace:
     for key, value in given.items():
         if key in SHARED:
             raise ValueError(
-                f"--kd-peer-overrides names {key}, but peers read the batches of the run and so "
-                "share its languages and its vocabularies. Leave it out."
+                f"--kd-peer-overrides names {key}, but peers read the batches of the run and "
+                "therefore share its languages and vocabularies. Leave it out."
             )
         if key not in known:
             near = get_close_matches(key, known, n=1)
             raise ValueError(
-                f"--kd-peer-overrides names {key}, which is no option of the model."
+                f"--kd-peer-overrides names {key}, which is not an option of the model."
                 + (f" Did you mean {near[0]}?" if near else "")
             )
         sizes[key] = _parsed(known[key], key, value)
@@ -174,15 +174,16 @@ def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.
             peer = build_model(copy.deepcopy(cfg), task)
         except (ArithmeticError, AssertionError, OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"--kd-peer-overrides gives sizes of which no model can be made for peer {number}"
-                f"{f' ({error})' if str(error) else ''}. Heads must divide the width, and shared "
-                "embeddings need one width."
+                "--kd-peer-overrides gives sizes with which no model can be built for peer "
+                f"{number}{f' ({error})' if str(error) else ''}. The number of heads must divide "
+                "the width, and shared embeddings need one width."
             ) from error
     words = peer.decoder.embed_tokens.num_embeddings
     if words != len(task.target_dictionary):
         raise ValueError(
             f"Peer {number} has a vocabulary of {words} words, but the run's has "
-            f"{len(task.target_dictionary)}. Leave out of --kd-peer-overrides what changes it."
+            f"{len(task.target_dictionary)}. Leave the option that changes it out of "
+            "--kd-peer-overrides."
         )
     return peer
 
@@ -226,8 +227,8 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     check_finite(weights, f"{checkpoint}, peer {number},")
     if _averaged_without(weights, state["model"]):
         print(
-            f"{checkpoint} was averaged, but only its model: peer {number} is that of one of the "
-            "checkpoints. Extract it from each of them, and average what comes out.",
+            f"{checkpoint} was averaged, but only its model: peer {number} comes from only one of "
+            "the checkpoints. Extract it from each of them, and average the results.",
             file=sys.stderr,
         )
     ordinary = {key: criterion[key] for key in KEPT}
@@ -303,8 +304,8 @@ def _check_options(checkpoint: str, criterion: Dict[str, Any], architecture: str
     for key in ("kd_peers", "kd_peer_overrides", *KEPT):
         if key not in criterion:
             raise ValueError(
-                f"{checkpoint} does not say {key}, though --criterion mutual_learning has it. Give "
-                "a file that fairseq-train wrote."
+                f"{checkpoint} lacks the option {key} of --criterion mutual_learning. Give a file "
+                "that fairseq-train wrote."
             )
     peers, overrides = criterion["kd_peers"], criterion["kd_peer_overrides"]
     known = {**ARCH_MODEL_REGISTRY, **MODEL_REGISTRY}

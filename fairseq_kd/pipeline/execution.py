@@ -72,7 +72,7 @@ def run_step(workflow: Workflow, name: str) -> int:
                     print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
                     return status
         if read_recipe(workflow, step) != recipe:
-            raise ValueError(f"{name} was changed while it ran. Its result does not count.")
+            raise ValueError(f"{name} was changed while it ran. Its result is discarded.")
         manifest = _manifest(workflow, step, recipe, attempts)
         with written_whole(manifest_path(workflow, step)) as file:
             json.dump(sealed(manifest), file, indent=1)
@@ -105,7 +105,7 @@ def _begin(path: Path) -> List[Dict[str, str]]:
 
 
 def _attempts(path: Path) -> List[Dict[str, str]]:
-    repair = "Write [] into it: it only says how long the step took."
+    repair = "Write [] into it: it only records how long the step took."
     attempts = read_json(path, [{"start": str, "seen": str}], repair)
     for number, attempt in enumerate(attempts):
         for key, text in attempt.items():

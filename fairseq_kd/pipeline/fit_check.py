@@ -252,13 +252,14 @@ def _check_sets(args: Namespace, task: Any, model: Optional[Any]) -> None:
             raise ValueError(
                 f"sentence {number + 1} of the set {subset} in {args.data} has {sizes[0][number]} "
                 f"and {sizes[1][number]} tokens, but the model reads {limits[0]} and {limits[1]}. "
-                "Shorten it, raise max-source-positions and max-target-positions, or say train: "
+                "Shorten it, raise max-source-positions and max-target-positions, or set train: "
                 "{skip-invalid-size-inputs-valid-test: true}."
             )
         if not readable.any():
             raise ValueError(
-                f"the set {subset} in {args.data} has no sentence that the model reads, which is "
-                f"of at most {limits[0]} and {limits[1]} tokens. Give longer positions."
+                f"the set {subset} in {args.data} has no sentence that the model can read: it "
+                f"reads at most {limits[0]} source and {limits[1]} target tokens. Raise "
+                "max-source-positions and max-target-positions."
             )
         _check_batches(args, subset, int(sizes.max(0)[readable].max()), subset in valid)
 

@@ -54,14 +54,14 @@ class Layout:
         self.user_dir = run.get("user-dir", None) or shown(ROOT / "user_dir")
         if not Path(self.user_dir).is_dir():
             raise FileNotFoundError(
-                f"{run.path}: user-dir: {self.user_dir} is no folder. Give the user_dir of a clone "
-                "of fairseq_kd."
+                f"{run.path}: user-dir: {self.user_dir} is not a folder. Give the user_dir of a "
+                "clone of fairseq_kd."
             )
         self.own_user_dir: Optional[str] = run.get("user-dir", None)
         if os.pathsep in str(run.folder):
             raise ValueError(
-                f"{run.path}: run: {run.folder} has a {os.pathsep}, which joins the names of "
-                "several teachers. Choose another folder."
+                f"{run.path}: run: {run.folder} contains {os.pathsep}, which separates the names "
+                "of several teachers. Choose another folder."
             )
         self.gpus = run.get("gpus", 1)
         self.corpus = corpus_of(run)
@@ -100,8 +100,8 @@ class Layout:
             same = [each for each in self.steps if each.name == step.name]
             if same and same[0] != step:
                 raise ValueError(
-                    f"{self.run.path}: a stage is called {step.name}, as is another part of the "
-                    "run. Give it another name."
+                    f"{self.run.path}: a stage is called {step.name}, which is also the name of "
+                    "another part of the run. Give it another name."
                 )
             self.steps += [] if same else [step]
 
@@ -132,7 +132,7 @@ class Layout:
             same = [path for i, path in enumerate(given) if _is_one_of(path, given[:i])]
             if same:
                 raise ValueError(
-                    f"{self.run.path}: the teacher {same[0]} stands twice. Name each once."
+                    f"{self.run.path}: the teacher {same[0]} is given twice. Name each once."
                 )
             return [Model(name, path, None) for name, path in zip(names, given, strict=True)]
         settings = {"criterion": PLAIN, **given}
@@ -337,9 +337,9 @@ class Layout:
         updates = self.models[student].updates_behind()
         if updates is None:
             raise ValueError(
-                f"{self.run.path}: controls has {TOTAL}, but how many updates stand behind the "
+                f"{self.run.path}: controls has {TOTAL}, but the total number of updates of the "
                 f"weights that {student} starts from is not known: a checkpoint that they were "
-                f"trained from is gone. Leave {TOTAL} out."
+                f"trained from is missing. Leave {TOTAL} out."
             )
         own = {**self.run.train, **train}
         longer = updates / self.models[student].updates

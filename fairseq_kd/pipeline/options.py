@@ -127,7 +127,7 @@ class StepOptions(Options):
     )
     sha256: str = option_field(
         MISSING,
-        "the hash of the workflow; commands of another one are not executed",
+        "the hash of the workflow; commands of any other workflow are not executed",
         read=one_word,
         metavar="HEX",
     )

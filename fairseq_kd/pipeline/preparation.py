@@ -129,8 +129,8 @@ def _refuse_what_is_there(run: RunFile, paths: Sequence[str]) -> None:
     for path in paths:
         if os.path.lexists(path):
             raise ValueError(
-                f"run: {run.folder} holds {os.path.relpath(path, run.folder)}, which no run made. "
-                "Move that away, or give another folder."
+                f"run: {run.folder} holds {os.path.relpath(path, run.folder)}, which was not made "
+                "by a run. Move that away, or give another folder."
             )
 
 
@@ -153,8 +153,8 @@ def _check_apart(run: RunFile, layout: Layout, workflow: Workflow) -> None:
             path = within.get(Path(os.path.abspath(own)), within.get(Path(os.path.realpath(own))))
             if path is not None:
                 raise ValueError(
-                    f"run: {run.folder} has {path} in {own}, which the step {step.name} makes, "
-                    "but the run reads it. Choose another folder for the run."
+                    f"run: {run.folder} contains {path} in {own}, which the step {step.name} "
+                    f"writes, but the run reads {path}. Choose another folder for the run."
                 )
 
 
@@ -233,7 +233,9 @@ def _stages(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[
     if stages[0].ratio == 1:  # the teacher itself
         stages = stages[1:]
     if not stages:
-        raise ValueError(f"{run.path}: the ladder has no stage below the teacher. Add one, as 0.5.")
+        raise ValueError(
+            f"{run.path}: the ladder has no stage below the teacher. Add one, such as 0.5."
+        )
     named = [_named(stage, i == len(stages) - 1) for i, stage in enumerate(stages)]
     _check_names(run, [*layout.models, *(stage.name for stage in named)])
     return named
@@ -250,7 +252,7 @@ def _ratios(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[
         prepare = shlex.join(layout.corpus.step.command.argv()) if layout.corpus.step else ""
         raise ValueError(
             f"{run.path}: parameters cannot be counted before the text is prepared. Run {prepare} "
-            "first, or say target instead."
+            "first, or set target instead."
         )
     limit = run.other["parameters"]
     return ladder_within(structure(), limit, strategy, factor, f"{run.path}: parameters")
@@ -281,13 +283,13 @@ def _check_names(run: RunFile, names: List[str]) -> None:
     for name in names:
         if OF_SHARD.fullmatch(name):
             raise ValueError(
-                f"{run.path}: a stage is called {name}, as the shards of a step are. Give it "
-                "another name."
+                f"{run.path}: a stage is called {name}, which is also the name of a shard of a "
+                "step. Give it another name."
             )
         if names.count(name) > 1 or (name in RESERVED and name != TEACHER):
             raise ValueError(
-                f"{run.path}: a stage is called {name}, as is another part of the run. Give it "
-                "another name."
+                f"{run.path}: a stage is called {name}, which is also the name of another part of "
+                "the run. Give it another name."
             )
 
 

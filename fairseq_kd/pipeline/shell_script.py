@@ -16,9 +16,9 @@ HEAD = """\
 #
 #   usage: {script}        from the folder in which it was written: {start}
 #
-# Env: RUN={shown}   where everything goes
-# Killed? Run it again: what is there stays, and a training goes on from its last checkpoint.
-# A changed run file is not noticed here: fairseq-kd progressive does that.
+# Env: RUN={shown}   the folder of the run
+# Killed? Run it again: finished steps are kept, and a training resumes from its last checkpoint.
+# This script does not detect a changed run file; fairseq-kd progressive does.
 set -euo pipefail
 
 usage() {{ sed -n '2,/^set/s/^# \\{{0,1\\}}//p' "$0"; }}
@@ -40,7 +40,7 @@ def write_script(workflow: Workflow, out: Path) -> None:
         ValueError: a file that is no such script exists, or the run has no folder of its own.
     """
     if workflow.folder == ".":
-        raise ValueError("run: . is no folder that RUN could move. Give another run for --shell.")
+        raise ValueError("run: . cannot be moved by RUN. Give another run: for --shell.")
     parts = [
         HEAD.format(
             file=in_one_line(workflow.inputs["file"]),

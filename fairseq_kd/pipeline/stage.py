@@ -100,7 +100,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         print(f"{name}: it ended early, after update {done}", file=sys.stderr)
         return 0
     if done:
-        print(f"{name}: going on after update {done}", file=sys.stderr)
+        print(f"{name}: resuming after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
         status, tail = _run_logged(command, save_dir / FILE, progress, lock)
     if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
@@ -147,8 +147,9 @@ def _print_changed_flags(name: str, command: List[str], save_dir: Path) -> None:
             for flag in changed[:SHOWN_FLAGS]
         ]
         print(
-            f"{name}: the training in {save_dir} was begun with {on_terminal(', '.join(former))}, "
-            "and is resumed with the new ones. For a new training give another --save-dir.",
+            f"{name}: the training in {save_dir} was started with "
+            f"{on_terminal(', '.join(former))}, and is resumed with the new flags. For a new "
+            "training give another --save-dir.",
             file=sys.stderr,
         )
 
@@ -180,14 +181,14 @@ def restore_last_checkpoint(save_dir: Path) -> None:
         with written_whole(last, "wb", new=True) as file, newest.open("rb") as source:
             shutil.copyfileobj(source, file)
             _put_aside(last)  # killed after this, the next start copies again
-        print(f"{last} {fault}; going on from {newest.name}", file=sys.stderr)
+        print(f"{last} {fault}; resuming from {newest.name}", file=sys.stderr)
     elif fault == CUT_OFF and not others:
         _put_aside(last)
         print(f"{last} {fault}; starting from the first update", file=sys.stderr)
     else:
         raise ValueError(
             f"{last} {fault}, and {save_dir} holds no other checkpoint that can be read. Copy one "
-            "there from elsewhere, or move all of them away to begin anew."
+            "there from elsewhere, or move all of them away to start again."
         )
 
 
@@ -209,12 +210,12 @@ def restore_best_checkpoint(save_dir: Path) -> None:
         with written_whole(best, "wb", new=True) as file, copies[0].open("rb") as source:
             shutil.copyfileobj(source, file)
             _put_aside(best)
-        print(f"{best} {fault}; it is a copy of {copies[0].name} now", file=sys.stderr)
+        print(f"{best} {fault}; it was replaced by a copy of {copies[0].name}", file=sys.stderr)
     elif best.exists():
         _put_aside(best)
         print(
-            f"{best} {fault}, and no other checkpoint is a copy of it; the next validation that is "
-            "better writes a new one",
+            f"{best} {fault}, and no other checkpoint is a copy of it; the next better validation "
+            "writes a new one",
             file=sys.stderr,
         )
 
@@ -280,8 +281,8 @@ def _check_restarts(command: List[str]) -> None:
         named = (name for name in AT_RESTARTS if f"--{name.replace('_', '-')}".startswith(given))
         name = next(named, None) if given not in ("--", "--optimizer") else None
         if name is not None and value != HARMLESS.get(name):
-            why = AT_RESTARTS[name].replace("say start: FILE", "give --finetune-from-model FILE")
-            raise ValueError(f"{given} cannot stand in a stage: {why}. Leave it out.")
+            why = AT_RESTARTS[name].replace("set start: FILE", "give --finetune-from-model FILE")
+            raise ValueError(f"{given} cannot be used in a stage: {why}. Leave it out.")
 
 
 def _run_logged(

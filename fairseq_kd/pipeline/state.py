@@ -127,7 +127,7 @@ def _state(
     manifest, begun = step_manifest(workflow, step), _begun(workflow, step)
     if begun is None:
         if step.folder and Path(step.folder).exists() and not _is_ours(workflow, step.folder):
-            return CHANGED, f"{step.folder} was there before, and this run did not make it"
+            return CHANGED, f"{step.folder} already existed and was not created by this run"
         return MISSING, "it has not been made yet"
     if begun["id"] != recipe["id"]:
         return CHANGED, _difference(begun, recipe)
@@ -136,7 +136,7 @@ def _state(
         return CHANGED, f"{' and '.join(again)} must be made again"
     if manifest is None:
         if step.folder and not Path(step.folder).exists():
-            return BEGUN, f"it was interrupted, and begins anew: {step.folder} is not there"
+            return BEGUN, f"it was interrupted and starts again: {step.folder} is missing"
         return BEGUN, "it was interrupted"
     unknown = [path for path in step.makes if path not in manifest["outputs"]]
     if unknown:
@@ -202,8 +202,8 @@ def read_recipe(workflow: Workflow, step: Step) -> Dict[str, Any]:
         FileNotFoundError, ValueError: it is missing or damaged.
     """
     repair = (
-        f"Remove it and {attempts_path(workflow, step)}, and {step.name} begins anew; what it has "
-        f"made is then moved to {Path(workflow.folder) / REPLACED}."
+        f"Remove it and {attempts_path(workflow, step)}, and {step.name} starts again; its output "
+        f"is then moved to {Path(workflow.folder) / REPLACED}."
     )
     return read_json(recipe_path(workflow, step), RECIPE, repair)
 
@@ -214,9 +214,9 @@ def _damage(path: str, made: Dict[str, Any], hashes: FileHashes) -> str:
         return f"{path} is missing"
     size = Path(path).stat().st_size
     if size != made["bytes"]:
-        return f"{path} has {size:,} bytes, but was made with {made['bytes']:,}"
+        return f"{path} has {size:,} bytes, but had {made['bytes']:,} when it was made"
     if hashes.of(path, made["sha256"]) != made["sha256"]:
-        return f"{path} is not what was made: its SHA-256 has changed"
+        return f"{path} was modified: its SHA-256 has changed"
     return ""
 
 
@@ -228,7 +228,7 @@ def _damage_of_named(path: Path, hashes: FileHashes) -> str:
             if not file.is_file():
                 return f"{file} is missing"
             if hashes.of(str(file), digest) != digest:
-                return f"{file} is not what was made: its SHA-256 has changed"
+                return f"{file} was modified: its SHA-256 has changed"
     return ""
 
 
@@ -241,9 +241,9 @@ def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
         if path not in old["reads"]:
             return f"it reads {path}, which was not recorded when it was made"
         if old["reads"][path] != digest:
-            return f"{path} is another file than it was"
+            return f"{path} has changed"
     again = [name for name, digest in new["after"].items() if old["after"].get(name) != digest]
-    return f"{' and '.join(again)} must be made again" if again else "its inputs are others"
+    return f"{' and '.join(again)} must be made again" if again else "its inputs changed"
 
 
 def _together(statuses: List[StepStatus]) -> List[StepStatus]:
@@ -325,8 +325,8 @@ def _refuse_running(lock: Path, step: Step) -> None:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ValueError(
-                        f"{step.name} still runs by its old commands, as the job of a driver that "
-                        "was killed. Cancel that job or wait for it, then run this again."
+                        f"{step.name} still runs with its old commands, in the job of a killed "
+                        "driver. Cancel that job or wait for it, then run the same command again."
                     ) from None
                 time.sleep(0.2)
 

@@ -22,26 +22,26 @@ from fairseq_kd.pipeline.step_commands import PLAIN, TrainCommand
 AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
     **dict.fromkeys(
         ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
-        "a killed training could not go on, nor the next step begin, without what it saves",
+        "a killed training could not be resumed, and the next step could not start",
     ),
     **dict.fromkeys(
         ("restore_file", "continue_once", "optimizer_overrides"),
-        "a training goes on from its own folder; say start: FILE to begin from a checkpoint",
+        "a training is resumed from its own folder; set start: FILE to start from a checkpoint",
     ),
     **dict.fromkeys(
         ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
-        "it would do so at every restart; say start: FILE to begin from a checkpoint",
+        "it would apply at every restart; set start: FILE to start from a checkpoint",
     ),
-    "checkpoint_suffix": "the next step reads one file of the usual name",
+    "checkpoint_suffix": "the next step reads one file with the usual name",
     "write_checkpoints_asynchronously": "the last and the best checkpoint would not be written",
 }
 UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
     **AT_RESTARTS,
     **dict.fromkeys(
         ("max_epoch", "stop_time_hours", "stop_min_lr"),
-        "max-update alone says how long a training is, beside patience",
+        "only max-update and patience end a training of a run",
     ),
-    "pipeline_model_parallel": "one process holds a whole model",
+    "pipeline_model_parallel": "model parallelism is not supported",
     "checkpoint_shard_count": AT_RESTARTS["checkpoint_suffix"],
     "model_parallel_size": AT_RESTARTS["checkpoint_suffix"],
     "use_sharded_state": AT_RESTARTS["checkpoint_suffix"],
@@ -51,16 +51,16 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
             *("log_file", "save_predictions", "tensorboard_logdir", "wandb_project"),
             *("aim_repo", "aim_run_hash", "azureml_logging"),
         ),
-        "a run writes to its own folder alone; train.log there has every figure, as JSON",
+        "a run writes only to its own folder; its train.log has all figures as JSON",
     ),
-    **dict.fromkeys(("use_plasma_view", "plasma_path"), "a run leaves no server running"),
-    "distributed_init_method": "the run itself says where the processes of a training meet",
+    **dict.fromkeys(("use_plasma_view", "plasma_path"), "plasma servers are not supported"),
+    "distributed_init_method": "the run sets the rendezvous address",
     **dict.fromkeys(
         ("encoder_layers_to_keep", "decoder_layers_to_keep"),
-        "fairseq itself fails with it in a training; say start: inherit to take layers of a model",
+        "fairseq fails with it in a training; set start: inherit to start from layers of a model",
     ),
-    "num_batch_buckets": "it is of use on TPUs alone",
-    "quantization_config_path": "the next step reads the weights, which quantization replaces",
+    "num_batch_buckets": "it is only for TPUs",
+    "quantization_config_path": "quantization replaces the weights that the next step reads",
 }
 ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
 LITERALS = ("lr", "update-freq", "adam-betas", "adamax-betas", "adafactor-eps", "lamb-betas")
@@ -121,8 +121,8 @@ def _parsed(command: TrainCommand) -> Namespace:
     except SystemExit as ended:
         if not ended.code:
             raise ValueError(
-                f"The training of {command.name} has help, with which fairseq-train prints its "
-                "flags and trains nothing. Leave it out."
+                f"The training of {command.name} contains --help, with which fairseq-train only "
+                "prints its flags. Leave it out."
             ) from None
         wrong = output.getvalue().rpartition("error: ")[2].strip()
         raise ValueError(
@@ -162,7 +162,7 @@ def _check_literals(flags: Flags) -> None:
             raise ValueError(f"--{name} must be a whole number, or several, but is {value}.")
         if not all(isinstance(part, (int, float)) for part in parts):
             raise ValueError(
-                f"--{name} must be a number, or several as (0.9, 0.98), but is {value}."
+                f"--{name} must be a number, or several such as (0.9, 0.98), but is {value}."
             )
         if name.endswith("-betas") and name in flags and not all(0 <= part < 1 for part in parts):
             raise ValueError(f"--{name} must be two numbers from 0 to below 1, but is {value}.")
@@ -192,15 +192,15 @@ def _check_values(args: Namespace, flags: Flags) -> None:
     half = [flag for flag in ("fp16", "memory_efficient_fp16") if getattr(args, flag, False)]
     if args.cpu and half:
         raise ValueError(
-            f"--{half[0].replace('_', '-')} needs a GPU, but --cpu is given. Leave out one of the "
-            "two."
+            f"--{half[0].replace('_', '-')} needs a GPU, but --cpu is given. Leave one of them out."
         )
     if args.max_tokens is None and args.batch_size is None:
         raise ValueError("it has neither --max-tokens nor --batch-size. Give one of them.")
     if args.validate_after_updates >= args.max_update:
         raise ValueError(
             f"--validate-after-updates is {args.validate_after_updates}, but the training ends at "
-            f"update {args.max_update}, so that it has no best checkpoint. Choose a smaller one."
+            f"update {args.max_update}, so that it writes no best checkpoint. Choose a smaller "
+            "number."
         )
     sharded = args.zero_sharding != "none" or args.ddp_backend == "fully_sharded"
     if sharded and find_spec("fairscale") is None:
@@ -235,7 +235,7 @@ def _check_search(flag: str, settings: Dict[str, Any]) -> None:
     for name, value in settings.items():
         called = f"{flag} {name!r}"
         if name not in SEARCH:
-            raise ValueError(f"{called} is no setting of fairseq's search. Leave it out.")
+            raise ValueError(f"{called} is not a setting of fairseq's search. Leave it out.")
         default = GenerationConfig.__dataclass_fields__[name].default
         if isinstance(default, bool):
             if not isinstance(value, bool):
@@ -277,7 +277,7 @@ def _check_stored_sentences(args: Namespace) -> None:
         if hasattr(args, name) and getattr(args, name) != default_of(args, name):
             raise ValueError(
                 f"--{name.replace('_', '-')} changes the sentences or their numbers, but a store "
-                "has them as they are in the data. Leave it out, or say knowledge: live."
+                "has them as in the data. Leave it out, or set knowledge: live."
             )
 
 
@@ -293,7 +293,7 @@ def _check_metric(args: Namespace) -> None:
     known |= {"accuracy"} if args.report_accuracy else set()
     known |= {"bleu"} if getattr(args, "eval_bleu", False) else set()
     if metric not in known:
-        needs = {"bleu": " Say eval-bleu: true.", "accuracy": " Say report-accuracy: true."}
+        needs = {"bleu": " Set eval-bleu: true.", "accuracy": " Set report-accuracy: true."}
         raise ValueError(
             f"--best-checkpoint-metric must be one of {', '.join(sorted(known))}, but is {metric}."
             + needs.get(metric, "")

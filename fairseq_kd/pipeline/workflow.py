@@ -152,8 +152,8 @@ def read_workflow(path: Path, sha256: Optional[str] = None) -> Workflow:
     workflow = Workflow(**{key: content[key] for key in FIELDS if key != "steps"}, steps=steps)
     if sha256 is not None and workflow_sha256(workflow) != sha256:
         raise ValueError(
-            f"{path} is not what fairseq-kd progressive laid out: it was changed since. No command "
-            f"of it is run. {REPAIR}"
+            f"{path} was modified after fairseq-kd progressive wrote it. None of its commands is "
+            f"run. {REPAIR}"
         )
     return workflow
 
@@ -192,7 +192,7 @@ def changed_flags(old: List[str], new: List[str]) -> str:
         if before != now:
             was = "was not given" if before is None else f"was {before or 'given'}"
             changes.append(f"{flag} {was}, is {'not given' if now is None else now or 'given'}")
-    return "; ".join(changes) or "its command is another"
+    return "; ".join(changes) or "its command changed"
 
 
 def _flags(arguments: List[str]) -> Dict[str, str]:

@@ -48,7 +48,7 @@ def write_student(
         made_of = {"teacher": sha256_of([Path(teacher)]), "arch": arch}
         made_of |= {"layers": layers, "model_flags": model_flags}
         if is_made_of(out, made_of):
-            return f"{out} is there already"
+            return f"{out} already exists"
     model, task = load_teacher(teacher, "--teacher")
     source = Structure(model, f"--teacher {teacher}")
     args, form = model_args(arch, model.args, model_flags)

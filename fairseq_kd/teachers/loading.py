@@ -105,15 +105,15 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
     ):
         if not known:
             raise ValueError(
-                f"{name} was trained with the {what} '{called}', which fairseq does not "
-                "know. Give the plugin that registers it by --user-dir; fairseq-train takes one, "
-                "which imports fairseq_kd.plugin, too."
+                f"{name} was trained with the {what} '{called}', which fairseq does not know. Give "
+                "the plugin that registers it by --user-dir; for fairseq-train, which takes one "
+                "plugin, let it also import fairseq_kd.plugin."
             )
     if issubclass(family, FairseqNATModel) or not issubclass(family, FairseqEncoderDecoderModel):
         raise ValueError(
-            f"{name} has the architecture '{architecture}', but must be an "
-            "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
-            "distribution for each target token."
+            f"{name} has the architecture '{architecture}', but must be an autoregressive "
+            "encoder-decoder, such as transformer, lstm or fconv, which predicts one distribution "
+            "per target token."
         )
     check_task(name, task)
     check_sizes(name, options, state["model"], family.__module__.partition(".")[0] in KNOWN)
@@ -137,10 +137,10 @@ def check_task(name: str, task: str) -> None:
     )
     if not plain:
         raise ValueError(
-            f"{name} was trained on --task {task}, but must be trained on --task translation: "
-            "tasks like this one give a model other sentences, with tokens of languages for "
-            "example, and it would be given wrong input here. Fine-tune it on one language pair "
-            "with --task translation, or give another checkpoint."
+            f"{name} was trained on --task {task}, but must be trained on --task translation: such "
+            "tasks change the model's input, for example by language tokens, so it would get wrong "
+            "input here. Fine-tune it on one language pair with --task translation, or give "
+            "another checkpoint."
         )
 
 
@@ -184,9 +184,9 @@ def _languages(path: str, name: str, task_cfg: Any) -> Tuple[str, str]:
     pairs = [pair for pair in pairs if None not in pair]
     if not pairs:
         raise ValueError(
-            f"{name} does not record its language pair, and no data of one are in "
-            f"{task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder back, "
-            "or give a teacher that was trained with --source-lang and --target-lang."
+            f"{name} does not record its language pair, and no data with a language pair was found "
+            f"in {task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder "
+            "back, or give a teacher that was trained with --source-lang and --target-lang."
         )
     return plain_languages(pairs[0], name)
 

@@ -191,9 +191,9 @@ class StoreBuilder:
             write_json(folder / INDEX, identity)
         elif not identity.items() <= read_json(folder / INDEX).items():
             raise ValueError(
-                f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}. "
-                f"Choose another --out, or remove {folder / INDEX}: this command keeps the parts "
-                "of its data and rebuilds the others."
+                f"{folder} was started with data that differ from the {subset} in "
+                f"{self.task.cfg.data}. Choose another --out, or remove {folder / INDEX}: this "
+                "command then keeps the parts that match its data and rebuilds the others."
             )
         ranges = part_ranges(len(dataset), self.part_sentences)
         missing = [

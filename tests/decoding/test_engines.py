@@ -149,7 +149,7 @@ def test_a_conversion_that_scores_otherwise_is_not_used(translate, tmp_path, mon
     flags = ["--subset", "valid", "--cache", tmp_path / "cache", "--engine", "ctranslate2"]
     assert translate(tmp_path / "out", *flags) == 2
     shown = capsys.readouterr().err
-    assert "CTranslate2 would translate otherwise than fairseq: it scores a translation -" in shown
+    assert "CTranslate2 differs from fairseq: it scores a translation -" in shown
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -166,7 +166,7 @@ def test_what_ctranslate2_cannot_convert_is_decoded_by_fairseq(
     assert "Options --encoder-attention-heads and --decoder-attention-heads must have" in shown
     assert "; so fairseq decodes" in shown
     assert translate(tmp_path / "no", *flags, "--engine", "ctranslate2", teacher=teacher) == 2
-    assert "Leave --engine ctranslate2 out, and fairseq decodes." in capsys.readouterr().err
+    assert "Omit --engine ctranslate2 to decode with fairseq." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ["auto", "fairseq"])
@@ -239,7 +239,7 @@ def test_the_options_of_hydra_get_the_names_of_fairseq_train():
 def test_an_ensemble_is_decoded_by_fairseq(translate, ending_teacher, teacher, tmp_path, capsys):
     flags = ["--subset", "valid", "--max-len-a", "0.5", "--beam", "2"]
     assert translate(tmp_path / "out", *flags, teacher=f"{ending_teacher}:{teacher}") == 0
-    assert "CTranslate2 decodes no ensembles; so fairseq decodes" in capsys.readouterr().err
+    assert "CTranslate2 does not decode ensembles; so fairseq decodes" in capsys.readouterr().err
     assert translate(tmp_path / "one", *flags, "--engine", "fairseq") == 0
     assert content(tmp_path / "out") != content(tmp_path / "one")
 

@@ -285,9 +285,7 @@ def test_mistakes_are_refused(export, flags, message, tmp_path, capsys):
 def test_a_directory_that_is_there_is_left_alone(export, exported, capsys):
     before = card(exported)
     assert export(exported) == 2
-    message = (
-        f"--out {exported} is there already, with README.md in it. Remove it or choose another."
-    )
+    message = f"--out {exported} already exists and holds README.md. Remove it or choose another."
     assert message in capsys.readouterr().err
     assert card(exported) == before
 
@@ -296,9 +294,7 @@ def test_a_directory_that_another_process_exports_is_refused(export, tmp_path, c
     with locked(lock_beside(tmp_path / "student"), "it"):
         assert export(tmp_path / "student") == 2
     message = capsys.readouterr().err
-    assert message.startswith(
-        f"fairseq-kd export: --out {tmp_path}/student is being worked on since"
-    )
+    assert message.startswith(f"fairseq-kd export: --out {tmp_path}/student is in use since")
     assert list(tmp_path.iterdir()) == []
 
 

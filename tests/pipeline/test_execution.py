@@ -86,8 +86,8 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("gpus", "flag", "there", "why"),
     [
-        (2, "", "1", "needs 2 GPUs, since gpus is 2, but this machine has 1 that"),
-        (0, "--fp16", "", "needs 1 GPU, since fp16 is given, but this machine has none that"),
+        (2, "", "1", "needs 2 GPUs, since gpus is 2, but this process can use 1 on"),
+        (0, "--fp16", "", "needs 1 GPU, since fp16 is given, but this process can use none on"),
     ],
 )
 def test_gpus_that_are_not_there_are_missed_before_anything_runs(
@@ -99,7 +99,7 @@ def test_gpus_that_are_not_there_are_missed_before_anything_runs(
         step._replace(kind="train", gpus=gpus, commands=[[*step.commands[0], flag]])
         for step in workflow.steps
     ]
-    with pytest.raises(ValueError, match=f"^data {why} this process may use. Leave that out, or "):
+    with pytest.raises(ValueError, match=rf"^data {why} this machine\. Leave that out, or "):
         driver.run_workflow(workflow._replace(steps=steps), None, [])
     assert not (tmp_path / "run" / "steps").exists()
 
@@ -112,22 +112,22 @@ def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
             workflow,
             ["--executor", "slurm"],
             2,
-            "--jobs shares out one machine, but --profile, --work",
+            "--jobs divides this machine, but --profile, --work",
         ),
         (
             workflow,
             ["--workflow-profile", "p"],
             2,
-            "--jobs shares out one machine, but --profile, --",
+            "--jobs divides this machine, but --profile, --",
         ),
-        (workflow, ["-c4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS says."),
+        (workflow, ["-c4"], 2, "--jobs divides all cores, or as many as OMP_NUM_THREADS gives."),
         (
             workflow,
             ["--cores", "4"],
             2,
-            "--jobs shares out all cores, or as many as OMP_NUM_THREADS",
+            "--jobs divides all cores, or as many as OMP_NUM_THREADS",
         ),
-        (several, [], 2, "--jobs is 2, but data has several GPUs. Leave out --jobs, or gpus."),
+        (several, [], 2, "--jobs is 2, but data uses several GPUs. Leave out --jobs or gpus."),
     ):
         with pytest.raises(ValueError, match=message):
             driver.run_workflow(each, None, engine, jobs)

@@ -136,7 +136,7 @@ def test_a_stage_cannot_start_from_a_narrower_one(workflow_of):
     wide = f"{{arch: {SMALL}, start: inherit}}"
     told = (
         r"student cannot start from the layers of narrow: its encoder dimensions are 112, and "
-        r"those of narrow 16\. Say start: cold, or choose smaller sizes\."
+        r"those of narrow 16\. Set start: cold, or choose smaller sizes\."
     )
     with pytest.raises(ValueError, match=told):
         workflow_of(f"ladder: [{narrow}, {wide}]")
@@ -255,7 +255,7 @@ def test_the_total_control_is_refused_where_the_updates_of_the_line_are_not_know
     state = torch.load(large_teacher, weights_only=False)
     state["cfg"]["checkpoint"]["finetune_from_model"] = "gone.pt"
     torch.save(state, "trained.pt")
-    told = "how many updates stand behind the weights that student starts from is not known: a che"
+    told = "the total number of updates of the weights that student starts from is not known: a che"
     with pytest.raises(ValueError, match=told):
         workflow_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
 

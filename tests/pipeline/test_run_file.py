@@ -51,7 +51,7 @@ def test_a_stage_is_a_ratio_or_says_more(read):
 def test_a_file_that_is_no_text_is_named_with_its_line(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes(b"# ma\xf1ana\n" + SHORTEST.encode())
-    with pytest.raises(ValueError, match=f'^{path}, line 1, is not UTF-8: behind "# ma" is the'):
+    with pytest.raises(ValueError, match=f'^{path}, line 1, is not UTF-8: after "# ma" comes the'):
         read_run(path)
 
 
@@ -145,7 +145,10 @@ REFUSALS = {
         "ladder: [0.5]",
         "it must have exactly one of target, ladder, parameters, but has target and ladder.",
     ),
-    "a key that stands twice": ("seed: 1\nseed: 2", "cannot be read as YAML: seed stands twice"),
+    "a key that is given twice": (
+        "seed: 1\nseed: 2",
+        "cannot be read as YAML: seed is given twice",
+    ),
     "aliases that multiply": (
         "each: [&a [1, 2, 3], &b [*a, *a, *a], "
         + ", ".join(
@@ -169,7 +172,7 @@ REFUSALS = {
     "a set that is none": ("seed: !!set [1]", "cannot be read as YAML: expected a mapping node, "),
     "a number without end": (
         "each: {train: {lr: 1e400}}",
-        "each.train.lr is 1e400, which is no finite number.",
+        "each.train.lr is 1e400, which is not a finite number.",
     ),
 }
 
@@ -199,8 +202,8 @@ def test_keys_of_another_mapping_are_merged_and_overridden(read):
         ),
         (["run=12"], "run is 12, which YAML reads as a number: write '12' in quotes."),
         (["run=a", "run=yes"], "run is yes, which YAML reads as true or false: write 'yes' in quo"),
-        (["train.lr=1e400"], "train.lr is 1e400, which is no finite number."),
-        (["train.lr=1", "train={lr: .nan}"], "train.lr is .nan, which is no finite number."),
+        (["train.lr=1e400"], "train.lr is 1e400, which is not a finite number."),
+        (["train.lr=1", "train={lr: .nan}"], "train.lr is .nan, which is not a finite number."),
         (["seed=!!bool x"], "!!bool x cannot be read as YAML."),
         (
             [f"seed={'[' * 3000}"],

@@ -157,7 +157,7 @@ def test_a_wrong_value_is_told_in_the_words_of_fairseq(settings, layer, told):
 
 
 REFUSALS = {
-    "no loss": ({**DISTILLED, "alpha": 0, "beta": 0}, {}, "both 0, which leaves nothing to learn"),
+    "no loss": ({**DISTILLED, "alpha": 0, "beta": 0}, {}, "both 0, so there is no loss"),
     "divergence": (DISTILLED, {"kd-divergence": "kl"}, "--kd-divergence must be one of forward_kl"),
     "no schedule": (
         DISTILLED,
@@ -179,7 +179,7 @@ REFUSALS = {
     "heads": ({"criterion": "attention_kd"}, {"kd-attention-heads": "all"}, "--kd-attention-heads"),
     "kinds": ({"criterion": "hybrid_kd"}, {"kd-attention-kinds": "self"}, "--kd-attention-kinds"),
     "peers": ({"criterion": "mutual_learning"}, {"kd-peers": 1}, "--kd-peers must be a whole num"),
-    "two sources": (DISTILLED, {"kd-store": "store"}, "only one of them can teach"),
+    "two sources": (DISTILLED, {"kd-store": "store"}, "only one source is allowed"),
     "one teacher": (
         {"criterion": "multi_teacher_kd"},
         {},
