@@ -25,8 +25,8 @@ is the interquartile range.
 ![time and memory of the loss](benchmarks.png)
 """
 SECTIONS = {
-    "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL for a "
-    "batch of states. *plain* holds the logits of all tokens, as a direct implementation of "
+    "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL "
+    "for a batch of states. *plain* holds the logits of all tokens, as a direct implementation of "
     "the formula; *compiled* is `--kd-compile`; *tokens x words, student's width <- "
     "teacher's*. `python benchmarks/loss.py`, on GPUs `--tokens 8192 --teacher-width 512 "
     "--temperature 1 --dtype float16`",

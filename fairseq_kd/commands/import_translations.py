@@ -22,7 +22,7 @@ beside the data.
 
 
 def run(options: ImportTranslationsOptions) -> int:
-    """Writes the folder, or prints that it is there."""
+    """Writes the folder, or prints that it exists."""
     check_apart(options.out, {"--data": options.data, "--hypotheses": options.hypotheses})
 
     from fairseq.data.data_utils import infer_language_pair

@@ -71,7 +71,7 @@ def flags_text(criterion: Optional[str] = None) -> str:
 
 
 def flags_page() -> str:
-    """The page ``docs/flags.md``: what a criterion shares with word_kd stands there once."""
+    """The page ``docs/flags.md``: flags shared with word_kd are listed once."""
     parts, shared = [INTRODUCTION], set(flags_of(WordKDCriterion))
     for name, cls in {**criterion_classes(), **task_classes()}.items():
         parts += [f"## {name}\n", f"{cls.__doc__.splitlines()[0]}\n"]
@@ -92,5 +92,5 @@ def flags_page() -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as a cell of a table, which a bar would end."""
+    """Text as a table cell, with escaped bars."""
     return text.replace("|", "\\|")

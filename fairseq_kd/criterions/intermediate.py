@@ -131,7 +131,7 @@ class Term(nn.Module):
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
-        """Refuses, where there is a weight, flags that are wrong whatever the models are."""
+        """Refuses flags that are wrong for every model, if the term has a weight."""
 
     @classmethod
     def check_task(cls, cfg: Any, task: FairseqTask) -> None:
@@ -175,7 +175,7 @@ class LayerTerm(Term):
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
-        """Refuses layer maps that are wrong whatever the models are."""
+        """Refuses layer maps that are wrong for every model."""
         for name in (f"kd_{cls.name}_layers", f"kd_{cls.name}_decoder_layers"):
             if getattr(cfg, name) is not None:
                 check_layer_map(getattr(cfg, name), flag(name))

@@ -32,7 +32,7 @@ from fairseq_kd.models.projection import (
     refuse_unseen_projection,
 )
 
-GRADIENTS = {  # the divergence from another peer whose gradient a peer gets
+GRADIENTS = {  # gradient of the divergence between two peers
     "detached": "forward_kl",
     "symmetric": "jeffreys",
 }
@@ -225,8 +225,8 @@ class MutualLearningCriterion(KDCriterion):
     def _sum(self, pairs: Dict[Tuple[int, int], LossTerms]) -> Tuple[Tensor, Tensor]:
         """The loss and the mean KL over ordered pairs.
 
-        With symmetric gradients a KL stands in the sums of both peers, so that each gets its
-        gradient. Its value counts once, whoever learns from it.
+        With symmetric gradients a KL is in the sums of both peers, so that each gets its gradient.
+        Its value counts once.
         """
         share = 0.5 if self.cfg.kd_mutual_gradient == "symmetric" else 1.0
         mutual = share * sum(terms.kd for terms in pairs.values()) / len(pairs)

@@ -1,4 +1,4 @@
-"""Values that change over a training, the temperature and the weights: T0 first, T1 at the end.
+"""Schedules of temperature and loss weights, from T0 at the start to T1 at the end.
 
 With ``s = update / total`` clipped to [0, 1]:
 
@@ -35,7 +35,7 @@ SHAPES: Dict[str, Shape] = {
     FOLLOWS_GAP: lambda start, final, s: start - (start - final) * s,
 }
 DEFAULT_FINAL_TEMPERATURE = 2.0
-LOWEST_TEMPERATURE = 1 / TAIL_POWERS[-1]  # for which a store that is built now is accurate
+LOWEST_TEMPERATURE = 1 / TAIL_POWERS[-1]  # at which a store of the current format is accurate
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def check_store_temperatures(
     Args:
         cfg: the flags.
         factors: of the temperature of each teacher, the stores last; None: 1 for each.
-        limits: the lowest accurate temperature of each store; None: as of those built now.
+        limits: the lowest accurate temperature of each store; None: that of the current format.
     """
     stores = cfg.kd_store.split(os.pathsep) if cfg.kd_store else []
     ends = temperature_schedule(cfg).ends

@@ -231,7 +231,7 @@ class WordKDCriterion(KDCriterion):
 
     @classmethod
     def check_flags(cls, cfg: WordKDConfig) -> None:
-        """Refuses flags that are wrong whatever the models are, before any model is read."""
+        """Refuses flags that are wrong for every model, before any model is read."""
         others = cls.other_weights(cfg)
         needs_teacher = distils(cfg) or any(others.values())
         check_values(cfg)
@@ -299,7 +299,7 @@ class WordKDCriterion(KDCriterion):
             mixture=self.mixture(),
         )
 
-    # For subclasses to override. Which flags and teachers there are:
+    # For subclasses to override: flags and teachers.
 
     alpha_flags: ClassVar[type] = WordKDConfig  # the flags that have no effect while alpha is 0
 
@@ -326,7 +326,7 @@ class WordKDCriterion(KDCriterion):
         """The batch as the teachers read it."""
         return sample
 
-    # What is computed of the teachers' distributions, and logged:
+    # For subclasses to override: the mixture of distributions, the loss and the log.
 
     def mixture(self) -> Mixture:
         """How the distributions of several teachers are mixed."""

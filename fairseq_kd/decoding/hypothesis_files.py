@@ -115,7 +115,7 @@ def shard_file(shard: Shard) -> str:
 
 
 def write_shard(path: Path, shard: Shard, decoding: str, lines: Iterable[bytes]) -> None:
-    """Writes a file of hypotheses, whole or not at all.
+    """Writes a file of hypotheses atomically.
 
     Args:
         path: the file.
@@ -212,7 +212,7 @@ def _count(path: Path) -> int:
 
 
 def check_cut(folder: Path, shard: Shard) -> None:
-    """Refuses a shard beside finished shards of another number of shards.
+    """Refuses a shard if the finished shards have another number of shards.
 
     Raises:
         ValueError: they overlap.
@@ -242,7 +242,7 @@ def missing_shards(folder: Path) -> List[Shard]:
 
 
 def merge(folder: Path, decoding: str, sentences: int) -> None:
-    """Joins the files of all shards to the file that an undivided run writes, and removes them.
+    """Joins the shard files into the file that a run without shards writes; removes them.
 
     Raises:
         FileNotFoundError: there are none, or one is missing.

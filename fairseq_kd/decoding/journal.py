@@ -92,7 +92,7 @@ class Journal:
         return records
 
     def _is_cut_off(self, start: int) -> bool:
-        """Whether a kill left what begins there: the begin of one record, and nothing else."""
+        """Whether only the beginning of one record follows, as after a kill."""
         with self.path.open("rb") as file:
             file.seek(start)
             line = file.readline()
@@ -103,7 +103,7 @@ class Journal:
             return len(text) < int(head[2]) and file.tell() == start + len(line) + len(text)
 
     def _remove_damage(self, begin: bytes, records: List[Tuple[int, int, int]]) -> None:
-        """Rewrites the file with the whole records only."""
+        """Rewrites the file with the complete records only."""
         if not records:
             aside = moved_aside(self.path)
             consequence = (
@@ -129,7 +129,7 @@ class Journal:
         return len(self.numbers)
 
     def append(self, number: int, text: str) -> None:
-        """Adds a batch; if the disk is full, the file stays as it was."""
+        """Adds a batch; if the disk is full, the file is unchanged."""
         data = text.encode()
         self._write(
             b"# batch %d, %d bytes, crc32 %08x\n" % (number, len(data), zlib.crc32(data)), data

@@ -41,7 +41,7 @@ def sacrebleu_tokenize_field(group: Optional[Group] = None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """The systems that are compared, and what is measured of them."""
+    """The systems that are compared, and the measurements."""
 
     COMMAND = "evaluate"
     teacher: str = option_field(

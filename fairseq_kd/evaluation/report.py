@@ -46,7 +46,7 @@ IDLE = 0.1  # largest drift between rounds on a machine without other load
 def write_report(out: Path, result: EvaluationResult) -> str:
     """Writes ``evaluation.json``, ``report.html``, ``report.md`` and the plots of the latter.
 
-    Files of an earlier evaluation in the folder that this one has not written are removed.
+    Files of an earlier evaluation in the folder that are not part of this one are removed.
 
     Args:
         out: the folder.
@@ -120,7 +120,7 @@ def check_out(out: Path, data: Path) -> None:
 
 
 def _has_evaluation(out: Path) -> bool:
-    """Whether an evaluation was finished or begun in a folder."""
+    """Whether an evaluation was finished or started in a folder."""
     try:
         content = read_json(out / RESULTS, object, "")
         return isinstance(content, dict) and content.keys() >= {"made", "systems", "quality"}

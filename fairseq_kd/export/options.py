@@ -23,7 +23,7 @@ QUANTIZATIONS = ("int8", "int8_float32", "int16", "float16", "float32")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """The student, its files, and what its card states."""
+    """The student, its files, and the contents of its card."""
 
     COMMAND = "export"
     student: str = option_field(

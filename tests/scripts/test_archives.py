@@ -49,6 +49,6 @@ def test_another_archive_than_a_run_was_begun_with_is_refused(web, tmp_path):
     result = run(*command, check=False)
     assert result.returncode != 0
     assert (
-        "run was started with an archive a.tgz that differs from the one in other: give another RUN, "
-        "or leave --local out." in result.stderr
+        "run was started with an archive a.tgz that differs from the one in other: give another "
+        "RUN, or leave --local out." in result.stderr
     )
