@@ -18,7 +18,7 @@ TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10:
 HEADER = struct.Struct(f"<{len(MMAP)}sQBQ")  # magic, version, type, sentences
 LAZY_HEADER = struct.Struct("<8sQQQQQ")  # magic, version, type, bytes of a token, sentences, sizes
 HUFFMAN_HEADER = struct.Struct("<9sQQQ")  # magic, version, bytes of the content, sentences
-CHUNK = 1 << 24  # tokens that are looked at at once
+CHUNK = 1 << 24  # tokens that are checked at once
 AGAIN = "Binarise the data again."
 
 
@@ -63,7 +63,7 @@ def check_not_raw(folder: Path, subset: str) -> None:
 
 
 def check_training(dataset: Any, task: Any) -> None:
-    """Refuses damage in what a training reads; what is missing, fairseq names itself.
+    """Refuses damaged data of a training; fairseq itself reports missing files.
 
     Args:
         dataset: the flags of the data.

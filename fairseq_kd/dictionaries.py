@@ -1,4 +1,4 @@
-"""Reads fairseq's dictionary files, or names what is wrong with them."""
+"""Reads and validates fairseq's dictionary files."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is no UTF-8 text, no dictionary, or holds a word twice.
+        ValueError: it is not UTF-8 text, not a dictionary, or holds a word twice.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -41,7 +41,7 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
 
 
 def check_encoding(path: Path) -> None:
-    """Refuses a file that is no UTF-8 text, of which fairseq says neither the name nor the line.
+    """Refuses a file that is not UTF-8 text; fairseq's error names neither file nor line.
 
     Raises:
         ValueError: naming both.

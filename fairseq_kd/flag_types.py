@@ -248,7 +248,7 @@ def data_folder(text: str) -> Path:
 
 
 def shown(text: str) -> str:
-    """A value as a sentence shows it: in quotes where it is empty or would not be seen."""
+    """A value for a message: quoted if it is empty or invisible."""
     return repr(text) if text != text.strip() or not text or UNPRINTABLE.search(text) else text
 
 

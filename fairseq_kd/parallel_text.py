@@ -29,7 +29,7 @@ SHOWN_BYTES = 20
 
 
 def text_file(name: str) -> str:
-    """The file of a text: as it is named, or compressed, with ``.xz`` or ``.gz`` behind.
+    """The file of a text: the given name, or that name with ``.xz`` or ``.gz``.
 
     Raises:
         FileNotFoundError: there is none.
@@ -192,7 +192,7 @@ def _is_long(line: str, max_words: int) -> bool:
 
 
 def main(words: List[str]) -> int:
-    """Writes one set; a mistake of the user's ends in one sentence and status 1."""
+    """Writes one set; a user error ends with one sentence and status 1."""
     name, out, max_words, *languages = words
     try:
         if not max_words.isdecimal():

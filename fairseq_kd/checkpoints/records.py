@@ -15,7 +15,7 @@ NEVER = "which torch never does. Give a file that fairseq-train wrote."
 
 
 def fault_of_records(path: Path, size: int) -> Optional[str]:
-    """What is wrong with the records of a zip file of some size in bytes.
+    """The fault of the records of a zip file of some size in bytes.
 
     Returns:
         The rest of a sentence about the file; None if all is well, or the file is so damaged that

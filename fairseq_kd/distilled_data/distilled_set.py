@@ -129,7 +129,7 @@ class DistilledSet:
 
     @cached_property
     def made_of(self) -> Dict[str, Any]:
-        """All that determines the folder, in the types of JSON."""
+        """The inputs that determine the folder, as JSON types."""
         gold_files = [] if self.gold is None else self.gold.both_sides
         made_of = {
             "decoding": self.settings,
@@ -144,7 +144,7 @@ class DistilledSet:
         return json.loads(json.dumps(made_of))
 
     def make(self) -> None:
-        """Makes the folder, whole or not at all, and prints the counts of pairs.
+        """Makes the folder atomically, and prints the counts of pairs.
 
         Raises:
             ValueError: another folder is in its place, or a damaged one, or another process makes

@@ -1,7 +1,7 @@
-"""Writes files and folders that appear whole or not at all, and replaces nothing.
+"""Writes files and folders atomically, and never overwrites files of the user.
 
-All that the commands write goes through here. What was there before is replaced only where a
-command made it itself, and every failure to write ends in one sentence (``write_errors``).
+All output of the commands is written by this module. Only files that the same command made are
+replaced, and every write failure is reported in one sentence (``write_errors``).
 """
 
 import errno
@@ -29,13 +29,12 @@ NO_FILE = "{path} must be a regular file, but is a pipe or a device. Remove it."
 
 
 def own_file(path: str, flags: int) -> int:
-    """Opens a file of ours, for ``open(..., opener=own_file)``; not one elsewhere by a link.
+    """An opener, ``open(..., opener=own_file)``, that does not follow symbolic links.
 
-    A folder from somebody else may hold a link, or a pipe that never answers, where we write a lock
-    or a journal.
+    A folder from another person may contain a link or a pipe at the path of a lock or a journal.
 
     Raises:
-        ValueError: there is a symbolic link, or not a regular file.
+        ValueError: the path is a symbolic link or not a regular file.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
@@ -52,7 +51,7 @@ def own_file(path: str, flags: int) -> int:
 
 
 def check_no_link(path: Union[str, Path]) -> None:
-    """Refuses a symbolic link in the place of a file or folder of ours.
+    """Refuses a symbolic link at a path that the package writes.
 
     Raises:
         ValueError: there is one.
@@ -65,14 +64,13 @@ def check_no_link(path: Union[str, Path]) -> None:
 
 
 def check_own_folder(folder: Path) -> None:
-    """Makes sure that what is written into a folder of ours goes nowhere else.
+    """Checks that writing into a folder cannot change files elsewhere.
 
-    Programs of others write through a symbolic link, and into a file of several names. So a link is
-    refused, and a file that has a second name elsewhere, as in a copy by ``cp -l``, gets its own
-    content.
+    Other programs follow symbolic links and write into hard-linked files. So a link is refused, and
+    a file with a second name elsewhere, as in a copy by ``cp -l``, gets its own content.
 
     Args:
-        folder: which need not be there; or a file.
+        folder: need not exist; may also be a file.
 
     Raises:
         ValueError: it is a symbolic link or a pipe, or holds one at any depth.
@@ -88,7 +86,7 @@ def check_own_folder(folder: Path) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """Gives a file its own content; refuses a pipe, which an open would wait for."""
+    """Gives a file its own content; refuses a pipe, because opening it would block."""
     with suppress(FileNotFoundError):  # of a process that has just removed it
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise ValueError(NO_FILE.format(path=path))
@@ -96,7 +94,7 @@ def _check_file(path: Path) -> None:
 
 
 def make_sole(path: Path) -> None:
-    """Gives a file its own content if it has other names, which keep theirs."""
+    """Gives a hard-linked file its own content; its other names are unchanged."""
     state = os.lstat(path)
     if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
         with path.open("rb") as shared, written_whole(path, "wb") as file:
@@ -112,10 +110,10 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
     Args:
         path: the name.
         mode: ``w`` for text, ``wb`` for bytes.
-        new: the name must be free; otherwise a file that is there is replaced.
+        new: the file must not exist; otherwise an existing file is replaced.
 
     Raises:
-        ValueError: something else than a file has the name.
+        ValueError: the path exists and is not a file.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     if path.exists() and not path.is_file():
@@ -183,7 +181,7 @@ def _take_free_name(beside: Path, path: Path) -> None:
 
 
 def write_new(path: Path, content: Union[str, bytes], flag: str = "--out") -> None:
-    """Writes a file that is not there yet; one with this content stays.
+    """Writes a new file; an existing file with the same content is accepted.
 
     Args:
         path: the file.
@@ -191,7 +189,7 @@ def write_new(path: Path, content: Union[str, bytes], flag: str = "--out") -> No
         flag: by which it was given.
 
     Raises:
-        ValueError: something else is there.
+        ValueError: the path exists with other content.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     data = content.encode() if isinstance(content, str) else content
@@ -217,12 +215,12 @@ def moved_aside(path: Path) -> Path:
 def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     """Makes a folder that takes its place only when the block ends without an error.
 
-    It is made in ``OUT.partial``, which is of this process alone. What a killed process left of it
-    is removed, but for ``UNTIL_MADE``; a folder of that name which has not our mark is somebody
-    else's, and another name is taken. What somebody else has put into ``OUT.partial`` stays there.
+    It is made in ``OUT.partial``, which only this process uses. Remains of a killed process are
+    removed, except ``UNTIL_MADE``. A folder of that name without our mark belongs to the user, and
+    another name is used. Files that others put into ``OUT.partial`` are kept.
 
     Args:
-        out: the folder; nothing is there, or an empty folder.
+        out: the folder; it must not exist, or must be empty.
         flag: by which it was given.
 
     Yields:
@@ -230,7 +228,7 @@ def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
         of use until it is filled.
 
     Raises:
-        ValueError: something is there, or another process makes the same folder.
+        ValueError: it exists, or another process makes the same folder.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     check_vacant(out, flag, empty=True)
@@ -289,7 +287,7 @@ def _own_place(target: Path, out: Path) -> Tuple[Path, IO[Any]]:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those that it lies in, unless it is there.
+    """Makes a folder and its parents, unless it exists.
 
     Raises:
         ValueError: a file has its name.
@@ -302,13 +300,12 @@ def make_folder(path: Path) -> None:
 
 
 def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None:
-    """Refuses to write a folder where something is.
+    """Refuses an output folder that exists and is not empty.
 
     Args:
         out: the folder.
         flag: by which it was given.
-        empty: locks and temporary files of ours may not be there either, as where another folder
-            takes its place.
+        empty: our locks and temporary files are refused, too, because the folder is replaced.
 
     Raises:
         ValueError: it is a file, or a folder with something in it.
@@ -328,7 +325,7 @@ def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None
 
 
 def check_new_file(out: Path, flag: str = "--out") -> None:
-    """Refuses to write a file where something is.
+    """Refuses an output file that exists.
 
     Raises:
         ValueError: the name is taken.
@@ -342,7 +339,7 @@ def check_new_file(out: Path, flag: str = "--out") -> None:
 def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str = "--out") -> None:
     """Refuses an output that is an input, or lies inside a folder that is one.
 
-    Links of all kinds are followed.
+    Symbolic and hard links are followed.
 
     Args:
         out: the file or folder to write.
@@ -350,7 +347,7 @@ def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str 
         flag: by which ``out`` was given.
 
     Raises:
-        ValueError: it is no place of its own.
+        ValueError: it is one, or is inside one.
     """
     places = [path for path in (out, *Path(os.path.realpath(out)).parents) if path.exists()]
     for name, path in inputs.items():

@@ -37,11 +37,11 @@ NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # of torch
 
 @contextmanager
 def writing(path: Path, inside: Optional[Path] = None) -> Iterator[None]:
-    """Gives errors of writing that name no file the name of what was written.
+    """Adds the name of the written file to write errors that name none.
 
     Args:
         path: what is written, as the user typed it.
-        inside: errors that name something in here get that name, too.
+        inside: errors that name a path in this folder also get that name.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def explained(error: BaseException, out: Any, kept: str) -> Optional[str]:
     Args:
         error: what was raised.
         out: where the command writes, if the error does not name it.
-        kept: what is not lost, as half a sentence.
+        kept: what is not lost, as a clause.
     """
     code = _code(error)
     if code is None:

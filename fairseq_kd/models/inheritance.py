@@ -112,7 +112,7 @@ def _choose_layers(
 
 
 def _refuse_other_form(student: Structure, teacher: Structure) -> None:
-    """Refuses what no choice of the teacher's weights can make work as it did."""
+    """Refuses students whose structure does not allow copying of the teacher's weights."""
     for side in SIDES:
         ours, theirs = (getattr(each.model, side) for each in (student, teacher))
         if student.width(side) > teacher.width(side):
@@ -196,7 +196,7 @@ def _copy_embeddings(student: Structure, teacher: Structure, dims: Dict[str, Ten
 def _copy_layer(
     ours: nn.Module, theirs: nn.Module, where: str, stream: Tensor, memory: Tensor
 ) -> str:
-    """Copies a layer, and says what was kept of it.
+    """Copies a layer, and returns a description of the copied parts.
 
     Args:
         ours: the student's layer.

@@ -157,7 +157,7 @@ def _number(text: str) -> Optional[float]:
 def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.Module:
     """A peer with random weights of its own.
 
-    It is not built by the task, which would take it for the model that ``--eval-bleu`` measures.
+    It is not built by the task, which would use it as the model that ``--eval-bleu`` measures.
 
     Args:
         cfg: its configuration.
@@ -198,7 +198,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it holds no such peer, or something is in the place of the file.
+        ValueError: it holds no such peer, or the file exists.
     """
     check_apart(out, {"CKPT": checkpoint})
     state = read_checkpoint(checkpoint)
@@ -264,15 +264,15 @@ def _updates_behind_peers(
 ) -> Optional[int]:
     """The number of updates behind the weights of the peers in a checkpoint.
 
-    Peers begin from random weights, but where the training began from a checkpoint of another
-    mutual learning: then from the peers in that, as the model of the run from the model.
+    Peers start from random weights, unless the training started from a checkpoint of another mutual
+    learning: then they start from the peers in that checkpoint.
 
     Args:
         state: of the checkpoint.
         seen: the checkpoints that it started from so far.
 
     Returns:
-        None if that checkpoint is no longer there, or is another file by now.
+        None if that checkpoint no longer exists or has been replaced.
     """
     start, own, history = start_of(state), updates_of(state), state["optimizer_history"]
     if start is None:

@@ -1,4 +1,4 @@
-"""The output projection of a translation model, apart from the states that it multiplies."""
+"""The output projection of a translation model, separate from the decoder states."""
 
 import inspect
 from typing import Any, Dict, NamedTuple, Optional
@@ -52,7 +52,7 @@ def output_projection(model: nn.Module) -> Optional[nn.Linear]:
 
 
 def refuse_unseen_projection(model: nn.Module) -> None:
-    """Refuses a wrapper that takes the output projection for unused, and fails at its gradient.
+    """Refuses a wrapper that treats the output projection as unused and fails at its gradient.
 
     The loss reads the weights of the projection outside of the model. With
     ``--find-unused-parameters`` torch then counts their gradient twice, unless they are the

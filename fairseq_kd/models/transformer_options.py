@@ -1,4 +1,4 @@
-"""The options of a transformer beside its sizes, which a student takes from its teacher."""
+"""Transformer options other than sizes, which a student takes from its teacher."""
 
 import argparse
 from argparse import Namespace
@@ -31,7 +31,7 @@ POSITIONS = {"max_source_positions": 1024, "max_target_positions": 1024}  # of t
 
 
 def is_transformer(arch: Optional[str]) -> bool:
-    """Whether an architecture is a transformer that produces one word after the other."""
+    """Whether an architecture is an autoregressive transformer."""
     family = ARCH_MODEL_REGISTRY.get(arch, object)
     return issubclass(family, TransformerModel) and not issubclass(family, FairseqNATModel)
 
@@ -72,7 +72,7 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
 
 
 class _ModelFlags(argparse.ArgumentParser):
-    """Reads what follows --, and says what is wrong with it in one sentence."""
+    """Parses the arguments after --, with errors of one sentence."""
 
     def error(self, message: str) -> None:
         raise ValueError(f"The flags after -- are not those of a fairseq transformer: {message}.")

@@ -1,6 +1,6 @@
 """Checks that data sets, dictionaries and teachers fit the trainings, before any step runs.
 
-The task, data sets and model of each training are built, if its data exist already.
+The task, data sets and model of each training are built, if its data already exist.
 """
 
 import os
@@ -97,7 +97,7 @@ def _loaded(layout: Layout, path: str, called: str, same_vocabulary: bool) -> An
 
 
 def _check_vocabulary(run: RunFile, layout: Layout) -> None:
-    """Refuses options that do not fit the dictionaries, if these exist already."""
+    """Refuses options that do not fit the dictionaries, if these already exist."""
     dictionaries = dictionaries_of(layout)
     if dictionaries is None:
         return
@@ -123,7 +123,7 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
 
 
 def _check_mixing(layout: Layout, options: DistillDataOptions, source: Any) -> None:
-    """Refuses tags that the source dictionary lacks, and a gold set that is not there."""
+    """Refuses tags that the source dictionary lacks, and a gold set that does not exist."""
     from fairseq_kd.decoding.subset import read_subset
     from fairseq_kd.distilled_data.training_set import tag_id
 
@@ -167,7 +167,7 @@ def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
 
 
 class TrainingBuilder:
-    """Builds the tasks, data sets and models of trainings, if their data exist already.
+    """Builds the tasks, data sets and models of trainings, if their data already exist.
 
     Args:
         data: the folder of the run's data. Training sets that the run makes share its validation

@@ -56,7 +56,7 @@ def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
             seen.add(name)
             for parent in by_name[name]["parents"]:
                 visit(parent)
-            lineage[name] = by_name[name]  # behind its parents
+            lineage[name] = by_name[name]  # after its parents
 
     visit(name)
     return [each for each in lineage if each != name and lineage[each]["kind"] == "train"]

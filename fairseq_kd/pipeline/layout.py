@@ -110,13 +110,13 @@ class Layout:
 
     @contextmanager
     def _section(self, key: str) -> Iterator[None]:
-        """Names the section of the run file whose flags are refused inside."""
+        """Adds the section of the run file to errors about its flags."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.run.path}: {key}: {error}") from None
 
-    # ---- trainings
+    # Trainings
 
     def _teachers(self) -> List[Model]:
         given = self.run.teacher
@@ -213,7 +213,7 @@ class Layout:
             )
         return self.models[name]
 
-    # ---- what a training needs: a store, translations, initial weights
+    # Inputs of a training: store, translations, initial weights
 
     def _store(self, teacher: Model, data: str, after: List[str]) -> Tuple[str, str]:
         """The folder of the teacher's store of some data, and the step that completes it."""
@@ -290,7 +290,7 @@ class Layout:
         self._add(LaidOutStep(step, "inherit", command, after, reads, [out], self._path(step)))
         return Model(step, out, step, 0, teacher)
 
-    # ---- controls and evaluation
+    # Controls and evaluation
 
     def _controls(self, stage: Stage, size: Flags, settings: Mapping[str, Any]) -> None:
         """Adds trainings of the last stage's size without distillation, or without the ladder.
@@ -333,7 +333,7 @@ class Layout:
         return models
 
     def _as_long_in_all(self, student: str, train: Flags) -> Flags:
-        """The flags of a training of as many updates as the student's weights had in all."""
+        """Flags of a training with the total number of updates of the student's weights."""
         updates = self.models[student].updates_behind()
         if updates is None:
             raise ValueError(

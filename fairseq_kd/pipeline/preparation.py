@@ -62,9 +62,10 @@ WRITTEN = (  # files and folders that a run writes, beside those of its steps
 def prepare_run(path: Path, changes: Sequence[str] = (), record: bool = True) -> Workflow:
     """The workflow of a run file, which alone determines the commands that are executed.
 
-    It is laid out anew each time: anybody may have written the ``workflow.json`` in the folder of
-    the run. That file only records which workflow was checked. The commands are checked again if
-    the run file, its teacher or its data changed, or if the recorded workflow differs.
+    It is derived from the run file each time, because anybody may have written the
+    ``workflow.json`` in the folder of the run. That file only records which workflow was checked.
+    The commands are checked again if the run file, its teacher or its data changed, or if the
+    recorded workflow differs.
 
     Args:
         path: the run file.
@@ -97,7 +98,7 @@ def _kept_workflow(run: RunFile) -> Optional[Workflow]:
     """The workflow recorded in the folder of a run; None if the folder has none.
 
     Raises:
-        ValueError: the folder holds files of that name which no run made, or links.
+        ValueError: the folder has files with that name that are not from a run, or links.
     """
     check_apart(run.folder, folders_read(run), "run:")
     for name in WRITTEN:
@@ -116,7 +117,7 @@ def _kept_workflow(run: RunFile) -> Optional[Workflow]:
 
 
 def _was_begun(folder: Path) -> bool:
-    """Whether steps of a run were begun in a folder, by their records there."""
+    """Whether steps of a run were started in a folder, according to their records."""
     for path in sorted((folder / STEPS).glob("*.json")):
         with suppress(OSError, ValueError):
             read_json(path, RECIPE if path.name.endswith(".recipe.json") else MANIFEST_FIELDS, "")
@@ -125,7 +126,7 @@ def _was_begun(folder: Path) -> bool:
 
 
 def _refuse_what_is_there(run: RunFile, paths: Sequence[str]) -> None:
-    """Refuses a new run in whose folder something has the name of what it would write."""
+    """Refuses a new run in a folder with files that the run would write."""
     for path in paths:
         if os.path.lexists(path):
             raise ValueError(
@@ -135,7 +136,7 @@ def _refuse_what_is_there(run: RunFile, paths: Sequence[str]) -> None:
 
 
 def _check_apart(run: RunFile, layout: Layout, workflow: Workflow) -> None:
-    """Refuses a run that reads from what one of its steps fills, and would move aside.
+    """Refuses a run that reads files in a folder that one of its steps would move aside.
 
     Raises:
         ValueError: naming the step and the file.

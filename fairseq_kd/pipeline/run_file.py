@@ -177,7 +177,7 @@ def check(path: Path, content: Any, text: str, changes: Sequence[str] = ()) -> N
         place, where = list(wrong.absolute_path), str(path)
         for change in reversed(changes):
             key = _key(change)
-            if place[: len(key)] == key:  # the value was given there, and stands so in no file
+            if place[: len(key)] == key:  # the value is from --set, not from the file
                 place, where, text = place[len(key) :], f"--set {change}", change.partition("=")[2]
                 break
         raise ValueError(f"{where}: {_sentence(wrong, place, text)}")
@@ -240,7 +240,7 @@ class _Loader(yaml.SafeLoader):
             if each.tag == MERGE:  # the keys of another mapping, which those here override
                 continue
             key = self.construct_object(each, deep=True)
-            if isinstance(key, Hashable):  # what is not is refused below
+            if isinstance(key, Hashable):  # other keys are refused below
                 if key in keys:
                     raise yaml.YAMLError(f"{key} is given twice {node.start_mark}")
                 keys.add(key)

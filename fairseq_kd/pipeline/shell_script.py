@@ -104,7 +104,7 @@ def _word(word: str, workflow: Workflow, before: str = "") -> str:
 
 
 def _is_made(path: str, workflow: Workflow) -> bool:
-    """Whether a step makes what stands at a path, or the folder around it."""
+    """Whether a step makes the file at a path, or a folder that contains it."""
     if not path.startswith(f"{workflow.folder}/"):
         return False
     folders = {step.folder for step in workflow.steps if step.folder}

@@ -3,9 +3,9 @@
 fairseq resumes from ``checkpoint_last.pt`` by itself, but for six cases that this module handles:
 it trains one more update if it is restarted after its last one, and many if ``--patience`` ended
 it; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave half a file
-on which every later start fails; it begins anew where that file is missing; it can abort when all
-is done; and a trainer whose parent was killed keeps running, beside a second one when the stage is
-restarted.
+on which every later start fails; it starts again from the first update if that file is missing; it
+can abort after its end; and a trainer whose parent was killed keeps running, beside a second one
+when the stage is restarted.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def run_stage(name: str, command: List[str]) -> int:
     """Runs a training command to its ``--max-update``, resuming an earlier attempt.
 
     The output goes to ``train.log`` in the command's ``--save-dir``; one line on standard error
-    shows how far it is.
+    shows the progress.
 
     Args:
         name: the name of the stage in that line.
@@ -73,7 +73,7 @@ def run_stage(name: str, command: List[str]) -> int:
     """
     options = _stage_options(command)
     start, there = options.finetune_from_model, Path(options.save_dir).glob("checkpoint*.pt")
-    if start is not None and not any(there):  # else it goes on from one of these
+    if start is not None and not any(there):  # otherwise it resumes from one of these
         check_start(start, f"--finetune-from-model {start}")
     with locked(Path(options.save_dir) / STAGE_LOCK, f"--save-dir {options.save_dir}") as lock:
         return _run_alone(name, command, options, lock)
@@ -236,7 +236,7 @@ def _others(save_dir: Path) -> List[Path]:
 
 
 def _fault(checkpoint: Path) -> str:
-    """Why a training cannot go on from a checkpoint; "" if it can."""
+    """The reason why a training cannot resume from a checkpoint; "" if it can."""
     if not checkpoint.exists():
         return "is missing"
     if is_cut_off(checkpoint):
@@ -270,7 +270,7 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
 
 
 def _check_restarts(command: List[str]) -> None:
-    """Refuses flags that fairseq would heed at every restart, or by which it cannot restart.
+    """Refuses flags that would apply at every restart, or that prevent a restart.
 
     Raises:
         ValueError: naming the flag and why.

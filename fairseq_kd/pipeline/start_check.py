@@ -10,7 +10,7 @@ from fairseq_kd.pipeline.workflow import LaidOutStep
 START = "finetune_from_model"
 SIDES = ("encoder", "decoder")
 SIZES = tuple(flag.replace("-", "_") for flag in SIZE_FLAGS)
-SHARING = ("share_all_embeddings", "share_decoder_input_output_embed")  # a student may give it up
+SHARING = ("share_all_embeddings", "share_decoder_input_output_embed")  # a student may omit it
 STRUCTURE = (  # options that determine which weights exist
     *SHARING,
     *(f"{side}_{what}" for side in SIDES for what in ("normalize_before", "learned_pos")),

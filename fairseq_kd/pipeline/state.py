@@ -59,12 +59,12 @@ def manifest_path(workflow: Workflow, step: Step) -> Path:
 
 
 def recipe_path(workflow: Workflow, step: Step) -> Path:
-    """The recipe with which a step was begun."""
+    """The recipe with which a step was started."""
     return Path(workflow.folder) / STEPS / f"{step.name}.recipe.json"
 
 
 def attempts_path(workflow: Workflow, step: Step) -> Path:
-    """The times at which a step was begun."""
+    """The times at which a step was started."""
     return Path(workflow.folder) / STEPS / f"{step.name}.attempts"
 
 
@@ -98,7 +98,7 @@ def step_statuses(
 
 
 def _begun(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
-    """The recipe by which a step was finished or begun, or None."""
+    """The recipe with which a step was finished or started, or None."""
     manifest = step_manifest(workflow, step)
     if manifest is not None:
         return manifest["recipe"]
@@ -108,7 +108,7 @@ def _begun(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
 def _recipe(
     step: Step, before: Dict[str, str], hashes: FileHashes, begun: Dict[str, Any]
 ) -> Dict[str, Any]:
-    """The present recipe of a step; ``begun`` is the one with which it was begun."""
+    """The present recipe of a step; ``begun`` is the one with which it was started."""
     reads = {path: hashes.of(path, begun.get("reads", {}).get(path)) for path in step.reads}
     same = begun and same_commands(begun["commands"], step.commands)
     commands = begun["commands"] if same else step.commands
@@ -155,7 +155,7 @@ def _state(
 
 
 def _stays(before: StepStatus, manifest: Optional[Dict[str, Any]], hashes: FileHashes) -> bool:
-    """Whether the outputs of a required step are those that a manifest after it names.
+    """Whether the outputs of a required step match the manifest of a later step.
 
     A step that was interrupted, or whose manifest is lost, may have made all of them.
     """
@@ -168,13 +168,13 @@ def _stays(before: StepStatus, manifest: Optional[Dict[str, Any]], hashes: FileH
 
 
 def stood_on(workflow: Workflow, step: Step) -> Dict[str, Any]:
-    """The outputs of the steps that a step needs, by the names of those steps."""
+    """The outputs of the steps that a step requires, by step name."""
     manifests = {name: step_manifest(workflow, workflow.step(name)) for name in step.after}
     return {name: each["outputs"] for name, each in manifests.items() if each}
 
 
 def _is_ours(workflow: Workflow, folder: str) -> bool:
-    """Whether a step of the run was begun in a folder."""
+    """Whether a step of the run was started in a folder."""
     own = (step for step in workflow.steps if step.folder == folder)
     paths = [
         path
@@ -196,7 +196,7 @@ def step_manifest(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
 
 
 def read_recipe(workflow: Workflow, step: Step) -> Dict[str, Any]:
-    """The recipe with which a step was begun.
+    """The recipe with which a step was started.
 
     Raises:
         FileNotFoundError, ValueError: it is missing or damaged.
@@ -209,7 +209,7 @@ def read_recipe(workflow: Workflow, step: Step) -> Dict[str, Any]:
 
 
 def _damage(path: str, made: Dict[str, Any], hashes: FileHashes) -> str:
-    """What is wrong with an output file; "" if nothing is."""
+    """The damage of an output file, as a clause; "" if there is none."""
     if not Path(path).is_file():
         return f"{path} is missing"
     size = Path(path).stat().st_size
@@ -221,7 +221,7 @@ def _damage(path: str, made: Dict[str, Any], hashes: FileHashes) -> str:
 
 
 def _damage_of_named(path: Path, hashes: FileHashes) -> str:
-    """What is wrong with the files that an output file lists; "" if nothing is."""
+    """The damage of the files that an output file lists, as a clause; "" if there is none."""
     if path.name == MANIFEST:  # of a distilled set
         for name, digest in (read_manifest(path.parent) or {"files": {}})["files"].items():
             file = path.parent / name
@@ -247,7 +247,7 @@ def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
 
 
 def _together(statuses: List[StepStatus]) -> List[StepStatus]:
-    """Statuses in which steps that share a folder are out of date together."""
+    """Statuses where all steps that share a folder are out of date if one is."""
     stale = {
         status.step.folder: status
         for status in statuses
@@ -306,7 +306,7 @@ def replaced_by(workflow: Workflow, step: Step) -> List[Path]:
 
 
 def _of_shards(workflow: Workflow, step: Step, name: str) -> List[Path]:
-    """What is kept of the shards of a step, those of earlier plans too, but for their locks."""
+    """The records of the shards of a step, also of earlier plans, except locks."""
     of_shard = re.compile(rf"({re.escape(name)}-\d+-of-\d+)\.(json|recipe\.json|attempts)")
     others = {each.name for each in workflow.steps if each.folder != step.folder}
     found = (
@@ -332,6 +332,6 @@ def _refuse_running(lock: Path, step: Step) -> None:
 
 
 def _free(folder: Path, name: str) -> Path:
-    """A name with a number that nothing in a folder has."""
+    """An unused name with a number in a folder."""
     numbered = (folder / f"{name}.{number}" for number in itertools.count(1))
     return next(path for path in numbered if not path.exists())

@@ -1,4 +1,4 @@
-"""Checks the flags of a training: it must succeed, resume, and leave a checkpoint to the run.
+"""Checks the flags of a training: it must succeed, resume, and write a checkpoint for the run.
 
 The flags are parsed as fairseq-train parses them, every number is compared with its range, and
 optimizer and learning-rate scheduler are built.
@@ -19,7 +19,7 @@ from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
 from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range
 from fairseq_kd.pipeline.step_commands import PLAIN, TrainCommand
 
-AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
+AT_RESTARTS = {  # flags with which a killed training cannot be resumed, with the reason
     **dict.fromkeys(
         ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
         "a killed training could not be resumed, and the next step could not start",
@@ -35,7 +35,7 @@ AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go
     "checkpoint_suffix": "the next step reads one file with the usual name",
     "write_checkpoints_asynchronously": "the last and the best checkpoint would not be written",
 }
-UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
+UNFIT = {  # flags of fairseq-train that a run does not support, with the reason
     **AT_RESTARTS,
     **dict.fromkeys(
         ("max_epoch", "stop_time_hours", "stop_min_lr"),
@@ -64,7 +64,7 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
 }
 ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
 LITERALS = ("lr", "update-freq", "adam-betas", "adamax-betas", "adafactor-eps", "lamb-betas")
-SEARCH = {  # what fairseq's search reads of --eval-bleu-args, and the range of some
+SEARCH = {  # keys of --eval-bleu-args that fairseq's search reads, with ranges
     **dict.fromkeys(("unnormalized", "match_source_len", "sampling")),
     **dict.fromkeys(("max_len_a", "max_len_b", "unkpen", "no_repeat_ngram_size")),
     **dict.fromkeys(("sampling_topk", "diverse_beam_groups", "diversity_rate")),
@@ -133,7 +133,7 @@ def _parsed(command: TrainCommand) -> Namespace:
 
 @contextlib.contextmanager
 def training_refused(name: str) -> Iterator[None]:
-    """Turns any failure inside into a refusal of the training.
+    """Turns any failure in the block into an error about the training.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -271,7 +271,7 @@ def _check_distillation(args: Namespace) -> None:
 
 
 def _check_stored_sentences(args: Namespace) -> None:
-    """Refuses flags by which a training has other sentences than a store of its data."""
+    """Refuses flags that change the sentences of a training that reads a store."""
     changing = ("truncate_source", "upsample_primary") if getattr(args, "kd_store", None) else ()
     for name in changing:
         if hasattr(args, name) and getattr(args, name) != default_of(args, name):
@@ -282,7 +282,7 @@ def _check_stored_sentences(args: Namespace) -> None:
 
 
 def _check_metric(args: Namespace) -> None:
-    """Refuses a metric that the validation does not log, at which the first one would fail."""
+    """Refuses a metric that the validation does not log."""
     from fairseq.criterions import CRITERION_REGISTRY
 
     metric, known = args.best_checkpoint_metric, {*METRICS}

@@ -1,4 +1,4 @@
-"""A run as a workflow of steps: command lines, the steps and files they need, what they make."""
+"""A run as a workflow of steps: command lines, required steps, inputs and outputs."""
 
 import hashlib
 import itertools
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 class Command(Protocol):
-    """What a step does: the options of a command of ours, a training, or a script."""
+    """The action of a step: the options of a command, a training, or a script."""
 
     def argv(self) -> List[str]:
         """The command line."""
@@ -75,7 +75,7 @@ class ScriptCommand:
 
 
 class LaidOutStep(NamedTuple):
-    """One step of a run as it is laid out, with an object as its command; else as ``Step``."""
+    """A step of a run with a command object instead of command lines; otherwise like ``Step``."""
 
     name: str
     kind: str
@@ -171,7 +171,7 @@ def holds_former_run(folder: Path) -> bool:
 
 
 def same_commands(old: List[List[str]], new: List[List[str]]) -> bool:
-    """Whether command lines are equal, by whatever path they name files of this package."""
+    """Whether command lines are equal, ignoring the location of this package."""
     if [len(line) for line in old] != [len(line) for line in new]:
         return False
     return all(map(same_word, *(itertools.chain.from_iterable(lines) for lines in (old, new))))

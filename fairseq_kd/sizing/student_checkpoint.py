@@ -41,7 +41,7 @@ def write_student(
 
     Raises:
         FileNotFoundError: the teacher or its dictionaries are missing.
-        ValueError: this student cannot start from this teacher, or the file is there.
+        ValueError: this student cannot start from this teacher, or the file exists.
     """
     check_apart(out, {"--teacher": teacher})
     if os.path.isfile(teacher):
@@ -67,7 +67,7 @@ def write_student(
 
 
 def _save(out: Path, student: Any, args: Namespace, teacher: str, made_of: Dict[str, Any]) -> None:
-    """Writes what fairseq-train would have written before its first update."""
+    """Writes the checkpoint that fairseq-train would write before its first update."""
     cfg = read_translation_model(teacher, f"--teacher {teacher}")["cfg"]
     cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     start = {

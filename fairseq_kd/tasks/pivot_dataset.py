@@ -76,7 +76,7 @@ def _links(ordered: List[Dict[str, Any]], widths) -> Tensor:
     for row, sample in enumerate(ordered):
         lengths = torch.tensor([len(sample["source"]), len(sample["pivot"])])
         links = sample["links"]
-        links = links[(links < lengths - 1).all(-1)]  # where a word was cut off, the end stands
+        links = links[(links < lengths - 1).all(-1)]  # the end symbol replaces a cut word
         offsets = torch.tensor(widths) - lengths if widths else torch.zeros(2, dtype=torch.long)
         rows.append(torch.cat([torch.full((len(links), 1), row), links + offsets], -1))
     return torch.cat(rows).long()

@@ -42,8 +42,8 @@ class PivotTranslationTask(TranslationTask):
     The model reads and translates as in ``translation``, and in the same batches; only a criterion
     sees ``sample["pivot"]``, what ``net_input`` would be in the pivot language but for the target,
     and, if the data hold alignments of positions, ``sample["pivot_links"]``, (n, 3) rows of
-    sentence, position in the source and position in the pivot. What was trained is used with
-    ``--task translation``; nothing of the pivot is needed then.
+    sentence, position in the source and position in the pivot. The trained model is used with
+    ``--task translation``, without the pivot.
 
     Raises:
         FileNotFoundError: the pivot's dictionary or a subset in it is missing.

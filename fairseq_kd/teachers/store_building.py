@@ -63,7 +63,7 @@ class StoreBuilder:
         topk: K < V, tokens kept of each distribution.
         dtype: precision of the teacher: float32, bfloat16 or float16.
         max_tokens: target tokens per batch, padding included.
-        part_sentences: sentences per part, which is what a kill can lose.
+        part_sentences: sentences per part; a killed process loses at most one part.
         subsets: to be built; they are checked before anything is written.
 
     Raises:
@@ -173,7 +173,7 @@ class StoreBuilder:
 
         Raises:
             FileNotFoundError: the data have no such subset.
-            ValueError: the subset was begun with other data, or another process builds the shard.
+            ValueError: the subset was started with other data, or another process builds the shard.
         """
         lock = self.out / f".{subset}-{shard.index}-of-{shard.count}.lock"
         with locked(lock, f"Shard {shard} of {subset} in --out {self.out}", finished=True):
