@@ -16,7 +16,7 @@
 # Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)
 #      SEEDS="1 2 3"          of the students
 #      JOBS=1                 students of a whole table at the same time; costs are true for 1 alone
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../scripts/common.sh"

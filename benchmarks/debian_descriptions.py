@@ -1,8 +1,8 @@
-"""Makes a parallel corpus of Debian's Translation files; benchmarks/debian_descriptions.sh runs it.
+"""Builds a corpus from Debian's Translation files, for benchmarks/debian_descriptions.sh.
 
-A description is a short line and a body of paragraphs and list items. The English one and its
-translation are found together by Description-md5, aligned from the whole to its parts as long as
-both sides have equally many, cleaned, and split by families of software.
+A description is a short line and a body of paragraphs and list items. The English description and
+its translation have the same Description-md5. They are aligned by sections, blocks and sentences,
+as long as both sides have the same number of them, then cleaned, and split by software families.
 """
 
 import argparse
@@ -231,7 +231,7 @@ def read(files: Iterable[Path], lang: str) -> tuple[dict[str, Description], list
 
 
 def clean(pairs: Iterable[Pair]) -> tuple[list[Pair], Counter[str]]:
-    """The pairs that are translations and no duplicates, and how many are left out for what."""
+    """The translated pairs without duplicates, and counts of dropped pairs by reason."""
     kept, seen, dropped = [], set(), Counter[str]()
     for pair in pairs:
         key = masked(pair.source), masked(pair.target)

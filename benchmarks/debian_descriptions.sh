@@ -16,7 +16,7 @@
 #      KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg   where it is missing, the keys that apt trusts
 #      VALID=1000 TEST=1000   pairs, about; at most a twentieth of all pairs each
 #      LOCAL=DIR   the same as --local DIR
-# Killed? Run the same line again: OUT_DIR appears whole or not at all.
+# Killed? Run the same line again: OUT_DIR appears complete or not at all.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../scripts/common.sh"

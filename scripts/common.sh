@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced first by every script: where it is, its help, the environment that setup.sh makes, and how scripts speak.
+# Sourced first by every script: its location, its help, the environment that setup.sh makes, and message functions.
 unset CDPATH # or cd finds folders of other projects
 here=$PWD    # where the script was called
 root=$(cd "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)

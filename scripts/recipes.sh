@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# Sourced by the recipes beside it: brings a published setting from its archives to its scores.
+# Sourced by the recipes beside it: runs a published setting from the archives to the scores.
 #
-# A recipe says what differs, and calls recipe "$@":
+# A recipe sets the following variables, and calls recipe "$@":
 #   src, tgt          the languages
 #   archives          one an entry: URL and checksum, as sha256:... or md5:..., or - where none is known
 #   corpora           one an entry: an archive, and what its two files are called before and after .LANGUAGE
@@ -16,7 +16,7 @@ cd "$root" || exit
 
 ratio=1.5           # a side of a training pair has at most so many times the words of the other
 smoke_merges=400
-smoke_settings=(    # over any of the run files: how the whole way is gone in half a minute
+smoke_settings=(    # override the run file, so that a whole run takes half a minute
   teacher.arch=transformer_kd_small_student 'ladder=[0.5]' 'controls=[]'
   train.max-update=20 train.lr=5e-3 train.warmup-updates=5 train.fp16=false
   train.max-tokens=1000 train.update-freq=1 train.log-interval=5

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sequence-level distillation in plain fairseq: the teacher translates the training set, and what it
-# says becomes the target.
+# Sequence-level distillation in plain fairseq: the teacher translates the training set, and its
+# translations become the target.
 #
 #   usage: scripts/sequence_distillation.sh TEACHER.pt DATA_BIN OUT_DIR [fairseq-generate flags...]
 #   then   fairseq-train OUT_DIR/bin --user-dir user_dir --arch transformer_kd_6_3 ...
@@ -12,7 +12,7 @@
 #               made_from.txt settings and hashes: an OUT_DIR of another teacher, data or setting is refused
 #
 # Env: BEAM=5  MAX_TOKENS=4000  WORKERS=2 (processes of fairseq-preprocess)
-# Killed? Run the same line again: each of the three appears whole or not at all.
+# Killed? Run the same line again: each of the three appears complete or not at all.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"

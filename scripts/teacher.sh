@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the models that data/teacher.es-en holds: the teacher from which scripts/demo.sh distils, or its student or the
-# student's control, trained to their ends.
+# student's control, all fully trained.
 #
 #   usage: scripts/teacher.sh [OUT_DIR]        OUT_DIR=RUN/packed-MODEL
 #
@@ -13,7 +13,7 @@
 #      RUN=runs/teacher             where the training goes (distilled, alone: runs/converged)
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      UPDATES=17000 COOLDOWN=4000  of both parts (distilled, alone: UPDATES=15000, and no second part)
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"

@@ -2,7 +2,7 @@
 # Install what is missing, then run the linters and the tests.
 #
 #   usage: scripts/test.sh [pytest flags...]        e.g. scripts/test.sh -k schedule
-#          scripts/test.sh -m slow                  the long ones: the demo, killed and resumed
+#          scripts/test.sh -m slow                  the long tests, such as the demo killed and resumed
 #
 # Env: WORKERS=2   processes that run tests at the same time; one thread each
 set -euo pipefail

@@ -199,7 +199,7 @@ def test_a_criterion_refuses_bad_values_in_one_sentence_that_names_the_flag(flag
 
 
 def refusal(cls, cfg):
-    """What a criterion says of its flags before it reads any model; "" if it takes them."""
+    """The message of a criterion about its flags before it reads a model; "" if it accepts them."""
     try:
         cls.check_flags(cfg)
     except ValueError as error:

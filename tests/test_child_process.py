@@ -1,4 +1,4 @@
-"""Commands end with what started them, with all that they started, however that ends."""
+"""Commands end with their parent, together with all of their descendants."""
 
 import fcntl
 import functools

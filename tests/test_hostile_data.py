@@ -136,7 +136,7 @@ def teacher(data, tmp_path_factory):
 
 @pytest.fixture
 def copied(data, tmp_path, monkeypatch):
-    """The data, to be spoilt; a command is run beside them."""
+    """A copy of the data to damage; a command is run beside it."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(data, tmp_path / "bin"))
 
@@ -203,7 +203,7 @@ JSON = {
 
 @pytest.fixture
 def decoded(data, tmp_path, monkeypatch):
-    """A folder of translate, of one sentence, with a token that no dictionary has."""
+    """A folder of translate, of one sentence, with a token that the dictionary lacks."""
     monkeypatch.chdir(tmp_path)
     subset = read_subset(Path(data), "valid", ("es", "en"))
     settings = {"subset": "valid", "pair": ["es", "en"], "sentences": len(subset), "nbest": 1}
@@ -287,7 +287,7 @@ def whole_store(teacher, data, tmp_path_factory):
 
 @pytest.fixture
 def store(whole_store, tmp_path, monkeypatch):
-    """The same, to be spoilt."""
+    """A copy of it to damage."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(whole_store, tmp_path / "store"))
 

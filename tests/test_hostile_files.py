@@ -1,4 +1,4 @@
-"""Every command is given every hostile file: one sentence that names it, and nothing is touched.
+"""Every command refuses every hostile file with one sentence, and changes nothing.
 
 A row is a file, a column a command. What a command legitimately accepts is stated as such below.
 Each command and each file is tried once; all pairs are, by ``pytest -m slow``.

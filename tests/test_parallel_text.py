@@ -1,4 +1,4 @@
-"""Text as people keep it: how files are encoded, ended and damaged, and what is said of it."""
+"""Plain text files: encodings, line ends, damage, and the messages about them."""
 
 import gzip
 import lzma

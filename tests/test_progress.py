@@ -1,4 +1,4 @@
-"""The progress line in a log: how far, how fast, how long still, and not too often."""
+"""The progress line in a log: work done, speed, time left, and the interval between lines."""
 
 import json
 import re

@@ -108,7 +108,7 @@ def test_with_lambda_0_the_model_is_trained_as_by_label_smoothed_cross_entropy(d
 
 @pytest.fixture(scope="module")
 def peers(data, tmp_path_factory):
-    """A checkpoint with two peers, and what the last validation said of them."""
+    """A checkpoint with two peers, and the figures of its last validation."""
     folder = tmp_path_factory.mktemp("peers")
     lines = train(data, folder, *MUTUAL, "--max-update", "12", *WHOLE_BATCHES, start=run_new)
     return folder / "checkpoint_last.pt", of_kind(lines, "valid")[-1]

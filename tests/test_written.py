@@ -1,4 +1,4 @@
-"""What every command does where it cannot write, and where something is that it did not make."""
+"""Every command where it cannot write, and where other files exist at its output path."""
 
 import io
 import os

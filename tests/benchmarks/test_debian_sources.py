@@ -1,4 +1,4 @@
-"""Where benchmarks/debian_descriptions.sh has its files from, and what it refuses."""
+"""benchmarks/debian_descriptions.sh: the sources of its files, and its refusals."""
 
 import bz2
 import gzip

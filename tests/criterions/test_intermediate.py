@@ -124,7 +124,7 @@ def test_the_attention_term_is_its_definition(distilling, prefix):
 
 @pytest.mark.parametrize("mode", ["repeat", "learned"])
 def test_a_head_meets_its_repetition_or_its_mixture(distilling, mode):
-    """At first a mixture is the repetition; then it is what its weights say."""
+    """Initially a mixture is the repetition; then its weights determine it."""
     kinds = ["--kd-attention-kinds", "cross", "--kd-attention-layers", "1:2:0.5,2:0"]
     setup = distilling(*ATTENTION_KD, *kinds, "--kd-attention-loss", "kl", *MODES[mode][:2])
     sample = setup.batch(0, 1)

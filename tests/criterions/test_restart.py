@@ -1,4 +1,4 @@
-"""What a criterion has again after a restart from a checkpoint, and what cannot be restored."""
+"""State of a criterion that is restored from a checkpoint, and state that cannot be."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Which engine decodes, and that all of them give fairseq's text."""
+"""The choice of the engine, and that all engines give fairseq's text."""
 
 import os
 import re

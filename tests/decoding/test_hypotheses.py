@@ -15,7 +15,7 @@ def test_lines_are_those_of_fairseq_generate():
 
 @pytest.fixture
 def read(tmp_path):
-    """What is read of a file of some lines."""
+    """The hypotheses read from a file with these lines."""
 
     def read(*lines, words=None):
         (tmp_path / "h.txt").write_bytes(b"".join(lines))

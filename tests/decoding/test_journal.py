@@ -1,4 +1,4 @@
-"""The journal, cut off at every byte, damaged, and on a disk that is full."""
+"""The journal, cut off at every byte, damaged, and on a full disk."""
 
 import os
 import resource

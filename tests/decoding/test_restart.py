@@ -1,4 +1,4 @@
-"""Cut into shards, killed and out of disk, a decoding ends with the same bits."""
+"""A decoding in shards, after kills and full disks, gives the same bits."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""What translate refuses, and that nothing is lost by it."""
+"""Refusals of translate, which keep all earlier results."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What distill-data refuses, in one sentence and before it makes anything."""
+"""Refusals of distill-data: one sentence, before anything is written."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""An exported student, used as those use it who get the directory and nothing else."""
+"""An exported student, used with nothing but its directory."""
 
 import re
 import shutil
@@ -43,7 +43,7 @@ def exported(export, tmp_path_factory):
 
 
 def translated(folder, text):
-    """What the directory's own program makes of a text, away from where it was exported."""
+    """A text translated by the directory's own program, in another place."""
     done = run("bash", "-c", f"{sys.executable} {folder}/translate.py < {text}", cwd="/")
     return done.stdout.splitlines()
 

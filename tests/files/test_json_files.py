@@ -1,4 +1,4 @@
-"""JSON of ours: what is read, and how a file that is damaged is named."""
+"""The package's JSON files: reading them, and naming damaged ones."""
 
 import json
 import os

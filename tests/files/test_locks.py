@@ -1,4 +1,4 @@
-"""One process at a time: who is told what, and when the lock is free."""
+"""Locks: one process at a time, the message for others, and when the lock is free."""
 
 import errno
 import json

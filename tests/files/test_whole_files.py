@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, beside what is not ours."""
+"""Files and folders that are written atomically, next to files of the user."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""A student that starts from its teacher: what is copied, what it computes, what is refused."""
+"""Inheritance of a student from its teacher: copied weights, outputs and refusals."""
 
 import re
 

@@ -53,7 +53,7 @@ def started_in(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(started_in, tmp_path_factory):
-    """A run that nothing disturbed, in a folder of any name, and what was told of it."""
+    """An undisturbed run, in a folder with any name, and its messages."""
     workflow = small_workflow(tmp_path_factory.mktemp("whole") / "it's #1: a run")
     return workflow, finish(workflow, cwd=started_in)
 

@@ -19,7 +19,7 @@ STUDENTS = ["one", "two", "three"]
 
 
 def wide_workflow(folder):
-    """A teacher, three students that stand on it alone, and an evaluation; each tells its GPU."""
+    """A teacher, three students that need only it, and an evaluation; each records its GPU."""
     small = small_workflow(folder)
     steps = [slow_step(folder, "data", 2), slow_step(folder, "teacher", 5, "data")]
     steps += [slow_step(folder, name, 60, "teacher") for name in STUDENTS]
@@ -35,7 +35,7 @@ def wide_workflow(folder):
 
 
 def told(workflow):
-    """What each step was given: its GPU and its threads."""
+    """The GPU and the threads of each step."""
     lines = [line.split() for line in (Path(workflow.folder) / "told").read_text().splitlines()]
     return {name: (gpu, threads) for name, gpu, threads in lines}
 

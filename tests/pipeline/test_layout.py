@@ -1,4 +1,4 @@
-"""The steps that a run file becomes: what each reads, makes, and stands on."""
+"""The steps of a run file: inputs, outputs and required steps."""
 
 import os
 

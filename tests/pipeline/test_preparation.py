@@ -1,4 +1,4 @@
-"""From a run file to its workflow: what is laid out, and what is refused before anything runs."""
+"""From a run file to its workflow: the steps, and refusals before anything runs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a stage goes on from where checkpoints are missing, cut off or damaged."""
+"""Restart of a stage if checkpoints are missing, cut off or damaged."""
 
 import re
 

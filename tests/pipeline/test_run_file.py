@@ -1,4 +1,4 @@
-"""A run file: what it may hold, and how a mistake in it is told."""
+"""Run files: allowed content, and messages for mistakes."""
 
 import re
 import time

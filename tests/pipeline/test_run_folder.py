@@ -1,4 +1,4 @@
-"""The folder of a run, in which files of the user or of another version may lie."""
+"""The folder of a run, which may contain files of the user or of another version."""
 
 import os
 import re

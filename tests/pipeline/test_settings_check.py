@@ -1,4 +1,4 @@
-"""Settings of a run file that no step would heed are refused, and no others."""
+"""Settings of a run file without effect are refused, and no others."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What of a run is done, and why the rest is not."""
+"""Status of each step, with the reason when it must be rebuilt."""
 
 import fcntl
 import hashlib

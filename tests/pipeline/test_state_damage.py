@@ -1,4 +1,4 @@
-"""Damage to a run: what was made, what is kept of it, and the clock."""
+"""Damage to a run: detection, results that are kept, and the clock."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The command line of a stage: which value wins, and what fairseq would not understand."""
+"""The command line of a stage: precedence of values, and commands that fairseq would refuse."""
 
 import shutil
 from dataclasses import replace
@@ -20,7 +20,7 @@ DISTILLED = {"criterion": "word_kd"}
 
 
 def checked(settings, *layers, knowledge=None, name="middle", size=SIZE, gpus=1):
-    """What fairseq makes of a stage's settings."""
+    """The settings of a stage as fairseq parses them."""
     knowledge = {"kd-teacher": "teacher.pt"} if knowledge is None else knowledge
     flags = stage_flags(settings, knowledge, *layers)
     return check_training_command(TrainCommand(name, "data", "out", USER_DIR, gpus, size, flags))

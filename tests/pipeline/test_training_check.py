@@ -1,4 +1,4 @@
-"""A dry run sees what a training would fail on, and says which key or flag it is."""
+"""A dry run detects flags with which a training would fail, and names the key or flag."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ OWN_FOLDER = (
     "but a run writes only to its own folder; its train.log has all figures as JSON. Leave it"
 )
 PLASMA = "but plasma servers are not supported. Leave it out."
-TRAIN = {  # a flag under train, and what is told of it
+TRAIN = {  # a flag under train, and its message
     "lr: 5e-4x": "--lr must be a number, or several such as (0.9, 0.98), but is 5e-4x.",
     "lr: -1": "--lr must be a number from 1e-12 to 1,000, but is -1.0.",
     "adam-betas: print(1)": "--adam-betas must be a number, or several such as (0.9, 0.98), but is",

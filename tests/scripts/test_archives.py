@@ -1,4 +1,4 @@
-"""How a recipe gets its archives: from a server, and from a folder."""
+"""Archives of a recipe: from a server, and from a folder."""
 
 import functools
 import http.server

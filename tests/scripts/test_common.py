@@ -1,4 +1,4 @@
-"""Folders that scripts make: whole or not at all, and beside what is not theirs."""
+"""Folders that scripts make: complete or not at all, next to other files."""
 
 import os
 import subprocess

@@ -308,7 +308,7 @@ def test_each_kind_of_score_is_that_of_its_own_definition(verses, tmp_path):
 
 
 def refused(name, folder, *flags, **env):
-    """What a recipe says that cannot go on."""
+    """The message of a recipe that cannot continue."""
     result = run(script(name), *flags, env={"RUN": str(folder / "run"), **env}, check=False)
     assert result.returncode == 1, result.stderr
     assert not (folder / "run" / "text").exists()

@@ -1,4 +1,4 @@
-"""scripts/setup.sh says in one sentence what is missing, before it installs anything."""
+"""scripts/setup.sh reports missing programs in one sentence before it installs anything."""
 
 import fcntl
 import shutil

@@ -1,4 +1,4 @@
-"""The teacher in data/teacher.es-en: how it is made, and that it is what its manifest says."""
+"""The models in data/teacher.es-en: the program that makes them, and their manifest."""
 
 import importlib
 import json

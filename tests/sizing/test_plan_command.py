@@ -1,4 +1,4 @@
-"""``fairseq-kd plan`` as it is typed: what it prints, draws and refuses."""
+"""``fairseq-kd plan`` on the command line: its output, charts and refusals."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Teachers from checkpoints: whose dictionaries, whose task, which versions of fairseq."""
+"""Teachers from checkpoints: their dictionaries, their task, and fairseq versions."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The store on disk: what it holds, how it is built, and what it refuses."""
+"""The store on disk: its content, its construction, and its refusals."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A damaged store is noticed where it is read, and the command that built it mends it."""
+"""A damaged store is detected when it is read, and repaired by the command that built it."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ AGAIN = "Run the fairseq-kd store command that built it again: it rebuilds damag
 
 @pytest.fixture
 def copied(store, tmp_path):
-    """A store to be spoilt."""
+    """A copy of a store to damage."""
     return shutil.copytree(store, tmp_path / "store")
 
 
