@@ -10,7 +10,7 @@
 # TABLE is a run file of benchmarks/comparison, ROW the name of one of its stages, or undistilled. A student of the
 # first takes twenty minutes of one CPU core. Tables with a pair in their name have the text of
 # benchmarks/debian_descriptions.sh, and a teacher of their own. Scores are appended to benchmarks/comparison.csv and
-# validation losses to benchmarks/curves.csv, of which python benchmarks/comparison_page.py makes the page. Rows are
+# validation losses to benchmarks/curves.csv, from which python benchmarks/comparison_page.py makes the page. Rows are
 # tested against undistilled and word if these are scored with them.
 #
 # Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)

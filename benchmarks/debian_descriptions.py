@@ -122,7 +122,7 @@ def sections(body: Iterable[str]) -> list[list[Block]]:
     """The blocks of a body, in lists that end where the body has a line with a dot only.
 
     A line that starts with a bullet opens an item, and what is indented as far as the bullet goes
-    on with it. Other lines with an indent stand for themselves; those without are a paragraph.
+    on with it. Other indented lines are blocks of their own; lines without indent form a paragraph.
     """
     found: list[list[Block]] = [[]]
     depth = 0  # of the bullet, if the last block is an item
@@ -271,7 +271,7 @@ def trigrams(text: str) -> frozenset[tuple[str, ...]]:
 class Neighbours:
     """Finds out whether a text overlaps with one of many others.
 
-    Two sets of which the Jaccard index is t or more share at least t of the elements of each. So
+    Two sets with a Jaccard index of t or more share at least t of the elements of each. So
     of any n - ceil(t n) + 1 of a text's n trigrams, its neighbour has one, and it is enough to look
     up the rarest.
     """

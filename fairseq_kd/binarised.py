@@ -190,7 +190,7 @@ def _check_size(content: Path, index: Path, size_bytes: int) -> None:
 
 
 def _check_tokens(content: Path, dtype: np.dtype, words: int, first: int) -> None:
-    """Refuses tokens that the dictionary lacks; ``first`` stands for its first one."""
+    """Refuses tokens that the dictionary lacks; ``first`` is the id of its first token."""
     tokens = np.memmap(content, dtype, "r")
     for start in range(0, len(tokens), CHUNK):
         part = tokens[start : start + CHUNK]

@@ -62,7 +62,7 @@ def begin_worker(parent: int) -> None:
 def import_nothing_from_here() -> None:
     """Keeps Python processes that are started from now on from modules in the current folder.
 
-    ``python -c`` and ``python -m``, by which ``multiprocessing`` and others start their processes,
+    ``python -c`` and ``python -m``, with which ``multiprocessing`` and others start processes,
     look for every module there first.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -220,7 +220,7 @@ def _stat(pid: int) -> List[str]:
 
 
 def _environment(pid: int) -> List[bytes]:
-    """The environment that a process began with; nothing if it has ended or is another user's."""
+    """The initial environment of a process; empty if it has ended or is another user's."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -26,7 +26,7 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
     check_encoding(path)
     try:
         words = Dictionary.load(str(path))
-    except (RuntimeError, ValueError) as error:  # a word twice, or a line that is no entry
+    except (RuntimeError, ValueError) as error:  # a word twice, or an invalid line
         message = " ".join(str(error).split())
         reason = message.partition(". ")[0]
         if isinstance(error, ValueError):

@@ -92,7 +92,7 @@ def log_seconds() -> float:
     """Seconds between two lines in a log.
 
     Raises:
-        ValueError: ``FAIRSEQ_KD_LOG_SECONDS`` is no number of seconds.
+        ValueError: ``FAIRSEQ_KD_LOG_SECONDS`` is not a number of seconds.
     """
     return from_environment(PAUSE, PAUSES, LOG_SECONDS)
 

@@ -31,7 +31,7 @@ as_yaml() { # as_yaml TEXT: for --set KEY=..., which is read as YAML: "runs/exp 
   printf '"%s"' "${text//$'\n'/\\n}"
 }
 
-whole_number() { # whole_number NAME VALUE: refuses a setting that is no number above 0
+whole_number() { # whole_number NAME VALUE: refuses a setting that is not a number above 0
   [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1 must be a whole number, 1 or more, but is $2."
 }
 
@@ -40,11 +40,11 @@ moses() { # moses LANGUAGE PROCESSES COMMAND...: sacremoses, a million lines at 
   (cd / && SHELL=$BASH split --lines 1000000 --filter "sacremoses --quiet --language ${1@Q} --processes ${2@Q} ${*:3}")
 }
 
-clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: what can be used of parallel text; refuses what is no text
+clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: the usable part of parallel text; refuses other files
   python -I "$root/fairseq_kd/parallel_text.py" "$@"
 }
 
-logged() { # logged LOG COMMAND...: what it says goes into LOG, the end of which is shown if it fails
+logged() { # logged LOG COMMAND...: runs it with output to LOG, and shows the end of LOG if it fails
   local log=$1
   shift
   "$@" >> "$log" 2>&1 || { tail -n 20 "$log" >&2; die "${1##*/} failed."; }
@@ -84,7 +84,7 @@ hash_of_text() { # hash_of_text IN LANGUAGE...: of the sets in a folder of text,
   hash_of "${texts[@]}"
 }
 
-recorded() { # recorded FILE: what something was made from, as record wrote it; nothing if there is no FILE
+recorded() { # recorded FILE: prints the inputs that record wrote; nothing if there is no FILE
   ordinary "$1"
   [[ ! -e $1 ]] || head --bytes 100000 "$1" | tr -d '\0'
 }
@@ -95,7 +95,7 @@ record() { # record FILE SETTINGS: writes what something is made from, whole or 
   mv "$1.partial" "$1"
 }
 
-made_from() { # made_from FILE SETTINGS OUT ADVICE: refuses OUT, of which FILE says that it was made from something else
+made_from() { # made_from FILE SETTINGS OUT ADVICE: refuses OUT if FILE records that it was made from other settings
   local made
   made=$(recorded "$1")
   [[ -n $made && $made != "$2" ]] || return 0 # earlier versions recorded nothing
@@ -103,7 +103,7 @@ made_from() { # made_from FILE SETTINGS OUT ADVICE: refuses OUT, of which FILE s
   die "$3 already exists and was made from $made, not from $2; $4"
 }
 
-plain_languages() { # plain_languages LANGUAGE...: refuses what is no name, as in a run file
+plain_languages() { # plain_languages LANGUAGE...: refuses invalid names, as in a run file
   python -I - "$root" "$@" << 'END' || exit
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -132,7 +132,7 @@ archive() { # archive URL CHECKSUM FILE: gets it, unless it is there, and refuse
   fi
 }
 
-download() { # download URL FILE: goes on where it was, or anew where a server cannot go on, which curl calls 33
+download() { # download URL FILE: resumes, or starts again if the server cannot resume (curl status 33)
   local status=0 how=(--fail --location --show-error --retry 5 --output "$2")
   curl "${how[@]}" --continue-at - "$1" || status=$?
   [[ $status == 33 ]] || return "$status"
@@ -220,7 +220,7 @@ clean_side() { # clean_side OUT LANGUAGE COLUMN: the three sets of one language
       '{ print > (out "/" (NR <= valid ? "valid" : NR <= valid + test ? "test" : "clean") "." lang) }'
 }
 
-characters() { # what the entities of SGML stand for
+characters() { # replaces SGML entities by their characters
   sed "s/&quot;/\"/g; s/&apos;/'/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g"
 }
 

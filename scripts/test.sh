@@ -14,5 +14,5 @@ scripts/setup.sh
 ruff check .
 shellcheck --external-sources scripts/*.sh benchmarks/*.sh tests/diagnosis/*.sh .ci/run
 export OMP_NUM_THREADS=1
-unset PYTHONDONTWRITEBYTECODE # or each of some hundred processes compiles the package anew
+unset PYTHONDONTWRITEBYTECODE # otherwise each of some hundred processes compiles the package again
 exec python -m pytest --numprocesses "${WORKERS:-2}" --dist worksteal "$@"

@@ -68,7 +68,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no fairseq checkpoint, or holds anything but tensors, plain containers
+        ValueError: it is not a fairseq checkpoint, or holds anything but tensors, plain containers
             and Namespaces, which is not loaded.
     """
     called = called or str(path)

@@ -9,7 +9,7 @@ from typing import IO, Optional
 from fairseq_kd.checkpoints.pickles import AGAIN
 
 # The ends of a zip file: its last record; before it, in a large file and in all of torch's, one
-# that tells where a longer one is, and before that the longer one.
+# with the position of a longer one, and before that the longer one.
 END, LOCATOR, LONG_END = (struct.Struct(f"<4s{rest}") for rest in ("4H2LH", "LQL", "Q2H2L4Q"))
 NEVER = "which torch never does. Give a file that fairseq-train wrote."
 

@@ -41,8 +41,8 @@ def evaluate(text: Any) -> Any:
     """Python's ``eval``, of plain values.
 
     Raises:
-        TypeError: it is no string, as ``eval`` says.
-        ValueError: it is no plain value.
+        TypeError: it is not a string, as with ``eval``.
+        ValueError: it is not a plain value.
     """
     if not isinstance(text, str):
         raise TypeError("eval() arg 1 must be a string, bytes or code object")

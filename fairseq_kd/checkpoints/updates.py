@@ -62,9 +62,9 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
     before = next((each[INHERITED] for each in history if each.get("file") == start), None)
     file, seen = Path(start), seen | {Path(path).resolve()}
     if file.is_file() and file.resolve() not in seen:
-        with suppress(ValueError):  # it is no checkpoint any more
+        with suppress(ValueError):  # it is no longer a checkpoint
             begun = read_state(file, start)["optimizer_history"]
-            if history[: len(begun)] == begun:  # fairseq goes on with the history of a start
+            if history[: len(begun)] == begun:  # fairseq continues the history of a start
                 before = updates_behind(file, seen)
     return None if before is None else before + updates
 

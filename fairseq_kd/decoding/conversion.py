@@ -57,7 +57,7 @@ class CannotConvertError(EngineUnavailableError):
 
 
 def default_cache() -> Path:
-    """The default folder of converted models, which is made if there is none.
+    """The default folder of converted models, created if necessary.
 
     Raises:
         ValueError: it cannot be made, or nothing can be written into it.
@@ -74,7 +74,7 @@ def default_cache() -> Path:
 
 
 def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
-    """The folder of a converted model, which is made if the cache has none.
+    """The folder of a converted model, created if the cache has none.
 
     Args:
         checkpoint: with the subset's dictionaries.

@@ -10,7 +10,7 @@ NONE, MOSES = "none", "moses"
 
 
 class Codes(NamedTuple):
-    """The file by which a way of splitting works."""
+    """The file that a subword method needs."""
 
     file: str  # its name beside the data, as scripts/prepare.sh writes it
     learned: str  # what it holds
@@ -23,7 +23,7 @@ CODES = {
 
 
 def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
-    """The file by which words are split: the user's, or that of scripts/prepare.sh.
+    """The file for splitting words: the user's, or that of scripts/prepare.sh.
 
     Args:
         bpe: a key of CODES, or NONE.

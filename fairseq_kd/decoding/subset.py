@@ -90,7 +90,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--s
         folder: of the data.
         name: of the split.
         pair: its languages, source and target.
-        flag: by which the user named the split, for errors.
+        flag: the flag that names the split, for errors.
 
     Raises:
         FileNotFoundError: the folder lacks the split or a dictionary.
@@ -178,7 +178,7 @@ def splitting_of(dictionary: Dictionary) -> Optional[str]:
 
 
 def check_splitting(subset: Subset, remove_bpe: str, flag: str = "--remove-bpe") -> None:
-    """Checks that the user's way of joining words is that by which they are split.
+    """Checks that words are joined by the method with which they were split.
 
     Args:
         subset: of the data.

@@ -22,7 +22,7 @@ class Checkpoint:
     path: Path
     model: FairseqEncoderDecoderModel  # in eval mode
     task: FairseqTask  # of its training, with its dictionaries
-    flag: str = "--teacher"  # by which the user gave it, for errors
+    flag: str = "--teacher"  # the user's flag, for errors
 
     @cached_property
     def sha256(self) -> str:
@@ -52,7 +52,7 @@ def load_checkpoint(path: str, flag: str) -> Checkpoint:
 
     Args:
         path: as the user typed it.
-        flag: by which the user gave it.
+        flag: the user's flag, for errors.
 
     Raises:
         FileNotFoundError, ValueError: as ``load_teacher``.

@@ -126,7 +126,7 @@ def tag_id(dictionary: Dictionary, path: Path, tag: str, flag: str) -> int:
         dictionary: of the source.
         path: the file of it.
         tag: the token.
-        flag: by which it was given.
+        flag: the user's flag, for errors.
 
     Raises:
         ValueError: the dictionary lacks it.

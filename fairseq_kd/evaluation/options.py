@@ -120,7 +120,7 @@ class EvaluateOptions(Options):
     rounds: int = number_field(
         3,
         Range(int, 0, 1000),
-        "rounds, of which the median is reported; 0: do not measure speed (default: %(default)s)",
+        "rounds; the median is reported; 0: do not measure speed (default: %(default)s)",
         group=MEASURING,
     )
     latency_sentences: int = number_field(

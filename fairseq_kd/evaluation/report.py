@@ -90,7 +90,7 @@ def _replaceable_files(out: Path) -> List[str]:
     """The files that an earlier evaluation wrote into the folder, of kinds that may be removed."""
     try:
         content = read_json(out / RESULTS, object, "")
-    except (OSError, ValueError):  # there is none, or another program wrote it
+    except (OSError, ValueError):  # missing, or written by another program
         return []
     names = content.get("files", []) if isinstance(content, dict) else []
     return [name for name in names if isinstance(name, str) and REPLACEABLE.fullmatch(name)]

@@ -84,7 +84,7 @@ class FileHashes:
 
         Args:
             path: of the file.
-            expected: if the cached hash is another, the file is hashed: the cache may be wrong.
+            expected: if the cached hash differs, the file is hashed: the cache may be wrong.
 
         Raises:
             FileNotFoundError: it is missing.

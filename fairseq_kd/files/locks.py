@@ -142,7 +142,7 @@ def _holder(file: IO[str]) -> Dict[str, Any]:
     file.seek(0)
     try:
         return dict(json.loads(file.read(HOLDER_CHARACTERS)))
-    except (ValueError, RecursionError):  # it is being written, was cut off, or is no lock
+    except (ValueError, RecursionError):  # it is being written, was cut off, or is not a lock
         return {}
 
 

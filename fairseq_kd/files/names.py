@@ -15,7 +15,7 @@ def plain_languages(languages: Iterable[str], called: str) -> Tuple[str, ...]:
         called: how errors name that.
 
     Raises:
-        ValueError: one is no plain name.
+        ValueError: one is not a plain name.
     """
     languages = tuple(languages)
     for language in languages:

@@ -43,7 +43,7 @@ def temporary_folder(
 
 
 def _locked_folder(parent: Path, begin: str) -> "tuple[Path, int]":
-    """A new folder and the descriptor by which it is locked."""
+    """A new folder and the descriptor of its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=begin, dir=parent))
         try:

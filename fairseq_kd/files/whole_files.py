@@ -186,7 +186,7 @@ def write_new(path: Path, content: Union[str, bytes], flag: str = "--out") -> No
     Args:
         path: the file.
         content: of it.
-        flag: by which it was given.
+        flag: the user's flag, for errors.
 
     Raises:
         ValueError: the path exists with other content.
@@ -221,7 +221,7 @@ def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
 
     Args:
         out: the folder; it must not exist, or must be empty.
-        flag: by which it was given.
+        flag: the user's flag, for errors.
 
     Yields:
         The folder to fill. ``UNTIL_MADE`` beside it, which the caller makes, is for files that are
@@ -304,7 +304,7 @@ def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None
 
     Args:
         out: the folder.
-        flag: by which it was given.
+        flag: the user's flag, for errors.
         empty: our locks and temporary files are refused, too, because the folder is replaced.
 
     Raises:
@@ -344,7 +344,7 @@ def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str 
     Args:
         out: the file or folder to write.
         inputs: by the flags that name them; those that are not there are not compared.
-        flag: by which ``out`` was given.
+        flag: the flag of ``out``, for errors.
 
     Raises:
         ValueError: it is one, or is inside one.

@@ -57,7 +57,7 @@ def _refusal(error: Exception) -> ValueError:
 
 
 def _contiguous(teacher: Chunk) -> Chunk:
-    """A copy that is no view of the batch: each offset would be compiled separately."""
+    """A copy instead of a view of the batch: each offset would be compiled separately."""
     if not isinstance(teacher, TopK):
         return teacher
     names = ("ids", "log_p", "log_tail")

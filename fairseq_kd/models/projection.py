@@ -14,7 +14,7 @@ class DecoderOutput(NamedTuple):
 
     Args:
         output: (N, C) states before the projection; without a weight, (N, V) logits.
-        weight: (V, C), or None if the logits are no linear map of states, as of an lstm.
+        weight: (V, C), or None if the logits are not a linear map of states, as of an lstm.
         bias: (V,), or None.
     """
 

@@ -46,8 +46,7 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
         flags: of fairseq-train, for the model.
 
     Raises:
-        ValueError: the architecture is no transformer, or a flag is not one of its or out of its
-            range.
+        ValueError: the architecture is not a transformer, or a flag is unknown or out of range.
     """
     if not is_transformer(arch):
         raise ValueError(

@@ -193,7 +193,7 @@ def _cores() -> int:
     """The number of threads to use on this machine: OMP_NUM_THREADS, or the number of cores.
 
     Raises:
-        ValueError: OMP_NUM_THREADS is no number.
+        ValueError: OMP_NUM_THREADS is not a number.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     first = given.partition(",")[0].strip()  # the others are of nested parallel regions

@@ -267,7 +267,7 @@ def places() -> int:
     """How many steps run at the same time on this machine.
 
     Raises:
-        ValueError: ``FAIRSEQ_KD_PLACES`` is no such number.
+        ValueError: ``FAIRSEQ_KD_PLACES`` is not a number of slots.
     """
     return from_environment(PLACES, Range(int, 1, 1000), 1)
 

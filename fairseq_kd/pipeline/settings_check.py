@@ -158,7 +158,7 @@ def _check_sections(
 def _check_distilled(
     run: RunFile, stages: Sequence[Stage], settings: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Refuses a section ``distilled`` of which a part has no effect, or contradicts a stage."""
+    """Refuses settings of ``distilled`` without effect, or that contradict a stage."""
     section = run.get("distilled", {})
     for key in ("translate", "shards"):
         if key in section and "import-translations" in section:

@@ -37,7 +37,7 @@ def write_script(workflow: Workflow, out: Path) -> None:
         out: the file.
 
     Raises:
-        ValueError: a file that is no such script exists, or the run has no folder of its own.
+        ValueError: another file exists, or the run has no folder of its own.
     """
     if workflow.folder == ".":
         raise ValueError("run: . cannot be moved by RUN. Give another run: for --shell.")
@@ -70,7 +70,7 @@ def _step(workflow: Workflow, number: int, step: Step) -> str:
 
 
 def _lines(command: List[str], workflow: Workflow, width: int = 96) -> List[str]:
-    """A command split into lines, each of which begins with a flag."""
+    """A command split into lines that begin with a flag."""
     lines = [_word(command[0], workflow)]
     for before, word in pairwise(command):
         quoted = _word(word, workflow, before)

@@ -42,7 +42,7 @@ from fairseq_kd.training_log import ENDED_LINE, FILE, STAGE_LOCK, figures, flags
 BEST = "checkpoint_best.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
-PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
+PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # -1 and 0: no limit
 SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
 HARMLESS = {"restore_file": LAST, "optimizer_overrides": "{}", "checkpoint_suffix": ""}
 SHOWN_FLAGS = 4
@@ -67,8 +67,8 @@ def run_stage(name: str, command: List[str]) -> int:
 
     Raises:
         FileNotFoundError: there is no such program, or no such checkpoint to start from.
-        ValueError: the command lacks one of the two options, the file that it starts from is no
-            checkpoint, or another stage writes into the folder.
+        ValueError: the command lacks one of the two options, the file that it starts from is not a
+        checkpoint, or another stage writes into the folder.
         OSError: the folder cannot be written, such as when the training failed for want of space.
     """
     options = _stage_options(command)

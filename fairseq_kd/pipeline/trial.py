@@ -127,7 +127,7 @@ def _try(args: Namespace) -> Any:
         model = task.build_model(cfg.model)
         content = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
         whole = OmegaConf.create(content, flags={"allow_objects": True})
-        del whole["dataset"]  # by which a criterion reads all of the data, to check them
+        del whole["dataset"]  # otherwise a criterion checks all of the data
         criterion = task.build_criterion(whole.criterion)
         ordered, most = dataset.ordered_indices(), model.max_positions()  # by length
         readable, _ = dataset.filter_indices_by_size(ordered, most)

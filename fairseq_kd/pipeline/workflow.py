@@ -31,7 +31,7 @@ class Step(NamedTuple):
         commands: its command lines, each a list of arguments.
         after: the names of the steps whose outputs it needs.
         reads: the input files that no step of the run makes.
-        makes: its output files, all of which exist when it is done.
+        makes: its output files; all exist when it is done.
         folder: the output folder, moved aside if the step changes; None if its commands overwrite
             their outputs.
         gpus: how many GPUs it uses, on a machine that has any.
@@ -184,7 +184,7 @@ def same_word(old: str, new: str) -> bool:
 
 
 def changed_flags(old: List[str], new: List[str]) -> str:
-    """The flags by which two command lines differ."""
+    """The flags that differ between two command lines."""
     ours, theirs = _flags(new), _flags(old)
     changes = []
     for flag in dict.fromkeys([*theirs, *ours]):

@@ -232,7 +232,7 @@ def warnings(
     Args:
         ratios: those of the ladder, the teacher's first.
         sizes: those of its stages.
-        strategy: by which they were computed.
+        strategy: the strategy that gave them.
         parameters: those of its stages; None if they are not known.
     """
     sentences = []

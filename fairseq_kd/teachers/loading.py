@@ -40,7 +40,7 @@ def load_teacher(
     Raises:
         FileNotFoundError: no such file, or no dictionaries for it.
         ValueError: not a fairseq checkpoint, holds more than data or a weight that is not finite,
-            or is no autoregressive translation model of one language pair.
+            or is not an autoregressive translation model of one language pair.
     """
     name = f"{flag} {path}"
     state = read_translation_model(path, name)

@@ -215,7 +215,7 @@ def records_fault(records: np.ndarray, row: np.void, vocab_size: int, seed: int)
     """
     if "records" in row.dtype.names:
         same = records_checksum(records, seed) == row["records"]
-        return "" if same else "the records were changed, or are another teacher's"
+        return "" if same else "the records were changed, or belong to another teacher"
     largest = largest_id(records)
     return f"a record has token {largest} of {vocab_size}" if largest >= vocab_size else ""
 

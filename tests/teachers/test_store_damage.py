@@ -73,7 +73,7 @@ def test_a_flipped_bit_of_a_part_is_noticed_when_its_sentence_is_read_and_built_
     flip(path)
     setup = train_on(data, copied)
     setup.criterion(setup.model, setup.batch(0, 13, 15))
-    fault = "in sentence 14, the records were changed, or are another teacher's"
+    fault = "in sentence 14, the records were changed, or belong to another teacher"
     text = f"{path} is damaged: {fault}. {AGAIN}"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         setup.criterion(setup.model, setup.batch(0, 14, 15))
@@ -118,7 +118,7 @@ def test_parts_of_another_teachers_store_are_noticed(copied, build):
     other = identity["fingerprint"][::-1]
     rewrite(copied / "store.json", fingerprint=other)  # as if its parts had been copied here
     with pytest.raises(
-        ValueError, match=r"in sentence 0, the records were changed, or are another teacher's"
+        ValueError, match=r"in sentence 0, the records were changed, or belong to another teacher"
     ):
         TeacherStore(copied).subset("valid").records(0)
     with pytest.raises(ValueError, match=r"lacks 5 of its 5 parts, or they are damaged"):
