@@ -97,7 +97,7 @@ def test_data_that_fairseq_takes_for_several_folders_are_refused(command, capsys
     with pytest.raises(SystemExit):
         SUBCOMMANDS[command].parse_known_args(["--data", "a:b"])
     assert (
-        "error: argument --data: it must be a folder without : in its path, by which fairseq "
+        "error: argument --data: it must be a folder without : in its path, with which fairseq "
         "separates folders, but is a:b\n"
     ) in capsys.readouterr().err
 

@@ -321,7 +321,9 @@ def test_a_table_of_a_store_that_is_none_is_named(store, data):
     index = store / "valid" / "subset.json"
     rewrite(index, table=sha256_of([path]))  # as if it were meant
     training = ["--criterion", "word_kd", "--kd-store", store, "--valid-subset", "valid"]
-    with pytest.raises(ValueError, match=rf"^{path} is no table of sentences\. Run the fairseq-kd"):
+    with pytest.raises(
+        ValueError, match=rf"^{path} is not a table of sentences\. Run the fairseq-kd"
+    ):
         Setup(data, *training, "--train-subset", "valid")
 
 

@@ -1,4 +1,4 @@
-"""Exports a student to a folder, which appears only after its translations are checked."""
+"""Exports a student to a folder, which appears only after a test translation and a measurement."""
 
 import shutil
 import sys

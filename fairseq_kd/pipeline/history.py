@@ -103,7 +103,7 @@ def _models(workflow: Workflow, manifests: List[Manifest]) -> Section:
             ]
         )
     columns = ["model", "stands on", "updates", "updates behind", "nll, valid", "BLEU, test"]
-    columns += ["time", "starts", "seed"]
+    columns += ["time", "attempts", "seed"]
     return Section("Models", [Table(columns, rows)])
 
 
@@ -130,7 +130,7 @@ def _steps(manifests: List[Manifest]) -> Section:
         ]
         for each in manifests
     ]
-    columns = ["step", "what", "begun", "finished", "time", "starts"]
+    columns = ["step", "what", "begun", "finished", "time", "attempts"]
     return Section("Steps", [Table(columns, rows)])
 
 

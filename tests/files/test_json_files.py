@@ -45,7 +45,7 @@ def test_what_fits_is_read(tmp_path, more):
             for depth in (100, 500)
         ),
         (" " * (16 << 20) + text(), "it has more than 16 MiB"),
-        (b'{"a": "\xff"}', "its byte 8 is no UTF-8"),
+        (b'{"a": "\xff"}', "its byte 8 is not UTF-8"),
         ("[]", "it must be an object, but is a list"),
         ('{"count": ' + "9" * 5000 + "}", "it has a number that is too long"),
         ("null", "it must be an object, but is null"),

@@ -104,7 +104,7 @@ def test_a_changed_option_is_told_and_only_what_depends_on_it_is_made(whole, tmp
 
 def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path, capsys):
     for flags, told in (
-        (["half"], "half is no flag of Snakemake. Did you mean --until half?"),
+        (["half"], "half is not a flag of Snakemake. Did you mean --until half?"),
         (["--set", "seed=2", "--", "-n"], "-- -n of Snakemake is --dry-run here, before --."),
         (["--", "-n"], "-- -n of Snakemake is --dry-run here, before --. Give that instead."),
     ):

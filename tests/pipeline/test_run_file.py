@@ -117,14 +117,14 @@ REFUSALS = {
     ),
     "a folder of two lines": (
         'run: "a\\nb"',
-        "run must be a path on one line, not empty, not beginning with -, and without a colon, by "
-        "which fairseq separates folders, but is 'a\\nb'.",
+        "run must be a path on one line, not empty, not beginning with -, and without a colon, "
+        "with which fairseq separates folders, but is 'a\\nb'.",
     ),
     "a folder of spaces": ('run: "  "', "run must be a path on one line, not empty, not beginn"),
     "a flag for a folder": ("run: --user-dir=x", "run must be a path on one line, not empty, not"),
     "several folders": (
         "data: a:b",
-        "and without a colon, by which fairseq separates folders, but",
+        "and without a colon, with which fairseq separates folders, but",
     ),
     "a ratio that leaves nothing": (
         "ladder: [0.0001]",

@@ -106,7 +106,7 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
     capsys.readouterr()
     assert stage.run_stage("student", [*command, "--lr", "5e-4", "--log-interval", "9"]) == 0
     told = (
-        f"student: the training in {tmp_path / 'run'} was begun with --fp16, --lr 1e-3, and is "
+        f"student: the training in {tmp_path / 'run'} was started with --fp16, --lr 1e-3, and is "
         "resumed with the new flags. For a new training give another --save-dir.\nstudent: all 30 "
         "updates are done\n"
     )

@@ -72,7 +72,7 @@ def test_an_interrupted_step_whose_folder_is_gone_is_told_to_begin_anew(workflow
     state.manifest_path(workflow, workflow.step("middle")).unlink()
     folder = Path(workflow.step("middle").folder)
     folder.rename("elsewhere")
-    told = f"it was interrupted and starts again: {folder} is not there"
+    told = f"it was interrupted and starts again: {folder} is missing"
     assert statuses(workflow)["middle"] == (state.BEGUN, told)
 
 
