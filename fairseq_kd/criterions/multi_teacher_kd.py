@@ -61,8 +61,8 @@ class MultiTeacherKDConfig(WordKDConfig):
     )
     kd_teacher_mean: str = option_field(
         "probabilities",
-        "what is averaged: probabilities, or log_probabilities, which keeps only entries to which "
-        "every teacher gives probability (default: %(default)s)",
+        "what is averaged: probabilities, or log_probabilities, which excludes entries that any "
+        "teacher rules out (default: %(default)s)",
         MEANS,
     )
 
