@@ -160,7 +160,7 @@ begin() { # begin OUT: sets work to an empty folder, for finish; what a killed r
   mkdir "$work"
 }
 
-clear_place() { # removes the temporary folder, but for what somebody else has put into it
+clear_place() { # removes the temporary folder, except files of others in it
   rm -rf "${place:?}"/{made,room,difference,"$mark"}
   rmdir "$place" 2> /dev/null || say "$place holds other files and is not removed" >&2
 }
@@ -174,7 +174,7 @@ finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT
   exec {lock}>&-
 }
 
-give_up() { # give_up STATUS: removes what is not whole, and says so if that was for want of space
+give_up() { # give_up STATUS: removes incomplete output, and reports a full disk
   local status=$1 told=""
   rm -f "$place/room"
   (head --bytes 1048576 /dev/zero > "$place/room") 2> /dev/null ||

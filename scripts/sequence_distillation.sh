@@ -5,8 +5,8 @@
 #   usage: scripts/sequence_distillation.sh TEACHER.pt DATA_BIN OUT_DIR [fairseq-generate flags...]
 #   then   fairseq-train OUT_DIR/bin --user-dir user_dir --arch transformer_kd_6_3 ...
 #
-# This is what fairseq-kd translate and fairseq-kd distill-data do, without their speed, filters and
-# restart within the set. DATA_BIN is what fairseq-preprocess wrote; BPE is kept as it is there.
+# The same as fairseq-kd translate and fairseq-kd distill-data, without their speed, filters and restart
+# within the set. DATA_BIN is the output of fairseq-preprocess; its BPE is kept.
 # OUT_DIR gets  generate.txt  what fairseq-generate printed    text/  the pairs, one sentence a line
 #               bin/          what fairseq-train reads, with the dictionaries of DATA_BIN
 #               made_from.txt settings and hashes: an OUT_DIR of another teacher, data or setting is refused

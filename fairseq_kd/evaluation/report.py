@@ -327,7 +327,7 @@ def _commands(result: EvaluationResult) -> Section:
 
 
 def _drawn(plot: Callable[..., Optional[Plot]], *args: Any) -> Union[Plot, str, None]:
-    """A plot, or a sentence if drawing fails: the figures must not be lost with it."""
+    """A plot, or a sentence if drawing fails, so that the report is still written."""
     try:
         return plot(*args)
     except Exception as error:  # those of matplotlib have no common class

@@ -46,7 +46,7 @@ def locked(
         found, otherwise the first write fails.
 
     Raises:
-        ValueError: another process holds it, or it is somebody else's file.
+        ValueError: another process holds it, or the file is not a lock.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     make_folder(path.parent)

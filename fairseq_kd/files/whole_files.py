@@ -39,7 +39,7 @@ def own_file(path: str, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+        if error.errno == errno.ENXIO:  # a pipe without a reader
             raise ValueError(NO_FILE.format(path=path)) from error
         if error.errno == errno.ELOOP:
             check_no_link(path)
@@ -139,7 +139,7 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
 def _temporary(path: Path) -> Tuple[Path, int]:
     """A new file beside another one, open for writing, and locked as long as it is open.
 
-    What a killed process left of the same file is removed: its lock is nobody's.
+    Unlocked temporary files of the same file were left by killed processes, and are removed.
     """
     begin = path.name[:40]
     for left in path.parent.glob(f"{glob.escape(begin)}.*.fairseq_kd.partial"):

@@ -37,12 +37,12 @@ def is_transformer(arch: Optional[str]) -> bool:
 
 
 def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Namespace, Flags]:
-    """The configuration of a model, and the flags of the form that it takes over.
+    """The configuration of a model, and the flags of the options that it inherits.
 
     Args:
         arch: of the model: its sizes.
-        form_of: the arguments of a model whose form it takes over, where no flag says otherwise;
-            empty for the architecture's own.
+        form_of: the arguments of a model whose options it inherits, unless a flag sets them; empty
+        for the architecture's own.
         flags: of fairseq-train, for the model.
 
     Raises:

@@ -129,7 +129,7 @@ def _run(
 ) -> int:
     """Runs a command and records regularly that it runs, to know the time spent if it is killed.
 
-    The programs of this Python environment are found first, whatever PATH is.
+    The programs of this Python environment precede those on PATH.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {**os.environ, **environment, "PATH": path}

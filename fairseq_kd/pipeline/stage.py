@@ -69,7 +69,7 @@ def run_stage(name: str, command: List[str]) -> int:
         FileNotFoundError: there is no such program, or no such checkpoint to start from.
         ValueError: the command lacks one of the two options, the file that it starts from is not a
         checkpoint, or another stage writes into the folder.
-        OSError: the folder cannot be written, such as when the training failed for want of space.
+        OSError: the folder cannot be written, such as on a full disk.
     """
     options = _stage_options(command)
     start, there = options.finetune_from_model, Path(options.save_dir).glob("checkpoint*.pt")

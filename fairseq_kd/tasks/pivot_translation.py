@@ -1,8 +1,8 @@
 """Translation data with a pivot: every source sentence also in a language that the teacher reads.
 
 The data folder holds ``train.LOW-TGT.{LOW,TGT}``, as ``translation`` reads them, and the same
-sentences as ``train.PIVOT-TGT.{PIVOT,TGT}``. That the targets of both are the same, line for line,
-is what shows that the three languages are in step.
+sentences as ``train.PIVOT-TGT.{PIVOT,TGT}``. The three languages are aligned if the targets of
+both are the same, line for line.
 """
 
 import os
