@@ -35,7 +35,7 @@ from fairseq_kd.files.write_errors import explained, writing
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
-INSTALL = "docs/install.md says what the commands need; scripts/setup.sh installs all of it."
+INSTALL = "docs/install.md lists the requirements; scripts/setup.sh installs them."
 COMMANDS = (  # in the order of --help
     *(
         plan,

@@ -115,7 +115,8 @@ def check_out(out: Path, data: Path) -> None:
     for name in WRITTEN:
         if os.path.lexists(out / name):
             raise ValueError(
-                f"--out {out} holds {name}, which no evaluation made. Move it, or choose another."
+                f"--out {out} holds {name}, which was not made by an evaluation. Move it, or "
+                "choose another folder."
             )
 
 

@@ -213,7 +213,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     if not 1 <= number <= count:
         raise ValueError(
             f"--peer must be from 1 to {count} for {checkpoint}, but is {number}. The model of the "
-            "run itself is the checkpoint as it is."
+            "run is the checkpoint itself."
         )
     configurations = peer_configurations(
         state["cfg"]["model"], criterion["kd_peer_overrides"], count

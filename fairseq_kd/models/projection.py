@@ -65,8 +65,8 @@ def refuse_unseen_projection(model: nn.Module) -> None:
     while isinstance(getattr(model, "module", None), nn.Module):
         if getattr(model, "find_unused_parameters", False):
             raise ValueError(
-                "--find-unused-parameters takes the output projection, which the loss reads by "
-                "itself, for unused, and torch then fails. Leave it out, train by --ddp-backend "
+                "--find-unused-parameters treats the output projection, which the loss reads "
+                "directly, as unused, and torch then fails. Leave it out, train by --ddp-backend "
                 "legacy_ddp, or share the projection with the embeddings "
                 "(--share-decoder-input-output-embed)."
             )

@@ -329,7 +329,7 @@ def test_a_package_that_is_missing_is_named(evaluate_words, tmp_path, capsys, mo
     monkeypatch.setitem(sys.modules, "sacremoses", None)
     assert cli.main(evaluate_words(tmp_path / "out")) == 2
     message = capsys.readouterr().err
-    assert "pip install sacremoses. docs/install.md says what the commands need" in message
+    assert "pip install sacremoses. docs/install.md lists the requirements" in message
 
 
 def test_comet_scores_every_system(tmp_path, monkeypatch):
