@@ -344,7 +344,7 @@ def test_a_projection_that_would_be_taken_for_unused_is_refused(
     if sharing or not finds:
         assert setup.criterion(wrapped, sample)[0].isfinite()
         return
-    with pytest.raises(ValueError, match=r"^--find-unused-parameters takes the output projection"):
+    with pytest.raises(ValueError, match=r"^--find-unused-parameters treats the output projection"):
         setup.criterion(wrapped, sample)
 
 
