@@ -200,7 +200,7 @@ def test_without_cublas_fairseq_decodes_on_the_gpu(
         translate(tmp_path / "out", "--subset", "valid")
     assert chosen.value.args == ("cuda", "float16")
     text = "CTranslate2 finds no cuBLAS of CUDA 12 for the GPU (pip install nvidia-cublas-cu12)"
-    assert f"{text}; so fairseq decodes" in capsys.readouterr().err
+    assert f"{text}. Using fairseq, which is several times slower." in capsys.readouterr().err
 
 
 def test_without_cublas_and_a_torch_with_cuda_the_cpu_decodes(
