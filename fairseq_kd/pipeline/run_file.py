@@ -230,7 +230,7 @@ class _Loader(yaml.SafeLoader):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             kind = node.tag.rpartition(":")[2]
             value = repr(node.value) if isinstance(node.value, str) else "what it holds"
-            message = f"{value:.60} is not a {kind}, as YAML reads it {node.start_mark}"
+            message = f"{value:.60} is not a valid {kind} {node.start_mark}"
             raise yaml.YAMLError(message) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Dict[Any, Any]:

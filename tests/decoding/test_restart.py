@@ -133,7 +133,10 @@ def test_a_full_file_system_is_told_and_what_was_decoded_is_kept(
 ):
     with small_disk(tmp_path / "disk", "size=48k") as disk:
         assert translate(disk / "out", "--nbest", "4") == 2
-        assert f"The disk of {disk / 'out'} is full; existing" in capsys.readouterr().err
+        assert (
+            f"The disk of {disk / 'out'} is full; earlier translations are kept"
+            in capsys.readouterr().err
+        )
         kept = shutil.copytree(disk / "out", tmp_path / "out")
     assert (kept / "hypotheses.journal").stat().st_size > 20_000
     assert translate(kept, "--nbest", "4") == 0

@@ -136,7 +136,7 @@ def test_a_stage_cannot_start_from_a_narrower_one(workflow_of):
     wide = f"{{arch: {SMALL}, start: inherit}}"
     told = (
         r"student cannot start from the layers of narrow: its encoder dimensions are 112, and "
-        r"those of narrow 16\. Set start: cold, or choose smaller sizes\."
+        r"those of narrow are 16\. Set start: cold, or choose smaller sizes\."
     )
     with pytest.raises(ValueError, match=told):
         workflow_of(f"ladder: [{narrow}, {wide}]")

@@ -57,7 +57,7 @@ def test_a_file_that_is_no_text_is_named_with_its_line(tmp_path):
 
 REFUSALS = {
     "an unknown key": ("tain: {}", "it has an unknown key tain. Did you mean train?"),
-    "one far from all": ("zzz: 1", "it has an unknown key zzz. Known are run, seed, "),
+    "one far from all": ("zzz: 1", "it has an unknown key zzz. Known keys are run, seed, "),
     "one of a stage": ("each: {temprature: 2}", "each has an unknown key temprature. Did you mean"),
     "one of the text": (
         "data: {text: t, source: es, target: en, merge: 5}",
@@ -72,7 +72,10 @@ REFUSALS = {
         "strategy: wide",
         "strategy must be one of balanced, depth, width, deep-shallow, but is wide.",
     ),
-    "a word for a number": ("seed: many", "seed cannot be 'many'. docs/progressive.md shows"),
+    "a word for a number": (
+        "seed: many",
+        "seed cannot be 'many'. docs/progressive.md lists the allowed values.",
+    ),
     "a negative temperature": ("each: {temperature: -1}", "each.temperature cannot be -1: "),
     "no that YAML reads as false": (
         "data: {text: t, source: es, target: no}",
@@ -159,15 +162,21 @@ REFUSALS = {
     ),
     "an alias of itself": ("each: &a [*a]", "its aliases make it longer than 100,000 values"),
     "no YAML": ("each: [", "cannot be read as YAML: "),
-    "a truth that is none": ("seed: !!bool x", "cannot be read as YAML: 'x' is no bool, as YAML"),
+    "a truth that is none": (
+        "seed: !!bool x",
+        "cannot be read as YAML: 'x' is not a valid bool in ",
+    ),
     "a number that is none": (
         'seed: !!int ""',
-        "cannot be read as YAML: '' is no int, as YAML rea",
+        "cannot be read as YAML: '' is not a valid int in ",
     ),
-    "a time that is none": ("seed: !!timestamp q", "cannot be read as YAML: 'q' is no timestamp"),
+    "a time that is none": (
+        "seed: !!timestamp q",
+        "cannot be read as YAML: 'q' is not a valid timestamp",
+    ),
     "a day that no month has": (
         "run: 2026-02-30",
-        "cannot be read as YAML: '2026-02-30' is no timestamp, as YAML reads it in ",
+        "cannot be read as YAML: '2026-02-30' is not a valid timestamp in ",
     ),
     "a set that is none": ("seed: !!set [1]", "cannot be read as YAML: expected a mapping node, "),
     "a number without end": (

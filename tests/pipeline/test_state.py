@@ -228,7 +228,7 @@ def test_a_stale_step_that_still_runs_is_left_alone(workflow, monkeypatch):
     with (Path(workflow.folder) / "steps" / "student.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(
-            ValueError, match=r"student still runs with its old commands, as the job"
+            ValueError, match="student still runs with its old commands, in the job of a killed"
         ):
             state.prepare_steps(changed, state.step_statuses(changed))
     assert Path(workflow.step("student").makes[0]).is_file()
