@@ -161,7 +161,10 @@ def test_a_teacher_that_is_given_is_measured_too(workflow_of, teacher):
     ("flag", "told"),
     [
         ("decoder-ffn-embed-dim: 100", "its decoder feed-forward units are 448, and those of teac"),
-        ("encoder-attention-heads: 2", "its encoder attention heads are 4, and those of teacher 2"),
+        (
+            "encoder-attention-heads: 2",
+            "its encoder attention heads are 4, and those of teacher are 2",
+        ),
         ("encoder-attention-heads: 8", "encoder dimensions of a head are 28, and those of teacher"),
     ],
 )
@@ -185,7 +188,7 @@ def test_a_start_is_trained_in_the_form_that_it_has(workflow_of):
     with pytest.raises(ValueError, match=told):
         workflow_of(f"ladder: [{gelu}, {stage}]")
     post = f"{{name: above, arch: {SMALL}, train: {{share-all-embeddings: false}}}}"
-    told = "its --share-all-embeddings is on, and that of above off"
+    told = "its --share-all-embeddings is on, and that of above is off"
     with pytest.raises(ValueError, match=told):
         workflow_of(f"ladder: [{post}, {stage}]")
 
