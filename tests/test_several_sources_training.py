@@ -172,8 +172,8 @@ def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_told(peers, tmp_p
     torch.save(state, averaged)
     assert cli.main(["extract-peer", str(averaged), "--peer", "2", "--out", str(out)]) == 0
     assert capsys.readouterr().err == (
-        f"{averaged} was averaged, but only its model: peer 2 is that of one of the checkpoints. "
-        "Extract it from each of them, and average the results.\n"
+        f"{averaged} was averaged, but only its model: peer 2 comes from only one of the "
+        "checkpoints. Extract it from each of them, and average the results.\n"
     )
 
 
