@@ -196,5 +196,5 @@ def test_a_training_that_fairseq_would_not_start_from_it_is_refused(
     kind, files, refuse, data, good, tmp_path
 ):
     bad = files(ACCEPTED[kind])
-    message = f"--finetune-from-model {bad} holds no 'optimizer_history', without which fairseq"
+    message = f"--finetune-from-model {bad} holds no 'optimizer_history', which fairseq-train"
     refuse(stage(bad, data, tmp_path / "out"), bad, message)

@@ -359,7 +359,7 @@ def test_what_the_terms_train_is_restored(distilling, tmp_path):
     for changed, fault in (
         ({**kept, key: torch.ones(1)}, f"'{key}' is of shape (1,) there and of shape "),
         ({k: v for k, v in kept.items() if k != key}, f"'{key}' is absent there and of shape "),
-        ({**kept, "more": torch.ones(1)}, "'more' is of shape (1,) there and absent here. Go on "),
+        ({**kept, "more": torch.ones(1)}, "'more' is of shape (1,) there and absent here. Resume "),
     ):
         torch.save({"criterion": changed}, tmp_path / "last.pt")
         with pytest.raises(ValueError, match=re.escape(fault)):

@@ -301,7 +301,9 @@ def test_a_directory_that_another_process_exports_is_refused(export, tmp_path, c
 def test_no_codes_beside_the_data_are_asked_for(export, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "bin")
     assert export(tmp_path / "out", "--data", folder) == 2
-    assert f"No file codes lies beside {folder}. Give the merges that" in capsys.readouterr().err
+    assert (
+        f"There is no file codes beside {folder}. Give the merges that" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("tokenizer", ["moses", "none"])
