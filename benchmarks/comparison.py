@@ -98,7 +98,7 @@ def of_rows(options: EvaluateOptions, rows: Sequence[str], out: Path) -> Evaluat
 
 
 def translations(folder: Path, measured: EvaluationResult) -> Dict[str, List[str]]:
-    """What each model of an evaluation made of the test set."""
+    """The translations of the test set by each model of an evaluation."""
     names = [system.name for system in measured.systems]
     files = {name: folder / "translations" / f"{name}.txt" for name in names}
     return {name: path.read_text(encoding="utf-8").splitlines() for name, path in files.items()}
@@ -114,7 +114,7 @@ def references_of(workflow: Workflow) -> List[str]:
 def against(
     texts: Dict[str, List[str]], base: List[str], references: List[str]
 ) -> Dict[str, float]:
-    """How sure each model differs in BLEU from a base: p of the paired bootstrap."""
+    """p-values of the differences in BLEU from a base, by paired bootstrap."""
     found = paired_scores({**texts, "base": base}, references, "base", SAMPLES, metrics())
     return {name: found.scores[name]["BLEU"].p for name in texts}
 
@@ -158,7 +158,7 @@ def write_curve(table: str, workflow: Workflow, name: str) -> None:
 
 
 def seconds(workflow: Workflow, name: str) -> int:
-    """What a model cost: its training and all that it needed, but for text and teachers."""
+    """The cost of a model in seconds: its training and its inputs, except text and teachers."""
     steps = {step.name: step for step in workflow.steps}
     needed: Set[str] = set()
     waiting = [name]

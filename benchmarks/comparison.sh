@@ -10,13 +10,13 @@
 # TABLE is a run file of benchmarks/comparison, ROW the name of one of its stages, or undistilled. A student of the
 # first takes twenty minutes of one CPU core. Tables with a pair in their name have the text of
 # benchmarks/debian_descriptions.sh, and a teacher of their own. Scores are appended to benchmarks/comparison.csv and
-# validation losses to benchmarks/curves.csv, of which python benchmarks/comparison_page.py makes the page. Rows are
+# validation losses to benchmarks/curves.csv, from which python benchmarks/comparison_page.py makes the page. Rows are
 # tested against undistilled and word if these are scored with them.
 #
 # Env: RUN=runs/comparison    TEXT=text (the folder of descriptions.en-it and its like)
 #      SEEDS="1 2 3"          of the students
 #      JOBS=1                 students of a whole table at the same time; costs are true for 1 alone
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../scripts/common.sh"

@@ -1,8 +1,8 @@
-"""Makes a parallel corpus of Debian's Translation files; benchmarks/debian_descriptions.sh runs it.
+"""Builds a corpus from Debian's Translation files, for benchmarks/debian_descriptions.sh.
 
-A description is a short line and a body of paragraphs and list items. The English one and its
-translation are found together by Description-md5, aligned from the whole to its parts as long as
-both sides have equally many, cleaned, and split by families of software.
+A description is a short line and a body of paragraphs and list items. The English description and
+its translation have the same Description-md5. They are aligned by sections, blocks and sentences,
+as long as both sides have the same number of them, then cleaned, and split by software families.
 """
 
 import argparse
@@ -122,7 +122,7 @@ def sections(body: Iterable[str]) -> list[list[Block]]:
     """The blocks of a body, in lists that end where the body has a line with a dot only.
 
     A line that starts with a bullet opens an item, and what is indented as far as the bullet goes
-    on with it. Other lines with an indent stand for themselves; those without are a paragraph.
+    on with it. Other indented lines are blocks of their own; lines without indent form a paragraph.
     """
     found: list[list[Block]] = [[]]
     depth = 0  # of the bullet, if the last block is an item
@@ -231,7 +231,7 @@ def read(files: Iterable[Path], lang: str) -> tuple[dict[str, Description], list
 
 
 def clean(pairs: Iterable[Pair]) -> tuple[list[Pair], Counter[str]]:
-    """The pairs that are translations and no duplicates, and how many are left out for what."""
+    """The translated pairs without duplicates, and counts of dropped pairs by reason."""
     kept, seen, dropped = [], set(), Counter[str]()
     for pair in pairs:
         key = masked(pair.source), masked(pair.target)
@@ -271,7 +271,7 @@ def trigrams(text: str) -> frozenset[tuple[str, ...]]:
 class Neighbours:
     """Finds out whether a text overlaps with one of many others.
 
-    Two sets of which the Jaccard index is t or more share at least t of the elements of each. So
+    Two sets with a Jaccard index of t or more share at least t of the elements of each. So
     of any n - ceil(t n) + 1 of a text's n trigrams, its neighbour has one, and it is enough to look
     up the rarest.
     """

@@ -16,7 +16,7 @@
 #      KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg   where it is missing, the keys that apt trusts
 #      VALID=1000 TEST=1000   pairs, about; at most a twentieth of all pairs each
 #      LOCAL=DIR   the same as --local DIR
-# Killed? Run the same line again: OUT_DIR appears whole or not at all.
+# Killed? Run the same line again: OUT_DIR appears complete or not at all.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../scripts/common.sh"
@@ -39,9 +39,9 @@ valid=${VALID:-1000} test=${TEST:-1000}
 for size in "VALID=$valid" "TEST=$test"; do
   [[ ${size#*=} =~ ^[1-9][0-9]*$ ]] || die "${size%%=*} must be a number of pairs, 1 or more, but is ${size#*=}."
 done
-[[ -f $out/README.md && -f $out/train.en && -f $out/train.$lang ]] && { say "$out is there already"; exit 0; }
-[[ ! -e $out ]] || die "$out exists but holds no such corpus; remove it or choose another OUT_DIR."
-[[ -z $from || -d $from ]] || die "--local must be a folder with Translation files, but $from is none."
+[[ -f $out/README.md && -f $out/train.en && -f $out/train.$lang ]] && { say "$out already exists"; exit 0; }
+[[ ! -e $out ]] || die "$out exists but does not hold this corpus; remove it or choose another OUT_DIR."
+[[ -z $from || -d $from ]] || die "--local must be a folder with Translation files, but $from is not a folder."
 [[ -n $from ]] || command -v apt-get > /dev/null ||
   die "apt-get is missing; run this on Debian or Ubuntu, or give Translation files with --local DIR."
 

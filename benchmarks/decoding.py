@@ -1,10 +1,10 @@
-"""Sentences per second of fairseq-generate and of fairseq-kd translate, and that BLEU stays.
+"""Decoding speed of fairseq-generate and fairseq-kd translate, with BLEU as a check.
 
     python benchmarks/decoding.py --teacher T.pt --data BIN --what "6+6 layers of 512"
 
 Every round decodes the same sentences with fairseq-generate, with CTranslate2 in float32 and in
-int8 (--compute-types), one after the other: what else the machine does meets all three alike, and a
-ratio is taken within a round. Speeds are those that both print of the decoding itself, without
+int8 (--compute-types), one after the other, so that other load on the machine affects all three,
+and a ratio is taken within a round. Speeds are those that both print for decoding alone, without
 loading and conversion. BLEU is on words as they are tokenised, against the set's own references.
 """
 
@@ -40,7 +40,7 @@ MAX_LEN_A, MAX_LEN_B = 2, 20
 
 
 class Decoded(NamedTuple):
-    """What a system decoded, and how many sentences it did in a second."""
+    """The output and the speed of a system, in sentences per second."""
 
     speed: float
     texts: List[str]
@@ -166,7 +166,7 @@ def decoded_per_second(options: TranslateOptions) -> float:
 
 
 def run(command: Sequence[str], threads: int) -> str:
-    """What a command prints, on both streams."""
+    """The output of a command on both streams."""
     output = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with child(command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, **output) as process:
         printed = process.communicate()[0]

@@ -1,10 +1,10 @@
-"""What int8 costs in BLEU: weights up to 127, as CTranslate2 makes them, and up to 64, as we do.
+"""BLEU loss of int8: weights up to 127, CTranslate2's own, and up to 64, ours.
 
     python benchmarks/int8.py --data BIN S.pt...
 
 Every model translates the set in float32 and in both kinds of int8; what is recorded is the loss of
 BLEU to float32, its median and spread over the models. On processors with VNNI both should be
-nothing. BLEU is on words as they are tokenised, against the set's own references.
+zero. BLEU is on words as they are tokenised, against the set's own references.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What hidden states and attention add to the step of word_kd: forward, backward, both models.
+"""Time that hidden states and attention add to a step of word_kd, with both models.
 
 usage: python benchmarks/intermediate.py [--sentences 16] [--length 24] [--words 8000] [--rounds 9]
 

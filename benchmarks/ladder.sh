@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Does the ladder teach more than one step? Students by three stages, by one step, and without a
+# Is a ladder better than one step? Students by three stages, by one step, and without a
 # teacher; every student gets the same updates.
 #
 #   usage: benchmarks/ladder.sh TEACHER.pt DATA_BIN RUN_DIR
 #   e.g.   benchmarks/ladder.sh runs/progressive/teacher/checkpoint_best.pt runs/progressive/data/bin runs/ladder
 #
 # Env: SEEDS="1 2 3"  UPDATES=800  LADDER="0.7, 0.49, 0.25"  START=inherit  CRITERION=word_kd
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../scripts/common.sh"

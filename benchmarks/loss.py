@@ -26,7 +26,7 @@ SMOOTHING, ALPHA, BETA, TOPK = 0.1, 0.8, 0.2, 64
 
 
 def plain(hidden: Tensor, weight: Tensor, gold: Tensor, teacher: TeacherStates, t: float) -> Tensor:
-    """The loss as fairseq and a direct reading of the formula compute it."""
+    """The loss as fairseq and a direct implementation of the formula compute it."""
     z = hidden @ weight.T
     log_q = torch.log_softmax(z, dim=-1, dtype=torch.float32)
     nll, smooth = -log_q.gather(-1, gold[:, None]).sum(), -log_q.sum()
@@ -39,7 +39,7 @@ def plain(hidden: Tensor, weight: Tensor, gold: Tensor, teacher: TeacherStates, 
 
 
 def cases(args: argparse.Namespace) -> Dict[str, Callable[[], None]]:
-    """What is compared, by name."""
+    """The compared implementations, by name."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(1)
 

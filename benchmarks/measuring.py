@@ -1,4 +1,4 @@
-"""How the benchmarks measure, and where they write: interleaved times, peak memory, one CSV."""
+"""Measurements of the benchmarks: interleaved times, peak memory, output to one CSV file."""
 
 import csv
 import ctypes
@@ -27,7 +27,7 @@ MIB = 2**20
 
 
 def interleaved_seconds(cases: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, List[float]]:
-    """The times of each case, after one warm-up, in turns: what disturbs one disturbs all."""
+    """Times of interleaved cases after a warm-up, so that other load affects all of them."""
     times: Dict[str, List[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, run in cases.items():
@@ -47,7 +47,7 @@ def synchronise() -> None:
 
 
 def peak_mib(make: Callable[[], Callable[[], Any]], whole_process: bool = False) -> float:
-    """The most memory that a call adds to what is there, in a process of its own.
+    """The peak memory that a call adds, measured in a process of its own.
 
     Call it before anything else is computed: a process that is split off from one whose OpenMP
     threads have started cannot start its own.
@@ -102,14 +102,14 @@ def ratios(times: Dict[str, List[float]], over: str, under: str) -> List[float]:
 def record(
     benchmark: str, case: str, unit: str, values: List[float], middle: Optional[float] = None
 ) -> None:
-    """Prints the median and the spread (the middle half) of a figure, and appends it to the CSV.
+    """Prints the median and the interquartile range of a figure, and appends it to the CSV.
 
     Args:
         benchmark: which one.
         case: what was measured.
         unit: of the figure.
         values: one a round.
-        middle: what to tell instead of the median.
+        middle: the value to report instead of the median.
     """
     median = statistics.median(values) if middle is None else middle
     quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [median] * 3

@@ -16,20 +16,20 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """\
 # Benchmarks
 
-What distillation costs. Made by `python benchmarks/page.py` from
+The cost of distillation. Made by `python benchmarks/page.py` from
 [benchmarks/results.csv](../benchmarks/results.csv), which has every figure with its machine, date
-and versions; here is the newest of each on each kind of processor and GPU. Absolute times are
-those of one machine and noisy; ratios are of runs in turns, in one process. The spread is the
-middle half.
+and versions; this page has the newest figures of each kind of processor and GPU. Absolute times
+depend on the machine and are noisy; ratios come from interleaved runs in one process. The spread
+is the interquartile range.
 
 ![time and memory of the loss](benchmarks.png)
 """
 SECTIONS = {
     "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL "
-    "for a batch of states. *plain* holds the logits of all tokens, as a direct reading of the "
-    "formula does; *compiled* is `--kd-compile`; *tokens x words, student's width <- teacher's*. "
-    "`python benchmarks/loss.py`, on GPUs `--tokens 8192 --teacher-width 512 --temperature 1 "
-    "--dtype float16`",
+    "for a batch of states. *plain* holds the logits of all tokens, as a direct implementation of "
+    "the formula; *compiled* is `--kd-compile`; *tokens x words, student's width <- "
+    "teacher's*. `python benchmarks/loss.py`, on GPUs `--tokens 8192 --teacher-width 512 "
+    "--temperature 1 --dtype float16`",
     "training": "## A whole update\n\nA student of 6+6 layers, 256 wide, plain and distilled from "
     "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`, "
     "on GPUs `--sentences 320 --precision fp16 --rounds 9`",
@@ -39,12 +39,13 @@ SECTIONS = {
     "of its run",
     "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
     "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
-    "int8": "## What int8 loses\n\nOf students, against float32, on a processor without VNNI; "
-    "spread: of the students. [export](export.md#int8) says why. `python benchmarks/int8.py`",
+    "int8": "## BLEU loss of int8\n\nOf students, against float32, on a processor without VNNI; "
+    "spread: of the students. [export](export.md#int8) has the reason. `python "
+    "benchmarks/int8.py`",
     "sequence": "## Students of translations\n\nSpread: of the seeds. "
     "`benchmarks/sequence_level.sh`",
-    "topk": "## What a store of K words loses\n\nThe mean over the tokens of the validation set. "
-    "`python benchmarks/topk.py`",
+    "topk": "## Accuracy loss of a store of K tokens\n\nThe mean over the tokens of the validation "
+    "set. `python benchmarks/topk.py`",
 }
 
 

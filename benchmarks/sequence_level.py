@@ -1,4 +1,4 @@
-"""The table of benchmarks/sequence_level.sh: what students gained over the undistilled, by seed."""
+"""The table of benchmarks/sequence_level.sh: gains over undistilled students, by seed."""
 
 import argparse
 import csv

@@ -8,7 +8,7 @@
 # 1 to 3, and appends each one's sacreBLEU on the test set to benchmarks/students.csv.
 #
 # Env: KS="8 16 32 64"  SEEDS="1 2 3"  TEMPERATURE=1  UPDATES=800
-# Killed? Run it again: it goes on where it was.
+# Killed? Run it again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/../scripts/common.sh"

@@ -1,4 +1,4 @@
-"""What K costs in accuracy: the KL divergence from a teacher to what a store keeps of it.
+"""Accuracy loss of K: the KL divergence from a teacher to its stored distribution.
 
 usage: python benchmarks/topk.py --teacher CHECKPOINT --data DATA [--subset valid] [--what WORDS]
 

@@ -4,8 +4,8 @@ usage: python benchmarks/training.py [--words 32000] [--sentences 80] [--rounds 
            [--precision fp16]
 
 Student: transformer_kd_student (6+6 layers, 256 wide); teacher: transformer_kd_teacher (12+12
-layers, 512 wide); both untrained, on sentences of random words, which cost what others cost. Every
-case runs fairseq's own Trainer with Adam. Appends to benchmarks/results.csv:
+layers, 512 wide); both untrained, on sentences of random words, which take as long as real ones.
+Every case runs fairseq's own Trainer with Adam. Appends to benchmarks/results.csv:
 
     update             time of an update, and its ratio to the plain one
     peak memory        of a whole process that trains
@@ -126,7 +126,7 @@ def on_device(sample: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def quietly(run: Callable[[], Any]) -> Any:
-    """Runs without what fairseq prints."""
+    """Runs without fairseq's output."""
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     with contextlib.redirect_stderr(io.StringIO()):

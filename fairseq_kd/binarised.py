@@ -18,7 +18,7 @@ TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10:
 HEADER = struct.Struct(f"<{len(MMAP)}sQBQ")  # magic, version, type, sentences
 LAZY_HEADER = struct.Struct("<8sQQQQQ")  # magic, version, type, bytes of a token, sentences, sizes
 HUFFMAN_HEADER = struct.Struct("<9sQQQ")  # magic, version, bytes of the content, sentences
-CHUNK = 1 << 24  # tokens that are looked at at once
+CHUNK = 1 << 24  # tokens that are checked at once
 AGAIN = "Binarise the data again."
 
 
@@ -43,7 +43,7 @@ def check_subset(folder: Path, subset: str, words: Mapping[str, int]) -> None:
             if not check_side(folder / f"{prefix}{language}", size):
                 raise FileNotFoundError(f"{folder / prefix}{language}.bin is missing. {AGAIN}")
     if not prefixes:
-        raise FileNotFoundError(f"{folder} holds no {subset} of {' and '.join(words)}.")
+        raise FileNotFoundError(f"{folder} holds no {subset} set of {' and '.join(words)}.")
 
 
 def check_not_raw(folder: Path, subset: str) -> None:
@@ -57,13 +57,13 @@ def check_not_raw(folder: Path, subset: str) -> None:
         match = re.match(pair, path.name)
         if match and path.name[match.end() :] in match.groups():
             raise ValueError(
-                f"{path} is raw text, of fairseq-preprocess --dataset-impl raw. Binarise the data "
-                "without that flag."
+                f"{path} is raw text, made by fairseq-preprocess --dataset-impl raw. Binarise the "
+                "data without that flag."
             )
 
 
 def check_training(dataset: Any, task: Any) -> None:
-    """Refuses damage in what a training reads; what is missing, fairseq names itself.
+    """Refuses damaged data of a training; fairseq itself reports missing files.
 
     Args:
         dataset: the flags of the data.
@@ -104,22 +104,22 @@ def check_side(path: Path, words: Optional[int] = None) -> bool:
         return path.is_file()  # --dataset-impl raw
     for each, other, missing in ((index, content, not there[0]), (content, index, not there[1])):
         if missing:
-            raise ValueError(f"{each} is missing, but {other} is there. {AGAIN}")
+            raise ValueError(f"{each} is missing, but {other} exists. {AGAIN}")
     with index.open("rb") as file:
         begin = file.read(len(MMAP))
     if begin.startswith(HUFFMAN):
         _check_huffman(index, content)
         return True
     if not begin.startswith((MMAP, LAZY)):
-        raise ValueError(f"{index} is no index of fairseq. {AGAIN}")
+        raise ValueError(f"{index} is not a fairseq index. {AGAIN}")
     starts, sizes, dtype = (_read_mmap if begin.startswith(MMAP) else _read_lazy)(index)
     ends = np.cumsum(sizes)
     if (sizes < 0).any() or not np.array_equal(starts, ends - sizes):
         raise ValueError(f"{index} is damaged: its sentences do not follow each other. {AGAIN}")
     if words is not None and not sizes.all():
         raise ValueError(
-            f"{index} holds a sentence without any token, not even its end: number "
-            f"{int(np.argmin(sizes))}. {AGAIN}"
+            f"{index}: sentence {int(np.argmin(sizes))} has no tokens, not even end-of-sentence. "
+            f"{AGAIN}"
         )
     _check_size(content, index, int(ends[-1]) * dtype.itemsize)
     if words is not None:
@@ -178,19 +178,19 @@ def _check_index(index: Path, sentences: int, size_bytes: int) -> None:
     if index.stat().st_size != size_bytes:
         raise ValueError(f"{index} is cut off or damaged. {AGAIN}")
     if not sentences:
-        raise ValueError(f"{index} holds no sentence. Give a set that has some.")
+        raise ValueError(f"{index} holds no sentences. Give a data set with sentences.")
 
 
 def _check_size(content: Path, index: Path, size_bytes: int) -> None:
     if content.stat().st_size != size_bytes:
         raise ValueError(
             f"{content} is cut off or damaged: it has {content.stat().st_size:,} bytes, and "
-            f"{index.name} says {size_bytes:,}. {AGAIN}"
+            f"{index.name} gives {size_bytes:,}. {AGAIN}"
         )
 
 
 def _check_tokens(content: Path, dtype: np.dtype, words: int, first: int) -> None:
-    """Refuses tokens that the dictionary lacks; ``first`` stands for its first one."""
+    """Refuses tokens that the dictionary lacks; ``first`` is the id of its first token."""
     tokens = np.memmap(content, dtype, "r")
     for start in range(0, len(tokens), CHUNK):
         part = tokens[start : start + CHUNK]

@@ -1,12 +1,12 @@
-"""Child processes that are ended, with all that they start, when this process ends.
+"""Child processes that are killed together with their descendants when this process ends.
 
-Linux ends a child with its parent where the child requests it, but not what that child starts in
-sessions of its own, as torchrun does with its workers. So a supervisor stands between this process
-and a command: this file, run as a program. It adopts whatever the command leaves behind, and kills
-all of it when the command ends or this process is gone. It leads a process group of its own, so
-that a kill of this process's group spares it. If it is killed itself, the command dies with it, and
-this process kills the rest, which it knows by a variable of their environment; if both are killed,
-whoever next holds the lock that they held does so (see ``locks``).
+Linux kills a child with its parent if the child requests it, but not processes that the child
+starts in sessions of their own, as torchrun does with its workers. Therefore each command runs
+under a supervisor: this file, run as a program. The supervisor adopts the descendants of the
+command, and kills all of them when the command ends or this process has ended. It has a process
+group of its own, so a kill of this process's group does not reach it. If the supervisor is killed,
+the command dies with it, and this process kills the rest, which it identifies by a variable of
+their environment. If both are killed, the next holder of their lock does so (see ``locks``).
 """
 
 import ctypes
@@ -24,8 +24,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 # Loaded here: forked from a process with threads, a child may wait for ever for the linker.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_SECONDS = 20.0  # between a signal that ends a command, and SIGKILL for what is left of it
-POLL_SECONDS = 1.0  # in which a supervisor looks at its parent, though signals wake it earlier
+GRACE_SECONDS = 20.0  # from the signal that ends a command to SIGKILL for the rest
+POLL_SECONDS = 1.0  # interval at which a supervisor checks its parent; signals wake it earlier
 TOKEN = "FAIRSEQ_KD_STARTED_BY"
 
 
@@ -42,10 +42,10 @@ class Terminated(KeyboardInterrupt):
 
 
 def die_with_parent(parent: int) -> None:
-    """Has Linux kill this process when its parent ends, and does so itself if it has ended.
+    """Asks Linux to kill this process when its parent ends; ends at once if it has ended.
 
     Args:
-        parent: process id of the one that started this, as that knew it.
+        parent: process id of the parent, as the parent passed it.
     """
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -54,7 +54,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def begin_worker(parent: int) -> None:
-    """Ties a process of ``multiprocessing`` to its parent, which alone reacts to Ctrl-C."""
+    """Ends a ``multiprocessing`` worker with its parent; only the parent reacts to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
 
@@ -62,7 +62,7 @@ def begin_worker(parent: int) -> None:
 def import_nothing_from_here() -> None:
     """Keeps Python processes that are started from now on from modules in the current folder.
 
-    ``python -c`` and ``python -m``, by which ``multiprocessing`` and others start their processes,
+    ``python -c`` and ``python -m``, with which ``multiprocessing`` and others start processes,
     look for every module there first.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -73,9 +73,9 @@ def import_nothing_from_here() -> None:
 
 
 def die_with_script() -> None:
-    """Ties this process to a script that started it, but not to the shell of a terminal.
+    """Ends this process with the script that started it, but not with an interactive shell.
 
-    A shell that ends sends SIGHUP to what shall end with it, and nothing to what runs under nohup.
+    An interactive shell sends SIGHUP to its processes when it ends, except to those under nohup.
     """
     if LIBC is None:
         return
@@ -86,9 +86,9 @@ def die_with_script() -> None:
 
 
 def end_on_signals() -> None:
-    """Lets SIGTERM, SIGHUP and SIGINT end this process by an exception, and its workers at once.
+    """Makes SIGTERM, SIGHUP and SIGINT raise an exception here, and kill workers at once.
 
-    What ignores a signal, as nohup has it do, goes on ignoring it.
+    A signal that is ignored, as under nohup, remains ignored.
     """
     for number in ENDING:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -98,12 +98,12 @@ def end_on_signals() -> None:
 def _end(number: int, frame: Any) -> None:
     if "multiprocessing" in sys.modules:
         for worker in sys.modules["multiprocessing"].active_children():
-            worker.kill()  # else the end of this process would wait for their work
+            worker.kill()  # otherwise this process would wait for them at its end
     raise Terminated(number)
 
 
 class Child(subprocess.Popen):
-    """A process that is waited for in short parts.
+    """A child process that is waited for in short intervals.
 
     Python misses a signal that arrives just before it begins to wait, until that ends.
     """
@@ -124,12 +124,12 @@ def child(
     env: Optional[Dict[str, str]] = None,
     **options: Any,
 ) -> Iterator[subprocess.Popen]:
-    """Starts a command, and ends it with all that it started when the block ends by an exception.
+    """Starts a command; an exception in the block kills it with all of its descendants.
 
     Args:
         command: the command line.
-        stop: the signal that ends it; after GRACE_SECONDS what is left is killed.
-        token: what is started is known by; None for one of its own.
+        stop: the signal that ends it; remaining processes are killed after GRACE_SECONDS.
+        token: identifies the started processes; None for a new one.
         env: its environment; None for that of this process.
         options: of ``subprocess.Popen``. Its standard input is empty unless one is given.
 
@@ -176,12 +176,12 @@ def run(command: Sequence[str], input: Optional[str] = None) -> "subprocess.Comp
 
 
 def new_token() -> str:
-    """A name for what is started together, which nothing else has."""
+    """A unique name for processes that are started together."""
     return os.urandom(16).hex()
 
 
 def end_started_by(token: str) -> List[int]:
-    """Kills what runs with a token in its environment, and returns the process ids."""
+    """Kills all processes with a token in their environment, and returns their ids."""
     mark, killed = f"{TOKEN}={token}".encode(), []
     while found := [pid for pid in _processes() if mark in _environment(pid)]:
         killed += [pid for pid in found if pid not in killed]
@@ -220,7 +220,7 @@ def _stat(pid: int) -> List[str]:
 
 
 def _environment(pid: int) -> List[bytes]:
-    """The environment that a process began with; nothing if it has ended or is another user's."""
+    """The initial environment of a process; empty if it has ended or is another user's."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -234,11 +234,11 @@ def _kill(pids: Sequence[int], number: int = signal.SIGKILL) -> None:
 
 
 class Supervisor:
-    """Runs a command, and ends all of it with this process's parent.
+    """Runs a command, and kills its processes when the parent of this process ends.
 
     Args:
         parent: the process that started this one.
-        grace_s: seconds from a signal to the end of what is left.
+        grace_s: seconds from the signal until remaining processes are killed.
         command: the command line.
     """
 
@@ -261,7 +261,7 @@ class Supervisor:
             os._exit(127)
 
     def run(self) -> None:
-        """Waits for the end of the command or of the parent, ends the rest, and ends alike."""
+        """Waits until the command or the parent ends, kills the rest, and exits with its status."""
         deadline, halted = float("inf"), False
         while self.status is None and os.getppid() == self.parent and time.monotonic() < deadline:
             if halted != (_stat(self.parent)[:1] == ["T"]):  # Ctrl-Z, and its end

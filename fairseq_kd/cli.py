@@ -35,7 +35,7 @@ from fairseq_kd.files.write_errors import explained, writing
 DESCRIPTION = (
     "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
 )
-INSTALL = "docs/install.md says what the commands need; scripts/setup.sh installs all of it."
+INSTALL = "docs/install.md lists the requirements; scripts/setup.sh installs them."
 COMMANDS = (  # in the order of --help
     *(
         plan,
@@ -56,14 +56,14 @@ SUBCOMMANDS = tuple(command.SUBCOMMAND for command in COMMANDS)
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose command line may end in ``--`` and words for another program.
+    """A parser whose command line may end in ``--`` and the arguments of another program.
 
-    argparse alone finds no words after ``--`` for ``[WORD ...]`` if a flag stands between a
+    argparse alone finds no arguments after ``--`` for ``[WORD ...]`` if a flag is between a
     positional argument and them. Flags are not abbreviated: a new one would change what an
     abbreviation means.
     """
 
-    rest: Optional[str] = None  # the name of the words after --
+    rest: Optional[str] = None  # the name of the arguments after --
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -73,7 +73,7 @@ class CommandParser(argparse.ArgumentParser):
         args: Optional[Sequence[str]] = None,
         namespace: Optional[argparse.Namespace] = None,
     ) -> Tuple[argparse.Namespace, List[str]]:
-        """As argparse does, without the words after ``--``."""
+        """As argparse, without the arguments after ``--``."""
         words = list(sys.argv[1:] if args is None else args)
         at = words.index("--") if self.rest and "--" in words else len(words)
         parsed, unknown = super().parse_known_args(words[:at], namespace)
@@ -83,19 +83,19 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Runs a command; a mistake of the user's ends in one sentence and status 2.
+    """Runs a command; a user error ends with one sentence and status 2.
 
-    A signal that ends the process does so in one sentence, too, with status 128 and its number.
+    A signal also ends it with one sentence, and with status 128 plus its number.
 
     Args:
-        argv: the words of the command line; None for those of this process.
+        argv: the arguments of the command line; None for those of this process.
     """
     if argv is None:
         end_on_signals()
         import_nothing_from_here()
     _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a terminal cannot show is no reason to fail
+        if hasattr(stream, "reconfigure"):  # unprintable characters must not cause a failure
             stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     subcommand = args.invoked
@@ -109,7 +109,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         with writing(Path("standard output")):
             sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who reads the output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, OSError, ValueError, RuntimeError) as error:
@@ -126,7 +126,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
         with suppress(OSError):  # the terminal may be gone
             print(
-                f"\nfairseq-kd {args.subcommand}: {how}; the same command goes on", file=sys.stderr
+                f"\nfairseq-kd {args.subcommand}: {how}; run the same command again to resume",
+                file=sys.stderr,
             )
         return 128 + number
 
@@ -136,13 +137,15 @@ def _check_current_folder() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise ValueError("The current folder is not there any more. Change to another.") from error
+        raise ValueError(
+            "The current folder no longer exists. Change to another folder."
+        ) from error
 
 
 def _open_standard_streams() -> None:
-    """Opens those that the caller closed, as by ``>&-``, to nothing.
+    """Opens the standard streams that the caller closed, as by ``>&-``, to /dev/null.
 
-    Else the next file that is opened would have their number, and what is printed be written to it.
+    Otherwise the next opened file would get their number, and printed text would go into it.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:

@@ -1,4 +1,4 @@
-"""Command lines as data: options are a frozen dataclass, parsed from one and written as one.
+"""Command-line options as frozen dataclasses: parsed from arguments, and written as arguments.
 
 A field of the dataclass is a flag, made by ``number_field`` or ``option_field``. ``remove_bpe`` is
 ``--remove-bpe``, and ``False`` as default makes a flag without a value. Its metadata:
@@ -39,7 +39,7 @@ REST = ("*", "+")  # nargs of the words after --
 
 @dataclass(frozen=True)
 class Group:
-    """Flags that stand together in the help.
+    """Flags that form a group in the help.
 
     Args:
         title: the heading; None for the flags of the command itself.
@@ -59,8 +59,8 @@ class Options:
     """The options of a command; a subclass has ``COMMAND``, its name, and the flags as fields.
 
     Args:
-        given: names of fields and their values as a file gave them, in that order. ``argv`` writes
-            these as they are, defaults too, so that a recorded command line stays the same.
+        given: fields and values that a file gave, in that order. ``argv`` writes them unchanged,
+        defaults included, so that a recorded command line stays the same.
     """
 
     COMMAND: ClassVar[str]
@@ -87,7 +87,7 @@ class Options:
                 False and None leave the flag out. Pairs if one is repeated.
 
         Raises:
-            ValueError: a flag is unknown, or its value is not one of its.
+            ValueError: a flag is unknown, or its value is not allowed.
         """
         known = {flag_of(each).lstrip("-"): each for each in cls.flags()}
         values: Dict[str, Any] = {}
@@ -96,7 +96,7 @@ class Options:
             if name not in known:
                 near = get_close_matches(name, known, n=1)
                 advice = f"Did you mean --{near[0]}?" if near else "Leave it out."
-                raise ValueError(f"--{name} is no flag of {PROGRAM} {cls.COMMAND}. {advice}")
+                raise ValueError(f"--{name} is not a flag of {PROGRAM} {cls.COMMAND}. {advice}")
             if value is not None and value is not False:
                 each = known[name]
                 read = _read(each, value)
@@ -146,12 +146,12 @@ def many(each: "Field[Any]") -> bool:
 
 
 def reader_of(each: "Field[Any]") -> Optional[Callable[[str], Any]]:
-    """What makes a value of the typed text; None: it is the text."""
+    """The function that parses the typed text; None: the value is the text itself."""
     return each.metadata.get("range") or each.metadata.get("read")
 
 
 def _read(each: "Field[Any]", value: Any) -> Any:
-    """The value of a flag in a file as the command line would read it.
+    """The value of a flag in a file, parsed as on the command line.
 
     Raises:
         ValueError: it is not one of the flag's; the message names the flag.
@@ -268,4 +268,4 @@ class Subcommand:
     epilog: Optional[str] = None
     usage: Optional[str] = None
     aliases: Sequence[str] = ()
-    kept: str = "what was there before is as it was"
+    kept: str = "existing files are unchanged"

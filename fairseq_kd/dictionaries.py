@@ -1,4 +1,4 @@
-"""Reads fairseq's dictionary files, or names what is wrong with them."""
+"""Reads and validates fairseq's dictionary files."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is no UTF-8 text, no dictionary, or holds a word twice.
+        ValueError: it is not UTF-8 text, not a dictionary, or holds a word twice.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -26,20 +26,22 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
     check_encoding(path)
     try:
         words = Dictionary.load(str(path))
-    except (RuntimeError, ValueError) as error:  # a word twice, or a line that is no entry
+    except (RuntimeError, ValueError) as error:  # a word twice, or an invalid line
         message = " ".join(str(error).split())
         reason = message.partition(". ")[0]
         if isinstance(error, ValueError):
-            reason = f"a line is no word with its count, {message.partition(': ')[2]}"
-        raise ValueError(f"{path} is no dictionary of fairseq: {reason}. Build it anew.") from error
+            reason = f"a line is not a word and its count, {message.partition(': ')[2]}"
+        raise ValueError(
+            f"{path} is not a fairseq dictionary: {reason}. Run fairseq-preprocess again."
+        ) from error
     if distinct and len(words.indices) != len(words.symbols):
         twice = next(word for i, word in enumerate(words.symbols) if words.indices[word] != i)
-        raise ValueError(f'{path} holds the word "{twice}" twice. Build it anew.')
+        raise ValueError(f'{path} holds the word "{twice}" twice. Run fairseq-preprocess again.')
     return words
 
 
 def check_encoding(path: Path) -> None:
-    """Refuses a file that is no UTF-8 text, of which fairseq says neither the name nor the line.
+    """Refuses a file that is not UTF-8 text; fairseq's error names neither file nor line.
 
     Raises:
         ValueError: naming both.

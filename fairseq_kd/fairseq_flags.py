@@ -41,7 +41,7 @@ def range_of(name: str, kind: type, default: Any = None) -> Range:
     Args:
         name: of the flag, with underscores.
         kind: int or float.
-        default: of the flag; one below 0 stands for "none" and is allowed.
+        default: of the flag; a negative default means "none" and is allowed.
     """
     if name in RANGES:
         return RANGES[name]
@@ -58,7 +58,7 @@ def range_of(name: str, kind: type, default: Any = None) -> Range:
 
 
 def default_of(args: Namespace, name: str) -> Any:
-    """What fairseq-train takes where a flag is not given; None if that is not known."""
+    """The default of a fairseq-train flag; None if it is not known."""
     return _defaults(args.optimizer, args.lr_scheduler, args.task).get(name)
 
 

@@ -1,7 +1,7 @@
 """Types of flag values: numbers in a range, names, one line of text, paths.
 
 They are the types of the flags on the command line, and of variables of the environment. A
-``Range`` also stands in the metadata of a criterion's field, whose value is checked against it
+``Range`` is also in the metadata of a criterion's field, whose value is checked against it
 before the first update.
 """
 
@@ -40,7 +40,7 @@ class Range:
         """A number as it is typed.
 
         Raises:
-            argparse.ArgumentTypeError: it is none, or out of the range.
+            argparse.ArgumentTypeError: it is not a number, or out of the range.
         """
         value = self._read(text)
         if value is None or not self.holds(value):
@@ -100,7 +100,7 @@ class Several:
         """The numbers as they are typed.
 
         Raises:
-            argparse.ArgumentTypeError: one of them is none or out of the range, or there are more.
+            argparse.ArgumentTypeError: one is invalid or out of the range, or there are too many.
         """
         try:
             numbers = [self.each(part) for part in text.split(",")]
@@ -156,7 +156,7 @@ def number_field(default: Any, allowed: Union[Range, Several], help_text: str, *
 def option_field(
     default: Any, help_text: str, choices: Optional[Collection[str]] = None, **more: Any
 ) -> Any:
-    """A field that is another flag: of a criterion's config, or of a command's options.
+    """A field that is a flag without a number: of a criterion's config, or of a command.
 
     Args:
         default: its value where the user gives none; ``MISSING`` for a flag that must be given.
@@ -184,7 +184,7 @@ def split_name(text: str) -> str:
     """The name of a split.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: it is not a name.
     """
     if not NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"it must be a name such as test, but is {shown(text)}")
@@ -195,7 +195,7 @@ def split_names(text: str) -> str:
     """Names of splits, separated by commas.
 
     Raises:
-        argparse.ArgumentTypeError: one of them is none.
+        argparse.ArgumentTypeError: one of them is not a name.
     """
     if not all(NAME.fullmatch(part) for part in text.split(",")):
         raise argparse.ArgumentTypeError(
@@ -247,14 +247,14 @@ def data_folder(text: str) -> Path:
     """
     if os.pathsep in text:
         raise argparse.ArgumentTypeError(
-            f"it must be a folder without {os.pathsep} in its path, by which fairseq separates "
+            f"it must be a folder without {os.pathsep} in its path, with which fairseq separates "
             f"folders, but is {shown(text)}"
         )
     return file_path(text)
 
 
 def shown(text: str) -> str:
-    """A value as a sentence shows it: in quotes where it is empty or would not be seen."""
+    """A value for a message: quoted if it is empty or invisible."""
     return repr(text) if text != text.strip() or not text or UNPRINTABLE.search(text) else text
 
 

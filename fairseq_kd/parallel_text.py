@@ -29,7 +29,7 @@ SHOWN_BYTES = 20
 
 
 def text_file(name: str) -> str:
-    """The file of a text: as it is named, or compressed, with ``.xz`` or ``.gz`` behind.
+    """The file of a text: the given name, or that name with ``.xz`` or ``.gz``.
 
     Raises:
         FileNotFoundError: there is none.
@@ -37,7 +37,7 @@ def text_file(name: str) -> str:
     """
     there = [name + ending for ending in OPENERS if os.path.exists(name + ending)]
     if not there:
-        raise FileNotFoundError(f"{name} is missing (nor is there {name}.xz or {name}.gz).")
+        raise FileNotFoundError(f"{name} is missing, and so are {name}.xz and {name}.gz.")
     if os.path.isdir(there[0]):
         raise ValueError(f"{there[0]} must be a text file, but is a folder.")
     if not os.path.isfile(there[0]):
@@ -67,7 +67,7 @@ def lines_of(path: str, called: Optional[str] = None) -> Iterator[str]:
                     line = _without_mark(line, called)
                 if b"\0" in line:
                     raise ValueError(
-                        f"{called}, line {number}, has a zero byte, which no text has. "
+                        f"{called}, line {number}, has a zero byte, which text must not contain. "
                         + _advice("UTF-16")
                     )
                 yield line.decode("utf-8").rstrip("\r\n")
@@ -75,12 +75,12 @@ def lines_of(path: str, called: Optional[str] = None) -> Iterator[str]:
         start = max(0, error.start - SHOWN_BYTES)
         before = error.object[start : error.start].decode("utf-8", errors="ignore")
         raise ValueError(
-            f'{called}, line {number}, is not UTF-8: behind "{before}" is the byte '
+            f'{called}, line {number}, is not UTF-8: after "{before}" comes the byte '
             f"0x{error.object[error.start]:02x}. {_advice('LATIN1')}"
         ) from error
     except DAMAGED as error:
         raise ValueError(
-            f"{called} is cut off or damaged behind line {number}. Get it, or compress it, again."
+            f"{called} is cut off or damaged after line {number}. Download or compress it again."
         ) from error
 
 
@@ -98,7 +98,7 @@ def _without_mark(line: bytes, called: str) -> bytes:
 def _advice(encoding: str) -> str:
     return (
         f"If the file has another encoding, convert it, as iconv -f {encoding} -t UTF-8 does; if "
-        "it is damaged there, mend the line, or remove it in every language."
+        "the line is damaged, correct it, or remove it in every language."
     )
 
 
@@ -179,11 +179,11 @@ def write_clean(name: str, out: str, languages: Sequence[str], max_words: int) -
         if side.count != sides[0].count:
             raise ValueError(
                 f"{sides[0].path} has {sides[0].count} lines but {side.path} has {side.count}; "
-                f"line N of {'both' if len(sides) == 2 else 'all'} must belong together."
+                f"line N of {'both' if len(sides) == 2 else 'all'} must be the same sentence."
             )
     if not kept:
         which = " and ".join(f".{language}" for language in languages)
-        raise ValueError(f"{name}{which} leave no pair (MAX_WORDS={max_words}).")
+        raise ValueError(f"{name}{which} leave no pairs (MAX_WORDS={max_words}).")
     return kept, sides[0].count
 
 
@@ -192,7 +192,7 @@ def _is_long(line: str, max_words: int) -> bool:
 
 
 def main(words: List[str]) -> int:
-    """Writes one set; a mistake of the user's ends in one sentence and status 1."""
+    """Writes one set; a user error ends with one sentence and status 1."""
     name, out, max_words, *languages = words
     try:
         if not max_words.isdecimal():

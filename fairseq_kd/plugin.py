@@ -22,7 +22,7 @@ def import_user_dir(folder: Optional[str]) -> None:
         folder: a Python package that registers models or tasks; None for none.
 
     Raises:
-        FileNotFoundError: it is no Python package.
+        FileNotFoundError: it is not a Python package.
     """
     if folder is None:
         return

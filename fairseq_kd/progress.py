@@ -1,8 +1,8 @@
-"""The progress of a long job: how far it is, how fast, and when it ends.
+"""The progress of a long job: work done, speed, and time left.
 
-On a terminal the line is rewritten in place; in a log there is a new one every 15 seconds, or as
-many as ``FAIRSEQ_KD_LOG_SECONDS`` says. A step of a run also appends the figures of each line to
-the file that ``FAIRSEQ_KD_PROGRESS`` names, from which the driver of the run reads them.
+On a terminal the line is rewritten in place; in a log there is a new one every 15 seconds, or every
+``FAIRSEQ_KD_LOG_SECONDS`` seconds. A step of a run also appends the figures of each line to the
+file that ``FAIRSEQ_KD_PROGRESS`` names, from which the driver of the run reads them.
 """
 
 import json
@@ -31,7 +31,7 @@ RECORD["seconds_left"] = (float, None)
 
 
 class Progress(NamedTuple):
-    """How far a job is.
+    """The progress of a job.
 
     Args:
         name: of the job.
@@ -89,16 +89,16 @@ class Progress(NamedTuple):
 
 
 def log_seconds() -> float:
-    """From a line in a log to the next.
+    """Seconds between two lines in a log.
 
     Raises:
-        ValueError: ``FAIRSEQ_KD_LOG_SECONDS`` is no number of seconds.
+        ValueError: ``FAIRSEQ_KD_LOG_SECONDS`` is not a number of seconds.
     """
     return from_environment(PAUSE, PAUSES, LOG_SECONDS)
 
 
 class ProgressLine:
-    """Shows what is done of a work, the time left, and what its owner adds.
+    """Shows the progress of a job, the time left, and further figures.
 
     Args:
         name: of the work.
@@ -147,7 +147,7 @@ class ProgressLine:
         return self
 
     def __exit__(self, *error) -> None:
-        """Leaves the last line standing."""
+        """Ends the last line."""
         if self.on_terminal:
             print(file=sys.stderr)
 

@@ -1,7 +1,7 @@
 """Silences the notices that libraries print when they are imported.
 
-It is for processes of ``fairseq-kd``, whose terminal shows progress and results. fairseq lets all
-loggers speak once it is imported, and torch warns of how fairseq masks attention.
+It is for processes of ``fairseq-kd``, whose terminal shows progress and results. fairseq enables
+all loggers when it is imported, and torch warns of how fairseq masks attention.
 """
 
 import logging

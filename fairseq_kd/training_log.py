@@ -40,7 +40,7 @@ def figures(line: str, of: str) -> Optional[Record]:
 
 
 class TrainingLog(NamedTuple):
-    """A training as its log tells it.
+    """The content of a training log.
 
     Args:
         command: the command line that started it last; "" if the log does not begin so.
@@ -56,7 +56,7 @@ class TrainingLog(NamedTuple):
 
 
 def read_training_log(path: Path) -> TrainingLog:
-    """Reads a log; what a restart repeated counts once, as it was the last time."""
+    """Reads a log; updates that a restart repeated count once, with their last figures."""
     command, validated, finished = "", "", False
     training: Dict[int, Record] = {}
     validation: Dict[int, Record] = {}
@@ -79,7 +79,7 @@ def read_training_log(path: Path) -> TrainingLog:
 
 
 def last_command(path: Path) -> str:
-    """The command line that the log of a training was last begun with; "" if there is none."""
+    """The last command line in the log of a training; "" if there is none."""
     if not path.is_file():
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -112,7 +112,7 @@ def flags_of(arguments: Sequence[str]) -> Flags:
 
 
 def _kind(line: str) -> str:
-    """What a line of figures is of, or ""."""
+    """The kind of a line of figures, or ""."""
     found = FIGURES.match(line)
     return found[1] if found else ""
 

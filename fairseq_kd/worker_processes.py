@@ -55,8 +55,8 @@ def in_processes(tasks: Iterable[Callable[[], Done]], count: int) -> Iterator[Do
             yield from in_order(tasks, pool.submit, _result, 2 * count)
         except BrokenProcessPool:
             raise ValueError(
-                f"One of {count} worker processes was killed, such as for want of memory. Run the "
-                "same command again with fewer --workers."
+                f"One of {count} worker processes was killed, perhaps because memory ran out. Run "
+                "the same command again with fewer --workers."
             ) from None
 
 

@@ -16,9 +16,10 @@ makes it from the first line of every module. Imports point down: a package impo
 packages below it on this page, and from the shared modules at the end.
 
 `user_dir/` is what fairseq's `--user-dir` points at. `tests/` follows the packages, `scripts/` has
-what users run beside the commands, and `benchmarks/` remakes the figures of the documentation.
+the scripts for users, and `benchmarks/` reproduces the figures of the documentation.
 
-[CONTRIBUTING.md](../CONTRIBUTING.md) says where to add what.
+[CONTRIBUTING.md](../CONTRIBUTING.md) lists where to add a divergence, a filter, a criterion and
+more.
 """
 ENTRIES = ("cli.py", "plugin.py")  # modules that stand above the packages
 OTHERS = ("pipeline/Snakefile", "pipeline/run.schema.yaml")
@@ -56,7 +57,7 @@ def page() -> str:
 
 def table(paths: Iterable[Path]) -> str:
     """A row for each module."""
-    rows = ["| module | what it holds |", "|---|---|"]
+    rows = ["| module | content |", "|---|---|"]
     for path in paths:
         if path.name != "__init__.py":
             text = first_line(path).replace("|", "\\|").replace("``", "`")

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced first by every script: where it is, its help, the environment that setup.sh makes, and how scripts speak.
+# Sourced first by every script: its location, its help, the environment that setup.sh makes, and message functions.
 unset CDPATH # or cd finds folders of other projects
 here=$PWD    # where the script was called
 root=$(cd "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,7 +31,7 @@ as_yaml() { # as_yaml TEXT: for --set KEY=..., which is read as YAML: "runs/exp 
   printf '"%s"' "${text//$'\n'/\\n}"
 }
 
-whole_number() { # whole_number NAME VALUE: refuses a setting that is no number above 0
+whole_number() { # whole_number NAME VALUE: refuses a setting that is not a number above 0
   [[ $2 =~ ^[1-9][0-9]*$ ]] || die "$1 must be a whole number, 1 or more, but is $2."
 }
 
@@ -40,11 +40,11 @@ moses() { # moses LANGUAGE PROCESSES COMMAND...: sacremoses, a million lines at 
   (cd / && SHELL=$BASH split --lines 1000000 --filter "sacremoses --quiet --language ${1@Q} --processes ${2@Q} ${*:3}")
 }
 
-clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: what can be used of parallel text; refuses what is no text
+clean_text() { # clean_text IN/train OUT/train MAX_WORDS LANGUAGE...: the usable part of parallel text; refuses other files
   python -I "$root/fairseq_kd/parallel_text.py" "$@"
 }
 
-logged() { # logged LOG COMMAND...: what it says goes into LOG, the end of which is shown if it fails
+logged() { # logged LOG COMMAND...: runs it with output to LOG, and shows the end of LOG if it fails
   local log=$1
   shift
   "$@" >> "$log" 2>&1 || { tail -n 20 "$log" >&2; die "${1##*/} failed."; }
@@ -53,14 +53,14 @@ logged() { # logged LOG COMMAND...: what it says goes into LOG, the end of which
 ordinary() { # ordinary FILE...: refuses what may never answer, such as a pipe
   local file
   for file in "$@"; do
-    [[ ! -e $file || -f $file ]] || die "$file must be an ordinary file, but is a folder, a pipe or a device. Put a file there."
+    [[ ! -e $file || -f $file ]] || die "$file must be a regular file, but is a folder, a pipe or a device. Put a file there."
   done
 }
 
 no_link() { # no_link FILE...: refuses a file of ours that leads to another one, which would be overwritten
   local file
   for file in "$@"; do
-    [[ ! -L $file ]] || die "$file is a link to another file, which would be overwritten. If it leads to what was here, put that in its place; else remove the link."
+    [[ ! -L $file ]] || die "$file is a symbolic link. Replace it by the file itself, or remove it."
   done
   ordinary "$@"
 }
@@ -84,7 +84,7 @@ hash_of_text() { # hash_of_text IN LANGUAGE...: of the sets in a folder of text,
   hash_of "${texts[@]}"
 }
 
-recorded() { # recorded FILE: what something was made from, as record wrote it; nothing if there is no FILE
+recorded() { # recorded FILE: prints the inputs that record wrote; nothing if there is no FILE
   ordinary "$1"
   [[ ! -e $1 ]] || head --bytes 100000 "$1" | tr -d '\0'
 }
@@ -95,15 +95,15 @@ record() { # record FILE SETTINGS: writes what something is made from, whole or 
   mv "$1.partial" "$1"
 }
 
-made_from() { # made_from FILE SETTINGS OUT ADVICE: refuses OUT, of which FILE says that it was made from something else
+made_from() { # made_from FILE SETTINGS OUT ADVICE: refuses OUT if FILE records that it was made from other settings
   local made
   made=$(recorded "$1")
   [[ -n $made && $made != "$2" ]] || return 0 # earlier versions recorded nothing
   [[ $made != *[![:print:]]* ]] || made=${made@Q} # nothing of it steers the terminal
-  die "$3 is there already, made from $made, not from $2; $4"
+  die "$3 already exists and was made from $made, not from $2; $4"
 }
 
-plain_languages() { # plain_languages LANGUAGE...: refuses what is no name, as in a run file
+plain_languages() { # plain_languages LANGUAGE...: refuses invalid names, as in a run file
   python -I - "$root" "$@" << 'END' || exit
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -121,7 +121,7 @@ hold() { # hold FOLDER/LOCK: every process started here holds it, so nothing tha
   why=$({ mkdir -p "$(dirname "$1")" && : >> "$1"; } 2>&1) ||
     die "$(dirname "$1") cannot be written (${why##*: }). Give another path."
   exec 9>> "$1"
-  flock --nonblock 9 || { say "waiting for what is still running in $(realpath "$(dirname "$1")")"; flock 9; }
+  flock --nonblock 9 || { say "waiting for a process that still runs in $(realpath "$(dirname "$1")")"; flock 9; }
 }
 
 mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/files/whole_files.py
@@ -149,7 +149,7 @@ begin() { # begin OUT: sets work to an empty folder, for finish; what a killed r
   flock --nonblock "$lock" || { say "waiting for the process that still makes $making"; flock "$lock"; }
   if [[ ! -f $place/$mark ]]; then
     exec {lock}>&-
-    [[ ! -e $making ]] || die "$making is there now, made by the other process. Run the same line again."
+    [[ ! -e $making ]] || die "the other process has made $making. Run the same line again."
     begin "$making"
     return
   fi
@@ -160,25 +160,25 @@ begin() { # begin OUT: sets work to an empty folder, for finish; what a killed r
   mkdir "$work"
 }
 
-clear_place() { # removes the temporary folder, but for what somebody else has put into it
+clear_place() { # removes the temporary folder, except files of others in it
   rm -rf "${place:?}"/{made,room,difference,"$mark"}
-  rmdir "$place" 2> /dev/null || say "$place holds something else, which stays there" >&2
+  rmdir "$place" 2> /dev/null || say "$place holds other files and is not removed" >&2
 }
 
 finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT, where nothing is
   [[ ! -e $making && ! -L $making ]] ||
-    die "$making is there now, which something else made meanwhile. Remove it, or give another path."
+    die "another process made $making meanwhile. Remove it, or give another path."
   mv --no-target-directory "${1:-$work}" "$making"
   clear_place
   trap - EXIT
   exec {lock}>&-
 }
 
-give_up() { # give_up STATUS: removes what is not whole, and says so if that was for want of space
+give_up() { # give_up STATUS: removes incomplete output, and reports a full disk
   local status=$1 told=""
   rm -f "$place/room"
   (head --bytes 1048576 /dev/zero > "$place/room") 2> /dev/null ||
-    told="The disk of $making is full; what was there before is as it was. Free some space and run the same line again."
+    told="The disk of $making is full; existing files are unchanged. Free some space and run the same line again."
   clear_place
   [[ -z $told ]] || say "$told" >&2
   exit "$status"

@@ -12,7 +12,7 @@
 #
 # Env: RUN=runs/cross_lingual  SEEDS="1 2 3"  UPDATES=600 (of a student)  TEACHER_UPDATES=1200
 #      LOW=fr HIGH=en TARGET=it  LOW_LINES=10000  MERGES=6000  MAX_WORDS=30
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"

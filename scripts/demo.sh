@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# The whole way on real text: distil a trained teacher into a small student, and measure what was gained.
+# The whole pipeline on real text: distil a trained teacher into a small student, and evaluate the student.
 #
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
 # Eight minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from data/bible.es-en,
 # Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 37 % of its
-# parameters that learns from its distributions; the same training without a teacher; and both as they are when they
-# are trained to their ends. Then runs/demo/report.html (and report.md)
-# says what distillation is worth, and runs/demo/history.html how each was made. Every training is one fairseq-train line.
+# parameters that learns from its distributions; the same training without a teacher; and both after full training.
+# Then runs/demo/report.html (and report.md) compares them, and runs/demo/history.html documents how each was made.
+# Every training is one fairseq-train line.
 #
-# Env: RUN=runs/demo                where everything goes
+# Env: RUN=runs/demo                folder of the run
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      SEED=1                       of every training
 #      UPDATES=2000                 of the student and of the same without distillation
 #      JOBS=                        steps at the same time (default: 2 without a GPU on two cores or more, else 1)
-# Killed? Run it again: it goes on where it was.
+# Killed? Run it again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"

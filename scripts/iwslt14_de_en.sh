@@ -9,17 +9,17 @@
 # Downloads the archive (20 MB) and checks it, tokenises and splits the text (10,000 joint BPE merges), and goes
 # through scripts/iwslt14_de_en.yaml. sacreBLEU has no set of IWSLT14, so RUN/scores.md gets its BLEU
 # against the references of the archive, lower-cased, and, apart from it, the tokenised BLEU of papers;
-# RUN/report.html everything else. docs/recipes.md tells where each number of the setting comes from.
+# RUN/report.html everything else. docs/recipes.md has the source of each number.
 #
-#   --smoke      the whole way with few lines and tiny models, in RUN-smoke if RUN is not given: it shows
-#                that everything works, and no more. It takes the same archive, or a sample of it:
+#   --smoke      the whole recipe with few lines and tiny models, in RUN-smoke if RUN is not given, only to
+#                check that everything works. It uses the same archive, or a sample of it:
 #   --local DIR  takes the archive from DIR, under the name that it has in RUN/archives
 #
-# Env: RUN=runs/iwslt14_de_en  where everything goes
+# Env: RUN=runs/iwslt14_de_en  folder of the run
 #      WORKERS=2               processes that prepare the text
 #      SMOKE_LINES=2000        training pairs of --smoke, those that validate included
 #      CUDA_VISIBLE_DEVICES=0  the GPU
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/recipes.sh
 source "$(dirname "$0")/recipes.sh"

@@ -9,8 +9,8 @@
 #
 # Env: RUN=runs/multi_teacher  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=600 (of a student)
 #      TEACHER_UPDATES=1500  WEIGHTS="uniform gold"   kinds of --kd-teacher-weights
-#      TEACHERS=A.pt:B.pt  teachers that you have, with their data: DATA=runs/demo/data
-# Killed? Run it again: it goes on where it was.
+#      TEACHERS=A.pt:B.pt  existing teachers, with their data: DATA=runs/demo/data
+# Killed? Run it again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"

@@ -9,8 +9,8 @@
 #
 # Env: RUN=runs/mutual_learning  TEXT=data/bible.es-en  SEEDS="1 2 3"  UPDATES=600
 #      PEERS="equal larger"   their size
-#      TEACHER=T.pt  a teacher that you have, with its data: DATA=runs/demo/data
-# Killed? Run it again: it goes on where it was.
+#      TEACHER=T.pt  an existing teacher, with its data: DATA=runs/demo/data
+# Killed? Run it again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"

@@ -5,7 +5,7 @@
 #   e.g.   scripts/prepare.sh es en data/bible.es-en runs/demo/data
 #
 # TEXT_DIR holds train, valid and test, each with .SOURCE and .TARGET (train.es, train.en; .xz and .gz are read too):
-# plain sentences in UTF-8, one a line, line N of both belongs together. Control characters in a line become spaces, and
+# plain sentences in UTF-8, one per line; line N of both files is a pair. Control characters in a line become spaces, and
 # a pair is dropped if nothing of a side is visible.
 # OUT_DIR gets  text/  the sentences that were kept, as they were written: the references to score against
 #               bpe/   tokenised and split by BPE      codes  the BPE merges      bin/  what fairseq-train reads
@@ -15,7 +15,7 @@
 #                    instead of learning BPE merges
 #      MAX_WORDS=0   drop pairs in which a side has more words than this, from all three sets; 0 keeps all
 #      WORKERS=2     processes
-# Killed? Run the same line again: OUT_DIR appears whole or not at all.
+# Killed? Run the same line again: OUT_DIR appears complete or not at all.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
@@ -41,7 +41,7 @@ text=$(hash_of_text "$in" "$src" "$tgt")
 settings="$src-$tgt, $settings, MAX_WORDS=$max_words and text of hash $text"
 if [[ -d $out/bin ]]; then
   made_from "$out/prepared.txt" "$settings" "$out" "remove it or choose another OUT_DIR."
-  say "$out is there already"
+  say "$out already exists"
   exit 0
 fi
 

@@ -10,14 +10,14 @@
 #   student       starts from the intermediate's layers, word_kd from the intermediate
 #   undistilled   the student's size and updates without distillation
 #   inherited     the same from the student's start
-#   total         the same from random weights, with as many updates as stand behind the student's weights in all
-# Then report.html and report.md in the run's folder say what each is worth.
+#   total         the same from random weights, with the total number of updates of the student's weights
+# Then report.html and report.md in the run's folder compare all models.
 #
-# Env: RUN=runs/progressive                where everything goes
+# Env: RUN=runs/progressive                folder of the run
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      SEED=1                       of every training
 #      TEACHER_UPDATES=1500 INTERMEDIATE_UPDATES=300 STUDENT_UPDATES=500
-# Killed? Run it again: it goes on where it was.
+# Killed? Run it again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
@@ -40,7 +40,7 @@ started=$SECONDS
 stages=8 stage=0
 heading() { stage=$((stage + 1)); say "[$stage/$stages] $*"; }
 
-# Without --update-epoch-batch-itr, fairseq cuts other batches after a restart than it would have had.
+# Without --update-epoch-batch-itr, fairseq forms different batches after a restart.
 train() { # train NAME UPDATES fairseq-train flags...
   local name=$1 updates=$2
   shift 2
@@ -76,7 +76,7 @@ control undistilled "$student_updates"
 control inherited "$student_updates" --finetune-from-model "$run/student-start/start.pt"
 control total $((teacher_updates + intermediate_updates + student_updates))
 
-heading "measure what was gained"
+heading "evaluate the student"
 fairseq-kd evaluate --data "$data" --subset test --out "$run" --teacher "$run/teacher/checkpoint_best.pt" \
   --student "intermediate=$run/intermediate/checkpoint_best.pt" --student "$run/student/checkpoint_best.pt" \
   --control "undistilled=$run/undistilled/checkpoint_best.pt" \

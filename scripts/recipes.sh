@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# Sourced by the recipes beside it: brings a published setting from its archives to its scores.
+# Sourced by the recipes beside it: runs a published setting from the archives to the scores.
 #
-# A recipe says what differs, and calls recipe "$@":
+# A recipe sets the following variables, and calls recipe "$@":
 #   src, tgt          the languages
 #   archives          one an entry: URL and checksum, as sha256:... or md5:..., or - where none is known
 #   corpora           one an entry: an archive, and what its two files are called before and after .LANGUAGE
@@ -16,7 +16,7 @@ cd "$root" || exit
 
 ratio=1.5           # a side of a training pair has at most so many times the words of the other
 smoke_merges=400
-smoke_settings=(    # over any of the run files: how the whole way is gone in half a minute
+smoke_settings=(    # override the run file, so that a whole run takes half a minute
   teacher.arch=transformer_kd_small_student 'ladder=[0.5]' 'controls=[]'
   train.max-update=20 train.lr=5e-3 train.warmup-updates=5 train.fp16=false
   train.max-tokens=1000 train.update-freq=1 train.log-interval=5
@@ -65,7 +65,7 @@ settle() { # the folder of the run, which is this process's alone, and the setti
   run=$(from_here "${RUN:-}" "runs/$name") workers=${WORKERS:-2} lines=${SMOKE_LINES:-2000}
   [[ -n ${RUN:-} || $smoke == 0 ]] || run=$run-smoke
   given=$(from_here "$given" "")
-  [[ -z $given || -d $given ]] || die "--local must be a folder that holds the archives, but $given is none."
+  [[ -z $given || -d $given ]] || die "--local must be a folder that holds the archives, but $given is not a folder."
   settings=(--set "run=$(as_yaml "$run")" --set "data=$(as_yaml "$run/data/bin")")
   case ${TEACHER:-base} in
     base) ;;
@@ -109,20 +109,20 @@ archive() { # archive URL CHECKSUM FILE: gets it, unless it is there, and refuse
   no_link "$partial" "$file.sha256"
   [[ $sum != - || ! -s $file.sha256 ]] || sum=sha256:$(< "$file.sha256")
   if [[ -e $file ]]; then
-    is_published "$file" "$sum" || die "$(difference "$file" "$sum" "$url"); remove it to have it again."
+    is_published "$file" "$sum" || die "$(difference "$file" "$sum" "$url"); remove it to download it again."
     [[ -z $given || ! -f $given/$3 ]] || cmp -s "$given/$3" "$file" ||
-      die "$run was begun with another $3 than $given has: give another RUN, or leave --local out."
+      die "$run was started with an archive $3 that differs from the one in $given: give another RUN, or leave --local out."
   elif [[ -n $given ]]; then
-    [[ -f $given/$3 ]] || die "$given/$3 is missing: it is what $url holds."
-    is_published "$given/$3" "$sum" || die "$(difference "$given/$3" "$sum" "$url"); put the right one there."
+    [[ -f $given/$3 ]] || die "$given/$3 is missing. Download it from $url."
+    is_published "$given/$3" "$sum" || die "$(difference "$given/$3" "$sum" "$url"); replace it by the published file."
     ln -sfn "$(realpath "$given/$3")" "$file"
   else
     say "downloading $url"
     download "$url" "$partial" ||
-      die "$url could not be downloaded; the same command goes on where it was, and --local DIR takes $3 from DIR."
+      die "$url could not be downloaded; run the same command again to resume, or give --local DIR to take $3 from DIR."
     if ! is_published "$partial" "$sum"; then
       mv "$partial" "$file.damaged"
-      die "$(difference "$file.damaged" "$sum" "$url"); the same command downloads it anew."
+      die "$(difference "$file.damaged" "$sum" "$url"); the same command downloads it again."
     fi
     mv "$partial" "$file"
   fi
@@ -132,7 +132,7 @@ archive() { # archive URL CHECKSUM FILE: gets it, unless it is there, and refuse
   fi
 }
 
-download() { # download URL FILE: goes on where it was, or anew where a server cannot go on, which curl calls 33
+download() { # download URL FILE: resumes, or starts again if the server cannot resume (curl status 33)
   local status=0 how=(--fail --location --show-error --retry 5 --output "$2")
   curl "${how[@]}" --continue-at - "$1" || status=$?
   [[ $status == 33 ]] || return "$status"
@@ -183,7 +183,7 @@ write_text() { # write_text OUT: train, valid and test, each with .$src and .$tg
       cat "$out/corpus.$lang" >> "$out/raw.$lang"
     done
     [[ $(wc -l < "$out/corpus.$src") -eq $(wc -l < "$out/corpus.$tgt") ]] ||
-      die "$stem.$src and .$tgt in $run/archives/$file have different numbers of lines, so they are no parallel text."
+      die "$stem.$src and .$tgt in $run/archives/$file have different numbers of lines, so they are not parallel."
     rm "$out/corpus.$src" "$out/corpus.$tgt"
   done
   say "cleaning $(wc -l < "$out/raw.$src") training pairs"
@@ -220,7 +220,7 @@ clean_side() { # clean_side OUT LANGUAGE COLUMN: the three sets of one language
       '{ print > (out "/" (NR <= valid ? "valid" : NR <= valid + test ? "test" : "clean") "." lang) }'
 }
 
-characters() { # what the entities of SGML stand for
+characters() { # replaces SGML entities by their characters
   sed "s/&quot;/\"/g; s/&apos;/'/g; s/&lt;/</g; s/&gt;/>/g; s/&amp;/\&/g"
 }
 
@@ -245,7 +245,7 @@ check_test_set() { # every sentence of the test set is translated, and no other
 
 show_scores() { # writes $run/scores.md if the evaluation is newer, and shows it
   if [[ ! -f $run/evaluation.json ]]; then
-    say "There are no scores: the run is not evaluated yet."
+    say "There are no scores yet: the run is not evaluated."
     return
   fi
   [[ $run/scores.md -nt $run/evaluation.json ]] || write_scores
@@ -260,7 +260,7 @@ write_scores() { # two tables, which are never one: figures of the one kind say 
   mapfile -t systems <<< "$(translated)"
   ordinary "$run/scores.md"
   [[ ! -e $run/scores.md || $(head -n 1 "$run/scores.md") == "# Scores of $name" ]] ||
-    die "$run/scores.md is there, and this script did not write it; move it away."
+    die "$run/scores.md exists and was not written by this script; move it away."
   begin "$run/scores.md"
   scorer=(sacrebleu "$reference") named="\`sacrebleu\` by the references of the archive: sacreBLEU has no set of them"
   [[ -z $test_set ]] || { scorer=(sacrebleu -t "$test_set" -l "$src-$tgt"); named="\`${scorer[*]}\`"; }
@@ -270,10 +270,10 @@ write_scores() { # two tables, which are never one: figures of the one kind say 
   done
   {
     printf '%s\n' "# Scores of $name" ""
-    [[ $smoke == 0 ]] || printf '%s\n' "A smoke run: tiny models and few updates, so that the figures mean nothing." ""
+    [[ $smoke == 0 ]] || printf '%s\n' "A smoke run: tiny models and few updates, so the figures are not meaningful." ""
     printf '%s\n' "## sacreBLEU" "" "The figures to report: $named" "" "| system | BLEU |" "| :--- | ---: |"
     printf '%s\n' "$rows" "Signature: \`${found%% *}\`" ""
-    printf '%s\n' "## Tokenised BLEU, only to stand beside older papers" "" "$(tokenised_how)" ""
+    printf '%s\n' "## Tokenised BLEU, only for comparison with older papers" "" "$(tokenised_how)" ""
     printf '%s\n' "| system | tokenised BLEU |" "| :--- | ---: |"
     tokenised_rows "$work" "$reference" "${systems[@]}"
   } > "$work/scores.md"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Sequence-level distillation in plain fairseq: the teacher translates the training set, and what it
-# says becomes the target.
+# Sequence-level distillation in plain fairseq: the teacher translates the training set, and its
+# translations become the target.
 #
 #   usage: scripts/sequence_distillation.sh TEACHER.pt DATA_BIN OUT_DIR [fairseq-generate flags...]
 #   then   fairseq-train OUT_DIR/bin --user-dir user_dir --arch transformer_kd_6_3 ...
 #
-# This is what fairseq-kd translate and fairseq-kd distill-data do, without their speed, filters and
-# restart within the set. DATA_BIN is what fairseq-preprocess wrote; BPE is kept as it is there.
+# The same as fairseq-kd translate and fairseq-kd distill-data, without their speed, filters and restart
+# within the set. DATA_BIN is the output of fairseq-preprocess; its BPE is kept.
 # OUT_DIR gets  generate.txt  what fairseq-generate printed    text/  the pairs, one sentence a line
 #               bin/          what fairseq-train reads, with the dictionaries of DATA_BIN
 #               made_from.txt settings and hashes: an OUT_DIR of another teacher, data or setting is refused
 #
 # Env: BEAM=5  MAX_TOKENS=4000  WORKERS=2 (processes of fairseq-preprocess)
-# Killed? Run the same line again: each of the three appears whole or not at all.
+# Killed? Run the same line again: each of the three appears complete or not at all.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
@@ -25,12 +25,12 @@ whole_number BEAM "$beam"
 whole_number MAX_TOKENS "$max_tokens"
 whole_number WORKERS "$workers"
 for flag in "$@"; do
-  [[ $flag != --nb* ]] || die "$flag is of no use, for the best translation is taken: leave it out, or take fairseq-kd translate."
+  [[ $flag != --nb* ]] || die "$flag has no effect, because the best translation is taken: leave it out, or take fairseq-kd translate."
   [[ $flag != --rem* && $flag != --post* ]] ||
-    die "$flag joins subwords, of which the training set is to be made: leave it out."
+    die "$flag joins subwords, but the training set is made of subwords: leave it out."
   [[ $flag != --score-* && $flag != --pref* && $flag != --gen-s* && $flag != --num-s* && $flag != --shard* && $flag != --max-v* ]] ||
-    die "$flag makes something else than the best translations of the training set: leave it out, or take fairseq-kd translate."
-  [[ $flag != --qui* && $flag != --resu* ]] || die "$flag keeps fairseq-generate from printing translations here: leave it out."
+    die "$flag does not give the best translations of the training set: leave it out, or take fairseq-kd translate."
+  [[ $flag != --qui* && $flag != --resu* ]] || die "$flag prevents fairseq-generate from printing the translations: leave it out."
 done
 
 pair=$(python -I - "$root" "$teacher" << 'EOF'
@@ -47,10 +47,10 @@ EOF
 read -r src tgt <<< "$pair"
 
 [[ -f $data/train.$src-$tgt.$src.idx || -f $data/train.$tgt-$src.$src.idx ]] ||
-  die "$data holds no train.$src-$tgt.$src, which $teacher translates. Give what fairseq-preprocess wrote."
+  die "$data holds no train.$src-$tgt.$src for $teacher to translate. Give what fairseq-preprocess wrote."
 for name in "$out"/*; do
   [[ ! -e $name || -f $out/made_from.txt || -f $out/generate.txt ]] ||
-    die "$out is there already, with ${name##*/} in it; remove it or choose another OUT_DIR."
+    die "$out already exists and holds ${name##*/}; remove it or choose another OUT_DIR."
 done
 [[ $(realpath -m "$out") != "$(realpath -m "$data")"/* ]] || die "$out lies inside $data, which is only read; choose another OUT_DIR."
 no_link "$out/generate.log" "$out/preprocess.log"
@@ -65,7 +65,7 @@ settings="$src-$tgt, teacher of hash $teacher_hash, data of hash $data_hash, BEA
 if [[ ! -e $out/generate.txt && ! -e $out/text && ! -e $out/bin ]]; then
   record "$out/made_from.txt" "$settings"
 elif [[ ! -e $out/made_from.txt ]]; then
-  say "$out/generate.txt is taken as it is: an earlier version made it, which did not record of what."
+  say "$out/generate.txt is used unchecked: an earlier version made it and did not record its inputs."
 fi
 made_from "$out/made_from.txt" "$settings" "$out" "remove it or choose another OUT_DIR."
 

@@ -29,7 +29,7 @@ command -v "${CXX:-g++}" > /dev/null ||
   die "The headers of $python are missing, which fairseq is built with (Debian, Ubuntu: apt install python3-dev)."
 
 [[ ! -e .venv || -f .venv/pyvenv.cfg || -z $(ls -A .venv) ]] ||
-  die ".venv is there and is no virtual environment; move it away."
+  die ".venv exists and is not a virtual environment; move it away."
 hold .venv.lock
 if is_made; then exit 0; fi # by another setup.sh, for which this one waited
 say "making .venv (fairseq is compiled: about three minutes)"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the models that data/teacher.es-en holds: the teacher from which scripts/demo.sh distils, or its student or the
-# student's control, trained to their ends.
+# student's control, all fully trained.
 #
 #   usage: scripts/teacher.sh [OUT_DIR]        OUT_DIR=RUN/packed-MODEL
 #
@@ -13,7 +13,7 @@
 #      RUN=runs/teacher             where the training goes (distilled, alone: runs/converged)
 #      TEXT=data/bible.es-en        train, valid and test text, each with .es and .en
 #      UPDATES=17000 COOLDOWN=4000  of both parts (distilled, alone: UPDATES=15000, and no second part)
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
@@ -30,7 +30,7 @@ case $model in
 esac
 run=$(from_here "${RUN:-}" "$run")
 out=$(from_here "${1:-}" "$run/packed-$model")
-other="$out is there already, and is not this model. Remove it, or give another OUT_DIR."
+other="$out already exists and is not this model. Remove it, or give another OUT_DIR."
 [[ ! -e $out || -f $out/$model.pt ]] || die "$other"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
 begin "$out" # now, not after hours: whether it can be made, and whether another process makes it

@@ -2,8 +2,8 @@
 
     python scripts/weights_alone.py OUT.pt CHECKPOINT...
 
-What a training needs to go on, and the paths of the machine that it ran on, are left out; what a
-teacher needs stays: its options, and the number of updates behind its weights.
+The state that is only needed to resume a training, and paths of the machine, are left out.
+The options and the number of updates behind the weights, which a teacher needs, are kept.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def average(states: List[Dict[str, Any]]) -> Dict[str, torch.Tensor]:
 
 
 def without_places(options: Any) -> Any:
-    """Options in which no text holds an absolute path; such a text becomes empty."""
+    """Options without absolute paths: such a text becomes empty."""
     if isinstance(options, argparse.Namespace):
         return argparse.Namespace(**without_places(vars(options)))
     if isinstance(options, dict):

@@ -8,18 +8,18 @@
 # it, newstest2014 tests it. Downloads the archives (1.7 GB) and checks them, cleans the text, tokenises
 # and splits it (32,000 joint BPE merges), and goes through scripts/wmt14_en_de.yaml. RUN/scores.md gets
 # BLEU by sacreBLEU's own test set and, apart from it, the tokenised BLEU of older papers; RUN/report.html
-# everything else. docs/recipes.md tells where each number of the setting comes from.
+# everything else. docs/recipes.md has the source of each number.
 #
-#   --smoke      the whole way with few lines and tiny models, in RUN-smoke if RUN is not given: it shows
-#                that everything works, and no more. It takes the same archives, or samples of them:
+#   --smoke      the whole recipe with few lines and tiny models, in RUN-smoke if RUN is not given, only to
+#                check that everything works. It uses the same archives, or samples of them:
 #   --local DIR  takes the archives from DIR, under the names that they have in RUN/archives
 #
-# Env: RUN=runs/wmt14_en_de    where everything goes
+# Env: RUN=runs/wmt14_en_de    folder of the run
 #      TEACHER=base            or big: transformer_vaswani_wmt_en_de_big, 300,000 updates
 #      WORKERS=2               processes that prepare the text
 #      SMOKE_LINES=2000        training pairs of --smoke
 #      CUDA_VISIBLE_DEVICES=0  GPUs; eight of them: name them, and add -- --set gpus=8 --set train.update-freq=1
-# Killed? Run the same line again: it goes on where it was.
+# Killed? Run the same line again to resume.
 set -euo pipefail
 # shellcheck source=scripts/recipes.sh
 source "$(dirname "$0")/recipes.sh"

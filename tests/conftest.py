@@ -47,7 +47,7 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prepared(made_once):
-    """What scripts/prepare.sh makes of a few hundred verses."""
+    """The output of scripts/prepare.sh for a few hundred verses."""
 
     def make(folder):
         text = write_text(folder / "text", {"train": 400, "valid": 40, "test": 40})
@@ -160,7 +160,7 @@ def decoded(translate, tmp_path_factory):
 
 @pytest.fixture
 def odd_data(data, tmp_path):
-    """A set with an unknown word, a source without words, and one that no teacher reads."""
+    """A set with an unknown word, a source without words, and one that is too long."""
     folder = copy_dictionaries(data, tmp_path / "odd")
     like = read_subset(Path(data), "valid", ("es", "en"))
     writer = PairWriter(folder, "train", like)

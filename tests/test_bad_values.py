@@ -97,7 +97,7 @@ def test_data_that_fairseq_takes_for_several_folders_are_refused(command, capsys
     with pytest.raises(SystemExit):
         SUBCOMMANDS[command].parse_known_args(["--data", "a:b"])
     assert (
-        "error: argument --data: it must be a folder without : in its path, by which fairseq "
+        "error: argument --data: it must be a folder without : in its path, with which fairseq "
         "separates folders, but is a:b\n"
     ) in capsys.readouterr().err
 
@@ -199,7 +199,7 @@ def test_a_criterion_refuses_bad_values_in_one_sentence_that_names_the_flag(flag
 
 
 def refusal(cls, cfg):
-    """What a criterion says of its flags before it reads any model; "" if it takes them."""
+    """The message of a criterion about its flags before it reads a model; "" if it accepts them."""
     try:
         cls.check_flags(cfg)
     except ValueError as error:

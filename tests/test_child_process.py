@@ -1,4 +1,4 @@
-"""Commands end with what started them, with all that they started, however that ends."""
+"""Commands end with their parent, together with all of their descendants."""
 
 import fcntl
 import functools
@@ -113,7 +113,7 @@ def test_a_signal_ends_all_with_one_line_and_its_status(number, started, tmp_pat
     assert process.returncode == 128 + number
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     told = (tmp_path / "told").read_text()
-    assert told == f"\nfairseq-kd merge: {how}; the same command goes on\n"
+    assert told == f"\nfairseq-kd merge: {how}; run the same command again to resume\n"
 
 
 @pytest.mark.parametrize("started", [WORKERS], indirect=True, ids=["workers"])
@@ -312,6 +312,8 @@ def test_no_process_is_started_otherwise():
 def test_a_worker_that_is_killed_ends_in_one_sentence():
     from fairseq_kd.worker_processes import in_processes
 
-    told = r"^One of 2 worker processes was killed, such as for want of memory\. Run the same comm"
+    told = (
+        r"^One of 2 worker processes was killed, perhaps because memory ran out\. Run the same comm"
+    )
     with pytest.raises(ValueError, match=told):
         list(in_processes([functools.partial(os._exit, 9)] * 2, 2))

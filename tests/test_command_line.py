@@ -110,9 +110,9 @@ def test_words_for_another_program_come_last():
         (
             StoreOptions,
             {"tokp": 8},
-            r"^--tokp is no flag of fairseq-kd store\. Did you mean --topk",
+            r"^--tokp is not a flag of fairseq-kd store\. Did you mean --topk",
         ),
-        (StoreOptions, {"x": False}, r"^--x is no flag of fairseq-kd store\. Leave it out\.$"),
+        (StoreOptions, {"x": False}, r"^--x is not a flag of fairseq-kd store\. Leave it out\.$"),
         (
             StoreOptions,
             {"topk": 0},
@@ -168,5 +168,5 @@ def test_a_current_folder_that_was_removed_is_named(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert cli.main(["plan", "--teacher", "t.pt", "--target", "0.5"]) == 2
-    message = "fairseq-kd plan: The current folder is not there any more. Change to another.\n"
+    message = "fairseq-kd plan: The current folder no longer exists. Change to another folder.\n"
     assert capsys.readouterr().err == message

@@ -1,4 +1,4 @@
-"""Commands that are forked end, and are ended, as those that are started."""
+"""Forked commands end, and are killed, like started ones."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""What tests build is what fairseq-train builds."""
+"""The models that tests build equal those that fairseq-train builds."""
 
 import pytest
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf

@@ -71,19 +71,23 @@ DATA = {
     "a lost content": ("es.bin", Path.unlink, "valid.es-en.es.bin is missing, but"),
     "foreign tokens": ("en.bin", foreign_tokens, "valid.es-en.en.bin holds token 60000, but its"),
     "index cut off": ("es.idx", half, "valid.es-en.es.idx is cut off or damaged"),
-    "text for an index": ("en.idx", text, "valid.es-en.en.idx is no index of fairseq"),
-    "no index": ("es.idx", empty, "valid.es-en.es.idx is no index of fairseq"),
+    "text for an index": ("en.idx", text, "valid.es-en.en.idx is not a fairseq index"),
+    "no index": ("es.idx", empty, "valid.es-en.es.idx is not a fairseq index"),
     "a lost index": ("en.idx", Path.unlink, "valid.es-en.en.idx is missing, but"),
     "sentences in disorder": (
         "es.idx",
         next_to_each_other,
         "valid.es-en.es.idx is damaged: its sentences do not follow each other",
     ),
-    "no sentence": ("es.idx", no_sentence, "valid.es-en.es.idx holds no sentence. Give a set that"),
+    "no sentence": (
+        "es.idx",
+        no_sentence,
+        "valid.es-en.es.idx holds no sentences. Give a data set with sentences.",
+    ),
     "no token": (
         "es.idx",
         no_token,
-        "valid.es-en.es.idx holds a sentence without any token, not even its end: number 2.",
+        "valid.es-en.es.idx: sentence 2 has no tokens, not even end-of-sentence.",
     ),
 }
 
@@ -102,11 +106,11 @@ def uncounted(path):
 
 
 DICTIONARIES = {
-    "no UTF-8": (latin, "line 1, is not UTF-8: behind"),
-    "a word twice": (twice, "is no dictionary of fairseq: Duplicate word found when loading"),
+    "no UTF-8": (latin, "line 1, is not UTF-8: after"),
+    "a word twice": (twice, "is not a fairseq dictionary: Duplicate word found when loading"),
     "no count": (
         uncounted,
-        'is no dictionary of fairseq: a line is no word with its count, "word',
+        'is not a fairseq dictionary: a line is not a word and its count, "word',
     ),
     "missing": (Path.unlink, ""),
 }
@@ -132,7 +136,7 @@ def teacher(data, tmp_path_factory):
 
 @pytest.fixture
 def copied(data, tmp_path, monkeypatch):
-    """The data, to be spoilt; a command is run beside them."""
+    """A copy of the data to damage; a command is run beside it."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(data, tmp_path / "bin"))
 
@@ -191,7 +195,7 @@ def test_text_without_a_line_is_a_set_without_sentences(copied):
 
 JSON = {
     "empty": ("", "is damaged: it is empty."),
-    "half": ('{"sentences": 3, "su', "is damaged: it is no JSON from line 1, column 18, on."),
+    "half": ('{"sentences": 3, "su', "is damaged: it is not JSON from line 1, column 18 on."),
     "a list": ("[1, 2]", "is damaged: it must be an object, but is a list."),
     "no keys": ("{}", "is damaged: it lacks '"),
 }
@@ -199,7 +203,7 @@ JSON = {
 
 @pytest.fixture
 def decoded(data, tmp_path, monkeypatch):
-    """A folder of translate, of one sentence, with a token that no dictionary has."""
+    """A folder of translate, of one sentence, with a token that the dictionary lacks."""
     monkeypatch.chdir(tmp_path)
     subset = read_subset(Path(data), "valid", ("es", "en"))
     settings = {"subset": "valid", "pair": ["es", "en"], "sentences": len(subset), "nbest": 1}
@@ -218,7 +222,7 @@ def distill(decoded, data):
 
 
 def test_a_hypothesis_with_a_token_of_no_dictionary_is_named(decoded, data, capsys):
-    message = f'{decoded}/hypotheses.txt, line 3, holds "xyzzy", which no dictionary has. Decode'
+    message = f'{decoded}/hypotheses.txt, line 3, holds "xyzzy", which the dictionary lacks. Decode'
     assert cli.main([str(word) for word in distill(decoded, data)]) == 2
     *progress, told = capsys.readouterr().err.splitlines()
     assert all(line.startswith("distilled: ") or "made of" in line for line in progress)
@@ -250,9 +254,9 @@ def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_h
     path.write_text(json.dumps(sealed(settings)).replace('"nbest": 1', '"nbest": 3'))
     (decoded / ".lock").touch()
     told = (
-        f"{path} is damaged: its values are not those that its checksum was written for. Copy it "
-        "from the --out of another shard, or start the same fairseq-kd translate with another "
-        "--out, which writes the file first; hypotheses in this folder stay valid."
+        f"{path} is damaged: its values do not match its checksum. Copy it from the --out of "
+        "another shard, or start the same fairseq-kd translate with another --out, which writes "
+        "the file first; hypotheses in this folder stay valid."
     )
     refused(capsys, words, [decoded.parent], told)
     path.write_text(json.dumps({**settings, "nbest": 3}))  # by a version that sealed nothing
@@ -283,7 +287,7 @@ def whole_store(teacher, data, tmp_path_factory):
 
 @pytest.fixture
 def store(whole_store, tmp_path, monkeypatch):
-    """The same, to be spoilt."""
+    """A copy of it to damage."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(whole_store, tmp_path / "store"))
 
@@ -317,7 +321,9 @@ def test_a_table_of_a_store_that_is_none_is_named(store, data):
     index = store / "valid" / "subset.json"
     rewrite(index, table=sha256_of([path]))  # as if it were meant
     training = ["--criterion", "word_kd", "--kd-store", store, "--valid-subset", "valid"]
-    with pytest.raises(ValueError, match=rf"^{path} is no table of sentences\. Run the fairseq-kd"):
+    with pytest.raises(
+        ValueError, match=rf"^{path} is not a table of sentences\. Run the fairseq-kd"
+    ):
         Setup(data, *training, "--train-subset", "valid")
 
 
@@ -352,7 +358,7 @@ def test_a_damaged_file_of_a_run_is_named(name, kind, run_file, capsys):
         (b"", "must hold keys and values, such as data: DATA_BIN."),
         (b"- 1\n", "must hold keys and values, such as data: DATA_BIN."),
         (b"data: [\n", "cannot be read as YAML: while parsing"),
-        (b"data: \xff\n", "line 1, is not UTF-8: behind"),
+        (b"data: \xff\n", "line 1, is not UTF-8: after"),
         (b"data: 7\nteacher: t.pt\ntarget: 0.5\n", "data is 7, which YAML reads as a number"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every command is given every hostile file: one sentence that names it, and nothing is touched.
+"""Every command refuses every hostile file with one sentence, and changes nothing.
 
 A row is a file, a column a command. What a command legitimately accepts is stated as such below.
 Each command and each file is tried once; all pairs are, by ``pytest -m slow``.
@@ -196,5 +196,5 @@ def test_a_training_that_fairseq_would_not_start_from_it_is_refused(
     kind, files, refuse, data, good, tmp_path
 ):
     bad = files(ACCEPTED[kind])
-    message = f"--finetune-from-model {bad} holds no 'optimizer_history', without which fairseq"
+    message = f"--finetune-from-model {bad} holds no 'optimizer_history', which fairseq-train"
     refuse(stage(bad, data, tmp_path / "out"), bad, message)

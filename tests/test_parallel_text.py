@@ -1,4 +1,4 @@
-"""Text as people keep it: how files are encoded, ended and damaged, and what is said of it."""
+"""Plain text files: encodings, line ends, damage, and the messages about them."""
 
 import gzip
 import lzma
@@ -39,7 +39,7 @@ def test_the_last_line_counts_with_an_end_and_without(clean, tmp_path, source, t
 
 @pytest.mark.parametrize("more", ["four", "four\n", "\n"])
 def test_sides_of_different_lengths_are_refused(clean, more):
-    told = "train.es has 3 lines but train.en has 4; line N of both must belong together.\n"
+    told = "train.es has 3 lines but train.en has 4; line N of both must be the same sentence.\n"
     assert clean("a\nb\nc", f"one\ntwo\nthree\n{more}") == (1, "", told)
 
 
@@ -80,7 +80,7 @@ def test_pairs_with_more_words_go(clean, tmp_path):
 
 
 LATIN1 = "If the file has another encoding, convert it, as iconv -f LATIN1 -t UTF-8 does; if "
-LATIN1 += "it is damaged there, mend the line, or remove it in every language."
+LATIN1 += "the line is damaged, correct it, or remove it in every language."
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ LATIN1 += "it is damaged there, mend the line, or remove it in every language."
     [
         (
             "a\nél fue cantó\nc\n".encode("latin-1"),
-            f'train.es, line 2, is not UTF-8: behind "" is the byte 0xe9. {LATIN1}',
+            f'train.es, line 2, is not UTF-8: after "" comes the byte 0xe9. {LATIN1}',
         ),
         (
             "a\ncantó bien".encode() + b"\xff\nc\n",
-            f'train.es, line 2, is not UTF-8: behind "cantó bien" is the byte 0xff. {LATIN1}',
+            f'train.es, line 2, is not UTF-8: after "cantó bien" comes the byte 0xff. {LATIN1}',
         ),
         (
             "a\nb\nc\n".encode("utf-16"),
@@ -100,11 +100,11 @@ LATIN1 += "it is damaged there, mend the line, or remove it in every language."
         ),
         (
             "a\nb\nc\n".encode("utf-16-le"),
-            "train.es, line 1, has a zero byte, which no text has. "
+            "train.es, line 1, has a zero byte, which text must not contain. "
             + LATIN1.replace("LATIN1", "UTF-16"),
         ),
         ("", "train.es is empty."),
-        ("\n \n\n", "train.es and .en leave no pair (MAX_WORDS=0)."),
+        ("\n \n\n", "train.es and .en leave no pairs (MAX_WORDS=0)."),
     ],
 )
 def test_what_is_no_text_is_refused(clean, source, told):
@@ -124,11 +124,11 @@ def test_a_compressed_file_is_read_and_refused_if_it_is_cut_off(tmp_path, ending
     assert list(lines_of(text_file(str(tmp_path / "train.es")))) == lines
     path.write_bytes(packed[: len(packed) // 2])
     with pytest.raises(
-        ValueError, match=rf"^{path} is cut off or damaged behind line \d+\. Get it"
+        ValueError, match=rf"^{path} is cut off or damaged after line \d+\. Download"
     ):
         list(lines_of(str(path)))
     path.write_bytes(b"plain text\n")
-    with pytest.raises(ValueError, match=f"^{path} is cut off or damaged behind line 0. Get it"):
+    with pytest.raises(ValueError, match=f"^{path} is cut off or damaged after line 0. Download"):
         list(lines_of(str(path)))
 
 

@@ -1,4 +1,4 @@
-"""The progress line in a log: how far, how fast, how long still, and not too often."""
+"""The progress line in a log: work done, speed, time left, and the interval between lines."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_progress_is_recorded_no_oftener_than_it_is_shown(capsys, monkeypatch, t
 def test_progress_is_not_recorded_through_a_link(monkeypatch, tmp_path):
     (tmp_path / "records").symlink_to(tmp_path / "elsewhere")
     monkeypatch.setenv("FAIRSEQ_KD_PROGRESS", str(tmp_path / "records"))
-    with pytest.raises(ValueError, match="is a link to another file, which would be overwritten"):
+    with pytest.raises(ValueError, match=r"is a symbolic link\. Replace it by the file itself"):
         ProgressLine("work", 1, "units").show(1)
     assert not (tmp_path / "elsewhere").exists()
 

@@ -108,7 +108,7 @@ def test_with_lambda_0_the_model_is_trained_as_by_label_smoothed_cross_entropy(d
 
 @pytest.fixture(scope="module")
 def peers(data, tmp_path_factory):
-    """A checkpoint with two peers, and what the last validation said of them."""
+    """A checkpoint with two peers, and the figures of its last validation."""
     folder = tmp_path_factory.mktemp("peers")
     lines = train(data, folder, *MUTUAL, "--max-update", "12", *WHOLE_BATCHES, start=run_new)
     return folder / "checkpoint_last.pt", of_kind(lines, "valid")[-1]
@@ -172,8 +172,8 @@ def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_told(peers, tmp_p
     torch.save(state, averaged)
     assert cli.main(["extract-peer", str(averaged), "--peer", "2", "--out", str(out)]) == 0
     assert capsys.readouterr().err == (
-        f"{averaged} was averaged, but only its model: peer 2 is that of one of the checkpoints. "
-        "Extract it from each of them, and average what comes out.\n"
+        f"{averaged} was averaged, but only its model: peer 2 comes from only one of the "
+        "checkpoints. Extract it from each of them, and average the results.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Shards: everything is somebody's, nothing is two's."""
+"""Shards: every item belongs to exactly one."""
 
 import argparse
 import re

@@ -35,7 +35,7 @@ def of_kind(lines, kind):
 
 
 def losses(lines):
-    """What a training printed of its losses: equal to the last digit or not at all."""
+    """The losses that a training printed, for exact comparison."""
     kept = [*of_kind(lines, "train_inner"), *of_kind(lines, "valid")]
     return [{k: v for k, v in each.items() if "loss" in k or "ppl" in k} for each in kept]
 
@@ -46,7 +46,7 @@ def weights(path):
 
 @pytest.fixture(scope="module")
 def student(data, teacher, tmp_path_factory):
-    """A distilled checkpoint of twelve updates, and what its training printed."""
+    """A distilled checkpoint of twelve updates, and the output of its training."""
     folder = tmp_path_factory.mktemp("student")
     lines = train(data, folder, *DISTIL, teacher, "--max-update", "12", start=run_new)
     return folder / "checkpoint_last.pt", lines

@@ -1,4 +1,4 @@
-"""What is read from a log that a restart went on writing."""
+"""Reading a log that a restart has continued."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What every command does where it cannot write, and where something is that it did not make."""
+"""Every command where it cannot write, and where other files exist at its output path."""
 
 import io
 import os
@@ -23,18 +23,18 @@ SMALLER += ["--decoder-layers", "1", "--encoder-embed-dim", "8", "--decoder-embe
 SMALLER += ["--encoder-attention-heads", "1", "--decoder-attention-heads", "1"]
 SMALLER += ["--encoder-ffn-embed-dim", "32", "--decoder-ffn-embed-dim", "32"]
 FOLDERS = {  # commands that fill a folder, with what they keep
-    "store": "the parts that are whole are kept",
-    "translate": "what was decoded before is kept",
-    "import-translations": "the file of translations is as it was",
+    "store": "complete parts are kept",
+    "translate": "earlier translations are kept",
+    "import-translations": "the file of translations is unchanged",
     "distill-data": "the translations are kept",
     "evaluate": "finished translations are kept",
     "export": "the checkpoint is unchanged",
 }
 FILES = {  # commands that write a file
-    "inherit": "the teacher is as it was",
-    "extract-peer": "CKPT is as it was",
-    "plan": "what was there before is as it was",
-    "progressive": "what is finished is kept",
+    "inherit": "the teacher is unchanged",
+    "extract-peer": "CKPT is unchanged",
+    "plan": "existing files are unchanged",
+    "progressive": "finished steps are kept",
 }
 SHARDS = ("-of-2.txt", ".npy")
 COMMANDS = {**FOLDERS, **FILES}
@@ -156,8 +156,8 @@ def test_a_place_below_a_file_is_told(words, command, tmp_path, capsys):
     (tmp_path / "file").write_text("theirs")
     assert run(words, command, tmp_path / "file" / "out") == 2
     assert re.fullmatch(
-        rf"fairseq-kd {command}: {tmp_path}/file(/out\S* lies below a file, where a folder must "
-        rf"be; {COMMANDS[command]}\.| must be a folder, but is a file\.) Give another path\.",
+        rf"fairseq-kd {command}: {tmp_path}/file(/out\S* lies below a file instead of a folder; "
+        rf"{COMMANDS[command]}\.| must be a folder, but is a file\.) Give another path\.",
         last_line(capsys),
     )
     assert (tmp_path / "file").read_text() == "theirs"
@@ -214,7 +214,7 @@ def test_a_place_in_the_data_is_refused(words, command, data, tmp_path, capsys):
     words[command][at] = copied
     before = content(tmp_path)
     for out, told in (
-        (copied, f"--out {copied} is what --data {copied} names. Choose another."),
+        (copied, f"--out {copied} and --data {copied} are the same. Choose another path."),
         (copied / "in", f"--out {copied}/in lies inside --data {copied}, which is only read."),
     ):
         assert run(words, command, out) == 2
@@ -230,22 +230,22 @@ def test_the_teacher_is_not_replaced_by_its_student(words, teacher, tmp_path, ca
     words["inherit"][2] = own
     for name in ("t.pt", "hard.pt", "soft.pt"):
         assert run(words, "inherit", tmp_path / name) == 2
-        told = f"--out {tmp_path}/{name} is what --teacher {own} names. Choose another."
+        told = f"--out {tmp_path}/{name} and --teacher {own} are the same. Choose another path."
         assert told in last_line(capsys)
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("command", ["inherit", "extract-peer", "plan", "progressive", "store"])
-def test_what_the_same_command_made_is_there_already(words, command, tmp_path, capsys):
+def test_output_of_the_same_command_already_exists(words, command, tmp_path, capsys):
     assert run(words, command, tmp_path / "out") == 0
     before = content(tmp_path)
     assert run(words, command, tmp_path / "out") == 0
     assert content(tmp_path) == before
     if command == "inherit":
-        assert capsys.readouterr().out.endswith(f"{tmp_path}/out is there already\n")
+        assert capsys.readouterr().out.endswith(f"{tmp_path}/out already exists\n")
         words["inherit"].insert(1, "--encoder-layers=0")
         assert run(words, "inherit", tmp_path / "out") == 2
-        assert f"--out {tmp_path}/out is there already. Remove it or" in last_line(capsys)
+        assert f"--out {tmp_path}/out already exists. Remove it or" in last_line(capsys)
 
 
 @pytest.mark.parametrize(

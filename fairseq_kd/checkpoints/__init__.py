@@ -4,7 +4,7 @@ import re
 
 import torch
 
-OLDEST = (2, 6)  # in which torch reads weights alone, whatever a file holds
+OLDEST = (2, 6)  # since which torch reads only weights from any file
 if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < OLDEST:
     raise ImportError(
         f"fairseq_kd needs torch {'.'.join(map(str, OLDEST))} or newer, which reads checkpoints as "

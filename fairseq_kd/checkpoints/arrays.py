@@ -14,7 +14,7 @@ KINDS = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "
 
 
 class NumberType:
-    """A ``numpy.dtype`` as a pickle has it: what it is made by, then its state.
+    """A ``numpy.dtype`` in a pickle: created from its arguments, then given its state.
 
     Args:
         kind: one of ``KINDS``.
@@ -22,7 +22,7 @@ class NumberType:
 
     def __init__(self, kind: str, *_: Any):
         if not isinstance(kind, str) or kind not in KINDS:
-            raise ValueError(f"an array of {kind!r}, which are no numbers")
+            raise ValueError(f"an array of {kind!r}, which are not numbers")
         self.dtype = np.dtype(kind)
 
     def __setstate__(self, state: Tuple[Any, ...]) -> None:
@@ -30,13 +30,13 @@ class NumberType:
 
 
 class NumberArray(np.ndarray):
-    """A ``numpy.ndarray`` as a pickle has it: made without anything in it, then given its state.
+    """A ``numpy.ndarray`` in a pickle: created empty, then given its state.
 
     It is written again as what it was read from.
     """
 
     def __new__(cls, *_: Any) -> "NumberArray":
-        """An array whose numbers come with its state, whatever the file would make it of."""
+        """An array whose numbers come with its state only; arguments in the file are ignored."""
         return np.zeros(0).view(cls)
 
     def __setstate__(self, state: Tuple[Any, ...]) -> None:

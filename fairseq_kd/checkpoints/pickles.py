@@ -1,8 +1,8 @@
 """Scans the pickles of a checkpoint before torch reads them: calls and sizes are refused.
 
-torch unpickles weights only, but calls ``bytearray(N)`` or ``torch.Tensor(N)`` as a file of a few
-hundred bytes asks for, and ``collections.OrderedDict`` of the same long list as often as it likes.
-So what a pickle calls must be of use in a checkpoint, and all of it small beside the file.
+torch unpickles weights only, but a small file can still make it allocate far more memory, by
+``bytearray(N)``, ``torch.Tensor(N)`` or repeated ``collections.OrderedDict`` calls. Therefore only
+calls that checkpoints need are allowed, and their total size is bounded by the file size.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 
 REBUILT_BY_TYPE = "torch._utils._rebuild_tensor_v3"  # whose storage has no type
 REBUILT = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", REBUILT_BY_TYPE)
-CALLED = {  # what the pickles of checkpoints call, and what is refused later in a better sentence
+CALLED = {  # calls of checkpoints, and calls that are refused later with a better message
     *("argparse.Namespace", "collections.OrderedDict", "builtins.set", "builtins.complex"),
     *("torch.Size", "torch.device", "torch.serialization._get_layout", "_codecs.encode"),
     *REBUILT,
@@ -30,8 +30,8 @@ BYTES = {  # of a number in a storage of this name; in all others it has one
     "ComplexDouble": 16,
 }
 CALL_BYTES, VALUE_BYTES = 128, 32  # roughly what an object takes, and a value in a container
-TIMES = 4  # the size of a file that what it has made may take, besides its tensors
-ROOM_BYTES = 1 << 20  # and this, of small files
+TIMES = 4  # maximum ratio of objects created to file size, tensors excluded
+ROOM_BYTES = 1 << 20  # also allowed, for small files
 MOST_VALUES, DEEPEST = 1_000_000, 100  # in all containers of a checkpoint; one in another
 OLD_FORMAT_PICKLES = 5  # of torch before 1.6, which lie one after the other before the numbers
 AGAIN = "Copy it again, or give another checkpoint of that training."
@@ -51,7 +51,7 @@ EMPTY = {"EMPTY_DICT": "dict", "EMPTY_LIST": "list", "EMPTY_SET": "set"}
 
 
 class ContentError(ValueError):
-    """A pickle has something made that is of no use in a checkpoint, or is too large.
+    """A pickle creates an object that checkpoints do not need, or that is too large.
 
     Its text is the rest of a sentence about the file.
     """
@@ -65,7 +65,7 @@ class CutOffError(ContentError):
 
 
 def python_object(name: str) -> str:
-    """The rest of a sentence about a file that has a class of this name called, or a function."""
+    """The end of an error message about a file that calls a class or function of this name."""
     return (
         f"holds a Python object besides weights, {name}, and is not loaded, since loading could "
         "run its code or fill the memory. If you trust the file, save it again with nothing but "
@@ -74,7 +74,7 @@ def python_object(name: str) -> str:
 
 
 class Thing:
-    """Stands for what is made while a pickle is read.
+    """Placeholder for an object that unpickling would create.
 
     Args:
         name: of the class or function that makes it.
@@ -90,11 +90,11 @@ class Thing:
 
 
 class Global(Thing):
-    """Stands for a class or a function that a pickle names."""
+    """Placeholder for a class or a function that a pickle names."""
 
 
 class Storage(Thing):
-    """Stands for the numbers of tensors.
+    """Placeholder for the numbers of tensors.
 
     Args:
         name: of its class.
@@ -108,14 +108,14 @@ class Storage(Thing):
 
 
 def check_pickles(path: Path, zipped: bool) -> None:
-    """Makes sure that what torch makes of a file is of use, and not far larger than it.
+    """Checks that torch would create only allowed objects, not far larger than the file.
 
     Args:
         path: the file.
         zipped: whether it is of torch's present format.
 
     Raises:
-        ContentError: it would not.
+        ContentError: it would create others.
         Exception: of any kind, where torch cannot read it.
     """
     size = path.stat().st_size
@@ -130,7 +130,7 @@ def check_pickles(path: Path, zipped: bool) -> None:
                 }
             for key, storage in reader.storages.items():
                 if sizes.get(f"data/{key}") != storage.numbers_bytes:
-                    raise ValueError(f"storage {key} is of another size than its record")
+                    raise ValueError(f"storage {key} and its record differ in size")
             return
         reader = _Reader(size)
         if size == 0:
@@ -186,7 +186,7 @@ class _Reader:
         }
 
     def read(self, pickle: Union[bytes, IO[bytes]]) -> Any:
-        """Goes through one pickle, to its last instruction, and returns what stands for it."""
+        """Reads one pickle to its last instruction, and returns its placeholder."""
         self.stack: List[Any] = []
         self.outer: List[List[Any]] = []
         self.memo: Dict[int, Any] = {}
@@ -195,7 +195,7 @@ class _Reader:
         return self.stack[-1]
 
     def _follow(self, name: str, argument: Any) -> None:
-        """Does what one instruction does to the stack."""
+        """Applies one instruction to the stack."""
         stack = self.stack
         if name in PLAIN:
             stack.append(argument)
@@ -238,10 +238,10 @@ class _Reader:
                 raise ValueError(f"a state of a {stack[-1].name}")
             stack[-1].size_bytes += size_bytes
         elif name not in ("PROTO", "STOP"):
-            raise ValueError(f"{name} is no instruction in a pickle of torch's")
+            raise ValueError(f"{name} is not an instruction that torch writes into a pickle")
 
     def _made(self, maker: Any, arguments: Any) -> Thing:
-        """What the call of a class or a function gives."""
+        """The result of the call of a class or a function."""
         if not isinstance(maker, Global) or maker.name not in self.callable:
             raise ContentError(python_object(getattr(maker, "name", type(maker).__name__)))
         if maker.name == "_codecs.encode" and arguments[1:] != ("latin1",):
@@ -314,7 +314,7 @@ def _check_extent(
 
 
 def _size_bytes(value: Any) -> int:
-    """What a copy of a value takes, but not of what is in that again."""
+    """The size of a shallow copy of a value."""
     parts = value if isinstance(value, tuple) else (value,)
     texts = sum(len(each) for each in parts if isinstance(each, str))
     tuples = sum(VALUE_BYTES * len(each) for each in parts if isinstance(each, tuple))
@@ -322,7 +322,7 @@ def _size_bytes(value: Any) -> int:
 
 
 def _in_python_3(named: str) -> str:
-    """The path of what a pickle names, as torch understands it."""
+    """The path of an object that a pickle names, as torch resolves it."""
     module, _, name = named.partition(" ")
     if (module, name) in NAME_MAPPING:
         return ".".join(NAME_MAPPING[module, name])

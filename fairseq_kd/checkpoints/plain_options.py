@@ -133,7 +133,7 @@ def is_plain(name: str, value: Any) -> bool:
 
 
 def stored_options(options: Any) -> Iterator[Tuple[Tuple[str, ...], Any]]:
-    """The options of a configuration that are no groups, each with the names that lead to it."""
+    """The options of a configuration, without groups, each with its path of names."""
     waiting: List[Tuple[Tuple[str, ...], Any]] = [((), options)]
     seen: Dict[int, Any] = {}  # keeps what it names alive, so that no identity is used twice
     while waiting:

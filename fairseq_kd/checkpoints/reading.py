@@ -68,7 +68,7 @@ def read_checkpoint(path: Union[str, Path], called: str = "") -> Dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no fairseq checkpoint, or holds anything but tensors, plain containers
+        ValueError: it is not a fairseq checkpoint, or holds anything but tensors, plain containers
             and Namespaces, which is not loaded.
     """
     called = called or str(path)
@@ -129,8 +129,8 @@ def check_start(path: Union[str, Path], called: str) -> None:
     for part in ("optimizer_history", "extra_state"):
         if not held.get(part):
             raise ValueError(
-                f"{called} holds no '{part}', without which fairseq-train does not start from it. "
-                "Give a file that fairseq-train or fairseq-kd inherit wrote."
+                f"{called} holds no '{part}', which fairseq-train needs to start from it. Give a "
+                "file that fairseq-train or fairseq-kd inherit wrote."
             )
 
 
@@ -145,20 +145,20 @@ def is_cut_off(path: Path) -> bool:
     try:
         check_pickles(path, zipped=False)
         torch.load(path, map_location="cpu", weights_only=True)  # the format of torch before 1.6
-    except Exception as error:  # what is no checkpoint can raise anything
+    except Exception as error:  # a file that is not a checkpoint can raise anything
         return isinstance(error, CutOffError) or "unexpected EOF" in str(error)
     return False
 
 
 def is_made_of(path: Path, made_of: Dict[str, Any]) -> bool:
-    """Whether a checkpoint is there that a command of ours made of just this.
+    """Whether the checkpoint exists and was written from the same inputs.
 
     Args:
         path: where it would be.
-        made_of: what such a command writes into it, as ``made_of``.
+        made_of: the inputs that the command records in it, as ``made_of``.
 
     Raises:
-        ValueError: something else is there.
+        ValueError: another file has that path.
     """
     if path.is_file() and _made_of(path) == made_of:
         return True
@@ -167,7 +167,7 @@ def is_made_of(path: Path, made_of: Dict[str, Any]) -> bool:
 
 
 def _made_of(path: Path) -> Any:
-    """What a command of ours made a checkpoint of; None if it is none of those."""
+    """The inputs from which a command of this package made a checkpoint; None for other files."""
     try:
         return read_checkpoint(path).get("made_of")
     except (OSError, ValueError):
@@ -217,7 +217,7 @@ def data_folders(checkpoint: Union[str, Path], data: Optional[str]) -> List[Path
 def unpickled(path: Path, called: str) -> Any:
     """What torch reads in a file: tensors, plain containers, and options that are data.
 
-    Of its errors nothing is passed on but the name of a class.
+    Of torch's errors only the name of a class is passed on.
     """
     if path.is_dir():
         raise ValueError(
@@ -226,9 +226,9 @@ def unpickled(path: Path, called: str) -> Any:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{called} does not exist. Give the path of a fairseq checkpoint.")
-    with path.open("rb") as file:  # by which torch, too, tells it from the format before 1.6
+    with path.open("rb") as file:  # torch recognises the current format in the same way
         zipped = file.read(len(ZIP)) == ZIP
-    if zipped and not zipfile.is_zipfile(path):  # torch reads one with something behind its index
+    if zipped and not zipfile.is_zipfile(path):  # torch also reads one with bytes after its index
         raise ValueError(f"{called} {_unreadable(path)}")
     stat = path.stat()
     fault = _fault(path, zipped, stat.st_size, stat.st_mtime_ns)
@@ -261,7 +261,7 @@ def unpickled(path: Path, called: str) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _fault(path: Path, zipped: bool, size: int, changed_ns: int) -> Optional[str]:
-    """What is wrong with a file, by which torch would not be stopped, or not before it is too late.
+    """Faults that torch does not detect, or detects only after allocating memory.
 
     Args:
         path: the file.
@@ -285,7 +285,7 @@ def _fault(path: Path, zipped: bool, size: int, changed_ns: int) -> Optional[str
 
 
 def _unreadable(path: Path, reason: str = "") -> str:
-    """Tells a file that is no checkpoint from one that could run code if it were loaded."""
+    """Distinguishes a file that is not a checkpoint from one that could run code when loaded."""
     code = CODE.search(reason)
     if code is not None:
         return python_object(code[code.lastindex])
@@ -299,7 +299,7 @@ def _unreadable(path: Path, reason: str = "") -> str:
 
 
 def _completed(state: Any, called: str) -> Dict[str, Any]:
-    """What torch read, with what its writer left out."""
+    """The content that torch read, completed with missing entries."""
     if not isinstance(state, dict):
         raise ValueError(
             f"{called} is not a fairseq checkpoint: it holds a {type(state).__name__}, not weights "
@@ -338,7 +338,7 @@ def _completed(state: Any, called: str) -> Dict[str, Any]:
 
 
 def _are_options(state: Dict[str, Any]) -> bool:
-    """Whether a checkpoint says the architecture of its model."""
+    """Whether a checkpoint records the architecture of its model."""
     args, cfg = state.get("args"), state.get("cfg")
     if args is None and not isinstance(cfg, dict):
         return False

@@ -9,13 +9,13 @@ from typing import IO, Optional
 from fairseq_kd.checkpoints.pickles import AGAIN
 
 # The ends of a zip file: its last record; before it, in a large file and in all of torch's, one
-# that tells where a longer one is, and before that the longer one.
+# with the position of a longer one, and before that the longer one.
 END, LOCATOR, LONG_END = (struct.Struct(f"<4s{rest}") for rest in ("4H2LH", "LQL", "Q2H2L4Q"))
 NEVER = "which torch never does. Give a file that fairseq-train wrote."
 
 
 def fault_of_records(path: Path, size: int) -> Optional[str]:
-    """What is wrong with the records of a zip file of some size in bytes.
+    """The fault of the records of a zip file of some size in bytes.
 
     Returns:
         The rest of a sentence about the file; None if all is well, or the file is so damaged that

@@ -4,8 +4,8 @@
   fairseq's main branch too, which unpickles any object, and refuses options that hold code. It
   forgets files of pretrained embeddings: the weights that they began with are in the checkpoint;
   and the file of predictions, which a criterion of fairseq's overwrites.
-- ``eval`` in fairseq's modules takes plain values alone, whoever wrote them: an option that no
-  table of ours names, from a file that somebody else opened, runs no code either.
+- ``eval`` in fairseq's modules accepts plain values only, from any source: options that our tables
+  do not list, or from files that other code opened, do not run code either.
 - ``FastaDataset`` is refused: it gives a shell the name of its file, in which is a language's.
 """
 
@@ -41,8 +41,8 @@ def evaluate(text: Any) -> Any:
     """Python's ``eval``, of plain values.
 
     Raises:
-        TypeError: it is no string, as ``eval`` says.
-        ValueError: it is no plain value.
+        TypeError: it is not a string, as with ``eval``.
+        ValueError: it is not a plain value.
     """
     if not isinstance(text, str):
         raise TypeError("eval() arg 1 must be a string, bytes or code object")
@@ -50,7 +50,7 @@ def evaluate(text: Any) -> Any:
 
 
 def refuse_fasta(dataset: FastaDataset, path: str) -> None:
-    """Stands for the index that fairseq makes of a file by a shell command with its name in it.
+    """Replaces fairseq's index of a file, which it makes by a shell command with the file's name.
 
     Raises:
         ValueError: always.

@@ -6,7 +6,7 @@ from typing import Any, Dict, FrozenSet, List, Optional, Union
 
 from fairseq_kd.checkpoints.reading import INHERITED, options_of, read_state
 
-LAST = "checkpoint_last.pt"  # what fairseq-train goes on from by default
+LAST = "checkpoint_last.pt"  # from which fairseq-train resumes by default
 
 
 def updates_done(path: Union[str, Path]) -> int:
@@ -52,7 +52,7 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
         seen: checkpoints that started from it, which cannot be its start.
 
     Returns:
-        None if its start is no longer there, or is another file by now.
+        None if its start no longer exists or has been replaced.
     """
     state = read_state(path, str(path))
     history, start = state["optimizer_history"], start_of(state)
@@ -62,9 +62,9 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
     before = next((each[INHERITED] for each in history if each.get("file") == start), None)
     file, seen = Path(start), seen | {Path(path).resolve()}
     if file.is_file() and file.resolve() not in seen:
-        with suppress(ValueError):  # it is no checkpoint any more
+        with suppress(ValueError):  # it is no longer a checkpoint
             begun = read_state(file, start)["optimizer_history"]
-            if history[: len(begun)] == begun:  # fairseq goes on with the history of a start
+            if history[: len(begun)] == begun:  # fairseq continues the history of a start
                 before = updates_behind(file, seen)
     return None if before is None else before + updates
 
@@ -72,9 +72,9 @@ def updates_behind(path: Union[str, Path], seen: FrozenSet[Path] = frozenset()) 
 def _updates_in(history: List[Dict[str, Any]]) -> Optional[int]:
     """The number of updates that a history shows; None if those of inherited weights are unknown.
 
-    A training has an entry for each time that it was resumed, with the updates until then. The next
-    one began anew, with the weights of the last, if it counts fewer, or has another criterion or
-    optimizer, which fairseq takes after ``--reset-optimizer`` alone.
+    A training has an entry for each time that it was resumed, with the updates until then. An entry
+    is a new training from the weights of the last one if it has fewer updates, or another criterion
+    or optimizer, which requires ``--reset-optimizer``.
     """
     total: Optional[int] = 0
     for entry, after in zip(history, [*history[1:], {}], strict=True):
@@ -86,7 +86,7 @@ def _updates_in(history: List[Dict[str, Any]]) -> Optional[int]:
 
 
 def _goes_on(entry: Dict[str, Any], after: Dict[str, Any]) -> bool:
-    """Whether the next entry of a history is of the same training."""
+    """Whether the next entry of a history belongs to the same training."""
     same = all(entry.get(name) == after.get(name) for name in ("criterion_name", "optimizer_name"))
     return same and entry.get("num_updates", 0) <= after.get("num_updates", -1)
 

@@ -41,7 +41,7 @@ def check_weights(weights: Mapping, called: str) -> None:
 
 
 def _fault(tensor: torch.Tensor) -> str:
-    """What is wrong with a tensor as a weight, as the end of a sentence; "" if nothing is."""
+    """The fault of a tensor as a weight, as the end of a sentence; "" if there is none."""
     if tensor.layout is not torch.strided:
         return f"must be a dense tensor, but has the layout {tensor.layout}"
     if tensor.device.type != "cpu":

@@ -1,4 +1,4 @@
-"""The commands of ``fairseq-kd``, a module each: help texts, and what the options make them call.
+"""The commands of ``fairseq-kd``, one module each: options, help text and call.
 
-They import what they run only when they run it, so that ``--help`` is quick.
+They import their implementation only when they run, so that ``--help`` is fast.
 """

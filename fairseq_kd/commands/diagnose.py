@@ -42,7 +42,7 @@ def run(options: DiagnoseOptions) -> int:
         for finding in findings(training):
             status = 1
             print(f"{on_terminal(training.name)}: {finding.name}")
-            details = f"  seen: {finding.evidence}\n  try:  {finding.advice_text}"
+            details = f"  evidence: {finding.evidence}\n  advice:   {finding.advice_text}"
             print(on_terminal(details))
     return status
 

@@ -28,7 +28,7 @@ class ExtractPeerOptions(Options):
     peer: int = number_field(
         1,
         Range(int, 1, 99),
-        "which one, counted from 1; the model of the run is CKPT itself (default: 1)",
+        "number of the peer, counted from 1; CKPT itself is the model of the run (default: 1)",
         metavar="N",
     )
     out: Path = option_field(MISSING, "the checkpoint to write", read=file_path, metavar="P.pt")
@@ -51,5 +51,5 @@ SUBCOMMAND = Subcommand(
     run,
     help="write a peer of a mutual learning as a checkpoint of its own",
     description=DESCRIPTION,
-    kept="CKPT is as it was",
+    kept="CKPT is unchanged",
 )

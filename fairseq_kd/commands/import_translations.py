@@ -22,7 +22,7 @@ beside the data.
 
 
 def run(options: ImportTranslationsOptions) -> int:
-    """Writes the folder, or prints that it is there."""
+    """Writes the folder, or prints that it exists."""
     check_apart(options.out, {"--data": options.data, "--hypotheses": options.hypotheses})
 
     from fairseq.data.data_utils import infer_language_pair
@@ -46,5 +46,5 @@ SUBCOMMAND = Subcommand(
     help="import the translations of another system, for distill-data",
     description=DESCRIPTION,
     epilog=EPILOG,
-    kept="the file of translations is as it was",
+    kept="the file of translations is unchanged",
 )

@@ -34,5 +34,5 @@ SUBCOMMAND = Subcommand(
     help="write a student checkpoint that starts from a teacher's layers",
     description=DESCRIPTION,
     usage="fairseq-kd inherit --teacher T.pt --arch A --out S.pt [flags] [-- model flags]",
-    kept="the teacher is as it was",
+    kept="the teacher is unchanged",
 )

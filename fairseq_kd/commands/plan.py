@@ -28,13 +28,13 @@ STRATEGIES = {
     "balanced": "layers by the ratio, width and heads by its root",
     "depth": "layers only",
     "width": "width and heads only",
-    "deep-shallow": "as balanced, but the decoder loses most layers",
+    "deep-shallow": "as balanced, but most layers are removed from the decoder",
 }
 RATIO = Range(float, 0.001, 1, below=True)
 BUDGET = Range(float, 1e-6, 1e12)
 TEACHER = Group("the teacher", exclusive=True, required=True)
 VOCABULARY = Group("the vocabulary of --arch", exclusive=True)
-TARGET = Group("TARGET: how small the student gets, one of", exclusive=True, required=True)
+TARGET = Group("TARGET: size of the student (one of)", exclusive=True, required=True)
 LADDER = Group("the ladder")
 
 
@@ -63,7 +63,7 @@ class PlanOptions(Options):
     )
     arch: Optional[str] = option_field(
         None,
-        "its architecture, if it is not trained yet",
+        "the architecture of a teacher that is not trained yet",
         read=one_line,
         metavar="A",
         group=TEACHER,
@@ -84,31 +84,32 @@ class PlanOptions(Options):
     ladder: Optional[Sequence[float]] = number_field(
         None,
         Several(Range(float, 0.001, 1), 100),
-        "the ratios of all stages, the student's last",
+        "the ratios of all stages, from the first to the student's",
         metavar="1.0,0.75,0.5,0.25",
         group=TARGET,
     )
     parameters: Optional[int] = option_field(
-        None, "at most so many parameters", read=parameters, metavar="10M", group=TARGET
+        None, "largest number of parameters", read=parameters, metavar="10M", group=TARGET
     )
     size_mb: Optional[float] = number_field(
         None,
         BUDGET,
-        "at most so many megabytes on disk, converted for CTranslate2 in int8",
+        "largest size on disk in megabytes, after conversion for CTranslate2 in int8",
         metavar="20",
         group=TARGET,
     )
     latency_ms: Optional[float] = number_field(
         None,
         BUDGET,
-        "at most so many milliseconds for a sentence of 20 tokens on this machine, translated "
-        "alone and greedily by CTranslate2 in int8",
+        "largest time in milliseconds for one sentence of 20 tokens on this machine, translated "
+        "greedily by CTranslate2 in int8",
         metavar="15",
         group=TARGET,
     )
     strategy: str = option_field(
         STRATEGY,
-        f"what shrinks. {'; '.join(map(': '.join, STRATEGIES.items()))} (default: %(default)s)",
+        f"how the sizes shrink. {'; '.join(map(': '.join, STRATEGIES.items()))} (default: "
+        "%(default)s)",
         STRATEGIES,
         group=LADDER,
     )
@@ -135,11 +136,15 @@ class PlanOptions(Options):
         """
         given = [name for name in ("words", "data") if getattr(self, name) is not None]
         for useless, flag, where in (
-            (self.teacher and given, f"--{''.join(given)}", "with --teacher, which has its own"),
+            (
+                self.teacher and given,
+                f"--{''.join(given)}",
+                "with --teacher, whose dictionaries are used",
+            ),
             (
                 self.teacher and self.model_flags,
                 "What follows --",
-                "with --teacher, which is built",
+                "with --teacher, whose architecture is known",
             ),
             (self.ladder and self.factor, "--factor", "with --ladder, which names every stage"),
             (self.latency_ms is None and self.threads, "--threads", "without --latency-ms"),

@@ -56,8 +56,8 @@ def run(options: ProgressiveOptions) -> int:
 SUBCOMMAND = Subcommand(
     ProgressiveOptions,
     run,
-    help="distil a teacher step by step to a small student, as a run file describes it",
+    help="run the distillation that a run file describes",
     description=DESCRIPTION,
     epilog=EPILOG,
-    kept="what is finished is kept",
+    kept="finished steps are kept",
 )

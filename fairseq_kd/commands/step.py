@@ -19,5 +19,5 @@ SUBCOMMAND = Subcommand(
     run,
     description="Runs or resumes the commands of one step of a run, and writes its manifest. "
     "fairseq-kd progressive calls it through Snakemake; the steps before it must be done.",
-    kept="what is finished is kept",
+    kept="finished steps are kept",
 )

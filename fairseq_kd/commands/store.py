@@ -58,5 +58,5 @@ SUBCOMMAND = Subcommand(
     help="save a teacher's top-k distribution for every token of a data set, for --kd-store",
     description=DESCRIPTION,
     epilog=EPILOG,
-    kept="the parts that are whole are kept",
+    kept="complete parts are kept",
 )

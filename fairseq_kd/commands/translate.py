@@ -53,7 +53,7 @@ def run(options: TranslateOptions) -> int:
         teachers, subset, engine, options.out, options.shard, options.max_tokens
     )
     if progress is None:
-        print(f"{path} is there already", file=sys.stderr)
+        print(f"{path} already exists", file=sys.stderr)
     else:
         print(
             f"{progress.done_sentences:,} sentences are in {path}; this run decoded "
@@ -77,5 +77,5 @@ SUBCOMMAND = Subcommand(
     run,
     help="decode a binarised set with a teacher, in shards if wanted",
     description=DESCRIPTION,
-    kept="what was decoded before is kept",
+    kept="earlier translations are kept",
 )

@@ -53,10 +53,10 @@ class AttentionKDConfig(IntermediateKDConfig):
     kd_attention_decoder_layers: Optional[str] = decoder_layers_field("attention")
     kd_attention_heads: str = option_field(
         "mean",
-        "how heads are matched where their numbers differ: mean, groups of the larger "
-        "number are averaged; repeat, heads of the smaller number are repeated; learned, each "
-        "teacher head is met by a trained mixture of all student heads (arXiv:2403.01479); "
-        "relation, none is, and relations among queries, keys and values are compared instead "
+        "how heads are matched if their numbers differ: mean, groups of the larger number are "
+        "averaged; repeat, heads of the smaller number are repeated; learned, each teacher head is "
+        "compared with a trained mixture of all student heads (arXiv:2403.01479); relation, heads "
+        "are not matched, and relations among queries, keys and values are compared "
         "(arXiv:2012.15828) (default: %(default)s)",
         HEADS,
     )

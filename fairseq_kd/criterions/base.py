@@ -1,4 +1,4 @@
-"""What all our criterions share: the mask of non-padding tokens, metrics, and restart."""
+"""Base class of the criterions: the mask of non-padding tokens, metrics, and restart."""
 
 import functools
 import logging
@@ -99,7 +99,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
-        """Refuses flags that are wrong whatever the models are, before any model is read."""
+        """Refuses flags that are wrong for every model, before any model is read."""
         raise NotImplementedError
 
     @staticmethod
@@ -172,38 +172,38 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         log_metrics(logging_outputs, cls.metric_table())
 
     def load_state_dict(self, state_dict: Optional[Mapping[str, Tensor]], strict: bool = True):
-        """As ``nn.Module``'s; of a start without weights that fit, nothing is loaded."""
+        """As in ``nn.Module``; if the checkpoint has no matching weights, nothing is loaded."""
         difference = self._difference(state_dict or {})
         if difference:
             logger.warning(
-                f"the weights of this criterion start afresh: the checkpoint {difference}"
+                f"the criterion's weights are initialised anew: the checkpoint {difference}"
             )
             return None
         return super().load_state_dict(state_dict, strict=strict)
 
     def check_resumed(self, path: str) -> None:
-        """Makes sure that a training can go on from a checkpoint with its optimizer.
+        """Checks that a training can be resumed from a checkpoint with its optimizer.
 
         Args:
             path: the checkpoint.
 
         Raises:
-            ValueError: it holds other weights of the criterion than are trained here.
+            ValueError: its weights of the criterion do not match this criterion's.
         """
         difference = self._difference(read_state(path, path)["criterion"] or {})
         if difference:
             raise ValueError(
-                f"{path} {difference}. Go on with {self.shaping_flags()} as they were, or begin "
-                "anew from its model, with --finetune-from-model and another --save-dir."
+                f"{path} {difference}. Resume with the same {self.shaping_flags()}, or start a new "
+                "training from its model, with --finetune-from-model and another --save-dir."
             )
 
     @classmethod
     def shaping_flags(cls) -> str:
-        """The flags that decide on number and shapes of the criterion's own weights."""
-        return "the flags of this criterion"
+        """The flags that determine the number and shapes of the criterion's own weights."""
+        return "flags of this criterion"
 
     def _difference(self, state_dict: Mapping[str, Tensor]) -> str:
-        """How a state differs from this criterion's own, after the checkpoint's name; "" if not."""
+        """The difference of a state from this criterion's own, as a clause; "" if none."""
         trained = self.state_dict() if has_parameters(self) else {}  # else fairseq saves none
         own, others = (
             {key: tuple(value.shape) for key, value in state.items()}
@@ -233,7 +233,7 @@ def load_checkpoint(
     optimizer_overrides: Optional[Dict[str, Any]] = None,
     reset_meters: bool = False,
 ) -> Optional[Dict[str, Any]]:
-    """As fairseq's, which leaves out all meters at the end of an epoch, and checks no criterion.
+    """As fairseq's, which drops meters at the end of an epoch; also checks the criterion.
 
     Raises:
         ValueError: the checkpoint holds other weights of the criterion.
@@ -253,7 +253,7 @@ Trainer.load_checkpoint = load_checkpoint
 def follow(criterion: nn.Module, model: nn.Module) -> None:
     """Moves the weights of a criterion to the device and the precision of the model.
 
-    fairseq-train has moved them already; fairseq-validate moves only the model.
+    fairseq-train has already moved them; fairseq-validate moves only the model.
 
     Args:
         criterion: with or without weights of its own.

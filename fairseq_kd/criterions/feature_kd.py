@@ -36,8 +36,8 @@ class FeatureKDConfig(IntermediateKDConfig):
     kd_feature_decoder_layers: Optional[str] = decoder_layers_field("feature")
     kd_feature_distance: str = option_field(
         "mse",
-        "distance between two hidden states: mse, the mean squared error, or cosine, "
-        "1 - cos, which is free of scale (default: %(default)s)",
+        "distance between two hidden states: mse, the mean squared error, or cosine, 1 - cos, "
+        "which is independent of scale (default: %(default)s)",
         DISTANCES,
     )
 

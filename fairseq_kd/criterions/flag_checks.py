@@ -63,8 +63,8 @@ def check_weights(cfg: Any, others: Dict[str, float]) -> None:
     if not any(weights.values()):
         *flags, last = weights
         raise ValueError(
-            f"{', '.join(flags)} and {last} are {'all' if others else 'both'} 0, which leaves "
-            "nothing to learn. Set one above 0."
+            f"{', '.join(flags)} and {last} are {'all' if others else 'both'} 0, so there is no "
+            "loss. Set one above 0."
         )
 
 
@@ -77,8 +77,8 @@ def check_one_teacher_source(cfg: Any, others: Dict[str, float]) -> None:
     """
     if cfg.kd_teacher and cfg.kd_store:
         raise ValueError(
-            f"--kd-teacher is {cfg.kd_teacher} and --kd-store is {cfg.kd_store}, but only one of "
-            "them can teach. Leave one out, or mix both by --criterion multi_teacher_kd."
+            f"--kd-teacher is {cfg.kd_teacher} and --kd-store is {cfg.kd_store}, but only one "
+            "source is allowed. Leave one out, or mix both by --criterion multi_teacher_kd."
         )
     check_some_teacher(cfg, others)
 

@@ -14,10 +14,10 @@ from fairseq_kd.criterions.word_kd import WordKDCriterion
 INTRODUCTION = """\
 # Flags
 
-`fairseq-train --help` lists no flag of a criterion or a task, so here are ours;
-`fairseq-kd flags word_kd` prints them too. This page is made by
-`fairseq-kd flags --markdown > docs/flags.md`. In a YAML of `fairseq-hydra-train` the same names
-stand under `criterion:` or `task:`, with underscores.
+`fairseq-train --help` lists no flags of criterions and tasks, so this page lists the flags of this
+package; `fairseq-kd flags word_kd` prints them too. This page is made by `fairseq-kd flags
+--markdown > docs/flags.md`. In a YAML file of `fairseq-hydra-train` the same names, with
+underscores, are keys under `criterion:` or `task:`.
 """
 
 
@@ -71,13 +71,16 @@ def flags_text(criterion: Optional[str] = None) -> str:
 
 
 def flags_page() -> str:
-    """The page ``docs/flags.md``: what a criterion shares with word_kd stands there once."""
+    """The page ``docs/flags.md``: flags shared with word_kd are listed once."""
     parts, shared = [INTRODUCTION], set(flags_of(WordKDCriterion))
     for name, cls in {**criterion_classes(), **task_classes()}.items():
         parts += [f"## {name}\n", f"{cls.__doc__.splitlines()[0]}\n"]
         derived = cls is not WordKDCriterion and issubclass(cls, WordKDCriterion)
         if derived:
-            parts.append("The flags of [word_kd](#word_kd), and these, or these instead:\n")
+            parts.append(
+                "The flags of [word_kd](#word_kd), and the following, which replace flags of the "
+                "same name:\n"
+            )
         known = shared if derived else ()
         rows = [
             f"| `{flag}` | {_cell(text)} |"
@@ -89,5 +92,5 @@ def flags_page() -> str:
 
 
 def _cell(text: str) -> str:
-    """Text as a cell of a table, which a bar would end."""
+    """Text as a table cell, with escaped bars."""
     return text.replace("|", "\\|")

@@ -41,8 +41,8 @@ def decoder_layers_field(name: str) -> Any:
     """The field ``kd_NAME_decoder_layers`` of a term that compares layers."""
     return option_field(
         None,
-        "the decoder's layers, if they are others than the encoder's, in the same form "
-        f"(default: as --kd-{name}-layers)",
+        "the decoder's layers, if they differ from the encoder's, in the same form (default: as "
+        f"--kd-{name}-layers)",
     )
 
 
@@ -132,7 +132,7 @@ class Term(nn.Module):
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
-        """Refuses, where there is a weight, flags that are wrong whatever the models are."""
+        """Refuses flags that are wrong for every model, if the term has a weight."""
 
     @classmethod
     def check_task(cls, cfg: Any, task: FairseqTask) -> None:
@@ -176,7 +176,7 @@ class LayerTerm(Term):
 
     @classmethod
     def check_flags(cls, cfg: Any) -> None:
-        """Refuses layer maps that are wrong whatever the models are."""
+        """Refuses layer maps that are wrong for every model."""
         for name in (f"kd_{cls.name}_layers", f"kd_{cls.name}_decoder_layers"):
             if getattr(cfg, name) is not None:
                 check_layer_map(getattr(cfg, name), flag_name(name))

@@ -1,4 +1,4 @@
-"""word_kd from several teachers: ``P = sum_i w_i softmax(z_i / T_i)`` in the teacher's place."""
+"""word_kd from a mixture of several teachers: ``P = sum_i w_i softmax(z_i / T_i)``."""
 
 import math
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ class MultiTeacherKDConfig(WordKDConfig):
     )
     kd_teacher_mean: str = option_field(
         "probabilities",
-        "what is averaged: probabilities, or log_probabilities, which leaves only "
-        "entries that no teacher rules out (default: %(default)s)",
+        "what is averaged: probabilities, or log_probabilities, which excludes entries that any "
+        "teacher rules out (default: %(default)s)",
         MEANS,
     )
 
@@ -71,11 +71,11 @@ class MultiTeacherKDConfig(WordKDConfig):
 class MultiTeacherKDCriterion(WordKDCriterion):
     """word_kd from a weighted mixture of teachers that run, stores, or both.
 
-    Learned weights are ``w = (1 - m) softmax(a) + m / I``, the a's in the criterion, and m what
-    keeps the entropy of w above ``--kd-teacher-entropy * log I`` wherever the a's go. They are
-    trained by the mixture's likelihood of the reference, ``-log sum_i w_i p_i(y)`` at T = 1, and by
-    nothing else: by the distillation loss they would drift to the teacher that is easiest to
-    imitate. The student gets no gradient from it, and ``loss`` does not count it.
+    Learned weights are ``w = (1 - m) softmax(a) + m / I``. The a's are parameters of the criterion;
+    m is chosen so that the entropy of w is at least ``--kd-teacher-entropy * log I`` for all values
+    of a. The weights are trained only by the mixture's likelihood of the reference, ``-log sum_i
+    w_i p_i(y)`` at T = 1: with the distillation loss they would drift to the teacher that is
+    easiest to imitate. This term gives the student no gradient and is not part of ``loss``.
 
     Log: as word_kd's, with ``agreement`` and ``teacher_entropy`` those of the mixture;
     ``teacher_weight_1``, ...: mean weight of each teacher; ``teacher_nll``: bits per token of
@@ -118,7 +118,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
             self.scores = nn.Parameter(torch.zeros(count))
 
     def _leave_out_weights_of_0(self) -> None:
-        """A teacher without weight need not run."""
+        """Drops teachers of weight 0, so that they are not run."""
         used = [i for i, weight in enumerate(self.fixed) if weight > 0]
         self.numbers = [self.numbers[i] for i in used]
         self.teachers = [self.teachers[i] for i in used]

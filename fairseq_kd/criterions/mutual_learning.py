@@ -32,7 +32,7 @@ from fairseq_kd.models.projection import (
     refuse_unseen_projection,
 )
 
-GRADIENTS = {  # the divergence from another peer whose gradient a peer gets
+GRADIENTS = {  # gradient of the divergence between two peers
     "detached": "forward_kl",
     "symmetric": "jeffreys",
 }
@@ -51,9 +51,9 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
     )
     kd_peer_overrides: Optional[str] = option_field(
         None,
-        "what the other peers have unlike the model of the run, as KEY=VALUE,... such "
-        "as encoder_layers=2,decoder_layers=1 or arch=transformer_kd_small_student; for each "
-        "its own if separated by colons (default: all peers are alike)",
+        "options in which the other peers differ from the model of the run, as KEY=VALUE,... such "
+        "as encoder_layers=2,decoder_layers=1 or arch=transformer_kd_small_student; separated by "
+        "colons, one group per peer (default: all peers have the same architecture)",
     )
     kd_mutual_weight: float = number_field(
         1.0,
@@ -70,8 +70,8 @@ class MutualLearningConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_detach_ratio: Optional[float] = number_field(
         None,
         DETACH_RATIO,
-        "a peer learns nothing from one whose running nll_loss is this many times its "
-        "own (default: it learns from all; after AIO-KD, EMNLP 2023)",
+        "a peer does not learn from peers whose running nll_loss is this many times its own "
+        "(default: it learns from all; after AIO-KD, EMNLP 2023)",
     )
     kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
     kd_compile: bool = compile_flag()
@@ -230,8 +230,8 @@ class MutualLearningCriterion(KDCriterion):
     def _sum(self, pairs: Dict[Tuple[int, int], LossTerms]) -> Tuple[Tensor, Tensor]:
         """The loss and the mean KL over ordered pairs.
 
-        With symmetric gradients a KL stands in the sums of both peers, so that each gets its
-        gradient. Its value counts once, whoever learns from it.
+        With symmetric gradients a KL is in the sums of both peers, so that each gets its gradient.
+        Its value counts once.
         """
         share = 0.5 if self.cfg.kd_mutual_gradient == "symmetric" else 1.0
         mutual = share * sum(terms.kd for terms in pairs.values()) / len(pairs)

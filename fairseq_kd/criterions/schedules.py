@@ -1,4 +1,4 @@
-"""Values that change over a training, the temperature and the weights: T0 first, T1 at the end.
+"""Schedules of temperature and loss weights, from T0 at the start to T1 at the end.
 
 With ``s = update / total`` clipped to [0, 1]:
 
@@ -35,7 +35,7 @@ SHAPES: Dict[str, Shape] = {
     FOLLOWS_GAP: lambda start, final, s: start - (start - final) * s,
 }
 DEFAULT_FINAL_TEMPERATURE = 2.0
-LOWEST_TEMPERATURE = 1 / TAIL_POWERS[-1]  # for which a store that is built now is accurate
+LOWEST_TEMPERATURE = 1 / TAIL_POWERS[-1]  # at which a store of the current format is accurate
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def check_token_temperature(cfg: Any) -> None:
     if cfg.kd_token_temperature != "uniform" and set(temperature_schedule(cfg).ends) == {1.0}:
         raise ValueError(
             f"--kd-token-temperature {cfg.kd_token_temperature} has no effect at --kd-temperature "
-            "1, between which and 1 each token's temperature lies. Leave it out, or raise T."
+            "1, because each token's temperature lies between 1 and T. Leave it out, or raise T."
         )
 
 
@@ -156,7 +156,7 @@ def check_store_temperatures(
     Args:
         cfg: the flags.
         factors: of the temperature of each teacher, the stores last; None: 1 for each.
-        limits: the lowest accurate temperature of each store; None: as of those built now.
+        limits: the lowest accurate temperature of each store; None: that of the current format.
     """
     stores = cfg.kd_store.split(os.pathsep) if cfg.kd_store else []
     ends = temperature_schedule(cfg).ends
@@ -166,6 +166,6 @@ def check_store_temperatures(
         if lowest < limit * (1 - 1e-6):  # products of factors are rounded
             rebuild = "rebuild the store, " if lowest >= LOWEST_TEMPERATURE else ""
             raise ValueError(
-                f"--kd-store {store} is accurate for temperatures of {limit:g} and more, but T is "
-                f"{lowest:g} at the lowest. Raise it, {rebuild}or train from --kd-teacher."
+                f"--kd-store {store} requires T >= {limit:g}, but the lowest T is {lowest:g}. "
+                f"Raise T, {rebuild}or train from --kd-teacher."
             )

@@ -15,8 +15,8 @@ def check_shared_encoder(cfg: Any) -> None:
     """Refuses flags under which one encoder cannot serve both models, or be frozen."""
     if cfg.distributed_world_size > 1 and cfg.ddp_backend != "legacy_ddp":
         raise ValueError(
-            f"--kd-share-encoder freezes parameters, which --ddp-backend {cfg.ddp_backend} "
-            "cannot do in a training of several workers. Add --ddp-backend legacy_ddp."
+            f"--kd-share-encoder freezes parameters, which --ddp-backend {cfg.ddp_backend} does "
+            "not support with several workers. Add --ddp-backend legacy_ddp."
         )
     if cfg.kd_teacher_dtype != "student":
         raise ValueError(
@@ -25,8 +25,8 @@ def check_shared_encoder(cfg: Any) -> None:
         )
     if cfg.fp16 and not (cfg.fp16_no_flatten_grads or cfg.memory_efficient_fp16):
         raise ValueError(  # fairseq would put the decoder's gradients in the encoder's place
-            "--kd-share-encoder freezes parameters, which --fp16 cannot do with its gradients "
-            "in one row. Add --fp16-no-flatten-grads, or train with --amp."
+            "--kd-share-encoder freezes parameters, which --fp16 cannot do with flattened "
+            "gradients. Add --fp16-no-flatten-grads, or train with --amp."
         )
 
 
@@ -82,6 +82,6 @@ class SharedEncoder:
         if differing:
             raise ValueError(
                 f"--kd-share-encoder needs a student with the encoder of --kd-teacher {self.path}, "
-                f"but encoder.{differing[0]} is another. Start the student from the teacher's "
-                "weights by --finetune-from-model; fairseq-kd inherit makes such a file."
+                f"but encoder.{differing[0]} differs. Start the student from the teacher's weights "
+                "by --finetune-from-model; fairseq-kd inherit makes such a file."
             )

@@ -1,7 +1,7 @@
-"""What a criterion knows of its training: the current update, running means, the first batch.
+"""Training state for criterions: update number, running means, first-batch check.
 
 fairseq passes a criterion neither the number of the update nor the logs of all workers. It passes
-both to the task, so a method of that one task object is wrapped; its class stays as it is.
+both to the task, so a method of that one task object is wrapped; its class is not changed.
 """
 
 import logging
@@ -51,8 +51,8 @@ class RunningMean:
 
     After every update ``0.99 * mean + 0.01 * value``, the value over the whole update: the batches
     of ``--update-freq`` and of all workers. It is logged, and kept among fairseq's meters, which
-    are in every checkpoint, so a resumed training goes on with it; with ``--reset-meters`` it
-    begins again with the first value.
+    are in every checkpoint, so a resumed training continues it; with ``--reset-meters`` it starts
+    again with the first value.
 
     Args:
         task: the task of the training.
@@ -92,7 +92,7 @@ class RunningMean:
         return self.start if meter is None else meter.val
 
     def observe(self, logging_outputs) -> None:
-        """Updates the mean by the logs of one update."""
+        """Updates the mean with the logs of one update."""
 
         def total(key: str) -> float:
             return float(sum(log.get(key, 0) for log in logging_outputs))
@@ -166,7 +166,7 @@ class TemperatureWarning:
         if temperature > 1 and entropy_bits > NEARLY_UNIFORM * highest:
             logger.warning(
                 "at temperature %.3g the teacher's distribution is nearly uniform: %.1f of at most "
-                "%.1f bits a token. Lower --kd-temperature; begin with 1",
+                "%.1f bits a token. Lower --kd-temperature; start with 1",
                 temperature,
                 entropy_bits,
                 highest,

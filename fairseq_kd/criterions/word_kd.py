@@ -68,8 +68,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
     kd_teacher: Optional[str] = option_field(
         None,
-        "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with "
-        "the student's language pair and dictionaries; several, A.pt:B.pt, teach the mean of "
+        "checkpoint of the teacher: any autoregressive encoder-decoder of fairseq with the "
+        "student's language pair and dictionaries; several, A.pt:B.pt, are mixed by the mean of "
         "their distributions (default: none, with --kd-store or --kd-alpha 0)",
     )
     kd_teacher_source_lang: Optional[str] = option_field(
@@ -114,9 +114,9 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_temperature: float = number_field(
         4.0,
         TEMPERATURE,
-        "softmax temperature T of both models in the distillation loss; in "
-        "translation give 1: 3 to 6, usual for classifiers of images, gain less; at "
-        "the first update if it is scheduled (default: %(default)s; arXiv:1503.02531)",
+        "softmax temperature T of both models in the distillation loss; 1 is recommended for "
+        "translation: values of 3 to 6, usual in image classification, gain less; with a schedule, "
+        "T at the first update (default: %(default)s; arXiv:1503.02531)",
     )
     kd_temperature_schedule: str = option_field(
         "constant",
@@ -175,8 +175,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     )
     kd_share_encoder: bool = option_field(
         False,
-        "the student keeps the teacher's encoder, which it starts from "
-        "(--finetune-from-model): it is frozen and run once for both (default: off)",
+        "the student starts from the teacher's encoder (--finetune-from-model) and keeps it: it is "
+        "frozen and runs once for both models (default: off)",
     )
     kd_chunk_tokens: Optional[int] = chunk_tokens_flag()
     kd_compile: bool = compile_flag()
@@ -245,7 +245,7 @@ class WordKDCriterion(KDCriterion):
 
     @classmethod
     def check_flags(cls, cfg: WordKDConfig) -> None:
-        """Refuses flags that are wrong whatever the models are, before any model is read."""
+        """Refuses flags that are wrong for every model, before any model is read."""
         others = cls.other_weights(cfg)
         needs_teacher = distils(cfg) or any(others.values())
         check_values(cfg)
@@ -313,7 +313,7 @@ class WordKDCriterion(KDCriterion):
             mixture=self.mixture(),
         )
 
-    # For subclasses to override. Which flags and teachers there are:
+    # For subclasses to override: flags and teachers.
 
     alpha_flags: ClassVar[type] = WordKDConfig  # the flags that have no effect while alpha is 0
 
@@ -340,7 +340,7 @@ class WordKDCriterion(KDCriterion):
         """The batch as the teachers read it."""
         return sample
 
-    # What is computed of the teachers' distributions, and logged:
+    # For subclasses to override: the mixture of distributions, the loss and the log.
 
     def mixture(self) -> Mixture:
         """How the distributions of several teachers are mixed."""

@@ -8,9 +8,9 @@ instruction (``vpmaddubsw``) that adds two products of an unsigned activation ``
 signed weight ``w`` in 16 bits, and saturates. CTranslate2 scales every row of weights to
 ``|w| <= 127``, so that sums saturate where weights and activations are both large. With
 ``|w| <= 64`` none does: ``2 * 255 * 64 = 32,640 <= 32,767``. That costs one of the eight bits, on
-every processor, so that a model translates on each of them as on the one that measured it.
+every processor, so that a model translates identically on all of them.
 
-Source of the remedy: OpenVINO, "Saturation (overflow) Issue Workaround",
+Source of the workaround: OpenVINO, "Saturation (overflow) Issue Workaround",
 https://docs.openvino.ai/latest/pot_saturation_issue.html.
 """
 
@@ -44,7 +44,7 @@ from fairseq_kd.files.write_errors import writing
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.teachers.loading import read_translation_model
 
-UNFINISHED = r"ctranslate2-[\w.+-]+-int8\.\d+-[0-9a-f]{32}\."  # how their names begin
+UNFINISHED = r"ctranslate2-[\w.+-]+-int8\.\d+-[0-9a-f]{32}\."  # name prefix
 FLOAT32, INT8 = "float32", "int8"
 WEIGHTS = {f"{name}/model.bin" for name in (FLOAT32, INT8)}
 PROBES, PROBE_TOKENS = 4, 60
@@ -55,11 +55,11 @@ LARGEST = 64  # int8 weight, so that two products with 255 fit into 16 bits
 
 
 class CannotConvertError(EngineUnavailableError):
-    """CTranslate2 cannot convert a model, or would score otherwise than fairseq."""
+    """CTranslate2 cannot convert a model, or its scores differ from fairseq's."""
 
 
 def default_cache() -> Path:
-    """The default folder of converted models, which is made if there is none.
+    """The default folder of converted models, created if necessary.
 
     Raises:
         ValueError: it cannot be made, or nothing can be written into it.
@@ -76,7 +76,7 @@ def default_cache() -> Path:
 
 
 def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
-    """The folder of a converted model, which is made if the cache has none.
+    """The folder of a converted model, created if the cache has none.
 
     Args:
         checkpoint: with the subset's dictionaries.
@@ -84,7 +84,7 @@ def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
         cache: folder for converted models.
 
     Raises:
-        CannotConvertError: CTranslate2 refuses the model, or scores otherwise than fairseq.
+        CannotConvertError: CTranslate2 refuses the model, or its scores differ from fairseq's.
     """
     folder = cache / _name(checkpoint, subset)
     if folder.is_dir():
@@ -104,7 +104,7 @@ def converted(checkpoint: Checkpoint, subset: Subset, cache: Path) -> Path:
 
 
 def _name(checkpoint: Checkpoint, subset: Subset) -> str:
-    """The name of a conversion, by the hashes of what it is made from, vocabularies included."""
+    """The name of a conversion: the hashes of its inputs, vocabularies included."""
     dictionaries = (subset.hashes[f"{side}_dictionary"] for side in ("source", "target"))
     parts = [checkpoint.sha256, *dictionaries]
     if not checkpoint.format.is_plain:
@@ -193,7 +193,7 @@ def write_converted(
 
 @contextmanager
 def _with_a_namespace(checkpoint: Checkpoint) -> Iterator[Path]:
-    """A checkpoint that CTranslate2 reads, which knows only those of fairseq-train."""
+    """Yields a checkpoint with fairseq-train's Namespace, which CTranslate2 requires."""
     path = checkpoint.path
     state = read_checkpoint(path)
     args = state.get("args") or state["cfg"]["model"]
@@ -269,7 +269,7 @@ def _check_scores(folder: Path, checkpoint: Checkpoint, subset: Subset) -> None:
         expected = _log_probability(checkpoint, source, translation) / len(tokens)
         if not abs(result.scores[0] - expected) < TOLERANCE_NATS:
             raise CannotConvertError(
-                "CTranslate2 would translate otherwise than fairseq: it scores a translation "
+                "CTranslate2 differs from fairseq: it scores a translation "
                 f"{result.scores[0]:.3f}, and fairseq {expected:.3f} nats per token"
             )
 

@@ -17,7 +17,7 @@ from fairseq_kd.worker_processes import in_order, in_processes
 
 NO_AFFIXES = Affixes()
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
-INT8_CPU_BATCH_TOKENS = 256  # so that weights and states fit into the caches
+INT8_CPU_BATCH_TOKENS = 256  # weights and states then fit into the processor caches
 SAMPLED_BATCHES = 16  # batches per seed: a process loads the model again for each seed
 COMPUTE_TYPES = {
     "cpu": ("int8", "int16", "float32"),

@@ -40,7 +40,7 @@ from fairseq_kd.shard import Shard
 
 Settings = Dict[str, Any]
 FILE, LOCK = "decoding.json", ".lock"
-IMPORTED = "imported"  # in the place of an engine: what another system translated
+IMPORTED = "imported"  # replaces the engine in settings of imported translations
 SCHEMA = {  # of the entries that are read
     **{"sentences": int, "subset": str, "pair": [str], "nbest": int, "teacher": [str]},
     **{"source": str, "source_dictionary": str, "target_dictionary": str},
@@ -51,7 +51,7 @@ class Decoded(NamedTuple):
     """A decoded shard."""
 
     path: Path  # of its hypotheses; of the whole set's if the shards are merged
-    progress: "Optional[DecodingProgress]"  # of this run; None if the file was there already
+    progress: "Optional[DecodingProgress]"  # of this run; None if the file already existed
 
 
 def decode(
@@ -75,8 +75,8 @@ def decode(
         label: before the line that names the engine.
 
     Raises:
-        ValueError: the folder has hypotheses of other settings or of another number of shards, a
-            file in it is damaged, or another process decodes the shard.
+        ValueError: the folder has hypotheses with different settings or a different number of
+            shards, a file in it is damaged, or another process decodes the shard.
         OSError: a file cannot be written.
     """
     settings = settings_of(models, subset, engine, max_tokens)
@@ -125,7 +125,7 @@ def agree_on(settings: Settings, folder: Path) -> None:
         check_vacant(folder)
         make_folder(folder)
         with folder_locked(folder):
-            if not (folder / FILE).exists():  # nor has another shard written it by now
+            if not (folder / FILE).exists():  # unless another shard has written it meanwhile
                 with written_whole(folder / FILE) as file:
                     json.dump(sealed(settings), file, indent=2)
                     file.write("\n")
@@ -134,9 +134,9 @@ def agree_on(settings: Settings, folder: Path) -> None:
     for name in {**earlier, **settings}:
         if earlier.get(name) != settings.get(name):
             raise ValueError(
-                f"{folder} was begun with {name} {_short(earlier.get(name))}, but now it is "
-                f"{_short(settings.get(name))}. Choose another --out, or give the options of the "
-                "first run."
+                f"{folder} was started with {name} {_short(earlier.get(name))}, but this command "
+                f"has {_short(settings.get(name))}. Choose another --out, or give the options of "
+                "the first run."
             )
 
 
@@ -237,8 +237,9 @@ class ShardDecoder:
                 done = set(journal.numbers)
                 if not done.issubset(self.own):
                     raise ValueError(
-                        f"{journal_path} holds batch {min(done.difference(self.own))}, which is "
-                        f"not of shard {self.shard}. Remove it, and run the same command again."
+                        f"{journal_path} holds batch {min(done.difference(self.own))}, which does "
+                        f"not belong to shard {self.shard}. Remove it, and run the same command "
+                        "again."
                     )
                 todo = [number for number in self.own if number not in done]
                 with self._progress(done) as progress:
@@ -313,7 +314,7 @@ def merge_shards(folder: Path) -> None:
     with folder_locked(folder):
         if (folder / WHOLE).is_file():
             check_shard(folder / WHOLE, settings_id(settings))
-            print(f"{folder / WHOLE} is there already", file=sys.stderr)
+            print(f"{folder / WHOLE} already exists", file=sys.stderr)
             return
         merge(folder, settings_id(settings), settings["sentences"])
     print(f"{settings['sentences']:,} sentences are in {folder / WHOLE}", file=sys.stderr)

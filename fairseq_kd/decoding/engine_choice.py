@@ -62,11 +62,11 @@ def choose_engine(
         except EngineUnavailableError as error:
             if name == "ctranslate2":
                 raise ValueError(
-                    f"{error}. Leave --engine ctranslate2 out, and fairseq decodes."
+                    f"{error}. Omit --engine ctranslate2 to decode with fairseq."
                 ) from error
-            print(f"{error}; so fairseq decodes, which takes several times longer", file=sys.stderr)
+            print(f"{error}. Using fairseq, which is several times slower.", file=sys.stderr)
     if workers is not None:
-        raise ValueError("--workers has no effect where fairseq decodes. Leave it out.")
+        raise ValueError("--workers has no effect when fairseq decodes. Leave it out.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda, but this torch can use no GPU. Leave it out.")
     if device == "auto":
@@ -89,7 +89,7 @@ def _ctranslate2_engine(
         EngineUnavailableError: it cannot decode.
     """
     if len(models) > 1:
-        raise EngineUnavailableError("CTranslate2 decodes no ensembles")
+        raise EngineUnavailableError("CTranslate2 does not decode ensembles")
     let_ctranslate2_use_avx512()
     try:
         import ctranslate2

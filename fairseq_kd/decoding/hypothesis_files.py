@@ -75,20 +75,20 @@ def by_sentence(
     for place, line in _lines(path):
         match = LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"{place} is no hypothesis: {line[:40]!r}. {AGAIN}")
+            raise ValueError(f"{place} is not a hypothesis: {line[:40]!r}. {AGAIN}")
         at = int(match[1])
         if at != number:
             if at != number + 1:
                 raise ValueError(
-                    f"{place}: sentence {at} follows sentence {number}, but {number + 1} is due: a "
-                    f"line is missing, or lines were sorted otherwise. {AGAIN}"
+                    f"{place}: sentence {at} follows sentence {number}, but {number + 1} is "
+                    f"expected: a line is missing, or the lines were sorted differently. {AGAIN}"
                 )
             if hypotheses:
                 yield number, hypotheses
             number, hypotheses = at, []
         for token in match[3].split() if vocabulary is not None else ():
             if token not in vocabulary:
-                raise ValueError(f'{place} holds "{token}", which no dictionary has. {AGAIN}')
+                raise ValueError(f'{place} holds "{token}", which the dictionary lacks. {AGAIN}')
         hypotheses.append(Hypothesis(match[3], float(match[2])))
     if hypotheses:
         yield number, hypotheses
@@ -104,7 +104,7 @@ def _lines(path: Path) -> Iterator[Tuple[str, str]]:
             try:
                 yield place, line.decode().rstrip("\n")
             except UnicodeDecodeError as error:
-                raise ValueError(f"{place} is no UTF-8. {AGAIN}") from error
+                raise ValueError(f"{place} is not UTF-8. {AGAIN}") from error
 
 
 def shard_file(shard: Shard) -> str:
@@ -115,7 +115,7 @@ def shard_file(shard: Shard) -> str:
 
 
 def write_shard(path: Path, shard: Shard, decoding: str, lines: Iterable[bytes]) -> None:
-    """Writes a file of hypotheses, whole or not at all.
+    """Writes a file of hypotheses atomically.
 
     Args:
         path: the file.
@@ -149,7 +149,7 @@ def sorted_lines(journal: Path) -> Iterator[bytes]:
                 try:
                     numbers.append(number_of(line))
                 except ValueError as error:
-                    message = f"{journal}, byte {at + 1}, is no hypothesis. {SHARD_AGAIN}"
+                    message = f"{journal}, byte {at + 1}, is not a hypothesis. {SHARD_AGAIN}"
                     raise ValueError(message) from error
                 starts.append(at)
                 ends.append(at + len(line))
@@ -193,7 +193,7 @@ def check_shard(path: Path, decoding: str) -> Tuple[Shard, int]:
         )
     if digest.hexdigest() != last[5]:
         raise ValueError(
-            f"{path} was changed after it was written: its hash is another. {SHARD_AGAIN}"
+            f"{path} was changed after it was written: its hash differs. {SHARD_AGAIN}"
         )
     return shard, int(last[4])
 
@@ -212,7 +212,7 @@ def _count(path: Path) -> int:
 
 
 def check_cut(folder: Path, shard: Shard) -> None:
-    """Refuses a shard beside finished shards of another number of shards.
+    """Refuses a shard if the finished shards have another number of shards.
 
     Raises:
         ValueError: they overlap.
@@ -220,7 +220,7 @@ def check_cut(folder: Path, shard: Shard) -> None:
     for path in shard_files(folder):
         if _count(path) != shard.count:
             raise ValueError(
-                f"{path} is a shard of {_count(path)}, which shard {shard} overlaps. Decode that "
+                f"{path} is one of {_count(path)} shards and overlaps shard {shard}. Decode that "
                 "many shards, or remove those files."
             )
 
@@ -242,7 +242,7 @@ def missing_shards(folder: Path) -> List[Shard]:
 
 
 def merge(folder: Path, decoding: str, sentences: int) -> None:
-    """Joins the files of all shards to the file that an undivided run writes, and removes them.
+    """Joins the shard files into the file that a run without shards writes; removes them.
 
     Raises:
         FileNotFoundError: there are none, or one is missing.
@@ -275,7 +275,7 @@ def _numbered(lines: Iterable[bytes], path: Path) -> Iterator[Tuple[int, str, in
                 yield number_of(line), path.name, place, line
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {place + 1}, is no hypothesis. {SHARD_AGAIN}"
+                    f"{path}, line {place + 1}, is not a hypothesis. {SHARD_AGAIN}"
                 ) from error
 
 

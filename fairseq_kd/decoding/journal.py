@@ -66,9 +66,9 @@ class Journal:
         if first != begin:
             raise ValueError(
                 f"{self.path} belongs to another decoding, or is damaged: its first line must be "
-                f"{begin.decode()[:-1]!r}, but is {first.decode(errors='replace')[:-1]!r:.99}. "
-                f"If it is of this decoding, correct that line, and its {len(records):,} batches "
-                "are kept; else choose another --out."
+                f"{begin.decode()[:-1]!r}, but is {first.decode(errors='replace')[:-1]!r:.99}. If "
+                f"it belongs to this decoding, correct that line to keep its {len(records):,} "
+                "batches; otherwise choose another --out."
             )
         return records
 
@@ -92,7 +92,7 @@ class Journal:
         return records
 
     def _is_cut_off(self, start: int) -> bool:
-        """Whether a kill left what begins there: the begin of one record, and nothing else."""
+        """Whether only the beginning of one record follows, as after a kill."""
         with self.path.open("rb") as file:
             file.seek(start)
             line = file.readline()
@@ -103,15 +103,16 @@ class Journal:
             return len(text) < int(head[2]) and file.tell() == start + len(line) + len(text)
 
     def _remove_damage(self, begin: bytes, records: List[Tuple[int, int, int]]) -> None:
-        """Rewrites the file with the whole records only."""
+        """Rewrites the file with the complete records only."""
         if not records:
             aside = moved_aside(self.path)
             consequence = (
-                f"none of its batches is whole, all are decoded again, and it is kept as {aside}"
+                f"all of its batches are damaged and are decoded again; it is kept as {aside}"
             )
         else:
             consequence = (
-                f"{len(records):,} of its batches are whole and kept, the others are decoded again"
+                f"{len(records):,} of its batches are undamaged and kept, the others are decoded "
+                "again"
             )
             with self.path.open("rb") as old, written_whole(self.path, "wb") as file:
                 file.write(begin)
@@ -123,7 +124,7 @@ class Journal:
         print(f"{self.path} was damaged: {consequence}", file=sys.stderr)
 
     def append(self, number: int, text: str) -> None:
-        """Adds a batch; if the disk is full, the file stays as it was."""
+        """Adds a batch; if the disk is full, the file is unchanged."""
         data = text.encode()
         self._write(
             b"# batch %d, %d bytes, crc32 %08x\n" % (number, len(data), zlib.crc32(data)), data

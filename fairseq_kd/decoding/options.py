@@ -47,7 +47,7 @@ class TranslateOptions(Options):
         metavar="T.pt[:T2.pt]",
     )
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
-    subset: str = option_field("train", "which split (default: %(default)s)", read=split_name)
+    subset: str = option_field("train", "the split (default: %(default)s)", read=split_name)
     out: Path = option_field(MISSING, "folder for the translations", read=file_path)
     shard: Shard = option_field(
         Shard(),
@@ -62,8 +62,8 @@ class TranslateOptions(Options):
     nbest: int = number_field(
         1,
         BEAM,
-        "hypotheses per sentence; more than one for n-best, interpolation and MBR "
-        " (default: %(default)s)",
+        "hypotheses per sentence; more than one for n-best, interpolation and MBR (default: "
+        "%(default)s)",
         group=SEARCH,
     )
     lenpen: Optional[float] = number_field(
@@ -78,7 +78,7 @@ class TranslateOptions(Options):
     max_len_b: int = number_field(
         Search.max_len_b,
         Range(int, 0, 1_000_000),
-        "the b in that (default: %(default)s)",
+        "b of the longest translation, see --max-len-a (default: %(default)s)",
         group=SEARCH,
     )
     sampling: bool = option_field(
@@ -147,14 +147,14 @@ class TranslateOptions(Options):
         unused = ("sampling_topk", "sampling_topp", "temperature", "seed")
         why = "without --sampling. Add that, or leave it out."
         if self.sampling:
-            unused, why = ("beam", "lenpen"), "with --sampling. Leave one of the two out."
+            unused, why = ("beam", "lenpen"), "with --sampling. Leave one of them out."
         for name in unused:
             if getattr(self, name) is not None:
                 raise ValueError(f"{flag_name(name)} has no effect {why}")
         if self.engine == "fairseq" and self.compute_type.startswith("int"):
             raise ValueError(
                 f"--compute-type {self.compute_type} needs CTranslate2, but --engine is fairseq. "
-                "Leave one of the two out."
+                "Leave one of them out."
             )
         if self.sampling_topk is not None and self.sampling_topp is not None:
             raise ValueError("--sampling-topk and --sampling-topp exclude each other. Give one.")
@@ -184,7 +184,7 @@ class ImportTranslationsOptions(Options):
     COMMAND = "import-translations"
     hypotheses: Path = option_field(MISSING, "the file of translations", read=file_path)
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
-    subset: str = option_field("train", "which split (default: %(default)s)", read=split_name)
+    subset: str = option_field("train", "the split (default: %(default)s)", read=split_name)
     out: Path = option_field(MISSING, "folder for the translations", read=file_path)
     format: str = option_field(
         "plain",
@@ -215,7 +215,7 @@ class ImportTranslationsOptions(Options):
         """
         if self.codes is not None and (self.bpe == "none" or self.format == "fairseq"):
             other = "--bpe none" if self.bpe == "none" else "--format fairseq"
-            raise ValueError(f"--codes has no effect with {other}. Leave one of the two out.")
+            raise ValueError(f"--codes has no effect with {other}. Leave one of them out.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,18 +36,18 @@ from fairseq_kd.shard import Shard
 from fairseq_kd.worker_processes import in_chunks, in_processes
 
 CHUNK = 2000  # lines of a task
-COMPARED = 1000  # sentences that are compared with their references, at most
-LEAST_COMPARED = 10  # of fewer, chance decides
-MANY_PIECES = 1.5  # most pieces of a word, as a multiple of those in the references
-BLOCK, MOST_BLOCKS, IN_STEP_IN_A_BLOCK = 25, 20, 1.2  # parts of the set that are looked at apart
-IN_STEP = 1.3  # least ratio of the chrF with the own reference to that with another one
-SAME_SOURCE = 0.9  # least share of sources that must be those of the set
-MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # of tokens, where words are split and where not
-MOST_MISSING = 0.5  # share of sentences without a translation
+COMPARED = 1000  # largest number of sentences compared with their references
+LEAST_COMPARED = 10  # with fewer, the result would be chance
+MANY_PIECES = 1.5  # largest ratio of pieces per word to that of the references
+BLOCK, MOST_BLOCKS, IN_STEP_IN_A_BLOCK = 25, 20, 1.2  # parts of the set that are checked separately
+IN_STEP = 1.3  # smallest ratio of the chrF with the own reference to that with another reference
+SAME_SOURCE = 0.9  # smallest share of sources that must equal those of the set
+MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # shares of tokens, with and without splitting
+MOST_MISSING = 0.5  # largest share of sentences without a translation
 
 
 class Import:
-    """Translations of a set by another system, on their way into a folder as of ``translate``.
+    """The import of another system's translations into a folder in ``translate``'s format.
 
     Args:
         options: of ``fairseq-kd import-translations``.
@@ -77,7 +77,7 @@ class Import:
         self.sentences = len(self.subset)
 
     def run(self) -> None:
-        """Writes the folder, and prints what was found, or that it is there.
+        """Writes the folder and prints a summary, or prints that it exists.
 
         Raises:
             ValueError: the file does not fit the set, or something else is in the folder.
@@ -90,14 +90,14 @@ class Import:
                 same = {name: earlier.get(name) for name in settings} == settings
                 if same and (out / WHOLE).is_file():
                     check_shard(out / WHOLE, settings_id(earlier))
-                    print(f"{out / WHOLE} is there already", file=sys.stderr)
+                    print(f"{out / WHOLE} already exists", file=sys.stderr)
                     return
             with whole_folder(out) as work:
                 self._write(work, settings)
         print(f"{self.sentences:,} sentences are in {out / WHOLE}", file=sys.stderr)
 
     def _settings(self) -> Settings:
-        """What determines the hypotheses, but for the number of them."""
+        """The settings that determine the hypotheses, except for their number."""
         codes = {} if self.codes is None else {"codes": sha256_of([self.codes])}
         return {
             "subset": self.subset.name,
@@ -213,11 +213,12 @@ class Import:
 
 
 def why_not_translations(compared: Sequence[Tuple[int, str, str, str]], bpe: str) -> str:
-    """Why texts are no translations of their sentences; "" if they may be.
+    """The reason why texts are not translations of their sentences; "" if they may be.
 
-    They are none if their chrF with the own references is hardly above that with those of other
-    sentences, in all or in a part of the set, or below that with the own sources; or if words are
-    split into many more pieces than in the references, as those of another language are.
+    They are refused if their chrF with their own references is hardly above the chrF with other
+    references, in the whole set or in a part of it, or below the chrF with their own sources. They
+    are also refused if words are split into many more pieces than in the references, which
+    indicates another language.
 
     Args:
         compared: the number of each sentence, the tokens of its text, its reference and its source.
@@ -311,7 +312,7 @@ class Counts:
         self.examples: Dict[str, None] = {}  # unknown tokens, in order
 
     def known(self, tokens: str) -> str:
-        """The tokens, of which those that the dictionary lacks are its unknown token."""
+        """The tokens; those that the dictionary lacks are replaced by the unknown token."""
         found, unknown = [], self.dictionary.unk_word
         for token in tokens.split():
             self.tokens += 1
@@ -332,7 +333,7 @@ class Counts:
             )
 
     def check_tokens(self, path: Path) -> None:
-        """Refuses text of which much is unknown."""
+        """Refuses text with too many unknown tokens."""
         most = MOST_UNKNOWN if splitting_of(self.dictionary) else MOST_UNKNOWN_WORDS
         if self.unknown > most * self.tokens:
             raise ValueError(

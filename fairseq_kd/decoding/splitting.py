@@ -10,7 +10,7 @@ NONE, MOSES = "none", "moses"
 
 
 class Codes(NamedTuple):
-    """The file by which a way of splitting works."""
+    """The file that a subword method needs."""
 
     file: str  # its name beside the data, as scripts/prepare.sh writes it
     learned: str  # what it holds
@@ -23,7 +23,7 @@ CODES = {
 
 
 def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
-    """The file by which words are split: the user's, or that of scripts/prepare.sh.
+    """The file for splitting words: the user's, or that of scripts/prepare.sh.
 
     Args:
         bpe: a key of CODES, or NONE.
@@ -46,8 +46,8 @@ def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
     beside = data.resolve().parent / file
     if not beside.is_file():
         raise FileNotFoundError(
-            f"No file {file} lies beside {data}. Give {learned} by --codes, or --bpe none if the "
-            "data are not split."
+            f"There is no file {file} beside {data}. Give {learned} by --codes, or --bpe none if "
+            "the data are not split."
         )
     return beside
 
@@ -81,7 +81,10 @@ def _merges(codes: Path) -> Callable[[str], str]:
         with codes.open(encoding="utf-8") as file:
             bpe = BPE(file)
     except (SystemExit, ValueError, IndexError) as error:  # it exits at a line of another kind
-        raise ValueError(f"--codes {codes} holds no merges of subword-nmt. Give them.") from error
+        raise ValueError(
+            f"--codes {codes} is not a subword-nmt codes file. Give the merges that subword-nmt "
+            "learned."
+        ) from error
     return lambda line: bpe.process_line(line).strip()
 
 
@@ -91,7 +94,10 @@ def _pieces(codes: Path) -> Callable[[str], str]:
     try:
         pieces = SentencePieceProcessor(model_file=str(codes))
     except RuntimeError as error:
-        raise ValueError(f"--codes {codes} is no model of SentencePiece. Give it.") from error
+        raise ValueError(
+            f"--codes {codes} is not a SentencePiece model. Give the model that SentencePiece "
+            "learned."
+        ) from error
     return lambda line: " ".join(pieces.encode(line, out_type=str))
 
 

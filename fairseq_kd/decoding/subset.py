@@ -90,7 +90,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--s
         folder: of the data.
         name: of the split.
         pair: its languages, source and target.
-        flag: by which the user named the split, for errors.
+        flag: the flag that names the split, for errors.
 
     Raises:
         FileNotFoundError: the folder lacks the split or a dictionary.
@@ -101,7 +101,8 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--s
     if os.pathsep in str(folder) and not folder.exists():
         raise ValueError(
             f"--data must be one folder, but is {folder}, which fairseq-train reads as "
-            f"{str(folder).count(os.pathsep) + 1}, one an epoch. Give one of them at a time."
+            f"{str(folder).count(os.pathsep) + 1} folders, one per epoch. Give one folder at a "
+            "time."
         )
     source, target = plain_languages(pair, str(folder))
     pair = (source, target)
@@ -112,7 +113,8 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--s
     if target is not None and len(source) != len(target):
         raise ValueError(
             f"{folder / prefix}{pair[0]} has {len(source)} sentences, but {pair[1]} has "
-            f"{len(target)}: a line lacks its pair. Binarise both again, from aligned files."
+            f"{len(target)}: the sides have different numbers of sentences. Binarise both again, "
+            "from aligned files."
         )
     return Subset(folder, name, pair, prefix, *dictionaries, source, target)
 
@@ -153,7 +155,7 @@ def read_side(path: Path, dictionary: Dictionary) -> Optional[Sequence[Tensor]]:
             check_encoding(path)
         raise ValueError(f"{path}.bin is cut off. Binarise the data again.") from error
     if dataset is not None:
-        raise ValueError(f"{path} holds no sentence. Give a set that has some.")
+        raise ValueError(f"{path} holds no sentences. Give a data set with sentences.")
     return None
 
 
@@ -176,7 +178,7 @@ def splitting_of(dictionary: Dictionary) -> Optional[str]:
 
 
 def check_splitting(subset: Subset, remove_bpe: str, flag: str = "--remove-bpe") -> None:
-    """Checks that the user's way of joining words is that by which they are split.
+    """Checks that words are joined by the method with which they were split.
 
     Args:
         subset: of the data.

@@ -15,12 +15,12 @@ H_LINE = re.compile(r"H-([0-9]{1,18})\t(\S+)\t(.*)")
 
 
 class Translation(NamedTuple):
-    """A translation of a sentence, as a file has it."""
+    """A translation of a sentence in a file."""
 
     number: int  # of the sentence in the set, counted from 0
     text: str
     score: float = math.nan  # the higher the better; NaN if there is none
-    source: Optional[str] = None  # as the file has it; None if it has none
+    source: Optional[str] = None  # from the file; None if it has none
     named: bool = True  # whether the line names its sentence; else it is that of its own number
 
 

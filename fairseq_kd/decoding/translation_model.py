@@ -24,7 +24,7 @@ class Checkpoint:
     path: Path
     model: FairseqEncoderDecoderModel  # in eval mode
     task: FairseqTask  # of its training, with its dictionaries
-    flag: str = "--teacher"  # by which the user gave it, for errors
+    flag: str = "--teacher"  # the user's flag, for errors
     languages: Languages = ANY  # for which it was loaded
 
     @cached_property
@@ -102,7 +102,7 @@ def load_checkpoint(path: str, flag: str, languages: Languages = ANY) -> Checkpo
 
     Args:
         path: as the user typed it.
-        flag: by which the user gave it.
+        flag: the user's flag, for errors.
         languages: the pair to translate; see ``load_teacher``.
 
     Raises:

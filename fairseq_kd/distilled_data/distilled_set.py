@@ -129,7 +129,7 @@ class DistilledSet:
 
     @cached_property
     def made_of(self) -> Dict[str, Any]:
-        """All that determines the folder, in the types of JSON."""
+        """The inputs that determine the folder, as JSON types."""
         gold_files = [] if self.gold is None else self.gold.both_sides
         made_of = {
             "decoding": self.settings,
@@ -144,7 +144,7 @@ class DistilledSet:
         return json.loads(json.dumps(made_of))
 
     def make(self) -> None:
-        """Makes the folder, whole or not at all, and prints the counts of pairs.
+        """Makes the folder atomically, and prints the counts of pairs.
 
         Raises:
             ValueError: another folder is in its place, or a damaged one, or another process makes
@@ -160,10 +160,10 @@ class DistilledSet:
             damaged = first_damaged(self.out, manifest["files"])
             if damaged is not None:
                 raise ValueError(
-                    f"{damaged} is missing, or was changed after it was written: its hash is "
-                    f"another. Remove {self.out} and run this again."
+                    f"{damaged} is missing, or was changed after it was written: its hash differs. "
+                    f"Remove {self.out} and run this again."
                 )
-            print(f"{self.out} is there already", file=sys.stderr)
+            print(f"{self.out} already exists", file=sys.stderr)
             return
         if self.subset.name != "train":
             print(
@@ -224,9 +224,9 @@ class DistilledSet:
         if tag and tag[0] in source:
             dictionary = self.subset.source_dictionary
             raise ValueError(
-                f"{flag} {dictionary[tag[0]]} is a token of this sentence, too: "
-                f"{dictionary.string(source)}. Give one that no sentence has, such as "
-                "madeupword0000."
+                f"{flag} {dictionary[tag[0]]} also occurs in this sentence: "
+                f"{dictionary.string(source)}. Give a token that does not occur in any sentence, "
+                "such as madeupword0000."
             )
         return tag + source
 

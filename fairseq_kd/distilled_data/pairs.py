@@ -42,7 +42,7 @@ def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:
     if number + 1 != len(subset):
         raise ValueError(
             f"{hypotheses} has {'more' if number == len(subset) else number + 1} sentences, but "
-            f"{subset.folder} has {len(subset)}: a line lacks its pair. Decode again."
+            f"{subset.folder} has {len(subset)}. Decode again."
         )
 
 
@@ -126,9 +126,10 @@ class PairCounts:
             if each.name in bank.thresholds:
                 lines.append(
                     f"  {each.flag} {bank.thresholds[each.name]:g} removed "
-                    f"{bank.removed[each.name]:,} (alone {bank.removed_alone[each.name]:,})"
+                    f"{bank.removed[each.name]:,} ({bank.removed_alone[each.name]:,} by this "
+                    "filter alone)"
                 )
-        lines.append(f"{self.kept:,} are kept")
+        lines.append(f"{self.kept:,} pairs are kept")
         for i, side in enumerate(("source", "target")):
             share = self.unknown_share(i)
             warning = ": is this the right dictionary?" if share > MANY_UNKNOWN else ""

@@ -47,8 +47,8 @@ class PairWriter:
             written = len(indexed_dataset.make_dataset(str(prefix), "mmap"))
             if written != self.pairs:
                 raise ValueError(
-                    f"{prefix}.bin has {written} sentences instead of {self.pairs}. Is the disk "
-                    "sound? Run the command again."
+                    f"{prefix}.bin has {written} sentences instead of {self.pairs}. The disk may "
+                    "be faulty. Run the command again."
                 )
 
 
@@ -126,15 +126,15 @@ def tag_id(dictionary: Dictionary, path: Path, tag: str, flag: str) -> int:
         dictionary: of the source.
         path: the file of it.
         tag: the token.
-        flag: by which it was given.
+        flag: the user's flag, for errors.
 
     Raises:
         ValueError: the dictionary lacks it.
     """
     if tag not in dictionary.indices:
         raise ValueError(
-            f"{flag} {tag} is not in {path}, and the dictionaries stay the same. Give a token of "
-            "it that no sentence has, such as madeupword0000, with which fairseq-preprocess pads "
-            "dictionaries."
+            f"{flag} {tag} is not in {path}, and the dictionaries cannot be extended. Give a token "
+            "of the dictionary that does not occur in any sentence, such as madeupword0000, with "
+            "which fairseq-preprocess pads dictionaries."
         )
     return dictionary.indices[tag]

@@ -82,7 +82,7 @@ def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
         process.join()
         raise ValueError(
             f"The process that measures memory ended with status {process.exitcode}; the system "
-            "may have killed it for want of memory. With --no-memory it is not measured."
+            "may have killed it because memory ran out. Use --no-memory to skip this measurement."
         ) from None
     finally:
         process.join()

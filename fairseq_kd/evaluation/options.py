@@ -48,7 +48,7 @@ def sacrebleu_tokenize_field(group: Optional[Group] = None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """The systems that are compared, and what is measured of them."""
+    """The systems that are compared, and the measurements."""
 
     COMMAND = "evaluate"
     teacher: str = option_field(
@@ -71,7 +71,7 @@ class EvaluateOptions(Options):
         repeated=True,
     )
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
-    subset: str = option_field("test", "which split (default: %(default)s)", read=split_name)
+    subset: str = option_field("test", "the split (default: %(default)s)", read=split_name)
     out: Path = option_field(MISSING, "folder for the report", read=file_path)
     teacher_source_lang: Optional[str] = teacher_language_field("source")
     teacher_target_lang: Optional[str] = teacher_language_field("target")
@@ -129,7 +129,7 @@ class EvaluateOptions(Options):
     rounds: int = number_field(
         3,
         Range(int, 0, 1000),
-        "rounds, of which the median is reported; 0: do not measure speed (default: %(default)s)",
+        "rounds; the median is reported; 0: do not measure speed (default: %(default)s)",
         group=MEASURING,
     )
     latency_sentences: int = number_field(

@@ -30,7 +30,7 @@ from fairseq_kd.evaluation.results import (
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.whole_files import check_apart, check_no_link, make_folder, written_whole
 
-TITLE = "What the distillation gained"
+TITLE = "Evaluation of the distillation"
 PLOTS, RESULTS = "plots", "evaluation.json"
 FOLDERS = (PLOTS, "translations", "decoded")
 WRITTEN = (RESULTS, "report.md", "report.html", *FOLDERS)
@@ -46,7 +46,7 @@ IDLE = 0.1  # largest drift between rounds on a machine without other load
 def write_report(out: Path, result: EvaluationResult) -> str:
     """Writes ``evaluation.json``, ``report.html``, ``report.md`` and the plots of the latter.
 
-    Files of an earlier evaluation in the folder that this one has not written are removed.
+    Files of an earlier evaluation in the folder that are not part of this one are removed.
 
     Args:
         out: the folder.
@@ -90,7 +90,7 @@ def _replaceable_files(out: Path) -> List[str]:
     """The files that an earlier evaluation wrote into the folder, of kinds that may be removed."""
     try:
         content = read_json(out / RESULTS, object, "")
-    except (OSError, ValueError):  # there is none, or another program wrote it
+    except (OSError, ValueError):  # missing, or written by another program
         return []
     names = content.get("files", []) if isinstance(content, dict) else []
     return [name for name in names if isinstance(name, str) and REPLACEABLE.fullmatch(name)]
@@ -115,12 +115,13 @@ def check_out(out: Path, data: Path) -> None:
     for name in WRITTEN:
         if os.path.lexists(out / name):
             raise ValueError(
-                f"--out {out} holds {name}, which no evaluation made. Move it, or choose another."
+                f"--out {out} holds {name}, which was not made by an evaluation. Move it, or "
+                "choose another folder."
             )
 
 
 def _has_evaluation(out: Path) -> bool:
-    """Whether an evaluation was finished or begun in a folder."""
+    """Whether an evaluation was finished or started in a folder."""
     try:
         content = read_json(out / RESULTS, object, "")
         return isinstance(content, dict) and content.keys() >= {"made", "systems", "quality"}
@@ -180,10 +181,10 @@ def _updates(control: SystemResult, student: SystemResult) -> str:
     counts = control.updates_behind, student.updates_behind
     if None in counts:
         unknown = student.name if counts[1] is None else control.name
-        return f"with an unknown number of updates behind the weights of {unknown}"
+        return f"with an unknown total number of updates of {unknown}"
     if counts[0] == counts[1]:
-        return f"with as many updates behind its weights ({counts[0]:,})"
-    return f"with {counts[0]:,} updates behind its weights, where {student.name} has {counts[1]:,}"
+        return f"with the same total number of updates ({counts[0]:,})"
+    return f"with {counts[0]:,} updates in total, while {student.name} has {counts[1]:,}"
 
 
 def _summary(result: EvaluationResult) -> Section:
@@ -273,7 +274,7 @@ def _speed(result: EvaluationResult) -> Section:
 def _drift(speed: SpeedResult) -> str:
     """Whether the machine was idle, as far as the rounds show."""
     if speed.rounds < 2:
-        return "One round does not show whether the machine was idle."
+        return "One round cannot show whether the machine was idle."
     drift = max(each.drift for by in speed.systems.values() for each in by.values())
     text = f"The slowest round of a system took {drift:.0%} longer than its fastest"
     if drift <= IDLE:
@@ -325,9 +326,9 @@ def _commands(result: EvaluationResult) -> Section:
 
 
 def _drawn(plot: Callable[..., Optional[Plot]], *args: Any) -> List[Block]:
-    """What a section shows of a plot: it, nothing if there is none, or why drawing it failed.
+    """A plot, nothing if there is none, or a sentence if drawing fails.
 
-    The figures must not be lost with it.
+    The report is written in each case.
     """
     try:
         return [each for each in [plot(*args)] if each is not None]

@@ -136,7 +136,7 @@ def load_named(named: NamedCheckpoint, flag: str, languages: Languages = ANY) ->
 
     Args:
         named: its role, name and checkpoint.
-        flag: by which errors name it.
+        flag: its flag, for errors.
         languages: the pair to translate; see ``load_teacher``.
 
     Raises:
@@ -203,7 +203,7 @@ class Variant(NamedTuple):
 
 
 class Conversions(NamedTuple):
-    """The folder of each system's conversion for CTranslate2, and for others why there is none."""
+    """The folder of each system's conversion for CTranslate2, or the reason why it has none."""
 
     folders: Dict[str, Path]
     refusals: Dict[str, str]

@@ -199,7 +199,7 @@ class Target:
 
     Args:
         name: of it.
-        smaller: factor by which a student should have fewer parameters than its teacher.
+        smaller: required ratio of the teacher's parameters to the student's.
         latency_ms: maximum per sentence; None if latency does not matter.
     """
 

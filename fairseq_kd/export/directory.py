@@ -1,4 +1,4 @@
-"""Exports a student to a folder, which appears when it is measured and has translated."""
+"""Exports a student to a folder, which appears only after a test translation and a measurement."""
 
 import shutil
 import sys

@@ -72,7 +72,7 @@ for number, line in enumerate(sys.stdin, 1):
         print({text}, flush=True)
     except OSError as error:
         sys.stdout = None  # which Python would write to again at the end
-        if isinstance(error, BrokenPipeError):  # who reads the output has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader closed the pipe
             sys.exit(1)
         sys.exit(f"line {{number}}: standard output cannot be written ({{error.strerror}})")
 """

@@ -23,7 +23,7 @@ QUANTIZATIONS = ("int8", "int8_float32", "int16", "float16", "float32")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """The student, its files, and what its card states."""
+    """The student, its files, and the contents of its card."""
 
     COMMAND = "export"
     student: str = option_field(
@@ -75,7 +75,7 @@ class ExportOptions(Options):
         from fairseq_kd.decoding.engine_choice import INSTALL
 
         if self.bpe == "none" and self.codes is not None:
-            raise ValueError("--codes has no effect with --bpe none. Leave one of the two out.")
+            raise ValueError("--codes has no effect with --bpe none. Leave one of them out.")
         if find_spec("ctranslate2") is None:
             raise ValueError(f"The export needs CTranslate2, which is not installed ({INSTALL}).")
         if self.bpe == "sentencepiece" and find_spec("sentencepiece") is None:

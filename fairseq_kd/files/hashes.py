@@ -1,6 +1,6 @@
-"""Hashes of file contents, by which damage is noticed before a file is used.
+"""Hashes of file contents, for detecting damage before a file is used.
 
-A folder whose files must stay as they are keeps their hashes in ``SHA256SUMS``, a line a file, as
+A folder whose files must not change keeps their hashes in ``SHA256SUMS``, a line a file, as
 ``sha256sum -c SHA256SUMS`` reads it; or in a JSON file of its own. ``first_damaged`` compares.
 """
 
@@ -40,7 +40,7 @@ def write_sums(folder: Path) -> None:
 
 
 def read_sums(folder: Path) -> Optional[Dict[str, str]]:
-    """What ``SHA256SUMS`` of a folder holds, by the names of the files; None if there is none."""
+    """The hashes in ``SHA256SUMS`` of a folder, by file name; None if there is no such file."""
     path = folder / SUMS
     if not path.is_file():
         return None
@@ -49,7 +49,7 @@ def read_sums(folder: Path) -> Optional[Dict[str, str]]:
 
 
 def first_damaged(folder: Path, sums: Mapping[str, str]) -> Optional[Path]:
-    """The first file that is missing or is not what its hash says; None if all are whole.
+    """The first file that is missing or has another hash; None if there is none.
 
     Args:
         folder: of the files.
@@ -67,7 +67,7 @@ class FileHashes:
 
     Args:
         path: the cache.
-        verify: hash large files anew, too.
+        verify: also hash large files again.
     """
 
     def __init__(self, path: Path, verify: bool = False):
@@ -84,13 +84,13 @@ class FileHashes:
 
         Args:
             path: of the file.
-            expected: if the cached hash is another, the file is hashed: the cache may be wrong.
+            expected: if the cached hash differs, the file is hashed: the cache may be wrong.
 
         Raises:
             FileNotFoundError: it is missing.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} is missing, which the run reads.")
+            raise FileNotFoundError(f"{path}, which the run reads, is missing.")
         stat = Path(path).stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
         kept = self.known.get(path)

@@ -1,6 +1,6 @@
-"""Reads the JSON files that this package writes: of the right form, or the file is named.
+"""Reads and validates the package's JSON files; errors name the file.
 
-A form says what a file must hold at least:
+A form describes the minimum content of a file:
 
     int, float, str, bool, None     a value of that kind; float is any number
     (form, form, ...)               one of several
@@ -10,7 +10,7 @@ A form says what a file must hold at least:
     {str: form}                     an object with any keys, and such values
     object                          anything
 
-A file that was ``sealed`` says what its values were, so that a changed digit is noticed.
+A file that was ``sealed`` has a checksum of its values, so that a changed digit is detected.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ MOST_BYTES, MOST_DEPTH = 16 << 20, 100  # ours have less than 1 MiB, and ten
 
 
 def digest_of(content: Any) -> str:
-    """Sixteen hexadecimal digits that stand for what JSON can hold."""
+    """A checksum of a JSON value, as sixteen hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -49,13 +49,13 @@ def read_json(path: Path, form: Any, repair: str) -> Any:
 
     Args:
         path: the file.
-        form: what it must hold, as above.
-        repair: what to do where it does not, as a sentence.
+        form: its form, as above.
+        repair: a sentence of advice for the error message.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, of another form, in which case the key at fault is named, or not
-            what was sealed.
+        ValueError: it is not JSON, does not have the form (the key at fault is named), or differs
+        from its checksum.
     """
     try:
         content = _content(path)
@@ -67,21 +67,21 @@ def read_json(path: Path, form: Any, repair: str) -> Any:
     if isinstance(content, dict):
         seal = content.pop(SEAL, None)
         if not wrong and seal is not None and seal != digest_of(content):
-            wrong = f"its values are not those that its {SEAL} was written for"
+            wrong = f"its values do not match its {SEAL}"
     if wrong:
         raise ValueError(f"{path} is damaged: {wrong}. {repair}")
     return content
 
 
 def _content(path: Path) -> Any:
-    """What a file holds, of a size that memory has room for.
+    """The content of a file of limited size.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it holds no JSON, or more than any file of ours; as half a sentence.
+        ValueError: it is not JSON, or larger than any file of this package; as a clause.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError("it is no ordinary file")
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
@@ -91,21 +91,21 @@ def _content(path: Path) -> Any:
     try:
         content = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"its byte {error.start + 1:,} is no UTF-8") from error
+        raise ValueError(f"its byte {error.start + 1:,} is not UTF-8") from error
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"it is no JSON from {at}, on") from error
+        raise ValueError(f"it is not JSON from {at} on") from error
     except RecursionError as error:
         raise ValueError("it has too many brackets") from error
     except ValueError as error:  # Python reads no number of more than 4,300 digits
-        raise ValueError("it has a number too long") from error
+        raise ValueError("it has a number that is too long") from error
     if _is_deeper(content, MOST_DEPTH):
         raise ValueError("it has too many brackets")
     return content
 
 
 def _is_deeper(content: Any, depth: int) -> bool:
-    """Whether lists and objects lie within one another more than so many deep."""
+    """Whether lists and objects are nested more deeply than a limit."""
     if not isinstance(content, (list, dict)):
         return False
     inner = content.values() if isinstance(content, dict) else content
@@ -113,12 +113,12 @@ def _is_deeper(content: Any, depth: int) -> bool:
 
 
 def difference(content: Any, form: Any, key: str = "") -> str:
-    """How a value first differs from a form, as half a sentence; "" if it does not.
+    """The first difference of a value from a form, as a clause; "" if there is none.
 
     Args:
         content: the value, as ``json`` reads it.
         form: what it must be, as above.
-        key: where it stands; "" at the top.
+        key: its position; "" at the top.
     """
     kinds = form if isinstance(form, tuple) else (form,)
     fitting = [each for each in kinds if _is(content, each)]

@@ -15,17 +15,17 @@ from fairseq_kd.child_process import end_started_by, new_token, running
 from fairseq_kd.files.whole_files import make_folder, own_file
 from fairseq_kd.files.write_errors import writing
 
-PATIENCE_SECONDS = 20.0  # what a killed process started needs to end
-HOLDER_CHARACTERS = 10_000  # more than who holds a lock writes into it
-BEGIN = '{"pid": '  # of what it writes
+PATIENCE_SECONDS = 20.0  # for the children of a killed process to end
+HOLDER_CHARACTERS = 10_000  # more than the holder writes into a lock
+BEGIN = '{"pid": '  # of the text in a lock
 
 
 class Lock(NamedTuple):
     """A lock that is held.
 
     Args:
-        descriptor: everything that is started with it holds the lock, too.
-        token: what is started is to be known by it (see ``child_process.child``).
+        descriptor: processes that inherit it also hold the lock.
+        token: identifies processes that the holder starts (see ``child_process.child``).
     """
 
     descriptor: int
@@ -36,17 +36,17 @@ class Lock(NamedTuple):
 def locked(
     path: Path, what: str, written: Optional[Path] = None, finished: bool = False
 ) -> Iterator[Lock]:
-    """Holds a lock; if its last holder was killed, waits for what that started, or ends it.
+    """Holds a lock; first ends remaining processes of a killed earlier holder, or waits for them.
 
     Args:
-        path: of the lock, which is removed afterwards. Its folder is made if there is none.
-        what: the lock protects, for the message: a flag with its value, or a folder.
+        path: of the lock, which is removed afterwards. Its folder is created if necessary.
+        what: the protected object, for messages: a flag with its value, or a folder.
         written: what errors of writing name (default: the folder of the lock).
-        finished: the work may be finished. Then a folder that nobody can write needs no lock: the
-            work is found, or the first write fails.
+        finished: the work may be finished. Then a read-only folder needs no lock: finished work is
+        found, otherwise the first write fails.
 
     Raises:
-        ValueError: another process holds it, or it is somebody else's file.
+        ValueError: another process holds it, or the file is not a lock.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     make_folder(path.parent)
@@ -67,23 +67,23 @@ def locked(
                 except Exception:
                     path.unlink(missing_ok=True)
                     raise
-                path.unlink(missing_ok=True)  # after a signal it stays: something may be left
+                path.unlink(missing_ok=True)  # kept after a signal, as processes may remain
                 return
             holder = _holder(file)
         if _alive(holder) or time.monotonic() > deadline:
             raise ValueError(
-                f"{what} is being worked on since {holder.get('since', 'a moment ago')} by "
-                f"process {holder.get('pid', '?')} on {holder.get('host', '?')}. Wait for it, "
-                "or end it; the same command then goes on."
+                f"{what} is in use since {holder.get('since', 'a moment ago')} by process "
+                f"{holder.get('pid', '?')} on {holder.get('host', '?')}. Wait for it or stop it, "
+                "then run the command again."
             )
         time.sleep(0.2)
 
 
 def _opened(path: Path, written: Path) -> IO[str]:
-    """The file of a lock, made if there is none.
+    """The file of a lock, created if it does not exist.
 
     Raises:
-        ValueError: it holds something else than who holds a lock.
+        ValueError: its content is not that of a lock.
         OSError: it cannot be made.
     """
     how = {"encoding": "utf-8", "errors": "replace", "opener": own_file}
@@ -93,7 +93,7 @@ def _opened(path: Path, written: Path) -> IO[str]:
     begin = file.read(len(BEGIN))
     if not BEGIN.startswith(begin):  # which may have been cut off
         file.close()
-        raise ValueError(f"{path} is there, and is no lock of fairseq_kd. Move it away.")
+        raise ValueError(f"{path} exists and is not a fairseq_kd lock. Move it away.")
     return file
 
 
@@ -103,7 +103,7 @@ def read_only(folder: Path) -> bool:
 
 
 def is_held(path: Path) -> Optional[bool]:
-    """Whether a process holds a lock; None if there is none, or the file system does not tell."""
+    """Whether a process holds a lock; None if no lock exists, or the file system has no locks."""
     try:
         with open(path, "rb", opener=own_file) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -120,7 +120,7 @@ def lock_beside(path: Path) -> Path:
 
 
 def _acquired(file: IO[str], path: Path) -> bool:
-    """Whether the lock is this process's now, and is still that of the path.
+    """Whether this process has acquired the lock, and the path still names it.
 
     Raises:
         ValueError: the file system has no locks.
@@ -128,21 +128,21 @@ def _acquired(file: IO[str], path: Path) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.fstat(file.fileno()).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):  # held; removed by who held it until now
+    except (BlockingIOError, FileNotFoundError):  # held, or just removed by its holder
         return False
     except OSError as error:
         raise ValueError(
             f"The file system of {path} cannot lock files ({error.strerror}). Choose a folder on "
-            "another one."
+            "another file system."
         ) from error
 
 
 def _holder(file: IO[str]) -> Dict[str, Any]:
-    """Who holds the lock, or held it when it was killed; nothing if nobody has written it."""
+    """The current holder, or the holder that was killed; empty if none is recorded."""
     file.seek(0)
     try:
         return dict(json.loads(file.read(HOLDER_CHARACTERS)))
-    except (ValueError, RecursionError):  # it is being written, was cut off, or is no lock
+    except (ValueError, RecursionError):  # it is being written, was cut off, or is not a lock
         return {}
 
 
@@ -156,7 +156,7 @@ def _write_holder(file: IO[str], token: str) -> None:
 
 
 def _alive(holder: Dict[str, Any]) -> bool:
-    """Whether the process that took the lock still runs; on another machine it is taken to."""
+    """Whether the holder still runs; a holder on another machine is assumed to run."""
     if not holder:
         return False
     return holder.get("host") != socket.gethostname() or running(holder.get("pid", 0))
@@ -169,13 +169,13 @@ def _place(file: IO[str]) -> List[int]:
 
 
 def _end_what_is_left(holder: Dict[str, Any], place: List[int]) -> None:
-    """Ends what the last holder of this lock started, if a kill of everything else has spared it.
+    """Ends processes of the last holder that survived when the holder was killed.
 
-    What the holder of the lock started of which this is a copy, as in a copy of a run, works on.
+    If this lock is a copy, as in a copied run, processes of the original's holder are not ended.
     """
     here = holder.get("host") == socket.gethostname() and holder.get("place") == place
     if here and holder.get("token"):
         killed = end_started_by(holder["token"])
         if killed:
             listed = ", ".join(map(str, killed))
-            print(f"ended what a run that was killed has left: process {listed}", file=sys.stderr)
+            print(f"ended processes left by a killed run: {listed}", file=sys.stderr)

@@ -8,14 +8,14 @@ SYSTEM = re.compile(r"[^\W_][\w .,:;+@()#%&='-]*")
 
 
 def plain_languages(languages: Iterable[str], called: str) -> Tuple[str, ...]:
-    """Languages that may stand in names of files, programs and pages.
+    """Checks that languages are safe in names of files, programs and pages.
 
     Args:
         languages: as a checkpoint, a file or the name of a file has them.
         called: how errors name that.
 
     Raises:
-        ValueError: one is no plain name.
+        ValueError: one is not a plain name.
     """
     languages = tuple(languages)
     for language in languages:
@@ -28,12 +28,12 @@ def plain_languages(languages: Iterable[str], called: str) -> Tuple[str, ...]:
 
 
 def in_one_line(text: object) -> str:
-    """A text in one line, for a comment or a page: what would end the line is a blank."""
+    """A text as one line, for a comment or a page: line breaks become spaces."""
     return re.sub(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+", " ", str(text)).strip()
 
 
 def on_terminal(text: object) -> str:
-    """A text whose control characters a terminal shows and does not obey; lines stay lines."""
+    """A text with escaped control characters, so that a terminal shows them; line breaks stay."""
     controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
     return controls.sub(lambda found: repr(found[0])[1:-1], str(text))
 
@@ -44,7 +44,7 @@ def in_markdown(text: object) -> str:
 
 
 def as_code(text: object) -> str:
-    """A text between backticks, as Markdown shows it, whatever backticks it holds."""
+    """A text as Markdown code, also if it contains backticks."""
     text = in_one_line(text)
     ticks = fence_around(text, 1)
     blank = " " if text.startswith("`") or text.endswith("`") else ""
@@ -52,6 +52,6 @@ def as_code(text: object) -> str:
 
 
 def fence_around(text: str, least: int) -> str:
-    """Backticks that end nowhere in a text, at least so many."""
+    """A fence of backticks that does not occur in a text, with a minimum length."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     return "`" * (least if longest < least else longest + 1)

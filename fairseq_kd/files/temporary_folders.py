@@ -1,4 +1,4 @@
-"""Temporary folders that end with a block, or, after a kill, when the next one is made there."""
+"""Temporary folders that are removed after a block, or after a kill by the next use."""
 
 import fcntl
 import os
@@ -19,8 +19,8 @@ def temporary_folder(
 ) -> Iterator[Path]:
     """Makes a folder that is removed after the block, unless that has moved it elsewhere.
 
-    It is locked in the meantime. Those of its kind that nobody has locked were left by killed
-    processes, and are removed.
+    It is locked in the meantime. Unlocked folders of the same kind were left by killed processes,
+    and are removed.
 
     Args:
         parent: the folder that it is made in; None for the system's folder of temporary files.
@@ -43,7 +43,7 @@ def temporary_folder(
 
 
 def _locked_folder(parent: Path, begin: str) -> "tuple[Path, int]":
-    """A new folder and the descriptor by which it is locked."""
+    """A new folder and the descriptor of its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=begin, dir=parent))
         try:

@@ -1,7 +1,7 @@
-"""Writes files and folders that appear whole or not at all, and replaces nothing.
+"""Writes files and folders atomically, and never overwrites files of the user.
 
-All that the commands write goes through here. What was there before is replaced only where a
-command made it itself, and every failure to write ends in one sentence (``write_errors``).
+All output of the commands is written by this module. Only files that the same command made are
+replaced, and every write failure is reported in one sentence (``write_errors``).
 """
 
 import errno
@@ -25,22 +25,21 @@ ROOM_BYTES = 1 << 20
 OURS = re.compile(  # the names of temporary files, earlier ones without our name, and of locks
     r".*\.\d+(\.fairseq_kd)?\.partial|\.(.+\.)?lock"
 )
-NO_FILE = "{path} must be an ordinary file, but is a pipe or a device. Remove it."
+NO_FILE = "{path} must be a regular file, but is a pipe or a device. Remove it."
 
 
 def own_file(path: str, flags: int) -> int:
-    """Opens a file of ours, for ``open(..., opener=own_file)``; not one elsewhere by a link.
+    """An opener, ``open(..., opener=own_file)``, that does not follow symbolic links.
 
-    A folder from somebody else may hold a link, or a pipe that never answers, where we write a lock
-    or a journal.
+    A folder from another person may contain a link or a pipe at the path of a lock or a journal.
 
     Raises:
-        ValueError: there is a symbolic link, or no ordinary file.
+        ValueError: the path is a symbolic link or not a regular file.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+        if error.errno == errno.ENXIO:  # a pipe without a reader
             raise ValueError(NO_FILE.format(path=path)) from error
         if error.errno == errno.ELOOP:
             check_no_link(path)
@@ -52,28 +51,26 @@ def own_file(path: str, flags: int) -> int:
 
 
 def check_no_link(path: Union[str, Path]) -> None:
-    """Refuses a symbolic link in the place of a file or folder of ours.
+    """Refuses a symbolic link at a path that the package writes.
 
     Raises:
         ValueError: there is one.
     """
     if os.path.islink(path):
-        other = "folder, whose files" if os.path.isdir(path) else "file, which"
+        kind = "folder" if os.path.isdir(path) else "file"
         raise ValueError(
-            f"{path} is a link to another {other} would be overwritten. If it leads to what was "
-            "here, put that in its place; else remove the link."
+            f"{path} is a symbolic link. Replace it by the {kind} itself, or remove it."
         )
 
 
 def check_own_folder(folder: Path) -> None:
-    """Makes sure that what is written into a folder of ours goes nowhere else.
+    """Checks that writing into a folder cannot change files elsewhere.
 
-    Programs of others write through a symbolic link, and into a file of several names. So a link is
-    refused, and a file that has a second name elsewhere, as in a copy by ``cp -l``, gets its own
-    content.
+    Other programs follow symbolic links and write into hard-linked files. So a link is refused, and
+    a file with a second name elsewhere, as in a copy by ``cp -l``, gets its own content.
 
     Args:
-        folder: which need not be there; or a file.
+        folder: need not exist; may also be a file.
 
     Raises:
         ValueError: it is a symbolic link or a pipe, or holds one at any depth.
@@ -89,7 +86,7 @@ def check_own_folder(folder: Path) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """Gives a file its own content; refuses a pipe, which an open would wait for."""
+    """Gives a file its own content; refuses a pipe, because opening it would block."""
     with suppress(FileNotFoundError):  # of a process that has just removed it
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise ValueError(NO_FILE.format(path=path))
@@ -97,7 +94,7 @@ def _check_file(path: Path) -> None:
 
 
 def make_sole(path: Path) -> None:
-    """Gives a file its own content if it has other names, which keep theirs."""
+    """Gives a hard-linked file its own content; its other names are unchanged."""
     state = os.lstat(path)
     if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
         with path.open("rb") as shared, written_whole(path, "wb") as file:
@@ -113,14 +110,14 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
     Args:
         path: the name.
         mode: ``w`` for text, ``wb`` for bytes.
-        new: the name must be free; otherwise a file that is there is replaced.
+        new: the file must not exist; otherwise an existing file is replaced.
 
     Raises:
-        ValueError: something else than a file has the name.
+        ValueError: the path exists and is not a file.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no ordinary file"
+        what = "a folder" if path.is_dir() else "not a regular file"
         raise ValueError(f"{path} must be a file to write, but is {what}. Give another path.")
     with writing(path, ANYWHERE):
         beside, descriptor = _temporary(path)
@@ -142,7 +139,7 @@ def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator
 def _temporary(path: Path) -> Tuple[Path, int]:
     """A new file beside another one, open for writing, and locked as long as it is open.
 
-    What a killed process left of the same file is removed: its lock is nobody's.
+    Unlocked temporary files of the same file were left by killed processes, and are removed.
     """
     begin = path.name[:40]
     for left in path.parent.glob(f"{glob.escape(begin)}.*.fairseq_kd.partial"):
@@ -184,15 +181,15 @@ def _take_free_name(beside: Path, path: Path) -> None:
 
 
 def write_new(path: Path, content: Union[str, bytes], flag: str = "--out") -> None:
-    """Writes a file that is not there yet; one with this content stays.
+    """Writes a new file; an existing file with the same content is accepted.
 
     Args:
         path: the file.
         content: of it.
-        flag: by which it was given.
+        flag: the user's flag, for errors.
 
     Raises:
-        ValueError: something else is there.
+        ValueError: the path exists with other content.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     data = content.encode() if isinstance(content, str) else content
@@ -218,26 +215,28 @@ def moved_aside(path: Path) -> Path:
 def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     """Makes a folder that takes its place only when the block ends without an error.
 
-    It is made in ``OUT.partial``, which is of this process alone. What a killed process left of it
-    is removed, but for ``UNTIL_MADE``; a folder of that name which has not our mark is somebody
-    else's, and another name is taken. What somebody else has put into ``OUT.partial`` stays there.
+    It is made in ``OUT.partial``, which only this process uses. Remains of a killed process are
+    removed, except ``UNTIL_MADE``. A folder of that name without our mark belongs to the user, and
+    another name is used. Files that others put into ``OUT.partial`` are kept.
 
     Args:
-        out: the folder; nothing is there, or an empty folder.
-        flag: by which it was given.
+        out: the folder; it must not exist, or must be empty.
+        flag: the user's flag, for errors.
 
     Yields:
         The folder to fill. ``UNTIL_MADE`` beside it, which the caller makes, is for files that are
         of use until it is filled.
 
     Raises:
-        ValueError: something is there, or another process makes the same folder.
+        ValueError: it exists, or another process makes the same folder.
         OSError: it cannot be written; ``write_errors.explained`` says why.
     """
     check_vacant(out, flag, empty=True)
     target = Path(os.path.realpath(out))  # resolve() fails on a loop of links
     if os.path.ismount(target):
-        raise ValueError(f"{flag} {out} must be a folder that is made, but is a disk. Add a name.")
+        raise ValueError(
+            f"{flag} {out} must be a new folder, but is a mount point. Give a folder below it."
+        )
     make_folder(target.parent)
     with writing(out, ANYWHERE):
         place, lock = _own_place(target, out)
@@ -288,7 +287,7 @@ def _own_place(target: Path, out: Path) -> Tuple[Path, IO[Any]]:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those that it lies in, unless it is there.
+    """Makes a folder and its parents, unless it exists.
 
     Raises:
         ValueError: a file has its name.
@@ -301,13 +300,12 @@ def make_folder(path: Path) -> None:
 
 
 def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None:
-    """Refuses to write a folder where something is.
+    """Refuses an output folder that exists and is not empty.
 
     Args:
         out: the folder.
-        flag: by which it was given.
-        empty: locks and temporary files of ours may not be there either, as where another folder
-            takes its place.
+        flag: the user's flag, for errors.
+        empty: our locks and temporary files are refused, too, because the folder is replaced.
 
     Raises:
         ValueError: it is a file, or a folder with something in it.
@@ -316,19 +314,18 @@ def check_vacant(out: Path, flag: str = "--out", *, empty: bool = False) -> None
         return
     if not out.is_dir():
         raise ValueError(
-            f"{flag} {out} must be a folder, but is a file that is there already. Remove it or "
-            "choose another."
+            f"{flag} {out} must be a folder, but is an existing file. Remove it or choose another."
         )
     names = sorted(path.name for path in out.iterdir())
     strange = [name for name in names if empty or not OURS.fullmatch(name)]
     if strange:
         raise ValueError(
-            f"{flag} {out} is there already, with {strange[0]} in it. Remove it or choose another."
+            f"{flag} {out} already exists and holds {strange[0]}. Remove it or choose another."
         )
 
 
 def check_new_file(out: Path, flag: str = "--out") -> None:
-    """Refuses to write a file where something is.
+    """Refuses an output file that exists.
 
     Raises:
         ValueError: the name is taken.
@@ -336,28 +333,28 @@ def check_new_file(out: Path, flag: str = "--out") -> None:
     if out.is_dir():
         raise ValueError(f"{flag} {out} must be a file to write, but is a folder. Choose another.")
     if os.path.lexists(out):
-        raise ValueError(f"{flag} {out} is there already. Remove it or choose another.")
+        raise ValueError(f"{flag} {out} already exists. Remove it or choose another.")
 
 
 def check_apart(out: Path, inputs: Dict[str, Union[str, Path, None]], flag: str = "--out") -> None:
     """Refuses an output that is an input, or lies inside a folder that is one.
 
-    Links of all kinds are followed.
+    Symbolic and hard links are followed.
 
     Args:
         out: the file or folder to write.
         inputs: by the flags that name them; those that are not there are not compared.
-        flag: by which ``out`` was given.
+        flag: the flag of ``out``, for errors.
 
     Raises:
-        ValueError: it is no place of its own.
+        ValueError: it is one, or is inside one.
     """
     places = [path for path in (out, *Path(os.path.realpath(out)).parents) if path.exists()]
     for name, path in inputs.items():
         if path is None or not os.path.exists(path):
             continue
         if out in places and os.path.samefile(out, path):
-            raise ValueError(f"{flag} {out} is what {name} {path} names. Choose another.")
+            raise ValueError(f"{flag} {out} and {name} {path} are the same. Choose another path.")
         if os.path.isdir(path) and any(os.path.samefile(each, path) for each in places):
             raise ValueError(
                 f"{flag} {out} lies inside {name} {path}, which is only read. Choose a place "

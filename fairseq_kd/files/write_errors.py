@@ -14,16 +14,16 @@ REASONS: Dict[int, Tuple[str, str]] = {  # what is wrong with a path, and what t
         ("The disk of {path} is full", f"Free some space {AGAIN}"),
     ),
     errno.ENOMEM: (
-        "The memory of this machine, or what this process may have of it, is used up",
-        f"Free some, or take a larger machine, {AGAIN}",
+        "This machine is out of memory, or this process has reached its memory limit",
+        f"Free some memory or use a larger machine, {AGAIN}",
     ),
     errno.EROFS: ("The disk of {path} is read-only", "Give a path on another disk"),
     errno.EACCES: ("{path} may not be used by this user", "Allow it, or give another path"),
     errno.EPERM: ("{path} may not be changed by this user", "Allow it, or give another path"),
-    errno.ENOTDIR: ("{path} lies below a file, where a folder must be", "Give another path"),
+    errno.ENOTDIR: ("{path} lies below a file instead of a folder", "Give another path"),
     errno.EISDIR: ("{path} must be a file, but is a folder", "Give another path"),
-    errno.EEXIST: ("{path} is there already", "Remove it, or give another path"),
-    errno.ENOTEMPTY: ("{path} is there already", "Remove it, or give another path"),
+    errno.EEXIST: ("{path} already exists", "Remove it, or give another path"),
+    errno.ENOTEMPTY: ("{path} already exists", "Remove it, or give another path"),
     errno.ENAMETOOLONG: ("The name of {path} is too long for its disk", "Give a shorter one"),
     errno.ELOOP: ("{path} is a symbolic link that leads to itself", "Give another path"),
 }
@@ -37,11 +37,11 @@ NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # of torch
 
 @contextmanager
 def writing(path: Path, inside: Optional[Path] = None) -> Iterator[None]:
-    """Gives errors of writing that name no file the name of what was written.
+    """Adds the name of the written file to write errors that name none.
 
     Args:
         path: what is written, as the user typed it.
-        inside: errors that name something in here get that name, too.
+        inside: errors that name a path in this folder also get that name.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def explained(error: BaseException, out: Any, kept: str) -> Optional[str]:
     Args:
         error: what was raised.
         out: where the command writes, if the error does not name it.
-        kept: what is not lost, as half a sentence.
+        kept: what is not lost, as a clause.
     """
     code = _code(error)
     if code is None:

@@ -25,7 +25,7 @@ class AttentionInputs:
 
     Args:
         block: the block.
-        query: (L, B, C) as fairseq has it.
+        query: (L, B, C), fairseq's axis order.
         key: (S, B, C), the source of the values too.
     """
 

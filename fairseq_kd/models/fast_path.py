@@ -1,9 +1,9 @@
 """Disables the fast path of fairseq's encoders, which fails with torch 2 and bypasses hooks.
 
-fairseq 0.12.2 and its main branch compute a whole layer of an encoder by one function of torch
-when a model is only used. With torch 2 that ends in ``Mask Type should be defined`` for every layer
-that normalises behind its blocks, in training with a teacher as in ``fairseq-generate``.
-fairseq-fixed has no such path.
+fairseq 0.12.2 and its main branch compute a whole encoder layer with one torch function in
+inference. With torch 2 this fails with ``Mask Type should be defined`` for every layer that
+normalises after its blocks, in training with a teacher and in ``fairseq-generate``. fairseq-fixed
+does not have this path.
 """
 
 from typing import Any

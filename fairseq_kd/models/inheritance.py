@@ -112,13 +112,13 @@ def _choose_layers(
 
 
 def _refuse_other_form(student: Structure, teacher: Structure) -> None:
-    """Refuses what no choice of the teacher's weights can make work as it did."""
+    """Refuses students whose structure does not allow copying of the teacher's weights."""
     for side in SIDES:
         ours, theirs = (getattr(each.model, side) for each in (student, teacher))
         if student.width(side) > teacher.width(side):
             raise ValueError(
                 f"The student's {side} is {student.width(side)} wide, and the teacher's "
-                f"{teacher.width(side)}: weights can be left out, but not invented. Choose a "
+                f"{teacher.width(side)}: a student cannot be wider than its teacher. Choose a "
                 "student that is at most as wide."
             )
         norms = [each.layers(side)[0].normalize_before for each in (student, teacher)]
@@ -126,7 +126,8 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
             where = ["before" if norm else "after" for norm in norms]
             raise ValueError(
                 f"The student's {side} normalizes {where[0]} each block, and the teacher's "
-                f"{where[1]}. Choose an --arch with the teacher's form, such as transformer."
+                f"{where[1]}. Choose an --arch that normalizes at the same place as the teacher, "
+                "such as transformer."
             )
         for name in ("layer_norm", "layernorm_embedding", "embed_positions"):
             parts = [getattr(each, name) for each in (ours, theirs)]
@@ -138,7 +139,7 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
         lengths = [learned_positions(each) for each in (ours, theirs)]
         if None not in lengths and lengths[0] > lengths[1]:
             raise ValueError(
-                f"The student's {side} learns {lengths[0]} positions, and the teacher's knows "
+                f"The student's {side} learns {lengths[0]} positions, and the teacher's has "
                 f"{lengths[1]}. Give the student the teacher's --max-source-positions and "
                 "--max-target-positions, after --."
             )
@@ -146,7 +147,7 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
         decoder = each.model.decoder
         if decoder.project_in_dim is not None or decoder.project_out_dim is not None:
             raise ValueError(
-                f"{each.called} has word embeddings of another width than its decoder, which "
+                f"{each.called} has word embeddings that differ in width from its decoder, which "
                 "cannot be inherited. Choose models without --decoder-input-dim and "
                 "--decoder-output-dim."
             )
@@ -196,7 +197,7 @@ def _copy_embeddings(student: Structure, teacher: Structure, dims: Dict[str, Ten
 def _copy_layer(
     ours: nn.Module, theirs: nn.Module, where: str, stream: Tensor, memory: Tensor
 ) -> str:
-    """Copies a layer, and says what was kept of it.
+    """Copies a layer, and returns a description of the copied parts.
 
     Args:
         ours: the student's layer.

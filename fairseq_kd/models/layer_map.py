@@ -33,7 +33,7 @@ def uniform(n_student: int, n_teacher: int) -> List[LayerPair]:
 
 
 def spread(n_student: int, n_teacher: int) -> List[int]:
-    """Teacher layers to start a student from: the first and the last, the others evenly between.
+    """Teacher layers that initialise a student: first, last, and others at equal distances.
 
     A student of one layer starts from the first.
     """

@@ -75,13 +75,13 @@ def _configuration(model_cfg: Any, group: str) -> Namespace:
     for key, value in given.items():
         if key in SHARED:
             raise ValueError(
-                f"--kd-peer-overrides names {key}, but peers read the batches of the run and so "
-                "share its languages and its vocabularies. Leave it out."
+                f"--kd-peer-overrides names {key}, but peers read the batches of the run and "
+                "therefore share its languages and vocabularies. Leave it out."
             )
         if key not in known:
             near = get_close_matches(key, known, n=1)
             raise ValueError(
-                f"--kd-peer-overrides names {key}, which is no option of the model."
+                f"--kd-peer-overrides names {key}, which is not an option of the model."
                 + (f" Did you mean {near[0]}?" if near else "")
             )
         sizes[key] = _parsed(known[key], key, value)
@@ -157,7 +157,7 @@ def _number(text: str) -> Optional[float]:
 def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.Module:
     """A peer with random weights of its own.
 
-    It is not built by the task, which would take it for the model that ``--eval-bleu`` measures.
+    It is not built by the task, which would use it as the model that ``--eval-bleu`` measures.
 
     Args:
         cfg: its configuration.
@@ -174,15 +174,16 @@ def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.
             peer = build_model(copy.deepcopy(cfg), task)
         except (ArithmeticError, AssertionError, OSError, RuntimeError, ValueError) as error:
             raise ValueError(
-                f"--kd-peer-overrides gives sizes of which no model can be made for peer {number}"
-                f"{f' ({error})' if str(error) else ''}. Heads must divide the width, and shared "
-                "embeddings need one width."
+                "--kd-peer-overrides gives sizes with which no model can be built for peer "
+                f"{number}{f' ({error})' if str(error) else ''}. The number of heads must divide "
+                "the width, and shared embeddings need one width."
             ) from error
     words = peer.decoder.embed_tokens.num_embeddings
     if words != len(task.target_dictionary):
         raise ValueError(
             f"Peer {number} has a vocabulary of {words} words, but the run's has "
-            f"{len(task.target_dictionary)}. Leave out of --kd-peer-overrides what changes it."
+            f"{len(task.target_dictionary)}. Leave the option that changes it out of "
+            "--kd-peer-overrides."
         )
     return peer
 
@@ -197,7 +198,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it holds no such peer, or something is in the place of the file.
+        ValueError: it holds no such peer, or the file exists.
     """
     check_apart(out, {"CKPT": checkpoint})
     state = read_checkpoint(checkpoint)
@@ -212,7 +213,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     if not 1 <= number <= count:
         raise ValueError(
             f"--peer must be from 1 to {count} for {checkpoint}, but is {number}. The model of the "
-            "run itself is the checkpoint as it is."
+            "run is the checkpoint itself."
         )
     configurations = peer_configurations(
         state["cfg"]["model"], criterion["kd_peer_overrides"], count
@@ -226,8 +227,8 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     check_finite(weights, f"{checkpoint}, peer {number},")
     if _averaged_without(weights, state["model"]):
         print(
-            f"{checkpoint} was averaged, but only its model: peer {number} is that of one of the "
-            "checkpoints. Extract it from each of them, and average what comes out.",
+            f"{checkpoint} was averaged, but only its model: peer {number} comes from only one of "
+            "the checkpoints. Extract it from each of them, and average the results.",
             file=sys.stderr,
         )
     ordinary = {key: criterion[key] for key in KEPT}
@@ -263,15 +264,15 @@ def _updates_behind_peers(
 ) -> Optional[int]:
     """The number of updates behind the weights of the peers in a checkpoint.
 
-    Peers begin from random weights, but where the training began from a checkpoint of another
-    mutual learning: then from the peers in that, as the model of the run from the model.
+    Peers start from random weights, unless the training started from a checkpoint of another mutual
+    learning: then they start from the peers in that checkpoint.
 
     Args:
         state: of the checkpoint.
         seen: the checkpoints that it started from so far.
 
     Returns:
-        None if that checkpoint is no longer there, or is another file by now.
+        None if that checkpoint no longer exists or has been replaced.
     """
     start, own, history = start_of(state), updates_of(state), state["optimizer_history"]
     if start is None:
@@ -303,8 +304,8 @@ def _check_options(checkpoint: str, criterion: Dict[str, Any], architecture: str
     for key in ("kd_peers", "kd_peer_overrides", *KEPT):
         if key not in criterion:
             raise ValueError(
-                f"{checkpoint} does not say {key}, though --criterion mutual_learning has it. Give "
-                "a file that fairseq-train wrote."
+                f"{checkpoint} lacks the option {key} of --criterion mutual_learning. Give a file "
+                "that fairseq-train wrote."
             )
     peers, overrides = criterion["kd_peers"], criterion["kd_peer_overrides"]
     known = {**ARCH_MODEL_REGISTRY, **MODEL_REGISTRY}

@@ -1,4 +1,4 @@
-"""The output projection of a translation model, apart from the states that it multiplies."""
+"""The output projection of a translation model, separate from the decoder states."""
 
 import inspect
 from typing import Any, Dict, NamedTuple, Optional
@@ -14,7 +14,7 @@ class DecoderOutput(NamedTuple):
 
     Args:
         output: (N, C) states before the projection; without a weight, (N, V) logits.
-        weight: (V, C), or None if the logits are no linear map of states, as of an lstm.
+        weight: (V, C), or None if the logits are not a linear map of states, as of an lstm.
         bias: (V,), or None.
     """
 
@@ -66,7 +66,7 @@ def output_projection(model: nn.Module) -> Optional[nn.Linear]:
 
 
 def refuse_unseen_projection(model: nn.Module) -> None:
-    """Refuses a wrapper that takes the output projection for unused, and fails at its gradient.
+    """Refuses a wrapper that treats the output projection as unused and fails at its gradient.
 
     The loss reads the weights of the projection outside of the model. With
     ``--find-unused-parameters`` torch then counts their gradient twice, unless they are the
@@ -79,8 +79,8 @@ def refuse_unseen_projection(model: nn.Module) -> None:
     while isinstance(getattr(model, "module", None), nn.Module):
         if getattr(model, "find_unused_parameters", False):
             raise ValueError(
-                "--find-unused-parameters takes the output projection, which the loss reads by "
-                "itself, for unused, and torch then fails. Leave it out, train by --ddp-backend "
+                "--find-unused-parameters treats the output projection, which the loss reads "
+                "directly, as unused, and torch then fails. Leave it out, train by --ddp-backend "
                 "legacy_ddp, or share the projection with the embeddings "
                 "(--share-decoder-input-output-embed)."
             )

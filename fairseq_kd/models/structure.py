@@ -100,7 +100,7 @@ class Structure:
             if hasattr(self.layers(side)[0], "precheckpoint_forward"):
                 raise ValueError(
                     f"--checkpoint-activations frees what {purpose} needs. Train without one of "
-                    "the two."
+                    "them."
                 )
 
 

@@ -1,4 +1,4 @@
-"""The options of a transformer beside its sizes, which a student takes from its teacher."""
+"""Transformer options other than sizes, which a student takes from its teacher."""
 
 import argparse
 from argparse import Namespace
@@ -32,23 +32,22 @@ POSITIONS = {"max_source_positions": 1024, "max_target_positions": 1024}  # of t
 
 
 def is_transformer(arch: Optional[str]) -> bool:
-    """Whether an architecture is a transformer that produces one word after the other."""
+    """Whether an architecture is an autoregressive transformer."""
     family = ARCH_MODEL_REGISTRY.get(arch, object)
     return issubclass(family, TransformerModel) and not issubclass(family, FairseqNATModel)
 
 
 def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Namespace, Flags]:
-    """The configuration of a model, and the flags of the form that it takes over.
+    """The configuration of a model, and the flags of the options that it inherits.
 
     Args:
         arch: of the model: its sizes.
-        form_of: the arguments of a model whose form it takes over, where no flag says otherwise;
-            empty for the architecture's own.
+        form_of: the arguments of a model whose options it inherits, unless a flag sets them; empty
+        for the architecture's own.
         flags: of fairseq-train, for the model.
 
     Raises:
-        ValueError: the architecture is no transformer, or a flag is not one of its or out of its
-            range.
+        ValueError: the architecture is not a transformer, or a flag is unknown or out of range.
     """
     if not is_transformer(arch):
         raise ValueError(
@@ -73,7 +72,7 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
 
 
 class _ModelFlags(argparse.ArgumentParser):
-    """Reads what follows --, and says what is wrong with it in one sentence."""
+    """Parses the arguments after --, with errors of one sentence."""
 
     def error(self, message: str) -> None:
         raise ValueError(f"The flags after -- are not those of a fairseq transformer: {message}.")

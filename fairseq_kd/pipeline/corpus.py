@@ -128,8 +128,8 @@ def _vocabulary_files(run: RunFile, folder: str, pair: Tuple[str, str]) -> List[
     """
     if "merges" in run.data:
         raise ValueError(
-            f"{run.path}: data.merges has no effect beside data.vocabulary, which has codes. "
-            "Leave one of the two out."
+            f"{run.path}: data.merges has no effect beside data.vocabulary, which has codes. Leave "
+            "one of them out."
         )
     files = [Path(folder) / name for name in ("codes", *(f"dict.{each}.txt" for each in pair))]
     for path in files:
@@ -155,7 +155,9 @@ def language_pair(data: Path) -> Tuple[str, str]:
         ValueError: it holds several pairs.
     """
     if not data.is_dir():
-        raise FileNotFoundError(f"data: {data} is no folder. Give what fairseq-preprocess wrote.")
+        raise FileNotFoundError(
+            f"data: {data} is not a folder. Give what fairseq-preprocess wrote."
+        )
     pairs = {path.name.split(".")[1] for path in data.glob("train.*-*.*.idx")}
     if not pairs:
         from fairseq_kd.binarised import check_not_raw

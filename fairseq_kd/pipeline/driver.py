@@ -167,7 +167,7 @@ def run_workflow(
                 check_room(folder)
                 return 128 - status if status < 0 else status or 1
         page = write_history(workflow)
-    print(f"{page} shows how everything was made.", file=sys.stderr)
+    print(f"{page} documents how every result was made.", file=sys.stderr)
     return 0
 
 
@@ -182,8 +182,8 @@ def _check_places(folder: Path, steps: Sequence[Step]) -> None:
     for name in CODE:
         if os.path.lexists(folder / ENGINE_FOLDER / name):
             raise ValueError(
-                f"{folder / ENGINE_FOLDER / name} holds what Snakemake would run as its own code, "
-                "which no run needs. Remove it."
+                f"{folder / ENGINE_FOLDER / name} would be executed by Snakemake, and no run needs "
+                "it. Remove it."
             )
     named = [Path(path) for step in steps for path in (step.folder, *step.makes) if path]
     inside = [path.relative_to(folder).parts[0] for path in named if folder in path.parents]
@@ -201,7 +201,7 @@ def _cores() -> int:
     """The number of threads to use on this machine: OMP_NUM_THREADS, or the number of cores.
 
     Raises:
-        ValueError: OMP_NUM_THREADS is no number.
+        ValueError: OMP_NUM_THREADS is not a number.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     first = given.partition(",")[0].strip()  # the others are of nested parallel regions
@@ -233,8 +233,8 @@ def _check_gpus(steps: Sequence[Step]) -> None:
             why = f"gpus is {step.gpus}" if step.gpus > 1 else f"{training.needs_gpu} is given"
             raise ValueError(
                 f"{step.name} needs {needed} GPU{'s' if needed > 1 else ''}, since {why}, but this "
-                f"machine has {there or 'none'} that this process may use. Leave that out, or run "
-                "it on another machine."
+                f"process can use {there or 'none'} on this machine. Leave that out, or run it on "
+                "another machine."
             )
 
 
@@ -242,16 +242,17 @@ def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None
     several = [step.name for step in steps if step.gpus > 1]
     if not _works_here(engine):
         raise ValueError(
-            "--jobs shares out one machine, but --profile, --workflow-profile, an executor or "
-            "SNAKEMAKE_PROFILE has others work. Say there how many jobs: -- --jobs N."
+            "--jobs divides this machine, but --profile, --workflow-profile, an executor or "
+            "SNAKEMAKE_PROFILE runs the steps elsewhere. Give the number of jobs to Snakemake: -- "
+            "--jobs N."
         )
     if _sets_cores(engine):
         raise ValueError(
-            "--jobs shares out all cores, or as many as OMP_NUM_THREADS says. Leave out --cores."
+            "--jobs divides all cores, or as many as OMP_NUM_THREADS gives. Leave out --cores."
         )
     if several:
         raise ValueError(
-            f"--jobs is {jobs}, but {several[0]} has several GPUs. Leave out --jobs, or gpus."
+            f"--jobs is {jobs}, but {several[0]} uses several GPUs. Leave out --jobs or gpus."
         )
 
 
@@ -311,7 +312,7 @@ def _print_failure(workflow: Workflow, left: Sequence[Step], started: float, sta
     logs = Path(workflow.folder) / LOGS
     if status < 0:
         number = signal.Signals(-status).name
-        advice = "What is finished is kept; run the same command again to resume."
+        advice = "Finished steps are kept; run the same command again to resume."
         print(f"Not finished: Snakemake was ended by {number}. {advice}", file=sys.stderr)
         return
     attempts = {step.name: attempts_path(workflow, step) for step in left}
@@ -322,7 +323,7 @@ def _print_failure(workflow: Workflow, left: Sequence[Step], started: float, sta
     ]
     if failed:
         named = ", ".join(f"{name} (log: {logs / name}.log)" for name in failed)
-        advice = "The log says why; when that is mended, run the same command again to resume."
+        advice = "The log has the reason; after fixing it, run the same command again to resume."
         print(f"Not finished: {named}. {advice}", file=sys.stderr)
         return
     lines = (logs / ENGINE_LOG).read_text(encoding="utf-8", errors="replace").splitlines()

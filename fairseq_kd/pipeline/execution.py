@@ -72,7 +72,7 @@ def run_step(workflow: Workflow, name: str) -> int:
                     print(f"{name} failed: {shlex.join(command)}", file=sys.stderr)
                     return status
         if read_recipe(workflow, step) != recipe:
-            raise ValueError(f"{name} was changed while it ran. Its result does not count.")
+            raise ValueError(f"{name} was changed while it ran. Its result is discarded.")
         manifest = _manifest(workflow, step, recipe, attempts)
         with written_whole(manifest_path(workflow, step)) as file:
             json.dump(sealed(manifest), file, indent=1)
@@ -86,7 +86,7 @@ def _records(logs: Path, name: str) -> Dict[str, str]:
 
 @contextmanager
 def _only_process(lock: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock, such as one on a node thought dead."""
+    """Waits until no other process holds the lock, such as one on an unreachable node."""
     with open(lock, "a", opener=own_file) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +97,7 @@ def _only_process(lock: Path) -> Iterator[None]:
 
 
 def _begin(path: Path) -> List[Dict[str, str]]:
-    """Records that the step is begun; returns all attempts with their times."""
+    """Records that the step has started; returns all attempts with their times."""
     attempts = _attempts(path) if path.is_file() else []
     attempts.append({"start": _now(), "seen": _now()})
     _note(path, attempts)
@@ -105,7 +105,7 @@ def _begin(path: Path) -> List[Dict[str, str]]:
 
 
 def _attempts(path: Path) -> List[Dict[str, str]]:
-    repair = "Write [] into it: it only says how long the step took."
+    repair = "Write [] into it: it only records how long the step took."
     attempts = read_json(path, [{"start": str, "seen": str}], repair)
     for number, attempt in enumerate(attempts):
         for key, text in attempt.items():
@@ -127,9 +127,9 @@ def _run(
     attempts: List[Dict[str, str]],
     pause_s: float = 10.0,
 ) -> int:
-    """Runs a command and records regularly that it is alive, for the time spent if it is killed.
+    """Runs a command and records regularly that it runs, to know the time spent if it is killed.
 
-    The programs of this Python environment are found first, whatever PATH is.
+    The programs of this Python environment precede those on PATH.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {**os.environ, **environment, "PATH": path}
@@ -237,10 +237,10 @@ def _seconds(attempt: Dict[str, str]) -> float:
 
 @contextmanager
 def own_place(folder: Path) -> Iterator[Dict[str, str]]:
-    """Holds one of ``places()`` places; yields the environment variables for the step's commands.
+    """Acquires one of ``places()`` execution slots; yields environment variables for the step.
 
-    Place k of several has GPU k modulo the number of GPUs. A place is a locked file, which the
-    system unlocks when its process is killed. The function waits for a free place: Snakemake 9.15
+    Slot k of several uses GPU k modulo the number of GPUs. A slot is a locked file, which the
+    system unlocks when its process is killed. The function waits for a free slot: Snakemake 9.15
     counts the cores of a step that ended alone as free twice, and then starts one step too many.
 
     Args:
@@ -267,7 +267,7 @@ def places() -> int:
     """How many steps run at the same time on this machine.
 
     Raises:
-        ValueError: ``FAIRSEQ_KD_PLACES`` is no such number.
+        ValueError: ``FAIRSEQ_KD_PLACES`` is not a number of slots.
     """
     return from_environment(PLACES, Range(int, 1, 1000), 1)
 

@@ -1,6 +1,6 @@
 """Checks that data sets, dictionaries and teachers fit the trainings, before any step runs.
 
-The task, data sets and model of each training are built, if its data exist already.
+The task, data sets and model of each training are built, if its data already exist.
 """
 
 import os
@@ -116,7 +116,7 @@ def _loaded(
 
 
 def _check_vocabulary(run: RunFile, layout: Layout) -> None:
-    """Refuses options that do not fit the dictionaries, if these exist already."""
+    """Refuses options that do not fit the dictionaries, if these already exist."""
     dictionaries = dictionaries_of(layout)
     if dictionaries is None:
         return
@@ -142,7 +142,7 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
 
 
 def _check_mixing(layout: Layout, options: DistillDataOptions, source: Any) -> None:
-    """Refuses tags that the source dictionary lacks, and a gold set that is not there."""
+    """Refuses tags that the source dictionary lacks, and a gold set that does not exist."""
     from fairseq_kd.decoding.subset import read_subset
     from fairseq_kd.distilled_data.training_set import tag_id
 
@@ -186,7 +186,7 @@ def dictionaries_of(layout: Layout) -> "Tuple[Any, Any] | None":
 
 
 class TrainingBuilder:
-    """Builds the tasks, data sets and models of trainings, if their data exist already.
+    """Builds the tasks, data sets and models of trainings, if their data already exist.
 
     Args:
         data: the folder of the run's data. Training sets that the run makes share its validation
@@ -271,13 +271,14 @@ def _check_sets(args: Namespace, task: Any, model: Optional[Any]) -> None:
             raise ValueError(
                 f"sentence {number + 1} of the set {subset} in {args.data} has {sizes[0][number]} "
                 f"and {sizes[1][number]} tokens, but the model reads {limits[0]} and {limits[1]}. "
-                "Shorten it, raise max-source-positions and max-target-positions, or say train: "
+                "Shorten it, raise max-source-positions and max-target-positions, or set train: "
                 "{skip-invalid-size-inputs-valid-test: true}."
             )
         if not readable.any():
             raise ValueError(
-                f"the set {subset} in {args.data} has no sentence that the model reads, which is "
-                f"of at most {limits[0]} and {limits[1]} tokens. Give longer positions."
+                f"the set {subset} in {args.data} has no sentence that the model can read: it "
+                f"reads at most {limits[0]} source and {limits[1]} target tokens. Raise "
+                "max-source-positions and max-target-positions."
             )
         _check_batches(args, subset, int(sizes.max(0)[readable].max()), subset in valid)
 

@@ -119,7 +119,7 @@ class Follower:
             line = on_terminal(latest.line()) if alone or latest.ended else self._briefly()
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
             self.open_line = True
-            if latest.ended and not alone:  # it stays, while the others go on below
+            if latest.ended and not alone:  # it stays, and the others continue below
                 self._print_end()
         elif latest.ended or now - self.shown_at.get(step, -QUIET_SECONDS) >= QUIET_SECONDS:
             self.shown_at[step] = now

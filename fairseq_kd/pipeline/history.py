@@ -56,7 +56,7 @@ def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
             seen.add(name)
             for parent in by_name[name]["parents"]:
                 visit(parent)
-            lineage[name] = by_name[name]  # behind its parents
+            lineage[name] = by_name[name]  # after its parents
 
     visit(name)
     return [each for each in lineage if each != name and lineage[each]["kind"] == "train"]
@@ -103,7 +103,7 @@ def _models(workflow: Workflow, manifests: List[Manifest]) -> Section:
             ]
         )
     columns = ["model", "stands on", "updates", "updates behind", "nll, valid", "BLEU, test"]
-    columns += ["time", "starts", "seed"]
+    columns += ["time", "attempts", "seed"]
     return Section("Models", [Table(columns, rows)])
 
 
@@ -127,7 +127,7 @@ def _steps(manifests: List[Manifest]) -> Section:
         ]
         for each in manifests
     ]
-    columns = ["step", "what", "begun", "finished", "time", "starts"]
+    columns = ["step", "what", "begun", "finished", "time", "attempts"]
     return Section("Steps", [Table(columns, rows)])
 
 

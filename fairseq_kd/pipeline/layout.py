@@ -54,14 +54,14 @@ class Layout:
         self.user_dir = run.get("user-dir", None) or shown(ROOT / "user_dir")
         if not Path(self.user_dir).is_dir():
             raise FileNotFoundError(
-                f"{run.path}: user-dir: {self.user_dir} is no folder. Give the user_dir of a clone "
-                "of fairseq_kd."
+                f"{run.path}: user-dir: {self.user_dir} is not a folder. Give the user_dir of a "
+                "clone of fairseq_kd."
             )
         self.own_user_dir: Optional[str] = run.get("user-dir", None)
         if os.pathsep in str(run.folder):
             raise ValueError(
-                f"{run.path}: run: {run.folder} has a {os.pathsep}, which joins the names of "
-                "several teachers. Choose another folder."
+                f"{run.path}: run: {run.folder} contains {os.pathsep}, which separates the names "
+                "of several teachers. Choose another folder."
             )
         self.gpus = run.get("gpus", 1)
         self.corpus = corpus_of(run)
@@ -100,8 +100,8 @@ class Layout:
             same = [each for each in self.steps if each.name == step.name]
             if same and same[0] != step:
                 raise ValueError(
-                    f"{self.run.path}: a stage is called {step.name}, as is another part of the "
-                    "run. Give it another name."
+                    f"{self.run.path}: a stage is called {step.name}, which is also the name of "
+                    "another part of the run. Give it another name."
                 )
             self.steps += [] if same else [step]
 
@@ -110,13 +110,13 @@ class Layout:
 
     @contextmanager
     def _section(self, key: str) -> Iterator[None]:
-        """Names the section of the run file whose flags are refused inside."""
+        """Adds the section of the run file to errors about its flags."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.run.path}: {key}: {error}") from None
 
-    # ---- trainings
+    # Trainings
 
     def _teachers(self) -> List[Model]:
         given = self.run.teacher
@@ -132,7 +132,7 @@ class Layout:
             same = [path for i, path in enumerate(given) if _is_one_of(path, given[:i])]
             if same:
                 raise ValueError(
-                    f"{self.run.path}: the teacher {same[0]} stands twice. Name each once."
+                    f"{self.run.path}: the teacher {same[0]} is given twice. Name each once."
                 )
             languages = self.run.teacher_languages
             return [
@@ -219,7 +219,7 @@ class Layout:
             )
         return self.models[name]
 
-    # ---- what a training needs: a store, translations, initial weights
+    # Inputs of a training: store, translations, initial weights
 
     def _store(self, teacher: Model, data: str, after: List[str]) -> Tuple[str, str]:
         """The folder of the teacher's store of some data, and the step that completes it."""
@@ -296,7 +296,7 @@ class Layout:
         self._add(LaidOutStep(step, "inherit", command, after, reads, [out], self._path(step)))
         return Model(step, out, step, 0, teacher)
 
-    # ---- controls and evaluation
+    # Controls and evaluation
 
     def _controls(self, stage: Stage, size: Flags, settings: Mapping[str, Any]) -> None:
         """Adds trainings of the last stage's size without distillation, or without the ladder.
@@ -339,13 +339,13 @@ class Layout:
         return models
 
     def _as_long_in_all(self, student: str, train: Flags) -> Flags:
-        """The flags of a training of as many updates as the student's weights had in all."""
+        """Flags of a training with the total number of updates of the student's weights."""
         updates = self.models[student].updates_behind()
         if updates is None:
             raise ValueError(
-                f"{self.run.path}: controls has {TOTAL}, but how many updates stand behind the "
+                f"{self.run.path}: controls has {TOTAL}, but the total number of updates of the "
                 f"weights that {student} starts from is not known: a checkpoint that they were "
-                f"trained from is gone. Leave {TOTAL} out."
+                f"trained from is missing. Leave {TOTAL} out."
             )
         own = {**self.run.train, **train}
         longer = updates / self.models[student].updates

@@ -88,7 +88,7 @@ class ProgressiveOptions(Options):
         engine = self.engine()
         if self.snakemake_flags and not self.snakemake_flags[0].startswith("-"):
             word = self.snakemake_flags[0]
-            raise ValueError(f"{word} is no flag of Snakemake. Did you mean --until {word}?")
+            raise ValueError(f"{word} is not a flag of Snakemake. Did you mean --until {word}?")
         if {"-n", "--dry-run", "--dryrun"} & set(engine):
             raise ValueError("-- -n of Snakemake is --dry-run here, before --. Give that instead.")
         if self.jobs != 1 and (self.dry_run or self.shell):
@@ -127,7 +127,7 @@ class StepOptions(Options):
     )
     sha256: str = option_field(
         MISSING,
-        "the hash of the workflow; commands of another one are not executed",
+        "the hash of the workflow; commands of any other workflow are not executed",
         read=one_word,
         metavar="HEX",
     )

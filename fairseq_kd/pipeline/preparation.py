@@ -62,9 +62,10 @@ WRITTEN = (  # files and folders that a run writes, beside those of its steps
 def prepare_run(path: Path, changes: Sequence[str] = (), record: bool = True) -> Workflow:
     """The workflow of a run file, which alone determines the commands that are executed.
 
-    It is laid out anew each time: anybody may have written the ``workflow.json`` in the folder of
-    the run. That file only records which workflow was checked. The commands are checked again if
-    the run file, its teacher or its data changed, or if the recorded workflow differs.
+    It is derived from the run file each time, because anybody may have written the
+    ``workflow.json`` in the folder of the run. That file only records which workflow was checked.
+    The commands are checked again if the run file, its teacher or its data changed, or if the
+    recorded workflow differs.
 
     Args:
         path: the run file.
@@ -97,7 +98,7 @@ def _kept_workflow(run: RunFile) -> Optional[Workflow]:
     """The workflow recorded in the folder of a run; None if the folder has none.
 
     Raises:
-        ValueError: the folder holds files of that name which no run made, or links.
+        ValueError: the folder has files with that name that are not from a run, or links.
     """
     check_apart(run.folder, folders_read(run), "run:")
     for name in WRITTEN:
@@ -116,7 +117,7 @@ def _kept_workflow(run: RunFile) -> Optional[Workflow]:
 
 
 def _was_begun(folder: Path) -> bool:
-    """Whether steps of a run were begun in a folder, by their records there."""
+    """Whether steps of a run were started in a folder, according to their records."""
     for path in sorted((folder / STEPS).glob("*.json")):
         with suppress(OSError, ValueError):
             read_json(path, RECIPE if path.name.endswith(".recipe.json") else MANIFEST_FIELDS, "")
@@ -125,17 +126,17 @@ def _was_begun(folder: Path) -> bool:
 
 
 def _refuse_what_is_there(run: RunFile, paths: Sequence[str]) -> None:
-    """Refuses a new run in whose folder something has the name of what it would write."""
+    """Refuses a new run in a folder with files that the run would write."""
     for path in paths:
         if os.path.lexists(path):
             raise ValueError(
-                f"run: {run.folder} holds {os.path.relpath(path, run.folder)}, which no run made. "
-                "Move that away, or give another folder."
+                f"run: {run.folder} holds {os.path.relpath(path, run.folder)}, which was not made "
+                "by a run. Move that away, or give another folder."
             )
 
 
 def _check_apart(run: RunFile, layout: Layout, workflow: Workflow) -> None:
-    """Refuses a run that reads from what one of its steps fills, and would move aside.
+    """Refuses a run that reads files in a folder that one of its steps would move aside.
 
     Raises:
         ValueError: naming the step and the file.
@@ -153,8 +154,8 @@ def _check_apart(run: RunFile, layout: Layout, workflow: Workflow) -> None:
             path = within.get(Path(os.path.abspath(own)), within.get(Path(os.path.realpath(own))))
             if path is not None:
                 raise ValueError(
-                    f"run: {run.folder} has {path} in {own}, which the step {step.name} makes, "
-                    "but the run reads it. Choose another folder for the run."
+                    f"run: {run.folder} contains {path} in {own}, which the step {step.name} "
+                    f"writes, but the run reads {path}. Choose another folder for the run."
                 )
 
 
@@ -233,7 +234,9 @@ def _stages(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[
     if stages[0].ratio == 1:  # the teacher itself
         stages = stages[1:]
     if not stages:
-        raise ValueError(f"{run.path}: the ladder has no stage below the teacher. Add one, as 0.5.")
+        raise ValueError(
+            f"{run.path}: the ladder has no stage below the teacher. Add one, such as 0.5."
+        )
     named = [_named(stage, i == len(stages) - 1) for i, stage in enumerate(stages)]
     _check_names(run, [*layout.models, *(stage.name for stage in named)])
     return named
@@ -250,7 +253,7 @@ def _ratios(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[
         prepare = shlex.join(layout.corpus.step.command.argv()) if layout.corpus.step else ""
         raise ValueError(
             f"{run.path}: parameters cannot be counted before the text is prepared. Run {prepare} "
-            "first, or say target instead."
+            "first, or set target instead."
         )
     limit = run.other["parameters"]
     return ladder_within(structure(), limit, strategy, factor, f"{run.path}: parameters")
@@ -281,13 +284,13 @@ def _check_names(run: RunFile, names: List[str]) -> None:
     for name in names:
         if OF_SHARD.fullmatch(name):
             raise ValueError(
-                f"{run.path}: a stage is called {name}, as the shards of a step are. Give it "
-                "another name."
+                f"{run.path}: a stage is called {name}, which is also the name of a shard of a "
+                "step. Give it another name."
             )
         if names.count(name) > 1 or (name in RESERVED and name != TEACHER):
             raise ValueError(
-                f"{run.path}: a stage is called {name}, as is another part of the run. Give it "
-                "another name."
+                f"{run.path}: a stage is called {name}, which is also the name of another part of "
+                "the run. Give it another name."
             )
 
 

@@ -24,7 +24,7 @@ SCHEMA = Path(__file__).with_name("run.schema.yaml")
 COLD, INHERIT = "cold", "inherit"
 MOST_VALUES = 100_000
 STAGE_DEFAULTS = {"criterion": "word_kd", "knowledge": "live", "start": COLD, "data": "gold"}
-VALIDATOR = jsonschema.validators.extend(  # 2.0 is no integer, and nan is no number
+VALIDATOR = jsonschema.validators.extend(  # 2.0 is not an integer, nan not a number
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
         {
@@ -183,7 +183,7 @@ def check(path: Path, content: Any, text: str, changes: Sequence[str] = ()) -> N
         place, where = list(wrong.absolute_path), str(path)
         for change in reversed(changes):
             key = _key(change)
-            if place[: len(key)] == key:  # the value was given there, and stands so in no file
+            if place[: len(key)] == key:  # the value is from --set, not from the file
                 place, where, text = place[len(key) :], f"--set {change}", change.partition("=")[2]
                 break
         raise ValueError(f"{where}: {_sentence(wrong, place, text)}")
@@ -236,7 +236,7 @@ class _Loader(yaml.SafeLoader):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             kind = node.tag.rpartition(":")[2]
             value = repr(node.value) if isinstance(node.value, str) else "what it holds"
-            message = f"{value:.60} is no {kind}, as YAML reads it {node.start_mark}"
+            message = f"{value:.60} is not a valid {kind} {node.start_mark}"
             raise yaml.YAMLError(message) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Dict[Any, Any]:
@@ -246,9 +246,9 @@ class _Loader(yaml.SafeLoader):
             if each.tag == MERGE:  # the keys of another mapping, which those here override
                 continue
             key = self.construct_object(each, deep=True)
-            if isinstance(key, Hashable):  # what is not is refused below
+            if isinstance(key, Hashable):  # other keys are refused below
                 if key in keys:
-                    raise yaml.YAMLError(f"{key} stands twice {node.start_mark}")
+                    raise yaml.YAMLError(f"{key} is given twice {node.start_mark}")
                 keys.add(key)
         return super().construct_mapping(node, deep)
 
@@ -301,7 +301,7 @@ def _sentence(error: Any, place: List[Union[int, str]], text: str) -> str:
         known = error.schema["properties"]
         unknown = next(str(key) for key in value if key not in known)
         near = get_close_matches(unknown, known, n=1)
-        advice = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+        advice = f"Did you mean {near[0]}?" if near else f"Known keys are {', '.join(known)}."
         return f"{where + ' has' if where else 'it has'} an unknown key {unknown}. {advice}"
     if error.validator == "required":
         lacks = next(key for key in error.validator_value if key not in value)
@@ -322,14 +322,14 @@ def _sentence(error: Any, place: List[Union[int, str]], text: str) -> str:
         is_key = "propertyNames" in error.relative_schema_path
         typed = str(value) if is_key else _typed(error, place, text)
         if isinstance(value, float) and not math.isfinite(value):
-            return f"{where} is {typed}, which is no finite number."
+            return f"{where} is {typed}, which is not a finite number."
         kind = "a date" if isinstance(value, datetime.date) else "a number"
         kind = "true or false" if isinstance(value, bool) else kind
         if is_key:
             return f"{where} has a key that YAML reads as {kind}, {typed}. Write it in quotes."
         return f"{where} is {typed}, which YAML reads as {kind}: write '{typed}' in quotes."
     if error.validator in ("type", "oneOf"):
-        return f"{where} cannot be {value!r}. docs/progressive.md shows what it may be."
+        return f"{where} cannot be {value!r}. docs/progressive.md lists the allowed values."
     return f"{where} cannot be {value!r}: {error.message}."
 
 

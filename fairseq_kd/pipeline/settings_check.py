@@ -91,8 +91,8 @@ def _check_sizes(run: RunFile, stages: Sequence[Stage]) -> None:
             if flag in flags:
                 raise ValueError(
                     f"{run.path}: {flag} is {flags[flag]} in the training of {stage.name}, whose "
-                    f"ratio of {stage.ratio} says how large it is. Leave it out, or give the stage "
-                    "an arch instead."
+                    f"ratio of {stage.ratio} sets the size. Leave it out, or give the stage an "
+                    "arch instead."
                 )
 
 
@@ -158,13 +158,13 @@ def _check_sections(
 def _check_distilled(
     run: RunFile, stages: Sequence[Stage], settings: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Refuses a section ``distilled`` of which a part has no effect, or contradicts a stage."""
+    """Refuses settings of ``distilled`` without effect, or that contradict a stage."""
     section = run.get("distilled", {})
     for key in ("translate", "shards"):
         if key in section and "import-translations" in section:
             raise ValueError(
-                f"{run.path}: distilled.{key} has no effect with import-translations, which takes "
-                "over what another system translated. Leave one of the two out."
+                f"{run.path}: distilled.{key} has no effect with import-translations, which "
+                "imports the translations of another system. Leave one of them out."
             )
     choice = section.get("distill-data", {})
     mix, select = choice.get("mix"), choice.get("select", "best")
@@ -180,13 +180,13 @@ def _check_distilled(
         if flags.get("train-subset", "train") != "train":
             raise ValueError(
                 f"{run.path}: {name} has data: {data}, whose training set is called train, but "
-                f"train-subset is {flags['train-subset']}. Leave one of the two out."
+                f"train-subset is {flags['train-subset']}. Leave one of them out."
             )
         if data == "distilled":
             continue
         if mix == "alone":
             raise ValueError(
-                f"{run.path}: {name} has data: mixed, but distilled.distill-data.mix is alone. Say "
+                f"{run.path}: {name} has data: mixed, but distilled.distill-data.mix is alone. Set "
                 "data: distilled, or leave mix out."
             )
         if mix == "extra" and "upsample-primary" not in flags:
@@ -209,11 +209,11 @@ def _check_controls(
     for control in ("inherited", "total"):
         if control in run.get("controls", []) and settings[last]["start"] == COLD:
             raise ValueError(
-                f"{run.path}: the control {control} would be that of undistilled again, since "
-                f"{last} starts from random weights. Leave it out, or say start: inherit."
+                f"{run.path}: the control {control} would be the same as undistilled, since {last} "
+                "starts from random weights. Leave it out, or set start: inherit."
             )
     if "one-step" in run.get("controls", []) and learns == list(teachers):
         raise ValueError(
-            f"{run.path}: the control one-step would be the training of {last} again, which "
+            f"{run.path}: the control one-step would be the same as the training of {last}, which "
             "learns from the teacher itself. Leave it out, or add a stage between."
         )

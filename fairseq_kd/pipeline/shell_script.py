@@ -16,9 +16,9 @@ HEAD = """\
 #
 #   usage: {script}        from the folder in which it was written: {start}
 #
-# Env: RUN={shown}   where everything goes
-# Killed? Run it again: what is there stays, and a training goes on from its last checkpoint.
-# A changed run file is not noticed here: fairseq-kd progressive does that.
+# Env: RUN={shown}   the folder of the run
+# Killed? Run it again: finished steps are kept, and a training resumes from its last checkpoint.
+# This script does not detect a changed run file; fairseq-kd progressive does.
 set -euo pipefail
 
 usage() {{ sed -n '2,/^set/s/^# \\{{0,1\\}}//p' "$0"; }}
@@ -37,10 +37,10 @@ def write_script(workflow: Workflow, out: Path) -> None:
         out: the file.
 
     Raises:
-        ValueError: a file that is no such script exists, or the run has no folder of its own.
+        ValueError: another file exists, or the run has no folder of its own.
     """
     if workflow.folder == ".":
-        raise ValueError("run: . is no folder that RUN could move. Give another run for --shell.")
+        raise ValueError("run: . cannot be moved by RUN. Give another run: for --shell.")
     parts = [
         HEAD.format(
             file=in_one_line(workflow.inputs["file"]),
@@ -70,7 +70,7 @@ def _step(workflow: Workflow, number: int, step: Step) -> str:
 
 
 def _lines(command: List[str], workflow: Workflow, width: int = 96) -> List[str]:
-    """A command split into lines, each of which begins with a flag."""
+    """A command split into lines that begin with a flag."""
     lines = [_word(command[0], workflow)]
     for before, word in pairwise(command):
         quoted = _word(word, workflow, before)
@@ -104,7 +104,7 @@ def _word(word: str, workflow: Workflow, before: str = "") -> str:
 
 
 def _is_made(path: str, workflow: Workflow) -> bool:
-    """Whether a step makes what stands at a path, or the folder around it."""
+    """Whether a step makes the file at a path, or a folder that contains it."""
     if not path.startswith(f"{workflow.folder}/"):
         return False
     folders = {step.folder for step in workflow.steps if step.folder}

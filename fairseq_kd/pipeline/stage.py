@@ -3,9 +3,9 @@
 fairseq resumes from ``checkpoint_last.pt`` by itself, but for six cases that this module handles:
 it trains one more update if it is restarted after its last one, and many if ``--patience`` ended
 it; it copies ``checkpoint_last.pt`` into place byte by byte, so that a kill can leave half a file
-on which every later start fails; it begins anew where that file is missing; it can abort when all
-is done; and a trainer whose parent was killed keeps running, beside a second one when the stage is
-restarted.
+on which every later start fails; it starts again from the first update if that file is missing; it
+can abort after its end; and a trainer whose parent was killed keeps running, beside a second one
+when the stage is restarted.
 """
 
 import argparse
@@ -50,7 +50,7 @@ from fairseq_kd.training_log import (
 BEST = "checkpoint_best.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
-PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # of -1 and 0 there is no end
+PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # -1 and 0: no limit
 SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
 HARMLESS = {"restore_file": LAST, "optimizer_overrides": "{}", "checkpoint_suffix": ""}
 SHOWN_FLAGS = 4
@@ -63,7 +63,7 @@ def run_stage(name: str, command: List[str]) -> int:
     """Runs a training command to its ``--max-update``, resuming an earlier attempt.
 
     The output goes to ``train.log`` in the command's ``--save-dir``; one line on standard error
-    shows how far it is.
+    shows the progress.
 
     Args:
         name: the name of the stage in that line.
@@ -75,13 +75,13 @@ def run_stage(name: str, command: List[str]) -> int:
 
     Raises:
         FileNotFoundError: there is no such program, or no such checkpoint to start from.
-        ValueError: the command lacks one of the two options, the file that it starts from is no
-            checkpoint, or another stage writes into the folder.
-        OSError: the folder cannot be written, such as when the training failed for want of space.
+        ValueError: the command lacks one of the two options, the file that it starts from is not a
+        checkpoint, or another stage writes into the folder.
+        OSError: the folder cannot be written, such as on a full disk.
     """
     options = _stage_options(command)
     start, there = options.finetune_from_model, Path(options.save_dir).glob("checkpoint*.pt")
-    if start is not None and not any(there):  # else it goes on from one of these
+    if start is not None and not any(there):  # otherwise it resumes from one of these
         check_start(start, f"--finetune-from-model {start}")
     with locked(Path(options.save_dir) / STAGE_LOCK, f"--save-dir {options.save_dir}") as lock:
         return _run_alone(name, command, options, lock)
@@ -108,7 +108,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         print(f"{name}: it ended early, after update {done}", file=sys.stderr)
         return 0
     if done:
-        print(f"{name}: going on after update {done}", file=sys.stderr)
+        print(f"{name}: resuming after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
         status, tail = _run_logged(command, save_dir / FILE, progress, lock)
     if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
@@ -155,8 +155,9 @@ def _print_changed_flags(name: str, command: List[str], save_dir: Path) -> None:
             for flag in changed[:SHOWN_FLAGS]
         ]
         print(
-            f"{name}: the training in {save_dir} was begun with {on_terminal(', '.join(former))}, "
-            "and is resumed with the new ones. For a new training give another --save-dir.",
+            f"{name}: the training in {save_dir} was started with "
+            f"{on_terminal(', '.join(former))}, and is resumed with the new flags. For a new "
+            "training give another --save-dir.",
             file=sys.stderr,
         )
 
@@ -188,14 +189,14 @@ def restore_last_checkpoint(save_dir: Path) -> None:
         with written_whole(last, "wb", new=True) as file, newest.open("rb") as source:
             shutil.copyfileobj(source, file)
             _put_aside(last)  # killed after this, the next start copies again
-        print(f"{last} {fault}; going on from {newest.name}", file=sys.stderr)
+        print(f"{last} {fault}; resuming from {newest.name}", file=sys.stderr)
     elif fault == CUT_OFF and not others:
         _put_aside(last)
         print(f"{last} {fault}; starting from the first update", file=sys.stderr)
     else:
         raise ValueError(
             f"{last} {fault}, and {save_dir} holds no other checkpoint that can be read. Copy one "
-            "there from elsewhere, or move all of them away to begin anew."
+            "there from elsewhere, or move all of them away to start again."
         )
 
 
@@ -217,12 +218,12 @@ def restore_best_checkpoint(save_dir: Path) -> None:
         with written_whole(best, "wb", new=True) as file, copies[0].open("rb") as source:
             shutil.copyfileobj(source, file)
             _put_aside(best)
-        print(f"{best} {fault}; it is a copy of {copies[0].name} now", file=sys.stderr)
+        print(f"{best} {fault}; it was replaced by a copy of {copies[0].name}", file=sys.stderr)
     elif best.exists():
         _put_aside(best)
         print(
-            f"{best} {fault}, and no other checkpoint is a copy of it; the next validation that is "
-            "better writes a new one",
+            f"{best} {fault}, and no other checkpoint is a copy of it; the next better validation "
+            "writes a new one",
             file=sys.stderr,
         )
 
@@ -243,7 +244,7 @@ def _others(save_dir: Path) -> List[Path]:
 
 
 def _fault(checkpoint: Path) -> str:
-    """Why a training cannot go on from a checkpoint; "" if it can."""
+    """The reason why a training cannot resume from a checkpoint; "" if it can."""
     if not checkpoint.exists():
         return "is missing"
     if is_cut_off(checkpoint):
@@ -277,7 +278,7 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
 
 
 def _check_restarts(command: List[str]) -> None:
-    """Refuses flags that fairseq would heed at every restart, or by which it cannot restart.
+    """Refuses flags that would apply at every restart, or that prevent a restart.
 
     Raises:
         ValueError: naming the flag and why.
@@ -288,7 +289,7 @@ def _check_restarts(command: List[str]) -> None:
         name = next(named, None) if given not in ("--", "--optimizer") else None
         if name is not None and value != HARMLESS.get(name):
             why = AT_RESTARTS[name].in_stage
-            raise ValueError(f"{given} cannot stand in a stage: {why}. Leave it out.")
+            raise ValueError(f"{given} cannot be used in a stage: {why}. Leave it out.")
 
 
 def _run_logged(

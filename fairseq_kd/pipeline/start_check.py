@@ -11,7 +11,7 @@ from fairseq_kd.pipeline.workflow import LaidOutStep
 START = "finetune_from_model"
 SIDES = ("encoder", "decoder")
 SIZES = tuple(flag.replace("-", "_") for flag in SIZE_FLAGS)
-SHARING = ("share_all_embeddings", "share_decoder_input_output_embed")  # a student may give it up
+SHARING = ("share_all_embeddings", "share_decoder_input_output_embed")  # a student may omit it
 STRUCTURE = (  # options that determine which weights exist
     *SHARING,
     *(f"{side}_{what}" for side in SIDES for what in ("normalize_before", "learned_pos")),
@@ -65,23 +65,23 @@ def _inherited(
         called, teacher = options.teacher, _of_checkpoint(path, options.teacher)
     if not is_transformer(teacher.arch):
         raise ValueError(
-            f"{path}: {name} cannot start from the layers of {called}, which is no transformer. "
-            "Say start: cold."
+            f"{path}: {name} cannot start from the layers of {called}, which is not a transformer. "
+            "Set start: cold."
         )
     begun, _ = model_args(options.arch, teacher, options.model_flags)
     for what, ours, theirs in _measures(begun, teacher):
         if ours > theirs:
             raise ValueError(
                 f"{path}: {name} cannot start from the layers of {called}: its {what} are {ours}, "
-                f"and those of {called} {theirs}. Say start: cold, or choose smaller sizes."
+                f"and those of {called} are {theirs}. Set start: cold, or choose smaller sizes."
             )
     for key in STRUCTURE:
         ours, theirs = _value(begun, key), _value(teacher, key)
         if ours != theirs and (ours or key not in SHARING):
             raise ValueError(
                 f"{path}: {name} cannot start from the layers of {called}: its {flag_name(key)} is "
-                f"{_on_or_off(ours)}, and that of {called} {_on_or_off(theirs)}. Say "
-                "start: cold, or choose an arch of the same structure."
+                f"{_on_or_off(ours)}, and that of {called} is {_on_or_off(theirs)}. Set start: "
+                "cold, or choose an arch of the same structure."
             )
     return begun
 
@@ -112,8 +112,8 @@ def _refuse_another_model(
         if trained != given:
             raise ValueError(
                 f"{path}: {name} is trained with {flag_name(key)} {_on_or_off(trained)}, but "
-                f"{gives} {_on_or_off(given)}. Make them equal by train: or arch of the stage, or "
-                "say start: cold."
+                f"{gives} {_on_or_off(given)}. Make them equal by train: or arch of the stage, or set "
+                "start: cold."
             )
 
 

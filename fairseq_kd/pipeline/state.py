@@ -59,12 +59,12 @@ def manifest_path(workflow: Workflow, step: Step) -> Path:
 
 
 def recipe_path(workflow: Workflow, step: Step) -> Path:
-    """The recipe with which a step was begun."""
+    """The recipe with which a step was started."""
     return Path(workflow.folder) / STEPS / f"{step.name}.recipe.json"
 
 
 def attempts_path(workflow: Workflow, step: Step) -> Path:
-    """The times at which a step was begun."""
+    """The times at which a step was started."""
     return Path(workflow.folder) / STEPS / f"{step.name}.attempts"
 
 
@@ -98,7 +98,7 @@ def step_statuses(
 
 
 def _begun(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
-    """The recipe by which a step was finished or begun, or None."""
+    """The recipe with which a step was finished or started, or None."""
     manifest = step_manifest(workflow, step)
     if manifest is not None:
         return manifest["recipe"]
@@ -108,7 +108,7 @@ def _begun(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
 def _recipe(
     step: Step, before: Dict[str, str], hashes: FileHashes, begun: Dict[str, Any]
 ) -> Dict[str, Any]:
-    """The present recipe of a step; ``begun`` is the one with which it was begun."""
+    """The present recipe of a step; ``begun`` is the one with which it was started."""
     reads = {path: hashes.of(path, begun.get("reads", {}).get(path)) for path in step.reads}
     same = begun and same_commands(begun["commands"], step.commands)
     commands = begun["commands"] if same else step.commands
@@ -127,7 +127,7 @@ def _state(
     manifest, begun = step_manifest(workflow, step), _begun(workflow, step)
     if begun is None:
         if step.folder and Path(step.folder).exists() and not _is_ours(workflow, step.folder):
-            return CHANGED, f"{step.folder} was there before, and this run did not make it"
+            return CHANGED, f"{step.folder} already existed and was not created by this run"
         return MISSING, "it has not been made yet"
     if begun["id"] != recipe["id"]:
         return CHANGED, _difference(begun, recipe)
@@ -136,7 +136,7 @@ def _state(
         return CHANGED, f"{' and '.join(again)} must be made again"
     if manifest is None:
         if step.folder and not Path(step.folder).exists():
-            return BEGUN, f"it was interrupted, and begins anew: {step.folder} is not there"
+            return BEGUN, f"it was interrupted and starts again: {step.folder} is missing"
         return BEGUN, "it was interrupted"
     unknown = [path for path in step.makes if path not in manifest["outputs"]]
     if unknown:
@@ -155,7 +155,7 @@ def _state(
 
 
 def _stays(before: StepStatus, manifest: Optional[Dict[str, Any]], hashes: FileHashes) -> bool:
-    """Whether the outputs of a required step are those that a manifest after it names.
+    """Whether the outputs of a required step match the manifest of a later step.
 
     A step that was interrupted, or whose manifest is lost, may have made all of them.
     """
@@ -168,13 +168,13 @@ def _stays(before: StepStatus, manifest: Optional[Dict[str, Any]], hashes: FileH
 
 
 def stood_on(workflow: Workflow, step: Step) -> Dict[str, Any]:
-    """The outputs of the steps that a step needs, by the names of those steps."""
+    """The outputs of the steps that a step requires, by step name."""
     manifests = {name: step_manifest(workflow, workflow.step(name)) for name in step.after}
     return {name: each["outputs"] for name, each in manifests.items() if each}
 
 
 def _is_ours(workflow: Workflow, folder: str) -> bool:
-    """Whether a step of the run was begun in a folder."""
+    """Whether a step of the run was started in a folder."""
     own = (step for step in workflow.steps if step.folder == folder)
     paths = [
         path
@@ -196,39 +196,39 @@ def step_manifest(workflow: Workflow, step: Step) -> Optional[Dict[str, Any]]:
 
 
 def read_recipe(workflow: Workflow, step: Step) -> Dict[str, Any]:
-    """The recipe with which a step was begun.
+    """The recipe with which a step was started.
 
     Raises:
         FileNotFoundError, ValueError: it is missing or damaged.
     """
     repair = (
-        f"Remove it and {attempts_path(workflow, step)}, and {step.name} begins anew; what it has "
-        f"made is then moved to {Path(workflow.folder) / REPLACED}."
+        f"Remove it and {attempts_path(workflow, step)}, and {step.name} starts again; its output "
+        f"is then moved to {Path(workflow.folder) / REPLACED}."
     )
     return read_json(recipe_path(workflow, step), RECIPE, repair)
 
 
 def _damage(path: str, made: Dict[str, Any], hashes: FileHashes) -> str:
-    """What is wrong with an output file; "" if nothing is."""
+    """The damage of an output file, as a clause; "" if there is none."""
     if not Path(path).is_file():
         return f"{path} is missing"
     size = Path(path).stat().st_size
     if size != made["bytes"]:
-        return f"{path} has {size:,} bytes, but was made with {made['bytes']:,}"
+        return f"{path} has {size:,} bytes, but had {made['bytes']:,} when it was made"
     if hashes.of(path, made["sha256"]) != made["sha256"]:
-        return f"{path} is not what was made: its SHA-256 has changed"
+        return f"{path} was modified: its SHA-256 has changed"
     return ""
 
 
 def _damage_of_named(path: Path, hashes: FileHashes) -> str:
-    """What is wrong with the files that an output file lists; "" if nothing is."""
+    """The damage of the files that an output file lists, as a clause; "" if there is none."""
     if path.name == MANIFEST:  # of a distilled set
         for name, digest in (read_manifest(path.parent) or {"files": {}})["files"].items():
             file = path.parent / name
             if not file.is_file():
                 return f"{file} is missing"
             if hashes.of(str(file), digest) != digest:
-                return f"{file} is not what was made: its SHA-256 has changed"
+                return f"{file} was modified: its SHA-256 has changed"
     return ""
 
 
@@ -241,13 +241,13 @@ def _difference(old: Dict[str, Any], new: Dict[str, Any]) -> str:
         if path not in old["reads"]:
             return f"it reads {path}, which was not recorded when it was made"
         if old["reads"][path] != digest:
-            return f"{path} is another file than it was"
+            return f"{path} has changed"
     again = [name for name, digest in new["after"].items() if old["after"].get(name) != digest]
-    return f"{' and '.join(again)} must be made again" if again else "its inputs are others"
+    return f"{' and '.join(again)} must be made again" if again else "its inputs changed"
 
 
 def _together(statuses: List[StepStatus]) -> List[StepStatus]:
-    """Statuses in which steps that share a folder are out of date together."""
+    """Statuses where all steps that share a folder are out of date if one is."""
     stale = {
         status.step.folder: status
         for status in statuses
@@ -306,7 +306,7 @@ def replaced_by(workflow: Workflow, step: Step) -> List[Path]:
 
 
 def _of_shards(workflow: Workflow, step: Step, name: str) -> List[Path]:
-    """What is kept of the shards of a step, those of earlier plans too, but for their locks."""
+    """The records of the shards of a step, also of earlier plans, except locks."""
     of_shard = re.compile(rf"({re.escape(name)}-\d+-of-\d+)\.(json|recipe\.json|attempts)")
     others = {each.name for each in workflow.steps if each.folder != step.folder}
     found = (
@@ -325,13 +325,13 @@ def _refuse_running(lock: Path, step: Step) -> None:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ValueError(
-                        f"{step.name} still runs by its old commands, as the job of a driver that "
-                        "was killed. Cancel that job or wait for it, then run this again."
+                        f"{step.name} still runs with its old commands, in the job of a killed "
+                        "driver. Cancel that job or wait for it, then run the same command again."
                     ) from None
                 time.sleep(0.2)
 
 
 def _free(folder: Path, name: str) -> Path:
-    """A name with a number that nothing in a folder has."""
+    """An unused name with a number in a folder."""
     numbered = (folder / f"{name}.{number}" for number in itertools.count(1))
     return next(path for path in numbered if not path.exists())

@@ -32,7 +32,7 @@ DEFAULTS: Flags = {
     "keep-interval-updates": 1,
     "no-epoch-checkpoints": True,
     "best-checkpoint-metric": "nll_loss",
-    "update-epoch-batch-itr": "True",  # or a restart cuts other batches than it would have had
+    "update-epoch-batch-itr": "True",  # otherwise a restart would form different batches
     "no-progress-bar": True,
     "log-format": "json",
     "log-interval": 50,
@@ -287,7 +287,7 @@ def translation_steps(
 
 
 def import_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
-    """The step that takes over what another system translated.
+    """The step that imports the translations of another system.
 
     Args:
         gold: the corpus of the run.

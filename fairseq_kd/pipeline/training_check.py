@@ -1,4 +1,4 @@
-"""Checks the flags of a training: it must succeed, resume, and leave a checkpoint to the run.
+"""Checks the flags of a training: it must succeed, resume, and write a checkpoint for the run.
 
 The flags are parsed as fairseq-train parses them, every number is compared with its range, and
 optimizer and learning-rate scheduler are built.
@@ -24,8 +24,8 @@ class Reason(NamedTuple):
     """Why a flag cannot be given, as the end of a sentence.
 
     Args:
-        in_run: to who wrote a run file.
-        in_stage: to who wrote a command for fairseq-kd stage.
+        in_run: for a run file.
+        in_stage: for a command of fairseq-kd stage.
     """
 
     in_run: str
@@ -38,39 +38,37 @@ class Reason(NamedTuple):
 
     @classmethod
     def from_checkpoint(cls, why: str) -> "Reason":
-        """With the advice how a training begins from a checkpoint."""
-        run, stage = "say start: FILE", "give --finetune-from-model FILE"
-        return cls(*(f"{why}; {how} to begin from a checkpoint" for how in (run, stage)))
+        """With the advice how to start from a checkpoint."""
+        run, stage = "set start: FILE", "give --finetune-from-model FILE"
+        return cls(*(f"{why}; {how} to start from a checkpoint" for how in (run, stage)))
 
 
-ONE_FILE = "the next step reads one file of the usual name"
-AT_RESTARTS = {  # flags of fairseq-train with which a killed training cannot go on, and why
+ONE_FILE = "the next step reads one file with the usual name"
+AT_RESTARTS = {  # flags with which a killed training cannot be resumed, with the reason
     **dict.fromkeys(
         ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
-        Reason.alike(
-            "a killed training could not go on, nor the next step begin, without what it saves"
-        ),
+        Reason.alike("a killed training could not be resumed, and the next step could not start"),
     ),
     **dict.fromkeys(
         ("restore_file", "continue_once", "optimizer_overrides"),
-        Reason.from_checkpoint("a training goes on from its own folder"),
+        Reason.from_checkpoint("a training is resumed from its own folder"),
     ),
     **dict.fromkeys(
         ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
-        Reason.from_checkpoint("it would do so at every restart"),
+        Reason.from_checkpoint("it would apply at every restart"),
     ),
     "checkpoint_suffix": Reason.alike(ONE_FILE),
     "write_checkpoints_asynchronously": Reason.alike(
         "the last and the best checkpoint would not be written"
     ),
 }
-UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
+UNFIT = {  # flags of fairseq-train that a run does not support, with the reason
     **{name: reason.in_run for name, reason in AT_RESTARTS.items()},
     **dict.fromkeys(
         ("max_epoch", "stop_time_hours", "stop_min_lr"),
-        "max-update alone says how long a training is, beside patience",
+        "only max-update and patience end a training of a run",
     ),
-    "pipeline_model_parallel": "one process holds a whole model",
+    "pipeline_model_parallel": "model parallelism is not supported",
     "checkpoint_shard_count": ONE_FILE,
     "model_parallel_size": ONE_FILE,
     "use_sharded_state": ONE_FILE,
@@ -80,20 +78,20 @@ UNFIT = {  # flags of fairseq-train that no training of a run can have, and why
             *("log_file", "save_predictions", "tensorboard_logdir", "wandb_project"),
             *("aim_repo", "aim_run_hash", "azureml_logging"),
         ),
-        "a run writes to its own folder alone; train.log there has every figure, as JSON",
+        "a run writes only to its own folder; its train.log has all figures as JSON",
     ),
-    **dict.fromkeys(("use_plasma_view", "plasma_path"), "a run leaves no server running"),
-    "distributed_init_method": "the run itself says where the processes of a training meet",
+    **dict.fromkeys(("use_plasma_view", "plasma_path"), "plasma servers are not supported"),
+    "distributed_init_method": "the run sets the rendezvous address",
     **dict.fromkeys(
         ("encoder_layers_to_keep", "decoder_layers_to_keep"),
-        "fairseq itself fails with it in a training; say start: inherit to take layers of a model",
+        "fairseq fails with it in a training; set start: inherit to start from layers of a model",
     ),
-    "num_batch_buckets": "it is of use on TPUs alone",
-    "quantization_config_path": "the next step reads the weights, which quantization replaces",
+    "num_batch_buckets": "it is only for TPUs",
+    "quantization_config_path": "quantization replaces the weights that the next step reads",
 }
 ALIASES = {"max_sentences": "batch_size", "max_sentences_valid": "batch_size_valid"}
 LITERALS = ("lr", "update-freq", "adam-betas", "adamax-betas", "adafactor-eps", "lamb-betas")
-SEARCH = {  # what fairseq's search reads of --eval-bleu-args, and the range of some
+SEARCH = {  # keys of --eval-bleu-args that fairseq's search reads, with ranges
     **dict.fromkeys(("unnormalized", "match_source_len", "sampling")),
     **dict.fromkeys(("max_len_a", "max_len_b", "unkpen", "no_repeat_ngram_size")),
     **dict.fromkeys(("sampling_topk", "diverse_beam_groups", "diversity_rate")),
@@ -150,14 +148,14 @@ def _parsed(command: TrainCommand) -> Namespace:
             return options.parse_args_and_arch(parser, command.arguments())
     except SystemExit:
         raise ValueError(
-            f"The training of {command.name} has help, with which fairseq-train prints its "
-            "flags and trains nothing. Leave it out."
+            f"The training of {command.name} contains --help, with which fairseq-train only "
+            "prints its flags. Leave it out."
         ) from None
 
 
 @contextlib.contextmanager
 def training_refused(name: str) -> Iterator[None]:
-    """Turns any failure inside into a refusal of the training.
+    """Turns any failure in the block into an error about the training.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -186,7 +184,7 @@ def _check_literals(flags: Flags) -> None:
             raise ValueError(f"--{name} must be a whole number, or several, but is {value}.")
         if not all(isinstance(part, (int, float)) for part in parts):
             raise ValueError(
-                f"--{name} must be a number, or several as (0.9, 0.98), but is {value}."
+                f"--{name} must be a number, or several such as (0.9, 0.98), but is {value}."
             )
         if name.endswith("-betas") and name in flags and not all(0 <= part < 1 for part in parts):
             raise ValueError(f"--{name} must be two numbers from 0 to below 1, but is {value}.")
@@ -216,14 +214,15 @@ def _check_values(args: Namespace, flags: Flags) -> None:
     half = [flag for flag in ("fp16", "memory_efficient_fp16") if getattr(args, flag, False)]
     if args.cpu and half:
         raise ValueError(
-            f"{flag_name(half[0])} needs a GPU, but --cpu is given. Leave out one of the two."
+            f"{flag_name(half[0])} needs a GPU, but --cpu is given. Leave one of them out."
         )
     if args.max_tokens is None and args.batch_size is None:
         raise ValueError("it has neither --max-tokens nor --batch-size. Give one of them.")
     if args.validate_after_updates >= args.max_update:
         raise ValueError(
             f"--validate-after-updates is {args.validate_after_updates}, but the training ends at "
-            f"update {args.max_update}, so that it has no best checkpoint. Choose a smaller one."
+            f"update {args.max_update}, so that it writes no best checkpoint. Choose a smaller "
+            "number."
         )
     sharded = args.zero_sharding != "none" or args.ddp_backend == "fully_sharded"
     if sharded and find_spec("fairscale") is None:
@@ -258,7 +257,7 @@ def _check_search(flag: str, settings: Dict[str, Any]) -> None:
     for name, value in settings.items():
         called = f"{flag} {name!r}"
         if name not in SEARCH:
-            raise ValueError(f"{called} is no setting of fairseq's search. Leave it out.")
+            raise ValueError(f"{called} is not a setting of fairseq's search. Leave it out.")
         default = GenerationConfig.__dataclass_fields__[name].default
         if isinstance(default, bool):
             if not isinstance(value, bool):
@@ -294,18 +293,18 @@ def _check_distillation(args: Namespace) -> None:
 
 
 def _check_stored_sentences(args: Namespace) -> None:
-    """Refuses flags by which a training has other sentences than a store of its data."""
+    """Refuses flags that change the sentences of a training that reads a store."""
     changing = ("truncate_source", "upsample_primary") if getattr(args, "kd_store", None) else ()
     for name in changing:
         if hasattr(args, name) and getattr(args, name) != default_of(args, name):
             raise ValueError(
                 f"{flag_name(name)} changes the sentences or their numbers, but a store "
-                "has them as they are in the data. Leave it out, or say knowledge: live."
+                "has them as in the data. Leave it out, or set knowledge: live."
             )
 
 
 def _check_metric(args: Namespace) -> None:
-    """Refuses a metric that the validation does not log, at which the first one would fail."""
+    """Refuses a metric that the validation does not log."""
     from fairseq.criterions import CRITERION_REGISTRY
 
     from fairseq_kd.criterions.base import KDCriterion
@@ -319,7 +318,7 @@ def _check_metric(args: Namespace) -> None:
     known |= {"accuracy"} if args.report_accuracy else set()
     known |= {"bleu"} if getattr(args, "eval_bleu", False) else set()
     if metric not in known:
-        needs = {"bleu": " Say eval-bleu: true.", "accuracy": " Say report-accuracy: true."}
+        needs = {"bleu": " Set eval-bleu: true.", "accuracy": " Set report-accuracy: true."}
         raise ValueError(
             f"--best-checkpoint-metric must be one of {', '.join(sorted(known))}, but is {metric}."
             + needs.get(metric, "")

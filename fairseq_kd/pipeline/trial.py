@@ -1,7 +1,7 @@
 """Tries every training on one sentence, to find failures before any step starts.
 
-Models that the run has yet to train are replaced by untrained ones of their size, and stores by
-their teachers.
+Models that the run has not trained yet are replaced by untrained ones of the same size, and stores
+by their teachers.
 """
 
 import logging
@@ -29,7 +29,7 @@ class Trials:
     Args:
         layout: the steps of the run.
         trainings: their parsed flags, by step.
-        folder: for the models that stand in.
+        folder: for the untrained placeholder models.
     """
 
     def __init__(self, layout: Layout, trainings: Mapping[str, Mapping[str, Any]], folder: Path):
@@ -77,7 +77,7 @@ class Trials:
             self._save(checkpoint, cfg, model)
 
     def _save(self, checkpoint: str, cfg: Any, model: Any) -> None:
-        """Keeps an untrained model in the place of one that is not trained yet."""
+        """Saves an untrained model as a placeholder for one that is not trained yet."""
         import torch
         from omegaconf import OmegaConf
 
@@ -89,7 +89,7 @@ class Trials:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Leaves out warnings: they would be of an untrained model, and stand in the log later."""
+    """Suppresses warnings, which would be about an untrained model."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -127,7 +127,7 @@ def _try(args: Namespace) -> Any:
         model = task.build_model(cfg.model)
         content = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
         whole = OmegaConf.create(content, flags={"allow_objects": True})
-        del whole["dataset"]  # by which a criterion reads all of the data, to check them
+        del whole["dataset"]  # otherwise a criterion checks all of the data
         criterion = task.build_criterion(whole.criterion)
         ordered, most = dataset.ordered_indices(), model.max_positions()  # by length
         readable, _ = dataset.filter_indices_by_size(ordered, most)

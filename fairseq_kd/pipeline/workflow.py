@@ -1,4 +1,4 @@
-"""A run as a workflow of steps: command lines, the steps and files they need, what they make."""
+"""A run as a workflow of steps: command lines, required steps, inputs and outputs."""
 
 import hashlib
 import itertools
@@ -48,7 +48,7 @@ class Step(NamedTuple):
         commands: its command lines, each a list of arguments.
         after: the names of the steps whose outputs it needs.
         reads: the input files that no step of the run makes.
-        makes: its output files, all of which exist when it is done.
+        makes: its output files; all exist when it is done.
         folder: the output folder, moved aside if the step changes; None if its commands overwrite
             their outputs.
         gpus: how many GPUs it uses, on a machine that has any.
@@ -68,7 +68,7 @@ class Step(NamedTuple):
 
 
 class Command(Protocol):
-    """What a step does: the options of a command of ours, a training, or a script."""
+    """The action of a step: the options of a command, a training, or a script."""
 
     def argv(self) -> List[str]:
         """The command line."""
@@ -95,7 +95,7 @@ class ScriptCommand:
 
 
 class LaidOutStep(NamedTuple):
-    """One step of a run as it is laid out, with an object as its command; else as ``Step``."""
+    """A step of a run with a command object instead of command lines; otherwise like ``Step``."""
 
     name: str
     kind: str
@@ -173,8 +173,8 @@ def read_workflow(path: Path, sha256: Optional[str] = None) -> Workflow:
     workflow = Workflow(**{key: content[key] for key in FIELDS if key != "steps"}, steps=steps)
     if sha256 is not None and workflow_sha256(workflow) != sha256:
         raise ValueError(
-            f"{path} is not what fairseq-kd progressive laid out: it was changed since. No command "
-            f"of it is run. {REPAIR}"
+            f"{path} was modified after fairseq-kd progressive wrote it. None of its commands is "
+            f"run. {REPAIR}"
         )
     return workflow
 
@@ -192,7 +192,7 @@ def holds_former_run(folder: Path) -> bool:
 
 
 def same_commands(old: List[List[str]], new: List[List[str]]) -> bool:
-    """Whether command lines are equal, by whatever path they name files of this package."""
+    """Whether command lines are equal, ignoring the location of this package."""
     if [len(line) for line in old] != [len(line) for line in new]:
         return False
     return all(map(same_word, *(itertools.chain.from_iterable(lines) for lines in (old, new))))
@@ -205,7 +205,7 @@ def same_word(old: str, new: str) -> bool:
 
 
 def changed_flags(old: List[str], new: List[str]) -> str:
-    """The flags by which two command lines differ."""
+    """The flags that differ between two command lines."""
     ours, theirs = _flags(new), _flags(old)
     changes = []
     for flag in dict.fromkeys([*theirs, *ours]):
@@ -213,7 +213,7 @@ def changed_flags(old: List[str], new: List[str]) -> str:
         if before != now:
             was = "was not given" if before is None else f"was {before or 'given'}"
             changes.append(f"{flag} {was}, is {'not given' if now is None else now or 'given'}")
-    return "; ".join(changes) or "its command is another"
+    return "; ".join(changes) or "its command changed"
 
 
 def _flags(arguments: List[str]) -> Dict[str, str]:

@@ -1,6 +1,7 @@
 """The ladder from a teacher to a student: the size of a stage at a ratio, and the ratios.
 
-A strategy determines what shrinks. At ratio r of a teacher with L layers, width d and h heads:
+A strategy determines which sizes shrink. At ratio r of a teacher with L layers, width d and h
+heads:
 
     balanced      layers L * r                              width d * sqrt(r)   heads h * sqrt(r)
     depth         layers L * r                              width d             heads h
@@ -174,7 +175,7 @@ def ladder_sizes(teacher: Size, ratios: Sequence[float], strategy: str) -> List[
 
 
 def buildable(teacher: Size, ratios: Sequence[float], strategy: str) -> List[float]:
-    """The nearest ladder whose stages all differ: of stages that are the same, one stays.
+    """The nearest ladder with distinct stages: of equal stages, only one is kept.
 
     Args:
         teacher: the size of the first stage.
@@ -231,7 +232,7 @@ def warnings(
     Args:
         ratios: those of the ladder, the teacher's first.
         sizes: those of its stages.
-        strategy: by which they were computed.
+        strategy: the strategy that gave them.
         parameters: those of its stages; None if they are not known.
     """
     sentences = []

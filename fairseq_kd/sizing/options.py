@@ -27,7 +27,7 @@ def layers_field(side: str) -> Any:
         None,
         Several(Range(int, 0, 999), 1000),
         f"the teacher layer that each layer of the student's {side} starts from, counted from 0 "
-        "(default: the first, the last, and others evenly between)",
+        "(default: the first, the last, and the others at equal distances)",
         metavar="0,2,5",
     )
 

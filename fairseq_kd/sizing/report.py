@@ -105,7 +105,7 @@ class LadderReport:
             path: ends with one of FORMATS.
 
         Raises:
-            ValueError: a file that is no such chart exists.
+            ValueError: another file exists at the path.
         """
         from fairseq_kd.evaluation.plots import drawn
 

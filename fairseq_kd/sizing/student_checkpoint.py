@@ -44,7 +44,7 @@ def write_student(
 
     Raises:
         FileNotFoundError: the teacher or its dictionaries are missing.
-        ValueError: this student cannot start from this teacher, or the file is there.
+        ValueError: this student cannot start from this teacher, or the file exists.
     """
     check_apart(out, {"--teacher": teacher})
     if os.path.isfile(teacher):
@@ -52,7 +52,7 @@ def write_student(
         made_of |= {"layers": layers, "model_flags": model_flags}
         made_of |= {"languages": list(languages.teacher)} if languages.teacher else {}
         if is_made_of(out, made_of):
-            return f"{out} is there already"
+            return f"{out} already exists"
     model, task = load_teacher(teacher, "--teacher", languages)
     source = Structure(model, f"--teacher {teacher}")
     args, form = model_args(arch, model.args, model_flags)
@@ -73,7 +73,7 @@ def write_student(
 def _save(
     out: Path, student: Any, args: Namespace, teacher: str, task: Any, made_of: Dict[str, Any]
 ) -> None:
-    """Writes what fairseq-train would have written before its first update."""
+    """Writes the checkpoint that fairseq-train would write before its first update."""
     cfg = read_translation_model(teacher, f"--teacher {teacher}")["cfg"]
     cfg = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     if isinstance(task, TeacherTask):  # the student's task is a plain one

@@ -42,8 +42,8 @@ class TeacherStructure:
         called: the teacher's name in error messages.
 
     Raises:
-        ValueError: the teacher is no transformer, its heads do not divide its width, or it shares
-            embeddings over two dictionaries.
+        ValueError: the teacher is not a transformer, its heads do not divide its width, or it
+            shares embeddings over two dictionaries.
     """
 
     def __init__(self, args: Namespace, vocab_sizes: VocabSizes, called: str):
@@ -107,7 +107,7 @@ class TeacherStructure:
             model_flags: flags of fairseq-train for the model, such as --share-all-embeddings.
 
         Raises:
-            ValueError: fairseq cannot build it, or it is no transformer.
+            ValueError: fairseq cannot build it, or it is not a transformer.
         """
         args, _ = model_args(arch, Namespace(), model_flags)
         return cls(args, (source_entries, target_entries), f"--arch {arch}")

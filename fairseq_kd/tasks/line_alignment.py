@@ -60,7 +60,7 @@ def check_links(
     pivot: LanguagePairDataset,
     cut: bool = False,
 ) -> None:
-    """Refuses what is no pair of positions, and positions that a sentence does not have.
+    """Refuses invalid pairs of positions, and positions that a sentence does not have.
 
     Args:
         name: how errors call the alignments.

@@ -1,8 +1,8 @@
 """Translation data with a pivot: every source sentence also in a language that the teacher reads.
 
 The data folder holds ``train.LOW-TGT.{LOW,TGT}``, as ``translation`` reads them, and the same
-sentences as ``train.PIVOT-TGT.{PIVOT,TGT}``. That the targets of both are the same, line for line,
-is what shows that the three languages are in step.
+sentences as ``train.PIVOT-TGT.{PIVOT,TGT}``. The three languages are aligned if the targets of
+both are the same, line for line.
 """
 
 import os
@@ -50,8 +50,8 @@ class PivotTranslationTask(TranslationTask):
     The model reads and translates as in ``translation``, and in the same batches; only a criterion
     sees ``sample["pivot"]``, what ``net_input`` would be in the pivot language but for the target,
     and, if the data hold alignments of positions, ``sample["pivot_links"]``, (n, 3) rows of
-    sentence, position in the source and position in the pivot. What was trained is used with
-    ``--task translation``; nothing of the pivot is needed then.
+    sentence, position in the source and position in the pivot. The trained model is used with
+    ``--task translation``, without the pivot.
 
     Raises:
         FileNotFoundError: the pivot's dictionary or a subset in it is missing.

@@ -57,7 +57,7 @@ def check_dictionaries(
 
     Args:
         name: how errors name the model.
-        role: what it is, such as teacher.
+        role: its role, such as teacher.
         model: its task, or another object with two dictionaries.
         data: the folder of the data.
         owner: of the dictionaries of the data: a task or a subset.

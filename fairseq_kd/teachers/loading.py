@@ -58,7 +58,7 @@ def load_teacher(
     Raises:
         FileNotFoundError: no such file, or no dictionaries for it.
         ValueError: not a fairseq checkpoint, holds more than data or a weight that is not finite,
-            is no autoregressive translation model, or does not translate the language pair.
+            is not an autoregressive translation model, or does not translate the language pair.
     """
     name = f"{flag} {path}"
     state = read_translation_model(path, name, languages)
@@ -134,15 +134,15 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
     ):
         if not known:
             raise ValueError(
-                f"{name} was trained with the {what} '{called}', which fairseq does not "
-                "know. Give the plugin that registers it by --user-dir; fairseq-train takes one, "
-                "which imports fairseq_kd.plugin, too."
+                f"{name} was trained with the {what} '{called}', which fairseq does not know. Give "
+                "the plugin that registers it by --user-dir; for fairseq-train, which takes one "
+                "plugin, let it also import fairseq_kd.plugin."
             )
     if issubclass(family, FairseqNATModel) or not issubclass(family, FairseqEncoderDecoderModel):
         raise ValueError(
-            f"{name} has the architecture '{architecture}', but must be an "
-            "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
-            "distribution for each target token."
+            f"{name} has the architecture '{architecture}', but must be an autoregressive "
+            "encoder-decoder, such as transformer, lstm or fconv, which predicts one distribution "
+            "per target token."
         )
     check_task(name, task)
     check_sizes(name, options, state["model"], family.__module__.partition(".")[0] in KNOWN)
@@ -169,9 +169,10 @@ def check_task(name: str, task: str) -> None:
     if not plain:
         raise ValueError(
             f"{name} was trained on --task {task}, but must be trained on --task translation, "
-            f"{', '.join(TASKS[:-1])} or {TASKS[-1]}: it is not known what other tasks put beside "
-            "a sentence. Import its translations by fairseq-kd import-translations, fine-tune it "
-            "on one language pair with --task translation, or give another checkpoint."
+            f"{', '.join(TASKS[:-1])} or {TASKS[-1]}: other tasks may change the model's input in "
+            "ways that are not known here. Import its translations by fairseq-kd "
+            "import-translations, fine-tune it on one language pair with --task translation, or "
+            "give another checkpoint."
         )
 
 
@@ -239,9 +240,9 @@ def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Langua
     pairs = [pair for pair in pairs if None not in pair]
     if not pairs:
         raise ValueError(
-            f"{name} does not record its language pair, and no data of one are in "
-            f"{task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder back, "
-            f"or give {_language_flags(flag)}."
+            f"{name} does not record its language pair, and no data with a language pair was found "
+            f"in {task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder "
+            f"back, or give {_language_flags(flag)}."
         )
     return plain_languages(pairs[0], name)
 

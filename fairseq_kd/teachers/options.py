@@ -51,7 +51,8 @@ class StoreOptions(Options):
     part_sentences: int = number_field(
         4096,
         Range(int, 1, 10_000_000),
-        "sentences per file, which is what a kill can lose (default: %(default)s)",
+        "sentences per file; a killed process loses at most its unfinished file (default: "
+        "%(default)s)",
     )
     dtype: str = option_field(
         "float32",
@@ -73,4 +74,4 @@ class StoreMergeOptions(Options):
 
     COMMAND = "store-merge"
     out: Path = option_field(MISSING, "the folder of the store", read=file_path)
-    subset: str = option_field("train,valid", "as for fairseq-kd store", read=split_names)
+    subset: str = option_field("train,valid", "as in fairseq-kd store", read=split_names)

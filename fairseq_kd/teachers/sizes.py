@@ -13,7 +13,7 @@ from fairseq_kd.checkpoints.plain_options import plain_value
 from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.flag_types import Range
 
-POSITIONS = Range(int, 1, 100_000)  # of sinusoids, of which a file holds none
+POSITIONS = Range(int, 1, 100_000)  # of sinusoids, which a file does not contain
 PADDING = 1  # the id of padding; fconv counts it and what is before among its learned positions
 SIZES = (  # options that are the sizes of layers and tensors
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),

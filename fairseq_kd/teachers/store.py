@@ -43,7 +43,7 @@ FORMAT = 2
 POWERS = {1: FORMER_TAIL_POWERS, FORMAT: TAIL_POWERS}  # of the tail, by format
 UNCHECKED = [("length", "<u4"), ("checksum", "<u4")]  # of a sentence in format 1
 SENTENCE = np.dtype([*UNCHECKED, ("records", "<u4")])
-AGAIN = "Run the fairseq-kd store command that built it once more: it rebuilds damaged parts."
+AGAIN = "Run the fairseq-kd store command that built it again: it rebuilds damaged parts."
 FILE = "store.json"
 INDEX, TABLE = "subset.json", "sentences.npy"
 SCHEMAS = {
@@ -55,8 +55,8 @@ SCHEMAS = {
     INDEX: {"data": str, "sentences": int, "table?": str},
 }
 INDEX_AGAIN = (
-    "Remove that file and run the fairseq-kd store command that built it once more: it keeps the "
-    "parts that are whole."
+    "Remove that file and run the fairseq-kd store command that built it again: it keeps complete "
+    "parts."
 )
 REPAIRS = {
     FILE: "Copy it from another --out of the same fairseq-kd store command, which writes it first.",
@@ -206,7 +206,7 @@ def records_fault(records: np.ndarray, row: np.void, vocab_size: int, seed: int)
     """
     if "records" in row.dtype.names:
         same = records_checksum(records, seed) == row["records"]
-        return "" if same else "the records were changed, or are another teacher's"
+        return "" if same else "the records were changed, or belong to another teacher"
     largest = largest_id(records)
     return f"a record has token {largest} of {vocab_size}" if largest >= vocab_size else ""
 
@@ -255,7 +255,7 @@ def read_table(path: Path) -> np.ndarray:
     """
     table = _mapped(path)
     if table.dtype not in (SENTENCE, np.dtype(UNCHECKED)) or table.ndim != 1:
-        raise ValueError(f"{path} is no table of sentences. {AGAIN}")
+        raise ValueError(f"{path} is not a table of sentences. {AGAIN}")
     return table
 
 

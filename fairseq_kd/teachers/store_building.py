@@ -64,7 +64,7 @@ class StoreBuilder:
         topk: K < V, tokens kept of each distribution.
         dtype: precision of the teacher: float32, bfloat16 or float16.
         max_tokens: target tokens per batch, padding included.
-        part_sentences: sentences per part, which is what a kill can lose.
+        part_sentences: sentences per part; a killed process loses at most one part.
         subsets: to be built; they are checked before anything is written.
         languages: the names of the languages in the teacher, if they are others than in the data.
 
@@ -176,7 +176,7 @@ class StoreBuilder:
 
         Raises:
             FileNotFoundError: the data have no such subset.
-            ValueError: the subset was begun with other data, or another process builds the shard.
+            ValueError: the subset was started with other data, or another process builds the shard.
         """
         lock = self.out / f".{subset}-{shard.index}-of-{shard.count}.lock"
         with locked(lock, f"Shard {shard} of {subset} in --out {self.out}", finished=True):
@@ -194,9 +194,9 @@ class StoreBuilder:
             write_json(folder / INDEX, identity)
         elif not identity.items() <= read_json(folder / INDEX).items():
             raise ValueError(
-                f"{folder} was begun with other data than the {subset} in {self.task.cfg.data}. "
-                f"Choose another --out, or remove {folder / INDEX}: this command keeps the parts "
-                "of its data and rebuilds the others."
+                f"{folder} was started with data that differ from the {subset} in "
+                f"{self.task.cfg.data}. Choose another --out, or remove {folder / INDEX}: this "
+                "command then keeps the parts that match its data and rebuilds the others."
             )
         ranges = part_ranges(len(dataset), self.part_sentences)
         missing = [

@@ -49,7 +49,7 @@ def merge_subset(out: Path, subset: str, read: bool = True) -> int:
     store, folder = TeacherStore(out), out / subset
     check_no_link(folder)
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{out} holds nothing of {subset}. Build it by fairseq-kd store.")
+        raise FileNotFoundError(f"{out} holds no part of {subset}. Build it by fairseq-kd store.")
     index = read_json(folder / INDEX)
     parts = _whole_parts(folder, index["sentences"], store, read)
     tables = [_with_checksums(folder, part, store) for part in parts]
@@ -115,7 +115,8 @@ def _check_against_former(folder: Path, index: Dict[str, Any], tables: List[np.n
 
 def _other_number(folder: Path, sentences: int, actual: str) -> ValueError:
     return ValueError(
-        f"{folder / INDEX} is damaged: it says {sentences:,} sentences, but {actual}. {INDEX_AGAIN}"
+        f"{folder / INDEX} is damaged: it lists {sentences:,} sentences, but {actual}. "
+        f"{INDEX_AGAIN}"
     )
 
 

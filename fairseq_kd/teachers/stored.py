@@ -69,8 +69,9 @@ class StoredTeacher:
         for name, subset in zip(subsets, self.subsets, strict=True):
             if data_fingerprint(task.cfg.data, name, language_pair(task)) != subset.fingerprint:
                 raise ValueError(
-                    f"{self.name} was built from another {name} than that in {task.cfg.data}. "
-                    "Build a store from this data, or train on the data it was built from."
+                    f"{self.name} was built from a {name} that differs from that in "
+                    f"{task.cfg.data}. Build a store from this data, or train on the data it was "
+                    "built from."
                 )
         for name, subset, longest in zip(subsets, self.subsets, limits, strict=True):
             check_left_out(self.name, name, subset.sentences["length"], task, longest)
@@ -78,7 +79,7 @@ class StoredTeacher:
         unchecked = [name for name, subset in opened.items() if not subset.has_checksums]
         if unchecked:
             logger.warning(
-                f"{self.name} was built without checksums, so that damage to it is not noticed. "
+                f"{self.name} was built without checksums, so that damage is not detected. "
                 f"fairseq-kd store-merge --out {path} --subset {','.join(unchecked)} adds them."
             )
 
@@ -115,10 +116,10 @@ class StoredTeacher:
                 if known.all() and subset.sentences["length"][numbers].all():
                     return subset
         raise ValueError(
-            f"{self.name} does not hold sentence {numbers[0]} and others of this batch as they are "
-            "given. It holds sentences as the teacher's task read them, if the teacher can read so "
-            "many tokens: train with the same options of the task, and with --max-source-positions "
-            "and --max-target-positions of the teacher."
+            f"{self.name} has no entry for sentence {numbers[0]} of this batch, as the training "
+            "reads it. A store holds the sentences as the teacher's task reads them, without those "
+            "that are too long for the teacher: train with the same task options, and with the "
+            "teacher's --max-source-positions and --max-target-positions."
         )
 
 
@@ -183,8 +184,8 @@ def _refuse_mixtures(name: str, cfg: Any) -> None:
     """Refuses data in which the number of a sentence is not that of one folder's file."""
     if os.pathsep in cfg.data:
         raise ValueError(
-            f"{name} serves one data folder, but the training reads {cfg.data}. Binarise them into "
-            "one, or train from --kd-teacher."
+            f"{name} belongs to one data folder, but the training reads {cfg.data}. Binarise the "
+            "data into one folder, or train from --kd-teacher."
         )
     if cfg.upsample_primary > 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The comparison: its run files can be read, and its page says what its CSV says."""
+"""The comparison: its run files can be read, and its page matches its CSV."""
 
 import importlib
 import json

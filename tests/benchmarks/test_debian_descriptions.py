@@ -1,4 +1,4 @@
-"""benchmarks/debian_descriptions.sh: what it makes of small Translation files."""
+"""benchmarks/debian_descriptions.sh: the corpus that it builds from small Translation files."""
 
 import hashlib
 import random

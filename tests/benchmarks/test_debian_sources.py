@@ -1,4 +1,4 @@
-"""Where benchmarks/debian_descriptions.sh has its files from, and what it refuses."""
+"""benchmarks/debian_descriptions.sh: the sources of its files, and its refusals."""
 
 import bz2
 import gzip
@@ -100,10 +100,10 @@ def test_a_language_without_translation_file_is_named(texts, tmp_path):
 
 def test_what_is_there_is_kept_and_anything_else_is_refused(built, texts, tmp_path):
     out, _ = built
-    assert build(texts, out).stdout == f"{out} is there already\n"
+    assert build(texts, out).stdout == f"{out} already exists\n"
     (tmp_path / "out").mkdir()
     result = build(texts, tmp_path / "out", check=False)
-    reason = "exists but holds no such corpus; remove it or choose another OUT_DIR."
+    reason = "exists but does not hold this corpus; remove it or choose another OUT_DIR."
     refused(result, f"{tmp_path}/out {reason}")
 
 

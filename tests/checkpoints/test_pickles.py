@@ -1,4 +1,4 @@
-"""What the pickles of a checkpoint may have made, and what is refused before torch makes it."""
+"""Pickles of a checkpoint: allowed calls, and calls that are refused before torch makes them."""
 
 import codecs
 import pickle
@@ -30,7 +30,7 @@ def refused(path, told):
 
 
 class Call:
-    """What a pickle has called."""
+    """A call in a pickle."""
 
     def __init__(self, function, *arguments):
         self.called = function, arguments
@@ -106,7 +106,7 @@ EXTENTS = {  # offset, shape and strides of a tensor of four numbers
 
 
 def rebuilt(offset, shape, strides, kind=torch.float32):
-    """What a pickle has called for a tensor."""
+    """The call in a pickle that makes a tensor."""
     if kind is torch.float32:
         storage, version, more = NUMBERS.storage(), torch._utils._rebuild_tensor_v2, ()
     else:

@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def evaluated_names():
-    """What fairseq's source evaluates, by the names of the options."""
+    """Options that fairseq's source evaluates, by name."""
     root = Path(fairseq.__file__).parent
     for path in root.rglob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Checkpoints as files: what is read of them, and what is refused."""
+"""Checkpoints as files: their content as read, and refusals."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""How many updates stand behind the weights of a checkpoint."""
+"""The number of updates behind the weights of a checkpoint."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
 
 
 def entry(updates):
-    """What fairseq keeps of a training in the history of a checkpoint."""
+    """The entry of a training in the history of a checkpoint."""
     names = {"criterion_name": "C", "optimizer_name": "O", "lr_scheduler_state": {"best": None}}
     return {**names, "num_updates": updates}
 
 
 def write(path, updates, start=None, **options):
-    """A checkpoint with what tells of its training, that of a start in front."""
+    """A checkpoint with the records of its training, after those of its start."""
     before = torch.load(start)["optimizer_history"] if start and Path(start).is_file() else []
     checkpoint = {"finetune_from_model": str(start) if start else None, **options}
     history = [*before, entry(updates)]

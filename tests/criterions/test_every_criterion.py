@@ -1,4 +1,4 @@
-"""What holds of every criterion: what it is without distillation, and what an update is."""
+"""Properties of every criterion: without distillation, and in an update."""
 
 import copy
 import functools

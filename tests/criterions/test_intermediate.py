@@ -124,7 +124,7 @@ def test_the_attention_term_is_its_definition(distilling, prefix):
 
 @pytest.mark.parametrize("mode", ["repeat", "learned"])
 def test_a_head_meets_its_repetition_or_its_mixture(distilling, mode):
-    """At first a mixture is the repetition; then it is what its weights say."""
+    """Initially a mixture is the repetition; then its weights determine it."""
     kinds = ["--kd-attention-kinds", "cross", "--kd-attention-layers", "1:2:0.5,2:0"]
     setup = distilling(*ATTENTION_KD, *kinds, "--kd-attention-loss", "kl", *MODES[mode][:2])
     sample = setup.batch(0, 1)
@@ -359,7 +359,7 @@ def test_what_the_terms_train_is_restored(distilling, tmp_path):
     for changed, fault in (
         ({**kept, key: torch.ones(1)}, f"'{key}' is of shape (1,) there and of shape "),
         ({k: v for k, v in kept.items() if k != key}, f"'{key}' is absent there and of shape "),
-        ({**kept, "more": torch.ones(1)}, "'more' is of shape (1,) there and absent here. Go on "),
+        ({**kept, "more": torch.ones(1)}, "'more' is of shape (1,) there and absent here. Resume "),
     ):
         torch.save({"criterion": changed}, tmp_path / "last.pt")
         with pytest.raises(ValueError, match=re.escape(fault)):

@@ -22,8 +22,8 @@ REFUSALS = [
      ["--kd-feature-weight", "0", "--kd-feature-layers", "last"]),
     (FEATURE, "--kd-log-gradients has no effect on a single term. Leave it out, or set "
      "--kd-feature-weight above 0.", ["--kd-feature-weight", "0", "--kd-log-gradients"]),
-    (HYBRID, "--kd-alpha, --kd-beta, --kd-feature-weight and --kd-attention-weight are all 0, "
-     "which leaves nothing to learn. Set one above 0.",
+    (HYBRID, "--kd-alpha, --kd-beta, --kd-feature-weight and --kd-attention-weight are all 0, so "
+     "there is no loss. Set one above 0.",
      ["--kd-alpha", "0", "--kd-beta", "0", "--kd-feature-weight", "0", "--kd-attention-weight",
       "0"]),
     (FEATURE, "--kd-temperature is 2.0, but has no effect while --kd-alpha is 0. Leave it out, or "
@@ -31,9 +31,9 @@ REFUSALS = [
     (FEATURE, "--encoder-layerdrop is 0.2, which skips layers that are to be compared. "
      "Train with --encoder-layerdrop 0.", ["--encoder-layerdrop", "0.2"]),
     (ATTENTION_KD, "--checkpoint-activations frees what the attention term needs. Train without "
-     "one of the two.", ["--checkpoint-activations"]),
-    (FEATURE, "--checkpoint-activations frees what --kd-log-gradients needs. Train without one "
-     "of the two.", ["--checkpoint-activations", "--kd-log-gradients"]),
+     "one of them.", ["--checkpoint-activations"]),
+    (FEATURE, "--checkpoint-activations frees what --kd-log-gradients needs. Train without "
+     "one of them.", ["--checkpoint-activations", "--kd-log-gradients"]),
     (ATTENTION_KD, "--kd-attention-kinds must name some of encoder, decoder, cross, each once and "
      "separated by commas, but is self.", ["--kd-attention-kinds", "self"]),
     (ATTENTION_KD, "--kd-attention-heads must be one of mean, repeat, learned, relation, but is "

@@ -309,13 +309,13 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-peer-overrides", "a=1:b=2"],
         ),
         (
-            "--kd-peer-overrides names encoder_layer, which is no option of the model. Did you "
+            "--kd-peer-overrides names encoder_layer, which is not an option of the model. Did you "
             "mean encoder_layers?",
             ["--kd-peer-overrides", "encoder_layer=2"],
         ),
         (
-            "--kd-peer-overrides names source_lang, but peers read the batches of the run and so "
-            "share its languages and its vocabularies. Leave it out.",
+            "--kd-peer-overrides names source_lang, but peers read the batches of the run and "
+            "therefore share its languages and vocabularies. Leave it out.",
             ["--kd-peer-overrides", "source_lang=de"],
         ),
         (
@@ -332,7 +332,7 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-peer-overrides", "encoder_normalize_before=1"],
         ),
         (
-            "--kd-peer-overrides names lr, which is no option of the model.",
+            "--kd-peer-overrides names lr, which is not an option of the model.",
             ["--kd-peer-overrides", "lr=0.1"],
         ),
         (
@@ -348,7 +348,7 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-peer-overrides", "dropout=7"],
         ),
         (
-            "--kd-peer-overrides gives sizes of which no model can be made for peer 1",
+            "--kd-peer-overrides gives sizes with which no model can be built for peer 1",
             ["--kd-peer-overrides", "activation_fn=foo"],
         ),
         (
@@ -356,11 +356,11 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-peer-overrides", "arch=small"],
         ),
         (
-            "--kd-peer-overrides gives sizes of which no model can be made for peer 1",
+            "--kd-peer-overrides gives sizes with which no model can be built for peer 1",
             ["--kd-peer-overrides", "encoder_attention_heads=3"],
         ),
         (
-            "--kd-peer-overrides gives sizes of which no model can be made for peer 1",
+            "--kd-peer-overrides gives sizes with which no model can be built for peer 1",
             ["--kd-peer-overrides", "encoder_embed_dim=12"],
         ),
     ],

@@ -26,7 +26,7 @@ def test_weights_out_of_range(setup, teacher, flag, weight):
 def test_nothing_to_learn(setup):
     refuses(
         setup,
-        "--kd-alpha and --kd-beta are both 0, which leaves nothing to learn. Set one above 0.",
+        "--kd-alpha and --kd-beta are both 0, so there is no loss. Set one above 0.",
         *["--kd-alpha", "0", "--kd-beta", "0"],
     )
 
@@ -114,8 +114,8 @@ def test_temperatures_of_tokens_between_1_and_1(setup, teacher):
     flags = ["--kd-teacher", teacher, "--kd-token-temperature", "confidence"]
     refuses(
         setup,
-        "--kd-token-temperature confidence has no effect at --kd-temperature 1, between which and "
-        "1 each token's temperature lies. Leave it out, or raise T.",
+        "--kd-token-temperature confidence has no effect at --kd-temperature 1, because each "
+        "token's temperature lies between 1 and T. Leave it out, or raise T.",
         *[*flags, "--kd-temperature", "1"],
     )
     falling = ["--kd-temperature-schedule", "linear", "--kd-temperature-final", "1"]

@@ -1,4 +1,4 @@
-"""What a criterion has again after a restart from a checkpoint, and what cannot be restored."""
+"""State of a criterion that is restored from a checkpoint, and state that cannot be."""
 
 import logging
 import re
@@ -52,22 +52,22 @@ def test_running_means_go_on_from_every_checkpoint(trainer, tmp_path, iterations
     assert [mean.value for mean in again.criterion.progress] == [None, None]
 
 
-def test_other_peers_are_named_or_start_afresh(trainer, tmp_path, caplog):
+def test_other_peers_are_named_or_initialised_anew(trainer, tmp_path, caplog):
     path = tmp_path / "last.pt"
     saved(trainer(), path, 0, [2.5, 4.0])
     other = trainer("--kd-peer-overrides", "encoder_ffn_embed_dim=24")
     message = (
         f"{path} must hold the weights of --criterion mutual_learning as they are trained here, "
         "but 'peers.0.encoder.layers.0.fc1.weight' is of shape (32, 16) there and of shape "
-        "(24, 16) here. Go on with --kd-peers, --kd-peer-overrides and --arch as they were, or "
-        "begin anew from its model, with --finetune-from-model and another --save-dir."
+        "(24, 16) here. Resume with the same --kd-peers, --kd-peer-overrides and --arch, or "
+        "start a new training from its model, with --finetune-from-model and another --save-dir."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         other.load_checkpoint(str(path))
     before = [each.clone() for each in other.criterion.parameters()]
     with caplog.at_level(logging.WARNING):
         other.load_checkpoint(str(path), reset_optimizer=True, reset_meters=True)
-    assert "the weights of this criterion start afresh: the checkpoint must hold" in caplog.text
+    assert "the criterion's weights are initialised anew: the checkpoint must hold" in caplog.text
     assert all(map(torch.equal, other.criterion.parameters(), before))
 
 

@@ -55,9 +55,9 @@ def test_a_teacher_of_another_family(setup, edited, architecture):
     path = edited(rename)
     refuses(
         setup,
-        f"--kd-teacher {path} has the architecture '{architecture}', but must be an "
-        "autoregressive encoder-decoder, such as transformer, lstm or fconv, which gives one "
-        "distribution for each target token.",
+        f"--kd-teacher {path} has the architecture '{architecture}', but must be an autoregressive "
+        "encoder-decoder, such as transformer, lstm or fconv, which predicts one distribution per "
+        "target token.",
         *["--kd-teacher", path],
     )
 
@@ -74,8 +74,8 @@ def test_a_teacher_of_an_unknown_plugin(setup, edited, part):
     refuses(
         setup,
         f"--kd-teacher {path} was trained with the {part} 'homemade', which fairseq does not know. "
-        "Give the plugin that registers it by --user-dir; fairseq-train takes one, which imports "
-        "fairseq_kd.plugin, too.",
+        "Give the plugin that registers it by --user-dir; for fairseq-train, which takes one "
+        "plugin, let it also import fairseq_kd.plugin.",
         *["--kd-teacher", path],
     )
 
@@ -167,9 +167,9 @@ def test_a_teacher_of_no_language_pair(setup, edited):
     searched = ", ".join(f"{each}/moved-away" for each in (Path.cwd(), *Path(path).parents[:4]))
     refuses(
         setup,
-        f"--kd-teacher {path} does not record its language pair, and no data of one are in "
-        f"moved-away, which it was trained on (searched: {searched}). Put that folder back, or "
-        "give a teacher that was trained with --source-lang and --target-lang.",
+        f"--kd-teacher {path} does not record its language pair, and no data with a language pair "
+        f"was found in moved-away, which it was trained on (searched: {searched}). Put that folder "
+        "back, or give a teacher that was trained with --source-lang and --target-lang.",
         *["--kd-teacher", path],
     )
 

@@ -1,4 +1,4 @@
-"""What the observers learn from the calls that the trainer makes to its task."""
+"""Training state that is observed from the trainer's calls to its task."""
 
 from types import SimpleNamespace
 

@@ -31,7 +31,7 @@ def test_a_temperature_that_makes_the_teacher_uniform_is_told_once(
     for message in warned:
         assert re.match(
             r"at temperature 2.5 the teacher's distribution is nearly uniform: 8\.\d of at most "
-            r"8\.7 bits a token\. Lower --kd-temperature; begin with 1$",
+            r"8\.7 bits a token\. Lower --kd-temperature; start with 1$",
             message,
         )
 
@@ -344,7 +344,7 @@ def test_a_projection_that_would_be_taken_for_unused_is_refused(
     if sharing or not finds:
         assert setup.criterion(wrapped, sample)[0].isfinite()
         return
-    with pytest.raises(ValueError, match=r"^--find-unused-parameters takes the output projection"):
+    with pytest.raises(ValueError, match=r"^--find-unused-parameters treats the output projection"):
         setup.criterion(wrapped, sample)
 
 

@@ -102,7 +102,7 @@ def test_a_store_of_other_data(setup, store, data, tmp_path):
     copied = shutil.copytree(data, tmp_path / "bin")
     for path in copied.glob("test.*"):
         shutil.copy(path, copied / path.name.replace("test", "valid"))
-    message = f"--kd-store {store} was built from another valid than that in {copied}. Build"
+    message = f"--kd-store {store} was built from a valid that differs from that in {copied}. Build"
     from harness import Setup
 
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
@@ -138,7 +138,7 @@ def test_a_sentence_that_the_store_does_not_know(setup, store):
     changed, beyond = stored.batch(0, 1), stored.batch(0, 1)
     changed["target"][0, 0] += 1
     beyond["id"][1] = len(stored.dataset)
-    message = r"does not hold sentence \d+ and others of this batch"
+    message = r"has no entry for sentence \d+ of this batch, as the training reads it\."
     for sample in (changed, beyond):
         with pytest.raises(ValueError, match=message):
             stored.criterion(stored.model, sample)
@@ -178,7 +178,7 @@ def test_what_a_training_reads_is_limited_by_its_tokens_in_a_batch(setup, store)
 def test_a_teacher_and_a_store(setup, store, teacher):
     refuses(
         setup,
-        f"--kd-teacher is {teacher} and --kd-store is {store}, but only one of them can teach.",
+        f"--kd-teacher is {teacher} and --kd-store is {store}, but only one source is allowed.",
         *["--kd-teacher", teacher, "--kd-store", store],
     )
 

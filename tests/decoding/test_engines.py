@@ -1,4 +1,4 @@
-"""Which engine decodes, and that all of them give fairseq's text."""
+"""The choice of the engine, and that all engines give fairseq's text."""
 
 import os
 import re
@@ -149,7 +149,7 @@ def test_a_conversion_that_scores_otherwise_is_not_used(translate, tmp_path, mon
     flags = ["--subset", "valid", "--cache", tmp_path / "cache", "--engine", "ctranslate2"]
     assert translate(tmp_path / "out", *flags) == 2
     shown = capsys.readouterr().err
-    assert "CTranslate2 would translate otherwise than fairseq: it scores a translation -" in shown
+    assert "CTranslate2 differs from fairseq: it scores a translation -" in shown
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -164,9 +164,9 @@ def test_what_ctranslate2_cannot_convert_is_decoded_by_fairseq(
     shown = capsys.readouterr().err
     assert "CTranslate2 cannot convert it: " in shown
     assert "Options --encoder-attention-heads and --decoder-attention-heads must have" in shown
-    assert "; so fairseq decodes" in shown
+    assert ". Using fairseq, which is several times slower.\n" in shown
     assert translate(tmp_path / "no", *flags, "--engine", "ctranslate2", teacher=teacher) == 2
-    assert "Leave --engine ctranslate2 out, and fairseq decodes." in capsys.readouterr().err
+    assert "Omit --engine ctranslate2 to decode with fairseq." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ["auto", "fairseq"])
@@ -200,7 +200,7 @@ def test_without_cublas_fairseq_decodes_on_the_gpu(
         translate(tmp_path / "out", "--subset", "valid")
     assert chosen.value.args == ("cuda", "float16")
     text = "CTranslate2 finds no cuBLAS of CUDA 12 for the GPU (pip install nvidia-cublas-cu12)"
-    assert f"{text}; so fairseq decodes" in capsys.readouterr().err
+    assert f"{text}. Using fairseq, which is several times slower." in capsys.readouterr().err
 
 
 def test_without_cublas_and_a_torch_with_cuda_the_cpu_decodes(
@@ -239,7 +239,10 @@ def test_the_options_of_hydra_get_the_names_of_fairseq_train():
 def test_an_ensemble_is_decoded_by_fairseq(translate, ending_teacher, teacher, tmp_path, capsys):
     flags = ["--subset", "valid", "--max-len-a", "0.5", "--beam", "2"]
     assert translate(tmp_path / "out", *flags, teacher=f"{ending_teacher}:{teacher}") == 0
-    assert "CTranslate2 decodes no ensembles; so fairseq decodes" in capsys.readouterr().err
+    assert (
+        "CTranslate2 does not decode ensembles. Using fairseq, which is several"
+        in capsys.readouterr().err
+    )
     assert translate(tmp_path / "one", *flags, "--engine", "fairseq") == 0
     assert content(tmp_path / "out") != content(tmp_path / "one")
 

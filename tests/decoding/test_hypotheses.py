@@ -15,7 +15,7 @@ def test_lines_are_those_of_fairseq_generate():
 
 @pytest.fixture
 def read(tmp_path):
-    """What is read of a file of some lines."""
+    """The hypotheses read from a file with these lines."""
 
     def read(*lines, words=None):
         (tmp_path / "h.txt").write_bytes(b"".join(lines))
@@ -42,7 +42,9 @@ def test_nothing_is_read_of_nothing(read):
 )
 def test_a_missing_line_is_named(read, tmp_path, numbers, found, before, due):
     place = f"{tmp_path / 'h.txt'}, line {len(numbers) if before >= 0 else 1},"
-    message = f"^{place}: sentence {found} follows sentence {before}, but {due} is due: a line is"
+    message = (
+        f"^{place}: sentence {found} follows sentence {before}, but {due} is expected: a line is"
+    )
     with pytest.raises(ValueError, match=message):
         read(*(f"H-{number}\t-1.0\ta\n".encode() for number in numbers))
 
@@ -50,11 +52,11 @@ def test_a_missing_line_is_named(read, tmp_path, numbers, found, before, due):
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
-        (b"H-1\t-1.0\ta zz\n", 'holds "zz", which no dictionary has'),
-        (b"H-1\t-1.0\n", "is no hypothesis: 'H-1\\t-1.0'"),
-        (b"H-one\t-1.0\ta\n", "is no hypothesis: 'H-one\\t-1.0\\ta'"),
-        (b"H-1\tgood\ta\n", "is no hypothesis: 'H-1\\tgood\\ta'"),
-        (b"H-1\t-1.0\t\xff\n", "is no UTF-8"),
+        (b"H-1\t-1.0\ta zz\n", 'holds "zz", which the dictionary lacks'),
+        (b"H-1\t-1.0\n", "is not a hypothesis: 'H-1\\t-1.0'"),
+        (b"H-one\t-1.0\ta\n", "is not a hypothesis: 'H-one\\t-1.0\\ta'"),
+        (b"H-1\tgood\ta\n", "is not a hypothesis: 'H-1\\tgood\\ta'"),
+        (b"H-1\t-1.0\t\xff\n", "is not UTF-8"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(read, tmp_path, line, wrong):

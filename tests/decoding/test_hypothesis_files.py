@@ -60,7 +60,7 @@ def test_merged_shards_are_the_undivided_file(folder, tmp_path_factory):
 def test_another_cut_is_refused_before_it_is_decoded(folder):
     check_cut(folder, Shard(2, COUNT))
     for shard in (Shard(), Shard(1, 2), Shard(1, 13)):
-        with pytest.raises(ValueError, match=f"is a shard of 3, which shard {shard} overlaps"):
+        with pytest.raises(ValueError, match=f"is one of 3 shards and overlaps shard {shard}"):
             check_cut(folder, shard)
 
 
@@ -91,7 +91,7 @@ def test_swapped_shards_are_refused(folder):
 
 def test_a_changed_line_is_refused(folder):
     first(folder).write_bytes(first(folder).read_bytes().replace(b"word 3\n", b"word 4\n", 1))
-    refused(folder, f"{first(folder)} was changed after it was written: its hash is another.")
+    refused(folder, f"{first(folder)} was changed after it was written: its hash differs.")
 
 
 def test_a_shard_that_lacks_a_line_is_refused(folder):
@@ -151,16 +151,18 @@ def test_a_file_that_no_shard_writes_is_none(folder, name):
     assert {path.name for path in folder.iterdir()} == {WHOLE, f"hypotheses-{name}.txt"}
 
 
-def test_a_number_that_no_sentence_has_is_no_hypothesis(folder):
+def test_a_number_that_no_sentence_has_is_not_a_hypothesis(folder):
     lines = [*lines_of_shard(1)[:-1], b"H-%s\t-1\tx\n" % (b"9" * 5000)]
     (folder / "journal").write_bytes(b"".join(lines))
-    with pytest.raises(ValueError, match=rf"^{folder}/journal, byte \d+, is no hypothesis\. Rem"):
+    with pytest.raises(
+        ValueError, match=rf"^{folder}/journal, byte \d+, is not a hypothesis\. Rem"
+    ):
         list(sorted_lines(folder / "journal"))
     (folder / "journal").unlink()
     digest = hashlib.sha256(b"".join(lines)).hexdigest()
     end = f"# shard 1/3 of decoding {DECODING}: 7 sentences, sha256 {digest}\n"
     first(folder).write_bytes(b"".join(lines) + end.encode())
-    refused(folder, f"{first(folder)}, line 14, is no hypothesis.")
+    refused(folder, f"{first(folder)}, line 14, is not a hypothesis.")
 
 
 def test_nothing_to_merge_is_told(tmp_path):

@@ -1,4 +1,4 @@
-"""The journal, cut off at every byte, damaged, and on a disk that is full."""
+"""The journal, cut off at every byte, damaged, and on a full disk."""
 
 import os
 import resource
@@ -76,7 +76,9 @@ def test_a_damaged_batch_alone_is_decoded_again(path, capsys, kind):
         journal.append(number, TEXTS[number])
     journal.close()
     assert len(list(sorted_lines(path))) == 5
-    text = f"{path} was damaged: 2 of its batches are whole and kept, the others are decoded again"
+    text = (
+        f"{path} was damaged: 2 of its batches are undamaged and kept, the others are decoded again"
+    )
     assert (text in capsys.readouterr().err) == (lost == [1])
     assert reopened(path) == 3
 
@@ -96,7 +98,7 @@ def damaged_journal(path, batches, damaged):
 def test_any_number_of_damaged_batches_costs_no_other(tmp_path, capsys):
     damaged_journal(tmp_path / "journal", 60, range(40))
     assert reopened(tmp_path / "journal") == 20
-    assert "20 of its batches are whole and kept" in capsys.readouterr().err
+    assert "20 of its batches are undamaged and kept" in capsys.readouterr().err
 
 
 def test_a_journal_without_a_whole_batch_is_moved_aside(tmp_path, capsys):
@@ -105,14 +107,14 @@ def test_a_journal_without_a_whole_batch_is_moved_aside(tmp_path, capsys):
     assert reopened(path) == 0
     assert path.read_bytes() == b"# mine\n"
     assert (tmp_path / "journal.damaged").read_bytes() == content
-    text = f"{path} was damaged: none of its batches is whole, all are decoded again, and it is"
+    text = f"{path} was damaged: all of its batches are damaged and are decoded again; it is"
     assert f"{text} kept as {path}.damaged\n" == capsys.readouterr().err
 
 
 def test_damage_at_the_end_is_told_and_is_not_taken_for_a_kill(tmp_path, capsys):
     damaged_journal(tmp_path / "journal", 4, [2, 3])
     assert reopened(tmp_path / "journal") == 2
-    assert "2 of its batches are whole and kept" in capsys.readouterr().err
+    assert "2 of its batches are undamaged and kept" in capsys.readouterr().err
 
 
 def test_false_sizes_do_not_make_a_journal_slow(tmp_path):
@@ -128,7 +130,9 @@ def test_a_damaged_first_line_costs_no_batch(path, old):
     content = path.read_bytes()
     path.write_bytes(content.replace(old, b"?" * len(old), 1))
     lost = old.endswith(b"\n")
-    text = rf"first line must be '# mine', but is '.*correct that line, and its {3 - lost} batches"
+    text = (
+        rf"first line must be '# mine', but is '.*correct that line to keep its {3 - lost} batches"
+    )
     with pytest.raises(ValueError, match=text):
         Journal(path, "mine")
     path.write_bytes(b"# mine\n" + path.read_bytes().partition(b"\n")[2])

@@ -1,4 +1,4 @@
-"""Cut into shards, killed and out of disk, a decoding ends with the same bits."""
+"""A decoding in shards, after kills and full disks, gives the same bits."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def test_eight_shards_merge_to_the_undivided_file(translate, decoded, tmp_path, 
     assert "sentences are in" in capsys.readouterr().err
     assert not list(out.glob("*-of-*"))
     assert translate(out, "--nbest", "4", "--shard", "3/8") == 0
-    assert f"{out / WHOLE} is there already" in capsys.readouterr().err
+    assert f"{out / WHOLE} already exists" in capsys.readouterr().err
 
 
 def test_more_shards_than_batches_are_merged_too(translate, tmp_path):
@@ -88,7 +88,7 @@ def test_a_shard_that_another_process_decodes_is_refused(translate, tmp_path, ca
     out = tmp_path / "out"
     with locked(lock_beside(out / "hypotheses-1-of-2.txt"), "it"):
         assert translate(out, "--subset", "valid", "--shard", "1/2") == 2
-        text = f"translate: Shard 1/2 in --out {out} is being worked on since .* by process "
+        text = f"translate: Shard 1/2 in --out {out} is in use since .* by process "
         assert re.search(f"{text}{os.getpid()} on ", capsys.readouterr().err)
         assert translate(out, "--subset", "valid", "--shard", "2/2") == 0
     assert not list(out.glob("*-1-of-2*"))
@@ -120,7 +120,7 @@ def test_a_full_disk_is_told_and_what_was_decoded_is_kept(translate, decoded, tm
     out = tmp_path / "out"
     with files_up_to(30_720):
         assert translate(out, "--nbest", "4") == 2
-    text = f"The disk of {out} is full; what was decoded before is kept. Free some space and run"
+    text = f"The disk of {out} is full; earlier translations are kept. Free some space and run"
     assert text in capsys.readouterr().err
     kept = (out / "hypotheses.journal").stat().st_size
     assert 20_000 < kept <= 30_720
@@ -133,7 +133,10 @@ def test_a_full_file_system_is_told_and_what_was_decoded_is_kept(
 ):
     with small_disk(tmp_path / "disk", "size=48k") as disk:
         assert translate(disk / "out", "--nbest", "4") == 2
-        assert f"The disk of {disk / 'out'} is full; what was" in capsys.readouterr().err
+        assert (
+            f"The disk of {disk / 'out'} is full; earlier translations are kept"
+            in capsys.readouterr().err
+        )
         kept = shutil.copytree(disk / "out", tmp_path / "out")
     assert (kept / "hypotheses.journal").stat().st_size > 20_000
     assert translate(kept, "--nbest", "4") == 0

@@ -1,4 +1,4 @@
-"""How words were split is seen in the dictionary, and another way of joining them is refused."""
+"""Detection of the subword method from the dictionary, and refusal of another one."""
 
 import re
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What translate refuses, and that nothing is lost by it."""
+"""Refusals of translate, which keep all earlier results."""
 
 import re
 import shutil
@@ -37,7 +37,8 @@ def test_a_line_that_lacks_its_pair_is_refused(translate, data, tmp_path, capsys
     assert translate(tmp_path / "out", folder=folder) == 2
     shown = capsys.readouterr().err
     counts = [len(binarised(data, *side)) for side in (("train", "es"), ("valid", "en"))]
-    assert f"has {counts[0]} sentences, but en has {counts[1]}: a line lacks its pair." in shown
+    told = f"has {counts[0]} sentences, but en has {counts[1]}: the sides have different numbers of"
+    assert f"{told} sentences. Binarise both again, from aligned files." in shown
 
 
 def test_a_binary_file_that_is_cut_off_is_refused(translate, data, tmp_path, capsys):
@@ -53,9 +54,13 @@ def test_a_binary_file_that_is_cut_off_is_refused(translate, data, tmp_path, cap
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--beam", "4"], "was begun with beam 5, but now it is 4. Choose another --out, or"),
-        (["--subset", "valid"], "was begun with subset train, but now it is valid."),
-        (["--sampling"], "was begun with beam 5, but now it is 1."),
+        (
+            ["--beam", "4"],
+            "was started with beam 5, but this command has 4. Choose another --out, or give the "
+            "options of the first run.",
+        ),
+        (["--subset", "valid"], "was started with subset train, but this command has valid."),
+        (["--sampling"], "was started with beam 5, but this command has 1."),
     ],
 )
 def test_another_decoding_in_the_same_folder_is_refused(translate, decoded, flags, text, capsys):
@@ -67,7 +72,7 @@ def test_another_decoding_in_the_same_folder_is_refused(translate, decoded, flag
 
 def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teacher, capsys):
     assert translate(decoded, "--nbest", "4", teacher=teacher) == 2
-    assert "was begun with teacher" in capsys.readouterr().err
+    assert "was started with teacher" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,10 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
         ),
         (["--seed", "5"], "--seed has no effect without --sampling. Add that"),
         (["--temperature", "2"], "--temperature has no effect without --sampling."),
-        (["--engine", "fairseq", "--workers", "2"], "--workers has no effect where fairseq"),
+        (
+            ["--engine", "fairseq", "--workers", "2"],
+            "--workers has no effect when fairseq decodes. Leave it out.",
+        ),
         (
             ["--engine", "fairseq", "--compute-type", "float16", "--device", "cpu"],
             "--compute-type must be float32 where fairseq decodes on cpu, but is float16.",

@@ -1,4 +1,4 @@
-"""What ended a training is named by the line of the log that says so, and none that goes on."""
+"""The log line that explains the end of a training is named, and no other line."""
 
 import json
 from pathlib import Path

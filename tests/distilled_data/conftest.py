@@ -9,7 +9,7 @@ from fairseq_kd import cli
 
 @pytest.fixture
 def decoded_copy(decoded, tmp_path):
-    """The same, to be spoilt."""
+    """A copy of them to damage."""
     return shutil.copytree(decoded, tmp_path / "decoded")
 
 

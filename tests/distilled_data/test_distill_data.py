@@ -249,9 +249,9 @@ def test_run_again_it_is_there_and_with_other_options_it_is_refused(distill, tmp
     distill(out)
     before = manifest(out)
     assert distill(out) == 0
-    assert f"{out} is there already" in capsys.readouterr().err
+    assert f"{out} already exists" in capsys.readouterr().err
     assert distill(out, "--min-words", "2") == 2
-    says = f"--out {out} is there already, with dict.en.txt in it. Remove it or choose another."
+    says = f"--out {out} already exists and holds dict.en.txt. Remove it or choose another."
     assert says in capsys.readouterr().err
     assert manifest(out) == before
 
@@ -264,7 +264,7 @@ def test_what_is_there_but_damaged_is_refused(distill, tmp_path, capsys, name):
     content[7] ^= 1
     (out / name).write_bytes(content)
     assert distill(out) == 2
-    says = f"{out / name} is missing, or was changed after it was written: its hash is another."
+    says = f"{out / name} is missing, or was changed after it was written: its hash differs."
     assert f"{says} Remove {out} and run this again." in capsys.readouterr().err
 
 
@@ -279,7 +279,7 @@ def test_killed_at_any_file_it_appears_whole_or_not_at_all(distill, tmp_path, mo
         with monkeypatch.context() as patch:
             patch.setattr(distilled_set, step, die)
             assert distill(out) == 130
-        assert "interrupted; the same command goes on" in capsys.readouterr().err
+        assert "interrupted; run the same command again to resume" in capsys.readouterr().err
         assert not out.exists()
     left = tmp_path / "out.partial" / "made"  # what SIGKILL would leave
     left.mkdir(parents=True)
@@ -367,7 +367,7 @@ def test_a_folder_of_somebody_else_is_refused(distill, tmp_path, content, capsys
     out.mkdir()
     (out / "manifest.json").write_text(content)
     assert distill(out) == 2
-    says = f"--out {out} is there already, with manifest.json in it. Remove it or choose another."
+    says = f"--out {out} already exists and holds manifest.json. Remove it or choose another."
     assert says in capsys.readouterr().err
     assert (out / "manifest.json").read_text() == content
 

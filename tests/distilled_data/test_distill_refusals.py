@@ -1,4 +1,4 @@
-"""What distill-data refuses, in one sentence and before it makes anything."""
+"""Refusals of distill-data: one sentence, before anything is written."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def refused(distill, tmp_path, capsys, text, *flags, **other):
 def test_a_raw_text_that_is_no_text_is_named_with_its_line(distill, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "data")
     (folder / "train.es-en.es").write_bytes(b"a\nb\xe9\n")
-    text = f'{folder}/train.es-en.es, line 2, is not UTF-8: behind "b" is the byte 0xe9. '
+    text = f'{folder}/train.es-en.es, line 2, is not UTF-8: after "b" comes the byte 0xe9. '
     refused(distill, tmp_path, capsys, text, folder=folder)
 
 
@@ -46,7 +46,7 @@ def test_a_folder_that_another_process_makes_is_refused(distill, tmp_path, capsy
     with locked(lock_beside(tmp_path / "refused"), "it"):
         assert distill(tmp_path / "refused") == 2
     text = capsys.readouterr().err
-    assert text.startswith(f"fairseq-kd distill-data: --out {tmp_path}/refused is being worked on")
+    assert text.startswith(f"fairseq-kd distill-data: --out {tmp_path}/refused is in use")
     assert f" by process {os.getpid()} on " in text
     assert list(tmp_path.iterdir()) == []
 
@@ -73,7 +73,7 @@ def test_a_missing_line_is_refused(distill, decoded_copy, tmp_path, capsys):
     path = decoded_copy / "hypotheses.txt"
     lines = path.read_text(encoding="utf-8").split("\n")
     path.write_text("\n".join(lines[:8] + lines[12:]), encoding="utf-8")
-    text = f"{path} was changed after it was written: its hash is another."
+    text = f"{path} was changed after it was written: its hash differs."
     refused(distill, tmp_path, capsys, text, translations=decoded_copy)
 
 
@@ -120,8 +120,8 @@ def test_a_choice_among_one_is_refused(distill, translate, tmp_path, select, cap
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--tag-distilled", ","], "--tag-distilled , is a token of this sentence, too: "),
-        (["--tag-gold", ","], "--tag-gold , is a token of this sentence, too: "),
+        (["--tag-distilled", ","], "--tag-distilled , also occurs in this sentence: "),
+        (["--tag-gold", ","], "--tag-gold , also occurs in this sentence: "),
         (
             ["--tag-gold", "madeupword0000", "--tag-distilled", "madeupword0000"],
             "--tag-distilled and --tag-gold must differ",

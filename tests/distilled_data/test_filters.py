@@ -1,4 +1,4 @@
-"""Every filter's score on pairs that were counted by hand, its threshold, and what it took."""
+"""The score of every filter on hand-counted pairs, its threshold, and its counts."""
 
 import math
 

@@ -153,9 +153,9 @@ def test_run_again_it_is_there_and_another_file_is_refused(imported, text, tmp_p
     assert imported(text["en"]) == 0
     before = (tmp_path / "out" / WHOLE).read_bytes()
     assert imported(text["en"]) == 0
-    assert f"{tmp_path}/out/{WHOLE} is there already" in capsys.readouterr().err
+    assert f"{tmp_path}/out/{WHOLE} already exists" in capsys.readouterr().err
     assert imported([*text["en"][:-1], "Amen."]) == 2
-    message = f"--out {tmp_path}/out is there already, with decoding.json in it. Remove it or"
+    message = f"--out {tmp_path}/out already exists and holds decoding.json. Remove it or"
     assert message in capsys.readouterr().err
     assert (tmp_path / "out" / WHOLE).read_bytes() == before
 
@@ -298,16 +298,16 @@ def test_words_in_more_pieces_than_the_references_are_of_another_language():
 FLAGS = {  # flags, and what is said
     "codes of nothing": (
         ["--bpe", "none", "--codes", "x"],
-        "--codes has no effect with --bpe none. Leave one of the two out.",
+        "--codes has no effect with --bpe none. Leave one of them out.",
     ),
     "codes of what is split": (
         ["--format", "fairseq", "--codes", "x"],
-        "--codes has no effect with --format fairseq. Leave one of the two out.",
+        "--codes has no effect with --format fairseq. Leave one of them out.",
     ),
     "no codes": (["--codes", "nowhere"], "--codes nowhere does not exist. Give the merges that s"),
     "codes of something else": (
         ["--codes", __file__],
-        "holds no merges of subword-nmt. Give them.",
+        "is not a subword-nmt codes file. Give the merges that subword-nmt learned.",
     ),
     "another splitting": (["--bpe", "sentencepiece"], "--bpe is sentencepiece, but the words of"),
     "another set": (["--subset", "none"], "holds no none.es-en.es. Give to --data the folder that"),

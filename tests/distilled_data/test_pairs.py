@@ -1,4 +1,4 @@
-"""Pairs that were selected, and how they are shown."""
+"""Selected pairs, and their display."""
 
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.distilled_data.filters import FilterBank

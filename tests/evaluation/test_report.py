@@ -1,4 +1,4 @@
-"""The report as a reader opens it: in a browser, on a telephone and on a desk, and as Markdown."""
+"""The report in a browser, on a telephone and on a desktop, and as Markdown."""
 
 import html
 import json
@@ -31,7 +31,7 @@ FRAME = """<body><pre id="message"></pre>
 
 
 def opened(page, folder, width, *flags):
-    """What the page tells of itself in a frame of this width, and what the console says."""
+    """Properties of the page in a frame of this width, and the console messages."""
     (folder / "page.html").write_text(page.replace("</body>", LOOK + "</body>"), encoding="utf-8")
     (folder / "frame.html").write_text(FRAME.replace("{width}", str(width)), encoding="utf-8")
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", *flags]

@@ -12,7 +12,7 @@ from fairseq_kd.progress import ProgressLine
 
 
 class Clock:
-    """What time.perf_counter tells here, and which engine translated when."""
+    """A fake time.perf_counter, and the times at which engines translated."""
 
     def __init__(self):
         self.now, self.order, self.sizes = 0.0, [], []

@@ -66,7 +66,7 @@ def test_another_text_of_as_many_lines_is_told_and_ignored(subset, capsys):
 def test_a_reference_of_another_encoding_is_named_with_its_line(subset, tmp_path):
     path = tmp_path / "latin1.en"
     path.write_bytes(b"one\ntwo \xe9\n")
-    message = f'^--reference {path}, line 2, is not UTF-8: behind "two " is the byte 0xe9. '
+    message = f'^--reference {path}, line 2, is not UTF-8: after "two " comes the byte 0xe9. '
     with pytest.raises(ValueError, match=message):
         plain_text(subset, path, AS_THEY_ARE)
 

@@ -1,4 +1,4 @@
-"""An exported student, used as those use it who get the directory and nothing else."""
+"""An exported student, used with nothing but its directory."""
 
 import re
 import shutil
@@ -43,7 +43,7 @@ def exported(export, tmp_path_factory):
 
 
 def translated(folder, text):
-    """What the directory's own program makes of a text, away from where it was exported."""
+    """A text translated by the directory's own program, in another place."""
     done = run("bash", "-c", f"{sys.executable} {folder}/translate.py < {text}", cwd="/")
     return done.stdout.splitlines()
 
@@ -285,9 +285,7 @@ def test_mistakes_are_refused(export, flags, message, tmp_path, capsys):
 def test_a_directory_that_is_there_is_left_alone(export, exported, capsys):
     before = card(exported)
     assert export(exported) == 2
-    message = (
-        f"--out {exported} is there already, with README.md in it. Remove it or choose another."
-    )
+    message = f"--out {exported} already exists and holds README.md. Remove it or choose another."
     assert message in capsys.readouterr().err
     assert card(exported) == before
 
@@ -296,16 +294,16 @@ def test_a_directory_that_another_process_exports_is_refused(export, tmp_path, c
     with locked(lock_beside(tmp_path / "student"), "it"):
         assert export(tmp_path / "student") == 2
     message = capsys.readouterr().err
-    assert message.startswith(
-        f"fairseq-kd export: --out {tmp_path}/student is being worked on since"
-    )
+    assert message.startswith(f"fairseq-kd export: --out {tmp_path}/student is in use since")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_codes_beside_the_data_are_asked_for(export, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "bin")
     assert export(tmp_path / "out", "--data", folder) == 2
-    assert f"No file codes lies beside {folder}. Give the merges that" in capsys.readouterr().err
+    assert (
+        f"There is no file codes beside {folder}. Give the merges that" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("tokenizer", ["moses", "none"])

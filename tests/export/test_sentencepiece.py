@@ -86,7 +86,7 @@ def test_pieces_are_not_taken_for_another_splitting(export, tmp_path, capsys):
     ("codes", "message"),
     [
         ("none", "--codes none does not exist. Give the model that SentencePiece learned."),
-        (None, "No file sentencepiece.model lies beside "),
+        (None, "There is no file sentencepiece.model beside "),
     ],
 )
 def test_a_missing_model_is_told(export, pieces, codes, message, tmp_path, capsys):

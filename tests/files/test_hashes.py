@@ -1,4 +1,4 @@
-"""Hashes of files: what they name, and what damage they tell."""
+"""Hashes of files: their names, and the damage that they detect."""
 
 import subprocess
 

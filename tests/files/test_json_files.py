@@ -1,4 +1,4 @@
-"""JSON of ours: what is read, and how a file that is damaged is named."""
+"""The package's JSON files: reading them, and naming damaged ones."""
 
 import json
 import os
@@ -38,16 +38,16 @@ def test_what_fits_is_read(tmp_path, more):
     [
         ("", "it is empty"),
         (" \n", "it is empty"),
-        ('{"count": 3,\n "sec', "it is no JSON from line 2, column 2, on"),
+        ('{"count": 3,\n "sec', "it is not JSON from line 2, column 2 on"),
         ("[" * 100_000, "it has too many brackets"),
         *(
             (text(more=[json.loads("[" * depth + "]" * depth)]), "it has too many brackets")
             for depth in (100, 500)
         ),
         (" " * (16 << 20) + text(), "it has more than 16 MiB"),
-        (b'{"a": "\xff"}', "its byte 8 is no UTF-8"),
+        (b'{"a": "\xff"}', "its byte 8 is not UTF-8"),
         ("[]", "it must be an object, but is a list"),
-        ('{"count": ' + "9" * 5000 + "}", "it has a number too long"),
+        ('{"count": ' + "9" * 5000 + "}", "it has a number that is too long"),
         ("null", "it must be an object, but is null"),
         ('{"count": 3, "seconds": 1}', "it lacks 'names'"),
         (text(count="3"), "'count' must be a whole number, but is a text"),
@@ -74,7 +74,7 @@ def test_a_sealed_file_with_another_value_is_damaged(tmp_path):
     path.write_text(json.dumps(sealed(GOOD), indent=2))
     assert read_json(path, FORM, REPAIR) == GOOD
     path.write_text(path.read_text().replace('"count": 3', '"count": 4'))
-    wrong = "its values are not those that its checksum was written for"
+    wrong = "its values do not match its checksum"
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path} is damaged: {wrong}. {REPAIR}')}$"):
         read_json(path, FORM, REPAIR)
 
@@ -89,7 +89,9 @@ def test_a_sealed_file_that_is_deep_is_damaged(tmp_path, depth):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "state.json")
-    with pytest.raises(ValueError, match=r"state\.json is damaged: it is no ordinary file\. Remov"):
+    with pytest.raises(
+        ValueError, match=r"state\.json is damaged: it is not a regular file\. Remov"
+    ):
         read_json(tmp_path / "state.json", FORM, REPAIR)
 
 

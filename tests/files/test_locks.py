@@ -1,4 +1,4 @@
-"""One process at a time: who is told what, and when the lock is free."""
+"""Locks: one process at a time, the message for others, and when the lock is free."""
 
 import errno
 import json
@@ -56,7 +56,7 @@ def killed(folder, seconds, how="holds it"):
 
 def test_who_comes_second_is_told_who_works_and_since_when(tmp_path):
     with locked(tmp_path / "run" / FILE, "--out run"):
-        told = rf"^--out run is being worked on since \d{{4}}-\S+ by process {os.getpid()} on "
+        told = rf"^--out run is in use since \d{{4}}-\S+ by process {os.getpid()} on "
         with pytest.raises(ValueError, match=told + re.escape(socket.gethostname())):
             locked(tmp_path / "run" / FILE, "--out run").__enter__()
 
@@ -96,7 +96,7 @@ def test_it_waits_for_what_a_killed_process_started(tmp_path):
 def test_it_does_not_wait_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.3)
     first = killed(tmp_path, 5)
-    with pytest.raises(ValueError, match=f"by process {first.pid} on .* Wait for it, or end it"):
+    with pytest.raises(ValueError, match=f"by process {first.pid} on .* Wait for it or stop it"):
         locked(tmp_path / FILE, "it").__enter__()
 
 
@@ -106,7 +106,7 @@ def test_what_a_kill_of_all_that_holds_it_has_left_is_ended_and_told(tmp_path, c
     assert running(first.child)
     with locked(tmp_path / FILE, "it"):
         assert not running(first.child)
-    told = f"ended what a run that was killed has left: process {first.child}\n"
+    told = f"ended processes left by a killed run: {first.child}\n"
     assert capsys.readouterr().err == told
     with locked(tmp_path / "other" / FILE, "it"):
         assert running(other.child)
@@ -172,8 +172,7 @@ def test_a_link_does_not_have_another_file_overwritten(tmp_path, kind):
     kept.write_text("mine")
     link.parent.mkdir()
     link.symlink_to(kept)
-    message = f"{link} is a link to another file, which would be overwritten. If it leads to what "
-    message += "was here, put that in its place; else remove the link."
+    message = f"{link} is a symbolic link. Replace it by the file itself, or remove it."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         OPENED[kind](link)
     assert kept.read_text() == "mine"
@@ -181,7 +180,7 @@ def test_a_link_does_not_have_another_file_overwritten(tmp_path, kind):
 
 def test_a_pipe_in_the_place_of_a_lock_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / ".lock")
-    message = r"\.lock must be an ordinary file, but is a pipe or a device\. Remove it\."
+    message = r"\.lock must be a regular file, but is a pipe or a device\. Remove it\."
     with pytest.raises(ValueError, match=message), locked(tmp_path / ".lock", "it"):
         pass
     assert is_held(tmp_path / ".lock") is None
@@ -190,7 +189,7 @@ def test_a_pipe_in_the_place_of_a_lock_is_refused_and_not_waited_for(tmp_path):
 @pytest.mark.parametrize("content", ["{}", '{"a": 1}', "[1]"])
 def test_a_file_of_somebody_else_is_no_lock_and_stays(tmp_path, content):
     (tmp_path / FILE).write_text(content)
-    message = re.escape(f"{tmp_path / FILE} is there, and is no lock of fairseq_kd. Move it away.")
+    message = re.escape(f"{tmp_path / FILE} exists and is not a fairseq_kd lock. Move it away.")
     with pytest.raises(ValueError, match=f"^{message}$"):
         locked(tmp_path / FILE, "it").__enter__()
     assert (tmp_path / FILE).read_text() == content

@@ -1,4 +1,4 @@
-"""Temporary folders, and what killed processes leave of them."""
+"""Temporary folders, and the removal of those that killed processes left."""
 
 import os
 import signal

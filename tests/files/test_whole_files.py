@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, beside what is not ours."""
+"""Files and folders that are written atomically, next to files of the user."""
 
 import errno
 import fcntl
@@ -84,8 +84,8 @@ def test_a_link_in_a_temporary_folder_is_refused_and_not_followed(tmp_path, name
     (precious / "file").write_text("precious")
     (partial / MARK).touch()
     (partial / name).symlink_to(precious)
-    told = f"{partial / name} is a link to another folder, whose files would be overwritten."
-    with pytest.raises(ValueError, match=re.escape(f"{told} If it leads to what was here, put")):
+    told = f"{partial / name} is a symbolic link. Replace it by the folder itself, or remove it."
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         whole_folder(tmp_path / "out").__enter__()
     assert (precious / "file").read_text() == "precious"
     (partial / name).unlink()
@@ -103,27 +103,27 @@ def test_a_folder_of_ours_holds_no_links_and_no_file_of_two_names(tmp_path):
     assert (ours / "in" / "file").read_text() == "both"
     assert (ours / "in" / "file").stat().st_mtime_ns == backup.stat().st_mtime_ns
     (ours / "in" / "link").symlink_to("file")
-    with pytest.raises(ValueError, match="ours/in/link is a link to another file, which would be"):
+    with pytest.raises(ValueError, match=r"ours/in/link is a symbolic link\. Replace it by the"):
         check_own_folder(ours)
     (ours / "in" / "link").unlink()
     os.mkfifo(ours / "in" / "pipe")
     for place in (ours, ours / "in" / "pipe"):
-        with pytest.raises(ValueError, match="in/pipe must be an ordinary file, but is a pipe or"):
+        with pytest.raises(ValueError, match="in/pipe must be a regular file, but is a pipe or"):
             check_own_folder(place)
     check_own_folder(tmp_path / "none")
 
 
 def test_want_of_memory_is_told():
-    told = explained(MemoryError(), "out", "the teacher is as it was")
+    told = explained(MemoryError(), "out", "the teacher is unchanged")
     assert told == (
-        "The memory of this machine, or what this process may have of it, is used up; the teacher "
-        "is as it was. Free some, or take a larger machine, and run the same command again."
+        "This machine is out of memory, or this process has reached its memory limit; the teacher "
+        "is unchanged. Free some memory or use a larger machine, and run the same command again."
     )
 
 
 def test_a_device_is_not_replaced_by_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    told = "pipe must be a file to write, but is no ordinary file. Give another path."
+    told = "pipe must be a file to write, but is not a regular file. Give another path."
     with pytest.raises(ValueError, match=told), written_whole(tmp_path / "pipe"):
         pass
     assert (tmp_path / "pipe").is_fifo()
@@ -179,16 +179,16 @@ def test_what_is_there_is_refused(tmp_path):
     (tmp_path / "folder" / "x").touch()
     (tmp_path / "nowhere").symlink_to("none")
     for name, told in (
-        ("folder", "--out {} is there already, with x in it. Remove it or choose another."),
-        ("folder/x", "--out {} must be a folder, but is a file that is there already."),
-        ("nowhere", "--out {} must be a folder, but is a file that is there already."),
+        ("folder", "--out {} already exists and holds x. Remove it or choose another."),
+        ("folder/x", "--out {} must be a folder, but is an existing file."),
+        ("nowhere", "--out {} must be a folder, but is an existing file."),
     ):
         with pytest.raises(ValueError, match=told.format(tmp_path / name)):
             check_vacant(tmp_path / name)
     for name, told in (
         ("folder", "--chart {} must be a file to write, but is a folder. Choose another."),
-        ("folder/x", "--chart {} is there already. Remove it or choose another."),
-        ("nowhere", "--chart {} is there already. Remove it or choose another."),
+        ("folder/x", "--chart {} already exists. Remove it or choose another."),
+        ("nowhere", "--chart {} already exists. Remove it or choose another."),
     ):
         with pytest.raises(ValueError, match=told.format(tmp_path / name)):
             check_new_file(tmp_path / name, "--chart")
@@ -197,9 +197,7 @@ def test_what_is_there_is_refused(tmp_path):
     for name in (".lock", ".train.lock", "store.json.12.partial"):
         (tmp_path / "locks" / name).touch()
     check_vacant(tmp_path / "locks")
-    told = (
-        f"--out {tmp_path}/locks is there already, with .lock in it. Remove it or choose another."
-    )
+    told = f"--out {tmp_path}/locks already exists and holds .lock. Remove it or choose another."
     with pytest.raises(ValueError, match=f"^{told}$"), whole_folder(tmp_path / "locks"):
         pytest.fail("the work is begun")
     check_new_file(tmp_path / "new")
@@ -208,11 +206,11 @@ def test_what_is_there_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("out", "told"),
     [
-        ("data", "--out {out} is what --data {data} names. Choose another."),
-        ("link", "--out {out} is what --data {data} names. Choose another."),
+        ("data", "--out {out} and --data {data} are the same. Choose another path."),
+        ("link", "--out {out} and --data {data} are the same. Choose another path."),
         ("data/new/out", "--out {out} lies inside --data {data}, which is only read."),
         ("link/out", "--out {out} lies inside --data {data}, which is only read."),
-        ("hard", "--out {out} is what --teacher {teacher} names. Choose another."),
+        ("hard", "--out {out} and --teacher {teacher} are the same. Choose another path."),
         ("beside", None),
         (".", None),
     ],
@@ -276,7 +274,7 @@ def test_other_errors_are_not_explained():
 
 
 NOWHERE = {
-    "below a file": ("file/out", "{} lies below a file, where a folder must be; all is kept."),
+    "below a file": ("file/out", "{} lies below a file instead of a folder; all is kept."),
     "too long": ("n" * 300, "The name of {} is too long for its disk; all is kept."),
     "to itself": ("loop/out", "{} is a symbolic link that leads to itself; all is kept."),
 }
@@ -294,7 +292,7 @@ def test_a_place_where_nothing_can_be_is_explained(tmp_path, name, told, make):
         assert str(raised.value).startswith(f"{path.parent} must be a folder, but is a file.")
         return
     if make is whole_folder and name == "loop/out":
-        told = f"{path.parent} is there already; all is kept. Remove it"
+        told = f"{path.parent} already exists; all is kept. Remove it"
     assert explained(raised.value, None, "all is kept").startswith(told.format(path))
 
 

@@ -35,7 +35,7 @@ def test_a_store_is_that_of_the_cpu(teacher, data, tmp_path, dtype):
 
 @pytest.fixture
 def translated(ending_teacher, data, cache, tmp_path):
-    """What an engine makes of the validation set in a precision, on the GPU and on the CPU."""
+    """Translations of the validation set by an engine in a precision, on GPU and CPU."""
     command = ["fairseq-kd", "translate", "--teacher", ending_teacher, "--data", data]
     command += ["--subset", "valid", "--cache", cache, "--max-tokens", "200"]
 
@@ -71,7 +71,7 @@ def test_without_cublas_fairseq_decodes_on_the_gpu(ending_teacher, data, cache, 
 
 
 def assert_like(ours, theirs, compute_type):
-    """The same text in float32; what is rounded more finds translations that score alike."""
+    """The same text in float32; with coarser rounding, translations with similar scores."""
     assert list(ours) == list(theirs)
     errors = [abs(ours[number][0].score - theirs[number][0].score) for number in ours]
     if compute_type == "float32":

@@ -1,4 +1,4 @@
-"""fairseq-train on a GPU with every criterion in every precision, resumed, validated and used."""
+"""fairseq-train on a GPU: every criterion and precision, resumed, validated and decoded."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The loss that torch.compile makes is the one that it was made from."""
+"""The compiled loss equals the loss from which torch.compile made it."""
 
 import functools
 

@@ -38,7 +38,7 @@ def student():
 
 @pytest.fixture
 def logits():
-    """What three teachers say: (N, V) each, from soft to sure."""
+    """The logits of three teachers, (N, V) each, from flat to peaked."""
     return [made(N, V, seed=4 + i, scale=scale) for i, scale in enumerate((0.7, 1.5, 3.0))]
 
 

@@ -1,4 +1,4 @@
-"""What a top-k teacher remembers, against the distribution that it was cut from."""
+"""Top-k distributions against the distributions from which they were made."""
 
 import pytest
 import torch

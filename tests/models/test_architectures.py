@@ -1,4 +1,4 @@
-"""The architectures: what they build, what their checkpoints say, who else can read those."""
+"""The architectures: the models they build, and who can read their checkpoints."""
 
 import ctranslate2
 import pytest

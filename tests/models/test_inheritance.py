@@ -1,4 +1,4 @@
-"""A student that starts from its teacher: what is copied, what it computes, what is refused."""
+"""Inheritance of a student from its teacher: copied weights, outputs and refusals."""
 
 import re
 
@@ -168,8 +168,8 @@ def test_an_output_of_its_own_is_inherited(built, data):
 
 SMALL = size(2, 2, 16, 2, 32)
 REFUSALS = [
-    ("The student's encoder is 18 wide, and the teacher's 16: weights can be left out, but not "
-     "invented. Choose a student that is at most as wide.", size(1, 1, 18, 2, 32), {}),
+    ("The student's encoder is 18 wide, and the teacher's 16: a student cannot be wider than "
+        "its teacher. Choose a student that is at most as wide.", size(1, 1, 18, 2, 32), {}),
     ("The student has 33 feed-forward units, but layer 0 of the teacher's encoder has 32. Choose a "
      "student with at most as many.", size(1, 1, 16, 2, 33), {}),
     ("The student has 4 heads of 4 dimensions, but layer 0 of the teacher's encoder has 2 of 8. "

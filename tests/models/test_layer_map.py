@@ -1,4 +1,4 @@
-"""Which layer goes with which: by rule, by the user's word, and what is refused."""
+"""Pairs of layers: by rule, by the user's choice, and refusals."""
 
 import re
 

@@ -21,7 +21,7 @@ def large_teacher(data, tmp_path_factory):
 
 @pytest.fixture
 def workflow_of(data, large_teacher, tmp_path, monkeypatch):
-    """Plans a run file, given without what it usually says, in a folder of its own."""
+    """Plans a run file with usual keys added, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     usual = {"data": data, "teacher": large_teacher, "train": "{max-update: 100}"}
 
@@ -37,7 +37,7 @@ def workflow_of(data, large_teacher, tmp_path, monkeypatch):
 
 @pytest.fixture
 def refuses(workflow_of):
-    """Sees that a run file is refused by a message."""
+    """Asserts that a run file is refused with a message."""
 
     def check(text, message):
         with pytest.raises(ValueError, match=message):
@@ -58,7 +58,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def workflow(built, tmp_path, monkeypatch):
-    """A copy of it that may be spoilt."""
+    """A copy of it that tests may damage."""
     shutil.copytree(built / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     return small_workflow("run")

@@ -53,7 +53,7 @@ def started_in(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(started_in, tmp_path_factory):
-    """A run that nothing disturbed, in a folder of any name, and what was told of it."""
+    """An undisturbed run, in a folder with any name, and its messages."""
     workflow = small_workflow(tmp_path_factory.mktemp("whole") / "it's #1: a run")
     return workflow, finish(workflow, cwd=started_in)
 
@@ -74,7 +74,7 @@ def test_every_step_is_made_once_and_in_order(whole):
     for step in workflow.steps:
         assert all(order.index(name) < order.index(step.name) for name in step.after)
     assert all(manifest(workflow, name)["attempts"] == 1 for name in NAMES)
-    assert "history.html shows how everything was made" in told
+    assert "history.html documents how every result was made" in told
 
 
 def test_one_step_at_a_time_has_the_machine(whole):
@@ -104,7 +104,7 @@ def test_a_changed_option_is_told_and_only_what_depends_on_it_is_made(whole, tmp
 
 def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path, capsys):
     for flags, told in (
-        (["half"], "half is no flag of Snakemake. Did you mean --until half?"),
+        (["half"], "half is not a flag of Snakemake. Did you mean --until half?"),
         (["--set", "seed=2", "--", "-n"], "-- -n of Snakemake is --dry-run here, before --."),
         (["--", "-n"], "-- -n of Snakemake is --dry-run here, before --. Give that instead."),
     ):
@@ -130,7 +130,7 @@ def test_a_second_driver_is_told_who_works(tmp_path):
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert second.returncode == 1
-    assert re.search(rf"run is being worked on since .* by process {first.pid} on ", told)
+    assert re.search(rf"run is in use since .* by process {first.pid} on ", told)
 
 
 def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
@@ -145,7 +145,8 @@ def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     told = failing.communicate()[1]
     assert failing.returncode == 1
     assert (
-        f"Not finished: middle (log: {workflow.folder}/logs/middle.log). The log says why" in told
+        f"Not finished: middle (log: {workflow.folder}/logs/middle.log). The log has the "
+        "reason" in told
     )
     assert "middle failed: test '!' -e" in told
     broken.unlink()
@@ -161,8 +162,8 @@ def test_commands_that_come_into_the_workflow_while_a_run_goes_on_are_not_run(tm
     running = drive(workflow)
     told = running.communicate()[1]
     assert running.returncode == 1
-    refused = f"fairseq-kd step: {file} is not what fairseq-kd progressive laid out: it was changed"
-    assert f"{refused} since. No command of it is run. Run fairseq-kd progressive again" in told
+    refused = f"fairseq-kd step: {file} was modified after fairseq-kd progressive wrote it"
+    assert f"{refused}. None of its commands is run. Run fairseq-kd progressive again" in told
     assert begun(told) == ["data"]
     assert not (tmp_path / "run" / "teacher").exists()
 
@@ -181,7 +182,7 @@ def test_what_somebody_wrote_for_the_engine_is_not_taken(tmp_path):
 def test_an_engine_that_was_killed_is_told_as_that(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driver, "_snakemake", lambda *given: -signal.SIGKILL)
     assert driver.run_workflow(small_workflow(tmp_path / "run"), None, []) == 128 + signal.SIGKILL
-    told = "Not finished: Snakemake was ended by SIGKILL. What is finished is kept; run the same"
+    told = "Not finished: Snakemake was ended by SIGKILL. Finished steps are kept; run the same"
     assert told in capsys.readouterr().err
 
 
@@ -207,7 +208,7 @@ def test_a_pipe_in_the_place_of_a_log_is_refused(tmp_path):
     workflow = small_workflow(tmp_path / "run")
     (tmp_path / "run" / "logs").mkdir()
     os.mkfifo(tmp_path / "run" / "logs" / "middle.log")
-    told = r"logs/middle\.log must be an ordinary file, but is a pipe or a device\. Remove it\."
+    told = r"logs/middle\.log must be a regular file, but is a pipe or a device\. Remove it\."
     with pytest.raises(ValueError, match=told):
         driver.run_workflow(workflow, None, [])
 
@@ -232,7 +233,7 @@ def test_a_link_in_the_place_of_a_log_is_refused(tmp_path, name):
     precious.write_text("precious")
     (tmp_path / "run" / "logs").mkdir()
     (tmp_path / "run" / "logs" / name).symlink_to(precious)
-    with pytest.raises(ValueError, match=rf"{name} is a link to another file, which would be over"):
+    with pytest.raises(ValueError, match=rf"{name} is a symbolic link\. Replace it by the file"):
         driver.run_workflow(workflow, None, [])
     assert precious.read_text() == "precious"
 
@@ -248,7 +249,7 @@ def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_p
         )
         with pytest.raises(OSError) as error:  # noqa: PT011
             driver.run_workflow(workflow, None, [])
-        kept = "what is finished is kept"
+        kept = "finished steps are kept"
         told = f"The disk of {workflow.folder} is full; {kept}. Free some space and run the same "
         assert explained(error.value, None, kept).startswith(told)
         (disk / "run" / "large").unlink()

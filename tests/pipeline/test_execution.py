@@ -24,7 +24,7 @@ STUDENTS = ["one", "two", "three"]
 
 
 def wide_workflow(folder):
-    """A teacher, three students that stand on it alone, and an evaluation; each tells its GPU."""
+    """A teacher, three students that need only it, and an evaluation; each records its GPU."""
     small = small_workflow(folder)
     steps = [slow_step(folder, "data", 2), slow_step(folder, "teacher", 5, "data")]
     steps += [slow_step(folder, name, 60, "teacher") for name in STUDENTS]
@@ -40,7 +40,7 @@ def wide_workflow(folder):
 
 
 def told(workflow):
-    """What each step was given: its GPU and its threads."""
+    """The GPU and the threads of each step."""
     lines = [line.split() for line in (Path(workflow.folder) / "told").read_text().splitlines()]
     return {name: (gpu, threads) for name, gpu, threads in lines}
 
@@ -91,8 +91,8 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("gpus", "flag", "there", "why"),
     [
-        (2, None, "1", "needs 2 GPUs, since gpus is 2, but this machine has 1 that"),
-        (0, "fp16", "", "needs 1 GPU, since fp16 is given, but this machine has none that"),
+        (2, None, "1", "needs 2 GPUs, since gpus is 2, but this process can use 1 on"),
+        (0, "fp16", "", "needs 1 GPU, since fp16 is given, but this process can use none on"),
     ],
 )
 def test_gpus_that_are_not_there_are_missed_before_anything_runs(
@@ -104,7 +104,7 @@ def test_gpus_that_are_not_there_are_missed_before_anything_runs(
         step._replace(kind="train", gpus=gpus, training=Training(needs_gpu=flag))
         for step in workflow.steps
     ]
-    with pytest.raises(ValueError, match=f"^data {why} this process may use. Leave that out, or "):
+    with pytest.raises(ValueError, match=rf"^data {why} this machine\. Leave that out, or "):
         driver.run_workflow(workflow._replace(steps=steps), None, [])
     assert not (tmp_path / "run" / "steps").exists()
 
@@ -128,22 +128,22 @@ def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
             workflow,
             ["--executor", "slurm"],
             2,
-            "--jobs shares out one machine, but --profile, --work",
+            "--jobs divides this machine, but --profile, --work",
         ),
         (
             workflow,
             ["--workflow-profile", "p"],
             2,
-            "--jobs shares out one machine, but --profile, --",
+            "--jobs divides this machine, but --profile, --",
         ),
-        (workflow, ["-c4"], 2, "--jobs shares out all cores, or as many as OMP_NUM_THREADS says."),
+        (workflow, ["-c4"], 2, "--jobs divides all cores, or as many as OMP_NUM_THREADS gives."),
         (
             workflow,
             ["--cores", "4"],
             2,
-            "--jobs shares out all cores, or as many as OMP_NUM_THREADS",
+            "--jobs divides all cores, or as many as OMP_NUM_THREADS",
         ),
-        (several, [], 2, "--jobs is 2, but data has several GPUs. Leave out --jobs, or gpus."),
+        (several, [], 2, "--jobs is 2, but data uses several GPUs. Leave out --jobs or gpus."),
     ):
         with pytest.raises(ValueError, match=message):
             driver.run_workflow(each, None, engine, jobs)

@@ -1,4 +1,4 @@
-"""What is shown of the logs of running steps."""
+"""Display of the logs of running steps."""
 
 import json
 import os

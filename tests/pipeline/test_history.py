@@ -1,4 +1,4 @@
-"""The page that tells how the models of a run were made."""
+"""The page that documents how the models of a run were made."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The steps that a run file becomes: what each reads, makes, and stands on."""
+"""The steps of a run file: inputs, outputs and required steps."""
 
 import os
 
@@ -136,7 +136,7 @@ def test_a_stage_cannot_start_from_a_narrower_one(workflow_of):
     wide = f"{{arch: {SMALL}, start: inherit}}"
     told = (
         r"student cannot start from the layers of narrow: its encoder dimensions are 112, and "
-        r"those of narrow 16\. Say start: cold, or choose smaller sizes\."
+        r"those of narrow are 16\. Set start: cold, or choose smaller sizes\."
     )
     with pytest.raises(ValueError, match=told):
         workflow_of(f"ladder: [{narrow}, {wide}]")
@@ -161,7 +161,10 @@ def test_a_teacher_that_is_given_is_measured_too(workflow_of, teacher):
     ("flag", "told"),
     [
         ("decoder-ffn-embed-dim: 100", "its decoder feed-forward units are 448, and those of teac"),
-        ("encoder-attention-heads: 2", "its encoder attention heads are 4, and those of teacher 2"),
+        (
+            "encoder-attention-heads: 2",
+            "its encoder attention heads are 4, and those of teacher are 2",
+        ),
         ("encoder-attention-heads: 8", "encoder dimensions of a head are 28, and those of teacher"),
     ],
 )
@@ -185,7 +188,7 @@ def test_a_start_is_trained_in_the_form_that_it_has(workflow_of):
     with pytest.raises(ValueError, match=told):
         workflow_of(f"ladder: [{gelu}, {stage}]")
     post = f"{{name: above, arch: {SMALL}, train: {{share-all-embeddings: false}}}}"
-    told = "its --share-all-embeddings is on, and that of above off"
+    told = "its --share-all-embeddings is on, and that of above is off"
     with pytest.raises(ValueError, match=told):
         workflow_of(f"ladder: [{post}, {stage}]")
 
@@ -255,7 +258,7 @@ def test_the_total_control_is_refused_where_the_updates_of_the_line_are_not_know
     state = torch.load(large_teacher, weights_only=False)
     state["cfg"]["checkpoint"]["finetune_from_model"] = "gone.pt"
     torch.save(state, "trained.pt")
-    told = "how many updates stand behind the weights that student starts from is not known: a che"
+    told = "the total number of updates of the weights that student starts from is not known: a che"
     with pytest.raises(ValueError, match=told):
         workflow_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
 

@@ -1,4 +1,4 @@
-"""From a run file to its workflow: what is laid out, and what is refused before anything runs."""
+"""From a run file to its workflow: the steps, and refusals before anything runs."""
 
 import json
 import os
@@ -220,7 +220,7 @@ def test_a_changed_workflow_is_not_put_under_a_driver_that_works(workflow_of, tm
     kept = (tmp_path / workflow.folder / "workflow.json").read_bytes()
     with locked(tmp_path / workflow.folder / ".lock", "the run"):
         assert workflow_of(f"ladder: [{{arch: {SMALL}}}]") == workflow
-        with pytest.raises(ValueError, match=f"being worked on since .* by process {os.getpid()}"):
+        with pytest.raises(ValueError, match=f"in use since .* by process {os.getpid()}"):
             workflow_of(f"ladder: [{{arch: {SMALL}}}]", "seed=5")
     assert (tmp_path / workflow.folder / "workflow.json").read_bytes() == kept
 
@@ -238,36 +238,37 @@ REFUSALS = {
     ),
     "a folder's name": (
         "ladder: [{ratio: 0.5, name: logs}]",
-        r"a stage is called logs, as is another part of the run\. Give it another name\.",
+        r"a stage is called logs, which is also the name of another part of the run\. Give it "
+        r"another name\.",
     ),
     "the teacher's name": (
         "ladder: [{ratio: 0.5, name: teacher}]",
-        "a stage is called teacher, as",
+        "a stage is called teacher, which is also the name of another part of the run",
     ),
     "a control's name": (
         "ladder: [{ratio: 0.5, name: one-step}]",
-        "a stage is called one-step, as",
+        "a stage is called one-step, which is also the name of another part of the run",
     ),
     "a doubled name": (
         "ladder: [{ratio: 0.7, name: a}, {ratio: 0.4, name: a}]",
-        "a stage is called a, as is another",
+        "a stage is called a, which is also the name of another",
     ),
     "a start's name": (
         "ladder: [{ratio: 0.7, name: student-start}, {ratio: 0.4, start: inherit}]",
-        "a stage is called student-start, as is another part",
+        "a stage is called student-start, which is also the name of another part",
     ),
     "a store's name": (
         "ladder: [{ratio: 0.7, name: teacher-store}, {ratio: 0.4, learns-from: teacher, "
         "knowledge: store}]",
-        "a stage is called teacher-store, as is another part",
+        "a stage is called teacher-store, which is also the name of another part",
     ),
     "the distilled set's name": (
         "ladder: [{ratio: 0.7, name: distilled}, {ratio: 0.4, data: distilled}]",
-        "a stage is called distilled, as is another part",
+        "a stage is called distilled, which is also the name of another part",
     ),
     "no stage": (
         "ladder: [1.0]",
-        r"the ladder has no stage below the teacher\. Add one, as 0\.5\.",
+        r"the ladder has no stage below the teacher\. Add one, such as 0\.5\.",
     ),
     "stages that go up": ("ladder: [0.4, 0.7]", r"must go down, but 0\.7 follows 0\.4"),
     "a budget that is none": ("parameters: many", r"run\.yaml: parameters must be a number such"),
@@ -285,7 +286,7 @@ REFUSALS = {
     ),
     "a misspelt flag of ours": (
         "ladder: [0.5]\nevaluate: {bem: 5}",
-        r"run\.yaml: evaluate: --bem is no flag of fairseq-kd evaluate\. Did you mean --beam\?",
+        r"run\.yaml: evaluate: --bem is not a flag of fairseq-kd evaluate\. Did you mean --beam\?",
     ),
     "a wrong choice of ours": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {select: worst}}",
@@ -347,12 +348,13 @@ MISSING = {
     ),
     "the data": (
         "data: none\nladder: [0.5]",
-        r"data: none is no folder\. Give what fairseq-prepro",
+        r"data: none is not a folder\. Give what fairseq-prepro",
     ),
     "the training set": ("data: empty\nladder: [0.5]", r"data: empty holds no training set\."),
     "the text": (
         "data: {text: none, source: es, target: en}\nladder: [0.5]",
-        r"data\.text: none/train\.es is missing \(nor is there none/train\.es\.xz or ",
+        r"data\.text: none/train\.es is missing, and so are none/train\.es\.xz and "
+        r"none/train\.es\.gz\.",
     ),
     "a start": (
         "ladder: [{ratio: 0.5, start: none.pt}]",
@@ -362,7 +364,7 @@ MISSING = {
         "ladder: [0.5]\nevaluate: {subset: test7}",
         r"holds no test7 set, which the evaluation translates\. Add it, or name another, as evalu",
     ),
-    "the plugin": ("ladder: [0.5]\nuser-dir: none", r"run\.yaml: user-dir: none is no folder\."),
+    "the plugin": ("ladder: [0.5]\nuser-dir: none", r"run\.yaml: user-dir: none is not a folder\."),
 }
 
 
@@ -377,7 +379,9 @@ def test_what_is_missing_is_named(workflow_of, missing):
 def test_several_teachers_have_names_that_no_stage_can_have(workflow_of, large_teacher):
     other = shutil.copy(large_teacher, Path(large_teacher).with_name("other.pt"))
     teachers = f"teacher: [{large_teacher}, {other}]\n"
-    with pytest.raises(ValueError, match="a stage is called teacher-2, as is another part"):
+    with pytest.raises(
+        ValueError, match="a stage is called teacher-2, which is also the name of another part"
+    ):
         workflow_of(f"{teachers}ladder: [{{ratio: 0.5, name: teacher-2}}]")
 
 

@@ -1,4 +1,4 @@
-"""A run file brought to its end by real trainings, and what a changed option makes anew."""
+"""A run file executed with real trainings, and the steps that a changed option repeats."""
 
 import random
 import re
@@ -62,7 +62,7 @@ def write_run(folder, text):
 
 
 def progressive(*words):
-    """What is told while a run is made."""
+    """The messages of a run."""
     return run_forked("fairseq-kd", "progressive", *words).stderr
 
 
@@ -84,7 +84,7 @@ def same(first, second):
 
 
 class Whole(NamedTuple):
-    """A run that nothing disturbed: its file and folder, what was told, and what it gave."""
+    """A run that nothing disturbed: its file, folder, messages and results."""
 
     path: Path
     folder: Path

@@ -1,4 +1,4 @@
-"""The page of ``fairseq-kd progressive`` against what a run file may hold and what it gives."""
+"""The page of ``fairseq-kd progressive`` against the keys of a run file and its output."""
 
 import re
 

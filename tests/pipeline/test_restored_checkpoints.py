@@ -1,4 +1,4 @@
-"""What a stage goes on from where checkpoints are missing, cut off or damaged."""
+"""Restart of a stage if checkpoints are missing, cut off or damaged."""
 
 import re
 
@@ -18,8 +18,8 @@ def test_a_half_copied_last_checkpoint_is_replaced_by_its_source(tmp_path, capsy
     assert last.read_bytes() == (last.parent / "checkpoint_2_20.pt").read_bytes()
     assert (last.parent / "checkpoint_last.pt.damaged").read_bytes() == half
     assert capsys.readouterr().err == (
-        f"{last} is now checkpoint_last.pt.damaged\n"
-        f"{last} was cut off while it was written; going on from checkpoint_2_20.pt\n"
+        f"{last} is now checkpoint_last.pt.damaged\n{last} was cut off while it was written; "
+        "resuming from checkpoint_2_20.pt\n"
     )
     last.unlink()  # a kill between the two
     stage.restore_last_checkpoint(last.parent)
@@ -75,7 +75,7 @@ def test_a_training_goes_on_from_the_newest_whole_checkpoint(tmp_path, last, cap
     stage.restore_last_checkpoint(tmp_path)
     assert path.read_bytes() == newest.read_bytes()
     fault = "is missing" if last == "missing" else "cannot be read"
-    assert f"{path} {fault}; going on from checkpoint_2_20.pt\n" in capsys.readouterr().err
+    assert f"{path} {fault}; resuming from checkpoint_2_20.pt\n" in capsys.readouterr().err
     assert (tmp_path / "checkpoint_last.pt.damaged").exists() == (last != "missing")
 
 
@@ -108,7 +108,7 @@ def test_checkpoints_of_which_none_can_be_read_are_neither_replaced_nor_moved(tm
     fault = "cannot be read" if "last" in name else "is missing"
     told = (
         f"{tmp_path}/checkpoint_last.pt {fault}, and {tmp_path} holds no other checkpoint that can "
-        "be read. Copy one there from elsewhere, or move all of them away to begin anew."
+        "be read. Copy one there from elsewhere, or move all of them away to start again."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         stage.restore_last_checkpoint(tmp_path)

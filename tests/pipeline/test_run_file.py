@@ -1,4 +1,4 @@
-"""A run file: what it may hold, and how a mistake in it is told."""
+"""Run files: allowed content, and messages for mistakes."""
 
 import re
 import time
@@ -51,13 +51,13 @@ def test_a_stage_is_a_ratio_or_says_more(read):
 def test_a_file_that_is_no_text_is_named_with_its_line(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes(b"# ma\xf1ana\n" + SHORTEST.encode())
-    with pytest.raises(ValueError, match=f'^{path}, line 1, is not UTF-8: behind "# ma" is the'):
+    with pytest.raises(ValueError, match=f'^{path}, line 1, is not UTF-8: after "# ma" comes the'):
         read_run(path)
 
 
 REFUSALS = {
     "an unknown key": ("tain: {}", "it has an unknown key tain. Did you mean train?"),
-    "one far from all": ("zzz: 1", "it has an unknown key zzz. Known are run, seed, "),
+    "one far from all": ("zzz: 1", "it has an unknown key zzz. Known keys are run, seed, "),
     "one of a stage": ("each: {temprature: 2}", "each has an unknown key temprature. Did you mean"),
     "one of the text": (
         "data: {text: t, source: es, target: en, merge: 5}",
@@ -72,7 +72,10 @@ REFUSALS = {
         "strategy: wide",
         "strategy must be one of balanced, depth, width, deep-shallow, but is wide.",
     ),
-    "a word for a number": ("seed: many", "seed cannot be 'many'. docs/progressive.md shows"),
+    "a word for a number": (
+        "seed: many",
+        "seed cannot be 'many'. docs/progressive.md lists the allowed values.",
+    ),
     "a negative temperature": ("each: {temperature: -1}", "each.temperature cannot be -1: "),
     "no that YAML reads as false": (
         "data: {text: t, source: es, target: no}",
@@ -117,14 +120,14 @@ REFUSALS = {
     ),
     "a folder of two lines": (
         'run: "a\\nb"',
-        "run must be a path on one line, not empty, not beginning with -, and without a colon, by "
-        "which fairseq separates folders, but is 'a\\nb'.",
+        "run must be a path on one line, not empty, not beginning with -, and without a colon, "
+        "with which fairseq separates folders, but is 'a\\nb'.",
     ),
     "a folder of spaces": ('run: "  "', "run must be a path on one line, not empty, not beginn"),
     "a flag for a folder": ("run: --user-dir=x", "run must be a path on one line, not empty, not"),
     "several folders": (
         "data: a:b",
-        "and without a colon, by which fairseq separates folders, but",
+        "and without a colon, with which fairseq separates folders, but",
     ),
     "a ratio that leaves nothing": (
         "ladder: [0.0001]",
@@ -145,7 +148,10 @@ REFUSALS = {
         "ladder: [0.5]",
         "it must have exactly one of target, ladder, parameters, but has target and ladder.",
     ),
-    "a key that stands twice": ("seed: 1\nseed: 2", "cannot be read as YAML: seed stands twice"),
+    "a key that is given twice": (
+        "seed: 1\nseed: 2",
+        "cannot be read as YAML: seed is given twice",
+    ),
     "aliases that multiply": (
         "each: [&a [1, 2, 3], &b [*a, *a, *a], "
         + ", ".join(
@@ -156,20 +162,26 @@ REFUSALS = {
     ),
     "an alias of itself": ("each: &a [*a]", "its aliases make it longer than 100,000 values"),
     "no YAML": ("each: [", "cannot be read as YAML: "),
-    "a truth that is none": ("seed: !!bool x", "cannot be read as YAML: 'x' is no bool, as YAML"),
+    "a truth that is none": (
+        "seed: !!bool x",
+        "cannot be read as YAML: 'x' is not a valid bool in ",
+    ),
     "a number that is none": (
         'seed: !!int ""',
-        "cannot be read as YAML: '' is no int, as YAML rea",
+        "cannot be read as YAML: '' is not a valid int in ",
     ),
-    "a time that is none": ("seed: !!timestamp q", "cannot be read as YAML: 'q' is no timestamp"),
+    "a time that is none": (
+        "seed: !!timestamp q",
+        "cannot be read as YAML: 'q' is not a valid timestamp",
+    ),
     "a day that no month has": (
         "run: 2026-02-30",
-        "cannot be read as YAML: '2026-02-30' is no timestamp, as YAML reads it in ",
+        "cannot be read as YAML: '2026-02-30' is not a valid timestamp in ",
     ),
     "a set that is none": ("seed: !!set [1]", "cannot be read as YAML: expected a mapping node, "),
     "a number without end": (
         "each: {train: {lr: 1e400}}",
-        "each.train.lr is 1e400, which is no finite number.",
+        "each.train.lr is 1e400, which is not a finite number.",
     ),
 }
 
@@ -199,8 +211,8 @@ def test_keys_of_another_mapping_are_merged_and_overridden(read):
         ),
         (["run=12"], "run is 12, which YAML reads as a number: write '12' in quotes."),
         (["run=a", "run=yes"], "run is yes, which YAML reads as true or false: write 'yes' in quo"),
-        (["train.lr=1e400"], "train.lr is 1e400, which is no finite number."),
-        (["train.lr=1", "train={lr: .nan}"], "train.lr is .nan, which is no finite number."),
+        (["train.lr=1e400"], "train.lr is 1e400, which is not a finite number."),
+        (["train.lr=1", "train={lr: .nan}"], "train.lr is .nan, which is not a finite number."),
         (["seed=!!bool x"], "!!bool x cannot be read as YAML."),
         (
             [f"seed={'[' * 3000}"],

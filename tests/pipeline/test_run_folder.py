@@ -1,4 +1,4 @@
-"""The folder of a run, in which files of the user or of another version may lie."""
+"""The folder of a run, which may contain files of the user or of another version."""
 
 import os
 import re
@@ -69,7 +69,8 @@ def test_a_run_that_would_move_what_it_reads_is_refused(workflow_of, large_teach
     shutil.copy(large_teacher, tmp_path / folder / "teacher.pt")
     Path("link.pt").symlink_to(tmp_path / folder / "teacher.pt")
     text = f"run: run\n{said}" + ("" if "ladder" in said else f"\n{LADDER}")
-    told = rf"^run: run has \S+ in run/{step}, which the step {step} makes, but the run reads it\."
+    told = rf"^run: run contains (\S+) in run/{step}, which the step {step} writes, but the run "
+    told += r"reads \1\. Choose another folder for the run\.$"
     with pytest.raises(ValueError, match=told):
         workflow_of(text)
     assert (tmp_path / folder / "teacher.pt").is_file()
@@ -82,7 +83,7 @@ def test_what_is_compared_does_not_lie_where_the_evaluation_has_its_plots(
     small_workflow("run")
     Path("run/plots").mkdir()
     shutil.copy(large_teacher, "run/plots/old.pt")
-    told = r"^run: run has run/plots/old\.pt in run/plots, which the step evaluation makes, but the"
+    told = r"^run: run contains run/plots/old\.pt in run/plots, which the step evaluation writes, "
     with pytest.raises(ValueError, match=told):
         workflow_of(f"run: run\n{LADDER}\ncompare: {{old: run/plots/old.pt}}")
 
@@ -104,7 +105,10 @@ def test_a_new_run_moves_no_folder_that_no_run_made(workflow_of):
     Path("text").mkdir()
     corpus(Path("text"))
     text = f"run: .\n{TEXT % 'text'}\n{LADDER}"
-    with pytest.raises(ValueError, match=r"^run: \. holds data, which no run made\. Move that aw"):
+    told = (
+        r"^run: \. holds data, which was not made by a run\. Move that away, or give another folder"
+    )
+    with pytest.raises(ValueError, match=told):
         workflow_of(text)
     assert not Path("workflow.json").exists()
     Path("data").rename("mine")
@@ -135,13 +139,15 @@ def test_a_lost_plan_is_laid_out_again_and_what_was_made_stays(workflow_of, lost
 def test_a_folder_that_is_called_steps_is_no_run(workflow_of, content):
     Path("runs/run/steps").mkdir(parents=True)
     Path("runs/run/steps/teacher.json").write_text(content)
-    told = f"run: {Path('runs/run')} holds steps, which no run made. Move that away, or"
+    told = f"run: {Path('runs/run')} holds steps, which was not made by a run. Move that away, or"
     with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
         workflow_of(LADDER)
 
 
 def test_a_stage_that_is_called_as_a_shard_is_refused(workflow_of):
-    told = r"a stage is called student-1-of-3, as the shards of a step are\. Give it another name\."
+    told = (
+        r"a stage is called student-1-of-3, which is also the name of a shard of a step\. Give it"
+    )
     with pytest.raises(ValueError, match=told):
         workflow_of(LADDER.replace("half", "student-1-of-3"))
 
@@ -156,7 +162,7 @@ def test_a_link_in_the_place_of_what_a_step_writes_is_refused(tmp_path, name):
     middle = [small_workflow(run).step("middle")]
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).symlink_to(precious)
-    with pytest.raises(ValueError, match=rf"{name} is a link to another folder, whose files would"):
+    with pytest.raises(ValueError, match=rf"{name} is a symbolic link\. Replace it by the folder"):
         driver._check_places(run, middle)
     (run / name).unlink()
     driver._check_places(run, middle)
@@ -180,7 +186,7 @@ def test_what_snakemake_would_run_of_the_folder_of_a_run_is_refused(tmp_path, na
     small_workflow(tmp_path / "run")
     path = tmp_path / "run" / ".snakemake" / name
     path.mkdir(parents=True)
-    told = f"{path} holds what Snakemake would run as its own code, which no run needs. Remove it."
+    told = f"{path} would be executed by Snakemake, and no run needs it. Remove it."
     with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
 
@@ -230,7 +236,9 @@ def test_a_link_in_the_folder_of_a_run_is_refused(workflow_of, tmp_path, name):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).symlink_to(tmp_path / "theirs")
-    with pytest.raises(ValueError, match=rf"mine/{name} is a link to another folder, whose files"):
+    with pytest.raises(
+        ValueError, match=rf"mine/{name} is a symbolic link\. Replace it by the folder"
+    ):
         workflow_of(f"run: {tmp_path / 'mine'}\n{TEACHER}ladder: [0.5]")
 
 
@@ -240,7 +248,7 @@ def test_what_no_run_made_is_not_replaced(workflow_of, tmp_path):
     (mine / "notes.txt").write_text("beside a run")
     for name in ("history.md", "workflow.json", "report.html", "hashes.json"):
         (mine / name).write_text("{}")
-        told = f"run: {mine} holds {name}, which no run made. Move that away, or give another"
+        told = f"run: {mine} holds {name}, which was not made by a run. Move that away, or give"
         with pytest.raises(ValueError, match=told):
             workflow_of(f"target: 0.25\nrun: {mine}")
         assert sorted(path.name for path in mine.iterdir()) == sorted([name, "notes.txt"])

@@ -1,4 +1,4 @@
-"""Settings of a run file that no step would heed are refused, and no others."""
+"""Settings of a run file without effect are refused, and no others."""
 
 import pytest
 
@@ -43,7 +43,7 @@ WITHOUT_EFFECT = {
     ),
     "a mixture of nothing": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {mix: alone}}",
-        "student has data: mixed, but distilled.distill-data.mix is alone. Say data: distilled, or",
+        "student has data: mixed, but distilled.distill-data.mix is alone. Set data: distilled, or",
     ),
     "another training set than the translations": (
         "ladder: [{ratio: 0.5, data: distilled}]\neach: {train: {train-subset: test}}",
@@ -64,15 +64,16 @@ WITHOUT_EFFECT = {
     "a factor": ("ladder: [0.5]\nfactor: 0.5", "factor has no effect without target or parameters"),
     "one step again": (
         "ladder: [0.5]\ncontrols: [one-step]",
-        "the control one-step would be the training of student again, which learns from the teach",
+        "the control one-step would be the same as the training of student, which learns from the "
+        "teach",
     ),
     "an inherited control of a cold student": (
         "ladder: [0.5]\ncontrols: [inherited]",
-        "the control inherited would be that of undistilled again, since student starts from ra",
+        "the control inherited would be the same as undistilled, since student starts from ra",
     ),
     "a total control of a cold student": (
         "ladder: [0.5]\ncontrols: [undistilled, total]",
-        "the control total would be that of undistilled again",
+        "the control total would be the same as undistilled",
     ),
     "a folder": (
         "ladder: [0.5]\ntrain: {save-dir: here}",
@@ -124,7 +125,7 @@ WITHOUT_EFFECT = {
     ),
     "another size": (
         "ladder: [0.5]\ntrain: {encoder-layers: 3}",
-        r"encoder-layers is 3 in the training of student, whose ratio of 0\.5 says how large it is",
+        r"encoder-layers is 3 in the training of student, whose ratio of 0\.5 sets the size",
     ),
 }
 

@@ -142,7 +142,7 @@ def test_the_folder_of_the_run_is_a_variable_where_a_step_writes(tmp_path):
 
 def test_a_run_in_the_current_folder_cannot_be_moved(tmp_path):
     with pytest.raises(
-        ValueError, match=r"run: \. is no folder that RUN could move\. Give another"
+        ValueError, match=r"run: \. cannot be moved by RUN\. Give another run: for --shell\."
     ):
         write_script(Workflow(".", {}, 1, []), tmp_path / "run.sh")
 

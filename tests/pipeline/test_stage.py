@@ -106,9 +106,9 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
     capsys.readouterr()
     assert stage.run_stage("student", [*command, "--lr", "5e-4", "--log-interval", "9"]) == 0
     told = (
-        f"student: the training in {tmp_path / 'run'} was begun with --fp16, --lr 1e-3, and is "
-        "resumed with the new ones. For a new training give another --save-dir.\n"
-        "student: all 30 updates are done\n"
+        f"student: the training in {tmp_path / 'run'} was started with --fp16, --lr 1e-3, and is "
+        "resumed with the new flags. For a new training give another --save-dir.\nstudent: all 30 "
+        "updates are done\n"
     )
     assert capsys.readouterr().err == told
 
@@ -119,25 +119,37 @@ def test_other_data_is_named_and_another_place_of_the_plugin_is_not(command, tmp
     log.write_text("$ fairseq-train 'my data' --user-dir user_dir --save-dir run --max-update 30\n")
     for data, told in (("my data", ""), ("mine", "data my data")):
         assert stage.run_stage("student", ["fairseq-train", data, *ours, *command[4:]]) == 0
-        begun = f"student: the training in {tmp_path / 'run'} was begun with {told}, and is resumed"
+        begun = f"student: the training in {tmp_path / 'run'} was started with {told}, and is resu"
         assert capsys.readouterr().err.startswith(begun if told else "student: all 30 updates")
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--no-save"], "--no-save cannot stand in a stage: a killed training could not go on"),
-        (["--no-save-optimizer-state"], "--no-save-optimizer-state cannot stand in a stage: a k"),
-        (["--no-last-checkpoints"], "--no-last-checkpoints cannot stand in a stage: a killed tra"),
-        (["--reset-optimizer"], "--reset-optimizer cannot stand in a stage: it would do so at ev"),
-        (["--reset-da"], "--reset-da cannot stand in a stage: it would do so at every restart; g"),
+        (
+            ["--no-save"],
+            "--no-save cannot be used in a stage: a killed training could not be resumed",
+        ),
+        (["--no-save-optimizer-state"], "--no-save-optimizer-state cannot be used in a stage: a k"),
+        (
+            ["--no-last-checkpoints"],
+            "--no-last-checkpoints cannot be used in a stage: a killed tra",
+        ),
+        (
+            ["--reset-optimizer"],
+            "--reset-optimizer cannot be used in a stage: it would apply at ev",
+        ),
+        (
+            ["--reset-da"],
+            "--reset-da cannot be used in a stage: it would apply at every restart; g",
+        ),
         (
             ["--restore-file=x.pt", "--lr", "1"],
-            "--restore-file cannot stand in a stage: a training goes on from its own folder; give "
-            "--finetune-from-model FILE to begin from a checkpoint. Leave it out.",
+            "--restore-file cannot be used in a stage: a training is resumed from its own folder; "
+            "give --finetune-from-model FILE to start from a checkpoint. Leave it out.",
         ),
-        (["--checkpoint-suffix", "-a"], "--checkpoint-suffix cannot stand in a stage: the next"),
-        (["--optimizer-overrides", "{'lr': 1}"], "--optimizer-overrides cannot stand in a stage"),
+        (["--checkpoint-suffix", "-a"], "--checkpoint-suffix cannot be used in a stage: the next"),
+        (["--optimizer-overrides", "{'lr': 1}"], "--optimizer-overrides cannot be used in a stage"),
     ],
 )
 def test_a_flag_by_which_a_stage_could_not_go_on_is_refused(command, tmp_path, flags, told):
@@ -169,7 +181,7 @@ def test_a_link_in_the_place_of_what_is_written_is_refused(command, tmp_path, na
     (tmp_path / "theirs").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "theirs")
-    with pytest.raises(ValueError, match=rf"/{name} is a link to another file, which would be"):
+    with pytest.raises(ValueError, match=rf"/{name} is a symbolic link\. Replace it by the file"):
         stage.run_stage("student", command)
     assert (tmp_path / "theirs").read_text() == "precious"
 
@@ -178,7 +190,7 @@ def test_an_unfinished_stage_goes_on(command, tmp_path, capsys):
     checkpoint(tmp_path / "run" / "checkpoint_last.pt", 12)
     assert stage.run_stage("student", command) == 0
     assert len(runs(tmp_path)) == 1
-    assert "student: going on after update 12" in capsys.readouterr().err
+    assert "student: resuming after update 12" in capsys.readouterr().err
 
 
 def test_a_training_that_ended_by_patience_is_not_taken_up_again(command, tmp_path, capsys):
@@ -221,7 +233,7 @@ def test_a_line_that_a_signal_cut_off_is_not_taken_for_its_end(tmp_path):
 def test_a_second_stage_in_the_same_folder_is_refused(command, tmp_path, capsys):
     with locked(tmp_path / "run" / ".stage.lock", "it"):
         assert cli.main(["stage", "student", "--", *command]) == 2
-    told = f"fairseq-kd stage: --save-dir {tmp_path}/run is being worked on since "
+    told = f"fairseq-kd stage: --save-dir {tmp_path}/run is in use since "
     assert capsys.readouterr().err.startswith(told)
     assert not runs(tmp_path)
 
@@ -235,7 +247,7 @@ def test_a_training_that_aborts_after_its_last_checkpoint_is_done(command, tmp_p
 def test_an_unfinished_stage_of_an_old_torch_goes_on(command, tmp_path, capsys):
     checkpoint(tmp_path / "run" / "checkpoint_last.pt", 12, old_format=True)
     assert stage.run_stage("student", command) == 0
-    assert "student: going on after update 12" in capsys.readouterr().err
+    assert "student: resuming after update 12" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_on_a_full_disk_says_so(command, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What of a run is done, and why the rest is not."""
+"""Status of each step, with the reason when it must be rebuilt."""
 
 import fcntl
 import hashlib
@@ -72,7 +72,7 @@ def test_an_interrupted_step_whose_folder_is_gone_is_told_to_begin_anew(workflow
     state.manifest_path(workflow, workflow.step("middle")).unlink()
     folder = Path(workflow.step("middle").folder)
     folder.rename("elsewhere")
-    told = f"it was interrupted, and begins anew: {folder} is not there"
+    told = f"it was interrupted and starts again: {folder} is missing"
     assert statuses(workflow)["middle"] == (state.BEGUN, told)
 
 
@@ -83,10 +83,10 @@ def test_a_changed_input_makes_everything_anew(tmp_path):
     build(workflow)
     text.write_text("two\n")
     found = statuses(workflow)
-    assert found["data"] == (state.CHANGED, f"{text} is another file than it was")
+    assert found["data"] == (state.CHANGED, f"{text} has changed")
     assert {name for name in NAMES if found[name][0] == state.CHANGED} == set(NAMES)
     text.unlink()
-    with pytest.raises(FileNotFoundError, match="text is missing, which the run reads"):
+    with pytest.raises(FileNotFoundError, match="text, which the run reads, is missing"):
         state.step_statuses(workflow)
 
 
@@ -113,7 +113,7 @@ def test_a_folder_that_the_run_did_not_make_is_moved_aside(tmp_path):
     folder = Path(workflow.step("teacher").folder)
     folder.mkdir(parents=True)
     (folder / "text").write_text("of another run\n")
-    told = f"{folder} was there before, and this run did not make it"
+    told = f"{folder} already existed and was not created by this run"
     assert statuses(workflow)["teacher"] == (state.CHANGED, told)
     build(workflow)
     kept = Path(workflow.folder) / "replaced" / "teacher.1" / "text"
@@ -215,7 +215,9 @@ def test_a_step_that_was_changed_while_it_ran_does_not_count(workflow):
     state.prepare_steps(
         workflow, [each for each in state.step_statuses(workflow) if each.step.name == "student"]
     )
-    with pytest.raises(ValueError, match=r"student was changed while it ran\. Its result does not"):
+    with pytest.raises(
+        ValueError, match=r"student was changed while it ran\. Its result is discarded\."
+    ):
         run_step(workflow, "student")
     assert manifest(workflow, "student") is None
 
@@ -225,7 +227,9 @@ def test_a_stale_step_that_still_runs_is_left_alone(workflow, monkeypatch):
     changed = small_workflow(workflow.folder, student_lines=6)
     with (Path(workflow.folder) / "steps" / "student.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=r"student still runs by its old commands, as the job"):
+        with pytest.raises(
+            ValueError, match="student still runs with its old commands, in the job of a killed"
+        ):
             state.prepare_steps(changed, state.step_statuses(changed))
     assert Path(workflow.step("student").makes[0]).is_file()
     assert manifest(workflow, "student") is not None

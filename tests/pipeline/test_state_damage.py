@@ -1,4 +1,4 @@
-"""Damage to a run: what was made, what is kept of it, and the clock."""
+"""Damage to a run: detection, results that are kept, and the clock."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from fairseq_kd.pipeline.workflow import Step, Workflow
     ("damage", "told"),
     [
         (lambda path: path.unlink(), "middle/text.made is missing"),
-        (lambda path: path.write_text("li"), r"has 2 bytes, but was made with [\d,]+"),
+        (lambda path: path.write_text("li"), r"has 2 bytes, but had [\d,]+ when it was made"),
         (
             lambda path: path.write_text(path.read_text().replace("line", "lime")),
-            "is not what was made: its SHA-256 has changed",
+            "was modified: its SHA-256 has changed",
         ),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_flipped_bit_is_noticed_at_once_in_small_files_and_by_verify_in_large(
     assert set(statuses(workflow).values()) == {(state.DONE, "")}  # from now on hashes are known
     path = Path(workflow.step("middle").makes[0])
     flipped(path)
-    told = (state.DAMAGED, f"{path} is not what was made: its SHA-256 has changed")
+    told = (state.DAMAGED, f"{path} was modified: its SHA-256 has changed")
     assert statuses(workflow)["middle"] == ((state.DONE, "") if large else told)
     assert statuses(workflow, verify=True)["middle"] == told
 
@@ -109,14 +109,14 @@ def test_a_changed_digit_in_a_record_is_named_and_nothing_is_made_again(
     if name == "middle.recipe.json":  # of a step that was interrupted
         (steps / "middle.json").unlink()
         repair = (
-            "Remove it and run/steps/middle.attempts, and middle begins anew; what it has made is "
-            "then moved to run/replaced."
+            "Remove it and run/steps/middle.attempts, and middle starts again; its output is then "
+            "moved to run/replaced."
         )
     path = steps / name
     if name == "hashes.json":
         path, repair = Path("run/hashes.json"), "Remove it: it only saves time."
     path.write_text(changed_digit(path.read_text(), behind))
-    told = f"{path} is damaged: its values are not those that its checksum was written for. "
+    told = f"{path} is damaged: its values do not match its checksum. "
     with pytest.raises(ValueError, match=f"^{re.escape(told + repair)}$"):
         build(workflow)
     assert Path(workflow.step("middle").makes[0]).is_file()
@@ -213,7 +213,7 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     assert run_step(workflow, "distilled") == 0
     assert statuses(workflow)["distilled"] == (state.DONE, "")
     flipped(out / "text" / "train.en")
-    told = f"{out}/text/train.en is not what was made: its SHA-256 has changed"
+    told = f"{out}/text/train.en was modified: its SHA-256 has changed"
     assert statuses(workflow)["distilled"] == (state.DAMAGED, told)
     (out / "text" / "train.en").unlink()
     assert statuses(workflow)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
@@ -233,7 +233,7 @@ def test_all_files_of_a_store_are_named_by_its_manifest(tmp_path):
     for path in files:
         whole = path.read_bytes()
         flipped(path)
-        told = f"{path} is not what was made: its SHA-256 has changed"
+        told = f"{path} was modified: its SHA-256 has changed"
         assert statuses(workflow)["teacher-store"] == (state.DAMAGED, told)
         path.unlink()
         assert statuses(workflow)["teacher-store"] == (state.DAMAGED, f"{path} is missing")
@@ -253,5 +253,5 @@ def test_a_damaged_part_of_a_report_is_noticed(tmp_path, name):
         path.write_text("some content\n")
     assert run_step(workflow, "evaluation") == 0
     flipped(folder / name)
-    told = f"{folder / name} is not what was made: its SHA-256 has changed"
+    told = f"{folder / name} was modified: its SHA-256 has changed"
     assert statuses(workflow)["evaluation"] == (state.DAMAGED, told)

@@ -1,4 +1,4 @@
-"""The command line of a stage: which value wins, and what fairseq would not understand."""
+"""The command line of a stage: precedence of values, and commands that fairseq would refuse."""
 
 import shutil
 from dataclasses import replace
@@ -23,7 +23,7 @@ DISTILLED = {"criterion": "word_kd"}
 
 
 def checked(settings, *layers, knowledge=None, name="middle", size=SIZE, gpus=1):
-    """What fairseq makes of a stage's settings."""
+    """The settings of a stage as fairseq parses them."""
     knowledge = {"kd-teacher": "teacher.pt"} if knowledge is None else knowledge
     flags = stage_flags(settings, knowledge, *layers)
     return check_training_command(TrainCommand(name, "data", "out", USER_DIR, gpus, size, flags))
@@ -177,7 +177,7 @@ def test_a_wrong_value_is_told_in_the_words_of_fairseq(settings, layer, told):
 
 
 REFUSALS = {
-    "no loss": ({**DISTILLED, "alpha": 0, "beta": 0}, {}, "both 0, which leaves nothing to learn"),
+    "no loss": ({**DISTILLED, "alpha": 0, "beta": 0}, {}, "both 0, so there is no loss"),
     "divergence": (DISTILLED, {"kd-divergence": "kl"}, "--kd-divergence must be one of forward_kl"),
     "no schedule": (
         DISTILLED,
@@ -199,7 +199,7 @@ REFUSALS = {
     "heads": ({"criterion": "attention_kd"}, {"kd-attention-heads": "all"}, "--kd-attention-heads"),
     "kinds": ({"criterion": "hybrid_kd"}, {"kd-attention-kinds": "self"}, "--kd-attention-kinds"),
     "peers": ({"criterion": "mutual_learning"}, {"kd-peers": 1}, "--kd-peers must be a whole num"),
-    "two sources": (DISTILLED, {"kd-store": "store"}, "only one of them can teach"),
+    "two sources": (DISTILLED, {"kd-store": "store"}, "only one source is allowed"),
     "one teacher": (
         {"criterion": "multi_teacher_kd"},
         {},

@@ -1,4 +1,4 @@
-"""A dry run sees what a training would fail on, and says which key or flag it is."""
+"""A dry run detects flags with which a training would fail, and names the key or flag."""
 
 import shutil
 from pathlib import Path
@@ -8,10 +8,22 @@ import torch
 
 SMALL = "transformer_kd_small_student"
 LADDER = "ladder: [0.5]\n"
-TRAIN = {  # a flag under train, and what is told of it
-    "lr: 5e-4x": "--lr must be a number, or several as (0.9, 0.98), but is 5e-4x.",
+SAVED = (
+    "but a killed training could not be resumed, and the next step could not start. Leave it out."
+)
+NAMED = "but the next step reads one file with the usual name. Leave it out."
+RESTART = (
+    "but it would apply at every restart; set start: FILE to start from a checkpoint. Leave it"
+)
+ENDS = "but only max-update and patience end a training of a run. Leave it out."
+OWN_FOLDER = (
+    "but a run writes only to its own folder; its train.log has all figures as JSON. Leave it"
+)
+PLASMA = "but plasma servers are not supported. Leave it out."
+TRAIN = {  # a flag under train, and its message
+    "lr: 5e-4x": "--lr must be a number, or several such as (0.9, 0.98), but is 5e-4x.",
     "lr: -1": "--lr must be a number from 1e-12 to 1,000, but is -1.0.",
-    "adam-betas: print(1)": "--adam-betas must be a number, or several as (0.9, 0.98), but is prin",
+    "adam-betas: print(1)": "--adam-betas must be a number, or several such as (0.9, 0.98), but is",
     "adam-betas: 0.9": "--adam-betas must",
     "dropout: 2": "--dropout must be a number from 0 to below 1, but is 2.0.",
     "clip-norm: nan": "--clip-norm must be 0 or a number from 1e-30 to 1,000,000,000, but is nan.",
@@ -23,51 +35,51 @@ TRAIN = {  # a flag under train, and what is told of it
     "update-freq: 0": "--update-freq must be a whole number from 1 to ",
     "warmup-updates: 0": "--warmup-updates 0, --max-update 100 give no learning rate: ",
     "lr-scheduler: tri_stage": "give no learning rate: please specify steps or phase_ratio. Change",
-    "no-save: true": "--no-save is True, but a killed training could not go on, nor the next",
-    "no-last-checkpoints: true": "--no-last-checkpoints is True, but a killed training could not",
+    "no-save: true": f"--no-save is True, {SAVED}",
+    "no-last-checkpoints: true": f"--no-last-checkpoints is True, {SAVED}",
     "adam-betas: '(5, -3)'": "--adam-betas must be two numbers from 0 to below 1, but is (5, -3).",
-    "use-sharded-state: true": "--use-sharded-state is True, but the next step reads one file of",
+    "use-sharded-state: true": f"--use-sharded-state is True, {NAMED}",
     "write-checkpoints-asynchronously: true": "--write-checkpoints-asynchronously is True, but the",
-    "no-save-optimizer-state: true": "--no-save-optimizer-state is True, but a killed training",
+    "no-save-optimizer-state: true": f"--no-save-optimizer-state is True, {SAVED}",
     "disable-validation: true": "--disable-validation is True, but the best checkpoint is chosen",
-    "restore-file: x.pt": "--restore-file is x.pt, but a training goes on from its own folder; say",
-    "reset-optimizer: true": "--reset-optimizer is True, but it would do so at every restart; say",
-    "reset-dataloader: true": "--reset-dataloader is True, but it would do so at every restart;",
-    "max-epoch: 3": "--max-epoch is 3, but max-update alone says how long a training is, beside",
-    "stop-time-hours: 1": "--stop-time-hours is 1.0, but max-update alone says how long",
-    "stop-min-lr: 1e-9": "--stop-min-lr is 1e-09, but max-update alone says how long",
-    "checkpoint-suffix: x": "--checkpoint-suffix is x, but the next step reads one file",
-    "log-file: /tmp/x": "--log-file is /tmp/x, but a run writes to its own folder alone; train.log",
-    "tensorboard-logdir: x": "--tensorboard-logdir is x, but a run writes to its own folder alone;",
-    "wandb-project: x": "--wandb-project is x, but a run writes to its own folder alone; train.log",
-    "aim-repo: x": "--aim-repo is x, but a run writes to its own folder alone; train.log there has",
-    "azureml-logging: true": "--azureml-logging is True, but a run writes to its own folder alone;",
-    "plasma-path: /x": "--plasma-path is /x, but a run leaves no server running. Leave it out.",
-    "use-plasma-view: true": "--use-plasma-view is True, but a run leaves no server running. Leave",
-    "distributed-init-method: 'file:///x'": "--distributed-init-method is file:///x, but the run i",
-    "quantization-config-path: x": "--quantization-config-path is x, but the next step reads the ",
-    "help: true": "has help, with which fairseq-train prints its flags and trains nothing. ",
-    "encoder-layers-to-keep: '0,1'": "--encoder-layers-to-keep is [0, 1], but fairseq itself fails",
-    "num-batch-buckets: 2": "--num-batch-buckets is 2, but it is of use on TPUs alone. ",
-    "cpu: true, fp16: true": "--fp16 needs a GPU, but --cpu is given. Leave out one of the two.",
+    "restore-file: x.pt": "--restore-file is x.pt, but a training is resumed from its own folder;",
+    "reset-optimizer: true": f"--reset-optimizer is True, {RESTART}",
+    "reset-dataloader: true": f"--reset-dataloader is True, {RESTART}",
+    "max-epoch: 3": f"--max-epoch is 3, {ENDS}",
+    "stop-time-hours: 1": f"--stop-time-hours is 1.0, {ENDS}",
+    "stop-min-lr: 1e-9": f"--stop-min-lr is 1e-09, {ENDS}",
+    "checkpoint-suffix: x": f"--checkpoint-suffix is x, {NAMED}",
+    "log-file: /tmp/x": f"--log-file is /tmp/x, {OWN_FOLDER}",
+    "tensorboard-logdir: x": f"--tensorboard-logdir is x, {OWN_FOLDER}",
+    "wandb-project: x": f"--wandb-project is x, {OWN_FOLDER}",
+    "aim-repo: x": f"--aim-repo is x, {OWN_FOLDER}",
+    "azureml-logging: true": f"--azureml-logging is True, {OWN_FOLDER}",
+    "plasma-path: /x": f"--plasma-path is /x, {PLASMA}",
+    "use-plasma-view: true": f"--use-plasma-view is True, {PLASMA}",
+    "distributed-init-method: 'file:///x'": "but the run sets the rendezvous address. Le",
+    "quantization-config-path: x": "but quantization replaces the weights that the next ",
+    "help: true": "contains --help, with which fairseq-train only prints its flags. Leave it out.",
+    "encoder-layers-to-keep: '0,1'": "but fairseq fails with it in a training; ",
+    "num-batch-buckets: 2": "--num-batch-buckets is 2, but it is only for TPUs. Leave it out.",
+    "cpu: true, fp16: true": "--fp16 needs a GPU, but --cpu is given. Leave one of them out.",
     "validate-after-updates: 100": "--validate-after-updates is 100, but the training ends at upd",
     "log-format: simple": "--log-format is simple, but progress and diagnosis read json. Leave it",
     "best-checkpoint-metric: nl_loss": "--best-checkpoint-metric must be one of agreement, ",
     "best-checkpoint-metric: ppl, maximize-best-checkpoint-metric: true": "which is better the sm",
     "eval-bleu: true, best-checkpoint-metric: bleu": "which is better the greater it is, but --max",
     "eval-bleu: true, eval-bleu-args: '{'": "--eval-bleu-args must be keys and values in JSON, ",
-    "eval-bleu-args: '{\"beem\": 2}'": "'beem' is no setting of fairseq's search. Leave it",
+    "eval-bleu-args: '{\"beem\": 2}'": "'beem' is not a setting of fairseq's search. Leave it",
     "eval-bleu-args: '{\"beam\": 0}'": "--eval-bleu-args 'beam': it must be a whole number ",
     "eval-bleu-args: '{\"beam\": 1.5}'": "--eval-bleu-args 'beam': it must be a whole number ",
     'eval-bleu-args: \'{"lenpen": "x"}\'': "'lenpen': it must be a number from -100 to 100, but",
     "eval-bleu-args: '{\"sampling\": 1}'": "'sampling' must be true or false, but is 1.",
-    'eval-bleu-args: \'{"lm_path": "x"}\'': "'lm_path' is no setting of fairseq's search. Leave it",
+    'eval-bleu-args: \'{"lm_path": "x"}\'': "'lm_path' is not a setting of fairseq's search.",
     "eval-bleu: true, eval-bleu-args: '{\"min_len\": 9999}'": "min_len cannot be larger than max_l",
     "eval-bleu: true, eval-bleu-args: '{\"diverse_beam_groups\": 3}'": "requires --beam to be divi",
     "update-freq: '2.5'": "--update-freq must be a whole number, or several, but is 2.5.",
     "zero-sharding: os": "need a package that is not installed (pip install fairscale). Leave them",
     "cpu-offload: true": "--cpu-offload needs --ddp-backend fully_sharded. Leave it out.",
-    "pipeline-model-parallel: true": "is True, but one process holds a whole model. Leave it out",
+    "pipeline-model-parallel: true": "but model parallelism is not supported. Leave it out.",
     "adaptive-softmax-cutoff: '9,12'": "The student has an adaptive softmax, which gives no logits",
     "decoder-output-dim: 16": "mat1 and mat2 shapes cannot be multiplied",
     "lr-scheduler: polynomial_decay, total-num-update: 25": "the learning rate 0 from update 25",
@@ -224,5 +236,5 @@ def test_the_same_teacher_twice_is_refused(workflow_of, large_teacher, tmp_path)
     linked = tmp_path / "linked.pt"
     linked.symlink_to(large_teacher)
     for other in (large_teacher, linked):
-        with pytest.raises(ValueError, match=r"the teacher \S+ stands twice\. Name each once\."):
+        with pytest.raises(ValueError, match=r"the teacher \S+ is given twice\. Name each once\."):
             workflow_of(f"{LADDER}teacher: [{large_teacher}, {other}]")

@@ -1,4 +1,4 @@
-"""How a recipe gets its archives: from a server, and from a folder."""
+"""Archives of a recipe: from a server, and from a folder."""
 
 import functools
 import http.server
@@ -48,4 +48,7 @@ def test_another_archive_than_a_run_was_begun_with_is_refused(web, tmp_path):
     command = ["bash", "-c", ARCHIVE, ROOT, tmp_path, "other", "http://nowhere/a.tgz"]
     result = run(*command, check=False)
     assert result.returncode != 0
-    assert "run was begun with another a.tgz than other has: give another RUN, or" in result.stderr
+    assert (
+        "run was started with an archive a.tgz that differs from the one in other: give another "
+        "RUN, or leave --local out." in result.stderr
+    )

@@ -1,4 +1,4 @@
-"""Folders that scripts make: whole or not at all, and beside what is not theirs."""
+"""Folders that scripts make: complete or not at all, next to other files."""
 
 import os
 import subprocess
@@ -83,8 +83,7 @@ def test_a_link_in_the_place_of_a_file_of_ours_is_refused(tmp_path, called):
     precious.write_text("precious")
     link.symlink_to(precious)
     result = run("bash", "-c", f'{SOURCE} {called} "$1"', ROOT, link, check=False)
-    told = f"{link} is a link to another file, which would be overwritten. If it leads to what "
-    told += "was here, put that in its place; else remove the link.\n"
+    told = f"{link} is a symbolic link. Replace it by the file itself, or remove it.\n"
     assert (result.returncode, result.stderr) == (1, told)
     assert precious.read_text() == "precious"
 
@@ -173,7 +172,9 @@ def test_a_student_of_other_data_or_another_teacher_is_not_taken(students, tmp_p
         (tmp_path / name).write_text("another")
         result = students(train, check=False)
         assert (result.returncode, result.stdout) == (1, "")
-        assert result.stderr.startswith("run/t is there already, made from data and teachers of ")
+        assert result.stderr.startswith(
+            "run/t already exists and was made from data and teachers of "
+        )
         assert result.stderr.endswith("; give another RUN.\n")
         (tmp_path / name).write_text(kept)
 
@@ -211,7 +212,7 @@ def test_what_has_come_meanwhile_is_not_replaced(tmp_path):
 
 def test_a_file_that_has_come_meanwhile_is_not_replaced(tmp_path):
     then = 'echo theirs > "$1"; finish "$work/file"'
-    told = f"{tmp_path}/out is there now, which something else made meanwhile. Remove it, or "
+    told = f"another process made {tmp_path}/out meanwhile. Remove it, or give another path.\n"
     assert make(tmp_path / "out", then, check=False).stderr.startswith(told)
     assert (tmp_path / "out").read_text() == "theirs\n"
 
@@ -232,7 +233,7 @@ def test_two_scripts_do_not_make_one_folder_at_the_same_time(tmp_path):
             first.communicate("\n")
             end = second.communicate("\n")
     assert first.returncode == 0
-    told = f"{tmp_path}/out is there now, made by the other process. Run the same line again.\n"
+    told = f"the other process has made {tmp_path}/out. Run the same line again.\n"
     assert (second.returncode, *end) == (1, "", told)
     assert (tmp_path / "out" / "file").read_text() == "whole\n"
 
@@ -245,8 +246,8 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, how):
         result = make(out, limit + write, check=False)
         assert result.returncode != 0
         assert result.stderr.endswith(
-            f"The disk of {out} is full; what was there before is as it was. Free some space and "
-            "run the same line again.\n"
+            f"The disk of {out} is full; existing files are unchanged. Free some space and run the "
+            "same line again.\n"
         )
         assert os.listdir(out.parent) == []
 

@@ -46,7 +46,7 @@ def test_lines_stay_together_and_come_back_as_written(prepared):
 def test_a_folder_made_from_other_text_or_settings_is_not_taken(text, tmp_path):
     out = tmp_path / "out"
     prepare(text, out)
-    assert prepare(text, out).stdout == f"{out} is there already\n"
+    assert prepare(text, out).stdout == f"{out} already exists\n"
     result = prepare(text, out, check=False, MERGES="99")
     assert result.returncode == 1
     assert "made from es-en, MERGES=100, MAX_WORDS=0 and text of hash " in result.stderr
@@ -68,7 +68,8 @@ def test_what_a_folder_says_it_was_made_from_does_not_steer_the_terminal(text, t
     result = run(PREPARE, "es", "en", text, out, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith(
-        rf"{out} is there already, made from $'\E]0;title\a\E[31m es-en', not from es-en, MERGES="
+        rf"{out} already exists and was made from $'\E]0;title\a\E[31m es-en', not from es-en, "
+        r"MERGES="
     )
 
 
@@ -78,7 +79,7 @@ def test_a_pipe_is_refused_and_not_waited_for(place, text, tmp_path):
     (tmp_path / place).unlink()
     os.mkfifo(tmp_path / place)
     command = ["timeout", "20", PREPARE, "es", "en", text, out]
-    told = "must be an ordinary file, but is a folder, a pipe or a device. Put a file there."
+    told = "must be a regular file, but is a folder, a pipe or a device. Put a file there."
     result = run(*command, check=False)
     assert (result.returncode, result.stderr) == (1, f"{tmp_path / place} {told}\n")
 
@@ -110,7 +111,7 @@ def test_a_byte_that_is_no_text_is_named_by_file_and_line(text, tmp_path):
     (text / "valid.es").write_bytes(b"\n".join([*lines[:3], b"cant\xf3", *lines[4:]]))
     result = prepare(text, tmp_path / "out", check=False)
     assert result.returncode == 1
-    told = f'{text}/valid.es, line 4, is not UTF-8: behind "cant" is the byte 0xf3. If the file'
+    told = f'{text}/valid.es, line 4, is not UTF-8: after "cant" comes the byte 0xf3. If the file'
     assert result.stderr.startswith(told)
     assert not (tmp_path / "out").exists()
 
@@ -139,7 +140,7 @@ def test_paths_are_relative_to_where_one_stands_and_what_is_there_is_kept(text, 
     merges = {"MERGES": "100"}
     run_forked(*command, cwd=tmp_path, env=merges)
     assert (tmp_path / "out" / "bin" / "dict.en.txt").is_file()
-    assert run_forked(*command, cwd=tmp_path, env=merges).stdout == "out is there already\n"
+    assert run_forked(*command, cwd=tmp_path, env=merges).stdout == "out already exists\n"
 
 
 def test_the_header_is_the_help():

@@ -308,7 +308,7 @@ def test_each_kind_of_score_is_that_of_its_own_definition(verses, tmp_path):
 
 
 def refused(name, folder, *flags, **env):
-    """What a recipe says that cannot go on."""
+    """The message of a recipe that cannot continue."""
     result = run(script(name), *flags, env={"RUN": str(folder / "run"), **env}, check=False)
     assert result.returncode == 1, result.stderr
     assert not (folder / "run" / "text").exists()
@@ -320,7 +320,7 @@ def test_a_missing_archive_is_named_with_its_address(verses, tmp_path):
     (given / "wmt16.test.tgz").unlink()
     told = refused("wmt16_en_ro", tmp_path, "--smoke", "--local", given)
     address = "https://data.statmt.org/wmt16/translation-task/test.tgz"
-    assert told == f"{given}/wmt16.test.tgz is missing: it is what {address} holds.\n"
+    assert told == f"{given}/wmt16.test.tgz is missing. Download it from {address}.\n"
 
 
 def test_a_damaged_archive_is_refused_and_stays_where_it_is(verses, tmp_path):
@@ -330,8 +330,8 @@ def test_a_damaged_archive_is_refused_and_stays_where_it_is(verses, tmp_path):
     told = refused("wmt16_en_ro", tmp_path, "--local", given)
     assert told.startswith(f"{archive} has the sha256 {hashlib.sha256(before).hexdigest()}, but ")
     assert told.endswith(
-        "has 8917bd3bef3bc894c8519ca1f8a4c7c330aad08a1263655a9d99ee13d532e3c7;"
-        " put the right one there.\n"
+        "has 8917bd3bef3bc894c8519ca1f8a4c7c330aad08a1263655a9d99ee13d532e3c7; replace it by the "
+        "published file.\n"
     )
     assert told.count("\n") == 1
     assert archive.read_bytes() == before
@@ -346,8 +346,8 @@ def test_text_of_a_smoke_run_with_other_lines_is_not_taken(tmp_path):
     )
     run("bash", "-c", words, 2000)
     told = (
-        f"{tmp_path}/text is there already, made from SMOKE_LINES=2000, not from SMOKE_LINES=600; "
-        "give another RUN.\n"
+        f"{tmp_path}/text already exists and was made from SMOKE_LINES=2000, not from "
+        "SMOKE_LINES=600; give another RUN.\n"
     )
     assert run("bash", "-c", words, 600, check=False).stderr == told
 

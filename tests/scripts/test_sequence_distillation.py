@@ -52,8 +52,8 @@ def test_it_goes_on_with_what_is_there(out, data, teacher, tmp_path):
     assert not (tmp_path / "generate.log").exists()
     count = len(binarised(data, "train", "en"))
     assert result.stdout == (
-        f"{tmp_path}/generate.txt is taken as it is: an earlier version made it, which did not "
-        f"record of what.\n{tmp_path}/bin is ready for fairseq-train: {count} pairs\n"
+        f"{tmp_path}/generate.txt is used unchecked: an earlier version made it and did not record "
+        f"its inputs.\n{tmp_path}/bin is ready for fairseq-train: {count} pairs\n"
     )
     assert binarised(tmp_path / "bin", "train", "en") == binarised(out / "bin", "train", "en")
 
@@ -110,7 +110,9 @@ def test_a_file_that_is_no_teacher_is_refused(data, tmp_path):
 def test_flags_by_which_nothing_is_printed_are_refused(flag, data, tmp_path):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith(f"{flag} keeps fairseq-generate from printing translations he")
+    assert result.stderr.startswith(
+        f"{flag} prevents fairseq-generate from printing the translations: "
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -121,8 +123,8 @@ def test_flags_that_make_something_else_are_refused(flag, data, tmp_path):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)
     assert (result.returncode, result.stderr) == (
         1,
-        f"{flag} makes something else than the best translations of the training set: leave it "
-        "out, or take fairseq-kd translate.\n",
+        f"{flag} does not give the best translations of the training set: leave it out, or take "
+        "fairseq-kd translate.\n",
     )
 
 
@@ -131,7 +133,7 @@ def test_flags_that_join_subwords_are_refused(flag, data, tmp_path):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", flag, check=False)
     assert (result.returncode, result.stderr) == (
         1,
-        f"{flag} joins subwords, of which the training set is to be made: leave it out.\n",
+        f"{flag} joins subwords, but the training set is made of subwords: leave it out.\n",
     )
 
 
@@ -139,7 +141,9 @@ def test_flags_that_join_subwords_are_refused(flag, data, tmp_path):
 def test_several_translations_are_refused(data, tmp_path, flags):
     result = run_forked(SCRIPT, "teacher.pt", data, tmp_path / "out", *flags, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith(f"{flags[0]} is of no use, for the best translation is taken")
+    assert result.stderr.startswith(
+        f"{flags[0]} has no effect, because the best translation is taken"
+    )
     assert result.stderr.count("\n") == 1
 
 
@@ -185,7 +189,7 @@ def test_translations_of_another_teacher_or_setting_are_not_taken(stubbed, tmp_p
     for result in refused:
         assert result.returncode == 1
         assert result.stderr.startswith(
-            "out.partial is there already, made from es-en, teacher of hash "
+            "out.partial already exists and was made from es-en, teacher of hash "
         )
         assert result.stderr.endswith("; remove it or choose another OUT_DIR.\n")
     assert "BEAM=5, MAX_TOKENS=4000 and flags: none, not from es-en" in refused[0].stderr

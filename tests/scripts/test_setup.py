@@ -1,4 +1,4 @@
-"""scripts/setup.sh says in one sentence what is missing, before it installs anything."""
+"""scripts/setup.sh reports missing programs in one sentence before it installs anything."""
 
 import fcntl
 import shutil
@@ -89,7 +89,7 @@ def test_a_second_one_waits_for_the_first_and_has_nothing_to_do(clone):
         with subprocess.Popen(
             command, env={**ENVIRONMENT, **env}, stdout=subprocess.PIPE, text=True
         ) as second:
-            told = f"waiting for what is still running in {clone}\n"
+            told = f"waiting for a process that still runs in {clone}\n"
             assert second.stdout.readline() == told
             write_stamp(clone)
             fcntl.flock(lock, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""The teacher in data/teacher.es-en: how it is made, and that it is what its manifest says."""
+"""The models in data/teacher.es-en: the program that makes them, and their manifest."""
 
 import importlib
 import json
@@ -46,7 +46,7 @@ def test_the_mean_of_checkpoints_is_written_in_half_precision(script, data, tmp_
     shared = {packed[f"{side}.embed_tokens.weight"].data_ptr() for side in ("encoder", "decoder")}
     assert len(shared) == 1
     assert str(tmp_path) not in str(read_model(out))
-    with pytest.raises(SystemExit, match=re.escape(f"OUT.pt {out} is there already. Remove it")):
+    with pytest.raises(SystemExit, match=re.escape(f"OUT.pt {out} already exists. Remove it")):
         script.main()
 
 
@@ -106,7 +106,7 @@ def test_killed_at_its_end_it_says_what_is_there_and_refuses_anything_else(tmp_p
         assert not (tmp_path / "out.partial").exists()
     (out / "teacher.pt").write_text("theirs")
     again = run("bash", tmp_path / "teacher.sh", out, cwd=tmp_path, env=env, check=False)
-    assert f"{out} is there already, and is not this model. Remove it, or give" in again.stderr
+    assert f"{out} already exists and is not this model. Remove it, or give" in again.stderr
     assert (again.returncode, (out / "teacher.pt").read_text()) == (1, "theirs")
 
 

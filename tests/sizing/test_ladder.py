@@ -1,4 +1,4 @@
-"""The stages of a ladder: their sizes by the formulas, what never grows, what is refused."""
+"""The stages of a ladder: sizes by the formulas, limits, and refusals."""
 
 import itertools
 import re

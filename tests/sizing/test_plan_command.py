@@ -1,4 +1,4 @@
-"""``fairseq-kd plan`` as it is typed: what it prints, draws and refuses."""
+"""``fairseq-kd plan`` on the command line: its output, charts and refusals."""
 
 import re
 import shlex
@@ -159,9 +159,9 @@ def test_a_target_leaves_out_stages_that_would_be_the_same(capsys):
          "what fairseq-preprocess wrote: it needs a set such as train.de-en.de.bin and both "
          "dictionaries. Give that folder, or --words N."),
         (["--teacher", "t.pt", "--words", "9", "--target", "0.5"], "--words has no effect with "
-         "--teacher, which has its own. Leave it out."),
+         "--teacher, whose dictionaries are used. Leave it out."),
         (["--teacher", "t.pt", "--target", "0.5", *SHARED], "What follows -- has no effect with "
-         "--teacher, which is built. Leave it out."),
+         "--teacher, whose architecture is known. Leave it out."),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_sentence(flags, message, capsys):

@@ -138,7 +138,7 @@ def become(files, words, folder, environment):
 
 
 def run_standard_input():
-    """What ``python -`` does."""
+    """Runs a program from standard input, as ``python -``."""
     sys.argv = sys.argv[1:]
     added = os.environ.get("PYTHONPATH")
     sys.path[:0] = ["", *(added.split(os.pathsep) if added else [])]

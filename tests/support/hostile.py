@@ -1,4 +1,4 @@
-"""Checkpoints that are hostile: each would run a command of its own where its options are code."""
+"""Hostile checkpoints: each would run a command if its options were evaluated."""
 
 from argparse import Namespace
 from pathlib import Path

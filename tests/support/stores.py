@@ -31,7 +31,7 @@ def build(out, teacher, data, left_out, subset="valid"):
 
 
 def write_random_store(out, subset):
-    """A store of four sentences of five tokens, two in a part, that no teacher has made."""
+    """A store of four sentences of five tokens, two in a part, with random content."""
     generator = torch.Generator().manual_seed(1)
     folder = out / subset
     folder.mkdir(parents=True)

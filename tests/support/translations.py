@@ -1,4 +1,4 @@
-"""Reads what was decoded, and what was binarised."""
+"""Reads decoded and binarised sentences."""
 
 from fairseq.data import Dictionary, data_utils
 
@@ -6,12 +6,12 @@ from fairseq_kd.decoding.hypothesis_files import WHOLE, by_sentence
 
 
 def content(folder):
-    """The bytes of all that was decoded into a folder."""
+    """The bytes of all decoded files in a folder."""
     return (folder / WHOLE).read_bytes()
 
 
 def hypotheses(folder):
-    """By sentence, what was decoded into a folder."""
+    """The hypotheses in a folder, by sentence."""
     return dict(by_sentence(folder / WHOLE))
 
 

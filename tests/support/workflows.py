@@ -49,7 +49,7 @@ def training_of(step):
 
 
 def slow_step(folder, name, lines, *after, reads=()):
-    """A step of some lines that stands on others."""
+    """A step of some lines that depends on others."""
     made = [f"{folder}/{each}/text.made" for each in after]
     command = ["bash", "-c", SLOWLY, "slowly", str(lines), f"{folder}/{name}/text", *made, *reads]
     makes = [f"{folder}/{name}/text.made"]
@@ -77,7 +77,7 @@ def small_workflow(folder, student_lines=4, reads=(), times=1):
 
 
 def made(workflow):
-    """What every step made, by its name."""
+    """The outputs of every step, by its name."""
     return {step.name: [Path(path).read_text() for path in step.makes] for step in workflow.steps}
 
 
@@ -114,7 +114,7 @@ def drive(workflow, *engine, jobs=1, env=None, cwd=ROOT):
 
 
 def finish(workflow, *engine, **others):
-    """Drives a workflow to its end, and returns what was told."""
+    """Drives a workflow to its end, and returns its messages."""
     driver = drive(workflow, *engine, **others)
     told = driver.communicate()[1]
     assert driver.returncode == 0, told
@@ -132,7 +132,7 @@ def build(workflow, *names):
 
 
 def statuses(workflow, **options):
-    """How each step stands, and why, by its name."""
+    """The status of each step with its reason, by its name."""
     return {
         each.step.name: (each.state, each.why) for each in state.step_statuses(workflow, **options)
     }
@@ -149,7 +149,7 @@ def checkpoint(path, updates, old_format=False, **extra):
 
 
 def args(workflow, name):
-    """What fairseq makes of a training."""
+    """The parsed flags of a training."""
     return check_training_command(training_of(workflow.step(name)))
 
 

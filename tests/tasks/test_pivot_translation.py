@@ -1,4 +1,4 @@
-"""Three-way data: what a batch holds, and lines that are out of step."""
+"""Three-way data: the content of a batch, and misaligned lines."""
 
 import re
 import shutil

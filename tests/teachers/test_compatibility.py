@@ -1,4 +1,4 @@
-"""What a teacher and a student must share, on tasks made for the purpose."""
+"""Required agreement of a teacher and a student, on tasks made for the tests."""
 
 from types import SimpleNamespace
 

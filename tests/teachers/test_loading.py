@@ -1,4 +1,4 @@
-"""Teachers from checkpoints: whose dictionaries, whose task, which versions of fairseq."""
+"""Teachers from checkpoints: their dictionaries, their task, and fairseq versions."""
 
 import re
 import shutil
@@ -63,7 +63,7 @@ def test_a_folder_that_fairseq_takes_for_two_is_refused(moved):
 def test_a_dictionary_that_is_no_text_is_named_with_its_line(moved):
     path = moved.parent / "dict.en.txt"
     path.write_bytes(b"the 9\nma\xf1ana 3\n")
-    text = f'^{path}, line 2, is not UTF-8: behind "ma" is the byte 0xf1. If the file'
+    text = f'^{path}, line 2, is not UTF-8: after "ma" comes the byte 0xf1. If the file'
     for read in (lambda: load_teacher("teacher.pt"), lambda: read_dictionary(path)):
         with pytest.raises(ValueError, match=text):
             read()
@@ -116,7 +116,9 @@ def test_the_languages_are_those_that_are_recorded_or_those_of_the_data(moved, d
         return change
 
     assert teacher_languages(save_with(moved, forget(data))) == ("es", "en")
-    with pytest.raises(ValueError, match="no data of one are in gone, which it was trained on "):
+    with pytest.raises(
+        ValueError, match="no data with a language pair was found in gone, which it was trained on "
+    ):
         teacher_languages(save_with(moved, forget("gone")))
 
 

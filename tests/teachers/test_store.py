@@ -1,4 +1,4 @@
-"""The store on disk: what it holds, how it is built, and what it refuses."""
+"""The store on disk: its content, its construction, and its refusals."""
 
 import os
 import re
@@ -187,7 +187,7 @@ def test_other_data_under_the_same_name_are_refused(build, data, tmp_path):
     for path in copied.glob("test.*"):
         shutil.copy(path, copied / path.name.replace("test", "valid"))
     with pytest.raises(
-        ValueError, match=f"{out}/valid was begun with other data than the valid in"
+        ValueError, match=f"{out}/valid was started with data that differ from the valid in"
     ):
         build(out, data=str(copied), subsets=["valid"])
 
@@ -204,7 +204,7 @@ def test_a_missing_subset_or_folder_is_named(build, data, tmp_path):
         build(tmp_path / "store", subsets=["dev"])
     with pytest.raises(FileNotFoundError, match=r"^--data nowhere is not a folder"):
         build(tmp_path / "store", data="nowhere")
-    with pytest.raises(FileNotFoundError, match="holds nothing of valid"):
+    with pytest.raises(FileNotFoundError, match="holds no part of valid"):
         merge_subset(tmp_path / "store", "valid")
 
 
@@ -215,8 +215,8 @@ def test_raw_text_is_refused_before_anything_is_written(teacher, data, tmp_path,
     words = ["store", "--teacher", teacher, "--data", raw, "--out", tmp_path / "out"]
     assert cli.main([str(word) for word in (*words, "--subset", "train")]) == 2
     assert capsys.readouterr().err.endswith(
-        f"fairseq-kd store: {raw}/train.es-en.en is raw text, of fairseq-preprocess --dataset-impl "
-        "raw. Binarise the data without that flag.\n"
+        f"fairseq-kd store: {raw}/train.es-en.en is raw text, made by fairseq-preprocess "
+        "--dataset-impl raw. Binarise the data without that flag.\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -267,7 +267,7 @@ def test_a_shard_that_another_process_builds_is_refused(teacher, data, tmp_path,
     command = ["store", "--teacher", teacher, "--data", data, "--out", str(out), "--topk", "8"]
     with locked(out / ".valid-1-of-2.lock", "it"):
         assert cli.main([*command, "--subset", "valid", "--shard", "1/2"]) == 2
-    text = f"store: Shard 1/2 of valid in --out {out} is being worked on since"
+    text = f"store: Shard 1/2 of valid in --out {out} is in use since"
     assert text in capsys.readouterr().err
     assert not (out / "valid").exists()
 
@@ -316,7 +316,7 @@ def test_a_training_set_of_several_parts_is_stored_whole(build, data, tmp_path):
     with pytest.raises(ValueError, match=r"^--upsample-primary is 2, but --kd-store .* once\."):
         Setup(str(parts), *flags, "--upsample-primary", "2")
     with pytest.raises(
-        ValueError, match=r"^--kd-store .* serves one data folder, but the training"
+        ValueError, match=r"^--kd-store .* belongs to one data folder, but the training"
     ):
         Setup(f"{parts}:{data}", *flags)
 

@@ -1,4 +1,4 @@
-"""What a record gives back of a teacher's distribution, against float64 over the whole vocabulary.
+"""Accuracy of stored distributions, against float64 over the whole vocabulary.
 
 The distributions are those of trained translation models: some words that the context makes likely,
 above a frequency prior and noise. Without label smoothing the tail's log-probabilities lie 15 to 20

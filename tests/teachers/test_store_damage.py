@@ -1,4 +1,4 @@
-"""A damaged store is noticed where it is read, and the command that built it mends it."""
+"""A damaged store is detected when it is read, and repaired by the command that built it."""
 
 import json
 import logging
@@ -26,12 +26,12 @@ from fairseq_kd.teachers.store_merging import merge_subset
 from fairseq_kd.teachers.store_records import largest_id, pack
 
 FALLING = ["--kd-temperature-schedule", "linear"]
-AGAIN = "Run the fairseq-kd store command that built it once more: it rebuilds damaged parts."
+AGAIN = "Run the fairseq-kd store command that built it again: it rebuilds damaged parts."
 
 
 @pytest.fixture
 def copied(store, tmp_path):
-    """A store to be spoilt."""
+    """A copy of a store to damage."""
     return shutil.copytree(store, tmp_path / "store")
 
 
@@ -73,7 +73,7 @@ def test_a_flipped_bit_of_a_part_is_noticed_when_its_sentence_is_read_and_built_
     flip(path)
     setup = train_on(data, copied)
     setup.criterion(setup.model, setup.batch(0, 13, 15))
-    fault = "in sentence 14, the records were changed, or are another teacher's"
+    fault = "in sentence 14, the records were changed, or belong to another teacher"
     text = f"{path} is damaged: {fault}. {AGAIN}"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         setup.criterion(setup.model, setup.batch(0, 14, 15))
@@ -118,7 +118,7 @@ def test_parts_of_another_teachers_store_are_noticed(copied, build):
     other = identity["fingerprint"][::-1]
     rewrite(copied / "store.json", fingerprint=other)  # as if its parts had been copied here
     with pytest.raises(
-        ValueError, match=r"in sentence 0, the records were changed, or are another teacher's"
+        ValueError, match=r"in sentence 0, the records were changed, or belong to another teacher"
     ):
         TeacherStore(copied).subset("valid").records(0)
     with pytest.raises(ValueError, match=r"lacks 5 of its 5 parts, or they are damaged"):
@@ -126,8 +126,8 @@ def test_parts_of_another_teachers_store_are_noticed(copied, build):
 
 
 INDEX_AGAIN = (
-    "Remove that file and run the fairseq-kd store command that built it once more: it keeps the "
-    "parts that are whole."
+    "Remove that file and run the fairseq-kd store command that built it again: it keeps complete "
+    "parts."
 )
 
 
@@ -141,7 +141,7 @@ def test_a_changed_digit_of_what_a_store_says_of_itself_is_noticed(copied, build
         text = path.read_text()
         assert digit in text
         path.write_text(text.replace(digit, other))
-        message = f"{path} is damaged: its values are not those that its checksum was written for. "
+        message = f"{path} is damaged: its values do not match its checksum. "
         for read in (
             lambda: merge_subset(copied, "valid"),
             lambda: build(copied, subsets=["valid"]),
@@ -173,7 +173,7 @@ def test_no_number_of_sentences_shortens_a_subset_that_has_no_seal(copied, sente
     rewrite(copied / "valid" / "subset.json", sentences=int(sentences))
     before = contents(copied)
     number = f"{int(sentences):,}"
-    text = f"{copied}/valid/subset.json is damaged: it says {number} sentences, but "
+    text = f"{copied}/valid/subset.json is damaged: it lists {number} sentences, but "
     text += f"{there.format(whole=whole)}. {INDEX_AGAIN}"
     if not there:
         text = f"{copied}/valid lacks 19,999,999,995 of its 20,000,000,000 parts, or they are "
@@ -226,7 +226,7 @@ def test_a_subset_that_is_a_link_is_not_written_through(copied, build, tmp_path)
     (copied / "valid").symlink_to(tmp_path / "theirs")
     (tmp_path / "theirs" / "00002.npy").write_text("precious")
     before = contents(tmp_path / "theirs")
-    text = f"{copied}/valid is a link to another folder, whose files would be overwritten. If it"
+    text = f"{copied}/valid is a symbolic link. Replace it by the folder itself, or remove it."
     for write in (lambda: build(copied, subsets=["valid"]), lambda: merge_subset(copied, "valid")):
         with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
             write()
@@ -300,7 +300,7 @@ def test_a_store_of_the_former_format_is_read_with_a_warning_until_merging_adds_
     former, data, caplog, capsys
 ):
     text = (
-        f"--kd-store {former} was built without checksums, so that damage to it is not noticed. "
+        f"--kd-store {former} was built without checksums, so that damage is not detected. "
         f"fairseq-kd store-merge --out {former} --subset valid adds them."
     )
     with caplog.at_level(logging.WARNING):
@@ -339,13 +339,13 @@ def test_a_store_of_the_former_format_is_gone_on_with_in_that(former, build):
     ],
 )
 def test_a_temperature_below_what_a_store_is_accurate_for_is_refused(store, data, flags, lowest):
-    text = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is {lowest} "
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}at the lowest. Raise it, or train"):
+    text = f"--kd-store {store} requires T >= 0.5, but the lowest T is {lowest}."
+    with pytest.raises(ValueError, match=f"^{re.escape(text)} Raise T, or train"):
         train_on(data, store, *flags)
 
 
 def test_a_store_of_the_former_format_is_refused_below_temperature_1(former, data):
-    text = f"--kd-store {former} is accurate for temperatures of 1 and more, but T is 0.8 at the"
+    text = f"--kd-store {former} requires T >= 1, but the lowest T is 0.8."
     with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         train_on(data, former, "--kd-temperature", "0.8")
     train_on(data, former, "--kd-temperature", "1")
@@ -355,7 +355,7 @@ def test_the_temperature_of_a_store_among_several_teachers_is_its_own(store, tea
     flags = ["--criterion", "multi_teacher_kd", "--kd-teacher", teacher, "--kd-store", store]
     flags += ["--train-subset", "valid", "--kd-teacher-temperatures"]
     Setup(data, *flags, "0.3,0.5")
-    text = f"--kd-store {store} is accurate for temperatures of 0.5 and more, but T is 0.4 at the"
+    text = f"--kd-store {store} requires T >= 0.5, but the lowest T is 0.4."
     with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         Setup(data, *flags, "2,0.4")
 
