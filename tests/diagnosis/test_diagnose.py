@@ -189,7 +189,9 @@ def test_the_command_prints_evidence_and_advice_and_sets_its_status(capsys):
     assert re.findall(r"^(\w+): ", shown, re.M) == sorted(
         name for name, found in FAILED.items() for _ in found
     )
-    assert shown.count("  seen: ") == shown.count("  try:  ") == sum(map(len, FAILED.values()))
+    assert (
+        shown.count("  evidence: ") == shown.count("  advice:   ") == sum(map(len, FAILED.values()))
+    )
     assert cli.main(["diagnose", str(LOGS / "student" / "train.log")]) == 0
     assert capsys.readouterr().out == ""
 

@@ -159,7 +159,8 @@ def test_a_log_without_figures_is_a_finding_unless_it_still_runs(tmp_path, capsy
     assert cli.main(["diagnose", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert (
-        'no figures\n  seen: line 2 of the log is "epoch 001:  10 / 20 loss=3", the last' in shown
+        'no figures\n  evidence: line 2 of the log is "epoch 001:  10 / 20 loss=3", the last'
+        in shown
     )
     assert "train with --log-format json, and with a smaller --log-interval" in shown
     with locked(tmp_path / ".stage.lock", "it"):
