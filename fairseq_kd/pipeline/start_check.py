@@ -112,8 +112,8 @@ def _refuse_another_model(
         if trained != given:
             raise ValueError(
                 f"{path}: {name} is trained with {flag_name(key)} {_on_or_off(trained)}, but "
-                f"{gives} {_on_or_off(given)}. Make them equal by train: or arch of the stage, or set "
-                "start: cold."
+                f"{gives} {_on_or_off(given)}. Make them equal by train: or arch of the stage, or "
+                "set start: cold."
             )
 
 
