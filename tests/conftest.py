@@ -81,13 +81,14 @@ def _teachers_are_read_once():
     """Where criterions learn from those in ``OF_THE_SESSION``."""
     load, loaded = live.load_teacher, {}
 
-    def load_once(path):
+    def load_once(path, *others):
         if path not in OF_THE_SESSION:
-            return load(path)
-        if path not in loaded:
+            return load(path, *others)
+        key = (path, *others)
+        if key not in loaded:
             with torch.random.fork_rng():  # what is drawn after it is the same the first time, too
-                loaded[path] = load(path)
-        model, task = loaded[path]
+                loaded[key] = load(path, *others)
+        model, task = loaded[key]
         return copy.deepcopy(model), task
 
     with pytest.MonkeyPatch.context() as patch:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.binarised import check_training
 from fairseq_kd.checkpoints.reading import read_state
+from fairseq_kd.criterions.flag_checks import refuse_ignored_ranks
 from fairseq_kd.criterions.training_state import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
 from fairseq_kd.models.projection import real_tokens
@@ -93,6 +94,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
             cfg.ignore_prefix_size,
             cfg.report_accuracy,
         )
+        refuse_ignored_ranks()
         self.check_flags(cfg)
         self.cfg = cfg
         self.check_data(cfg, task)

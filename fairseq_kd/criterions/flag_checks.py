@@ -5,6 +5,7 @@ import os
 from dataclasses import fields
 from typing import Any, Dict, Sequence
 
+import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
 from fairseq_kd.flag_types import UNPRINTABLE, Range, flag_name
@@ -44,6 +45,24 @@ def refuse_a_missing_tpu(cfg: Any) -> None:
         raise ValueError(
             "fairseq-train takes --bf16 and --tpu for a training on TPUs, which needs torch_xla. "
             "On a GPU train with --fp16 or --amp, or by fairseq-hydra-train common.bf16=true."
+        )
+
+
+def refuse_ignored_ranks() -> None:
+    """Refuses ``torchrun`` on CPUs without ranks in the flags, which fairseq ignores.
+
+    Each process would train a model of its own, and all write the same checkpoints.
+
+    Raises:
+        ValueError: the environment has several workers, but this process trains alone.
+    """
+    workers = os.environ.get("WORLD_SIZE", "")
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    if workers.isdigit() and int(workers) > 1 and "RANK" in os.environ and alone:
+        raise ValueError(
+            f"torchrun started {workers} processes, but each would train a model of its own: on "
+            "CPUs fairseq-train takes no ranks from torchrun. Train in one process, or give "
+            "--distributed-world-size and --distributed-rank; docs/fairseq_notes.md has the line."
         )
 
 

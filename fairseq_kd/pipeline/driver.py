@@ -28,6 +28,7 @@ from fairseq_kd.pipeline.follower import ENGINE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
 from fairseq_kd.pipeline.state import (
     DONE,
+    DRIVER,
     LOGS,
     STEPS,
     StepStatus,
@@ -272,7 +273,7 @@ def _snakemake(
     message |= {"targets": targets, "one_by_one": here and jobs == 1}
     message |= {"threads": threads, "all_threads": threads * jobs}
     text = json.dumps(message)
-    with written_whole(folder / STEPS / "driver.json") as file:
+    with written_whole(folder / STEPS / f"{DRIVER}.json") as file:
         file.write(text)
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there

@@ -3,7 +3,6 @@
 import datetime
 import fcntl
 import json
-import math
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from subprocess import TimeoutExpired
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List
 
 from fairseq_kd import __version__
 from fairseq_kd.child_process import child
@@ -31,10 +30,10 @@ from fairseq_kd.pipeline.state import (
     read_recipe,
     stood_on,
 )
-from fairseq_kd.pipeline.workflow import Step, Training, Workflow
+from fairseq_kd.pipeline.workflow import Step, Workflow
 from fairseq_kd.progress import PROGRESS_FILE
 from fairseq_kd.training_log import FILE as LOG
-from fairseq_kd.training_log import Record, read_training_log
+from fairseq_kd.training_log import read_training_log
 
 PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time; set by the driver
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -195,28 +194,17 @@ def _training(step: Step) -> Dict[str, Any]:
     log = Path(step.folder or "") / LOG
     if step.kind != "train" or not log.is_file():
         return {}
-    read = read_training_log(log)
-    counts: Optional[Dict[str, float]] = read.validation[-1] if read.validation else None
-    if counts and step.makes[0].endswith(
-        "_best.pt"
-    ):  # scores of the checkpoint that the next step reads
-        counts = best_validation(read.validation, step.training or Training())
-    scores = {name: counts[name] for name in SCORES if name in counts} if counts else {}
-    from fairseq_kd.checkpoints.updates import updates_behind  # which imports torch
+    from fairseq_kd.checkpoints.updates import LAST, updates_behind, updates_done  # import torch
 
+    made = step.makes[0]
+    written = updates_done(made)  # fairseq saves the best of those validations that it saves at
+    records = [each for each in read_training_log(log).validation if each["update"] <= written]
+    last = records[-1] if records else {}
     return {
-        "updates": int(read.training[-1]["update"]) if read.training else 0,
-        "updates_behind": updates_behind(step.makes[0]),
-        "scores": scores,
+        "updates": max(written, updates_done(Path(made).with_name(LAST))),
+        "updates_behind": updates_behind(made),
+        "scores": {name: last[name] for name in SCORES if name in last},
     }
-
-
-def best_validation(records: List[Record], training: Training) -> Record:
-    """The record of ``checkpoint_best.pt``: the last of the best by the training's metric."""
-    sign = -1 if training.greater_is_better else 1
-    return min(
-        reversed(records), key=lambda each: sign * each.get(training.metric, sign * math.inf)
-    )
 
 
 def _now() -> str:

@@ -47,6 +47,12 @@ def read_manifests(workflow: Workflow) -> List[Manifest]:
 
 def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
     """The teachers of a model, their teachers and so on, the first ancestor first."""
+    line = _lineage(name, manifests)
+    return [each["step"] for each in line if each["step"] != name and each["kind"] == "train"]
+
+
+def _lineage(name: str, manifests: List[Manifest]) -> List[Manifest]:
+    """A step and all that it depends on, each after what it depends on."""
     by_name = {each["step"]: each for each in manifests}
     lineage: Dict[str, Manifest] = {}
     seen = set()
@@ -59,15 +65,17 @@ def ancestors(name: str, manifests: List[Manifest]) -> List[str]:
             lineage[name] = by_name[name]  # after its parents
 
     visit(name)
-    return [each for each in lineage if each != name and lineage[each]["kind"] == "train"]
+    return list(lineage.values())
 
 
 def stands_on(model: Manifest, manifests: List[Manifest]) -> str:
     """The ancestors of a model as text, beginning with the given teacher."""
-    line = ancestors(model["step"], manifests)
-    oldest = next((each for each in manifests if each["step"] in line[:1]), model)
-    given = [path for path in oldest["recipe"]["reads"] if path.endswith(".pt")]
-    return " → ".join([*given, *line]) or "the references"
+    line = _lineage(model["step"], manifests)
+    oldest = next((each for each in line if each["kind"] == "train"), model)
+    starts = [each for each in line[: line.index(oldest)] if each["kind"] == "inherit"]
+    reads = [path for each in (*starts, oldest) for path in each["recipe"]["reads"]]
+    given = dict.fromkeys(path for path in reads if path.endswith(".pt"))
+    return " → ".join([*given, *ancestors(model["step"], manifests)]) or "the references"
 
 
 def _cards(manifests: List[Manifest]) -> List["tuple[str, str]"]:

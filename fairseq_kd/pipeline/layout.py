@@ -5,6 +5,7 @@ its initial weights and its training; then the controls, and the evaluation.
 """
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -37,6 +38,7 @@ LENGTHS = (  # flags of learning-rate schedules that count updates, the warm-up 
     *("total-num-update", "lr-period-updates", "lr-deacy-period"),  # fairseq's spelling
     *("hold-steps", "decay-steps"),
 )
+NUMBER = re.compile(r"\d+(\.\d*)?([eE]\+?\d+)?")  # as YAML has it, or in quotes
 SHARED = "share-all-embeddings"
 EMBEDDINGS = ("encoder-embed-path", "decoder-embed-path")  # flags that name files
 
@@ -350,7 +352,9 @@ class Layout:
         own = {**self.run.train, **train}
         longer = updates / self.models[student].updates
         lengths = {
-            flag: round(own[flag] * longer) for flag in LENGTHS if type(own.get(flag)) is int
+            flag: round(float(own[flag]) * longer)
+            for flag in LENGTHS
+            if NUMBER.fullmatch(str(own.get(flag)))
         }
         return {**train, **lengths, "max-update": updates}
 

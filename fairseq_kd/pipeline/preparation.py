@@ -16,11 +16,13 @@ from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.locks import locked
 from fairseq_kd.files.whole_files import check_apart, check_no_link
 from fairseq_kd.pipeline.fit_check import check_fit, dictionaries_of
+from fairseq_kd.pipeline.follower import ENGINE_LOG
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.pipeline.run_file import RunFile, Stage, read_run
 from fairseq_kd.pipeline.settings_check import check_effects
 from fairseq_kd.pipeline.start_check import check_starts
 from fairseq_kd.pipeline.state import (
+    DRIVER,
     HASHES,
     LOGS,
     MANIFEST_FIELDS,
@@ -50,6 +52,7 @@ from fairseq_kd.sizing.ladder import (
 
 RESERVED = (  # names of folders in a run, which no stage may have
     *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", LOGS, "evaluation"),
+    *(DRIVER, Path(ENGINE_LOG).stem),  # of which there are files among those of the steps
     *("decoded", "translations", "plots"),  # of the evaluation
 )
 OF_SHARD = re.compile(r".+-[0-9]+-of-[0-9]+")
@@ -232,6 +235,11 @@ def _stages(run: RunFile, layout: Layout, structure: Callable[[], Any]) -> List[
     if stages is None:
         stages = [Stage("", ratio, None, {}) for ratio in _ratios(run, layout, structure)]
     if stages[0].ratio == 1:  # the teacher itself
+        if stages[0].name or stages[0].settings:
+            raise ValueError(
+                f"{run.path}: the first entry of the ladder has the ratio 1, which is the teacher "
+                "itself, so its other keys have no effect. Leave them out."
+            )
         stages = stages[1:]
     if not stages:
         raise ValueError(

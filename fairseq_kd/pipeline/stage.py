@@ -54,6 +54,7 @@ PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # -1 and 0: no limit
 SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
 HARMLESS = {"restore_file": LAST, "optimizer_overrides": "{}", "checkpoint_suffix": ""}
 SHOWN_FLAGS = 4
+WORKERS = re.compile(r"--nproc[-_]per[-_]node[ =]([02-9]\d*|1\d+|\D\S*)")  # not 1
 CUT_OFF = "was cut off while it was written"
 LOG_TAIL_LINES = 15
 SHOWN = ("loss", "nll_loss", "kd_loss", "agreement")  # in the progress line
@@ -269,12 +270,29 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
     parser.add_argument("--finetune-from-model")
     options, _ = parser.parse_known_args(command)
     _check_restarts(command)
+    _check_processes(command)
     for flag, value in (("--save-dir", options.save_dir), ("--max-update", options.max_update)):
         if value is None:
             raise ValueError(
                 f"A stage needs {flag} in its command line, which is: {shlex.join(command)}"
             )
     return options
+
+
+def _check_processes(command: List[str]) -> None:
+    """Refuses several processes on CPUs without ranks in the flags, which would train alone.
+
+    Raises:
+        ValueError: ``torchrun`` starts them, whose ranks fairseq ignores on CPUs.
+    """
+    several = WORKERS.search(" ".join(command))
+    ranks = any("--distributed-rank" in each for each in command)
+    if several and "--cpu" in command and not ranks:
+        raise ValueError(
+            f"torchrun starts {several[1]} processes, but each would train a model of its own: on "
+            "CPUs fairseq-train takes no ranks from torchrun. Train in one process, or give "
+            "--distributed-world-size and --distributed-rank; docs/fairseq_notes.md has the line."
+        )
 
 
 def _check_restarts(command: List[str]) -> None:
@@ -288,7 +306,7 @@ def _check_restarts(command: List[str]) -> None:
         named = (name for name in AT_RESTARTS if flag_name(name).startswith(given))
         name = next(named, None) if given not in ("--", "--optimizer") else None
         if name is not None and value != HARMLESS.get(name):
-            why = AT_RESTARTS[name].in_stage
+            why = AT_RESTARTS[name].format(start="give --finetune-from-model FILE")
             raise ValueError(f"{given} cannot be used in a stage: {why}. Leave it out.")
 
 

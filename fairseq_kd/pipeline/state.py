@@ -23,6 +23,7 @@ from fairseq_kd.files.whole_files import own_file, written_whole
 from fairseq_kd.pipeline.workflow import Step, Workflow, changed_flags, same_commands
 
 STEPS, LOGS, REPLACED, HASHES = "steps", "logs", "replaced", "hashes.json"
+DRIVER = "driver"  # the file of the driver's process in STEPS, which no step may be called
 REPORTED = ("plots", "translations")  # folders that an evaluation fills beside its report
 WAIT_SECONDS = 3.0  # the steps of a killed driver end within it
 DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"

@@ -144,8 +144,6 @@ class TrainCommand:
         """What the run must know of it."""
         given = {name: value for name, value in self.all_flags().items() if value is not False}
         return Training(
-            metric=str(given.get("best-checkpoint-metric", "loss")),
-            greater_is_better="maximize-best-checkpoint-metric" in given,
             needs_gpu=next((flag for flag in HALF if flag in given), None),
             on_cpu="cpu" in given,
         )

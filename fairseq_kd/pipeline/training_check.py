@@ -12,58 +12,32 @@ import math
 import shlex
 from argparse import ArgumentTypeError, Namespace
 from importlib.util import find_spec
-from typing import Any, Dict, Iterator, NamedTuple, NoReturn
+from typing import Any, Dict, Iterator, NoReturn
 
 from fairseq_kd.decoding.search import LENPEN
 from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
 from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range, flag_name
 from fairseq_kd.pipeline.step_commands import PLAIN, TrainCommand
 
-
-class Reason(NamedTuple):
-    """Why a flag cannot be given, as the end of a sentence.
-
-    Args:
-        in_run: for a run file.
-        in_stage: for a command of fairseq-kd stage.
-    """
-
-    in_run: str
-    in_stage: str
-
-    @classmethod
-    def alike(cls, why: str) -> "Reason":
-        """The same words for both."""
-        return cls(why, why)
-
-    @classmethod
-    def from_checkpoint(cls, why: str) -> "Reason":
-        """With the advice how to start from a checkpoint."""
-        run, stage = "set start: FILE", "give --finetune-from-model FILE"
-        return cls(*(f"{why}; {how} to start from a checkpoint" for how in (run, stage)))
-
-
 ONE_FILE = "the next step reads one file with the usual name"
 AT_RESTARTS = {  # flags with which a killed training cannot be resumed, with the reason
     **dict.fromkeys(
         ("no_save", "no_last_checkpoints", "no_save_optimizer_state"),
-        Reason.alike("a killed training could not be resumed, and the next step could not start"),
+        "a killed training could not be resumed, and the next step could not start",
     ),
     **dict.fromkeys(
         ("restore_file", "continue_once", "optimizer_overrides"),
-        Reason.from_checkpoint("a training is resumed from its own folder"),
+        "a training is resumed from its own folder; {start} to start from a checkpoint",
     ),
     **dict.fromkeys(
         ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"),
-        Reason.from_checkpoint("it would apply at every restart"),
+        "it would apply at every restart; {start} to start from a checkpoint",
     ),
-    "checkpoint_suffix": Reason.alike(ONE_FILE),
-    "write_checkpoints_asynchronously": Reason.alike(
-        "the last and the best checkpoint would not be written"
-    ),
+    "checkpoint_suffix": ONE_FILE,
+    "write_checkpoints_asynchronously": "the last and the best checkpoint would not be written",
 }
 UNFIT = {  # flags of fairseq-train that a run does not support, with the reason
-    **{name: reason.in_run for name, reason in AT_RESTARTS.items()},
+    **{name: why.format(start="set start: FILE") for name, why in AT_RESTARTS.items()},
     **dict.fromkeys(
         ("max_epoch", "stop_time_hours", "stop_min_lr"),
         "only max-update and patience end a training of a run",
@@ -120,7 +94,7 @@ def check_training_command(command: TrainCommand) -> Dict[str, Any]:
         _check_literals(flags)
     args = _parsed(command)
     with training_refused(command.name):
-        _check_values(args, flags)
+        _check_values(args, flags, command.gpus)
         _check_distillation(args)
         _check_metric(args)
         _check_learning_rate(args)
@@ -190,7 +164,7 @@ def _check_literals(flags: Flags) -> None:
             raise ValueError(f"--{name} must be two numbers from 0 to below 1, but is {value}.")
 
 
-def _check_values(args: Namespace, flags: Flags) -> None:
+def _check_values(args: Namespace, flags: Flags, gpus: int) -> None:
     """Refuses numbers out of their range, and flags that no training of a run can have."""
     typed = {name.replace("-", "_"): f"--{name}" for name in flags}
     given = {ALIASES.get(name, name): flag for name, flag in typed.items()}
@@ -211,10 +185,16 @@ def _check_values(args: Namespace, flags: Flags) -> None:
         settings = _json_object(flag, getattr(args, name, None) or "{}")
         if name == "eval_bleu_args":
             _check_search(flag, settings)
+    _check_detokeniser(args)
     half = [flag for flag in ("fp16", "memory_efficient_fp16") if getattr(args, flag, False)]
     if args.cpu and half:
         raise ValueError(
             f"{flag_name(half[0])} needs a GPU, but --cpu is given. Leave one of them out."
+        )
+    if args.cpu and gpus > 1:
+        raise ValueError(
+            f"gpus is {gpus}, but --cpu is given, and each of several processes would train a "
+            "model of its own on a CPU. Leave one of them out."
         )
     if args.max_tokens is None and args.batch_size is None:
         raise ValueError("it has neither --max-tokens nor --batch-size. Give one of them.")
@@ -237,6 +217,16 @@ def _check_values(args: Namespace, flags: Flags) -> None:
             f"--log-format is {args.log_format}, but progress and diagnosis read json. Leave it "
             "out."
         )
+
+
+def _check_detokeniser(args: Namespace) -> None:
+    """Refuses a detokeniser of the validation that fairseq does not have."""
+    from fairseq.data.encoders import TOKENIZER_REGISTRY
+
+    name = getattr(args, "eval_bleu_detok", None)
+    if getattr(args, "eval_bleu", False) and name not in TOKENIZER_REGISTRY:
+        known = ", ".join(sorted(TOKENIZER_REGISTRY))
+        raise ValueError(f"--eval-bleu-detok must be one of {known}, but is {name}.")
 
 
 def _json_object(flag: str, text: str) -> Dict[str, Any]:

@@ -14,7 +14,7 @@ from fairseq_kd.files.whole_files import written_whole
 ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
 OURS = ("user_dir", "scripts/prepare.sh")  # in ROOT, and in commands of a run
 FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
-TRAINING = {"metric": str, "greater_is_better": bool, "needs_gpu": (str, None), "on_cpu": bool}
+TRAINING = {"needs_gpu": (str, None), "on_cpu": bool}
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
 STEP.update({"makes": [str], "folder": (str, None), "gpus": int, "training?": TRAINING})
 FIELDS = {"folder": str, "inputs": dict, "seed": int, "steps": [STEP]}
@@ -27,14 +27,10 @@ class Training(NamedTuple):
     """What a run must know of a training beside its command line.
 
     Args:
-        metric: of the validation, by which the best checkpoint is chosen.
-        greater_is_better: whether the greatest value of it is the best one, not the least.
         needs_gpu: the flag, without dashes, for which it needs a GPU; None if there is none.
         on_cpu: whether it uses no GPU.
     """
 
-    metric: str = "loss"
-    greater_is_better: bool = False
     needs_gpu: Optional[str] = None
     on_cpu: bool = False
 

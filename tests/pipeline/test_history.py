@@ -57,6 +57,15 @@ def test_a_teacher_that_was_given_stands_at_the_beginning_of_the_line():
     assert told == ["big/teacher.pt", "big/teacher.pt → half", "the references"]
 
 
+def test_what_a_control_inherits_from_stands_at_the_beginning_of_the_line():
+    kinds = {"student-start": "inherit", "data": "prepare"}
+    manifests = line({"data": "", "student-start": "", "inherited": ["student-start"]}, kinds)
+    reads = ({}, {"big/teacher.pt": ""}, {"bin/train.idx": ""})
+    for each, files in zip(manifests, reads, strict=True):
+        each["recipe"] = {"reads": files}
+    assert stands_on(manifests[-1], manifests) == "big/teacher.pt"
+
+
 @pytest.mark.parametrize(
     "parents",
     [

@@ -240,6 +240,18 @@ def test_the_total_control_has_the_updates_of_the_whole_line(workflow_of, own):
     assert "--control total=runs/run/total/checkpoint_best.pt" in command
 
 
+@pytest.mark.parametrize("period", ["100", "100.0", "1e2", "'100'"])
+def test_the_total_control_has_a_schedule_of_its_own_length(workflow_of, period):
+    schedule = f"lr-scheduler: cosine, lr-period-updates: {period}, warmup-updates: 1"
+    workflow = workflow_of(
+        "ladder: [0.5]\neach: {start: inherit}\ncontrols: [total]\n"
+        "teacher: {arch: transformer_kd_small_teacher, train: {max-update: 300}}\n"
+        f"train: {{max-update: 100, {schedule}}}"
+    )
+    total = args(workflow, "total")
+    assert float(total["lr_period_updates"]) == total["max_update"] == 400
+
+
 def test_the_updates_of_a_start_that_is_given_count_for_the_total_control(
     workflow_of, large_teacher
 ):

@@ -241,6 +241,13 @@ REFUSALS = {
         r"a stage is called logs, which is also the name of another part of the run\. Give it "
         r"another name\.",
     ),
+    "the driver's name": ("ladder: [{ratio: 0.5, name: driver}]", "a stage is called driver, w"),
+    "Snakemake's name": ("ladder: [{ratio: 0.5, name: snakemake}]", "a stage is called snakemak"),
+    "settings of the teacher in the ladder": (
+        "ladder: [{ratio: 1, temperature: 2}, 0.4]",
+        r"the first entry of the ladder has the ratio 1, which is the teacher itself, so its other "
+        r"keys have no effect\. Leave them out\.",
+    ),
     "the teacher's name": (
         "ladder: [{ratio: 0.5, name: teacher}]",
         "a stage is called teacher, which is also the name of another part of the run",

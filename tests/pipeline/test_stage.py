@@ -158,6 +158,17 @@ def test_a_flag_by_which_a_stage_could_not_go_on_is_refused(command, tmp_path, f
     assert runs(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "workers", ["--nproc_per_node=2", "--nproc-per-node 12", "--nproc_per_node auto"]
+)
+def test_processes_that_would_train_alone_are_refused(command, tmp_path, workers):
+    started = ["torchrun", *workers.split(), "--no-python", *command, "--cpu"]
+    told = r"^torchrun starts (2|12|auto) processes, but each would train a model of its own: on CP"
+    with pytest.raises(ValueError, match=told):
+        stage.run_stage("student", started)
+    assert runs(tmp_path) == []
+
+
 def test_flags_that_change_no_restart_may_stand_in_a_stage(command, tmp_path):
     usual = ["--restore-file", "checkpoint_last.pt", "--optimizer", "adam"]
     assert stage.run_stage("student", [*command, *usual, "--optimizer-overrides", "{}"]) == 0

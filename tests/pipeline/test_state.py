@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from workflows import build, made, manifest, small_workflow, statuses, write_sealed
 
-from fairseq_kd.pipeline import state
-from fairseq_kd.pipeline.execution import best_validation, run_step
-from fairseq_kd.pipeline.workflow import Step, Training, Workflow
+from fairseq_kd.pipeline import execution, state
+from fairseq_kd.pipeline.execution import run_step
+from fairseq_kd.pipeline.workflow import Step, Workflow
 
 NAMES = ("data", "teacher", "middle", "student", "undistilled", "evaluation")
 
@@ -284,14 +285,19 @@ def test_what_is_made_anew_forgets_its_own_shards_and_no_others(workflow):
     assert all(path.exists() for path in others)
 
 
-@pytest.mark.parametrize(
-    ("training", "update"),
-    [(Training("nll_loss"), 30), (Training("bleu", greater_is_better=True), 20), (Training(), 10)],
-)
-def test_the_scores_of_the_best_checkpoint_are_those_of_its_validation(training, update):
-    records = [
-        {"update": 10, "loss": 1.0, "nll_loss": 5.0, "bleu": 2.0},
-        {"update": 20, "loss": 2.0, "nll_loss": 4.0, "bleu": 9.0},
-        {"update": 30, "loss": 3.0, "nll_loss": 4.0},
+def test_a_manifest_has_the_updates_of_the_checkpoints_and_the_scores_of_the_best(tmp_path):
+    for name, updates in (("checkpoint_best.pt", 16), ("checkpoint_last.pt", 18)):
+        torch.save({"optimizer_history": [{"num_updates": updates}]}, tmp_path / name)
+    rows = [(12, 7.743), (15, 7.709), (16, 7.722), (18, 7.748)]  # at 15 nothing was saved
+    lines = [
+        f'| INFO | valid | {{"epoch": 1, "valid_nll_loss": "{nll}", "valid_num_updates": "{at}"}}'
+        for at, nll in rows
     ]
-    assert best_validation(records, training)["update"] == update
+    (tmp_path / "train.log").write_text("\n".join(["$ fairseq-train bin", *lines]))
+    made = [str(tmp_path / "checkpoint_best.pt")]
+    step = Step("student", "train", [["fairseq-train"]], [], [], made, str(tmp_path))
+    assert execution._training(step) == {
+        "updates": 18,
+        "updates_behind": 16,
+        "scores": {"nll_loss": 7.722},
+    }

@@ -68,6 +68,7 @@ TRAIN = {  # a flag under train, and its message
     "best-checkpoint-metric: ppl, maximize-best-checkpoint-metric: true": "which is better the sm",
     "eval-bleu: true, best-checkpoint-metric: bleu": "which is better the greater it is, but --max",
     "eval-bleu: true, eval-bleu-args: '{'": "--eval-bleu-args must be keys and values in JSON, ",
+    "eval-bleu: true, eval-bleu-detok: no": "--eval-bleu-detok must be one of ",
     "eval-bleu-args: '{\"beem\": 2}'": "'beem' is not a setting of fairseq's search. Leave it",
     "eval-bleu-args: '{\"beam\": 0}'": "--eval-bleu-args 'beam': it must be a whole number ",
     "eval-bleu-args: '{\"beam\": 1.5}'": "--eval-bleu-args 'beam': it must be a whole number ",
@@ -100,6 +101,15 @@ def test_a_flag_with_which_a_training_would_fail_is_refused(workflow_of, flag):
     told = TRAIN[flag] if TRAIN[flag] != "--adam-betas must" else "--optimizer adam"
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_several_processes_on_cpus_are_refused(workflow_of):
+    told = (
+        r"gpus is 2, but --cpu is given, and each of several processes would train a model of its "
+        r"own on a CPU\. Leave one of them out\.$"
+    )
+    with pytest.raises(ValueError, match=told):
+        workflow_of(f"{LADDER}gpus: 2\ntrain: {{max-update: 100, cpu: true}}")
 
 
 @pytest.mark.parametrize("flag", ["truncate-source: true", "upsample-primary: 2"])
