@@ -223,6 +223,7 @@ def _with_language_tokens(checkpoint: Checkpoint) -> Iterator[Path]:
     args = argparse.Namespace(**{**options_of(state, "model"), "task": "translation"})
     for name in UNOPENED:
         setattr(args, name, None)
+    args.lang_tok_replacing_bos_eos = False  # which CTranslate2 refuses; the tokens are ours to put
     dictionaries = zip(language_pair(checkpoint.task), checkpoint.task.whole, strict=True)
     with temporary_folder() as folder:
         with writing(folder.parent, folder):

@@ -24,6 +24,7 @@ from fairseq_kd.teachers.multilingual import (
     Languages,
     Pair,
     TeacherTask,
+    check_languages,
     leave_one_pair,
     named_dictionaries,
     recorded_pairs,
@@ -215,6 +216,8 @@ def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Langua
     pair = (task_cfg.source_lang, task_cfg.target_lang)
     options = vars(task_cfg) if isinstance(task_cfg, Namespace) else task_cfg
     multilingual = options.get("_name") in TASKS
+    if languages.teacher is not None and multilingual:
+        check_languages(path, name, options, languages.teacher)
     if languages.teacher is not None:
         if not multilingual and pair == languages.data:  # of several teachers, one that has these
             return languages.data
@@ -229,6 +232,7 @@ def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Langua
     if multilingual:
         pairs = [languages.data] if languages.data else recorded_pairs(path, name, options)
         if len(pairs) == 1:
+            check_languages(path, name, options, pairs[0])
             return plain_languages(pairs[0], name)
         directions = ", ".join("-".join(each) for each in pairs[:20])
         raise ValueError(

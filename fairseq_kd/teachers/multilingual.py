@@ -228,8 +228,8 @@ def recorded_pairs(path: str, name: str, options: Mapping) -> List[Pair]:
     return [one] if None not in one else [pair for pair in pairs if len(pair) == 2]
 
 
-def language_tokens(path: str, name: str, options: Mapping, pair: Pair) -> LanguageTokens:
-    """The tokens that the task of a model uses for a language pair.
+def check_languages(path: str, name: str, options: Mapping, pair: Pair) -> List[str]:
+    """The languages of a multilingual model, which must have those of a pair.
 
     Args:
         path: the checkpoint.
@@ -238,7 +238,7 @@ def language_tokens(path: str, name: str, options: Mapping, pair: Pair) -> Langu
         pair: source and target language, by its names.
 
     Raises:
-        ValueError: it does not know one of them, or its task is used in a way that is not known.
+        ValueError: it does not know one of them.
     """
     languages = known_languages(path, name, options)
     unknown = [language for language in pair if language not in languages]
@@ -247,6 +247,16 @@ def language_tokens(path: str, name: str, options: Mapping, pair: Pair) -> Langu
         raise ValueError(
             f"{name} does not know the language {unknown[0]}. Give one of its own names: {shown}."
         )
+    return languages
+
+
+def language_tokens(path: str, name: str, options: Mapping, pair: Pair) -> LanguageTokens:
+    """The tokens that the task of a model uses for a language pair; see ``check_languages``.
+
+    Raises:
+        ValueError: as ``check_languages``, or its task is used in a way that is not known.
+    """
+    languages = check_languages(path, name, options, pair)
     return _TOKENS[options["_name"]](name, options, pair, languages)
 
 
