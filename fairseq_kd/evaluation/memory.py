@@ -31,6 +31,7 @@ from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint
 from fairseq_kd.evaluation.results import FAIRSEQ, MemoryUse
 from fairseq_kd.evaluation.size import weight_bytes
 from fairseq_kd.evaluation.systems import Conversions, Variant, build_engine, sample_of
+from fairseq_kd.teachers.loading import ANY
 from fairseq_kd.teachers.multilingual import Languages, Pair
 
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000
@@ -137,7 +138,11 @@ def translating(build: Callable[[], Engine], sources: List[List[int]]) -> Work:
 
 
 def training_step(
-    path: str, teacher: Optional[str], subset: Subset, languages: Optional[Pair] = None
+    path: str,
+    teacher: Optional[str],
+    subset: Subset,
+    languages: Languages = ANY,
+    names: Optional[Pair] = None,
 ) -> Work:
     """Loads a model, and returns one update of it as work: forward, backward and Adam.
 
@@ -145,16 +150,17 @@ def training_step(
         path: the model's checkpoint.
         teacher: the checkpoint from which word_kd distils; None for label-smoothed cross-entropy.
         subset: its longest sentences make a batch of TRAINING_TOKENS.
-        languages: the names of its languages in the teacher, if they are others.
+        languages: for which the model is loaded; see ``load_teacher``.
+        names: of the languages in the teacher, if they are others.
     """
-    student = load_checkpoint(path, "--student")
+    student = load_checkpoint(path, "--student", languages)
     model = student.model.train().requires_grad_(True)
     word_kd = WordKDConfig(_name="word_kd", label_smoothing=0.1, kd_teacher=teacher)
     if teacher is None:
         word_kd.kd_alpha, word_kd.kd_beta = 0.0, 1.0
     else:
         word_kd.kd_temperature = 1.0
-        word_kd.kd_teacher_source_lang, word_kd.kd_teacher_target_lang = languages or (None, None)
+        word_kd.kd_teacher_source_lang, word_kd.kd_teacher_target_lang = names or (None, None)
     cfg = OmegaConf.structured(FairseqConfig())  # word_kd reads some of fairseq's own options
     cfg.criterion = word_kd
     cfg.optimization.max_update, cfg.dataset.disable_validation = 1, True
@@ -193,10 +199,10 @@ def training_peak(
         teacher: from which it is distilled, or None.
         subset: as for ``training_step``.
     """
-    step = partial(training_step, str(student.path), None, subset)
+    path, names = None, None
     if teacher is not None:
-        languages = teacher.languages.teacher
-        step = partial(training_step, str(student.path), str(teacher.path), subset, languages)
+        path, names = str(teacher.path), teacher.languages.teacher
+    step = partial(training_step, str(student.path), path, subset, student.languages, names)
     memory = measured(step)
     if memory is None:
         return None

@@ -38,6 +38,7 @@ LENGTHS = (  # flags of learning-rate schedules that count updates, the warm-up 
     *("total-num-update", "lr-period-updates", "lr-deacy-period"),  # fairseq's spelling
     *("hold-steps", "decay-steps"),
 )
+POSITIONS = ("max-source-positions", "max-target-positions")  # of which a model may learn some
 NUMBER = re.compile(r"\d+(\.\d*)?([eE]\+?\d+)?")  # as YAML has it, or in quotes
 SHARED = "share-all-embeddings"
 EMBEDDINGS = ("encoder-embed-path", "decoder-embed-path")  # flags that name files
@@ -175,7 +176,7 @@ class Layout:
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
         sizes = {**self.run.train, **settings["train"]}
-        own = {flag: sizes[flag] for flag in SIZES if flag in sizes}
+        own = {flag: sizes[flag] for flag in (*SIZES, *POSITIONS) if flag in sizes}
         start = self._start(starts_as or name, size, own, settings["start"], teachers[0])
         if start is not None:
             flags["finetune-from-model"] = start.checkpoint

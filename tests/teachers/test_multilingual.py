@@ -1,5 +1,6 @@
 """Teachers that read language tokens: by each kind of task, in every way to learn from them."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from multilingual import TASKS, generate, train
 from fairseq_kd import cli
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.decoding.hypothesis_files import by_sentence
+from fairseq_kd.evaluation.results import EvaluationResult
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
@@ -167,6 +169,18 @@ def test_a_student_learns_the_same_from_it_and_from_its_store(multilingual, data
     assert len(keys["encoder.embed_tokens.weight"]) == len(
         load_teacher(path, "--teacher", SPANISH)[1].source_dictionary
     )
+
+
+def test_it_is_evaluated_with_its_own_tokens(multilingual, teacher, data, cache, tmp_path):
+    words = ["--teacher", multilingual("m2m"), "--student", teacher, "--data", data]
+    words += ["--subset", "valid", "--rounds", "0", "--bootstrap", "100", "--cache", str(cache)]
+    assert cli.main(["evaluate", *words, "--out", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "evaluation.json").read_text()
+    result = EvaluationResult.from_json(json.loads(text))
+    assert result.quality.agreement["teacher"] == 1
+    assert {"teacher", "student"} <= result.memory.training.keys()
+    model, _ = load_teacher(multilingual("m2m"), "--teacher", SPANISH)
+    assert result.systems[0].total_parameters == sum(each.numel() for each in model.parameters())
 
 
 @pytest.mark.parametrize("kind", TASKS)
