@@ -33,7 +33,8 @@ def run(options: DistillDataOptions) -> int:
     )
     workers = options.workers or cores()
     folders = (options.translations, options.data, options.out)
-    DistilledSet(*folders, choice, options.thresholds(), mix, workers).make()
+    thresholds = options.thresholds()
+    DistilledSet(*folders, choice, thresholds, mix, workers, options.scores).make()
     return 0
 
 

@@ -49,6 +49,7 @@ class DistilledSet:
         thresholds: of the filters, by name.
         mix: options of mixing with gold data.
         workers: processes.
+        scores: a file with a score of each hypothesis; None for the teacher's.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -65,9 +66,13 @@ class DistilledSet:
         thresholds: Dict[str, float],
         mix: MixOptions,
         workers: int,
+        scores: Optional[Path] = None,
     ):
         check_apart(out, {"--translations": translations, "--data": data})
         self.out, self.choice, self.mix, self.workers = out, choice, mix, workers
+        self.scores = scores
+        if scores is not None and not scores.is_file():
+            raise FileNotFoundError(f"--scores {scores} does not exist. Give a file of numbers.")
         self.bank = FilterBank(thresholds)
         self.hypotheses = translations / WHOLE
         self.settings = read_settings(translations)
@@ -79,7 +84,11 @@ class DistilledSet:
                 f"--select {choice.select} has no effect: {translations} holds one hypothesis per "
                 "sentence. Translate again with --nbest 5, or leave it out."
             )
-        if "teacher_score" in thresholds and self.settings.get("scored") is False:
+        if (
+            "teacher_score" in thresholds
+            and scores is None
+            and self.settings.get("scored") is False
+        ):
             raise ValueError(
                 f"--min-score needs scores, but not every translation in {translations} has one. "
                 "Leave it out."
@@ -141,6 +150,8 @@ class DistilledSet:
             "mix": asdict(self.mix),
             "versions": {"fairseq_kd": __version__, "sacrebleu": metadata.version("sacrebleu")},
         }
+        if self.scores is not None:
+            made_of["scores"] = sha256_of([self.scores])
         return json.loads(json.dumps(made_of))
 
     def make(self) -> None:
@@ -237,7 +248,7 @@ class DistilledSet:
         unknown = (source_dictionary.unk(), target_dictionary.unk())
         counts = PairCounts(len(self.subset), unknown)
         names = [f"text/train.{language}" for language in self.subset.pair]
-        sentences = sentences_of(self.subset, self.hypotheses)
+        sentences = sentences_of(self.subset, self.hypotheses, self.scores)
         with ExitStack() as stack:
             *texts, scores = (
                 stack.enter_context((work / name).open("w", encoding="utf-8", newline="\n"))

@@ -56,8 +56,17 @@ class DistillDataOptions(Options):
     select: str = option_field(
         "best",
         "the teacher's best hypothesis; all of them; the one nearest to the reference "
-        "(arXiv:1606.07947); or the one nearest to all others, minimum Bayes risk (default: best)",
-        ("best", "nbest", "interpolation", "mbr"),
+        "(arXiv:1606.07947); the one nearest to all others, minimum Bayes risk; or the one with "
+        "the highest score of --scores (default: best)",
+        ("best", "nbest", "interpolation", "mbr", "score"),
+        group=SELECTION,
+    )
+    scores: Optional[Path] = option_field(
+        None,
+        "a score of each hypothesis by a program of your own, such as a quality estimation, one "
+        "number a line in the order of hypotheses.txt: for --select score, and for --min-score in "
+        "place of the teacher's (default: none)",
+        read=file_path,
         group=SELECTION,
     )
     copies: Optional[int] = number_field(
@@ -134,10 +143,14 @@ class DistillDataOptions(Options):
             raise ValueError(
                 f"--tag-distilled and --tag-gold must differ, but both are {self.tag_gold}."
             )
+        if self.select == "score" and self.scores is None:
+            raise ValueError("--select score needs --scores. Give the file of the scores.")
         compares = self.select in ("interpolation", "mbr") or self.min_similarity is not None
         comparing = "--select interpolation or mbr, or --min-similarity"
+        scored = self.select == "score" or self.min_score is not None
         mixed, together = self.mix != "alone", self.mix == "gold"
         for flag, value, useful, needs in (
+            ("--scores", self.scores, scored, "--select score or --min-score"),
             ("--copies", self.copies, self.select == "nbest", "--select nbest"),
             ("--metric", self.metric, compares, comparing),
             ("--gold-subset", self.gold_subset, mixed, "--mix gold or extra"),

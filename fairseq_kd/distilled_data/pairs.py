@@ -1,5 +1,6 @@
 """Pairs for the training set: selected hypotheses with filter scores, and counts of them."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -11,6 +12,7 @@ from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.distilled_data.filters import FILTERS, FilterBank, Pair
 from fairseq_kd.distilled_data.selection import SelectionOptions, Sentence, selected
 from fairseq_kd.files.names import on_terminal
+from fairseq_kd.parallel_text import lines_of
 
 EXAMPLES = 5
 MANY_UNKNOWN = 0.01
@@ -25,12 +27,20 @@ class ScoredPair(NamedTuple):
     removed_by: Optional[str]  # the filter that removes the pair; None if it is kept
 
 
-def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:
+def sentences_of(
+    subset: Subset, hypotheses: Path, scores: Optional[Path] = None
+) -> Iterator[Sentence]:
     """Yields the sentences of a set with their hypotheses.
 
+    Args:
+        subset: the set that was translated.
+        hypotheses: the file of its hypotheses.
+        scores: a file with another score of each hypothesis, in their order.
+
     Raises:
-        ValueError: as ``by_sentence``; or the numbers of sentences differ.
+        ValueError: as ``by_sentence`` and ``scores_of``; or the numbers of sentences differ.
     """
+    others = None if scores is None else scores_of(scores)
     symbols = (subset.source_dictionary.symbols, subset.target_dictionary.symbols)
     number = -1
     for number, decoded in by_sentence(hypotheses, subset.target_dictionary.indices):
@@ -38,12 +48,46 @@ def sentences_of(subset: Subset, hypotheses: Path) -> Iterator[Sentence]:
             break
         source = _text(subset.source[number], symbols[0])
         target = None if subset.target is None else _text(subset.target[number], symbols[1])
+        if others is not None:
+            decoded = [each._replace(score=_next(others, scores, hypotheses)) for each in decoded]
         yield Sentence(number, source, target, decoded)
     if number + 1 != len(subset):
         raise ValueError(
             f"{hypotheses} has {'more' if number == len(subset) else number + 1} sentences, but "
             f"{subset.folder} has {len(subset)}. Decode again."
         )
+    if others is not None and next(others, None) is not None:
+        raise ValueError(_other_number(scores, "more", hypotheses))
+
+
+def scores_of(path: Path) -> Iterator[float]:
+    """Yields the numbers of a file, one a line.
+
+    Raises:
+        ValueError: naming the line that is not a finite number.
+    """
+    for number, line in enumerate(lines_of(str(path)), 1):
+        try:
+            score = float(line)
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise ValueError(f"{path}, line {number} is not a number: {on_terminal(line[:40])!r}.")
+        yield score
+
+
+def _next(scores: Iterator[float], path: Optional[Path], hypotheses: Path) -> float:
+    score = next(scores, None)
+    if score is None:
+        raise ValueError(_other_number(path, "fewer", hypotheses))
+    return score
+
+
+def _other_number(path: Optional[Path], which: str, hypotheses: Path) -> str:
+    return (
+        f"{path} has {which} lines than {hypotheses} has hypotheses. Score each hypothesis, those "
+        "of one sentence after another."
+    )
 
 
 def scored_pairs(

@@ -78,6 +78,12 @@ def minimum_bayes_risk(
     return [gains.index(max(gains))]
 
 
+def highest_score(hypotheses: Sequence[Hypothesis]) -> List[int]:
+    """Argmax over hypotheses of the score that a file gave them; of equals, the first."""
+    scores = [each.score for each in hypotheses]
+    return [scores.index(max(scores))]
+
+
 SELECTIONS: Dict[str, Callable[[Sequence[str], Optional[str], Similarity], List[int]]] = {
     "best": best,
     "nbest": nbest,
@@ -90,7 +96,7 @@ SELECTIONS: Dict[str, Callable[[Sequence[str], Optional[str], Similarity], List[
 class SelectionOptions:
     """How hypotheses are selected."""
 
-    select: str  # a key of SELECTIONS
+    select: str  # a key of SELECTIONS, or score for highest_score
     copies: Optional[int]  # with nbest, hypotheses per sentence at most; None for all
     metric: str  # a key of SCORERS
     remove_bpe: str  # how words are split, as in fairseq-generate
@@ -117,7 +123,7 @@ def selected(
     sentences: Iterable[Sentence], options: SelectionOptions, workers: int
 ) -> Iterator[Tuple[Sentence, List[Selected]]]:
     """Yields each sentence with its selected hypotheses; similarities are computed in processes."""
-    if options.select in ("best", "nbest") and not options.compare:
+    if options.select in ("best", "nbest", "score") and not options.compare:
         for sentence in sentences:
             yield sentence, select(options, [sentence])[0]
         return
@@ -134,12 +140,15 @@ def _with_selected(
 def select(options: SelectionOptions, chunk: Sequence[Sentence]) -> List[List[Selected]]:
     """The selected hypotheses of each sentence."""
     score = similarity(options.metric)
-    ranks_of = SELECTIONS[options.select]
+    ranks_of = SELECTIONS.get(options.select)
     results = []
     for sentence in chunk:
         words = [words_of(each.tokens, options.remove_bpe) for each in sentence.hypotheses]
         reference = sentence.reference and words_of(sentence.reference, options.remove_bpe)
-        ranks = ranks_of(words, reference, score)[: options.copies]
+        if ranks_of is None:
+            ranks = highest_score(sentence.hypotheses)
+        else:
+            ranks = ranks_of(words, reference, score)[: options.copies]
         compare = options.compare
         results.append(
             [Selected(i, score(words[i], reference) if compare else float("nan")) for i in ranks]

@@ -318,8 +318,8 @@ def distilled_step(
     flags = {"translations": translations, "data": gold.folder, "out": out}
     flags |= {"mix": "gold"} if _last(out) == "mixed" else {}
     options = DistillDataOptions.of({**flags, "select": "best", **section})
-    makes = [f"{out}/manifest.json"]
-    return LaidOutStep(_last(out), "distill", options, [_last(translations)], [], makes, out)
+    makes, reads = [f"{out}/manifest.json"], [str(options.scores)] if options.scores else []
+    return LaidOutStep(_last(out), "distill", options, [_last(translations)], reads, makes, out)
 
 
 def _in_shards(

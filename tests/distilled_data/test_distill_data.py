@@ -48,7 +48,7 @@ def test_the_best_hypotheses_become_the_targets_of_their_sources(
     assert text(out, "es") == (prepared / "bpe" / "train.es").read_text().split("\n")[:-1]
     assert text(out, "en") == [each[0].tokens for each in hypotheses(decoded).values()]
     shown = capsys.readouterr().out
-    assert f"{len(text(out, 'en'))} are kept" in shown
+    assert f"{len(text(out, 'en'))} pairs are kept" in shown
     assert "unknown tokens in the target: 0.00%" in shown
     assert len(re.findall(r"^\[\d+\] ", shown, re.M)) == 5
     assert f"    distilled  {text(out, 'en')[0]}\n" in shown
@@ -129,6 +129,27 @@ def test_a_student_learns_from_it_with_and_without_the_teachers_distributions(
     assert criterion != "word_kd" or log["kd_loss"] > 0
 
 
+def test_scores_of_another_program_select_and_filter(distill, decoded, tmp_path):
+    numbers, scores, best = [], [], {}
+    for number, several in hypotheses(decoded).items():
+        own = [(number * 7 + rank * 5) % 11 / 10 for rank in range(len(several))]
+        best[number] = own.index(max(own))
+        scores += own
+        numbers += [number] * len(own)
+    path = tmp_path / "scores.txt"
+    path.write_text("".join(f"{score}\n" for score in scores))
+    out = tmp_path / "out"
+    flags = ("--scores", path, "--select", "score", "--min-score", "0.9")
+    assert distill(out, *flags, *OFF) == 0
+    rows = table(out)
+    assert {int(row["sentence"]): int(row["hypothesis"]) for row in rows} == best
+    highest = {n: max(s for m, s in zip(numbers, scores, strict=True) if m == n) for n in best}
+    assert all(float(row["teacher_score"]) == highest[int(row["sentence"])] for row in rows)
+    kept = {int(row["sentence"]) for row in rows if row["taken_by"] == "-"}
+    assert kept == {number for number, score in highest.items() if score >= 0.9}
+    assert manifest(out)["made_of"]["scores"] == sha256_of([path])
+
+
 def test_nbest_gives_copies_of_the_source(distill, decoded, data, tmp_path):
     distill(tmp_path / "out", "--select", "nbest", "--copies", "3", *OFF)
     gold = binarised(data, "train", "es")
@@ -183,7 +204,7 @@ def test_filters_take_what_their_scores_say(distill, decoded, tmp_path, capsys):
         assert min(values) >= limit if below else max(values) <= limit
         assert counts["taken_by"][name] == sum(row["taken_by"] == name for row in rows) > 0
         flag = next(each.flag for each in FILTERS if each.name == name)
-        assert f"{flag} {limit:g} removed {counts['taken_by'][name]:,} (alone " in shown
+        assert f"{flag} {limit:g} removed {counts['taken_by'][name]:,} (" in shown
     numbers = [int(row["sentence"]) for row in kept]
     found = hypotheses(decoded)
     expected = [found[int(row["sentence"])][int(row["hypothesis"])].tokens for row in kept]

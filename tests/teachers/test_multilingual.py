@@ -210,6 +210,22 @@ def test_plan_reads_its_structure(multilingual, kind):
     assert (size.encoder_layers, size.decoder_layers) == (1, 1)
 
 
+def test_files_that_its_options_name_are_found_beside_it(multilingual, data, tmp_path):
+    state = torch.load(multilingual("m2m"), weights_only=True)
+    named = {"fixed_dictionary": "/gone/model_dict.txt", "lang_dict": "/gone/langs.txt"}
+    vars(state["cfg"]["task"]).update(**named, langs=None, data="/gone")
+    torch.save(state, tmp_path / "m2m.pt")
+    shutil.copy(Path(data) / "dict.es.txt", tmp_path / "model_dict.txt")
+    (tmp_path / "langs.txt").write_text("es\nen\nfr\n")
+    _, task = load_teacher(str(tmp_path / "m2m.pt"), "--teacher", SPANISH)
+    assert task.whole[0].symbols[-3:] == ["__es__", "__en__", "__fr__"]
+    (tmp_path / "langs.txt").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"^/gone/langs\.txt, with which \S+ was trained, is"
+    ):
+        load_teacher(str(tmp_path / "m2m.pt"), "--teacher", SPANISH)
+
+
 REFUSED = {
     "m2m": (
         Languages(("de", "en")),
