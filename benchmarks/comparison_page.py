@@ -54,7 +54,7 @@ class Row(NamedTuple):
         """Mean and spread (the standard deviation) over the seeds."""
         found = self.values(column)
         text = f"{mean(found):.{digits}f}"
-        return f"{text} ± {stdev(found):.{digits}f}" if len(found) > 1 else text
+        return f"{text} ± {stdev(found):.{digits}f}" if len(set(found)) > 1 else text
 
 
 def newest() -> Dict[str, Dict[str, Row]]:
