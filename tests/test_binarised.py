@@ -35,7 +35,7 @@ def test_damaged_data_of_other_formats_are_named(impl, tmp_path):
             check_side(side, 9)
     index.write_bytes(whole)
     content.write_bytes(bytes(31))
-    text = rf"^{content} is cut off or damaged: it has 31 bytes, and {index.name} says 32\."
+    text = rf"^{content} is cut off or damaged: it has 31 bytes, and {index.name} gives 32\."
     with pytest.raises(ValueError, match=text):
         check_side(side, 9)
 
@@ -62,6 +62,8 @@ def test_damaged_alignments_are_named_before_a_training(data, tmp_path):
     flags = ["--criterion", "word_kd", "--kd-alpha", "0", "--kd-beta", "1"]
     Setup(str(folder), *flags)
     path.write_bytes(path.read_bytes()[:8])
-    told = rf"^{path} is cut off or damaged: it has 8 bytes, and train\.align\.es-en\.idx says 16\."
+    told = (
+        rf"^{path} is cut off or damaged: it has 8 bytes, and train\.align\.es-en\.idx gives 16\."
+    )
     with pytest.raises(ValueError, match=told):
         Setup(str(folder), *flags)

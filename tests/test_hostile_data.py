@@ -187,7 +187,7 @@ def test_text_without_a_line_is_a_set_without_sentences(copied):
     for path in copied.glob("valid.es-en.*"):
         path.unlink()
     (copied / "valid.es-en.es").touch()  # --dataset-impl raw
-    with pytest.raises(ValueError, match=rf"^{copied}/valid\.es-en\.es holds no sentence\. Give"):
+    with pytest.raises(ValueError, match=rf"^{copied}/valid\.es-en\.es holds no sentences\. Give"):
         read_subset(copied, "valid", ("es", "en"))
 
 

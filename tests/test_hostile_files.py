@@ -166,7 +166,7 @@ def test_no_criterion_learns_from_it(criterion, kind, files, data, good):
     assert snapshot(bad.parent) == before
 
 
-@pytest.mark.parametrize("kind", ["code", "text", "not a number", "multilingual_translation"])
+@pytest.mark.parametrize("kind", ["code", "text", "not a number", "online_backtranslation"])
 def test_no_teacher_of_a_pivot_language_is_taken_either(kind, files, three_way):
     write, message = {**REFUSED, **NOT_FINITE, **OTHER_TASKS}[kind]
     bad = files(write)

@@ -53,7 +53,7 @@ class Languages(NamedTuple):
             teacher: names that the teacher gives the languages, if they are others.
         """
         pair = infer_language_pair(str(folder)) if folder.is_dir() else (None, None)
-        return cls(None if None in pair else pair, teacher)
+        return cls(None if None in pair else tuple(pair), teacher)
 
 
 class LanguageTokens(NamedTuple):

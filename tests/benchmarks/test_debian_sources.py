@@ -124,7 +124,7 @@ def test_values_that_mean_nothing_are_refused(texts, tmp_path):
     for lang in ("en", "German", ".*"):
         refused(build(texts, out, check=False, lang=lang), f"LANG {code} {lang}.")
     folder = "must be a folder with Translation files, but"
-    refused(build(out, out, check=False), f"--local {folder} {out} is none.")
+    refused(build(out, out, check=False), f"--local {folder} {out} is not a folder.")
 
 
 def test_a_broken_file_and_too_few_pairs_are_refused(tmp_path):

@@ -169,7 +169,7 @@ def test_a_teacher_of_no_language_pair(setup, edited):
         setup,
         f"--kd-teacher {path} does not record its language pair, and no data with a language pair "
         f"was found in moved-away, which it was trained on (searched: {searched}). Put that folder "
-        "back, or give a teacher that was trained with --source-lang and --target-lang.",
+        "back, or give --kd-teacher-source-lang and --kd-teacher-target-lang.",
         *["--kd-teacher", path],
     )
 

@@ -35,14 +35,14 @@ def test_the_tables_list_all_selections_and_filters():
         re.findall(r"^\| `(\w+)` \|", PAGE.partition(f"| `{flag}` |")[2].partition("\n\n")[0], re.M)
         for flag in ("--select", "--format")
     )
-    assert selections == list(SELECTIONS)
+    assert selections == [*SELECTIONS, "score"]
     assert formats == list(FORMATS)
 
 
 def test_every_choice_that_is_offered_can_be_dispatched():
     for action in subparser("distill-data")._actions:
         if action.dest == "select":
-            assert tuple(action.choices) == tuple(SELECTIONS)
+            assert tuple(action.choices) == (*SELECTIONS, "score")
         if action.dest == "metric":
             assert tuple(action.choices) == tuple(SCORERS)
 

@@ -129,27 +129,6 @@ def test_a_student_learns_from_it_with_and_without_the_teachers_distributions(
     assert criterion != "word_kd" or log["kd_loss"] > 0
 
 
-def test_scores_of_another_program_select_and_filter(distill, decoded, tmp_path):
-    numbers, scores, best = [], [], {}
-    for number, several in hypotheses(decoded).items():
-        own = [(number * 7 + rank * 5) % 11 / 10 for rank in range(len(several))]
-        best[number] = own.index(max(own))
-        scores += own
-        numbers += [number] * len(own)
-    path = tmp_path / "scores.txt"
-    path.write_text("".join(f"{score}\n" for score in scores))
-    out = tmp_path / "out"
-    flags = ("--scores", path, "--select", "score", "--min-score", "0.9")
-    assert distill(out, *flags, *OFF) == 0
-    rows = table(out)
-    assert {int(row["sentence"]): int(row["hypothesis"]) for row in rows} == best
-    highest = {n: max(s for m, s in zip(numbers, scores, strict=True) if m == n) for n in best}
-    assert all(float(row["teacher_score"]) == highest[int(row["sentence"])] for row in rows)
-    kept = {int(row["sentence"]) for row in rows if row["taken_by"] == "-"}
-    assert kept == {number for number, score in highest.items() if score >= 0.9}
-    assert manifest(out)["made_of"]["scores"] == sha256_of([path])
-
-
 def test_nbest_gives_copies_of_the_source(distill, decoded, data, tmp_path):
     distill(tmp_path / "out", "--select", "nbest", "--copies", "3", *OFF)
     gold = binarised(data, "train", "es")

@@ -109,31 +109,6 @@ def test_flags_that_cannot_be_meant_are_refused(distill, tmp_path, flags, text, 
     refused(distill, tmp_path, capsys, text, *flags)
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (lambda lines: lines[:-1], "scores.txt has fewer lines than "),
-        (lambda lines: [*lines, "1"], "scores.txt has more lines than "),
-        (lambda lines: ["x", *lines[1:]], "scores.txt, line 1 is not a number: 'x'."),
-        (lambda lines: ["nan", *lines[1:]], "scores.txt, line 1 is not a number: 'nan'."),
-    ],
-)
-def test_scores_that_are_not_those_of_the_hypotheses_are_refused(
-    distill, decoded, tmp_path, change, text, capsys
-):
-    count = len((decoded / "hypotheses.txt").read_text(encoding="utf-8").split("\nH-"))
-    path = tmp_path / "scores.txt"
-    path.write_text("\n".join(change(["0.5"] * count)) + "\n")
-    refused(distill, tmp_path, capsys, text, "--scores", path, "--select", "score")
-
-
-def test_scores_that_are_missing_are_refused(distill, tmp_path, capsys):
-    text = "--scores none.txt does not exist. Give a file of numbers."
-    refused(distill, tmp_path, capsys, text, "--scores", "none.txt", "--select", "score")
-    text = "--select score needs --scores. Give the file of the scores."
-    refused(distill, tmp_path, capsys, text, "--select", "score")
-
-
 @pytest.mark.parametrize("select", ["nbest", "interpolation", "mbr"])
 def test_a_choice_among_one_is_refused(distill, translate, tmp_path, select, capsys):
     single = tmp_path / "single"

@@ -164,7 +164,7 @@ def test_agreement_is_the_share_of_equal_likeliest_words(
 ):
     paths = {"teacher": ending_teacher, "student": teacher}
     named = [NamedCheckpoint(role, role, path) for role, path in paths.items()]
-    systems = load_systems(named)
+    systems = load_systems(named, Path(data))
     subset = common_subset(systems, Path(data), "test")
     same = tokens = 0
     sizes = [max(len(subset.source[i]), len(subset.target[i])) for i in range(len(subset))]

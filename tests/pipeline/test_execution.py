@@ -114,7 +114,7 @@ def test_what_is_recorded_of_a_training_is_read_again_and_may_be_missing(tmp_pat
     kept = (tmp_path / "run" / "workflow.json").read_text(encoding="utf-8")
     assert "training" not in kept  # as in the files of versions that did not record it
     assert read_workflow(tmp_path / "run" / "workflow.json", workflow_sha256(workflow)) == workflow
-    steps = [step._replace(training=Training("bleu", True, "fp16")) for step in workflow.steps]
+    steps = [step._replace(training=Training("fp16", True)) for step in workflow.steps]
     recorded = workflow._replace(steps=steps)
     path = write_workflow(recorded)
     assert read_workflow(path, workflow_sha256(recorded)) == recorded

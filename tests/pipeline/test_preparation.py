@@ -297,7 +297,7 @@ REFUSALS = {
     ),
     "a wrong choice of ours": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {select: worst}}",
-        r"distilled\.distill-data: --select must be one of best, nbest, interpolation, mbr, but is",
+        r"distilled\.distill-data: --select must be one of best, nbest, interpolation, mbr, sc",
     ),
     "more translations than the beam has": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {translate: {beam: 0}}",

@@ -73,9 +73,10 @@ def test_the_example_names_every_key_and_explains_those_of_the_file():
     known = keys_of_schema(schema, schema)
     assert {"data.merges", "teacher.arch", "ladder.ratio", "each.temperature.schedule"} <= known
     content = yaml.safe_load(EVERY_KEY)
-    named = keys_of(content) | set(re.findall(r"^# (\w+): ", EVERY_KEY, re.M))
+    named = keys_of(content) | set(re.findall(r"^# ([\w-]+): ", EVERY_KEY, re.M))
     beside = re.findall(r"^  # ([\w-]+): ", EVERY_KEY, re.M)  # what another key excludes
     named |= {f"{top}.{key}" for key in beside for top in ("data", "distilled")}
+    named |= {f"teacher-languages.{side}" for side in ("source", "target")}  # on its line
     of_stages = {name.partition(".")[2] for name in named if name.startswith(("each.", "ladder."))}
     for name in known:
         top, _, inner = name.partition(".")  # what a stage may say stands under each or a stage

@@ -68,7 +68,7 @@ TRAIN = {  # a flag under train, and its message
     "best-checkpoint-metric: ppl, maximize-best-checkpoint-metric: true": "which is better the sm",
     "eval-bleu: true, best-checkpoint-metric: bleu": "which is better the greater it is, but --max",
     "eval-bleu: true, eval-bleu-args: '{'": "--eval-bleu-args must be keys and values in JSON, ",
-    "eval-bleu: true, eval-bleu-detok: no": "--eval-bleu-detok must be one of ",
+    "eval-bleu: true, eval-bleu-detok: nosuch": "--eval-bleu-detok must be one of ",
     "eval-bleu-args: '{\"beem\": 2}'": "'beem' is not a setting of fairseq's search. Leave it",
     "eval-bleu-args: '{\"beam\": 0}'": "--eval-bleu-args 'beam': it must be a whole number ",
     "eval-bleu-args: '{\"beam\": 1.5}'": "--eval-bleu-args 'beam': it must be a whole number ",

@@ -93,7 +93,7 @@ def test_the_teacher_tells_which_language_is_its_source(data, teacher, reversed_
 def test_data_without_the_languages_of_the_teacher_are_refused(teacher, reversed_data, tmp_path):
     (reversed_data / "train.en-es.es.idx").unlink()
     result = run_forked(SCRIPT, teacher, reversed_data, tmp_path / "out", check=False)
-    assert result.stderr.startswith(f"{reversed_data} holds no train.es-en.es, which ")
+    assert result.stderr.startswith(f"{reversed_data} holds no train.es-en.es for {teacher} to ")
 
 
 @pytest.mark.slow

@@ -138,9 +138,9 @@ NOT_FINITE = {  # those whose weights are looked at only where they are used
 OTHER_TASKS = {
     task: (of_task(task), f"was trained on --task {task}, but must be trained on --task transl")
     for task in (
-        "translation_multi_simple_epoch",
-        "multilingual_translation",
-        "translation_from_pretrained_bart",
+        "semisupervised_translation",
+        "online_backtranslation",
+        "simul_text_to_text",
         "translation_lev",
     )
 }
