@@ -140,7 +140,7 @@ OTHER_TASKS = {
     for task in (
         "semisupervised_translation",
         "online_backtranslation",
-        "simul_text_to_text",
+        "multilingual_denoising",
         "translation_lev",
     )
 }
