@@ -4,7 +4,7 @@ A batch of fairseq's task ``translation`` holds, for a pair w and v of sentences
 ``w_1 .. w_n eos``, the previous tokens ``eos v_1 .. v_m`` and the target ``v_1 .. v_m eos``. Tasks
 of multilingual models put tokens of languages there, which are no part of the student's vocabulary:
 
-    translation_multi_simple_epoch    [src] w eos      eos [tgt] v     (M2M-100, NLLB, IndicTrans2)
+    translation_multi_simple_epoch    [src] w eos      eos [tgt] v     (M2M-100)
     translation_from_pretrained_bart  w eos [src]      [tgt] v         (mBART)
     multilingual_translation          w [tgt]          [tgt] v
 
