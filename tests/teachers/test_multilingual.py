@@ -174,6 +174,7 @@ def test_a_student_learns_the_same_from_it_and_from_its_store(multilingual, data
 def test_it_is_evaluated_with_its_own_tokens(multilingual, teacher, data, cache, tmp_path):
     words = ["--teacher", multilingual("m2m"), "--student", teacher, "--data", data]
     words += ["--subset", "valid", "--rounds", "0", "--bootstrap", "100", "--cache", str(cache)]
+    words += ["--threads", "1"]  # which this process keeps
     assert cli.main(["evaluate", *words, "--out", str(tmp_path / "report")]) == 0
     text = (tmp_path / "report" / "evaluation.json").read_text()
     result = EvaluationResult.from_json(json.loads(text))
