@@ -175,11 +175,11 @@ finish() { # finish [FOLDER]: what is in work, or in a folder of it, becomes OUT
 }
 
 give_up() { # give_up STATUS: removes incomplete output, and reports a full disk
-  local status=$1 told=""
+  local status=$1 message=""
   rm -f "$place/room"
   (head --bytes 1048576 /dev/zero > "$place/room") 2> /dev/null ||
-    told="The disk of $making is full; existing files are unchanged. Free some space and run the same line again."
+    message="The disk of $making is full; existing files are unchanged. Free some space and run the same line again."
   clear_place
-  [[ -z $told ]] || say "$told" >&2
+  [[ -z $message ]] || say "$message" >&2
   exit "$status"
 }

@@ -315,9 +315,9 @@ folder, *systems = sys.argv[1:]
 reference, *tokenised = sorted(map(str, pathlib.Path(folder).glob("tokenised.*")))
 for system, text in zip(systems, tokenised, strict=True):
     sys.argv[1:] = ["--sys", text, "--ref", reference]
-    with contextlib.redirect_stdout(io.StringIO()) as told:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         score.cli_main()
-    found = re.search(r"^BLEU4 = ([^,]+),", told.getvalue(), re.M)
-    print(f"| {pathlib.Path(system).stem} | {found[1]} |")
+    bleu = re.search(r"^BLEU4 = ([^,]+),", printed.getvalue(), re.M)
+    print(f"| {pathlib.Path(system).stem} | {bleu[1]} |")
 END
 }
