@@ -75,7 +75,10 @@ def load_teacher(
     folder = _dictionary_folder(path, name, cfg.task)
     changes = {"data": folder, "eval_bleu": False, **unopened_files(cfg)}
     checkpoint_utils.overwrite_args_by_name(cfg, changes)
-    task = teacher_task(path, name, state, languages, folder) if multilingual else None
+    try:
+        task = teacher_task(path, name, state, languages, folder) if multilingual else None
+    except (AttributeError, LookupError, TypeError) as error:  # options of another shape
+        raise ValueError(_unusable(name, error)) from error
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
             [path], state=state, task=task
@@ -216,6 +219,8 @@ def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Langua
     pair = (task_cfg.source_lang, task_cfg.target_lang)
     options = vars(task_cfg) if isinstance(task_cfg, Namespace) else task_cfg
     multilingual = options.get("_name") in TASKS
+    if languages.teacher is not None:
+        plain_languages(languages.teacher, _language_flags(flag))
     if languages.teacher is not None and multilingual:
         check_languages(path, name, options, languages.teacher)
     if languages.teacher is not None:

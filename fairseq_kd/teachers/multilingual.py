@@ -5,9 +5,9 @@ tokens of languages behind it.
 """
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq.data import Dictionary
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fairseq_kd.checkpoints.reading import data_folders, options_of
 from fairseq_kd.dictionaries import read_dictionary
+from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.teachers.sentence_format import PLAIN, SentenceFormat
 
 BART, MULTI, SEPARATE = (
@@ -207,7 +208,7 @@ def known_languages(path: str, name: str, options: Mapping) -> List[str]:
     pairs = _split(options.get("lang_pairs"))
     if task == MULTI and listed:
         file = _file(path, str(listed))
-        languages = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        languages = [line.strip() for line in lines_of(str(file))]
         languages = [language for language in languages if language]
     elif task != SEPARATE and given:
         languages = _split(given)
@@ -363,5 +364,6 @@ def _file(path: str, named: str) -> Path:
 
 def _split(listed: Any) -> List[str]:
     """A list of names, which options hold as a list or separated by commas."""
-    names = listed.split(",") if isinstance(listed, str) else list(listed or ())
+    names = listed.split(",") if isinstance(listed, str) else listed
+    names = names if isinstance(names, Sequence) else ()
     return [name.strip() for name in names if isinstance(name, str) and name.strip()]

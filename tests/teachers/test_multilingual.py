@@ -227,6 +227,38 @@ def test_files_that_its_options_name_are_found_beside_it(multilingual, data, tmp
         load_teacher(str(tmp_path / "m2m.pt"), "--teacher", SPANISH)
 
 
+HOSTILE = {
+    "languages that are a number": (
+        {"langs": 7, "lang_pairs": 7},
+        "name no languages. Give a file",
+    ),
+    "a style that is not known": ({"lang_tok_style": "odd"}, "that fairseq cannot use: 'odd'."),
+    "a table that is a text": (
+        {"langtoks": "main"},
+        "has options that fairseq cannot use: 'str' ob",
+    ),
+    "a list that is no text": ({"langs": None, "lang_dict": "langs.txt"}, "line 1, is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_options_of_another_shape_are_refused(multilingual, data, tmp_path, kind):
+    changes, message = HOSTILE[kind]
+    state = torch.load(multilingual("m2m"), weights_only=True)
+    vars(state["cfg"]["task"]).update(changes)
+    torch.save(state, tmp_path / "m2m.pt")
+    (tmp_path / "langs.txt").write_bytes(b"e\xff\n")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_teacher(str(tmp_path / "m2m.pt"), "--teacher", SPANISH)
+
+
+@pytest.mark.parametrize("name", ["../es", 'es");x(', "e\ns"])
+def test_names_that_are_no_plain_names_are_refused(multilingual, teacher, name):
+    for path in (multilingual("m2m"), teacher):
+        with pytest.raises(ValueError, match=r"\.$"):
+            load_teacher(path, "--teacher", Languages(("es", "en"), (name, "en")))
+
+
 REFUSED = {
     "m2m": (
         Languages(("de", "en")),
