@@ -9,6 +9,11 @@ from fairseq_kd.flag_types import COUNT, SEED, Range
 
 Flags = Dict[str, Any]  # names without dashes, and values
 MOST = 2**31 - 1
+TRAIN_ALONE = (  # why several processes on CPUs are refused, and what to do
+    "each would train a model of its own: on CPUs fairseq-train takes no ranks from torchrun. "
+    "Train in one process, or give --distributed-world-size and --distributed-rank; "
+    "docs/fairseq_notes.md has the line."
+)
 RANGES = {
     **dict.fromkeys(
         (

@@ -8,6 +8,7 @@ from typing import Any, Dict, Sequence
 import torch
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 
+from fairseq_kd.fairseq_flags import TRAIN_ALONE
 from fairseq_kd.flag_types import UNPRINTABLE, Range, flag_name
 
 FAIRSEQ_RANGES = {  # of the flags that fairseq's own criterion has
@@ -59,11 +60,7 @@ def refuse_ignored_ranks() -> None:
     workers = os.environ.get("WORLD_SIZE", "")
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     if workers.isdigit() and int(workers) > 1 and "RANK" in os.environ and alone:
-        raise ValueError(
-            f"torchrun started {workers} processes, but each would train a model of its own: on "
-            "CPUs fairseq-train takes no ranks from torchrun. Train in one process, or give "
-            "--distributed-world-size and --distributed-rank; docs/fairseq_notes.md has the line."
-        )
+        raise ValueError(f"torchrun started {workers} processes, but {TRAIN_ALONE}")
 
 
 def distils(cfg: Any) -> bool:

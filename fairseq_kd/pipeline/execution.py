@@ -194,7 +194,11 @@ def _training(step: Step) -> Dict[str, Any]:
     log = Path(step.folder or "") / LOG
     if step.kind != "train" or not log.is_file():
         return {}
-    from fairseq_kd.checkpoints.updates import LAST, updates_behind, updates_done  # import torch
+    from fairseq_kd.checkpoints.updates import (  # which import torch
+        LAST,
+        updates_behind,
+        updates_done,
+    )
 
     made = step.makes[0]
     written = updates_done(made)  # fairseq saves the best of those validations that it saves at

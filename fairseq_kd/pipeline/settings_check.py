@@ -6,6 +6,8 @@ from fairseq_kd.pipeline.run_file import COLD, STAGE_DEFAULTS, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import PLAIN, SIZES, TEACHERLESS
 
 DISTILLING = ("alpha", "beta", "temperature", "knowledge", "learns-from")
+LANGUAGES = "teacher-languages"
+OF_TEACHER = dict.fromkeys(("teacher-source-lang", "teacher-target-lang"), LANGUAGES)
 OWN_KEYS = {  # flags that the run sets itself, and the key that sets them
     "arch": "arch or ratio",
     "source-lang": "data",
@@ -19,14 +21,15 @@ STAGE_KEYS = {  # those of a stage only
     "criterion": "criterion",
     "finetune-from-model": "start",
     "kd-teacher": "learns-from",
+    **dict.fromkeys(("kd-teacher-source-lang", "kd-teacher-target-lang"), LANGUAGES),
 }
 SECTION_KEYS = {  # by section: flags of our commands that the run sets, and the key
     "evaluate": {
-        **{"data": "data", "out": "run", "teacher": "teacher"},
+        **{"data": "data", "out": "run", "teacher": "teacher", **OF_TEACHER},
         **{"student": "ladder", "control": "controls", "user-dir": "user-dir"},
     },
     "translate": {
-        **{"teacher": "teacher", "data": "data", "out": "run", "shard": "shards"},
+        **{"teacher": "teacher", "data": "data", "out": "run", "shard": "shards", **OF_TEACHER},
         **{"subset": "distilled", "user-dir": "user-dir"},
     },
     "import-translations": {"data": "data", "out": "run", "subset": "distilled"},
@@ -52,6 +55,10 @@ def check_effects(run: RunFile, stages: Sequence[Stage], teachers: Sequence[str]
                     f"{run.path}: {where} has {flag}, which the key {keys[flag]} sets. Leave it "
                     "out there."
                 )
+    if run.teacher_languages is not None and isinstance(run.teacher, Mapping):
+        raise ValueError(
+            f"{run.path}: {LANGUAGES} has no effect on a teacher that the run trains. Leave it out."
+        )
     settings = {stage.name: run.settings_of(stage) for stage in stages}
     _check_sizes(run, stages)
     _check_distillation(run, stages, settings)

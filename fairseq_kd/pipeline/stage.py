@@ -22,6 +22,7 @@ from typing import Any, Deque, Dict, List, Tuple
 from fairseq_kd.checkpoints.reading import check_start, is_cut_off, read_state
 from fairseq_kd.checkpoints.updates import LAST, updates_done
 from fairseq_kd.child_process import child
+from fairseq_kd.fairseq_flags import TRAIN_ALONE
 from fairseq_kd.files.locks import Lock, locked
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.whole_files import (
@@ -288,11 +289,7 @@ def _check_processes(command: List[str]) -> None:
     several = WORKERS.search(" ".join(command))
     ranks = any("--distributed-rank" in each for each in command)
     if several and "--cpu" in command and not ranks:
-        raise ValueError(
-            f"torchrun starts {several[1]} processes, but each would train a model of its own: on "
-            "CPUs fairseq-train takes no ranks from torchrun. Train in one process, or give "
-            "--distributed-world-size and --distributed-rank; docs/fairseq_notes.md has the line."
-        )
+        raise ValueError(f"torchrun starts {several[1]} processes, but {TRAIN_ALONE}")
 
 
 def _check_restarts(command: List[str]) -> None:

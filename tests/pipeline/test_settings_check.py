@@ -25,6 +25,15 @@ WITHOUT_EFFECT = {
         "ladder: [0.5]\nteacher: {arch: transformer, train: {kd-alpha: 1}}",
         "the teacher has train.kd-alpha, which has no effect",
     ),
+    "languages of a teacher that is trained": (
+        "ladder: [0.5]\nteacher: {arch: transformer}\n"
+        "teacher-languages: {source: es_XX, target: en_XX}",
+        r"teacher-languages has no effect on a teacher that the run trains\. Leave it out\.",
+    ),
+    "languages of a teacher in a section": (
+        "ladder: [0.5]\nevaluate: {teacher-source-lang: es_XX}",
+        "has teacher-source-lang, which the key teacher-languages sets",
+    ),
     "a teacher of peers": (
         "ladder: [{ratio: 0.5, criterion: mutual_learning, learns-from: teacher}]",
         r"student has learns-from, which has no effect with the criterion mutual_learning: it has",
