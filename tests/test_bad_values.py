@@ -86,10 +86,10 @@ def test_a_command_refuses_bad_values_in_one_sentence_that_names_the_flag(flag, 
             words = [f"{name}={value}"]
         with pytest.raises(SystemExit):
             SUBCOMMANDS[subcommand].parse_known_args(words)
-        told = capsys.readouterr().err.strip().splitlines()[-1]
+        message = capsys.readouterr().err.strip().splitlines()[-1]
         shown = re.escape(value if value and "\n" not in value else repr(value))
         must = rf"it must be .*, but is {shown}" if action.choices is None else "invalid choice: "
-        assert re.search(rf"error: argument {re.escape(name)}: {must}", told), (value, told)
+        assert re.search(rf"error: argument {re.escape(name)}: {must}", message), (value, message)
 
 
 @pytest.mark.parametrize("command", ["store", "translate", "distill-data", "evaluate", "export"])
@@ -123,8 +123,8 @@ def test_a_number_of_a_model_is_refused_by_its_flag(action):
     name = action.option_strings[0]
     bad = {*BAD} - {"0", "1e-40"} | ({"0", "1e-40"} if name.endswith(SIZE) else set())
     for value in bad:
-        told = rf"({name} must be |argument {name}: (invalid|expected) )[^\n]*"
-        with pytest.raises(ValueError, match=told):
+        message = rf"({name} must be |argument {name}: (invalid|expected) )[^\n]*"
+        with pytest.raises(ValueError, match=message):
             model_args("transformer", argparse.Namespace(), [f"{name}={value}"])
 
 
@@ -186,16 +186,16 @@ def test_a_criterion_refuses_bad_values_in_one_sentence_that_names_the_flag(flag
         try:
             args = vars(parser.parse_args([*usual, f"{name}={value}"]))
         except SystemExit:
-            told = capsys.readouterr().err.strip().splitlines()[-1]
-            assert f"error: argument {name}: invalid " in told
-            assert value not in LEGAL_OF.get(name, ()), told
+            message = capsys.readouterr().err.strip().splitlines()[-1]
+            assert f"error: argument {name}: invalid " in message
+            assert value not in LEGAL_OF.get(name, ()), message
             continue
-        told = refusal(cls, argparse.Namespace(**AROUND | args, _name=criterion))
+        message = refusal(cls, argparse.Namespace(**AROUND | args, _name=criterion))
         if value in LEGAL_OF.get(name, ()):
-            assert " must be " not in told, told
+            assert " must be " not in message, message
         else:
-            assert told.startswith(f"{name} "), (value, told)
-            assert told.count("\n") == told.count(value) * value.count("\n"), told
+            assert message.startswith(f"{name} "), (value, message)
+            assert message.count("\n") == message.count(value) * value.count("\n"), message
 
 
 def refusal(cls, cfg):

@@ -46,8 +46,8 @@ def test_tokens_of_another_dictionary_in_cached_data_are_named(tmp_path):
     builder.add_item(torch.tensor([0, 8, 2]))
     builder.finalize(f"{side}.idx")
     assert check_side(side, 9)
-    told = rf"^{content} holds token 8, but its dictionary has the tokens 0 to 7\. Binarise the"
-    with pytest.raises(ValueError, match=told):
+    message = rf"^{content} holds token 8, but its dictionary has the tokens 0 to 7\. Binarise the"
+    with pytest.raises(ValueError, match=message):
         check_side(side, 8)
 
 
@@ -62,8 +62,8 @@ def test_damaged_alignments_are_named_before_a_training(data, tmp_path):
     flags = ["--criterion", "word_kd", "--kd-alpha", "0", "--kd-beta", "1"]
     Setup(str(folder), *flags)
     path.write_bytes(path.read_bytes()[:8])
-    told = (
+    message = (
         rf"^{path} is cut off or damaged: it has 8 bytes, and train\.align\.es-en\.idx gives 16\."
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         Setup(str(folder), *flags)

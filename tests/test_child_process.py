@@ -62,7 +62,7 @@ def started(tmp_path, request):
         [sys.executable, "-c", script, "merge", str(tmp_path / "tree")],
         cwd=ROOT,
         env={**ENVIRONMENT, "TREE_OF_TEST": str(tmp_path)},
-        stderr=(tmp_path / "told").open("w"),
+        stderr=(tmp_path / "message").open("w"),
         start_new_session=True,
         preexec_fn=heed_signals,
     )
@@ -112,8 +112,8 @@ def test_a_signal_ends_all_with_one_line_and_its_status(number, started, tmp_pat
     assert not alive()
     assert process.returncode == 128 + number
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
-    told = (tmp_path / "told").read_text()
-    assert told == f"\nfairseq-kd merge: {how}; run the same command again to resume\n"
+    message = (tmp_path / "message").read_text()
+    assert message == f"\nfairseq-kd merge: {how}; run the same command again to resume\n"
 
 
 @pytest.mark.parametrize("started", [WORKERS], indirect=True, ids=["workers"])
@@ -205,8 +205,8 @@ def test_input_and_output_pass_through():
 
 
 def test_a_program_that_is_missing_is_named():
-    told = "^no-such-program must be a program on PATH or an executable file, but is neither."
-    with pytest.raises(FileNotFoundError, match=told):
+    message = "^no-such-program must be a program on PATH or an executable file, but is neither."
+    with pytest.raises(FileNotFoundError, match=message):
         run(["no-such-program"])
 
 
@@ -312,8 +312,8 @@ def test_no_process_is_started_otherwise():
 def test_a_worker_that_is_killed_ends_in_one_sentence():
     from fairseq_kd.worker_processes import in_processes
 
-    told = (
+    message = (
         r"^One of 2 worker processes was killed, perhaps because memory ran out\. Run the same comm"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         list(in_processes([functools.partial(os._exit, 9)] * 2, 2))

@@ -90,8 +90,8 @@ def test_the_training_command_builds_what_it_names(page, data, teacher, three_wa
 def test_the_table_of_architectures_is_current():
     text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+)\+(\d+) \| (\d+) \| (\d+) \| (\d+) \|", text, re.M)
-    told = {name: tuple(int(number) for number in numbers) for name, *numbers in rows}
-    assert told == {
+    message = {name: tuple(int(number) for number in numbers) for name, *numbers in rows}
+    assert message == {
         name: (a.encoder_layers, a.decoder_layers, a.width, a.heads, a.feed_forward)
         for name, a in models.ARCHITECTURES.items()
     }

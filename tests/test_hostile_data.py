@@ -224,9 +224,9 @@ def distill(decoded, data):
 def test_a_hypothesis_with_a_token_of_no_dictionary_is_named(decoded, data, capsys):
     message = f'{decoded}/hypotheses.txt, line 3, holds "xyzzy", which the dictionary lacks. Decode'
     assert cli.main([str(word) for word in distill(decoded, data)]) == 2
-    *progress, told = capsys.readouterr().err.splitlines()
+    *progress, printed = capsys.readouterr().err.splitlines()
     assert all(line.startswith("distilled: ") or "made of" in line for line in progress)
-    assert told.startswith(f"fairseq-kd distill-data: {message}")
+    assert printed.startswith(f"fairseq-kd distill-data: {message}")
     assert not (decoded.parent / "new").exists()
 
 
@@ -245,7 +245,7 @@ def test_a_damaged_description_of_a_decoding_is_named(
 
 
 @pytest.mark.parametrize("command", ["merge", "distill-data"])
-def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_hypotheses(
+def test_a_changed_digit_of_the_description_of_a_decoding_is_reported_from_damaged_hypotheses(
     command, decoded, data, capsys
 ):
     path = decoded / "decoding.json"
@@ -253,15 +253,17 @@ def test_a_changed_digit_of_the_description_of_a_decoding_is_told_from_damaged_h
     words = {"merge": ["merge", decoded], "distill-data": distill(decoded, data)}[command]
     path.write_text(json.dumps(sealed(settings)).replace('"nbest": 1', '"nbest": 3'))
     (decoded / ".lock").touch()
-    told = (
+    message = (
         f"{path} is damaged: its values do not match its checksum. Copy it from the --out of "
         "another shard, or start the same fairseq-kd translate with another --out, which writes "
         "the file first; hypotheses in this folder stay valid."
     )
-    refused(capsys, words, [decoded.parent], told)
+    refused(capsys, words, [decoded.parent], message)
     path.write_text(json.dumps({**settings, "nbest": 3}))  # by a version that sealed nothing
-    told = f"{decoded}/hypotheses.txt belongs to another decoding (teacher, data or options) than "
-    refused(capsys, words, [decoded.parent], told)
+    message = (
+        f"{decoded}/hypotheses.txt belongs to another decoding (teacher, data or options) than "
+    )
+    refused(capsys, words, [decoded.parent], message)
     path.unlink()
     agree_on(settings, decoded.parent / "another")
     shutil.copy(decoded.parent / "another" / "decoding.json", path)

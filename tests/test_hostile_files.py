@@ -159,10 +159,10 @@ def test_no_criterion_learns_from_it(criterion, kind, files, data, good):
     named = f"{good}:{bad}" if criterion == "multi_teacher_kd" else bad
     with pytest.raises(ValueError, match=r"\.$") as error:
         Setup(data, "--criterion", criterion, "--kd-teacher", named)
-    told = str(error.value)
-    assert told.startswith(f"--kd-teacher {bad} ")
-    assert message in told
-    assert "\n" not in told
+    printed = str(error.value)
+    assert printed.startswith(f"--kd-teacher {bad} ")
+    assert message in printed
+    assert "\n" not in printed
     assert snapshot(bad.parent) == before
 
 

@@ -39,8 +39,8 @@ def test_the_last_line_counts_with_an_end_and_without(clean, tmp_path, source, t
 
 @pytest.mark.parametrize("more", ["four", "four\n", "\n"])
 def test_sides_of_different_lengths_are_refused(clean, more):
-    told = "train.es has 3 lines but train.en has 4; line N of both must be the same sentence.\n"
-    assert clean("a\nb\nc", f"one\ntwo\nthree\n{more}") == (1, "", told)
+    message = "train.es has 3 lines but train.en has 4; line N of both must be the same sentence.\n"
+    assert clean("a\nb\nc", f"one\ntwo\nthree\n{more}") == (1, "", message)
 
 
 def test_a_byte_order_mark_is_left_out_wherever_files_were_joined(clean, tmp_path):
@@ -52,8 +52,8 @@ def test_a_byte_order_mark_is_left_out_wherever_files_were_joined(clean, tmp_pat
 
 @pytest.mark.parametrize("odd", ["\t", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
 def test_what_other_programs_end_lines_at_becomes_a_space(clean, tmp_path, odd):
-    told = "train.es: control characters, such as tabs, became spaces in 1 line\n"
-    assert clean(f"a\nb{odd}c\nd\n") == (0, "train: 3 of 3 pairs kept\n", told)
+    message = "train.es: control characters, such as tabs, became spaces in 1 line\n"
+    assert clean(f"a\nb{odd}c\nd\n") == (0, "train: 3 of 3 pairs kept\n", message)
     assert kept(tmp_path)[0] == ["a", "b c", "d"]
 
 
@@ -84,7 +84,7 @@ LATIN1 += "the line is damaged, correct it, or remove it in every language."
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (
             "a\nél fue cantó\nc\n".encode("latin-1"),
@@ -107,13 +107,13 @@ LATIN1 += "the line is damaged, correct it, or remove it in every language."
         ("\n \n\n", "train.es and .en leave no pairs (MAX_WORDS=0)."),
     ],
 )
-def test_what_is_no_text_is_refused(clean, source, told):
-    assert clean(source) == (1, "", f"{told}\n")
+def test_what_is_no_text_is_refused(clean, source, message):
+    assert clean(source) == (1, "", f"{message}\n")
 
 
 def test_a_limit_that_is_no_number_is_refused(clean):
-    told = "MAX_WORDS must be a whole number, 0 or more, but is -1.\n"
-    assert clean("a\n", "b\n", max_words="-1") == (1, "", told)
+    message = "MAX_WORDS must be a whole number, 0 or more, but is -1.\n"
+    assert clean("a\n", "b\n", max_words="-1") == (1, "", message)
 
 
 @pytest.mark.parametrize(("ending", "pack"), [(".xz", lzma.compress), (".gz", gzip.compress)])

@@ -15,8 +15,8 @@ def test_it_tells_units_time_left_and_what_is_added(capsys, monkeypatch):
         line.start -= 10
         line.add(500, "K=64")
     shown = capsys.readouterr().err
-    told = r"store train:  50% \|#+ *\| 1,000/2,000 sentences, 00:\d\d left, K=64\n"
-    assert re.fullmatch(told, shown)
+    message = r"store train:  50% \|#+ *\| 1,000/2,000 sentences, 00:\d\d left, K=64\n"
+    assert re.fullmatch(message, shown)
 
 
 def test_a_log_gets_no_line_for_every_unit_but_the_last_one(capsys):
@@ -81,16 +81,16 @@ def test_no_work_at_all_shows_nothing(capsys):
 @pytest.mark.parametrize("given", ["abc", "-1", "nan", "inf", "1e9", " 3", "9" * 5000])
 def test_a_pause_that_is_none_is_refused_by_its_variable(monkeypatch, given):
     monkeypatch.setenv("FAIRSEQ_KD_LOG_SECONDS", given)
-    told = "FAIRSEQ_KD_LOG_SECONDS must be a number from 0 to 86,400, but is "
-    with pytest.raises(ValueError, match=rf"^{told}.{{,60}}\. Correct it, or unset it\.$"):
+    message = "FAIRSEQ_KD_LOG_SECONDS must be a number from 0 to 86,400, but is "
+    with pytest.raises(ValueError, match=rf"^{message}.{{,60}}\. Correct it, or unset it\.$"):
         ProgressLine("work", 1, "units")
 
 
 @pytest.mark.parametrize("given", ["abc", "0", "1.5", "1" * 5000])
 def test_a_number_of_places_that_is_none_is_refused_by_its_variable(monkeypatch, given):
     monkeypatch.setenv("FAIRSEQ_KD_PLACES", given)
-    told = "FAIRSEQ_KD_PLACES must be a whole number from 1 to 1,000, but is "
-    with pytest.raises(ValueError, match=rf"^{told}.{{,60}}\. Correct it, or unset it\.$"):
+    message = "FAIRSEQ_KD_PLACES must be a whole number from 1 to 1,000, but is "
+    with pytest.raises(ValueError, match=rf"^{message}.{{,60}}\. Correct it, or unset it\.$"):
         places()
 
 

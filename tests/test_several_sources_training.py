@@ -123,8 +123,8 @@ def test_an_extracted_peer_scores_what_the_log_said(peers, data, tmp_path, capsy
     shown = capsys.readouterr()
     assert f"peer {number}: " in shown.out
     assert "averaged" not in shown.err
-    told = validated[f"nll_loss_{number}"]
-    assert told != validated["nll_loss"]
+    message = validated[f"nll_loss_{number}"]
+    assert message != validated["nll_loss"]
     batches = ["--batch-size", "8", *WHOLE_BATCHES, "--cpu"]
     allowed = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # as torch was before 2.6: no plugin
     command = ["fairseq-generate", data, "--path", out, *PAIR, "--gen-subset", "valid", *batches]
@@ -132,10 +132,10 @@ def test_an_extracted_peer_scores_what_the_log_said(peers, data, tmp_path, capsy
     scores = [
         float(each) for line in re.findall(r"^P-\d+\t(.*)$", scored, re.M) for each in line.split()
     ]
-    assert -sum(scores) / len(scores) == pytest.approx(told, abs=2e-3)
+    assert -sum(scores) / len(scores) == pytest.approx(message, abs=2e-3)
     validation = ["fairseq-validate", data, "--user-dir", "user_dir", "--path", out, *batches]
     text = run_forked(*validation, "--task", "translation", "--valid-subset", "valid").stdout
-    assert float(re.search(r"nll_loss (\S+)", text)[1]) == pytest.approx(told, abs=2e-3)
+    assert float(re.search(r"nll_loss (\S+)", text)[1]) == pytest.approx(message, abs=2e-3)
 
 
 def test_an_extracted_peer_is_an_ordinary_model_of_its_own_size(peers, tmp_path):
@@ -163,7 +163,9 @@ def test_updates_behind_a_peer_count_those_of_the_peers_that_it_began_from(peers
 
 
 @pytest.mark.parametrize("half", [True, False])
-def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_told(peers, tmp_path, capsys, half):
+def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_reported(
+    peers, tmp_path, capsys, half
+):
     state = read_checkpoint(peers[0])  # as fairseq's scripts/average_checkpoints.py leaves it
     state["model"] = {name: tensor.clone() for name, tensor in state["model"].items()}
     if half:
@@ -180,15 +182,15 @@ def test_a_checkpoint_of_which_the_model_alone_was_averaged_is_told(peers, tmp_p
 def test_a_peer_that_is_not_there_is_refused(peers, tmp_path, capsys):
     words = ["extract-peer", str(peers[0]), "--peer", "3", "--out", str(tmp_path / "peer.pt")]
     assert cli.main(words) == 2
-    told = f"--peer must be from 1 to 2 for {peers[0]}, but is 3. The model of the"
-    assert told in capsys.readouterr().err
+    message = f"--peer must be from 1 to 2 for {peers[0]}, but is 3. The model of the"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "peer.pt").exists()
 
 
 def test_a_checkpoint_without_peers_is_refused(teacher, tmp_path, capsys):
     assert cli.main(["extract-peer", teacher, "--out", str(tmp_path / "peer.pt")]) == 2
-    told = "was trained with --criterion label_smoothed_cross_entropy, which has no peers."
-    assert told in capsys.readouterr().err
+    message = "was trained with --criterion label_smoothed_cross_entropy, which has no peers."
+    assert message in capsys.readouterr().err
     missing = tmp_path / "nowhere.pt"
     assert cli.main(["extract-peer", str(missing), "--out", str(tmp_path / "peer.pt")]) == 2
     assert f"{missing} does not exist." in capsys.readouterr().err

@@ -26,6 +26,8 @@ def test_a_shard_is_typed_as_index_and_count():
     "typed", ["0/3", "4/3", "3", "a/b", "-1/3", "1/3/5", "1/10001", "1/2000000000"]
 )
 def test_what_is_no_shard_is_refused(typed):
-    told = f"it must be I/N with N from 1 to 10,000 and I from 1 to N, such as 3/64, but is {typed}"
-    with pytest.raises(argparse.ArgumentTypeError, match=f"^{re.escape(told)}$"):
+    message = (
+        f"it must be I/N with N from 1 to 10,000 and I from 1 to N, such as 3/64, but is {typed}"
+    )
+    with pytest.raises(argparse.ArgumentTypeError, match=f"^{re.escape(message)}$"):
         Shard.parse(typed)

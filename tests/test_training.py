@@ -168,7 +168,7 @@ def test_validation_bleu_is_the_students(data, teacher, tmp_path):
     bleu = ["--eval-bleu", "--eval-bleu-args", '{"beam": 2}', "--eval-bleu-remove-bpe"]
     bleu += ["--eval-bleu-print-samples", "--max-update", "2", "--dropout", "0"]
     lines = train(data, tmp_path / "student", *DISTIL, teacher, *bleu)
-    told = of_kind(lines, "valid")[-1]["bleu"]
+    message = of_kind(lines, "valid")[-1]["bleu"]
     plugin = ["--user-dir", "user_dir", "--path", tmp_path / "student" / "checkpoint_last.pt"]
     generation = [*PAIR, "--gen-subset", "valid", "--beam", "2", "--batch-size", "8", "--cpu"]
     scoring = ["--remove-bpe", "--scoring", "sacrebleu", "--sacrebleu-tokenizer", "none"]
@@ -177,8 +177,8 @@ def test_validation_bleu_is_the_students(data, teacher, tmp_path):
         for path in (plugin, [*plugin[:3], teacher])
     ]
     students, teachers = (float(re.search(r"BLEU = ([\d.]+)", text)[1]) for text in measured)
-    assert told == pytest.approx(students, abs=0.01)
-    assert told != pytest.approx(teachers, abs=0.01)
+    assert message == pytest.approx(students, abs=0.01)
+    assert message != pytest.approx(teachers, abs=0.01)
 
 
 def test_hydra_train_distils_and_its_student_converts(data, teacher, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 from fairseq_kd.training_log import figures, read_training_log
 
 
-def line(kind, **told):
-    return f"2026-11-23 | INFO | {kind} | {json.dumps(told)}"
+def line(kind, **message):
+    return f"2026-11-23 | INFO | {kind} | {json.dumps(message)}"
 
 
 def test_what_a_restart_repeated_counts_once_as_it_was_the_last_time(tmp_path):

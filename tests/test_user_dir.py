@@ -81,9 +81,11 @@ def test_a_command_imports_the_plugin_of_its_model(command, homemade, plugin, da
 def test_a_folder_that_is_no_plugin(homemade, data, tmp_path):
     flags = commands(homemade, data, tmp_path / "out")["plan"]
     done = run_new("fairseq-kd", "plan", *flags, "--user-dir", tmp_path, check=False)
-    told = f"fairseq-kd plan: --user-dir {tmp_path} has no __init__.py. Give the folder of a fairse"
+    message = (
+        f"fairseq-kd plan: --user-dir {tmp_path} has no __init__.py. Give the folder of a fairse"
+    )
     assert done.returncode == 2
-    assert re.match(re.escape(told), done.stderr.splitlines()[-1])
+    assert re.match(re.escape(message), done.stderr.splitlines()[-1])
 
 
 def test_a_torch_that_is_too_old_is_named():

@@ -119,7 +119,7 @@ def last_line(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_disk_is_told_and_nothing_half_made_is_left(words, command, tmp_path, capsys):
+def test_a_full_disk_is_reported_and_nothing_half_made_is_left(words, command, tmp_path, capsys):
     with files_up_to(2000):
         assert run(words, command, tmp_path / "out") == 2
     assert re.fullmatch(
@@ -131,7 +131,7 @@ def test_a_full_disk_is_told_and_nothing_half_made_is_left(words, command, tmp_p
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_read_only_disk_is_told(words, command, tmp_path, capsys):
+def test_a_read_only_disk_is_reported(words, command, tmp_path, capsys):
     with small_disk(tmp_path / "disk", "ro") as disk:
         assert run(words, command, disk / "out") == 2
         assert re.fullmatch(
@@ -152,7 +152,7 @@ def test_finished_work_is_found_on_a_disk_that_became_read_only(words, command, 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_place_below_a_file_is_told(words, command, tmp_path, capsys):
+def test_a_place_below_a_file_is_reported(words, command, tmp_path, capsys):
     (tmp_path / "file").write_text("theirs")
     assert run(words, command, tmp_path / "file" / "out") == 2
     assert re.fullmatch(
@@ -164,7 +164,7 @@ def test_a_place_below_a_file_is_told(words, command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_name_that_is_too_long_is_told(words, command, tmp_path, capsys):
+def test_a_name_that_is_too_long_is_reported(words, command, tmp_path, capsys):
     out = tmp_path / ("n" * 300)
     assert run(words, command, out) == 2
     assert re.fullmatch(
@@ -176,7 +176,7 @@ def test_a_name_that_is_too_long_is_told(words, command, tmp_path, capsys):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_folder_without_permission_is_told(words, command, tmp_path, capsys):
+def test_a_folder_without_permission_is_reported(words, command, tmp_path, capsys):
     (tmp_path / "closed").mkdir(mode=0o500)
     assert run(words, command, tmp_path / "closed" / "out") == 2
     assert re.fullmatch(
@@ -213,12 +213,12 @@ def test_a_place_in_the_data_is_refused(words, command, data, tmp_path, capsys):
     at = words[command].index(data)
     words[command][at] = copied
     before = content(tmp_path)
-    for out, told in (
+    for out, message in (
         (copied, f"--out {copied} and --data {copied} are the same. Choose another path."),
         (copied / "in", f"--out {copied}/in lies inside --data {copied}, which is only read."),
     ):
         assert run(words, command, out) == 2
-        assert told in last_line(capsys)
+        assert message in last_line(capsys)
     assert content(tmp_path) == before
 
 
@@ -230,8 +230,8 @@ def test_the_teacher_is_not_replaced_by_its_student(words, teacher, tmp_path, ca
     words["inherit"][2] = own
     for name in ("t.pt", "hard.pt", "soft.pt"):
         assert run(words, "inherit", tmp_path / name) == 2
-        told = f"--out {tmp_path}/{name} and --teacher {own} are the same. Choose another path."
-        assert told in last_line(capsys)
+        message = f"--out {tmp_path}/{name} and --teacher {own} are the same. Choose another path."
+        assert message in last_line(capsys)
     assert content(tmp_path) == before
 
 
@@ -312,11 +312,11 @@ def test_a_reader_who_leaves_takes_nothing_back(words, merged, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("closed", "told"), [(">&-", 1), ("2>&-", 0), ("<&-", 1), (">&- 2>&- <&-", 0)]
+    ("closed", "message"), [(">&-", 1), ("2>&-", 0), ("<&-", 1), (">&- 2>&- <&-", 0)]
 )
-def test_closed_streams_are_no_reason_to_fail(closed, told, tmp_path):
+def test_closed_streams_are_no_reason_to_fail(closed, message, tmp_path):
     command = f'"$0" -m fairseq_kd.cli merge . {closed}'
     found = subprocess.run(
         ["bash", "-c", command, sys.executable], cwd=tmp_path, capture_output=True, text=True
     )
-    assert (found.returncode, found.stdout, len(found.stderr.splitlines())) == (2, "", told)
+    assert (found.returncode, found.stdout, len(found.stderr.splitlines())) == (2, "", message)

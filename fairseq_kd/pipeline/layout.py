@@ -165,7 +165,7 @@ class Layout:
         flags: Flags = {}
         reads: List[str] = []
         if settings["criterion"] not in TEACHERLESS:
-            if settings["knowledge"] == "store":
+            if settings["soft-targets"] == "store":
                 stores = [self._store(each, data, after) for each in teachers]
                 flags["kd-store"] = os.pathsep.join(folder for folder, _ in stores)
                 after = [*after, *(step for _, step in stores)]
@@ -241,7 +241,7 @@ class Layout:
         """The splits that are read by trainings with a store."""
         names: List[str] = []
         for settings in map(self.run.settings_of, stages):
-            if settings["knowledge"] == "store" and settings["criterion"] not in TEACHERLESS:
+            if settings["soft-targets"] == "store" and settings["criterion"] not in TEACHERLESS:
                 names += _splits({**self.run.train, **settings["train"]})
         return list(dict.fromkeys(names))
 

@@ -5,7 +5,7 @@ from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 from fairseq_kd.pipeline.run_file import COLD, STAGE_DEFAULTS, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import PLAIN, SIZES, TEACHERLESS
 
-DISTILLING = ("alpha", "beta", "temperature", "knowledge", "learns-from")
+DISTILLING = ("alpha", "beta", "temperature", "soft-targets", "learns-from")
 LANGUAGES = "teacher-languages"
 OF_TEACHER = dict.fromkeys(("teacher-source-lang", "teacher-target-lang"), LANGUAGES)
 OWN_KEYS = {  # flags that the run sets itself, and the key that sets them
@@ -72,9 +72,9 @@ def _trainings(
 ) -> Iterator[Tuple[str, Mapping[str, Any], Dict[str, str]]]:
     """Every section of flags: its name, its flags, and the flags that the run sets itself."""
     of_stages = {**OWN_KEYS, **STAGE_KEYS}
-    stores = any(run.settings_of(stage)["knowledge"] == "store" for stage in stages)
+    stores = any(run.settings_of(stage)["soft-targets"] == "store" for stage in stages)
     if stores:
-        of_stages["kd-store"] = "knowledge"
+        of_stages["kd-store"] = "soft-targets"
     if isinstance(run.teacher, Mapping):
         yield "teacher.train", run.teacher.get("train", {}), OWN_KEYS
     yield "train", run.train, of_stages
@@ -148,10 +148,10 @@ def _check_sections(
 ) -> None:
     every = settings.values()
     taught = [each for each in every if each["criterion"] not in TEACHERLESS]
-    stored = any(each["knowledge"] == "store" for each in taught)
+    stored = any(each["soft-targets"] == "store" for each in taught)
     by_ratio = any(stage.ratio is not None for stage in stages)
     for key, has_effect, needs in (
-        ("store", stored, "knowledge: store in a stage"),
+        ("store", stored, "soft-targets: store in a stage"),
         ("distilled", any(each["data"] != "gold" for each in every), "data: distilled or mixed"),
         ("strategy", by_ratio, "a stage with a ratio"),
         ("factor", run.ladder is None, "target or parameters instead of a ladder"),

@@ -289,7 +289,7 @@ def _check_stored_sentences(args: Namespace) -> None:
         if hasattr(args, name) and getattr(args, name) != default_of(args, name):
             raise ValueError(
                 f"{flag_name(name)} changes the sentences or their numbers, but a store "
-                "has them as in the data. Leave it out, or set knowledge: live."
+                "has them as in the data. Leave it out, or set soft-targets: live."
             )
 
 

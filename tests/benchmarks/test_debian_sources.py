@@ -70,7 +70,7 @@ def test_apt_get_fetches_into_folders_of_its_own_and_later_suites_win(tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_an_unreachable_mirror_is_told_in_apts_words(tmp_path):
+def test_an_unreachable_mirror_is_reported_in_the_words_of_apt(tmp_path):
     body = "echo 'W: so so'; echo 'E: Could not resolve nowhere.example' >&2; exit 100"
     env = {"PATH": apt(tmp_path / "bin", body), "SUITES": "sid", "MIRROR": "http://nowhere.example"}
     result = run(SCRIPT, "de", tmp_path / "out", env=env, check=False)

@@ -24,8 +24,8 @@ def saved(path, state, **how):
     return path
 
 
-def refused(path, told):
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {told}')}$"):
+def refused(path, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {message}')}$"):
         read_checkpoint(path)
 
 
@@ -59,8 +59,10 @@ UNNEEDED = {
 def test_nothing_is_called_that_no_checkpoint_needs(tmp_path, called, zipped):
     content = {"model": {"w": UNNEEDED[called]}, "args": ARGS}
     path = saved(tmp_path / "T.pt", content, _use_new_zipfile_serialization=zipped)
-    told = f"{path} holds a Python object besides weights, {called}, and is not loaded, since load"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+    message = (
+        f"{path} holds a Python object besides weights, {called}, and is not loaded, since load"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         read_checkpoint(path)
     assert not is_cut_off(path)
 
@@ -77,8 +79,10 @@ REPEATED = {
 @pytest.mark.parametrize("kind", REPEATED)
 def test_what_is_made_of_the_same_values_again_and_again_is_refused(tmp_path, kind):
     path = saved(tmp_path / "T.pt", {"model": WEIGHTS, "args": ARGS, "more": REPEATED[kind]})
-    told = "is not a fairseq checkpoint: what torch would make of it is far larger than the file."
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {told} {GIVE}')}$"):
+    message = (
+        "is not a fairseq checkpoint: what torch would make of it is far larger than the file."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {message} {GIVE}')}$"):
         read_checkpoint(path)
 
 
@@ -90,8 +94,8 @@ def test_tensors_of_more_numbers_than_the_file_has_are_not_made(tmp_path):
     more = whole.replace(struct.pack("<i", count), struct.pack("<i", 2**31 - 1))
     for short in (more, whole[: len(whole) // 2], whole[:300]):
         path.write_bytes(short)
-        told = re.escape(f"{path} is cut off, its end is missing. {AGAIN}")
-        with pytest.raises(ValueError, match=f"^{told}$"):
+        message = re.escape(f"{path} is cut off, its end is missing. {AGAIN}")
+        with pytest.raises(ValueError, match=f"^{message}$"):
             read_checkpoint(path)
         assert is_cut_off(path)
 
@@ -121,10 +125,11 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(tmp_path, extent, k
     offset, shape, strides = EXTENTS[extent]
     content = {"model": {"w": rebuilt(offset, shape, strides, kind)}, "args": ARGS}
     path = saved(tmp_path / "T.pt", content, _use_new_zipfile_serialization=zipped)
-    told = f"a tensor in it has the shape {shape} from number {offset} on with the strides "
+    tensor = (
+        f"a tensor in it has the shape {shape} from number {offset} on with the strides {strides}"
+    )
     refused(
-        path,
-        f"is not a fairseq checkpoint: {told}{strides}, but the file holds 4 numbers of it. {GIVE}",
+        path, f"is not a fairseq checkpoint: {tensor}, but the file holds 4 numbers of it. {GIVE}"
     )
 
 

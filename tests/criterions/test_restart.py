@@ -84,7 +84,7 @@ def test_weights_that_only_one_of_both_has_are_named(setup, teacher, tmp_path, k
     first.consolidate_optimizer()
     first.save_checkpoint(str(path), {})
     absent = "here" if kept == "there" else "there"
-    told = rf"^{re.escape(str(path))} must hold the weights of --criterion attention_kd as they "
-    told += rf"are trained here, but 'terms\S+' is .*absent {absent}"
-    with pytest.raises(ValueError, match=told):
+    message = rf"^{re.escape(str(path))} must hold the weights of --criterion attention_kd as they "
+    message += rf"are trained here, but 'terms\S+' is .*absent {absent}"
+    with pytest.raises(ValueError, match=message):
         second.load_checkpoint(str(path))

@@ -20,7 +20,7 @@ DISTIL = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
 
 
 @pytest.mark.parametrize(("temperature", "warnings"), [("1", 0), ("2.5", 1)])
-def test_a_temperature_that_makes_the_teacher_uniform_is_told_once(
+def test_a_temperature_that_makes_the_teacher_uniform_is_reported_once(
     setup, teacher, temperature, warnings, caplog
 ):
     training = setup(*DISTIL, teacher, "--kd-temperature", temperature)

@@ -144,7 +144,7 @@ def test_a_sentence_that_the_store_does_not_know(setup, store):
             stored.criterion(stored.model, sample)
 
 
-def test_a_sentence_that_the_teacher_could_not_read_is_told_of_at_once(setup, store, monkeypatch):
+def test_a_sentence_that_the_teacher_could_not_read_is_reported_at_once(setup, store, monkeypatch):
     whole = setup(*STORED, "--kd-store", store)
     sizes = whole.dataset.src_sizes, whole.dataset.tgt_sizes
     longest = int(sizes[0].argmax())

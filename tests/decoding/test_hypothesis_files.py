@@ -165,7 +165,7 @@ def test_a_number_that_no_sentence_has_is_not_a_hypothesis(folder):
     refused(folder, f"{first(folder)}, line 14, is not a hypothesis.")
 
 
-def test_nothing_to_merge_is_told(tmp_path):
+def test_nothing_to_merge_is_reported(tmp_path):
     refused(tmp_path, "holds no finished shard. Run translate --shard first.", FileNotFoundError)
 
 

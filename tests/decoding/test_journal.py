@@ -111,7 +111,7 @@ def test_a_journal_without_a_whole_batch_is_moved_aside(tmp_path, capsys):
     assert f"{text} kept as {path}.damaged\n" == capsys.readouterr().err
 
 
-def test_damage_at_the_end_is_told_and_is_not_taken_for_a_kill(tmp_path, capsys):
+def test_damage_at_the_end_is_reported_and_is_not_taken_for_a_kill(tmp_path, capsys):
     damaged_journal(tmp_path / "journal", 4, [2, 3])
     assert reopened(tmp_path / "journal") == 2
     assert "2 of its batches are undamaged and kept" in capsys.readouterr().err

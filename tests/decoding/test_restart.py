@@ -116,7 +116,7 @@ def test_fairseqs_sampling_is_the_same_in_any_cut(translate, tmp_path):
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_a_full_disk_is_told_and_what_was_decoded_is_kept(translate, decoded, tmp_path, capsys):
+def test_a_full_disk_is_reported_and_what_was_decoded_is_kept(translate, decoded, tmp_path, capsys):
     out = tmp_path / "out"
     with files_up_to(30_720):
         assert translate(out, "--nbest", "4") == 2
@@ -128,7 +128,7 @@ def test_a_full_disk_is_told_and_what_was_decoded_is_kept(translate, decoded, tm
     assert content(out) == content(decoded)
 
 
-def test_a_full_file_system_is_told_and_what_was_decoded_is_kept(
+def test_a_full_file_system_is_reported_and_what_was_decoded_is_kept(
     translate, decoded, tmp_path, capsys
 ):
     with small_disk(tmp_path / "disk", "size=48k") as disk:

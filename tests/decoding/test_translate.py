@@ -92,7 +92,7 @@ def test_every_sentence_has_its_hypotheses_best_first(decoded, data):
 
 
 @pytest.mark.parametrize("engine", ["ctranslate2", "fairseq"])
-def test_what_cannot_be_translated_is_told_and_keeps_its_line(
+def test_what_cannot_be_translated_is_reported_and_keeps_its_line(
     translate, odd_data, tmp_path, engine, capsys
 ):
     assert translate(tmp_path / "out", "--engine", engine, folder=odd_data) == 0
@@ -102,7 +102,7 @@ def test_what_cannot_be_translated_is_told_and_keeps_its_line(
     assert text in capsys.readouterr().err
 
 
-def test_a_training_set_that_goes_on_is_told_of(translate, odd_data, tmp_path, capsys):
+def test_a_training_set_that_goes_on_is_reported(translate, odd_data, tmp_path, capsys):
     flags = ["--engine", "fairseq", "--beam", "1"]
     translate(tmp_path / "before", *flags, folder=odd_data)
     assert "train1" not in capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_a_source_alone_can_be_decoded(translate, data, tmp_path):
     assert len(hypotheses(tmp_path / "out")) == len(binarised(data, "valid", "en"))
 
 
-def test_a_beam_that_is_too_narrow_for_nbest_is_widened_and_told(translate, tmp_path, capsys):
+def test_a_beam_that_is_too_narrow_for_nbest_is_widened_and_reported(translate, tmp_path, capsys):
     flags = ["--subset", "valid", "--beam", "1", "--nbest", "2"]
     assert translate(tmp_path / "out", *flags) == 0
     assert "--beam is 2, so that --nbest 2 are found" in capsys.readouterr().err

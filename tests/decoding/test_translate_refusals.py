@@ -37,8 +37,10 @@ def test_a_line_that_lacks_its_pair_is_refused(translate, data, tmp_path, capsys
     assert translate(tmp_path / "out", folder=folder) == 2
     shown = capsys.readouterr().err
     counts = [len(binarised(data, *side)) for side in (("train", "es"), ("valid", "en"))]
-    told = f"has {counts[0]} sentences, but en has {counts[1]}: the sides have different numbers of"
-    assert f"{told} sentences. Binarise both again, from aligned files." in shown
+    message = (
+        f"has {counts[0]} sentences, but en has {counts[1]}: the sides have different numbers of"
+    )
+    assert f"{message} sentences. Binarise both again, from aligned files." in shown
 
 
 def test_a_binary_file_that_is_cut_off_is_refused(translate, data, tmp_path, capsys):

@@ -226,8 +226,8 @@ def test_what_is_no_text_among_the_translations_is_passed_over(tmp_path, capsys)
     os.mkfifo(tmp_path / "other" / "train.log")
     (training,) = find_training_runs(tmp_path)
     assert training.outputs == {}
-    told = capsys.readouterr().err
-    assert told.startswith(f"not diagnosed: {student}/generate-test.txt, line 1, is not UTF-8: ")
+    message = capsys.readouterr().err
+    assert message.startswith(f"not diagnosed: {student}/generate-test.txt, line 1, is not UTF-8: ")
 
 
 def test_another_teacher_where_one_stands_is_not_looked_at(tmp_path):

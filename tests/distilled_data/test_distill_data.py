@@ -290,7 +290,7 @@ def test_killed_at_any_file_it_appears_whole_or_not_at_all(distill, tmp_path, mo
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_a_full_disk_is_told_and_the_translations_are_kept(distill, decoded, tmp_path, capsys):
+def test_a_full_disk_is_reported_and_the_translations_are_kept(distill, decoded, tmp_path, capsys):
     with small_disk(tmp_path / "disk", "size=40k") as disk:
         before = (decoded / "hypotheses.txt").read_bytes()
         assert distill(disk / "out") == 2
@@ -339,7 +339,7 @@ def test_data_in_every_format_of_fairseq_come_out_whole(
     assert binarised(out, "train1", "es") == binarised(data, "valid", "es")
 
 
-def test_a_folder_without_a_valid_set_is_told_at_the_start(distill, data, tmp_path, capsys):
+def test_a_folder_without_a_valid_set_is_reported_at_the_start(distill, data, tmp_path, capsys):
     folder, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "out"
     for path in folder.glob("valid.*"):
         path.unlink()

@@ -272,8 +272,10 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence(
 ):
     make, form, message = REFUSED[wrong]
     assert imported(make(text), "--format", form) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert re.search(rf"^fairseq-kd import-translations: --hypotheses \S+:?,? ?.*{message}", told)
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(
+        rf"^fairseq-kd import-translations: --hypotheses \S+:?,? ?.*{message}", printed
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
 
 

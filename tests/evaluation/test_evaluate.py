@@ -115,7 +115,9 @@ def test_the_report_states_whether_the_machine_was_idle(measured, rounds, drift,
         (None, 20, "with an unknown total number of updates of small"),
     ],
 )
-def test_a_gain_is_told_with_the_updates_behind_both_weights(measured, student, control, message):
+def test_a_gain_is_reported_with_the_updates_behind_both_weights(
+    measured, student, control, message
+):
     measured = copy.deepcopy(measured)
     measured["systems"][1]["updates_behind"] = student
     measured["systems"][2]["updates_behind"] = control
@@ -127,7 +129,7 @@ def test_a_gain_is_told_with_the_updates_behind_both_weights(measured, student, 
     assert re.search(rf"\| left alone \|[^|]+\|[^|]+\| 20 \| {shown} \|", page)
 
 
-def test_a_gain_is_told_over_the_best_control_of_as_many_updates(measured):
+def test_a_gain_is_reported_over_the_best_control_of_as_many_updates(measured):
     measured = copy.deepcopy(measured)
     systems, scores = measured["systems"], measured["quality"]["scores"]
     systems[1]["updates_behind"] = 2300
@@ -153,7 +155,7 @@ def test_differences_of_few_sentences_have_no_stars(measured, sentences, tested)
     assert ("±" in page) == tested
 
 
-def test_the_training_that_is_told_is_that_of_the_checkpoint(measured):
+def test_the_training_that_is_reported_is_that_of_the_checkpoint(measured):
     assert measured["systems"][1]["updates"] == measured["systems"][1]["updates_behind"] == 20
     assert measured["training"]["small"] is None  # fairseq-train ran without fairseq-kd stage
 

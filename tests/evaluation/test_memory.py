@@ -30,7 +30,7 @@ def failing():
     raise MemoryError
 
 
-def test_what_is_held_and_what_work_adds_are_told_apart():
+def test_what_is_held_and_what_work_adds_are_distinguished():
     found = measured(partial(holding, 32, 64))
     assert found.loaded / MIB == pytest.approx(32, abs=6)  # the first tensor brings some of torch
     assert found.added / MIB == pytest.approx(64, abs=4)

@@ -124,11 +124,11 @@ def test_an_old_matplotlib_runs_no_code_of_the_current_folder(tmp_path, monkeypa
     monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
     monkeypatch.setattr(plots.metadata, "version", lambda name: "3.10.9")
     (tmp_path / "matplotlibrc").write_text("axes.prop_cycle: cycler(c=(each for each in 'rgb'))")
-    told = (
+    message = (
         "matplotlib 3.10.9 would run code in the file matplotlibrc of the current folder. Move "
         "that file away, or update: pip install 'matplotlib>=3.11'."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plots.check_matplotlib()
     assert "matplotlib" not in sys.modules
 

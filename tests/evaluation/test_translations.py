@@ -37,7 +37,7 @@ def test_empty_lines_at_the_end_are_sentences(subset, given, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_text_beside_the_data_that_is_not_the_sets_is_told_and_ignored(subset, capsys):
+def test_a_text_beside_the_data_that_is_not_the_sets_is_reported_and_ignored(subset, capsys):
     text = Path(subset.folder).parent.resolve() / "text"
     for language in subset.pair:
         rewritten(text / f"test.{language}", lambda lines: lines[1:])
@@ -52,7 +52,7 @@ def test_a_text_beside_the_data_that_is_not_the_sets_is_told_and_ignored(subset,
     assert capsys.readouterr().err == "".join(message)
 
 
-def test_another_text_of_as_many_lines_is_told_and_ignored(subset, capsys):
+def test_another_text_of_as_many_lines_is_reported_and_ignored(subset, capsys):
     text = Path(subset.folder).parent.resolve() / "text"
     rewritten(text / "test.en", lambda lines: [*lines[1:], lines[0]])
     found = plain_text(subset, None, AS_THEY_ARE)

@@ -109,9 +109,9 @@ def test_a_lost_or_shortened_file_of_an_export_is_named(tmp_path, kind):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(SystemExit) as told:
+    with pytest.raises(SystemExit) as printed:
         exec(checks, {"__file__": str(tmp_path / "translate.py")})
-    assert told.value.code == f"{tmp_path}/{message} Copy it again."
+    assert printed.value.code == f"{tmp_path}/{message} Copy it again."
 
 
 @pytest.mark.parametrize("name", ["model.bin", "codes"])
@@ -127,7 +127,7 @@ def test_a_damaged_file_is_named_before_anything_is_translated(exported, tmp_pat
     assert run("sha256sum", "--check", "--quiet", "SHA256SUMS", cwd=exported).stdout == ""
 
 
-def test_a_long_line_is_read_and_written_as_far_as_the_model_can_and_what_is_cut_is_told(
+def test_a_long_line_is_read_and_written_as_far_as_the_model_can_and_what_is_cut_is_reported(
     exported, tmp_path
 ):
     text = "\ufeff" + ", " * 1100 + "\r\n" + ", " * 400 + "\runo\n\n"

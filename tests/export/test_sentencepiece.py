@@ -89,7 +89,7 @@ def test_pieces_are_not_taken_for_another_splitting(export, tmp_path, capsys):
         (None, "There is no file sentencepiece.model beside "),
     ],
 )
-def test_a_missing_model_is_told(export, pieces, codes, message, tmp_path, capsys):
+def test_a_missing_model_is_reported(export, pieces, codes, message, tmp_path, capsys):
     data = shutil.copytree(pieces, tmp_path / "data")
     flags = ["--codes", codes] if codes else []
     flags += ["--data", data, "--bpe", "sentencepiece", "--tokenizer", "none"]
@@ -97,7 +97,7 @@ def test_a_missing_model_is_told(export, pieces, codes, message, tmp_path, capsy
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_package_is_told(export, monkeypatch, capsys):
+def test_a_missing_package_is_reported(export, monkeypatch, capsys):
     monkeypatch.setattr(
         "fairseq_kd.export.options.find_spec", lambda name: name != "sentencepiece" or None
     )

@@ -25,7 +25,7 @@ def test_coreutils_read_what_is_written(folder):
     assert (folder / "SHA256SUMS").read_bytes() == before  # it does not name itself
 
 
-def test_the_first_file_that_is_missing_or_another_is_told(folder):
+def test_the_first_file_that_is_missing_or_another_is_reported(folder):
     sums = read_sums(folder)
     assert first_damaged(folder, sums) is None
     assert {**sums, "SHA256SUMS": sums_of(folder)["SHA256SUMS"]} == sums_of(folder)

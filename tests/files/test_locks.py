@@ -54,10 +54,10 @@ def killed(folder, seconds, how="holds it"):
     return process
 
 
-def test_who_comes_second_is_told_who_works_and_since_when(tmp_path):
+def test_who_comes_second_is_reported_who_works_and_since_when(tmp_path):
     with locked(tmp_path / "run" / FILE, "--out run"):
-        told = rf"^--out run is in use since \d{{4}}-\S+ by process {os.getpid()} on "
-        with pytest.raises(ValueError, match=told + re.escape(socket.gethostname())):
+        message = rf"^--out run is in use since \d{{4}}-\S+ by process {os.getpid()} on "
+        with pytest.raises(ValueError, match=message + re.escape(socket.gethostname())):
             locked(tmp_path / "run" / FILE, "--out run").__enter__()
 
 
@@ -100,14 +100,14 @@ def test_it_does_not_wait_for_ever(tmp_path, monkeypatch):
         locked(tmp_path / FILE, "it").__enter__()
 
 
-def test_what_a_kill_of_all_that_holds_it_has_left_is_ended_and_told(tmp_path, capsys):
+def test_what_a_kill_of_all_that_holds_it_has_left_is_ended_and_reported(tmp_path, capsys):
     first = killed(tmp_path, 60, "is known")
     other = killed(tmp_path / "other", 1, "is another's")
     assert running(first.child)
     with locked(tmp_path / FILE, "it"):
         assert not running(first.child)
-    told = f"ended processes left by a killed run: {first.child}\n"
-    assert capsys.readouterr().err == told
+    message = f"ended processes left by a killed run: {first.child}\n"
+    assert capsys.readouterr().err == message
     with locked(tmp_path / "other" / FILE, "it"):
         assert running(other.child)
     assert TOKEN not in os.environ
@@ -137,8 +137,8 @@ def test_a_process_that_is_a_zombie_works_no_more(tmp_path):
 
 def test_one_on_another_machine_is_taken_to_work(tmp_path):
     with locked(tmp_path / FILE, "it"):
-        told = {"pid": 1, "host": "another", "since": "2026-01-01T00:00:00+00:00"}
-        (tmp_path / FILE).write_text(json.dumps(told))
+        message = {"pid": 1, "host": "another", "since": "2026-01-01T00:00:00+00:00"}
+        (tmp_path / FILE).write_text(json.dumps(message))
         begun = time.monotonic()
         with pytest.raises(ValueError, match=r"since 2026-01-01.* by process 1 on another"):
             locked(tmp_path / FILE, "it").__enter__()
@@ -150,8 +150,8 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
-    told = rf"^The file system of {tmp_path / FILE} cannot lock files \(No locks available\)"
-    with pytest.raises(ValueError, match=told):
+    message = rf"^The file system of {tmp_path / FILE} cannot lock files \(No locks available\)"
+    with pytest.raises(ValueError, match=message):
         locked(tmp_path / FILE, "it").__enter__()
 
 

@@ -84,8 +84,8 @@ def test_a_link_in_a_temporary_folder_is_refused_and_not_followed(tmp_path, name
     (precious / "file").write_text("precious")
     (partial / MARK).touch()
     (partial / name).symlink_to(precious)
-    told = f"{partial / name} is a symbolic link. Replace it by the folder itself, or remove it."
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    message = f"{partial / name} is a symbolic link. Replace it by the folder itself, or remove it."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         whole_folder(tmp_path / "out").__enter__()
     assert (precious / "file").read_text() == "precious"
     (partial / name).unlink()
@@ -113,9 +113,9 @@ def test_a_folder_of_ours_holds_no_links_and_no_file_of_two_names(tmp_path):
     check_own_folder(tmp_path / "none")
 
 
-def test_want_of_memory_is_told():
-    told = explained(MemoryError(), "out", "the teacher is unchanged")
-    assert told == (
+def test_want_of_memory_is_reported():
+    message = explained(MemoryError(), "out", "the teacher is unchanged")
+    assert message == (
         "This machine is out of memory, or this process has reached its memory limit; the teacher "
         "is unchanged. Free some memory or use a larger machine, and run the same command again."
     )
@@ -123,8 +123,8 @@ def test_want_of_memory_is_told():
 
 def test_a_device_is_not_replaced_by_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    told = "pipe must be a file to write, but is not a regular file. Give another path."
-    with pytest.raises(ValueError, match=told), written_whole(tmp_path / "pipe"):
+    message = "pipe must be a file to write, but is not a regular file. Give another path."
+    with pytest.raises(ValueError, match=message), written_whole(tmp_path / "pipe"):
         pass
     assert (tmp_path / "pipe").is_fifo()
 
@@ -153,8 +153,8 @@ def test_what_somebody_else_puts_beside_what_is_made_stays(tmp_path):
 
 
 def test_a_folder_that_another_process_makes_is_waited_for(tmp_path):
-    told = f"{tmp_path}/out is being made by another process. Wait for it, or give another path."
-    refused = pytest.raises(ValueError, match=told)
+    message = f"{tmp_path}/out is being made by another process. Wait for it, or give another path."
+    refused = pytest.raises(ValueError, match=message)
     with whole_folder(tmp_path / "out"), refused, whole_folder(tmp_path / "out"):
         pass
     assert os.listdir(tmp_path) == ["out"]
@@ -178,33 +178,33 @@ def test_what_is_there_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x").touch()
     (tmp_path / "nowhere").symlink_to("none")
-    for name, told in (
+    for name, message in (
         ("folder", "--out {} already exists and holds x. Remove it or choose another."),
         ("folder/x", "--out {} must be a folder, but is an existing file."),
         ("nowhere", "--out {} must be a folder, but is an existing file."),
     ):
-        with pytest.raises(ValueError, match=told.format(tmp_path / name)):
+        with pytest.raises(ValueError, match=message.format(tmp_path / name)):
             check_vacant(tmp_path / name)
-    for name, told in (
+    for name, message in (
         ("folder", "--chart {} must be a file to write, but is a folder. Choose another."),
         ("folder/x", "--chart {} already exists. Remove it or choose another."),
         ("nowhere", "--chart {} already exists. Remove it or choose another."),
     ):
-        with pytest.raises(ValueError, match=told.format(tmp_path / name)):
+        with pytest.raises(ValueError, match=message.format(tmp_path / name)):
             check_new_file(tmp_path / name, "--chart")
     check_vacant(tmp_path / "new")
     (tmp_path / "locks").mkdir()
     for name in (".lock", ".train.lock", "store.json.12.partial"):
         (tmp_path / "locks" / name).touch()
     check_vacant(tmp_path / "locks")
-    told = f"--out {tmp_path}/locks already exists and holds .lock. Remove it or choose another."
-    with pytest.raises(ValueError, match=f"^{told}$"), whole_folder(tmp_path / "locks"):
+    message = f"--out {tmp_path}/locks already exists and holds .lock. Remove it or choose another."
+    with pytest.raises(ValueError, match=f"^{message}$"), whole_folder(tmp_path / "locks"):
         pytest.fail("the work is begun")
     check_new_file(tmp_path / "new")
 
 
 @pytest.mark.parametrize(
-    ("out", "told"),
+    ("out", "message"),
     [
         ("data", "--out {out} and --data {data} are the same. Choose another path."),
         ("link", "--out {out} and --data {data} are the same. Choose another path."),
@@ -215,17 +215,17 @@ def test_what_is_there_is_refused(tmp_path):
         (".", None),
     ],
 )
-def test_an_output_is_a_place_apart_from_the_inputs(tmp_path, out, told):
+def test_an_output_is_a_place_apart_from_the_inputs(tmp_path, out, message):
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to("data")
     (tmp_path / "t.pt").touch()
     os.link(tmp_path / "t.pt", tmp_path / "hard")
     inputs = {"--data": tmp_path / "data", "--teacher": tmp_path / "t.pt", "--codes": None}
-    if told is None:
+    if message is None:
         check_apart(tmp_path / out, inputs)
         return
-    told = told.format(out=tmp_path / out, data=tmp_path / "data", teacher=tmp_path / "t.pt")
-    with pytest.raises(ValueError, match=told):
+    message = message.format(out=tmp_path / out, data=tmp_path / "data", teacher=tmp_path / "t.pt")
+    with pytest.raises(ValueError, match=message):
         check_apart(tmp_path / out, inputs)
 
 
@@ -280,9 +280,9 @@ NOWHERE = {
 }
 
 
-@pytest.mark.parametrize(("name", "told"), NOWHERE.values(), ids=NOWHERE)
+@pytest.mark.parametrize(("name", "message"), NOWHERE.values(), ids=NOWHERE)
 @pytest.mark.parametrize("make", [make_folder, written_whole, whole_folder])
-def test_a_place_where_nothing_can_be_is_explained(tmp_path, name, told, make):
+def test_a_place_where_nothing_can_be_is_explained(tmp_path, name, message, make):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises((OSError, ValueError)) as raised, make(tmp_path / name):
@@ -292,8 +292,8 @@ def test_a_place_where_nothing_can_be_is_explained(tmp_path, name, told, make):
         assert str(raised.value).startswith(f"{path.parent} must be a folder, but is a file.")
         return
     if make is whole_folder and name == "loop/out":
-        told = f"{path.parent} already exists; all is kept. Remove it"
-    assert explained(raised.value, None, "all is kept").startswith(told.format(path))
+        message = f"{path.parent} already exists; all is kept. Remove it"
+    assert explained(raised.value, None, "all is kept").startswith(message.format(path))
 
 
 def test_a_disk_that_is_read_only_is_explained(tmp_path):

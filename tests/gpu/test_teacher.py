@@ -65,9 +65,9 @@ def test_ctranslate2_translates_as_on_the_cpu(translated, compute_type):
 def test_without_cublas_fairseq_decodes_on_the_gpu(ending_teacher, data, cache, tmp_path):
     command = ["fairseq-kd", "translate", "--teacher", ending_teacher, "--data", data]
     command += ["--subset", "valid", "--cache", cache, "--out", tmp_path / "out"]
-    told = run(*command).stderr
-    assert "pip install nvidia-cublas-cu12" in told
-    assert "float16, cuda" in told
+    message = run(*command).stderr
+    assert "pip install nvidia-cublas-cu12" in message
+    assert "float16, cuda" in message
 
 
 def assert_like(ours, theirs, compute_type):

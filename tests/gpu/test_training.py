@@ -67,9 +67,9 @@ def test_validate_moves_what_the_criterion_holds(data, large, tmp_path, precisio
     _, valid = train(data, tmp_path, *flags, *precision, "--max-update", "4")
     command = ["fairseq-validate", data, "--user-dir", "user_dir", "--task", "translation"]
     command += ["--path", tmp_path / LAST, "--valid-subset", "valid"]
-    told = run(*command, "--max-tokens", "1000", *precision).stdout
-    assert math.isfinite(float(re.search(r"\bfeature_loss (\S+)", told)[1]))  # of untrained maps
-    nll = float(re.search(r"\bnll_loss (\S+)", told)[1])
+    message = run(*command, "--max-tokens", "1000", *precision).stdout
+    assert math.isfinite(float(re.search(r"\bfeature_loss (\S+)", message)[1]))  # of untrained maps
+    nll = float(re.search(r"\bnll_loss (\S+)", message)[1])
     assert nll == pytest.approx(valid[-1]["nll_loss"], rel=0.02)
 
 

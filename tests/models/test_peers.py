@@ -40,7 +40,7 @@ WRONG = {
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_options_that_no_training_has_are_named(teacher, tmp_path, kind):
-    options, told = WRONG[kind]
+    options, message = WRONG[kind]
     state = read_checkpoint(teacher)
     state["cfg"]["criterion"] = {**CRITERION, **options}
     state["criterion"] = {"peers.0.weight": torch.zeros(3)}
@@ -48,5 +48,5 @@ def test_options_that_no_training_has_are_named(teacher, tmp_path, kind):
         state["cfg"]["model"] = Namespace(_name="nonsense", arch="nonsense")
     path = tmp_path / "trained.pt"
     torch.save(state, path)
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {told}')}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path} {message}')}$"):
         write_peer(str(path), 1, tmp_path / "peer.pt")

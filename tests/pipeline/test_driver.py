@@ -63,18 +63,18 @@ def test_no_file_of_the_folder_where_it_was_started_is_run(whole, started_in):
     assert files == {*TRAPS}
 
 
-def begun(told):
-    return re.findall(r"^\[\d+/\d+\] ([\w-]+)$", told, re.M)
+def begun(message):
+    return re.findall(r"^\[\d+/\d+\] ([\w-]+)$", message, re.M)
 
 
 def test_every_step_is_made_once_and_in_order(whole):
-    workflow, told = whole
-    assert sorted(begun(told)) == sorted(NAMES)
-    order = begun(told)
+    workflow, message = whole
+    assert sorted(begun(message)) == sorted(NAMES)
+    order = begun(message)
     for step in workflow.steps:
         assert all(order.index(name) < order.index(step.name) for name in step.after)
     assert all(manifest(workflow, name)["attempts"] == 1 for name in NAMES)
-    assert "history.html documents how every result was made" in told
+    assert "history.html documents how every result was made" in message
 
 
 def test_one_step_at_a_time_has_the_machine(whole):
@@ -88,28 +88,28 @@ def test_one_step_at_a_time_has_the_machine(whole):
 
 def test_a_second_time_there_is_nothing_to_do(whole):
     workflow, _ = whole
-    told = finish(workflow)
-    assert begun(told) == []
-    assert len(re.findall(r"^  done ", told, re.M)) == 6
+    message = finish(workflow)
+    assert begun(message) == []
+    assert len(re.findall(r"^  done ", message, re.M)) == 6
 
 
-def test_a_changed_option_is_told_and_only_what_depends_on_it_is_made(whole, tmp_path):
+def test_a_changed_option_is_reported_and_only_what_depends_on_it_is_made(whole, tmp_path):
     workflow = small_workflow(tmp_path / "run")
     build(workflow)
-    told = finish(small_workflow(tmp_path / "run", student_lines=6))
-    assert begun(told) == ["student", "evaluation"]
-    assert re.search(r"^  changed  student +command was .* is bash -c", told, re.M | re.S)
-    assert f"{workflow.folder}/student is now {workflow.folder}/replaced/student.1" in told
+    message = finish(small_workflow(tmp_path / "run", student_lines=6))
+    assert begun(message) == ["student", "evaluation"]
+    assert re.search(r"^  changed  student +command was .* is bash -c", message, re.M | re.S)
+    assert f"{workflow.folder}/student is now {workflow.folder}/replaced/student.1" in message
 
 
 def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path, capsys):
-    for flags, told in (
+    for flags, message in (
         (["half"], "half is not a flag of Snakemake. Did you mean --until half?"),
         (["--set", "seed=2", "--", "-n"], "-- -n of Snakemake is --dry-run here, before --."),
         (["--", "-n"], "-- -n of Snakemake is --dry-run here, before --. Give that instead."),
     ):
         assert cli.main(["progressive", str(tmp_path / "run.yaml"), *flags]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_until_a_step_only_what_it_needs_is_made(tmp_path):
@@ -119,18 +119,18 @@ def test_until_a_step_only_what_it_needs_is_made(tmp_path):
         driver.wanted(workflow, "none")
 
 
-def test_a_second_driver_is_told_who_works(tmp_path):
+def test_a_second_driver_is_reported_who_works(tmp_path):
     workflow = small_workflow(tmp_path / "run", student_lines=200)
     first = drive(workflow)
     lock = tmp_path / "run" / ".lock"
     while not (lock.is_file() and lock.read_text()):
         time.sleep(0.05)
     second = drive(workflow)
-    told = second.communicate()[1]
+    message = second.communicate()[1]
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert second.returncode == 1
-    assert re.search(rf"run is in use since .* by process {first.pid} on ", told)
+    assert re.search(rf"run is in use since .* by process {first.pid} on ", message)
 
 
 def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
@@ -142,13 +142,13 @@ def test_a_failing_step_is_named_with_its_log_and_goes_on_when_mended(tmp_path):
     steps = [middle if step.name == "middle" else step for step in workflow.steps]
     write_workflow(workflow._replace(steps=steps))
     failing = drive(workflow)
-    told = failing.communicate()[1]
+    message = failing.communicate()[1]
     assert failing.returncode == 1
     assert (
         f"Not finished: middle (log: {workflow.folder}/logs/middle.log). The log has the "
-        "reason" in told
+        "reason" in message
     )
-    assert "middle failed: test '!' -e" in told
+    assert "middle failed: test '!' -e" in message
     broken.unlink()
     assert "teacher" not in begun(finish(workflow))
 
@@ -160,18 +160,18 @@ def test_commands_that_come_into_the_workflow_while_a_run_goes_on_are_not_run(tm
     workflow = workflow._replace(steps=[data._replace(commands=changed), *workflow.steps[1:]])
     write_workflow(workflow)
     running = drive(workflow)
-    told = running.communicate()[1]
+    message = running.communicate()[1]
     assert running.returncode == 1
     refused = f"fairseq-kd step: {file} was modified after fairseq-kd progressive wrote it"
-    assert f"{refused}. None of its commands is run. Run fairseq-kd progressive again" in told
-    assert begun(told) == ["data"]
+    assert f"{refused}. None of its commands is run. Run fairseq-kd progressive again" in message
+    assert begun(message) == ["data"]
     assert not (tmp_path / "run" / "teacher").exists()
 
 
 def test_what_somebody_wrote_for_the_engine_is_not_taken(tmp_path):
-    told = tmp_path / "steps" / "driver.json"
-    told.parent.mkdir()
-    told.write_text('{"python": "theirs"}')
+    theirs = tmp_path / "steps" / "driver.json"
+    theirs.parent.mkdir()
+    theirs.write_text('{"python": "theirs"}')
     words = ["--snakefile", str(driver.SNAKEFILE), "--directory", str(tmp_path), "--dry-run"]
     words += ["--config", "driver=sha256-0"]
     found = subprocess.run([sys.executable, "-m", "snakemake", *words], capture_output=True)
@@ -179,11 +179,11 @@ def test_what_somebody_wrote_for_the_engine_is_not_taken(tmp_path):
     assert b"steps/driver.json was changed since fairseq-kd progressive wrote it." in found.stdout
 
 
-def test_an_engine_that_was_killed_is_told_as_that(tmp_path, monkeypatch, capsys):
+def test_an_engine_that_was_killed_is_reported_as_that(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driver, "_snakemake", lambda *given: -signal.SIGKILL)
     assert driver.run_workflow(small_workflow(tmp_path / "run"), None, []) == 128 + signal.SIGKILL
-    told = "Not finished: Snakemake was ended by SIGKILL. Finished steps are kept; run the same"
-    assert told in capsys.readouterr().err
+    message = "Not finished: Snakemake was ended by SIGKILL. Finished steps are kept; run the same"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,10 @@ def test_as_many_cores_are_used_as_openmp_is_given(given, cores, monkeypatch):
 @pytest.mark.parametrize("given", ["abc", "0", "-1", "4x", "1" * 5000, "٤"])
 def test_a_number_of_threads_that_is_none_is_refused_by_its_variable(tmp_path, monkeypatch, given):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
-    told = f"OMP_NUM_THREADS must be a number of threads, such as 4, but is {given!r:.60}. Correct"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+    message = (
+        f"OMP_NUM_THREADS must be a number of threads, such as 4, but is {given!r:.60}. Correct"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
 
 
@@ -208,8 +210,8 @@ def test_a_pipe_in_the_place_of_a_log_is_refused(tmp_path):
     workflow = small_workflow(tmp_path / "run")
     (tmp_path / "run" / "logs").mkdir()
     os.mkfifo(tmp_path / "run" / "logs" / "middle.log")
-    told = r"logs/middle\.log must be a regular file, but is a pipe or a device\. Remove it\."
-    with pytest.raises(ValueError, match=told):
+    message = r"logs/middle\.log must be a regular file, but is a pipe or a device\. Remove it\."
+    with pytest.raises(ValueError, match=message):
         driver.run_workflow(workflow, None, [])
 
 
@@ -223,8 +225,8 @@ def test_a_pause_of_the_progress_that_is_none_is_refused_before_the_first_step(
 
 def test_a_terminal_does_not_obey_what_an_overview_quotes(workflow):
     status = StepStatus(workflow.steps[0], {}, "changed", "--lr was \033]0;x\007\nmore, is 1")
-    told = "  changed  data  --lr was \\x1b]0;x\\x07\nmore, is 1"
-    assert driver.overview([status]) == told
+    message = "  changed  data  --lr was \\x1b]0;x\\x07\nmore, is 1"
+    assert driver.overview([status]) == message
 
 
 @pytest.mark.parametrize("name", ["middle.log", "snakemake.log"])
@@ -238,7 +240,7 @@ def test_a_link_in_the_place_of_a_log_is_refused(tmp_path, name):
     assert precious.read_text() == "precious"
 
 
-def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_path):
+def test_a_disk_that_gets_full_in_a_step_is_reported_and_what_was_made_is_kept(tmp_path):
     with small_disk(tmp_path / "disk", "size=16m") as disk:
         workflow = small_workflow(disk / "run")
         build(workflow, "data", "undistilled")
@@ -250,8 +252,10 @@ def test_a_disk_that_gets_full_in_a_step_is_told_and_what_was_made_is_kept(tmp_p
         with pytest.raises(OSError) as error:  # noqa: PT011
             driver.run_workflow(workflow, None, [])
         kept = "finished steps are kept"
-        told = f"The disk of {workflow.folder} is full; {kept}. Free some space and run the same "
-        assert explained(error.value, None, kept).startswith(told)
+        message = (
+            f"The disk of {workflow.folder} is full; {kept}. Free some space and run the same "
+        )
+        assert explained(error.value, None, kept).startswith(message)
         (disk / "run" / "large").unlink()
         assert "teacher" not in begun(finish(small_workflow(disk / "run")))
 
@@ -333,11 +337,11 @@ def test_a_cluster_runs_the_steps_and_a_job_whose_node_dies_is_run_again(whole, 
     for trap in ("yaml.py", "snakemake_executor_plugin_x/__init__.py"):
         (folder / trap).parent.mkdir(exist_ok=True)
         (folder / trap).write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
-    told = finish(workflow, *engine)
+    message = finish(workflow, *engine)
     assert not (tmp_path / "sprung").exists()
     assert (tmp_path / "jobs-lost").exists()
     assert manifest(workflow, "teacher")["attempts"] == 2
-    assert sorted(set(begun(told))) == sorted([*NAMES, *shards, "translations"])
+    assert sorted(set(begun(message))) == sorted([*NAMES, *shards, "translations"])
     assert made(workflow)["teacher"] == ["line\n" * 200 + made(whole[0])["data"][0]]
     ends = {name: manifest(workflow, name) for name in (*shards, "translations")}
     last_begun = max(ends[name]["begun"] for name in shards)
@@ -351,7 +355,7 @@ def test_a_step_begins_without_the_seconds_that_torch_takes(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_without_snakemake_the_line_that_installs_it_is_told(monkeypatch):
+def test_without_snakemake_the_line_that_installs_it_is_reported(monkeypatch):
     monkeypatch.setattr(driver, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs Snakemake: pip install 'snakemake>=9'"):
         driver.check_snakemake()

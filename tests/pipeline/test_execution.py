@@ -29,9 +29,9 @@ def wide_workflow(folder):
     steps = [slow_step(folder, "data", 2), slow_step(folder, "teacher", 5, "data")]
     steps += [slow_step(folder, name, 60, "teacher") for name in STUDENTS]
     steps.append(slow_step(folder, "evaluation", 1, "teacher", *STUDENTS))
-    told = f'echo "$1 ${VISIBLE} $OMP_NUM_THREADS" >> {folder}/told'
+    message = f'echo "$1 ${VISIBLE} $OMP_NUM_THREADS" >> {folder}/message'
     steps = [
-        step._replace(commands=[["bash", "-c", told, "told", step.name], *step.commands])
+        step._replace(commands=[["bash", "-c", message, "message", step.name], *step.commands])
         for step in steps
     ]
     workflow = small._replace(steps=steps)
@@ -39,9 +39,9 @@ def wide_workflow(folder):
     return workflow
 
 
-def told(workflow):
+def message(workflow):
     """The GPU and the threads of each step."""
-    lines = [line.split() for line in (Path(workflow.folder) / "told").read_text().splitlines()]
+    lines = [line.split() for line in (Path(workflow.folder) / "message").read_text().splitlines()]
     return {name: (gpu, threads) for name, gpu, threads in lines}
 
 
@@ -69,7 +69,7 @@ def test_two_students_at_most_run_at_the_same_time(wide):
 
 
 def test_each_has_a_gpu_of_its_own_and_its_share_of_the_cores(wide):
-    given = told(wide)
+    given = message(wide)
     assert {given[name][0] for name in STUDENTS} == {"3", "5"}
     assert {given[name][1] for name in STUDENTS} == {"2"}
     assert given["evaluation"][1] == "4"

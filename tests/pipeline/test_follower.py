@@ -76,10 +76,10 @@ def test_a_terminal_does_not_obey_a_log(folder, written, advanced, capsys):
         following.on_terminal = True
         written("\033]0;title\007done\n")
         advanced(50, name="\033[31mstudent", step="student")
-    told = capsys.readouterr().err
-    assert "\\x1b]0;title\\x07done\n" in told
-    assert "\\x1b[31mstudent:  50%" in told
-    assert told.count("\033") == 1  # its own, which clears the line
+    message = capsys.readouterr().err
+    assert "\\x1b]0;title\\x07done\n" in message
+    assert "\\x1b[31mstudent:  50%" in message
+    assert message.count("\033") == 1  # its own, which clears the line
 
 
 def test_a_line_is_shown_when_it_is_whole(folder, written, capsys):
@@ -165,9 +165,9 @@ def test_on_a_terminal_progress_is_one_line(folder, written, advanced, capsys, m
         written("[2/2] evaluation\n")
         following._look()
         advanced(3)
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     rewritten = [f"\r\033[K{progress(percent)}" for percent in (1, 2, 3)]
-    assert told == f"{rewritten[0]}{rewritten[1]}\n[2/2] evaluation\n{rewritten[2]}\n"
+    assert message == f"{rewritten[0]}{rewritten[1]}\n[2/2] evaluation\n{rewritten[2]}\n"
 
 
 def test_on_a_terminal_steps_side_by_side_share_the_line(folder, advanced, capsys, monkeypatch):

@@ -41,7 +41,7 @@ def line(parents, kinds=()):
     ]
 
 
-def test_ancestors_are_told_from_the_oldest(whole):
+def test_ancestors_are_reported_from_the_oldest(whole):
     manifests = read_manifests(whole[0])
     assert ancestors("student", manifests) == ["teacher", "middle"]
     assert ancestors("middle", manifests) == ["teacher"]
@@ -53,8 +53,8 @@ def test_a_teacher_that_was_given_stands_at_the_beginning_of_the_line():
     reads = ({"bin/train.idx": "", "big/teacher.pt": ""}, {"bin/train.idx": ""}, {})
     for each, files in zip(manifests, reads, strict=True):
         each["recipe"] = {"reads": files}
-    told = [stands_on(each, manifests) for each in manifests]
-    assert told == ["big/teacher.pt", "big/teacher.pt → half", "the references"]
+    message = [stands_on(each, manifests) for each in manifests]
+    assert message == ["big/teacher.pt", "big/teacher.pt → half", "the references"]
 
 
 def test_what_a_control_inherits_from_stands_at_the_beginning_of_the_line():
@@ -83,7 +83,7 @@ def test_who_taught_another_stands_before_it(parents):
 
 
 @pytest.mark.parametrize("parents", [{"s": "s"}, {"a": "s", "s": "a"}, {"a": "ab", "b": "a"}])
-def test_ancestors_that_lead_in_a_circle_are_told_once(parents):
+def test_ancestors_that_lead_in_a_circle_are_reported_once(parents):
     last = [*parents][-1]
     assert sorted([last, *ancestors(last, line(parents))]) == sorted(parents)
 
@@ -105,7 +105,7 @@ def test_ancestors_are_found_through_what_they_left_on_disk():
     assert ancestors("s", line(parents, {"x": "store", "y": "inherit"})) == ["t", "a"]
 
 
-def test_every_model_is_told_with_what_it_stands_on_and_its_score(whole):
+def test_every_model_is_reported_with_what_it_stands_on_and_its_score(whole):
     _, text, _ = whole
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()]
     student = next(row for row in rows if row and row[0] == "student")
@@ -119,14 +119,14 @@ def test_every_model_is_told_with_what_it_stands_on_and_its_score(whole):
 def test_both_pages_hold_every_command_and_every_hash(whole):
     workflow, text, page = whole
     for step in workflow.steps:
-        told = manifest(workflow, step.name)
-        hashes = [made["sha256"] for made in told["outputs"].values()]
-        hashes += told["recipe"]["reads"].values()
+        message = manifest(workflow, step.name)
+        hashes = [made["sha256"] for made in message["outputs"].values()]
+        hashes += message["recipe"]["reads"].values()
         assert hashes
         assert all(each in text and each in page for each in hashes)
         assert step.commands[0][5] in text  # of bash -c SCRIPT slowly LINES FOLDER
         assert step.commands[0][5] in page
-        assert told["versions"] in text
+        assert message["versions"] in text
 
 
 def test_a_run_that_is_half_done_has_a_page_too(tmp_path):

@@ -134,11 +134,11 @@ def test_a_stage_cannot_start_from_a_narrower_one(workflow_of):
     narrow = f"{{name: narrow, arch: {SMALL}, train: {{encoder-embed-dim: 16, "
     narrow += "encoder-attention-heads: 2, decoder-embed-dim: 16, decoder-attention-heads: 2}}"
     wide = f"{{arch: {SMALL}, start: inherit}}"
-    told = (
+    message = (
         r"student cannot start from the layers of narrow: its encoder dimensions are 112, and "
         r"those of narrow are 16\. Set start: cold, or choose smaller sizes\."
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"ladder: [{narrow}, {wide}]")
 
 
@@ -152,13 +152,15 @@ def test_it_is_compared_with_what_it_learns_from_and_not_with_the_stage_before(w
 
 
 def test_a_teacher_that_is_given_is_measured_too(workflow_of, teacher):
-    told = r"student cannot start from the layers of \S+\.pt: its encoder dimensions are 112, and "
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"student cannot start from the layers of \S+\.pt: its encoder dimensions are 112, and "
+    )
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"teacher: {teacher}\nladder: [{{arch: {SMALL}, start: inherit}}]")
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("flag", "message"),
     [
         ("decoder-ffn-embed-dim: 100", "its decoder feed-forward units are 448, and those of teac"),
         (
@@ -168,8 +170,8 @@ def test_a_teacher_that_is_given_is_measured_too(workflow_of, teacher):
         ("encoder-attention-heads: 8", "encoder dimensions of a head are 28, and those of teacher"),
     ],
 )
-def test_no_size_of_a_start_is_larger_than_its_teachers(workflow_of, flag, told):
-    with pytest.raises(ValueError, match=told):
+def test_no_size_of_a_start_is_larger_than_its_teachers(workflow_of, flag, message):
+    with pytest.raises(ValueError, match=message):
         workflow_of(
             f"teacher: {{arch: {SMALL}, train: {{{flag}}}}}\n"
             f"ladder: [{{arch: {SMALL}, start: inherit}}]"
@@ -184,12 +186,12 @@ def test_a_start_is_trained_in_the_form_that_it_has(workflow_of):
     assert args(workflow, "student")["encoder_layers"] == 1
     gelu = f"{{name: above, arch: {SMALL}, train: {{activation-fn: gelu}}}}"
     stage = f"{{arch: {SMALL}, start: inherit}}"
-    told = "student is trained with --activation-fn relu, but its start has gelu"
-    with pytest.raises(ValueError, match=told):
+    message = "student is trained with --activation-fn relu, but its start has gelu"
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"ladder: [{gelu}, {stage}]")
     post = f"{{name: above, arch: {SMALL}, train: {{share-all-embeddings: false}}}}"
-    told = "its --share-all-embeddings is on, and that of above is off"
-    with pytest.raises(ValueError, match=told):
+    message = "its --share-all-embeddings is on, and that of above is off"
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"ladder: [{post}, {stage}]")
 
 
@@ -199,7 +201,8 @@ def test_a_start_is_trained_in_the_form_that_it_has(workflow_of):
 def test_controls_have_the_last_stages_size_without_a_teacher_or_without_the_ladder(
     workflow_of, large_teacher
 ):
-    stage = "{ratio: 0.4, start: inherit, knowledge: store, data: mixed, train: {max-update: 70}}"
+    of_stage = "start: inherit, soft-targets: store, data: mixed, train: {max-update: 70}"
+    stage = f"{{ratio: 0.4, {of_stage}}}"
     workflow = workflow_of(f"ladder: [0.7, {stage}]\ncontrols: [undistilled, one-step]")
     student, alone, direct = (args(workflow, n) for n in ("student", "undistilled", "one-step"))
     for each in (alone, direct):
@@ -214,7 +217,7 @@ def test_controls_have_the_last_stages_size_without_a_teacher_or_without_the_lad
 
 
 def test_the_inherited_control_starts_as_the_student_and_is_not_distilled(workflow_of):
-    workflow = workflow_of("ladder: [0.7, 0.4]\neach: {start: inherit, knowledge: store}")
+    workflow = workflow_of("ladder: [0.7, 0.4]\neach: {start: inherit, soft-targets: store}")
     student, inherited = (args(workflow, name) for name in ("student", "inherited"))
     assert inherited["finetune_from_model"] == student["finetune_from_model"] is not None
     assert inherited["max_update"] == student["max_update"]
@@ -270,8 +273,10 @@ def test_the_total_control_is_refused_where_the_updates_of_the_line_are_not_know
     state = torch.load(large_teacher, weights_only=False)
     state["cfg"]["checkpoint"]["finetune_from_model"] = "gone.pt"
     torch.save(state, "trained.pt")
-    told = "the total number of updates of the weights that student starts from is not known: a che"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        "the total number of updates of the weights that student starts from is not known: a che"
+    )
+    with pytest.raises(ValueError, match=message):
         workflow_of("ladder: [0.5]\nteacher: trained.pt\neach: {start: inherit}\ncontrols: [total]")
 
 

@@ -8,7 +8,7 @@ from workflows import args, kinds, words
 
 
 def test_a_store_is_made_before_the_stage_that_reads_it(workflow_of, large_teacher, data):
-    workflow = workflow_of("ladder: [{ratio: 0.5, knowledge: store}]\nstore: {topk: 8}")
+    workflow = workflow_of("ladder: [{ratio: 0.5, soft-targets: store}]\nstore: {topk: 8}")
     said = words(workflow, "teacher-store")
     assert said == {
         "--teacher": large_teacher,
@@ -29,7 +29,7 @@ def test_a_store_is_made_before_the_stage_that_reads_it(workflow_of, large_teach
 
 
 def test_a_store_has_all_sets_that_its_trainings_read(workflow_of, large_teacher, data):
-    ladder = "ladder: [{ratio: 0.7, knowledge: store, train: {valid-subset: 'valid,test'}}, 0.4]"
+    ladder = "ladder: [{ratio: 0.7, soft-targets: store, train: {valid-subset: 'valid,test'}}, 0.4]"
     step = workflow_of(ladder).step("teacher-store")
     assert words(workflow_of(ladder), "teacher-store")["--subset"] == "train,valid,test"
     assert f"{data}/test.es-en.es.bin" in step.reads
@@ -37,7 +37,7 @@ def test_a_store_has_all_sets_that_its_trainings_read(workflow_of, large_teacher
 
 
 def test_a_store_of_a_stage_in_shards_is_merged(workflow_of):
-    ladder = "ladder: [0.7, {ratio: 0.4, knowledge: store}]"
+    ladder = "ladder: [0.7, {ratio: 0.4, soft-targets: store}]"
     workflow = workflow_of(f"{ladder}\nstore: {{shards: 3}}")
     parts = [f"stage-70-store-{number}-of-3" for number in (1, 2, 3)]
     for number, part in enumerate(parts, 1):
@@ -86,7 +86,7 @@ def test_translations_in_shards_are_merged_and_made_once_for_all_stages(workflow
 
 
 def test_a_store_of_distilled_data_is_another_than_that_of_the_references(workflow_of):
-    stored = "knowledge: store, learns-from: teacher"
+    stored = "soft-targets: store, learns-from: teacher"
     workflow = workflow_of(
         f"ladder: [{{ratio: 0.7, {stored}}}, {{ratio: 0.4, {stored}, data: distilled}}]"
     )

@@ -23,7 +23,7 @@ SMALL = "transformer_kd_small_student"
 EVERYTHING = f"""\
 {TEACHER}ladder:
   - 0.7
-  - {{ratio: 0.4, name: half, knowledge: store, data: mixed, start: inherit}}
+  - {{ratio: 0.4, name: half, soft-targets: store, data: mixed, start: inherit}}
   - {{ratio: 0.2, learns-from: [teacher, half], data: distilled, curriculum: 1, patience: 3}}
 each: {{temperature: {{from: 6, to: 2}}, alpha: 0.7, beta: 0.3}}
 controls: [undistilled, one-step]
@@ -266,7 +266,7 @@ REFUSALS = {
     ),
     "a store's name": (
         "ladder: [{ratio: 0.7, name: teacher-store}, {ratio: 0.4, learns-from: teacher, "
-        "knowledge: store}]",
+        "soft-targets: store}]",
         "a stage is called teacher-store, which is also the name of another part",
     ),
     "the distilled set's name": (
@@ -327,15 +327,15 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("wrong", REFUSALS)
-def test_a_mistake_is_told_before_anything_runs(workflow_of, tmp_path, wrong):
-    text, told = REFUSALS[wrong]
-    with pytest.raises(ValueError, match=told):
+def test_a_mistake_is_reported_before_anything_runs(workflow_of, tmp_path, wrong):
+    text, message = REFUSALS[wrong]
+    with pytest.raises(ValueError, match=message):
         workflow_of(text)
     assert not (tmp_path / "runs" / "run" / "workflow.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("seed=[", r"--set seed=\[: \[ cannot be read as YAML\."),
         ("ladder.3.ratio=0.2", r"the run file has no place ladder\.3\.ratio"),
@@ -343,8 +343,8 @@ def test_a_mistake_is_told_before_anything_runs(workflow_of, tmp_path, wrong):
         ("sed=2", r"has an unknown key sed\. Did you mean seed\?"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_told(workflow_of, change, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_change_that_cannot_be_made_is_reported(workflow_of, change, message):
+    with pytest.raises(ValueError, match=message):
         workflow_of("ladder: [0.5]", change)
 
 
@@ -377,9 +377,9 @@ MISSING = {
 
 @pytest.mark.parametrize("missing", MISSING)
 def test_what_is_missing_is_named(workflow_of, missing):
-    text, told = MISSING[missing]
+    text, message = MISSING[missing]
     Path("empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=told):
+    with pytest.raises(FileNotFoundError, match=message):
         workflow_of(text)
 
 

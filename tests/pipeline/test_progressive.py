@@ -30,7 +30,7 @@ teacher:
     {{encoder-layers: 2, encoder-embed-dim: 32, encoder-ffn-embed-dim: 64, decoder-layers: 2,
       decoder-embed-dim: 32, decoder-ffn-embed-dim: 64, encoder-attention-heads: 2,
       decoder-attention-heads: 2, encoder-normalize-before: true, decoder-normalize-before: true}}
-ladder: [1.0, 0.7, {{ratio: 0.25, start: inherit, knowledge: store, data: mixed}}]
+ladder: [1.0, 0.7, {{ratio: 0.25, start: inherit, soft-targets: store, data: mixed}}]
 each: {{temperature: 2}}
 train: {{max-update: 30, max-tokens: 500, lr: 0.01, save-interval-updates: 10, log-interval: 1}}
 distilled: {{shards: 2, distill-data: {{max-repeated: 1, max-length-ratio: 100}}}}
@@ -88,7 +88,7 @@ class Whole(NamedTuple):
 
     path: Path
     folder: Path
-    told: str
+    message: str
     models: "dict[str, Any]"
     table: "list[str]"
 
@@ -96,18 +96,18 @@ class Whole(NamedTuple):
 @pytest.fixture(scope="module")
 def whole(text, tmp_path_factory):
     path = write_run(tmp_path_factory.mktemp("whole"), text)
-    folder, told = path.parent / "run", progressive(path)
+    folder, message = path.parent / "run", progressive(path)
     models = {name: weights(folder, name) for name in MODELS}
-    return Whole(path, folder, told, models, table(folder))
+    return Whole(path, folder, message, models, table(folder))
 
 
-def begun(told):
-    return re.findall(r"^\[\d+/\d+\] ([\w-]+)$", told, re.M)
+def begun(message):
+    return re.findall(r"^\[\d+/\d+\] ([\w-]+)$", message, re.M)
 
 
 def test_every_step_is_made_in_the_order_of_work(whole):
     folder = whole.folder
-    assert begun(whole.told) == STEPS, whole.told
+    assert begun(whole.message) == STEPS, whole.message
     manifests = {
         each["step"]: each for each in read_manifests(read_workflow(folder / "workflow.json"))
     }
@@ -132,8 +132,8 @@ def test_a_changed_option_makes_only_what_depends_on_it(whole):
     changes = ["--set", "ladder.2.temperature=1"]
     shown = run_forked("fairseq-kd", "progressive", path, *changes, "--dry-run")
     assert re.search(r"changed +student +--kd-temperature was 2, is 1", shown.stdout)
-    told = progressive(path, *changes)
-    assert begun(told) == ["student", "evaluation"]
+    message = progressive(path, *changes)
+    assert begun(message) == ["student", "evaluation"]
     assert same(whole.models["stage-70"], weights(folder, "stage-70"))
     assert not same(whole.models["student"], weights(folder, "student"))
     assert (folder / "replaced" / "student.1" / "train.log").is_file()

@@ -106,10 +106,10 @@ def test_checkpoints_of_which_none_can_be_read_are_neither_replaced_nor_moved(tm
     path = tmp_path / name
     path.write_bytes(b"the only copy of something else")
     fault = "cannot be read" if "last" in name else "is missing"
-    told = (
+    message = (
         f"{tmp_path}/checkpoint_last.pt {fault}, and {tmp_path} holds no other checkpoint that can "
         "be read. Copy one there from elsewhere, or move all of them away to start again."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         stage.restore_last_checkpoint(tmp_path)
     assert path.read_bytes() == b"the only copy of something else"

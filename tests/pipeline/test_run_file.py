@@ -187,14 +187,14 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("wrong", REFUSALS)
-def test_a_mistake_is_told_by_its_key(read, wrong):
-    line, told = REFUSALS[wrong]
+def test_a_mistake_is_reported_by_its_key(read, wrong):
+    line, message = REFUSALS[wrong]
     key = line.partition(":")[0]
     replaced = (key, "target") if key == "ladder" and wrong != "both ends" else (key,)
     kept = [each for each in SHORTEST.splitlines() if not each.startswith(replaced)]
     with pytest.raises(ValueError, match=r"run\.yaml") as refused:
         read("\n".join([*kept, line]))
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_keys_of_another_mapping_are_merged_and_overridden(read):
@@ -203,7 +203,7 @@ def test_keys_of_another_mapping_are_merged_and_overridden(read):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             ["run=2026-11-29"],
@@ -220,13 +220,13 @@ def test_keys_of_another_mapping_are_merged_and_overridden(read):
         ),
     ],
 )
-def test_a_mistake_in_a_change_is_told_with_its_value(tmp_path, changes, told):
+def test_a_mistake_in_a_change_is_reported_with_its_value(tmp_path, changes, message):
     (tmp_path / "run.yaml").write_text(f"run: runs/old\n{SHORTEST}  lr: 5e-4\n")
-    with pytest.raises(ValueError, match=f"^{re.escape(f'--set {changes[-1]}: {told}')}"):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'--set {changes[-1]}: {message}')}"):
         read_run(tmp_path / "run.yaml", changes)
 
 
-def test_an_unknown_key_of_a_stage_is_told_with_its_place(read):
+def test_an_unknown_key_of_a_stage_is_reported_with_its_place(read):
     ladder = "ladder:\n  - 0.7\n  - {ratio: 0.5, critrion: word_kd}"
     with pytest.raises(ValueError, match=r"ladder\[1\] has an unknown key critrion. Did you mean"):
         read(SHORTEST.replace("target: 0.25", ladder))
@@ -238,9 +238,9 @@ def test_a_number_is_read_as_people_write_it(read):
 
 
 def test_a_stage_needs_one_size(read):
-    told = r"ladder\[0\] must have exactly one of ratio, arch, but has "
+    message = r"ladder\[0\] must have exactly one of ratio, arch, but has "
     for stage, has in (("{name: a}", "none"), ("{ratio: 0.5, arch: a}", "ratio and arch")):
-        with pytest.raises(ValueError, match=told + has):
+        with pytest.raises(ValueError, match=message + has):
             read(SHORTEST.replace("target: 0.25", f"ladder: [{stage}]"))
 
 

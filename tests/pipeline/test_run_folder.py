@@ -69,9 +69,9 @@ def test_a_run_that_would_move_what_it_reads_is_refused(workflow_of, large_teach
     shutil.copy(large_teacher, tmp_path / folder / "teacher.pt")
     Path("link.pt").symlink_to(tmp_path / folder / "teacher.pt")
     text = f"run: run\n{said}" + ("" if "ladder" in said else f"\n{LADDER}")
-    told = rf"^run: run contains (\S+) in run/{step}, which the step {step} writes, but the run "
-    told += r"reads \1\. Choose another folder for the run\.$"
-    with pytest.raises(ValueError, match=told):
+    message = rf"^run: run contains (\S+) in run/{step}, which the step {step} writes, but the run "
+    message += r"reads \1\. Choose another folder for the run\.$"
+    with pytest.raises(ValueError, match=message):
         workflow_of(text)
     assert (tmp_path / folder / "teacher.pt").is_file()
     assert not Path("run/workflow.json").exists()
@@ -83,8 +83,10 @@ def test_what_is_compared_does_not_lie_where_the_evaluation_has_its_plots(
     small_workflow("run")
     Path("run/plots").mkdir()
     shutil.copy(large_teacher, "run/plots/old.pt")
-    told = r"^run: run contains run/plots/old\.pt in run/plots, which the step evaluation writes, "
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"^run: run contains run/plots/old\.pt in run/plots, which the step evaluation writes, "
+    )
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"run: run\n{LADDER}\ncompare: {{old: run/plots/old.pt}}")
 
 
@@ -106,10 +108,10 @@ def test_a_new_run_moves_no_folder_that_no_run_made(workflow_of):
     Path("text").mkdir()
     corpus(Path("text"))
     text = f"run: .\n{TEXT % 'text'}\n{LADDER}"
-    told = (
+    message = (
         r"^run: \. holds data, which was not made by a run\. Move that away, or give another folder"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         workflow_of(text)
     assert not Path("workflow.json").exists()
     Path("data").rename("mine")
@@ -140,16 +142,18 @@ def test_a_lost_plan_is_laid_out_again_and_what_was_made_stays(workflow_of, lost
 def test_a_folder_that_is_called_steps_is_no_run(workflow_of, content):
     Path("runs/run/steps").mkdir(parents=True)
     Path("runs/run/steps/teacher.json").write_text(content)
-    told = f"run: {Path('runs/run')} holds steps, which was not made by a run. Move that away, or"
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+    message = (
+        f"run: {Path('runs/run')} holds steps, which was not made by a run. Move that away, or"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         workflow_of(LADDER)
 
 
 def test_a_stage_that_is_called_as_a_shard_is_refused(workflow_of):
-    told = (
+    message = (
         r"a stage is called student-1-of-3, which is also the name of a shard of a step\. Give it"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         workflow_of(LADDER.replace("half", "student-1-of-3"))
 
 
@@ -187,8 +191,8 @@ def test_what_snakemake_would_run_of_the_folder_of_a_run_is_refused(tmp_path, na
     small_workflow(tmp_path / "run")
     path = tmp_path / "run" / ".snakemake" / name
     path.mkdir(parents=True)
-    told = f"{path} would be executed by Snakemake, and no run needs it. Remove it."
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    message = f"{path} would be executed by Snakemake, and no run needs it. Remove it."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
 
 
@@ -249,13 +253,13 @@ def test_what_no_run_made_is_not_replaced(workflow_of, tmp_path):
     (mine / "notes.txt").write_text("beside a run")
     for name in ("history.md", "workflow.json", "report.html", "hashes.json"):
         (mine / name).write_text("{}")
-        told = f"run: {mine} holds {name}, which was not made by a run. Move that away, or give"
-        with pytest.raises(ValueError, match=told):
+        message = f"run: {mine} holds {name}, which was not made by a run. Move that away, or give"
+        with pytest.raises(ValueError, match=message):
             workflow_of(f"target: 0.25\nrun: {mine}")
         assert sorted(path.name for path in mine.iterdir()) == sorted([name, "notes.txt"])
         (mine / name).unlink()
-    told = f"run: {mine}/notes.txt must be a folder, but is a file. Give another path."
-    with pytest.raises(ValueError, match=told):
+    message = f"run: {mine}/notes.txt must be a folder, but is a file. Give another path."
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"target: 0.25\nrun: {mine}/notes.txt")
     workflow_of(f"target: 0.25\nrun: {mine}")
     assert (mine / "notes.txt").read_text() == "beside a run"

@@ -11,7 +11,10 @@ WITHOUT_EFFECT = {
         r"each has temperature, which has no effect with the criterion label_smoothed_cross_entropy"
         r": it has no teacher\. Leave it out, or choose a criterion such as word_kd\.",
     ),
-    "knowledge": (f"ladder: [{{ratio: 0.5, {PLAIN}, knowledge: store}}]", "student has knowledge"),
+    "soft targets": (
+        f"ladder: [{{ratio: 0.5, {PLAIN}, soft-targets: store}}]",
+        "student has soft-targets",
+    ),
     "a teacher": (f"ladder: [{{ratio: 0.5, {PLAIN}, learns-from: teacher}}]", "has learns-from"),
     "a flag of it": (
         f"ladder: [{{ratio: 0.5, {PLAIN}, train: {{kd-alpha: 1}}}}]",
@@ -44,7 +47,8 @@ WITHOUT_EFFECT = {
     ),
     "a store": (
         "ladder: [0.5]\nstore: {topk: 8}",
-        r"store has no effect without knowledge: store in a stage\. Add that, or leave store out\.",
+        r"store has no effect without soft-targets: store in a stage\. "
+        r"Add that, or leave store out\.",
     ),
     "translations": (
         "ladder: [0.5]\ndistilled: {shards: 2}",
@@ -97,8 +101,8 @@ WITHOUT_EFFECT = {
         "student: train has kd-teacher, which the key learns-from sets",
     ),
     "another store": (
-        "ladder: [{ratio: 0.5, knowledge: store, train: {kd-store: s}}]",
-        "student: train has kd-store, which the key knowledge sets",
+        "ladder: [{ratio: 0.5, soft-targets: store, train: {kd-store: s}}]",
+        "student: train has kd-store, which the key soft-targets sets",
     ),
     "another pair": (
         "ladder: [0.5]\ntrain: {source-lang: en, target-lang: es}",
@@ -151,7 +155,7 @@ def test_a_setting_without_effect_is_refused(refuses, setting):
         f"ladder: [0.7, {{ratio: 0.4, {PLAIN}}}]\neach: {{temperature: 2}}",  # of the others
         f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, start: inherit, learns-from: teacher}}]",
         f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, data: distilled}}]\ndistilled: {{shards: 2}}",
-        "ladder: [{ratio: 0.5, knowledge: store}]\nstore: {topk: 8}\nstrategy: width",
+        "ladder: [{ratio: 0.5, soft-targets: store}]\nstore: {topk: 8}\nstrategy: width",
         "target: 0.5\nfactor: 0.5\nstrategy: width",
         "ladder: [0.7, 0.4]\ncontrols: [one-step]",
         "ladder: [0.5]\nteacher: {arch: transformer, train: {encoder-layers: 3}}",

@@ -36,29 +36,29 @@ def test_it_is_not_written_into_the_data(tmp_path, monkeypatch, capsys):
     (tmp_path / "bin").mkdir()
     (tmp_path / "run.yaml").write_text("data: bin\nteacher: t.pt\ntarget: 0.5\n")
     assert cli.main(["progressive", "run.yaml", "--shell", "bin/run.sh"]) == 2
-    told = (
+    message = (
         "--shell bin/run.sh lies inside data: bin, which is only read. Choose a place outside it."
     )
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not [*(tmp_path / "bin").iterdir()]
 
 
 def test_its_header_is_its_help(script):
     workflow, path = script
-    told = run(path, "--help").stdout
+    message = run(path, "--help").stdout
     header = [line[2:] for line in path.read_text().splitlines()[1:] if line.startswith("# ")]
-    assert told.split() == " ".join(header).split()
+    assert message.split() == " ".join(header).split()
     for line in ("The run of run.yaml, as plain commands.", f"usage: {path}", "Env: RUN='"):
-        assert line in told
+        assert line in message
     refused = subprocess.run([path, "more"], capture_output=True, text=True)
-    assert (refused.returncode, refused.stderr) == (2, told)
+    assert (refused.returncode, refused.stderr) == (2, message)
     assert not os.path.exists(workflow.step("data").folder)
 
 
 def test_it_does_the_steps_in_order_and_ends_with_what_they_make(script, tmp_path):
     workflow, path = script
-    told = run("bash", path).stdout
-    assert re.findall(r"^\[(\d)/6\] ([\w-]+)$", told, re.M) == [
+    message = run("bash", path).stdout
+    assert re.findall(r"^\[(\d)/6\] ([\w-]+)$", message, re.M) == [
         (str(number), name) for number, name in enumerate(NAMES, 1)
     ]
     driven = small_workflow(tmp_path / "driven")
@@ -112,7 +112,7 @@ def test_a_failing_step_ends_it(script):
 
 
 def test_a_real_run_is_a_script_without_its_folder(workflow_of, tmp_path):
-    stored = "{ratio: 0.4, start: inherit, knowledge: store, data: mixed}"
+    stored = "{ratio: 0.4, start: inherit, soft-targets: store, data: mixed}"
     workflow = workflow_of(f"run: runs/real\nladder: [0.7, {stored}]\nstore: {{shards: 2}}")
     write_script(workflow, tmp_path / "real.sh")
     run("shellcheck", tmp_path / "real.sh")
@@ -171,7 +171,7 @@ def test_everything_goes_where_run_says_whatever_the_folder_is_called(tmp_path, 
         Workflow(name, {"file": "a.yaml", "started in": "/"}, 1, [step]), tmp_path / "a.sh"
     )
     for given, folder in ({}, name), ({"RUN": "other"}, "other"):
-        told = run("bash", tmp_path / "a.sh", env=given).stdout
-        assert told.splitlines()[-1] == (
+        message = run("bash", tmp_path / "a.sh", env=given).stdout
+        assert message.splitlines()[-1] == (
             f"{folder}/x.pt --k={folder}/y:{folder}/x.pt --out {folder}"
         )

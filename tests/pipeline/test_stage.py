@@ -105,26 +105,28 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
     assert stage.run_stage("student", [*command, "--lr", "1e-3", "--fp16"]) == 0
     capsys.readouterr()
     assert stage.run_stage("student", [*command, "--lr", "5e-4", "--log-interval", "9"]) == 0
-    told = (
+    message = (
         f"student: the training in {tmp_path / 'run'} was started with --fp16, --lr 1e-3, and is "
         "resumed with the new flags. For a new training give another --save-dir.\nstudent: all 30 "
         "updates are done\n"
     )
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == message
 
 
 def test_other_data_is_named_and_another_place_of_the_plugin_is_not(command, tmp_path, capsys):
     checkpoint(tmp_path / "run" / "checkpoint_last.pt", 30)
     log, ours = tmp_path / "run" / "train.log", ["--user-dir", str(ROOT / "user_dir")]
     log.write_text("$ fairseq-train 'my data' --user-dir user_dir --save-dir run --max-update 30\n")
-    for data, told in (("my data", ""), ("mine", "data my data")):
+    for data, message in (("my data", ""), ("mine", "data my data")):
         assert stage.run_stage("student", ["fairseq-train", data, *ours, *command[4:]]) == 0
-        begun = f"student: the training in {tmp_path / 'run'} was started with {told}, and is resu"
-        assert capsys.readouterr().err.startswith(begun if told else "student: all 30 updates")
+        begun = (
+            f"student: the training in {tmp_path / 'run'} was started with {message}, and is resu"
+        )
+        assert capsys.readouterr().err.startswith(begun if message else "student: all 30 updates")
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (
             ["--no-save"],
@@ -152,8 +154,8 @@ def test_other_data_is_named_and_another_place_of_the_plugin_is_not(command, tmp
         (["--optimizer-overrides", "{'lr': 1}"], "--optimizer-overrides cannot be used in a stage"),
     ],
 )
-def test_a_flag_by_which_a_stage_could_not_go_on_is_refused(command, tmp_path, flags, told):
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+def test_a_flag_by_which_a_stage_could_not_go_on_is_refused(command, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         stage.run_stage("student", [*command, *flags])
     assert runs(tmp_path) == []
 
@@ -163,8 +165,10 @@ def test_a_flag_by_which_a_stage_could_not_go_on_is_refused(command, tmp_path, f
 )
 def test_processes_that_would_train_alone_are_refused(command, tmp_path, workers):
     started = ["torchrun", *workers.split(), "--no-python", *command, "--cpu"]
-    told = r"^torchrun starts (2|12|auto) processes, but each would train a model of its own: on CP"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"^torchrun starts (2|12|auto) processes, but each would train a model of its own: on CP"
+    )
+    with pytest.raises(ValueError, match=message):
         stage.run_stage("student", started)
     assert runs(tmp_path) == []
 
@@ -226,7 +230,7 @@ def test_a_failure_is_shown_and_returned(command, tmp_path, capsys):
     assert log.endswith("RuntimeError: out of luck\n# the command ended with status 3\n")
 
 
-def test_a_training_that_a_signal_ended_is_told_as_shells_do(command, tmp_path, capsys):
+def test_a_training_that_a_signal_ended_is_reported_as_shells_do(command, tmp_path, capsys):
     assert cli.main(["stage", "student", "--", *command, "--abort-early"]) == 128 + signal.SIGABRT
     assert "student failed with status -6 (SIGABRT); the whole log" in capsys.readouterr().err
     log = (tmp_path / "run" / "train.log").read_text()
@@ -244,8 +248,8 @@ def test_a_line_that_a_signal_cut_off_is_not_taken_for_its_end(tmp_path):
 def test_a_second_stage_in_the_same_folder_is_refused(command, tmp_path, capsys):
     with locked(tmp_path / "run" / ".stage.lock", "it"):
         assert cli.main(["stage", "student", "--", *command]) == 2
-    told = f"fairseq-kd stage: --save-dir {tmp_path}/run is in use since "
-    assert capsys.readouterr().err.startswith(told)
+    message = f"fairseq-kd stage: --save-dir {tmp_path}/run is in use since "
+    assert capsys.readouterr().err.startswith(message)
     assert not runs(tmp_path)
 
 

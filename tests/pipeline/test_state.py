@@ -37,14 +37,14 @@ def test_a_changed_option_makes_its_step_and_those_after_it_anew(workflow):
     assert (Path(workflow.folder) / "replaced" / "student.1" / "text.made").is_file()
 
 
-def test_a_changed_flag_is_told_by_its_values(workflow):
+def test_a_changed_flag_is_reported_by_its_values(workflow):
     step = workflow.step("student")
     words = [["fairseq-train", "data", "--kd-temperature", value, "--fp16"] for value in "42"]
     recipes = [{"commands": [each], "reads": {}, "after": {}} for each in words]
     assert state._difference(*recipes) == "--kd-temperature was 4, is 2"
     recipes[1]["commands"][0][-1] = "--bf16"
-    told = state._difference(*recipes)
-    assert "--fp16 was given, is not given; --bf16 was not given, is given" in told
+    message = state._difference(*recipes)
+    assert "--fp16 was given, is not given; --bf16 was not given, is given" in message
     assert step.name == "student"
 
 
@@ -69,12 +69,12 @@ def test_from_wherever_a_run_is_started_what_is_finished_stays(tmp_path, monkeyp
     assert statuses(workflow_of(str(tmp_path / "user_dir")))["data"][0] == state.CHANGED
 
 
-def test_an_interrupted_step_whose_folder_is_gone_is_told_to_begin_anew(workflow):
+def test_an_interrupted_step_whose_folder_is_gone_is_reported_to_begin_anew(workflow):
     state.manifest_path(workflow, workflow.step("middle")).unlink()
     folder = Path(workflow.step("middle").folder)
     folder.rename("elsewhere")
-    told = f"it was interrupted and starts again: {folder} is missing"
-    assert statuses(workflow)["middle"] == (state.BEGUN, told)
+    message = f"it was interrupted and starts again: {folder} is missing"
+    assert statuses(workflow)["middle"] == (state.BEGUN, message)
 
 
 def test_a_changed_input_makes_everything_anew(tmp_path):
@@ -104,8 +104,8 @@ def test_an_interrupted_step_goes_on_and_a_changed_one_begins_anew(tmp_path):
     (folder / "text").write_text("line\nline\nline\n")
     assert statuses(workflow)["teacher"] == (state.BEGUN, "it was interrupted")
     build(workflow)
-    told = manifest(workflow, "teacher")
-    assert (told["attempts"], told["seconds"] >= 60) == (2, True)
+    message = manifest(workflow, "teacher")
+    assert (message["attempts"], message["seconds"] >= 60) == (2, True)
     assert (folder / "text").read_text() == "line\n" * 5
 
 
@@ -114,8 +114,8 @@ def test_a_folder_that_the_run_did_not_make_is_moved_aside(tmp_path):
     folder = Path(workflow.step("teacher").folder)
     folder.mkdir(parents=True)
     (folder / "text").write_text("of another run\n")
-    told = f"{folder} already existed and was not created by this run"
-    assert statuses(workflow)["teacher"] == (state.CHANGED, told)
+    message = f"{folder} already existed and was not created by this run"
+    assert statuses(workflow)["teacher"] == (state.CHANGED, message)
     build(workflow)
     kept = Path(workflow.folder) / "replaced" / "teacher.1" / "text"
     assert kept.read_text() == "of another run\n"
@@ -123,14 +123,14 @@ def test_a_folder_that_the_run_did_not_make_is_moved_aside(tmp_path):
 
 
 def test_a_manifest_tells_what_was_done(workflow):
-    told = manifest(workflow, "student")
+    message = manifest(workflow, "student")
     path = workflow.step("student").makes[0]
     digest = subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
-    assert told["outputs"] == {path: {"bytes": Path(path).stat().st_size, "sha256": digest}}
-    assert told["recipe"]["commands"] == workflow.step("student").commands
-    assert told["parents"] == ["data", "middle"]
-    assert told["seed"] == 1
-    assert "torch" in told["versions"]
+    assert message["outputs"] == {path: {"bytes": Path(path).stat().st_size, "sha256": digest}}
+    assert message["recipe"]["commands"] == workflow.step("student").commands
+    assert message["parents"] == ["data", "middle"]
+    assert message["seed"] == 1
+    assert "torch" in message["versions"]
 
 
 def test_steps_of_one_folder_are_made_anew_together(workflow):
@@ -147,7 +147,7 @@ def test_steps_of_one_folder_are_made_anew_together(workflow):
 
 
 def test_what_stands_on_a_step_that_gave_something_else_is_stale(workflow):
-    path, told = (
+    path, message = (
         Path(workflow.step("middle").makes[0]),
         state.manifest_path(workflow, workflow.step("middle")),
     )
@@ -155,7 +155,7 @@ def test_what_stands_on_a_step_that_gave_something_else_is_stale(workflow):
     digest = hashlib.sha256(b"another model\n").hexdigest()
     content = manifest(workflow, "middle")
     content["outputs"] = {str(path): {"bytes": 14, "sha256": digest}}  # as if only it was remade
-    write_sealed(told, content)
+    write_sealed(message, content)
     found = statuses(workflow)
     assert found["middle"] == (state.DONE, "")
     assert found["student"] == (state.CHANGED, "middle was made again")

@@ -17,7 +17,7 @@ from fairseq_kd.pipeline.workflow import Step, Workflow
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda path: path.unlink(), "middle/text.made is missing"),
         (lambda path: path.write_text("li"), r"has 2 bytes, but had [\d,]+ when it was made"),
@@ -27,13 +27,13 @@ from fairseq_kd.pipeline.workflow import Step, Workflow
         ),
     ],
 )
-def test_a_damaged_file_is_noticed_and_made_anew(workflow, damage, told):
+def test_a_damaged_file_is_noticed_and_made_anew(workflow, damage, message):
     before = made(workflow)
     path = Path(workflow.step("middle").makes[0])
     damage(path)
     found = statuses(workflow)
     assert found["middle"][0] == state.DAMAGED
-    assert re.search(told, found["middle"][1])
+    assert re.search(message, found["middle"][1])
     assert found["teacher"][0] == found["undistilled"][0] == state.DONE
     assert build(workflow) == ["middle", "student", "evaluation"]
     assert made(workflow) == before
@@ -57,9 +57,9 @@ def test_a_flipped_bit_is_noticed_at_once_in_small_files_and_by_verify_in_large(
     assert set(statuses(workflow).values()) == {(state.DONE, "")}  # from now on hashes are known
     path = Path(workflow.step("middle").makes[0])
     flipped(path)
-    told = (state.DAMAGED, f"{path} was modified: its SHA-256 has changed")
-    assert statuses(workflow)["middle"] == ((state.DONE, "") if large else told)
-    assert statuses(workflow, verify=True)["middle"] == told
+    message = (state.DAMAGED, f"{path} was modified: its SHA-256 has changed")
+    assert statuses(workflow)["middle"] == ((state.DONE, "") if large else message)
+    assert statuses(workflow, verify=True)["middle"] == message
 
 
 @pytest.mark.parametrize("whose", ["read", "made"])
@@ -116,8 +116,8 @@ def test_a_changed_digit_in_a_record_is_named_and_nothing_is_made_again(
     if name == "hashes.json":
         path, repair = Path("run/hashes.json"), "Remove it: it only saves time."
     path.write_text(changed_digit(path.read_text(), behind))
-    told = f"{path} is damaged: its values do not match its checksum. "
-    with pytest.raises(ValueError, match=f"^{re.escape(told + repair)}$"):
+    message = f"{path} is damaged: its values do not match its checksum. "
+    with pytest.raises(ValueError, match=f"^{re.escape(message + repair)}$"):
         build(workflow)
     assert Path(workflow.step("middle").makes[0]).is_file()
     assert not Path("run/replaced").exists()
@@ -152,8 +152,8 @@ def change_manifest(workflow, name, **changed):
 )
 def test_a_damaged_manifest_is_named(workflow, changed, wrong):
     path = change_manifest(workflow, "middle", **changed)
-    told = f"{path} is damaged: {wrong}. Remove it, and middle is run again."
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+    message = f"{path} is damaged: {wrong}. Remove it, and middle is run again."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         state.step_statuses(workflow)
 
 
@@ -178,13 +178,15 @@ def test_a_finished_step_whose_hashes_are_lost_goes_on_and_makes_nothing_after_i
 
 
 @pytest.mark.parametrize("time", ["x", "2026-01-01T00:00:00"])
-def test_a_damaged_time_is_told_before_the_work(workflow, time):
+def test_a_damaged_time_is_reported_before_the_work(workflow, time):
     state.manifest_path(workflow, workflow.step("middle")).unlink()
     attempts = state.attempts_path(workflow, workflow.step("middle"))
     attempts.write_text(json.dumps([{"start": time, "seen": "2026-01-01T00:00:00+00:00"}]))
     Path(workflow.step("middle").makes[0]).unlink()
-    told = rf"^{attempts} is damaged: '\[0\]\.start' must be a time as \S+, but is '{time}'\. Write"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        rf"^{attempts} is damaged: '\[0\]\.start' must be a time as \S+, but is '{time}'\. Write"
+    )
+    with pytest.raises(ValueError, match=message):
         run_step(workflow, "middle")
     assert not Path(workflow.step("middle").makes[0]).exists()
 
@@ -208,13 +210,13 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     files = {"text/train.en": hashlib.sha256(b"one\ntwo\n").hexdigest()}
     decoding = {"teacher": ["t"], "beam": 5, "compute_type": "int8", "engine": "e"}
     made_of = {"decoding": decoding, "choice": {"select": "best"}}
-    told = {"made_of": made_of, "counts": {"kept": 1, "sentences": 1}, "gold_pairs": 0}
-    (out / "manifest.json").write_text(json.dumps({**told, "files": files}))
+    message = {"made_of": made_of, "counts": {"kept": 1, "sentences": 1}, "gold_pairs": 0}
+    (out / "manifest.json").write_text(json.dumps({**message, "files": files}))
     assert run_step(workflow, "distilled") == 0
     assert statuses(workflow)["distilled"] == (state.DONE, "")
     flipped(out / "text" / "train.en")
-    told = f"{out}/text/train.en was modified: its SHA-256 has changed"
-    assert statuses(workflow)["distilled"] == (state.DAMAGED, told)
+    message = f"{out}/text/train.en was modified: its SHA-256 has changed"
+    assert statuses(workflow)["distilled"] == (state.DAMAGED, message)
     (out / "text" / "train.en").unlink()
     assert statuses(workflow)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
 
@@ -233,8 +235,8 @@ def test_all_files_of_a_store_are_named_by_its_manifest(tmp_path):
     for path in files:
         whole = path.read_bytes()
         flipped(path)
-        told = f"{path} was modified: its SHA-256 has changed"
-        assert statuses(workflow)["teacher-store"] == (state.DAMAGED, told)
+        message = f"{path} was modified: its SHA-256 has changed"
+        assert statuses(workflow)["teacher-store"] == (state.DAMAGED, message)
         path.unlink()
         assert statuses(workflow)["teacher-store"] == (state.DAMAGED, f"{path} is missing")
         path.write_bytes(whole)
@@ -253,5 +255,5 @@ def test_a_damaged_part_of_a_report_is_noticed(tmp_path, name):
         path.write_text("some content\n")
     assert run_step(workflow, "evaluation") == 0
     flipped(folder / name)
-    told = f"{folder / name} was modified: its SHA-256 has changed"
-    assert statuses(workflow)["evaluation"] == (state.DAMAGED, told)
+    message = f"{folder / name} was modified: its SHA-256 has changed"
+    assert statuses(workflow)["evaluation"] == (state.DAMAGED, message)

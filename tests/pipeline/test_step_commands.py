@@ -22,10 +22,10 @@ SIZE = {"arch": "transformer_kd_small_student"}
 DISTILLED = {"criterion": "word_kd"}
 
 
-def checked(settings, *layers, knowledge=None, name="middle", size=SIZE, gpus=1):
+def checked(settings, *layers, teacher_flags=None, name="middle", size=SIZE, gpus=1):
     """The settings of a stage as fairseq parses them."""
-    knowledge = {"kd-teacher": "teacher.pt"} if knowledge is None else knowledge
-    flags = stage_flags(settings, knowledge, *layers)
+    teacher_flags = {"kd-teacher": "teacher.pt"} if teacher_flags is None else teacher_flags
+    flags = stage_flags(settings, teacher_flags, *layers)
     return check_training_command(TrainCommand(name, "data", "out", USER_DIR, gpus, size, flags))
 
 
@@ -41,9 +41,9 @@ def test_the_stronger_of_two_values_wins():
 
 
 def test_nothing_wins_over_what_names_the_teacher_and_the_start():
-    knowledge = {"kd-teacher": "t.pt", "finetune-from-model": "start.pt"}
+    teacher_flags = {"kd-teacher": "t.pt", "finetune-from-model": "start.pt"}
     layer = {"kd-teacher": "other.pt", "finetune-from-model": "other.pt"}
-    assert knowledge.items() <= stage_flags(DISTILLED, knowledge, layer).items()
+    assert teacher_flags.items() <= stage_flags(DISTILLED, teacher_flags, layer).items()
 
 
 def test_a_training_without_a_teacher_has_no_flags_of_one():
@@ -57,7 +57,7 @@ def test_peers_learn_from_no_teacher_but_keep_their_own_flags():
     settings = {"criterion": "mutual_learning", "alpha": 0.5, "temperature": 2}
     flags = stage_flags(settings, {}, {"kd-divergence": "js", "kd-peers": 3})
     assert {flag for flag in flags if flag.startswith("kd-")} == {"kd-peers"}
-    assert checked(settings, {"kd-peers": 3}, knowledge={})["kd_peers"] == 3
+    assert checked(settings, {"kd-peers": 3}, teacher_flags={})["kd_peers"] == 3
 
 
 def test_a_temperature_stays_or_goes_from_one_to_another():
@@ -107,8 +107,8 @@ def test_the_criterions_without_a_teacher_are_known_with_their_flags():
 
 @pytest.mark.parametrize("wrong", ["1e5", 0, "many", 1.5])
 def test_updates_are_a_whole_number(wrong):
-    told = f"max-update must be a whole number above 0, but is {wrong}."
-    with pytest.raises(ValueError, match=told.replace(".", r"\.")):
+    message = f"max-update must be a whole number above 0, but is {wrong}."
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         stage_flags(DISTILLED, {}, {"max-update": wrong})
 
 
@@ -141,25 +141,25 @@ def test_fairseq_understands_the_defaults_of_every_criterion_with_a_teacher():
     for criterion in ("word_kd", "feature_kd", "attention_kd", "hybrid_kd"):
         args = checked({"criterion": criterion, "temperature": {"from": 6, "to": 2}})
         assert (args["criterion"], args["kd_temperature_final"]) == (criterion, 2)
-    several = {"kd-teacher": "a.pt:b.pt"}
-    assert checked({"criterion": "multi_teacher_kd"}, knowledge=several)["warmup_updates"] == 4000
+    args = checked({"criterion": "multi_teacher_kd"}, teacher_flags={"kd-teacher": "a.pt:b.pt"})
+    assert args["warmup_updates"] == 4000
     for scheduler in ("polynomial_decay", "cosine", "fixed", "tri_stage", "step"):
         layer = {"lr-scheduler": scheduler, "max-update": 100}
         layer |= {"phase-ratio": "(0.1, 0.4, 0.5)"} if scheduler == "tri_stage" else {}
-        assert checked({"criterion": PLAIN}, layer, knowledge={})["lr_scheduler"] == scheduler
+        assert checked({"criterion": PLAIN}, layer, teacher_flags={})["lr_scheduler"] == scheduler
 
 
-def test_a_misspelt_flag_is_told_with_its_stage():
-    told = (
+def test_a_misspelt_flag_is_reported_with_its_stage():
+    message = (
         r"^fairseq-train does not understand the training of middle: unrecognized arguments: "
         r"--kd-temperatur 2\. Its command would be: fairseq-train data --user-dir .*$"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         checked(DISTILLED, {"kd-temperatur": 2})
 
 
 @pytest.mark.parametrize(
-    ("settings", "layer", "told"),
+    ("settings", "layer", "message"),
     [
         (
             {"criterion": "word_dk"},
@@ -170,8 +170,8 @@ def test_a_misspelt_flag_is_told_with_its_stage():
         (DISTILLED, {"max-tokens": "many"}, "argument --max-tokens: invalid int value: 'many'"),
     ],
 )
-def test_a_wrong_value_is_told_in_the_words_of_fairseq(settings, layer, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_value_is_reported_in_the_words_of_fairseq(settings, layer, message):
+    with pytest.raises(ValueError, match=message):
         checked(settings, layer)
 
 
@@ -208,11 +208,11 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("wrong", REFUSALS)
-def test_what_a_criterion_would_refuse_is_told_before_anything_is_trained(wrong):
-    settings, layer, told = REFUSALS[wrong]
+def test_what_a_criterion_would_refuse_is_reported_before_anything_is_trained(wrong):
+    settings, layer, message = REFUSALS[wrong]
     with pytest.raises(ValueError, match=r"^The training of middle would be refused: ") as refused:
         checked(settings, layer)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 METRICS = [  # of a criterion: flags of it, a metric that it logs, and one that it does not
@@ -227,38 +227,38 @@ METRICS = [  # of a criterion: flags of it, a metric that it logs, and one that 
 @pytest.mark.parametrize(("criterion", "flags", "logged", "other"), METRICS)
 def test_the_best_checkpoint_is_chosen_by_what_the_criterion_logs(criterion, flags, logged, other):
     teachers = {"multi_teacher_kd": "a.pt:b.pt", "mutual_learning": None}.get(criterion, "a.pt")
-    knowledge = {"kd-teacher": teachers} if teachers else {}
+    teacher_flags = {"kd-teacher": teachers} if teachers else {}
     layer = {**flags, "best-checkpoint-metric": logged}
-    args = checked({"criterion": criterion}, layer, knowledge=knowledge)
+    args = checked({"criterion": criterion}, layer, teacher_flags=teacher_flags)
     assert args["best_checkpoint_metric"] == logged
-    told = rf"--best-checkpoint-metric must be one of .*\b{logged}\b.*, but is {other}\."
+    message = rf"--best-checkpoint-metric must be one of .*\b{logged}\b.*, but is {other}\."
     layer["best-checkpoint-metric"] = other
-    with pytest.raises(ValueError, match=told):
-        checked({"criterion": criterion}, layer, knowledge=knowledge)
+    with pytest.raises(ValueError, match=message):
+        checked({"criterion": criterion}, layer, teacher_flags=teacher_flags)
 
 
 @pytest.mark.parametrize(
-    ("layer", "told"),
+    ("layer", "message"),
     [
         ({"kd-teacher-weights": "0.5,0.6"}, "--kd-teacher-weights must sum to 1"),
         ({"kd-teacher-mean": "median"}, "--kd-teacher-mean must be one of"),
         ({"kd-teacher-temperatures": "4"}, "has 1 numbers for 2 teachers"),
     ],
 )
-def test_weights_and_temperatures_of_several_teachers_are_checked(layer, told):
-    with pytest.raises(ValueError, match=told):
-        checked({"criterion": "multi_teacher_kd"}, layer, knowledge={"kd-teacher": "a.pt:b.pt"})
+def test_weights_and_temperatures_of_several_teachers_are_checked(layer, message):
+    with pytest.raises(ValueError, match=message):
+        checked({"criterion": "multi_teacher_kd"}, layer, teacher_flags={"kd-teacher": "a.pt:b.pt"})
 
 
 def test_layers_are_not_read_from_a_store():
     with pytest.raises(ValueError, match="--kd-store holds a teacher's distributions, but --crit"):
-        checked({"criterion": "hybrid_kd"}, knowledge={"kd-store": "store"})
+        checked({"criterion": "hybrid_kd"}, teacher_flags={"kd-store": "store"})
 
 
 def test_every_command_that_loads_models_gets_the_plugin_of_the_run(workflow_of, tmp_path):
     (tmp_path / "own_plugin").mkdir()
     (tmp_path / "own_plugin" / "__init__.py").write_text("import fairseq_kd.plugin\n")
-    text = "user-dir: own_plugin\nladder: [0.5]\neach: {start: inherit, knowledge: store}"
+    text = "user-dir: own_plugin\nladder: [0.5]\neach: {start: inherit, soft-targets: store}"
     steps = workflow_of(text).steps
     given = {step.kind: step.commands[0] for step in steps}
     assert set(given) == {"store", "inherit", "train", "evaluate"}

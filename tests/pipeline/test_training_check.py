@@ -98,42 +98,44 @@ def test_a_flag_with_which_a_training_would_fail_is_refused(workflow_of, flag):
     flags = flag if "max-update" in flag else f"max-update: 100, {flag}"
     with pytest.raises((ValueError, FileNotFoundError)) as refused:
         workflow_of(f"{LADDER}train: {{{flags}}}")
-    told = TRAIN[flag] if TRAIN[flag] != "--adam-betas must" else "--optimizer adam"
-    assert told in str(refused.value)
+    message = TRAIN[flag] if TRAIN[flag] != "--adam-betas must" else "--optimizer adam"
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_several_processes_on_cpus_are_refused(workflow_of):
-    told = (
+    message = (
         r"gpus is 2, but --cpu is given, and each of several processes would train a model of its "
         r"own on a CPU\. Leave one of them out\.$"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"{LADDER}gpus: 2\ntrain: {{max-update: 100, cpu: true}}")
 
 
 @pytest.mark.parametrize("flag", ["truncate-source: true", "upsample-primary: 2"])
 def test_a_flag_that_changes_the_sentences_of_a_store_is_refused(workflow_of, flag):
-    ladder = "ladder: [{ratio: 0.5, knowledge: store}]\n"
-    told = f"--{flag.partition(':')[0]} changes the sentences or their numbers, but a store has t"
-    with pytest.raises(ValueError, match=told):
+    ladder = "ladder: [{ratio: 0.5, soft-targets: store}]\n"
+    message = (
+        f"--{flag.partition(':')[0]} changes the sentences or their numbers, but a store has t"
+    )
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"{ladder}train: {{max-update: 100, {flag}}}")
     assert workflow_of(f"{LADDER}train: {{max-update: 100, {flag}}}").steps
 
 
 def test_a_tag_that_the_dictionary_lacks_is_refused(workflow_of):
     ladder = "ladder: [{ratio: 0.5, data: mixed}]\n"
-    told = (
+    message = (
         r"distilled\.distill-data: tag-distilled foo\S* is not in \S*dict\.es\.txt, and the dicti"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"{ladder}distilled: {{distill-data: {{tag-distilled: foo-bar}}}}")
 
 
 def test_a_gold_set_that_is_not_there_is_refused(workflow_of):
     ladder = "ladder: [{ratio: 0.5, data: mixed}]\n"
-    told = r"distilled\.distill-data: \S+ holds no none\.es-en\.es\. Give to --data .* gold-sub"
-    with pytest.raises(FileNotFoundError, match=told):
+    message = r"distilled\.distill-data: \S+ holds no none\.es-en\.es\. Give to --data .* gold-sub"
+    with pytest.raises(FileNotFoundError, match=message):
         workflow_of(f"{ladder}distilled: {{distill-data: {{gold-subset: none}}}}")
 
 
@@ -186,8 +188,8 @@ def test_a_second_valid_set_that_would_be_ignored_is_refused(workflow_of, own_da
 
 def test_a_long_validation_sentence_is_refused_unless_it_is_skipped(workflow_of):
     limit = "max-source-positions: 25, max-target-positions: 25, max-update: 100"
-    told = r"sentence \d+ of the set valid in \S+ has \d+ and \d+ tokens, but the model reads 2"
-    with pytest.raises(ValueError, match=told):
+    message = r"sentence \d+ of the set valid in \S+ has \d+ and \d+ tokens, but the model reads 2"
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"{LADDER}train: {{{limit}}}")
     assert workflow_of(
         f"{LADDER}train: {{{limit}, skip-invalid-size-inputs-valid-test: true}}"
@@ -195,21 +197,21 @@ def test_a_long_validation_sentence_is_refused_unless_it_is_skipped(workflow_of)
 
 
 def test_more_words_than_there_are_cannot_be_stored(workflow_of):
-    stage = "ladder: [{ratio: 0.5, knowledge: store}]\n"
+    stage = "ladder: [{ratio: 0.5, soft-targets: store}]\n"
     with pytest.raises(ValueError, match=r"store\.topk must be below \d+, the size of the tar"):
         workflow_of(f"{stage}store: {{topk: 60000}}")
 
 
 def test_words_that_were_split_otherwise_than_the_evaluation_says_are_refused(workflow_of):
-    told = r"run\.yaml: evaluate: remove-bpe is sentencepiece, but the words of the data were sp"
-    with pytest.raises(ValueError, match=told):
+    message = r"run\.yaml: evaluate: remove-bpe is sentencepiece, but the words of the data were sp"
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"{LADDER}evaluate: {{remove-bpe: sentencepiece}}")
 
 
 @pytest.mark.parametrize("flag", ["comet", "reference"])
 def test_a_file_that_the_evaluation_reads_must_be_there(workflow_of, flag):
-    told = rf"the step evaluation is refused: --{flag} none does not exist\."
-    with pytest.raises(FileNotFoundError, match=told):
+    message = rf"the step evaluation is refused: --{flag} none does not exist\."
+    with pytest.raises(FileNotFoundError, match=message):
         workflow_of(f"{LADDER}evaluate: {{{flag}: none}}")
 
 
@@ -227,8 +229,10 @@ def changed(teacher, path, **task):
 def test_a_teacher_of_the_other_direction_is_refused(workflow_of, large_teacher, tmp_path):
     folder = Path(large_teacher).parent
     swapped = changed(large_teacher, folder / "swapped.pt", source_lang="en", target_lang="es")
-    told = r"run\.yaml: the teacher \S+ translates en-es, but the data are es-en \(the pair is sw"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"run\.yaml: the teacher \S+ translates en-es, but the data are es-en \(the pair is sw"
+    )
+    with pytest.raises(ValueError, match=message):
         workflow_of(f"{LADDER}teacher: {swapped}")
 
 

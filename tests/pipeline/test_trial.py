@@ -39,7 +39,7 @@ def test_a_ladder_is_tried_with_untrained_models_and_leaves_nothing(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    workflow = workflow_of("ladder: [0.7, 0.5, 0.3]\neach: {temperature: 8, knowledge: store}")
+    workflow = workflow_of("ladder: [0.7, 0.5, 0.3]\neach: {temperature: 8, soft-targets: store}")
     assert len([step for step in workflow.steps if step.kind == "train"]) == 4
     assert not any(Path(tmp_path / "temporary").iterdir())
     assert "nearly uniform" not in capfd.readouterr().err  # as untrained models are

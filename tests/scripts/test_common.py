@@ -83,8 +83,8 @@ def test_a_link_in_the_place_of_a_file_of_ours_is_refused(tmp_path, called):
     precious.write_text("precious")
     link.symlink_to(precious)
     result = run("bash", "-c", f'{SOURCE} {called} "$1"', ROOT, link, check=False)
-    told = f"{link} is a symbolic link. Replace it by the file itself, or remove it.\n"
-    assert (result.returncode, result.stderr) == (1, told)
+    message = f"{link} is a symbolic link. Replace it by the file itself, or remove it.\n"
+    assert (result.returncode, result.stderr) == (1, message)
     assert precious.read_text() == "precious"
 
 
@@ -92,9 +92,11 @@ def test_a_link_in_the_place_of_a_file_of_ours_is_refused(tmp_path, called):
 def test_a_language_that_is_no_plain_name_is_refused(tmp_path, language):
     command = [ROOT / "scripts" / "prepare.sh", language, "en", tmp_path, tmp_path / "out"]
     result = run(*command, cwd=tmp_path, check=False)
-    told = f"The command line names the language {language!r}, but a language is a name of at most"
+    message = (
+        f"The command line names the language {language!r}, but a language is a name of at most"
+    )
     assert result.returncode == 1
-    assert result.stderr.startswith(told)
+    assert result.stderr.startswith(message)
     assert os.listdir(tmp_path) == []
 
 
@@ -182,8 +184,8 @@ def test_a_student_of_other_data_or_another_teacher_is_not_taken(students, tmp_p
 def test_data_that_the_user_has_are_taken_as_they_are(students, tmp_path):
     (tmp_path / "mine" / "bin").mkdir(parents=True)
     words = 'here=$PWD; verses; echo "$data $text"'
-    told = "DATA must be a folder that scripts/prepare.sh made, but mine lacks bin or text.\n"
-    assert students(words, DATA="mine", check=False).stderr == told
+    message = "DATA must be a folder that scripts/prepare.sh made, but mine lacks bin or text.\n"
+    assert students(words, DATA="mine", check=False).stderr == message
     (tmp_path / "mine" / "text").mkdir()
     assert students(words, DATA="mine").stdout == "mine/bin mine/text\n"
 
@@ -212,8 +214,8 @@ def test_what_has_come_meanwhile_is_not_replaced(tmp_path):
 
 def test_a_file_that_has_come_meanwhile_is_not_replaced(tmp_path):
     then = 'echo theirs > "$1"; finish "$work/file"'
-    told = f"another process made {tmp_path}/out meanwhile. Remove it, or give another path.\n"
-    assert make(tmp_path / "out", then, check=False).stderr.startswith(told)
+    message = f"another process made {tmp_path}/out meanwhile. Remove it, or give another path.\n"
+    assert make(tmp_path / "out", then, check=False).stderr.startswith(message)
     assert (tmp_path / "out").read_text() == "theirs\n"
 
 
@@ -228,18 +230,18 @@ def test_two_scripts_do_not_make_one_folder_at_the_same_time(tmp_path):
     with subprocess.Popen([str(word) for word in command], env=ENVIRONMENT, **pipes) as first:
         assert first.stdout.readline() == "begun\n"
         with subprocess.Popen([str(word) for word in command], env=ENVIRONMENT, **pipes) as second:
-            told = f"waiting for the process that still makes {tmp_path}/out\n"
-            assert second.stdout.readline() == told
+            message = f"waiting for the process that still makes {tmp_path}/out\n"
+            assert second.stdout.readline() == message
             first.communicate("\n")
             end = second.communicate("\n")
     assert first.returncode == 0
-    told = f"the other process has made {tmp_path}/out. Run the same line again.\n"
-    assert (second.returncode, *end) == (1, "", told)
+    message = f"the other process has made {tmp_path}/out. Run the same line again.\n"
+    assert (second.returncode, *end) == (1, "", message)
     assert (tmp_path / "out" / "file").read_text() == "whole\n"
 
 
 @pytest.mark.parametrize("how", ["a small disk", "a limit"])
-def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, how):
+def test_a_full_disk_is_reported_and_nothing_is_left(tmp_path, how):
     write = 'head --bytes 200000 /dev/zero > "$work/more"; finish'
 
     def full(out, limit=""):
@@ -259,7 +261,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, how):
         full(disk / "out")
 
 
-def test_a_place_where_nothing_can_be_made_is_told(tmp_path):
+def test_a_place_where_nothing_can_be_made_is_reported(tmp_path):
     (tmp_path / "file").touch()
     result = make(tmp_path / "file" / "out", check=False)
     assert result.stderr == (
@@ -269,5 +271,5 @@ def test_a_place_where_nothing_can_be_made_is_told(tmp_path):
     assert "cannot be made (File name too long). Give another path." in result.stderr
     with small_disk(tmp_path / "disk", "ro") as disk:
         result = make(disk / "out", check=False)
-        told = f"{disk}/out cannot be made (Read-only file system). Give another path.\n"
-        assert result.stderr == told
+        message = f"{disk}/out cannot be made (Read-only file system). Give another path.\n"
+        assert result.stderr == message

@@ -57,9 +57,10 @@ def test_a_folder_of_other_settings_is_refused_by_the_plain_form(text, tmp_path)
     env = {"TEXT": str(text), "RUN": str(tmp_path / "run"), "SEED": "2"}
     result = run(PLAIN, env=env, check=False)
     assert result.returncode == 1
-    told = rf"{tmp_path}/run already exists and was made from text of hash 1, SEED=1, not from "
+    message = rf"{tmp_path}/run already exists and was made from text of hash 1, SEED=1, not from "
     assert re.search(
-        rf"{told}text of hash \w+, SEED=2, TEACHER_UPDATES=1500.*; give another RUN", result.stderr
+        rf"{message}text of hash \w+, SEED=2, TEACHER_UPDATES=1500.*; give another RUN",
+        result.stderr,
     )
     assert not list((tmp_path / "run" / "data").iterdir())
 

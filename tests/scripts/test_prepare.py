@@ -79,17 +79,17 @@ def test_a_pipe_is_refused_and_not_waited_for(place, text, tmp_path):
     (tmp_path / place).unlink()
     os.mkfifo(tmp_path / place)
     command = ["timeout", "20", PREPARE, "es", "en", text, out]
-    told = "must be a regular file, but is a folder, a pipe or a device. Put a file there."
+    message = "must be a regular file, but is a folder, a pipe or a device. Put a file there."
     result = run(*command, check=False)
-    assert (result.returncode, result.stderr) == (1, f"{tmp_path / place} {told}\n")
+    assert (result.returncode, result.stderr) == (1, f"{tmp_path / place} {message}\n")
 
 
 @pytest.mark.parametrize("name", ["MERGES", "WORKERS"])
 @pytest.mark.parametrize("value", ["abc", "0", "-5", "1.5"])
 def test_a_setting_that_is_no_number_above_0_is_refused(name, value, text, tmp_path):
     result = run(PREPARE, "es", "en", text, tmp_path / "out", env={name: value}, check=False)
-    told = f"{name} must be a whole number, 1 or more, but is {value}.\n"
-    assert (result.returncode, result.stdout, result.stderr) == (1, "", told)
+    message = f"{name} must be a whole number, 1 or more, but is {value}.\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", message)
 
 
 def test_both_sides_share_one_dictionary(prepared):
@@ -111,8 +111,10 @@ def test_a_byte_that_is_no_text_is_named_by_file_and_line(text, tmp_path):
     (text / "valid.es").write_bytes(b"\n".join([*lines[:3], b"cant\xf3", *lines[4:]]))
     result = prepare(text, tmp_path / "out", check=False)
     assert result.returncode == 1
-    told = f'{text}/valid.es, line 4, is not UTF-8: after "cant" comes the byte 0xf3. If the file'
-    assert result.stderr.startswith(told)
+    message = (
+        f'{text}/valid.es, line 4, is not UTF-8: after "cant" comes the byte 0xf3. If the file'
+    )
+    assert result.stderr.startswith(message)
     assert not (tmp_path / "out").exists()
 
 

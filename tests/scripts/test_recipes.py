@@ -318,22 +318,24 @@ def refused(name, folder, *flags, **env):
 def test_a_missing_archive_is_named_with_its_address(verses, tmp_path):
     given = write_archives("wmt16_en_ro", verses, tmp_path / "given")
     (given / "wmt16.test.tgz").unlink()
-    told = refused("wmt16_en_ro", tmp_path, "--smoke", "--local", given)
+    message = refused("wmt16_en_ro", tmp_path, "--smoke", "--local", given)
     address = "https://data.statmt.org/wmt16/translation-task/test.tgz"
-    assert told == f"{given}/wmt16.test.tgz is missing. Download it from {address}.\n"
+    assert message == f"{given}/wmt16.test.tgz is missing. Download it from {address}.\n"
 
 
 def test_a_damaged_archive_is_refused_and_stays_where_it_is(verses, tmp_path):
     given = write_archives("wmt16_en_ro", verses, tmp_path / "given")
     archive = given / "training-parallel-ep-v8.tgz"
     before = archive.read_bytes()
-    told = refused("wmt16_en_ro", tmp_path, "--local", given)
-    assert told.startswith(f"{archive} has the sha256 {hashlib.sha256(before).hexdigest()}, but ")
-    assert told.endswith(
+    message = refused("wmt16_en_ro", tmp_path, "--local", given)
+    assert message.startswith(
+        f"{archive} has the sha256 {hashlib.sha256(before).hexdigest()}, but "
+    )
+    assert message.endswith(
         "has 8917bd3bef3bc894c8519ca1f8a4c7c330aad08a1263655a9d99ee13d532e3c7; replace it by the "
         "published file.\n"
     )
-    assert told.count("\n") == 1
+    assert message.count("\n") == 1
     assert archive.read_bytes() == before
     assert not list((tmp_path / "run" / "archives").iterdir())
 
@@ -345,11 +347,11 @@ def test_text_of_a_smoke_run_with_other_lines_is_not_taken(tmp_path):
         f"set -euo pipefail; source scripts/recipes.sh; run={tmp_path} smoke=1 lines=$0; make_text"
     )
     run("bash", "-c", words, 2000)
-    told = (
+    message = (
         f"{tmp_path}/text already exists and was made from SMOKE_LINES=2000, not from "
         "SMOKE_LINES=600; give another RUN.\n"
     )
-    assert run("bash", "-c", words, 600, check=False).stderr == told
+    assert run("bash", "-c", words, 600, check=False).stderr == message
 
 
 @pytest.mark.parametrize(
@@ -363,6 +365,6 @@ def test_text_of_a_smoke_run_with_other_lines_is_not_taken(tmp_path):
     ],
 )
 def test_a_mistaken_setting_is_refused_in_a_sentence(name, flags, env, message, tmp_path):
-    told = refused(name, tmp_path, *flags, **env)
-    assert told.startswith(message)
-    assert told.count("\n") == 1
+    printed = refused(name, tmp_path, *flags, **env)
+    assert printed.startswith(message)
+    assert printed.count("\n") == 1

@@ -89,8 +89,8 @@ def test_a_second_one_waits_for_the_first_and_has_nothing_to_do(clone):
         with subprocess.Popen(
             command, env={**ENVIRONMENT, **env}, stdout=subprocess.PIPE, text=True
         ) as second:
-            told = f"waiting for a process that still runs in {clone}\n"
-            assert second.stdout.readline() == told
+            message = f"waiting for a process that still runs in {clone}\n"
+            assert second.stdout.readline() == message
             write_stamp(clone)
             fcntl.flock(lock, fcntl.LOCK_UN)
             assert second.communicate()[0] == ""

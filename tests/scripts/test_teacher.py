@@ -72,8 +72,8 @@ def test_a_mean_that_half_precision_cannot_hold_is_refused(script, data, tmp_pat
     model = dict(read_model(path)["model"])
     name = "decoder.layers.0.fc2.bias"
     model[name] = torch.full_like(model[name], 70_000.0)
-    told = f"The mean of '{name}' has numbers beyond 65,504, which half precision cannot hold."
-    with pytest.raises(ValueError, match=re.escape(told)):
+    message = f"The mean of '{name}' has numbers beyond 65,504, which half precision cannot hold."
+    with pytest.raises(ValueError, match=re.escape(message)):
         script.weights_alone([str(changed(path, model=model))])
 
 
@@ -100,8 +100,8 @@ def test_killed_at_its_end_it_says_what_is_there_and_refuses_anything_else(tmp_p
     (tmp_path / "teacher.sh").write_text(text)
     env = {"RUN": str(tmp_path / "run"), "FAKES": f"{fakes}:{os.environ['PATH']}"}
     for _ in range(2):
-        told = run("bash", tmp_path / "teacher.sh", out, cwd=tmp_path, env=env).stdout
-        assert f"{out}/teacher.pt is ready" in told
+        message = run("bash", tmp_path / "teacher.sh", out, cwd=tmp_path, env=env).stdout
+        assert f"{out}/teacher.pt is ready" in message
         assert (out / "teacher.pt").read_text() == "best\n"
         assert not (tmp_path / "out.partial").exists()
     (out / "teacher.pt").write_text("theirs")
@@ -144,5 +144,5 @@ def test_it_is_made_by_one_command(tmp_path):
 
 
 def test_the_header_is_the_help():
-    told = run(TRAIN, "--help").stdout
-    assert "Train the models that data/teacher.es-en holds" in told
+    message = run(TRAIN, "--help").stdout
+    assert "Train the models that data/teacher.es-en holds" in message

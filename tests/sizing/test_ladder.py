@@ -189,33 +189,33 @@ def test_what_is_no_ratio_or_strategy_is_refused(call, message):
         call()
 
 
-def told(ratios, strategy="balanced", parameters=None):
+def message(ratios, strategy="balanced", parameters=None):
     return warnings(ratios, ladder_sizes(REFERENCE, ratios, strategy), strategy, parameters)
 
 
 def test_a_usual_ladder_has_no_warning():
-    assert told(ratios_to(0.25), parameters=[930, 496, 287, 147, 81]) == []
+    assert message(ratios_to(0.25), parameters=[930, 496, 287, 147, 81]) == []
 
 
 def test_a_step_that_is_just_not_too_steep_has_no_warning():
     """Three quarters of the layers, half of the width, and three times fewer parameters."""
-    assert told([1.0, 0.25], parameters=[930, 310]) == []
+    assert message([1.0, 0.25], parameters=[930, 310]) == []
 
 
-def test_steep_steps_are_told():
-    assert told([1.0, 0.7, 0.4], parameters=[930, 310, 93]) == [
+def test_steep_steps_are_reported():
+    assert message([1.0, 0.7, 0.4], parameters=[930, 310, 93]) == [
         "From 0.7 to 0.4, parameters fall 3.3 times, where 3 to 4 times is aggressive. A stage "
         "between, such as 0.53, makes two easier steps of it."
     ]
-    assert told([1.0, 0.35], "deep-shallow") == [
+    assert message([1.0, 0.35], "deep-shallow") == [
         "From 1.0 to 0.35, the decoder loses 11 of 12 layers. A stage between, such as 0.59, makes "
         "two easier steps of it."
     ]
-    assert told([1.0, 0.2]) == [
+    assert message([1.0, 0.2]) == [
         "From 1.0 to 0.2, the encoder loses 10 of 12 layers and the decoder loses 10 of 12 layers. "
         "A stage between, such as 0.45, makes two easier steps of it."
     ]
-    assert told([1.0, 0.19], "width") == [
+    assert message([1.0, 0.19], "width") == [
         "From 1.0 to 0.19, the width falls by more than half, from 512 to 192. A stage between, "
         "such as 0.44, makes two easier steps of it."
     ]

@@ -200,13 +200,13 @@ def refused(capsys, words, watched, *parts):
     words = [str(word) for word in words]
     before = [snapshot(folder) for folder in watched]
     assert cli.main(words) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"fairseq-kd {words[0]}: ")
-    assert told.count("\n") == 1, told
+    message = capsys.readouterr().err
+    assert message.startswith(f"fairseq-kd {words[0]}: ")
+    assert message.count("\n") == 1, message
     for part in parts:
-        assert str(part) in told
+        assert str(part) in message
     for word in ("Traceback", "weights_only", "Errno", "line 1 column"):
-        assert word not in told
+        assert word not in message
     assert [snapshot(folder) for folder in watched] == before
 
 

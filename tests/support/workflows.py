@@ -116,9 +116,9 @@ def drive(workflow, *engine, jobs=1, env=None, cwd=ROOT):
 def finish(workflow, *engine, **others):
     """Drives a workflow to its end, and returns its messages."""
     driver = drive(workflow, *engine, **others)
-    told = driver.communicate()[1]
-    assert driver.returncode == 0, told
-    return told
+    message = driver.communicate()[1]
+    assert driver.returncode == 0, message
+    return message
 
 
 def build(workflow, *names):

@@ -151,8 +151,10 @@ def test_a_target_of_other_words_in_the_same_number_is_out_of_step(broken):
 
 def test_another_number_of_lines_is_refused(broken, pivoting):
     count = len(pivoting.dataset)
-    told = f"has different numbers of lines: xx {count}, en {count}, es {count - 1}. Line N of all"
-    refuses(broken(lambda language, lines: lines[:-1]), told)
+    message = (
+        f"has different numbers of lines: xx {count}, en {count}, es {count - 1}. Line N of all"
+    )
+    refuses(broken(lambda language, lines: lines[:-1]), message)
 
 
 def test_a_missing_line_is_refused(broken):
@@ -166,8 +168,8 @@ def test_a_missing_pivot_file_is_refused(three_way, tmp_path):
     out = shutil.copytree(three_way, tmp_path / "bin")
     for old in out.glob("valid.es-en.*"):
         old.unlink()
-    told = f"{out}/valid.es-en.es.idx is missing. Binarise the valid sentences in es too:"
-    refuses(str(out), told, error=FileNotFoundError)
+    message = f"{out}/valid.es-en.es.idx is missing. Binarise the valid sentences in es too:"
+    refuses(str(out), message, error=FileNotFoundError)
 
 
 def test_alignments_of_other_files_are_refused(three_way, prepared, tmp_path):

@@ -155,16 +155,16 @@ def test_sizes_that_the_weights_do_not_have_are_named_before_a_model_is_built(
 ):
     monkeypatch.setattr(TranslationTask, "build_model", None)
     path = save_with(moved, lambda state: setattr(state["cfg"]["model"], option, value))
-    told = f"{path} has the option {option}, which must be {right}, but is {value}. Give a file "
+    message = f"{path} has the option {option}, which must be {right}, but is {value}. Give a file "
     for read in (load_teacher, TeacherStructure.of_checkpoint):
         with pytest.raises(
-            ValueError, match=rf"^--.* {re.escape(told)}that fairseq-train wrote\.$"
+            ValueError, match=rf"^--.* {re.escape(message)}that fairseq-train wrote\.$"
         ):
             read(path)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("by 0"), RuntimeError("full")])
-def test_what_fails_while_the_model_is_built_is_not_told_of_the_dictionaries(
+def test_what_fails_while_the_model_is_built_is_not_reported_the_dictionaries(
     moved, error, monkeypatch
 ):
     def fail(*_):

@@ -39,14 +39,14 @@ def test_sizes_of_each_family_are_those_of_its_weights(data, family):
     options, weights = vars(setup.cfg.model), setup.model.state_dict()
     check_sizes("teacher.pt", options, weights, of_fairseq=True)
     check_sizes("teacher.pt", {**options, option: wrong}, weights, of_fairseq=False)
-    told = rf"^teacher.pt has the option {option}.*, which must be .*{re.escape(str(right))}"
-    with pytest.raises(ValueError, match=told):
+    message = rf"^teacher.pt has the option {option}.*, which must be .*{re.escape(str(right))}"
+    with pytest.raises(ValueError, match=message):
         check_sizes("teacher.pt", {**options, option: wrong}, weights, of_fairseq=True)
 
 
 def test_the_options_of_hydra_are_named_as_they_are_there():
     weights = {"encoder.layers.0.fc1.weight": torch.zeros(8, 4)}
     options = {"encoder": {"ffn_embed_dim": 9, "layers": 1}}
-    told = r"has the option encoder\.ffn_embed_dim, which must be 8 by its weights, but is 9\."
-    with pytest.raises(ValueError, match=told):
+    message = r"has the option encoder\.ffn_embed_dim, which must be 8 by its weights, but is 9\."
+    with pytest.raises(ValueError, match=message):
         check_sizes("teacher.pt", options, weights, of_fairseq=True)
