@@ -1,6 +1,7 @@
 """Time that hidden states and attention add to a step of word_kd, with both models.
 
-usage: python benchmarks/intermediate.py [--sentences 16] [--length 24] [--words 8000] [--rounds 9]
+usage: python benchmarks/intermediate.py [--sentences 16] [--length 24] [--vocab-size 8000]
+                                         [--rounds 9]
 
 A 6+6-layer, 256-wide student and a 12+12-layer, 512-wide teacher, neither trained, on sentences of
 random words, half of them shorter. Steps of all cases take turns in one process. Figures are
@@ -71,7 +72,7 @@ def random_batch(dictionary: Dictionary, n_sentences: int, length: int):
 
 def steps(folder: Path, args: argparse.Namespace) -> Dict[str, Callable[[], None]]:
     """A training step of each case, without the optimizer's."""
-    lines = "\n".join(f"w{i} 1" for i in range(args.words))
+    lines = "\n".join(f"w{i} 1" for i in range(args.vocab_size))
     for name in ("dict.a.txt", "dict.b.txt"):
         (folder / name).write_text(lines + "\n", encoding="utf-8")
     cfg, task, model, criterion = built(
@@ -101,13 +102,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sentences", type=int, default=16)
     parser.add_argument("--length", type=int, default=24, help="words of the longer sentences")
-    parser.add_argument("--words", type=int, default=8000)
+    parser.add_argument("--vocab-size", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         times = interleaved_seconds(steps(Path(folder), args), args.rounds)
-    shape = f"{args.sentences} x {args.length}, {args.words} words"
+    shape = f"{args.sentences} x {args.length}, {args.vocab_size} words"
     record("intermediate", f"word_kd: {shape}", "ms", [1000 * t for t in times["word_kd"]])
     for case in list(CASES)[1:]:
         ratio = ratios(times, case, "word_kd")

@@ -1,7 +1,7 @@
 """The chunked loss against the plain formulation: time and memory of forward and backward.
 
 usage: python benchmarks/loss.py [--tokens 2048] [--width 256] [--teacher-width 256]
-           [--words 32000] [--chunk N ...] [--dtype float32] [--temperature 4] [--rounds 7]
+           [--vocab-size 32000] [--chunk N ...] [--dtype float32] [--temperature 4] [--rounds 7]
 
 Both project student and teacher states to the vocabulary, and add up label-smoothed cross-entropy
 and forward KL. Figures are appended to benchmarks/results.csv.
@@ -48,16 +48,18 @@ def cases(args: argparse.Namespace) -> Dict[str, Callable[[], None]]:
         return made.to(getattr(torch, args.dtype))
 
     hidden = normal(args.tokens, args.width, scale=1.0).requires_grad_()
-    weight = normal(args.words, args.width, scale=args.width**-0.5).requires_grad_()
+    weight = normal(args.vocab_size, args.width, scale=args.width**-0.5).requires_grad_()
     states = normal(args.tokens, args.teacher_width, scale=1.0)
     live = TeacherStates(
-        states, normal(args.words, args.teacher_width, scale=args.teacher_width**-0.5)
+        states, normal(args.vocab_size, args.teacher_width, scale=args.teacher_width**-0.5)
     )
-    gold = torch.randint(args.words, (args.tokens,), generator=generator, device=device)
+    gold = torch.randint(args.vocab_size, (args.tokens,), generator=generator, device=device)
     parts = [live[i : i + 64].logits for i in range(0, args.tokens, 64)]
     kept = [TopK.of_logits(part, TOPK) for part in parts]
     fields = ("ids", "log_p", "log_tail")
-    stored = TopK(*(torch.cat([getattr(part, f) for part in kept]) for f in fields), args.words)
+    stored = TopK(
+        *(torch.cat([getattr(part, f) for part in kept]) for f in fields), args.vocab_size
+    )
 
     def run(loss: Callable[[], Tensor]) -> Callable[[], None]:
         def forward_and_backward() -> None:
@@ -93,13 +95,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--teacher-width", type=int, default=256)
-    parser.add_argument("--words", type=int, default=32000)
+    parser.add_argument("--vocab-size", type=int, default=32000)
     parser.add_argument("--chunk", type=int, nargs="*", default=[])
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--temperature", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    shape = f"{args.tokens} x {args.words}, {args.width} <- {args.teacher_width}, {args.dtype}"
+    shape = f"{args.tokens} x {args.vocab_size}, {args.width} <- {args.teacher_width}, {args.dtype}"
     shape += f", T={args.temperature:g}"
     names = ["plain", "chunked", "chunked, store", "compiled", "compiled, store"]
     memory = {name: peak_mib(lambda name=name: warm(cases(args)[name])) for name in names}

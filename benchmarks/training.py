@@ -1,6 +1,6 @@
 """A whole update of a small student: plain, distilled from a live teacher, and from a store.
 
-usage: python benchmarks/training.py [--words 32000] [--sentences 80] [--rounds 5]
+usage: python benchmarks/training.py [--vocab-size 32000] [--sentences 80] [--rounds 5]
            [--precision fp16]
 
 Student: transformer_kd_student (6+6 layers, 256 wide); teacher: transformer_kd_teacher (12+12
@@ -136,16 +136,16 @@ def quietly(run: Callable[[], Any]) -> Any:
 def main() -> None:
     """Measures and records."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--words", type=int, default=32000)
+    parser.add_argument("--vocab-size", type=int, default=32000)
     parser.add_argument("--sentences", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "bf16", "amp"))
     args = parser.parse_args()
-    shape = f"{args.sentences * (SENTENCE_WORDS + 1)} tokens, V={args.words}"
+    shape = f"{args.sentences * (SENTENCE_WORDS + 1)} tokens, V={args.vocab_size}"
     shape += f", {args.precision}" if args.precision != "fp32" else ""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        peak_mib(lambda: lambda: quietly(lambda: prepare(folder, args.words, args.sentences)))
+        peak_mib(lambda: lambda: quietly(lambda: prepare(folder, args.vocab_size, args.sentences)))
 
         def two_updates(case: str) -> Callable[[], None]:
             def run() -> None:

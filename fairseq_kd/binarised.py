@@ -22,28 +22,28 @@ CHUNK = 1 << 24  # tokens that are checked at once
 AGAIN = "Binarise the data again."
 
 
-def check_subset(folder: Path, subset: str, words: Mapping[str, int]) -> None:
+def check_subset(folder: Path, subset: str, vocab_sizes: Mapping[str, int]) -> None:
     """Makes sure that fairseq can read a subset, with its parts (train1, train2, ...).
 
     Args:
         folder: what fairseq-preprocess wrote.
         subset: its name.
-        words: the size of the dictionary, by language, of both sides.
+        vocab_sizes: the size of the dictionary, by language, of both sides.
 
     Raises:
         FileNotFoundError: there is no such subset, or one side of it is missing.
         ValueError: as ``check_side``.
     """
-    pair = "|".join(map(re.escape, words))
+    pair = "|".join(map(re.escape, vocab_sizes))
     name = re.compile(rf"({re.escape(subset)}\d*\.(?:{pair})-(?:{pair})\.)(?:{pair})(\.bin|\.idx)?")
     found = [name.fullmatch(path.name) for path in folder.iterdir()]
     prefixes = sorted({match[1] for match in found if match})
     for prefix in prefixes:
-        for language, size in words.items():
+        for language, size in vocab_sizes.items():
             if not check_side(folder / f"{prefix}{language}", size):
                 raise FileNotFoundError(f"{folder / prefix}{language}.bin is missing. {AGAIN}")
     if not prefixes:
-        raise FileNotFoundError(f"{folder} holds no {subset} set of {' and '.join(words)}.")
+        raise FileNotFoundError(f"{folder} holds no {subset} set of {' and '.join(vocab_sizes)}.")
 
 
 def check_not_raw(folder: Path, subset: str) -> None:
@@ -84,12 +84,12 @@ def check_training(dataset: Any, task: Any) -> None:
             check_side(Path(folder) / f"{subset}.align.{'-'.join(sizes)}")
 
 
-def check_side(path: Path, words: Optional[int] = None) -> bool:
+def check_side(path: Path, vocab_size: Optional[int] = None) -> bool:
     """Makes sure that fairseq can read one side of a split, or its alignments.
 
     Args:
         path: its files without ``.bin`` and ``.idx``.
-        words: the size of its dictionary; None for alignments, which hold positions.
+        vocab_size: of its dictionary; None for alignments, which hold positions.
 
     Returns:
         Whether there are files of it.
@@ -116,14 +116,14 @@ def check_side(path: Path, words: Optional[int] = None) -> bool:
     ends = np.cumsum(sizes)
     if (sizes < 0).any() or not np.array_equal(starts, ends - sizes):
         raise ValueError(f"{index} is damaged: its sentences do not follow each other. {AGAIN}")
-    if words is not None and not sizes.all():
+    if vocab_size is not None and not sizes.all():
         raise ValueError(
             f"{index}: sentence {int(np.argmin(sizes))} has no tokens, not even end-of-sentence. "
             f"{AGAIN}"
         )
     _check_size(content, index, int(ends[-1]) * dtype.itemsize)
-    if words is not None:
-        _check_tokens(content, dtype, words, first=1 if begin.startswith(LAZY) else 0)
+    if vocab_size is not None:
+        _check_tokens(content, dtype, vocab_size, first=1 if begin.startswith(LAZY) else 0)
     return True
 
 
@@ -189,14 +189,14 @@ def _check_size(content: Path, index: Path, size_bytes: int) -> None:
         )
 
 
-def _check_tokens(content: Path, dtype: np.dtype, words: int, first: int) -> None:
+def _check_tokens(content: Path, dtype: np.dtype, vocab_size: int, first: int) -> None:
     """Refuses tokens that the dictionary lacks; ``first`` is the id of its first token."""
     tokens = np.memmap(content, dtype, "r")
     for start in range(0, len(tokens), CHUNK):
         part = tokens[start : start + CHUNK]
         for token in (int(part.min()) - first, int(part.max()) - first):
-            if not 0 <= token < words:
+            if not 0 <= token < vocab_size:
                 raise ValueError(
                     f"{content} holds token {token}, but its dictionary has the tokens 0 to "
-                    f"{words - 1}. Binarise the data again, with this dictionary."
+                    f"{vocab_size - 1}. Binarise the data again, with this dictionary."
                 )

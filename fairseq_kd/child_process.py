@@ -145,12 +145,12 @@ def child(
             "Install it, or correct PATH."
         )
     token = token or new_token()
-    words = list(command)
+    argv = list(command)
     if LIBC is not None:
         program = [sys.executable, "-IS", str(Path(__file__).resolve())]
-        words = [*program, str(os.getpid()), str(GRACE_SECONDS), *words]
+        argv = [*program, str(os.getpid()), str(GRACE_SECONDS), *argv]
     process = Child(
-        words,
+        argv,
         env={**(os.environ if env is None else env), TOKEN: token},
         preexec_fn=os.setpgrp,
         **{"stdin": subprocess.DEVNULL, **options},

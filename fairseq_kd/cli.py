@@ -74,11 +74,11 @@ class CommandParser(argparse.ArgumentParser):
         namespace: Optional[argparse.Namespace] = None,
     ) -> Tuple[argparse.Namespace, List[str]]:
         """As argparse, without the arguments after ``--``."""
-        words = list(sys.argv[1:] if args is None else args)
-        at = words.index("--") if self.rest and "--" in words else len(words)
-        parsed, unknown = super().parse_known_args(words[:at], namespace)
-        if self.rest and at < len(words):
-            setattr(parsed, self.rest, [*getattr(parsed, self.rest), *words[at + 1 :]])
+        arguments = list(sys.argv[1:] if args is None else args)
+        at = arguments.index("--") if self.rest and "--" in arguments else len(arguments)
+        parsed, unknown = super().parse_known_args(arguments[:at], namespace)
+        if self.rest and at < len(arguments):
+            setattr(parsed, self.rest, [*getattr(parsed, self.rest), *arguments[at + 1 :]])
         return parsed, unknown
 
 

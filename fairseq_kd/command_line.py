@@ -6,7 +6,7 @@ A field of the dataclass is a flag, made by ``number_field`` or ``option_field``
 * ``help``, and one of ``range``, ``choices`` and ``read``, a function of the typed text;
 * ``flag``: another name, such as ``--set``;
 * ``positional``: it has no name; ``nargs``: as argparse has it, where ``*`` and ``+`` take the
-  words after ``--``, which another program reads;
+  arguments after ``--``, which another program reads;
 * ``repeated``: it may be given several times, and is a tuple;
 * ``metavar``, and ``group``, a ``Group``.
 """
@@ -34,7 +34,7 @@ from fairseq_kd.flag_types import file_path, flag_name, one_line, option_field
 
 PROGRAM = "fairseq-kd"
 NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")  # which argparse does not take for a flag
-REST = ("*", "+")  # nargs of the words after --
+REST = ("*", "+")  # nargs of the arguments after --
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,13 @@ class Options:
             if name not in dict(self.given) and value != each.default:
                 several = value if each.metadata.get("repeated") else [value]
                 pairs += [(name, one) for one in several]
-        words, rest = [PROGRAM, self.COMMAND], []
+        arguments, rest = [PROGRAM, self.COMMAND], []
         for name, value in pairs:
             if known[name].metadata.get("nargs") in REST:
                 rest = ["--", *map(str, value)]
             else:
-                words += _words(known[name], value)
-        return [*words, *rest]
+                arguments += _arguments(known[name], value)
+        return [*arguments, *rest]
 
 
 def flag_of(each: "Field[Any]") -> str:
@@ -175,7 +175,7 @@ def _read(each: "Field[Any]", value: Any) -> Any:
         raise ValueError(f"{flag} {str(error).removeprefix('it ')}.") from None
 
 
-def _words(each: "Field[Any]", value: Any) -> List[str]:
+def _arguments(each: "Field[Any]", value: Any) -> List[str]:
     """A flag with its value on the command line."""
     if value is True or value is False:
         return [flag_of(each)] * value

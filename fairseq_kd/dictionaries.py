@@ -12,8 +12,8 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
 
     Args:
         path: a ``dict.LANG.txt``.
-        distinct: whether every word must stand for one index, so that words and ids are the same;
-            fairseq allows a word twice where the second is marked so.
+        distinct: whether every token must have one index; fairseq allows a token twice if the
+            second is marked.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -25,7 +25,7 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
         )
     check_encoding(path)
     try:
-        words = Dictionary.load(str(path))
+        dictionary = Dictionary.load(str(path))
     except (RuntimeError, ValueError) as error:  # a word twice, or an invalid line
         message = " ".join(str(error).split())
         reason = message.partition(". ")[0]
@@ -34,10 +34,12 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
         raise ValueError(
             f"{path} is not a fairseq dictionary: {reason}. Run fairseq-preprocess again."
         ) from error
-    if distinct and len(words.indices) != len(words.symbols):
-        twice = next(word for i, word in enumerate(words.symbols) if words.indices[word] != i)
+    if distinct and len(dictionary.indices) != len(dictionary.symbols):
+        twice = next(
+            word for i, word in enumerate(dictionary.symbols) if dictionary.indices[word] != i
+        )
         raise ValueError(f'{path} holds the word "{twice}" twice. Run fairseq-preprocess again.')
-    return words
+    return dictionary
 
 
 def check_encoding(path: Path) -> None:

@@ -191,9 +191,9 @@ def _is_long(line: str, max_words: int) -> bool:
     return line.count(" ") >= max_words and sum(map(bool, line.split(" "))) > max_words
 
 
-def main(words: List[str]) -> int:
+def main(arguments: List[str]) -> int:
     """Writes one set; a user error ends with one sentence and status 1."""
-    name, out, max_words, *languages = words
+    name, out, max_words, *languages = arguments
     try:
         if not max_words.isdecimal():
             raise ValueError(f"MAX_WORDS must be a whole number, 0 or more, but is {max_words}.")

@@ -21,7 +21,7 @@ from fairseq_kd.teachers.options import StoreOptions
 STORE = {"teacher": "t.pt", "data": "bin", "out": "store"}
 LINES = [  # with every kind of flag
     "plan --teacher t.pt --ladder 1,0.5 --strategy depth --chart a.svg",
-    "plan --arch transformer --words 100,200 --target 0.25 -- --share-all-embeddings",
+    "plan --arch transformer --vocab-size 100,200 --target 0.25 -- --share-all-embeddings",
     "inherit --teacher t.pt --arch a --out s.pt --encoder-layers 0,2 -- --encoder-layers 2",
     "store --teacher t.pt --data bin --out store --topk 8 --shard 2/3 --user-dir plugin",
     "store-merge --out store --subset valid",

@@ -68,7 +68,7 @@ class PlanOptions(Options):
         metavar="A",
         group=TEACHER,
     )
-    words: Optional[Sequence[int]] = number_field(
+    vocab_size: Optional[Sequence[int]] = number_field(
         None,
         Several(Range(int, 5, 100_000_000), 2),
         "entries of both dictionaries, or of source and target",
@@ -134,11 +134,11 @@ class PlanOptions(Options):
         Raises:
             ValueError: naming one that has none, or that is missing.
         """
-        given = [name for name in ("words", "data") if getattr(self, name) is not None]
+        given = [name for name in ("vocab_size", "data") if getattr(self, name) is not None]
         for useless, flag, where in (
             (
                 self.teacher and given,
-                f"--{''.join(given)}",
+                f"--{''.join(given).replace('_', '-')}",
                 "with --teacher, whose dictionaries are used",
             ),
             (
@@ -153,7 +153,8 @@ class PlanOptions(Options):
                 raise ValueError(f"{flag} has no effect {where}. Leave it out.")
         if self.arch and not given:
             raise ValueError(
-                "--arch needs --words N or --data BIN, since embeddings are a part of every stage."
+                "--arch needs --vocab-size N or --data BIN, since embeddings are a part of every "
+                "stage."
             )
 
 
@@ -185,7 +186,7 @@ def _structure(options: PlanOptions) -> Any:
     import_user_dir(options.user_dir)
     if options.teacher is not None:
         return TeacherStructure.of_checkpoint(options.teacher)
-    sizes = options.words or _dictionary_sizes(options.data)
+    sizes = options.vocab_size or _dictionary_sizes(options.data)
     return TeacherStructure.of_arch(options.arch, sizes[0], sizes[-1], options.model_flags)
 
 
@@ -199,7 +200,7 @@ def _dictionary_sizes(data: Path) -> List[int]:
     if not all(file.is_file() for file in files):
         raise FileNotFoundError(
             f"--data {data} is not what fairseq-preprocess wrote: it needs a set such as "
-            "train.de-en.de.bin and both dictionaries. Give that folder, or --words N."
+            "train.de-en.de.bin and both dictionaries. Give that folder, or --vocab-size N."
         )
     return [len(read_dictionary(file, distinct=False)) for file in files]
 
@@ -242,6 +243,6 @@ SUBCOMMAND = Subcommand(
     run,
     help="plan the stages from a teacher down to a small student",
     description=DESCRIPTION,
-    usage="fairseq-kd plan (--teacher T.pt | --arch A (--words N | --data BIN)) TARGET [flags] "
-    "[-- model flags]",
+    usage="fairseq-kd plan (--teacher T.pt | --arch A (--vocab-size N | --data BIN)) TARGET "
+    "[flags] [-- model flags]",
 )

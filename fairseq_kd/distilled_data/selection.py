@@ -32,7 +32,7 @@ def similarity(metric: str) -> Similarity:
     return lambda hypothesis, reference: scorer.sentence_score(hypothesis, [reference]).score
 
 
-def best(words: Sequence[str], reference: Optional[str], similarity: Similarity) -> List[int]:
+def best(texts: Sequence[str], reference: Optional[str], similarity: Similarity) -> List[int]:
     """The teacher's best hypothesis.
 
     Source: Kim and Rush 2016, arXiv:1606.07947, section 3.2.
@@ -40,24 +40,24 @@ def best(words: Sequence[str], reference: Optional[str], similarity: Similarity)
     return [0]
 
 
-def nbest(words: Sequence[str], reference: Optional[str], similarity: Similarity) -> List[int]:
+def nbest(texts: Sequence[str], reference: Optional[str], similarity: Similarity) -> List[int]:
     """All hypotheses; the source is repeated for each."""
-    return list(range(len(words)))
+    return list(range(len(texts)))
 
 
 def interpolation(
-    words: Sequence[str], reference: Optional[str], similarity: Similarity
+    texts: Sequence[str], reference: Optional[str], similarity: Similarity
 ) -> List[int]:
     """Argmax over hypotheses h of similarity(h, reference); of equals, the first.
 
     Source: Kim and Rush 2016, arXiv:1606.07947, section 3.3.
     """
-    gains = [similarity(each, reference) for each in words]
+    gains = [similarity(each, reference) for each in texts]
     return [gains.index(max(gains))]
 
 
 def minimum_bayes_risk(
-    words: Sequence[str], reference: Optional[str], similarity: Similarity
+    texts: Sequence[str], reference: Optional[str], similarity: Similarity
 ) -> List[int]:
     """Argmax over hypotheses h of the sum over hypotheses g of similarity(h, g).
 
@@ -66,15 +66,15 @@ def minimum_bayes_risk(
 
     Source: Kumar and Byrne 2004; on samples, Eikema and Aziz 2020, arXiv:2005.10283.
     """
-    if len(words) == 1:
+    if len(texts) == 1:
         return [0]
     known: Dict[tuple, float] = {}
     gains = []
-    for hypothesis in words:
-        for other in words:
+    for hypothesis in texts:
+        for other in texts:
             if (hypothesis, other) not in known:
                 known[hypothesis, other] = similarity(hypothesis, other)
-        gains.append(sum(known[hypothesis, other] for other in words))
+        gains.append(sum(known[hypothesis, other] for other in texts))
     return [gains.index(max(gains))]
 
 

@@ -74,7 +74,7 @@ ARCHITECTURES: Dict[str, Architecture] = {
     ),
     "transformer_kd_small_student": Architecture(2, 1, 112, 4, 448, "student of the small teacher"),
     "transformer_kd_tiny_student": Architecture(
-        1, 1, 80, 2, 320, "a fifth of the small teacher's parameters with 4,000 words"
+        1, 1, 80, 2, 320, "a fifth of the small teacher's parameters with a vocabulary of 4,000"
     ),
 }
 

@@ -178,10 +178,10 @@ def build_peer(cfg: Namespace, number: int, task: FairseqTask, seed: int) -> nn.
                 f"{number}{f' ({error})' if str(error) else ''}. The number of heads must divide "
                 "the width, and shared embeddings need one width."
             ) from error
-    words = peer.decoder.embed_tokens.num_embeddings
-    if words != len(task.target_dictionary):
+    vocab_size = peer.decoder.embed_tokens.num_embeddings
+    if vocab_size != len(task.target_dictionary):
         raise ValueError(
-            f"Peer {number} has a vocabulary of {words} words, but the run's has "
+            f"Peer {number} has a vocabulary of {vocab_size} tokens, but the run's has "
             f"{len(task.target_dictionary)}. Leave the option that changes it out of "
             "--kd-peer-overrides."
         )

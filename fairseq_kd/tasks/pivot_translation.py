@@ -79,7 +79,7 @@ class PivotTranslationTask(TranslationTask):
 
     @cached_property
     def pivot_dictionary(self) -> Dictionary:
-        """The words that the teacher reads."""
+        """The dictionary of the language that the teacher reads."""
         path = os.path.join(utils.split_paths(self.cfg.data)[0], f"dict.{self.pivot_lang}.txt")
         if not os.path.isfile(path):
             raise FileNotFoundError(f"{path} is missing. {self._how_to_make('train')}")
@@ -112,12 +112,12 @@ class PivotTranslationTask(TranslationTask):
         impl = self.cfg.dataset_impl
         if not indexed_dataset.dataset_exists(prefixes[pivot], impl=impl):
             raise FileNotFoundError(f"{prefixes[pivot]}.idx is missing. {self._how_to_make(split)}")
-        for prefix, words in (
+        for prefix, vocab_size in (
             (prefixes[pivot], len(self.pivot_dictionary)),
             (f"{folder}/{split}.{pivot}-{target}.{target}", len(self.tgt_dict)),
             (self.links_prefix(split, folder), None),
         ):
-            check_side(Path(prefix), words)
+            check_side(Path(prefix), vocab_size)
         counts = {
             side: len(data_utils.load_indexed_dataset(prefix, None, impl))
             for side, prefix in prefixes.items()

@@ -13,7 +13,7 @@ from fairseq_kd.evaluation.size import folder_bytes
 from fairseq_kd.sizing import budgets
 from fairseq_kd.sizing.ladder import FACTOR, STRATEGIES
 
-TEACHER = ["--arch", "transformer_kd_small_teacher", "--words", "1000"]
+TEACHER = ["--arch", "transformer_kd_small_teacher", "--vocab-size", "1000"]
 SHARED = ["--", "--share-all-embeddings"]
 LADDER = ["--ladder", "1.0,0.7,0.49,0.25"]
 REST = ["--source-lang", "es", "--target-lang", "en", "--optimizer", "adam", "--lr", "0.003"]
@@ -76,7 +76,9 @@ def test_a_trained_teacher_needs_nothing_but_its_checkpoint(teacher, capsys):
 
 
 def test_steep_steps_and_heavy_embeddings_are_noted(capsys):
-    assert cli.main(["plan", *TEACHER[:2], "--words", "20000", "--ladder", "0.1", *SHARED]) == 0
+    assert (
+        cli.main(["plan", *TEACHER[:2], "--vocab-size", "20000", "--ladder", "0.1", *SHARED]) == 0
+    )
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Note: ")]
     assert [re.sub(r"[\d.]+ times, ", "N times, ", note) for note in notes] == [
         "Note: From 1.0 to 0.1, parameters fall N times, where 3 to 4 times is aggressive and the "
@@ -120,7 +122,14 @@ def test_a_chart_is_drawn(tmp_path, name):
 
 @pytest.mark.slow
 def test_a_large_teacher_is_planned_in_seconds_and_little_memory():
-    big = ["--arch", "transformer_vaswani_wmt_en_de_big", "--words", "40000", "--target", "0.25"]
+    big = [
+        "--arch",
+        "transformer_vaswani_wmt_en_de_big",
+        "--vocab-size",
+        "40000",
+        "--target",
+        "0.25",
+    ]
     layers = ["--", "--encoder-layers", "24", "--decoder-layers", "24"]
     result = run(sys.executable, "-c", WEIGH, "plan", *big, *layers)
     seconds, mebibytes = re.search(r"used ([\d.]+) s, (\d+) MiB", result.stderr).groups()
@@ -153,13 +162,13 @@ def test_a_target_leaves_out_stages_that_would_be_the_same(capsys):
         ([*TEACHER[:2], "--data", f"{ROOT}/data", "--ladder", "0.5", "--chart",
           f"{ROOT}/data/x.svg"],
          f"--chart {ROOT}/data/x.svg lies inside --data {ROOT}/data, which is only read. Choose "),
-        (["--arch", "transformer", "--target", "0.5"], "--arch needs --words N or --data BIN, "
+        (["--arch", "transformer", "--target", "0.5"], "--arch needs --vocab-size N or --data BIN, "
          "since embeddings are a part of every stage."),
         (["--arch", "transformer", "--data", "nowhere", "--target", "0.5"], "--data nowhere is not "
          "what fairseq-preprocess wrote: it needs a set such as train.de-en.de.bin and both "
-         "dictionaries. Give that folder, or --words N."),
-        (["--teacher", "t.pt", "--words", "9", "--target", "0.5"], "--words has no effect with "
-         "--teacher, whose dictionaries are used. Leave it out."),
+         "dictionaries. Give that folder, or --vocab-size N."),
+        (["--teacher", "t.pt", "--vocab-size", "9", "--target", "1"], "--vocab-size has no effect "
+         "with --teacher, whose dictionaries are used. Leave it out."),
         (["--teacher", "t.pt", "--target", "0.5", *SHARED], "What follows -- has no effect with "
          "--teacher, whose architecture is known. Leave it out."),
     ],
