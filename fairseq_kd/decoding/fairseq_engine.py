@@ -48,12 +48,15 @@ class FairseqEngine:
         for batch in batches:
             if self.search.sampling:
                 torch.manual_seed(self.search.seed * 1_000_003 + batch.number)
-            yield self._translate(batch)
+            order = sorted(range(len(batch.sources)), key=lambda i: -len(batch.sources[i]))
+            decoded = self._translate([batch.sources[i] for i in order])
+            yield [each for _, each in sorted(zip(order, decoded, strict=True))]
 
-    def _translate(self, batch: Batch) -> List[List[Hypothesis]]:
-        lengths = [len(source) for source in batch.sources]
+    def _translate(self, sources: List[Tensor]) -> List[List[Hypothesis]]:
+        """The hypotheses of a batch of sources, the longest first, as an lstm needs them."""
+        lengths = [len(source) for source in sources]
         source = data_utils.collate_tokens(
-            list(batch.sources), self.task.source_dictionary.pad(), left_pad=True
+            sources, self.task.source_dictionary.pad(), left_pad=True
         )
         sample: Dict[str, Any] = {
             "id": torch.arange(len(lengths), device=self.device),

@@ -174,11 +174,12 @@ def common_subset(systems: Sequence[System], folder: Path, name: str) -> Subset:
 
 
 def sample_of(subset: Subset, indices: Sequence[int]) -> Dict[str, Any]:
-    """A batch of sentence pairs as fairseq's translation task makes it.
+    """A batch of sentence pairs as fairseq's translation task makes it: the longest sources first.
 
     Returns:
         ``net_input`` with source (B, S), padded left, and target prefix (B, L); ``target`` (B, L).
     """
+    indices = sorted(indices, key=lambda i: -len(subset.source[i]))  # an lstm needs this order
     sources = [subset.source[i].long() for i in indices]
     targets = [subset.target[i].long() for i in indices]
     pad, eos = subset.target_dictionary.pad(), subset.target_dictionary.eos()

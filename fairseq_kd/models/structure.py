@@ -1,12 +1,13 @@
 """The parts of a fairseq transformer: its layers, widths, attention blocks and positions."""
 
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from fairseq import models
 from fairseq.modules import MultiheadAttention
 from fairseq.tasks import FairseqTask
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 SIDES = ("encoder", "decoder")
 ATTENTION = {  # kind: (side, name of the block in a layer)
@@ -21,6 +22,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return model
+
+
+def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """A model without memory for its weights, to read its structure.
+
+    BART copies its initial weights through the CPU, which tensors of the meta device cannot be. So
+    it is built of fake tensors, which take longer.
+
+    Args:
+        build: builds the model.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:
+        with FakeTensorMode():
+            return build()
 
 
 class Structure:
@@ -114,8 +132,8 @@ def student_structure(cfg: Any, task: FairseqTask) -> Structure:
         cfg: the criterion's part of the configuration.
         task: the task of the training.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = models.build_model(cfg._get_root().model, task)
+    with torch.random.fork_rng(devices=[]):
+        model = without_memory(lambda: models.build_model(cfg._get_root().model, task))
     return Structure(model, "The student")
 
 

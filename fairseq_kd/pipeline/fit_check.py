@@ -239,16 +239,14 @@ def _task_flags(args: Namespace) -> Sequence[str]:
 
 
 def _model(args: Namespace, task: Any) -> Optional[Any]:
-    """A transformer, on the meta device; None for another architecture."""
-    import torch
-
+    """A transformer without memory for its weights; None for another architecture."""
+    from fairseq_kd.models.structure import without_memory
     from fairseq_kd.models.transformer_options import is_transformer
 
     if not is_transformer(args.arch):
         return None
     args = Namespace(**{**vars(args), "encoder_embed_path": None, "decoder_embed_path": None})
-    with torch.device("meta"):
-        return task.build_model(args)
+    return without_memory(lambda: task.build_model(args))
 
 
 def _check_sets(args: Namespace, task: Any, model: Optional[Any]) -> None:

@@ -10,7 +10,6 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import torch
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, build_model
 from torch import nn
@@ -20,6 +19,7 @@ from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import flag_name
 from fairseq_kd.models.architectures import Architecture
+from fairseq_kd.models.structure import without_memory
 from fairseq_kd.models.transformer_options import POSITIONS, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
 from fairseq_kd.teachers.loading import check_family
@@ -172,7 +172,7 @@ class TeacherStructure:
             ValueError: the vocabulary is not known yet.
         """
         if size not in self._counted:
-            self._counted[size] = parameters_by_part(self.build(size, "meta")[0])
+            self._counted[size] = parameters_by_part(without_memory(lambda: self.build(size)[0]))
         return self._counted[size]
 
     def parameters(self, size: Size) -> int:
@@ -194,12 +194,12 @@ class TeacherStructure:
     @cached_property
     def teacher_parts(self) -> Dict[str, int]:
         """The parameters of the teacher itself, which may differ from those of an equal stage."""
-        return parameters_by_part(self._built(self.args, "meta"))
+        return parameters_by_part(without_memory(lambda: self._built(self.args)))
 
-    def build(self, size: Size, device: str = "cpu") -> "tuple[nn.Module, Namespace]":
+    def build(self, size: Size) -> "tuple[nn.Module, Namespace]":
         """A stage with random weights, and the options that build it."""
         args, _ = self._stage_options(size)
-        return self._built(args, device), args
+        return self._built(args), args
 
     @cached_property
     def dictionaries(self) -> Tuple[Dictionary, Dictionary]:
@@ -223,13 +223,12 @@ class TeacherStructure:
         args, form = model_args(STAGE_ARCH, options, as_arguments(flags))
         return args, {**form, **flags}
 
-    def _built(self, args: Namespace, device: str) -> nn.Module:
+    def _built(self, args: Namespace) -> nn.Module:
         source, target = self.dictionaries
         task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
         args = copy.deepcopy(args)
         args.encoder_embed_path = args.decoder_embed_path = None  # read where a training begins
-        with torch.device(device):
-            return build_model(args, task)
+        return build_model(args, task)
 
 
 _HEADS = ("embed_dim", "attention_heads")

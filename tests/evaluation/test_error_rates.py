@@ -1,9 +1,13 @@
 """Shares of translations that go wrong, on sentences where one can count them."""
 
-import pytest
+from pathlib import Path
 
-from fairseq_kd.evaluation.error_rates import error_rates, rare_share
+import pytest
+from harness import LSTM, Setup
+
+from fairseq_kd.evaluation.error_rates import agreement, error_rates, rare_share
 from fairseq_kd.evaluation.results import ErrorRates
+from fairseq_kd.evaluation.systems import NamedCheckpoint, common_subset, load_systems
 
 
 def test_empty_copied_and_repeating_translations_are_counted():
@@ -25,6 +29,15 @@ def test_four_words_that_come_again_are_a_repetition():
 
 def test_nothing_to_measure_gives_zeros():
     assert set(vars(error_rates([], [], [])).values()) == {0.0}
+
+
+def test_agreement_with_an_lstm_which_reads_the_longest_sources_first(data, teacher, tmp_path):
+    path = str(Setup(data, "--criterion", "cross_entropy", training=LSTM).save(tmp_path / "l.pt"))
+    named = [("teacher", "lstm", path), ("student", "same", path), ("student", "other", teacher)]
+    systems = load_systems([NamedCheckpoint(*each) for each in named], Path(data))
+    shares = agreement(systems, common_subset(systems, Path(data), "valid"))
+    assert shares["lstm"] == shares["same"] == 1.0
+    assert shares["other"] < 1.0
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_target_leaves_out_stages_that_would_be_the_same(capsys):
         (["--arch", "transformer", "--data", "nowhere", "--target", "0.5"], "--data nowhere is not "
          "what fairseq-preprocess wrote: it needs a set such as train.de-en.de.bin and both "
          "dictionaries. Give that folder, or --vocab-size N."),
-        (["--teacher", "t.pt", "--vocab-size", "9", "--target", "1"], "--vocab-size has no effect "
+        (["--teacher", "t.pt", "--vocab-size", "9", "--target", ".5"], "--vocab-size has no effect "
          "with --teacher, whose dictionaries are used. Leave it out."),
         (["--teacher", "t.pt", "--target", "0.5", *SHARED], "What follows -- has no effect with "
          "--teacher, whose architecture is known. Leave it out."),

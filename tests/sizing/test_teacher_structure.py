@@ -1,22 +1,26 @@
-"""Rungs as fairseq builds them: counted, trained, converted, and started from one another."""
+"""Stages as fairseq builds them: counted, trained, converted, and started from one another."""
 
 import re
 from argparse import Namespace
+from types import SimpleNamespace
 
 import ctranslate2
 import pytest
 import torch
 from ctranslate2.converters import FairseqConverter
 from fairseq.data import Dictionary
+from fairseq.models import build_model
 from forks import run_forked
 from harness import PAIR, USER_DIR, Setup
+from torch._subclasses.fake_tensor import FakeTensor
 
 from fairseq_kd import models  # noqa: F401  (our architectures)
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.weights import count_parameters
+from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.models.inheritance import inherit
-from fairseq_kd.models.structure import Structure
+from fairseq_kd.models.structure import Structure, without_memory
 from fairseq_kd.models.transformer_options import FORM
 from fairseq_kd.sizing.budgets import write_random
 from fairseq_kd.sizing.ladder import STRATEGIES, Size, buildable, ladder_sizes
@@ -70,9 +74,21 @@ def test_counts_are_those_of_the_models_that_fairseq_builds(data, words, form):
     assert structure.embedding_parameters(size) == sum(unique.values())
 
 
-def test_counting_takes_no_memory_for_weights():
-    model, _ = TeacherStructure.of_arch("transformer", 100, 100).build(TINY, "meta")
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+@pytest.mark.parametrize("arch", ["transformer", "bart_base"])
+def test_a_model_without_memory_has_the_parts_of_one_with_it(arch):
+    flags = ["--encoder-layers", "1", "--decoder-layers", "1"]
+    structure = TeacherStructure.of_arch(arch, 100, 100, flags)
+    args = structure.args
+    task = SimpleNamespace(
+        source_dictionary=structure.dictionaries[0], target_dictionary=structure.dictionaries[1]
+    )
+    real, empty = build_model(args, task), without_memory(lambda: build_model(args, task))
+    assert {each.device.type for each in real.parameters()} == {"cpu"}
+    kept = [each for each in empty.parameters() if not isinstance(each, FakeTensor)]
+    assert {each.device.type for each in kept} <= {"meta"}
+    shapes = {name: each.shape for name, each in real.named_parameters()}
+    assert {name: each.shape for name, each in empty.named_parameters()} == shapes
+    assert structure.teacher_parts == parameters_by_part(real)
 
 
 def test_different_dictionaries_count_each():

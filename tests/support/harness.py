@@ -100,6 +100,14 @@ def namespace(data, *flags, training=TRAINING):
     return options.parse_args_and_arch(options.get_training_parser(), words)
 
 
+LSTM = [  # without TRAINING, whose model is a transformer
+    *("--source-lang", "es", "--target-lang", "en", "--arch", "lstm", "--optimizer", "adam"),
+    *("--lr", "0.1", "--max-tokens", "500", "--cpu", "--no-save-optimizer-state"),
+    *("--encoder-embed-dim", "8", "--encoder-hidden-size", "8", "--decoder-embed-dim", "8"),
+    *("--decoder-hidden-size", "8", "--decoder-out-embed-dim", "8"),
+]
+
+
 class Setup:
     """A task, a model and a criterion as fairseq-train builds them, in this process."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq.tasks.translation import TranslationTask
-from harness import Setup, copy_dictionaries
+from harness import LSTM, Setup, copy_dictionaries
 
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.dictionaries import read_dictionary
@@ -177,14 +177,10 @@ def test_what_fails_while_the_model_is_built_is_not_reported_the_dictionaries(
 
 
 def test_an_lstm_can_teach_and_be_taught(data, moved):
-    small = ["--encoder-embed-dim", "8", "--encoder-hidden-size", "8", "--decoder-embed-dim", "8"]
-    small += ["--decoder-hidden-size", "8", "--decoder-out-embed-dim", "8"]
-    training = ["--source-lang", "es", "--target-lang", "en", "--optimizer", "adam", "--lr", "0.1"]
-    training += ["--max-tokens", "500", "--cpu", "--no-save-optimizer-state", "--arch", "lstm"]
-    lstm = Setup(data, *small, "--criterion", "cross_entropy", training=training)
+    lstm = Setup(data, "--criterion", "cross_entropy", training=LSTM)
     path = lstm.save(moved.parent / "lstm.pt")
     distil = ["--criterion", "word_kd", "--kd-teacher", path]
-    for student in (Setup(data, *distil), Setup(data, *small, *distil, training=training)):
+    for student in (Setup(data, *distil), Setup(data, *distil, training=LSTM)):
         loss, _, log = student.criterion(student.model, student.batch(0, 1))
         assert log["kd_loss"] > 0
         loss.backward()
