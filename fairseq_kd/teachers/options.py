@@ -1,5 +1,6 @@
 """The options of ``fairseq-kd store`` and ``store-merge``."""
 
+import os
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Optional
@@ -64,8 +65,14 @@ class StoreOptions(Options):
     user_dir: Optional[str] = user_dir_field()
 
     def check(self) -> None:
-        """Checks that the teacher's languages are given together."""
+        """Checks that the teacher's languages are given together, and that it is one teacher."""
         teacher_pair(self)
+        if os.pathsep in self.teacher and not Path(self.teacher).exists():
+            raise ValueError(
+                f"--teacher names several checkpoints, {self.teacher}, but a store has one "
+                "teacher. Build a store of each, and train with --criterion multi_teacher_kd "
+                f"--kd-store STORE{os.pathsep}STORE."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -329,3 +329,12 @@ def test_an_array_that_a_full_disk_cuts_off_is_not_written(tmp_path, size):
     assert list(tmp_path.iterdir()) == []
     write_array(tmp_path / "array.npy", np.arange(size))
     assert np.load(tmp_path / "array.npy").tolist() == list(range(size))
+
+
+def test_a_store_has_one_teacher(data, tmp_path, capsys):
+    words = ["store", "--teacher", "a.pt:b.pt", "--data", data, "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.endswith(
+        "--teacher names several checkpoints, a.pt:b.pt, but a store has one teacher. Build a "
+        "store of each, and train with --criterion multi_teacher_kd --kd-store STORE:STORE.\n"
+    )
