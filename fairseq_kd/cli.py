@@ -12,6 +12,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 from fairseq_kd.child_process import Terminated, end_on_signals, import_nothing_from_here
 from fairseq_kd.command_line import PROGRAM, Group, Subcommand, flag_of, many, reader_of
 from fairseq_kd.commands import (
+    binarise_text,
     diagnose,
     distill_data,
     evaluate,
@@ -41,6 +42,7 @@ COMMANDS = (  # in the order of --help
         plan,
         inherit,
         store,
+        binarise_text,
         translate,
         import_translations,
         distill_data,

@@ -237,13 +237,14 @@ def cache_field(what: str, group: Optional[Group] = None) -> Any:
     )
 
 
-def codes_field() -> Any:
+def codes_field(group: Optional[Group] = None) -> Any:
     """The flag ``--codes`` of a command that splits text as the data were split."""
     return option_field(
         None,
         "the BPE merges, or the model of SentencePiece (default: the file codes or "
         "sentencepiece.model beside DATA)",
         read=file_path,
+        group=group,
     )
 
 

@@ -30,6 +30,7 @@ def run(options: DistillDataOptions) -> int:
         options.upsample_gold or 1,
         options.tag_distilled,
         options.tag_gold,
+        options.gold_data,
     )
     workers = options.workers or cores()
     folders = (options.translations, options.data, options.out)

@@ -25,18 +25,11 @@ def run(options: ImportTranslationsOptions) -> int:
     """Writes the folder, or prints that it exists."""
     check_apart(options.out, {"--data": options.data, "--hypotheses": options.hypotheses})
 
-    from fairseq.data.data_utils import infer_language_pair
-
     from fairseq_kd.decoding.outside_translations import Import
+    from fairseq_kd.decoding.subset import language_pair_of
     from fairseq_kd.machine import cores
 
-    pair = infer_language_pair(str(options.data)) if options.data.is_dir() else (None, None)
-    if None in pair:
-        raise FileNotFoundError(
-            f"--data {options.data} holds no set of a language pair. Give the folder that "
-            "fairseq-preprocess wrote."
-        )
-    Import(options, pair, options.workers or cores()).run()
+    Import(options, language_pair_of(options.data), options.workers or cores()).run()
     return 0
 
 

@@ -33,6 +33,7 @@ from fairseq_kd.flag_types import (
 from fairseq_kd.shard import Shard
 
 SEARCH, ENGINE = Group("search, as in fairseq-generate"), Group("engine")
+SPLITTING = Group("splitting of text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,38 @@ class TranslateOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportTranslationsOptions(Options):
+class SplittingOptions(Options):
+    """How the text of the data was split into tokens."""
+
+    tokenizer: str = option_field(
+        "moses",
+        "how the data were tokenised (default: %(default)s)",
+        ("moses", "none"),
+        group=SPLITTING,
+    )
+    bpe: str = option_field(
+        "subword_nmt",
+        "how their words were split (default: %(default)s)",
+        ("subword_nmt", "sentencepiece", "none"),
+        group=SPLITTING,
+    )
+    codes: Optional[Path] = codes_field(SPLITTING)
+    workers: Optional[int] = number_field(
+        None, THREADS, "processes that split text (default: one per core)", group=SPLITTING
+    )
+
+    def check(self) -> None:
+        """Checks that every flag has an effect.
+
+        Raises:
+            ValueError: naming one that has none.
+        """
+        if self.codes is not None and self.bpe == "none":
+            raise ValueError("--codes has no effect with --bpe none. Leave one of them out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportTranslationsOptions(SplittingOptions):
     """Translations by another system, and how the data were split."""
 
     COMMAND = "import-translations"
@@ -194,18 +226,6 @@ class ImportTranslationsOptions(Options):
         "fairseq-generate, which are split already (default: %(default)s)",
         ("plain", "tsv", "nbest", "jsonl", "fairseq"),
     )
-    tokenizer: str = option_field(
-        "moses", "how the data were tokenised (default: %(default)s)", ("moses", "none")
-    )
-    bpe: str = option_field(
-        "subword_nmt",
-        "how their words were split (default: %(default)s)",
-        ("subword_nmt", "sentencepiece", "none"),
-    )
-    codes: Optional[Path] = codes_field()
-    workers: Optional[int] = number_field(
-        None, THREADS, "processes that split text (default: one per core)"
-    )
 
     def check(self) -> None:
         """Checks that every flag has an effect.
@@ -213,9 +233,9 @@ class ImportTranslationsOptions(Options):
         Raises:
             ValueError: naming one that has none.
         """
-        if self.codes is not None and (self.bpe == "none" or self.format == "fairseq"):
-            other = "--bpe none" if self.bpe == "none" else "--format fairseq"
-            raise ValueError(f"--codes has no effect with {other}. Leave one of them out.")
+        super().check()
+        if self.codes is not None and self.format == "fairseq":
+            raise ValueError("--codes has no effect with --format fairseq. Leave one of them out.")
 
 
 @dataclass(frozen=True, kw_only=True)

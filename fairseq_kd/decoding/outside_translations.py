@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from sacrebleu.metrics import CHRF
 
@@ -23,14 +23,20 @@ from fairseq_kd.decoding.hypothesis_files import (
     write_shard,
 )
 from fairseq_kd.decoding.options import ImportTranslationsOptions
-from fairseq_kd.decoding.splitting import find_codes, splitter
+from fairseq_kd.decoding.splitting import (
+    OWN_SPLITTING,
+    UnknownTokens,
+    find_codes,
+    split_lines,
+    splitter,
+)
 from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset, splitting_of, words_of
 from fairseq_kd.decoding.translation_formats import FORMATS, Translation
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.whole_files import UNTIL_MADE, whole_folder
-from fairseq_kd.parallel_text import cleaned, letters_of
+from fairseq_kd.parallel_text import letters_of
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
 from fairseq_kd.worker_processes import in_chunks, in_processes
@@ -42,7 +48,7 @@ MANY_PIECES = 1.5  # largest ratio of pieces per word to that of the references
 BLOCK, MOST_BLOCKS, IN_STEP_IN_A_BLOCK = 25, 20, 1.2  # parts of the set that are checked separately
 IN_STEP = 1.3  # smallest ratio of the chrF with the own reference to that with another reference
 SAME_SOURCE = 0.9  # smallest share of sources that must equal those of the set
-MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # shares of tokens, with and without splitting
+WITH_PIECES = "Give the output of fairseq-generate without --remove-bpe, or the format plain."
 MOST_MISSING = 0.5  # largest share of sentences without a translation
 
 
@@ -127,11 +133,12 @@ class Import:
             every = chain.from_iterable(in_processes(tasks, self.workers))
             for count, (translation, tokens) in enumerate(every, 1):
                 progress.show(min(count, self.sentences))
-                known = counts.known(tokens)
+                known = counts.unknown.known(tokens)
                 if known:
                     counts.scored &= not math.isnan(translation.score)
                     file.write(lines_of(translation.number, [Hypothesis(known, translation.score)]))
-        counts.check_tokens(self.options.hypotheses)
+        called, whole = f"--hypotheses {self.options.hypotheses}", self.options.format == "fairseq"
+        counts.unknown.check(called, WITH_PIECES if whole else OWN_SPLITTING)
         ranked, most = self.options.format == "fairseq", 1
         ready = unsorted / "sorted"
         with ready.open("w", encoding="utf-8", newline="\n") as file:
@@ -267,8 +274,8 @@ def _split_all(
     tokenizer: str, bpe: str, codes: Optional[Path], language: str, chunk: List[Translation]
 ) -> List[Tuple[Translation, str]]:
     """The translations of a chunk with their tokens, in a worker process."""
-    split = splitter(tokenizer, bpe, codes, language)
-    return [(each, split(cleaned(each.text).strip())) for each in chunk]
+    lines = split_lines(tokenizer, bpe, codes, language, [each.text for each in chunk])
+    return list(zip(chunk, lines, strict=True))
 
 
 def _completed(
@@ -305,24 +312,9 @@ class Counts:
     """
 
     def __init__(self, subset: Subset):
-        self.dictionary, self.folder = subset.target_dictionary, subset.folder
-        self.sentences, self.language = len(subset), subset.pair[1]
-        self.tokens = self.unknown = self.missing = 0
+        self.unknown = UnknownTokens(subset.target_dictionary, subset.pair[1], subset.folder)
+        self.sentences, self.missing = len(subset), 0
         self.scored = True  # whether every translation has a score
-        self.examples: Dict[str, None] = {}  # unknown tokens, in order
-
-    def known(self, tokens: str) -> str:
-        """The tokens; those that the dictionary lacks are replaced by the unknown token."""
-        found, unknown = [], self.dictionary.unk_word
-        for token in tokens.split():
-            self.tokens += 1
-            if self.dictionary.indices.get(token, -1) < self.dictionary.nspecial:
-                self.unknown += 1
-                if len(self.examples) < 5:
-                    self.examples[token] = None
-                token = unknown
-            found.append(token)
-        return " ".join(found)
 
     def check_sentences(self, path: Path) -> None:
         """Refuses translations of a small part of the set."""
@@ -332,22 +324,9 @@ class Counts:
                 f"{self.sentences:,} sentences. Give the translations of this set."
             )
 
-    def check_tokens(self, path: Path) -> None:
-        """Refuses text with too many unknown tokens."""
-        most = MOST_UNKNOWN if splitting_of(self.dictionary) else MOST_UNKNOWN_WORDS
-        if self.unknown > most * self.tokens:
-            raise ValueError(
-                f"--hypotheses {path}: {self.unknown / self.tokens:.0%} of its tokens, such as "
-                f"{' '.join(self.examples)}, are not in the dictionary of {self.language} in "
-                f"{self.folder}. Give the --tokenizer, --bpe and --codes of the data."
-            )
-
     def text(self) -> str:
         """The counts for a terminal."""
-        share = self.unknown / max(1, self.tokens)
-        lines = [f"unknown tokens: {share:.2%}"]
-        if self.examples:
-            lines[0] += f", such as {' '.join(self.examples)}"
+        lines = [self.unknown.text()]
         if self.missing:
             lines.append(f"{self.missing:,} of {self.sentences:,} sentences have no translation")
         return "\n".join(lines)

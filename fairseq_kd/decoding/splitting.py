@@ -2,11 +2,16 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from fairseq_kd.decoding.subset import SENTENCEPIECE, SUBWORD_NMT
+from fairseq.data import Dictionary
+
+from fairseq_kd.decoding.subset import SENTENCEPIECE, SUBWORD_NMT, splitting_of
+from fairseq_kd.parallel_text import cleaned
 
 NONE, MOSES = "none", "moses"
+MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # shares of tokens, with and without splitting
+OWN_SPLITTING = "Give the --tokenizer, --bpe and --codes of the data."
 
 
 class Codes(NamedTuple):
@@ -72,6 +77,65 @@ def splitter(tokenizer: str, bpe: str, codes: Optional[Path], language: str) -> 
 
     moses = MosesTokenizer(language)
     return lambda line: split(moses.tokenize(line, return_str=True))
+
+
+def split_lines(
+    tokenizer: str, bpe: str, codes: Optional[Path], language: str, lines: Sequence[str]
+) -> List[str]:
+    """The tokens of each line; a function for a worker process. Arguments as of ``splitter``."""
+    split = splitter(tokenizer, bpe, codes, language)
+    return [split(cleaned(line).strip()) for line in lines]
+
+
+class UnknownTokens:
+    """Replaces and counts the tokens that a dictionary lacks.
+
+    Args:
+        dictionary: of the data.
+        language: of the text.
+        folder: of the data, for messages.
+    """
+
+    def __init__(self, dictionary: Dictionary, language: str, folder: Path):
+        self.dictionary, self.language, self.folder = dictionary, language, folder
+        self.tokens = self.unknown = 0
+        self.examples: Dict[str, None] = {}  # unknown tokens, in order
+
+    def known(self, tokens: str) -> str:
+        """The tokens; those that the dictionary lacks are replaced by the unknown token."""
+        known = []
+        for token in tokens.split():
+            self.tokens += 1
+            if self.dictionary.indices.get(token, -1) < self.dictionary.nspecial:
+                self.unknown += 1
+                if len(self.examples) < 5:
+                    self.examples[token] = None
+                token = self.dictionary.unk_word
+            known.append(token)
+        return " ".join(known)
+
+    def check(self, called: str, advice: str = OWN_SPLITTING) -> None:
+        """Refuses text with too many unknown tokens.
+
+        Args:
+            called: the file of the text, with its flag.
+            advice: what to do instead.
+
+        Raises:
+            ValueError: they are too many.
+        """
+        most = MOST_UNKNOWN if splitting_of(self.dictionary) else MOST_UNKNOWN_WORDS
+        if self.unknown > most * self.tokens:
+            raise ValueError(
+                f"{called}: {self.unknown / self.tokens:.0%} of its tokens, such as "
+                f"{' '.join(self.examples)}, are not in the dictionary of {self.language} in "
+                f"{self.folder}. {advice}"
+            )
+
+    def text(self) -> str:
+        """The share for a terminal, with examples."""
+        share = f"unknown tokens: {self.unknown / max(1, self.tokens):.2%}"
+        return f"{share}, such as {' '.join(self.examples)}" if self.examples else share
 
 
 def _merges(codes: Path) -> Callable[[str], str]:

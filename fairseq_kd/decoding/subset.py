@@ -119,6 +119,21 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--s
     return Subset(folder, name, pair, prefix, *dictionaries, source, target)
 
 
+def language_pair_of(folder: Path) -> Tuple[str, str]:
+    """The languages of a data folder, as fairseq infers them, source first.
+
+    Raises:
+        FileNotFoundError: it is not a folder, or holds no set of a pair.
+    """
+    pair = data_utils.infer_language_pair(str(folder)) if folder.is_dir() else (None, None)
+    if None in pair:
+        raise FileNotFoundError(
+            f"--data {folder} holds no set of a language pair. Give the folder that "
+            "fairseq-preprocess wrote."
+        )
+    return pair
+
+
 def _prefix(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--subset") -> str:
     """The prefix of the split's files: either direction, or a source alone."""
     source, target = pair

@@ -36,6 +36,7 @@ class MixOptions:
     upsample_gold: int = 1  # copies of each gold pair in one split
     tag_distilled: Optional[str] = None  # first token of distilled sources
     tag_gold: Optional[str] = None  # first token of gold sources
+    gold_data: Optional[Path] = None  # the folder of the gold pairs; None for the translated one
 
 
 class DistilledSet:
@@ -68,7 +69,8 @@ class DistilledSet:
         workers: int,
         scores: Optional[Path] = None,
     ):
-        check_apart(out, {"--translations": translations, "--data": data})
+        inputs = {"--translations": translations, "--data": data, "--gold-data": mix.gold_data}
+        check_apart(out, inputs)
         self.out, self.choice, self.mix, self.workers = out, choice, mix, workers
         self.scores = scores
         if scores is not None and not scores.is_file():
@@ -99,7 +101,7 @@ class DistilledSet:
                 f"{data} has no references of {self.subset.name} for interpolation and "
                 "--min-similarity to compare with. Leave them out."
             )
-        self.gold = None if mix.how == "alone" else self._read_gold(data)
+        self.gold = None if mix.how == "alone" else self._read_gold(mix.gold_data or data)
         side = self.subset.source_dictionary, self.subset.dictionary_file(self.subset.pair[0])
         self.tags = {
             flag: [] if tag is None else [tag_id(*side, tag, flag)]
@@ -128,6 +130,13 @@ class DistilledSet:
             raise ValueError(
                 f"--gold-subset {gold.name} has no target side in {data}. Give a split with both."
             )
+        for language in self.subset.pair:
+            files = [each.dictionary_file(language) for each in (self.subset, gold)]
+            if sha256_of(files[:1]) != sha256_of(files[1:]):
+                raise ValueError(
+                    f"{files[1]} is not the dictionary of --data, {files[0]}. Binarise the text "
+                    f"with those of --gold-data, by fairseq-kd binarise-text --data {data}."
+                )
         if gold.continuation is not None:
             raise ValueError(
                 f"{data} has {gold.continuation} beside {gold.name}, which fairseq-train reads as "
@@ -147,7 +156,7 @@ class DistilledSet:
             "gold": sha256_of(gold_files),
             "choice": asdict(self.choice),
             "thresholds": {name: str(value) for name, value in self.bank.thresholds.items()},
-            "mix": asdict(self.mix),
+            "mix": {name: each for name, each in asdict(self.mix).items() if name != "gold_data"},
             "versions": {"fairseq_kd": __version__, "sacrebleu": metadata.version("sacrebleu")},
         }
         if self.scores is not None:

@@ -1,4 +1,4 @@
-"""The options of ``fairseq-kd distill-data``."""
+"""The options of ``fairseq-kd distill-data`` and ``binarise-text``."""
 
 import math
 from dataclasses import MISSING, dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from fairseq_kd.command_line import Group, Options
+from fairseq_kd.decoding.options import SplittingOptions
 from fairseq_kd.distilled_data.filters import FILTERS
 from fairseq_kd.flag_types import (
     BPE,
@@ -35,6 +36,20 @@ def threshold_field(option: str) -> Any:
     (one,) = (each for each in FILTERS if each.option == option)
     default = "none" if one.default is None else f"{one.default:g}"
     return number_field(None, one.range, f"{one.help} (default: {default})", group=THRESHOLDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinariseTextOptions(SplittingOptions):
+    """Monolingual text, and the data whose dictionaries it is binarised with."""
+
+    COMMAND = "binarise-text"
+    text: Path = option_field(
+        MISSING, "plain sentences, one per line; .xz and .gz are read too", read=file_path
+    )
+    data: Path = option_field(
+        MISSING, "the data folder that fairseq-preprocess wrote", read=data_folder
+    )
+    out: Path = option_field(MISSING, "folder for the binarised text", read=file_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +112,13 @@ class DistillDataOptions(Options):
         group=MIXING,
     )
     gold_subset: Optional[str] = option_field(
-        None, "the gold split in --data (default: train)", read=split_name, group=MIXING
+        None, "the gold split (default: train)", read=split_name, group=MIXING
+    )
+    gold_data: Optional[Path] = option_field(
+        None,
+        "the data folder of the gold split, if --data holds monolingual text (default: --data)",
+        read=data_folder,
+        group=MIXING,
     )
     upsample_gold: Optional[int] = number_field(
         None,
@@ -154,6 +175,7 @@ class DistillDataOptions(Options):
             ("--copies", self.copies, self.select == "nbest", "--select nbest"),
             ("--metric", self.metric, compares, comparing),
             ("--gold-subset", self.gold_subset, mixed, "--mix gold or extra"),
+            ("--gold-data", self.gold_data, mixed, "--mix gold or extra"),
             ("--upsample-gold", self.upsample_gold, together, "--mix gold"),
             ("--tag-distilled", self.tag_distilled, mixed, "--mix gold or extra"),
             ("--tag-gold", self.tag_gold, together, "--mix gold"),

@@ -10,6 +10,38 @@ from fairseq.data import Dictionary, data_utils, indexed_dataset
 from fairseq_kd.decoding.subset import SUFFIXES, Subset, read_side
 
 
+class SideWriter:
+    """Writes one side of a split, in the format of ``fairseq-preprocess``.
+
+    Args:
+        prefix: path of its files, up to the language.
+        dictionary: of the side.
+    """
+
+    def __init__(self, prefix: Path, dictionary: Dictionary):
+        self.prefix, self.sentences = prefix, 0
+        self.builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(dictionary))
+
+    def add(self, ids: Iterable[int]) -> None:
+        """Adds the token ids of a sentence, its end included."""
+        self.builder.add_item(torch.as_tensor(ids, dtype=torch.int))
+        self.sentences += 1
+
+    def close(self) -> None:
+        """Writes the index, and checks that every sentence is there.
+
+        Raises:
+            ValueError: the files do not have all sentences.
+        """
+        self.builder.finalize(f"{self.prefix}.idx")
+        written = len(indexed_dataset.make_dataset(str(self.prefix), "mmap"))
+        if written != self.sentences:
+            raise ValueError(
+                f"{self.prefix}.bin has {written} sentences instead of {self.sentences}. The disk "
+                "may be faulty. Run the command again."
+            )
+
+
 class PairWriter:
     """Writes one split of a binarised data folder, in the format of ``fairseq-preprocess``.
 
@@ -21,35 +53,30 @@ class PairWriter:
 
     def __init__(self, folder: Path, split: str, like: Subset):
         stem = f"{split}.{like.pair[0]}-{like.pair[1]}"
-        self.prefixes = [folder / f"{stem}.{language}" for language in like.pair]
-        self.builders = [
-            indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(dictionary))
-            for prefix, dictionary in zip(
-                self.prefixes, (like.source_dictionary, like.target_dictionary), strict=True
-            )
+        dictionaries = (like.source_dictionary, like.target_dictionary)
+        self.sides = [
+            SideWriter(folder / f"{stem}.{language}", dictionary)
+            for language, dictionary in zip(like.pair, dictionaries, strict=True)
         ]
-        self.pairs = 0
+
+    @property
+    def pairs(self) -> int:
+        """The number of pairs so far."""
+        return self.sides[0].sentences
 
     def add(self, source: Iterable[int], target: Iterable[int]) -> None:
         """Adds a pair of token ids, the ends of sentence included."""
-        for builder, ids in zip(self.builders, (source, target), strict=True):
-            builder.add_item(torch.as_tensor(ids, dtype=torch.int))
-        self.pairs += 1
+        for side, ids in zip(self.sides, (source, target), strict=True):
+            side.add(ids)
 
     def close(self) -> None:
-        """Writes the index, and checks that both sides have every pair.
+        """Writes the indices, and checks that both sides have every pair.
 
         Raises:
             ValueError: the files do not have all pairs.
         """
-        for builder, prefix in zip(self.builders, self.prefixes, strict=True):
-            builder.finalize(f"{prefix}.idx")
-            written = len(indexed_dataset.make_dataset(str(prefix), "mmap"))
-            if written != self.pairs:
-                raise ValueError(
-                    f"{prefix}.bin has {written} sentences instead of {self.pairs}. The disk may "
-                    "be faulty. Run the command again."
-                )
+        for side in self.sides:
+            side.close()
 
 
 def copy_the_rest(data: Subset, split: str, folder: Path) -> None:

@@ -5,17 +5,17 @@ its initial weights and its training; then the controls, and the evaluation.
 """
 
 import os
-import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
-from fairseq_kd.pipeline.corpus import ROOT, corpus_of, shown
+from fairseq_kd.pipeline.corpus import ROOT, Corpus, corpus_of, shown
 from fairseq_kd.pipeline.run_file import COLD, INHERIT, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import (
     IMPORTED,
+    MONOLINGUAL,
     PLAIN,
     SIZES,
     TEACHERLESS,
@@ -26,6 +26,8 @@ from fairseq_kd.pipeline.step_commands import (
     import_step,
     stage_flags,
     store_steps,
+    stretched_schedule,
+    text_step,
     translation_steps,
 )
 from fairseq_kd.pipeline.workflow import LaidOutStep
@@ -34,12 +36,7 @@ from fairseq_kd.sizing.options import InheritOptions
 TEACHER, STUDENT = "teacher", "student"
 UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"
 CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
-LENGTHS = (  # flags of learning-rate schedules that count updates, the warm-up apart
-    *("total-num-update", "lr-period-updates", "lr-deacy-period"),  # fairseq's spelling
-    *("hold-steps", "decay-steps"),
-)
 POSITIONS = ("max-source-positions", "max-target-positions")  # of which a model may learn some
-NUMBER = re.compile(r"\d+(\.\d*)?([eE]\+?\d+)?")  # as YAML has it, or in quotes
 SHARED = "share-all-embeddings"
 EMBEDDINGS = ("encoder-embed-path", "decoder-embed-path")  # flags that name files
 
@@ -116,8 +113,8 @@ class Layout:
         """Adds the section of the run file to errors about its flags."""
         try:
             yield
-        except ValueError as error:
-            raise ValueError(f"{self.run.path}: {key}: {error}") from None
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{self.run.path}: {key}: {error}") from None
 
     # Trainings
 
@@ -248,24 +245,33 @@ class Layout:
     def _distilled(self, kind: str) -> Tuple[str, str]:
         """The folder of the distilled training set, and the step that makes it."""
         section, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
+        corpus = self._to_translate(section)
         if "import-translations" in section:
             out = self._path(IMPORTED)
             with self._section("distilled.import-translations"):
-                steps = [import_step(self.corpus, section["import-translations"], out)]
+                steps = [import_step(corpus, section["import-translations"], out)]
         else:
-            steps = self._translated(section, out)
+            teachers, shards = (
+                [self.models[name] for name in self.teachers],
+                section.get("shards", 1),
+            )
+            options = (section.get("translate", {}), shards, out, self.own_user_dir)
+            with self._section("distilled.translate"):
+                steps = translation_steps(teachers, corpus, *options)
         with self._section("distilled.distill-data"):
             flags = section.get("distill-data", {})
-            steps.append(distilled_step(self.corpus, flags, out, self._path(kind)))
+            steps.append(distilled_step(corpus, self.corpus, flags, out, self._path(kind)))
         self._add(*steps)
         return self._path(kind), kind
 
-    def _translated(self, section: Mapping[str, Any], out: str) -> List[LaidOutStep]:
-        """The steps by which the teachers translate the training set."""
-        teachers, shards = [self.models[name] for name in self.teachers], section.get("shards", 1)
-        flags = section.get("translate", {})
-        with self._section("distilled.translate"):
-            return translation_steps(teachers, self.corpus, flags, shards, out, self.own_user_dir)
+    def _to_translate(self, section: Mapping[str, Any]) -> Corpus:
+        """The corpus whose training set is translated: that of the run, or monolingual text."""
+        if "binarise-text" not in section:
+            return self.corpus
+        with self._section("distilled.binarise-text"):
+            step = text_step(self.corpus, section["binarise-text"], self._path(MONOLINGUAL))
+        self._add(step)
+        return Corpus(self._path(MONOLINGUAL), self.corpus.pair, step)
 
     def _start(
         self, name: str, size: Flags, own: Flags, start: str, teacher: Model
@@ -352,12 +358,7 @@ class Layout:
             )
         own = {**self.run.train, **train}
         longer = updates / self.models[student].updates
-        lengths = {
-            flag: round(float(own[flag]) * longer)
-            for flag in LENGTHS
-            if NUMBER.fullmatch(str(own.get(flag)))
-        }
-        return {**train, **lengths, "max-update": updates}
+        return {**train, **stretched_schedule(own, longer), "max-update": updates}
 
     def _evaluate(self, stages: List[str]) -> None:
         systems = [("teacher", self.models[self.teachers[0]])]

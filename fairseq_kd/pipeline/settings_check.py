@@ -32,8 +32,9 @@ SECTION_KEYS = {  # by section: flags of our commands that the run sets, and the
         **{"teacher": "teacher", "data": "data", "out": "run", "shard": "shards", **OF_TEACHER},
         **{"subset": "distilled", "user-dir": "user-dir"},
     },
+    "binarise-text": {"data": "data", "out": "run"},
     "import-translations": {"data": "data", "out": "run", "subset": "distilled"},
-    "distill-data": {"translations": "run", "data": "data", "out": "run"},
+    "distill-data": {"translations": "run", "data": "data", "gold-data": "data", "out": "run"},
 }
 
 
@@ -83,7 +84,7 @@ def _trainings(
         yield f"{stage.name}: train", stage.settings.get("train", {}), of_stages
     yield "evaluate", run.get("evaluate", {}), SECTION_KEYS["evaluate"]
     alone = any(run.settings_of(stage)["data"] == "distilled" for stage in stages)
-    for section in ("translate", "import-translations", "distill-data"):
+    for section in ("binarise-text", "translate", "import-translations", "distill-data"):
         keys = {**SECTION_KEYS[section], **({"mix": "data"} if alone else {})}
         yield f"distilled.{section}", run.get("distilled", {}).get(section, {}), keys
 
@@ -181,6 +182,13 @@ def _check_distilled(
         raise ValueError(
             f"{run.path}: distilled.distill-data.select is {select}, which needs several "
             "translations of a sentence. Add distilled: {translate: {nbest: 5}}."
+        )
+    compares = select == "interpolation" or "min-similarity" in choice
+    if compares and "binarise-text" in section:
+        raise ValueError(
+            f"{run.path}: distilled.binarise-text has no references, with which "
+            "distilled.distill-data would compare the translations. Leave select: interpolation "
+            "and min-similarity out."
         )
     for name in (stage.name for stage in stages if settings[stage.name]["data"] != "gold"):
         flags, data = {**run.train, **settings[name]["train"]}, settings[name]["data"]

@@ -1,6 +1,7 @@
 """The steps of a run with their commands: trainings, stores, translations, distilled sets."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
@@ -10,9 +11,10 @@ from fairseq_kd.decoding.options import (
     MergeOptions,
     TranslateOptions,
 )
-from fairseq_kd.distilled_data.options import DistillDataOptions
+from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import WHOLE
+from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.corpus import Corpus
 from fairseq_kd.pipeline.options import StageOptions
 from fairseq_kd.pipeline.workflow import LaidOutStep, Training
@@ -167,7 +169,13 @@ class TrainCommand:
         return {"user-dir": self.user_dir, "save-dir": self.save_dir, **alone}
 
 
+LENGTHS = (  # flags of learning-rate schedules that count updates, the warm-up apart
+    *("total-num-update", "lr-period-updates", "lr-deacy-period"),  # fairseq's spelling
+    *("hold-steps", "decay-steps"),
+)
+NUMBER = re.compile(r"\d+(\.\d*)?([eE]\+?\d+)?")  # as YAML has it, or in quotes
 TRANSLATIONS, IMPORTED = "teacher-translations", "imported-translations"
+MONOLINGUAL = "monolingual-text"
 
 
 class Model(NamedTuple):
@@ -215,6 +223,15 @@ class Model(NamedTuple):
         return None if inherited is None else inherited + self.updates
 
 
+def stretched_schedule(flags: Flags, factor: float) -> Flags:
+    """The lengths of a learning-rate schedule among the flags of a training, times a factor."""
+    return {
+        flag: round(float(flags[flag]) * factor)
+        for flag in LENGTHS
+        if NUMBER.fullmatch(str(flags.get(flag)))
+    }
+
+
 def store_steps(
     teacher: Model,
     gold: Corpus,
@@ -252,9 +269,29 @@ def store_steps(
     return _in_shards(whole, StoreOptions, flags, section.get("shards", 1))
 
 
+def text_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
+    """The step that binarises monolingual text.
+
+    Args:
+        gold: the corpus of the run.
+        section: ``distilled.binarise-text`` of the run file.
+        out: the folder of the binarised text; the step has its name.
+
+    Raises:
+        FileNotFoundError: there is no such text.
+        ValueError: the section has an unknown flag, or a value out of its range.
+    """
+    options = BinariseTextOptions.of({"data": gold.folder, "out": out, **section})
+    given = [text_file(str(options.text)), *([str(options.codes)] if options.codes else [])]
+    side = f"{out}/train.{'-'.join(gold.pair)}.{gold.pair[0]}"
+    makes = [f"{out}/text.json", f"{side}.bin", f"{side}.idx"]
+    reads = [*gold.reads(), *given]
+    return LaidOutStep(_last(out), "prepare", options, gold.after, reads, makes, out)
+
+
 def translation_steps(
     teachers: Sequence[Model],
-    gold: Corpus,
+    corpus: Corpus,
     section: Mapping[str, Any],
     shards: int,
     out: str,
@@ -264,7 +301,7 @@ def translation_steps(
 
     Args:
         teachers: the models that decode together, as an ensemble.
-        gold: the corpus of the run.
+        corpus: whose training set is translated.
         section: ``distilled.translate`` of the run file.
         shards: how many steps share the work.
         out: the folder of the translations; the last step has its name.
@@ -275,38 +312,39 @@ def translation_steps(
     """
     checkpoints = os.pathsep.join(each.checkpoint for each in teachers)
     flags = {"user-dir": user_dir, "teacher": checkpoints, **teachers[0].language_flags()}
-    flags |= {"data": gold.folder, "out": out}
-    after = [*gold.after, *(name for each in teachers for name in each.after)]
-    reads = [*gold.reads(), *(path for each in teachers for path in each.reads())]
+    flags |= {"data": corpus.folder, "out": out}
+    after = [*corpus.after, *(name for each in teachers for name in each.after)]
+    reads = [*corpus.reads(), *(path for each in teachers for path in each.reads())]
     makes = [f"{out}/hypotheses.txt"]
     merge = MergeOptions.of({"folder": out})
     whole = LaidOutStep(_last(out), "translate", merge, after, reads, makes, out, 1)
     return _in_shards(whole, TranslateOptions, {**flags, **section}, shards)
 
 
-def import_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
+def import_step(corpus: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
     """The step that imports the translations of another system.
 
     Args:
-        gold: the corpus of the run.
+        corpus: whose training set was translated.
         section: ``distilled.import-translations`` of the run file.
         out: the folder of the translations; the step has its name.
 
     Raises:
         ValueError: the section has an unknown flag, or a value out of its range.
     """
-    options = ImportTranslationsOptions.of({"data": gold.folder, "out": out, **section})
+    options = ImportTranslationsOptions.of({"data": corpus.folder, "out": out, **section})
     given = [str(path) for path in (options.hypotheses, options.codes) if path is not None]
-    makes, reads = [f"{out}/hypotheses.txt"], [*gold.reads(), *given]
-    return LaidOutStep(_last(out), "translate", options, gold.after, reads, makes, out)
+    makes, reads = [f"{out}/hypotheses.txt"], [*corpus.reads(), *given]
+    return LaidOutStep(_last(out), "translate", options, corpus.after, reads, makes, out)
 
 
 def distilled_step(
-    gold: Corpus, section: Mapping[str, Any], translations: str, out: str
+    corpus: Corpus, gold: Corpus, section: Mapping[str, Any], translations: str, out: str
 ) -> LaidOutStep:
     """The step that makes a training set of translations.
 
     Args:
+        corpus: whose training set was translated.
         gold: the corpus of the run.
         section: ``distilled.distill-data`` of the run file.
         translations: their folder.
@@ -315,8 +353,9 @@ def distilled_step(
     Raises:
         ValueError: the section has an unknown flag, or a value out of its range.
     """
-    flags = {"translations": translations, "data": gold.folder, "out": out}
-    flags |= {"mix": "gold"} if _last(out) == "mixed" else {}
+    flags = {"translations": translations, "data": corpus.folder, "out": out}
+    if _last(out) == "mixed":
+        flags |= {"mix": "gold", **({} if corpus is gold else {"gold-data": gold.folder})}
     options = DistillDataOptions.of({**flags, "select": "best", **section})
     makes, reads = [f"{out}/manifest.json"], [str(options.scores)] if options.scores else []
     return LaidOutStep(_last(out), "distill", options, [_last(translations)], reads, makes, out)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from workflows import args, kinds, words
@@ -131,3 +132,36 @@ def test_text_is_prepared_by_the_vocabulary_of_a_teacher(workflow_of, prepared, 
         workflow_of(f"{text[:-1]}, merges: 9}}\nladder: [0.5]")
     with pytest.raises(FileNotFoundError, match=r"gone/codes is missing\. Give a folder wi"):
         workflow_of(f"{text.replace('y: .', 'y: gone')}\nladder: [0.5]")
+
+
+@pytest.mark.parametrize("kind", ["distilled", "mixed"])
+def test_monolingual_text_is_translated_in_the_place_of_the_training_set(workflow_of, data, kind):
+    Path("news.es").write_text("Y dijo Dios: Sea la luz.\n")
+    ladder = f"ladder: [{{ratio: 0.5, data: {kind}}}]"
+    workflow = workflow_of(f"{ladder}\ndistilled: {{binarise-text: {{text: news.es}}}}")
+    names = ["monolingual-text", "teacher-translations", kind, "student"]
+    assert list(kinds(workflow))[:4] == names
+    text = workflow.step("monolingual-text")
+    assert words(workflow, text.name) == {
+        **{"--text": "news.es", "--data": data, "--out": "runs/run/monolingual-text"}
+    }
+    assert {"news.es", f"{data}/dict.es.txt"} <= {*text.reads}
+    assert words(workflow, names[1])["--data"] == "runs/run/monolingual-text"
+    assert workflow.step(names[1]).after == ["monolingual-text"]
+    distilling = words(workflow, kind)
+    assert distilling["--data"] == "runs/run/monolingual-text"
+    assert distilling.get("--gold-data") == {"mixed": data}.get(kind)
+
+
+def test_monolingual_text_that_is_missing_is_named(workflow_of):
+    section = "distilled: {binarise-text: {text: gone.es}}"
+    with pytest.raises(FileNotFoundError, match=r"distilled\.binarise-text: gone\.es is missing"):
+        workflow_of(f"ladder: [{{ratio: 0.5, data: mixed}}]\n{section}")
+
+
+@pytest.mark.parametrize("flags", ["select: interpolation", "min-similarity: 20"])
+def test_monolingual_text_has_no_references_to_compare_with(workflow_of, flags):
+    section = f"binarise-text: {{text: x}}, translate: {{nbest: 5}}, distill-data: {{{flags}}}"
+    message = r"run\.yaml: distilled\.binarise-text has no references, with which distilled\.distil"
+    with pytest.raises(ValueError, match=message):
+        workflow_of(f"ladder: [{{ratio: 0.5, data: mixed}}]\ndistilled: {{{section}}}")

@@ -1,0 +1,117 @@
+"""Binarises monolingual source text, whose translations will have no references."""
+
+import json
+import sys
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+from fairseq_kd.decoding.splitting import UnknownTokens, find_codes, split_lines, splitter
+from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
+from fairseq_kd.distilled_data.options import BinariseTextOptions
+from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest
+from fairseq_kd.files.hashes import first_damaged, sha256_of, sums_of
+from fairseq_kd.files.json_files import read_json, sealed
+from fairseq_kd.files.locks import lock_beside, locked
+from fairseq_kd.files.whole_files import whole_folder
+from fairseq_kd.parallel_text import CleanLines, lines_of, text_file
+from fairseq_kd.progress import ProgressLine
+from fairseq_kd.worker_processes import in_chunks, in_processes
+
+FILE = "text.json"
+SCHEMA = {"made_of": {str: str}, "sentences": int, "files": {str: str}}
+CHUNK = 2000  # lines of a task
+
+
+class SourceText:
+    """A data folder whose training set is source text alone; line N is sentence N.
+
+    Args:
+        options: of ``fairseq-kd binarise-text``.
+        pair: source and target language.
+        workers: processes that split text.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the data are not split as the options say.
+    """
+
+    def __init__(self, options: BinariseTextOptions, pair: Tuple[str, str], workers: int):
+        self.options, self.workers = options, workers
+        self.file = Path(text_file(str(options.text)))
+        self.data: Subset = read_subset(options.data, "train", pair)
+        check_splitting(self.data, options.bpe, "--bpe")
+        self.codes = find_codes(options.bpe, options.codes, options.data)
+        splitter(options.tokenizer, options.bpe, self.codes, pair[0])  # refuses damaged codes now
+
+    def make(self) -> None:
+        """Writes the folder, or prints that it exists.
+
+        Raises:
+            ValueError: the text is empty or in another language, or the folder is damaged or holds
+                something else.
+            OSError: it cannot be written; ``write_errors.explained`` says why.
+        """
+        out, made_of = self.options.out, self._made_of()
+        with locked(lock_beside(out), f"--out {out}", out, finished=True):
+            earlier = _earlier(out)
+            if earlier is not None and earlier["made_of"] == made_of:
+                damaged = first_damaged(out, earlier["files"])
+                if damaged is not None:
+                    raise ValueError(
+                        f"{damaged} is missing, or was changed after it was written: its hash "
+                        f"differs. Remove {out} and run this again."
+                    )
+                print(f"{out} already exists", file=sys.stderr)
+                return
+            with whole_folder(out) as work:
+                sentences = self._write(work)
+                content = {"made_of": made_of, "sentences": sentences, "files": sums_of(work)}
+                text = json.dumps(sealed(content), indent=2) + "\n"
+                (work / FILE).write_text(text, encoding="utf-8")
+        print(f"{sentences:,} sentences are in {out}, for fairseq-kd translate", file=sys.stderr)
+
+    def _made_of(self) -> Dict[str, str]:
+        """The inputs that determine the training set."""
+        sides = zip(("source", "target"), self.data.pair, strict=True)
+        return {
+            "text": sha256_of([self.file]),
+            "tokenizer": self.options.tokenizer,
+            "bpe": self.options.bpe,
+            "codes": sha256_of([] if self.codes is None else [self.codes]),
+            **{side: sha256_of([self.data.dictionary_file(each)]) for side, each in sides},
+        }
+
+    def _write(self, work: Path) -> int:
+        """Writes the files, and returns the number of sentences."""
+        source, target = self.data.pair
+        dictionary, options = self.data.source_dictionary, self.options
+        copy_the_rest(self.data, "train", work)
+        total = sum(1 for _ in lines_of(str(self.file)))
+        lines, unknown = (
+            CleanLines(str(self.file)),
+            UnknownTokens(dictionary, source, self.data.folder),
+        )
+        tasks = (
+            partial(split_lines, options.tokenizer, options.bpe, self.codes, source, chunk)
+            for chunk in in_chunks(lines, CHUNK)
+        )
+        writer = SideWriter(work / f"train.{source}-{target}.{source}", dictionary)
+        with ProgressLine("binarise", total, "sentences") as progress:
+            for tokens in chain.from_iterable(in_processes(tasks, self.workers)):
+                known = unknown.known(tokens).split()
+                writer.add([*(dictionary.indices[each] for each in known), dictionary.eos()])
+                progress.add(1)
+        lines.check()
+        unknown.check(f"--text {self.file}")
+        writer.close()
+        print(unknown.text(), file=sys.stderr)
+        return writer.sentences
+
+
+def _earlier(out: Path) -> Optional[Dict[str, Any]]:
+    """The content of FILE in a folder that this command made; None for other folders."""
+    if not (out / FILE).is_file():
+        return None
+    return read_json(out / FILE, SCHEMA, f"Remove {out} and run fairseq-kd binarise-text again.")
