@@ -56,6 +56,12 @@ class MeasurementSetup(NamedTuple):
     compute_type: str  # of CTranslate2
 
 
+def _origin(ancestors: Sequence[Ancestor]) -> str:
+    """What the model is: distilled, if it has a teacher in its lineage."""
+    taught = any(each.role != "student" for each in ancestors)
+    return "A translation model distilled by fairseq_kd" if taught else "A translation model"
+
+
 def card(
     pair: Sequence[str],
     quantization: str,
@@ -95,8 +101,8 @@ def card(
             "",
             f"# A student for {source} to {target}",
             "",
-            f"A translation model distilled by fairseq_kd {__version__}, converted for CTranslate2 "
-            f"with {quantization} weights on {datetime.date.today()}.",
+            f"{_origin(ancestors)}, converted for CTranslate2 by fairseq_kd {__version__} with "
+            f"{quantization} weights on {datetime.date.today()}.",
             "",
             "```bash",
             "python translate.py < FILE    # one sentence per line",

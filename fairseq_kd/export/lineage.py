@@ -72,8 +72,9 @@ def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
     state = read_checkpoint(name)
     options = _options(state)
     whose = Path(name).parent.name or role
-    teachers = (options.get("kd_teacher") or options.get("kd_store") or "").split(os.pathsep)
-    before = [(teacher, f"teacher of {whose}") for teacher in teachers if teacher]
+    given = [options.get(name) or "" for name in ("kd_teacher", "kd_store")]
+    teachers = [each for names in given for each in str(names).split(os.pathsep) if each]
+    before = [(teacher, f"teacher of {whose}") for teacher in teachers]
     folders = [each for each in data_folders(name, options["data"]) if is_distilled(each)]
     before += [(str(folder), f"distilled data of {whose}") for folder in folders]
     return Ancestor(name, role, _facts(Path(name), state, options), _command(name)), before

@@ -69,11 +69,12 @@ def _lineage(name: str, manifests: List[Manifest]) -> List[Manifest]:
 
 
 def stands_on(model: Manifest, manifests: List[Manifest]) -> str:
-    """The ancestors of a model as text, beginning with the given teacher."""
+    """The ancestors of a model as text, beginning with the given checkpoints.
+
+    These teach, live or by a store or translations, or give their layers.
+    """
     line = _lineage(model["step"], manifests)
-    oldest = next((each for each in line if each["kind"] == "train"), model)
-    starts = [each for each in line[: line.index(oldest)] if each["kind"] == "inherit"]
-    reads = [path for each in (*starts, oldest) for path in each["recipe"]["reads"]]
+    reads = [path for each in line for path in each["recipe"]["reads"]]
     given = dict.fromkeys(path for path in reads if path.endswith(".pt"))
     return " → ".join([*given, *ancestors(model["step"], manifests)]) or "the references"
 

@@ -89,24 +89,18 @@ def _word(word: str, workflow: Workflow, before: str = "") -> str:
         workflow: the run.
         before: the argument before it.
     """
-    parts = re.split("([:=])", word)
-    moved = [_is_made(part, workflow) for part in parts]
     if before == "--out" and word == workflow.folder:
-        moved = [True]
-    if not any(moved):
-        return shlex.quote(word)
-    start = len(workflow.folder)
-    inner = [
-        ("$run" + _escaped(part[start:])) if within else _escaped(part)
-        for part, within in zip(parts, moved, strict=True)
-    ]
-    return f'"{"".join(inner)}"'
+        return '"$run"'
+    quoted, at = "", 0
+    for path in re.finditer(rf"(?:^|(?<=[:=])){re.escape(workflow.folder)}(/[^:=]*)", word):
+        if _is_made(path[0], workflow):
+            quoted += _escaped(word[at : path.start()]) + "$run" + _escaped(path[1])
+            at = path.end()
+    return f'"{quoted}{_escaped(word[at:])}"' if at else shlex.quote(word)
 
 
 def _is_made(path: str, workflow: Workflow) -> bool:
     """Whether a step makes the file at a path, or a folder that contains it."""
-    if not path.startswith(f"{workflow.folder}/"):
-        return False
     folders = {step.folder for step in workflow.steps if step.folder}
     files = {made for step in workflow.steps for made in step.makes}
     return path in files or not folders.isdisjoint({path, *map(str, PurePath(path).parents)})

@@ -51,6 +51,7 @@ from fairseq_kd.training_log import (
 BEST = "checkpoint_best.pt"
 ENDED = "ended.txt"  # the command that ended by --patience, which fairseq does not remember
 COPIED = re.compile(r"checkpoint(\d+|_\d+_\d+|_best|\.best_.+)\.pt")  # what fairseq writes first
+ENDING = ("max_epoch", "stop_time_hours", "stop_min_lr")  # end a training before --max-update
 PATIENCE = Range(int, 1, 1_000_000, also=(-1, 0))  # -1 and 0: no limit
 SAME_TRAINING = {"--save-dir", "--max-update", "--log-interval", "--num-workers"}
 HARMLESS = {"restore_file": LAST, "optimizer_overrides": "{}", "checkpoint_suffix": ""}
@@ -72,8 +73,9 @@ def run_stage(name: str, command: List[str]) -> int:
         command: ``fairseq-train ...``, with ``--save-dir`` and ``--max-update``.
 
     Returns:
-        The exit status: 0 when the last update is done, else that of the command, negative if a
-        signal ended it.
+        The exit status: 0 when the last update is done or a flag ended the training before; 1 if
+        the command ended earlier without an error; else that of the command, negative if a signal
+        ended it.
 
     Raises:
         FileNotFoundError: there is no such program, or no such checkpoint to start from.
@@ -113,8 +115,17 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         print(f"{name}: resuming after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
         status, tail = _run_logged(command, save_dir / FILE, progress, lock)
-    if status == -signal.SIGABRT and updates_done(save_dir / LAST) >= options.max_update:
+    done = updates_done(save_dir / LAST) if status in (0, -signal.SIGABRT) else 0
+    if status == -signal.SIGABRT and done >= options.max_update:
         return 0  # its reading thread, cut off at the very end, took the process with it
+    early = options.patience > 0 or any(getattr(options, name) for name in ENDING)
+    if status == 0 and done < options.max_update and not (done and early):
+        print(
+            f"{name}: the command ended without an error, but after update {done} of "
+            f"{options.max_update}; its output is in {save_dir / FILE}",
+            file=sys.stderr,
+        )
+        return 1
     if status == 0 and options.patience > 0:
         with written_whole(ended) as file:
             file.write(shlex.join(command))
@@ -269,6 +280,8 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
     parser.add_argument("--max-update", type=COUNT)
     parser.add_argument("--patience", type=PATIENCE, default=-1)
     parser.add_argument("--finetune-from-model")
+    for name in ENDING:
+        parser.add_argument(flag_name(name))
     options, _ = parser.parse_known_args(command)
     _check_restarts(command)
     _check_processes(command)

@@ -1,6 +1,7 @@
 """Writes a student checkpoint that starts from a teacher, for ``--finetune-from-model``."""
 
 import os
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -65,7 +66,7 @@ def write_student(
         [
             *lines,
             f"{sizes[0]:,} parameters of {sizes[1]:,}, in {out}. Train it with",
-            f"  {' '.join([*flags, *model_flags])} --finetune-from-model {out}",
+            f"  {shlex.join([*flags, *model_flags, '--finetune-from-model', str(out)])}",
         ]
     )
 

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from harness import run
 from sacrebleu.metrics import BLEU
@@ -16,7 +17,7 @@ from fairseq_kd.decoding.search import Search
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup
 from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py
-from fairseq_kd.export.lineage import lineage
+from fairseq_kd.export.lineage import Ancestor, lineage
 from fairseq_kd.files.hashes import write_sums
 from fairseq_kd.files.locks import lock_beside, locked
 
@@ -244,6 +245,30 @@ def test_a_store_stands_between_a_student_and_its_teacher(setup, teacher, data, 
     assert [each.path for each in found[1:]] == [store, teacher]
     assert found[1].facts == {"store": "the top-8 distribution of every token"}
     assert found[2].role == "teacher of the store"
+
+
+def test_a_student_of_a_teacher_and_a_store_has_both(setup, teacher, tmp_path):
+    flags = ["--criterion", "word_kd", "--no-save-optimizer-state", "--kd-teacher", teacher]
+    path = setup(*flags).save(tmp_path / "s.pt")
+    state = torch.load(path, weights_only=False)
+    state["cfg"]["criterion"]["kd_store"] = "store:other"
+    torch.save(state, path)
+    assert [each.path for each in lineage(path)[1:]] == [teacher, "store", "other"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "origin"),
+    [
+        (["student"], "A translation model, converted for CTranslate2 by fairseq_kd "),
+        (["student", "teacher of s"], "A translation model distilled by fairseq_kd, converted "),
+    ],
+)
+def test_a_card_calls_a_model_distilled_if_it_has_a_teacher(roles, origin):
+    measured = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
+    measurement = MeasurementSetup("test", 1, "", beam=5, threads=1, compute_type="int8")
+    ancestors = [Ancestor("m.pt", role, {}, None) for role in roles]
+    text = model_card(("es", "en"), "int8", measured, measurement, ancestors, Licences())
+    assert f"\n{origin}" in text
 
 
 def test_the_data_are_those_of_the_training_where_dictionaries_lie_beside(

@@ -57,6 +57,14 @@ def test_a_teacher_that_was_given_stands_at_the_beginning_of_the_line():
     assert message == ["big/teacher.pt", "big/teacher.pt → half", "the references"]
 
 
+@pytest.mark.parametrize("kind", ["store", "translate"])
+def test_a_teacher_whose_store_or_translations_teach_stands_at_the_beginning(kind):
+    manifests = line({"soft": [], "student": ["soft"]}, {"soft": kind})
+    for each, reads in zip(manifests, (["bin/train.idx", "big/teacher.pt"], []), strict=True):
+        each["recipe"] = {"reads": dict.fromkeys(reads, "")}
+    assert stands_on(manifests[1], manifests) == "big/teacher.pt"
+
+
 def test_what_a_control_inherits_from_stands_at_the_beginning_of_the_line():
     kinds = {"student-start": "inherit", "data": "prepare"}
     manifests = line({"data": "", "student-start": "", "inherited": ["student-start"]}, kinds)

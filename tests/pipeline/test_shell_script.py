@@ -163,7 +163,7 @@ def test_long_commands_are_cut_before_their_flags(tmp_path):
     assert all(line.startswith("  --flag-") for line in lines[2:])
 
 
-@pytest.mark.parametrize("name", ["a$b", "a`touch x`b", "a\\b", 'a"b', "a'b", "a}b"])
+@pytest.mark.parametrize("name", ["a$b", "a`touch x`b", "a\\b", 'a"b', "a'b", "a}b", "a=b"])
 def test_everything_goes_where_run_says_whatever_the_folder_is_called(tmp_path, name):
     words = ["echo", f"{name}/x.pt", f"--k={name}/y:{name}/x.pt", "--out", name]
     step = Step("s", "train", [words], [], [], [f"{name}/x.pt"], f"{name}/y")

@@ -230,6 +230,19 @@ def test_a_failure_is_shown_and_returned(command, tmp_path, capsys):
     assert log.endswith("RuntimeError: out of luck\n# the command ended with status 3\n")
 
 
+def test_a_command_that_ends_without_training_has_failed(tmp_path, capsys):
+    assert stage.run_stage("s", ["true", "--save-dir", str(tmp_path), "--max-update", "6"]) == 1
+    message = "s: the command ended without an error, but after update 0 of 6; its output is in "
+    assert capsys.readouterr().err.endswith(f"{message}{tmp_path}/train.log\n")
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 1), (["--max-epoch", "2"], 0)])
+def test_a_training_ends_early_by_a_flag_alone(saved, tmp_path, flags, status):
+    shutil.copy(saved / "5.pt", tmp_path / "checkpoint_last.pt")
+    command = ["true", "--save-dir", str(tmp_path), "--max-update", "6", *flags]
+    assert stage.run_stage("s", command) == status
+
+
 def test_a_training_that_a_signal_ended_is_reported_as_shells_do(command, tmp_path, capsys):
     assert cli.main(["stage", "student", "--", *command, "--abort-early"]) == 128 + signal.SIGABRT
     assert "student failed with status -6 (SIGABRT); the whole log" in capsys.readouterr().err
