@@ -361,7 +361,7 @@ def _options_of_text(state: Dict[str, Any]) -> Iterator[Tuple[str, Any]]:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _malformed(called: str, key: str, right: str, wrong: Any) -> str:

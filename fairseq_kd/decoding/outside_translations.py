@@ -156,7 +156,7 @@ class Import:
     def _read(self) -> Iterator[Translation]:
         """The translations of the file, whose numbers are those of the set."""
         path, count, same, compared = self.options.hypotheses, 0, 0, 0
-        unnamed = set()  # numbers of the sentences of lines that name none
+        unnamed, named = set(), set()  # the sentences of lines that name none, and of the others
         for each in FORMATS[self.options.format](path):
             if each.number >= self.sentences and each.named:
                 raise ValueError(
@@ -169,10 +169,14 @@ class Import:
                 same += letters_of(each.source) == letters_of(words_of(own, self.options.bpe))
                 compared += 1
             count += 1
-            if not each.named:
-                unnamed.add(each.number)
+            (named if each.named else unnamed).add(each.number)
             if each.number < self.sentences:
                 yield each
+        if unnamed and named:
+            raise ValueError(
+                f"--hypotheses {path} has lines that name their sentence and lines that do not, "
+                f"such as line {min(unnamed) + 1}. Name it in all lines, or in none."
+            )
         if unnamed and len(unnamed) != self.sentences:
             raise ValueError(
                 f"--hypotheses {path} has {len(unnamed):,} lines, but {self.subset.name} in "

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
 from fairseq_kd.parallel_text import lines_of
 
+MOST_SENTENCES = 10**18
 H_LINE = re.compile(r"H-([0-9]{1,18})\t(\S+)\t(.*)")
 
 
@@ -81,16 +82,23 @@ def _translations_of(content: Any, number: int) -> Iterator[Translation]:
     Raises:
         ArithmeticError, KeyError, TypeError, ValueError: it is of another shape.
     """
-    at = {"id": number, **content}["id"]
-    several = content.get("translations", [content])
-    if type(at) is not int or at < 0 or not isinstance(several, list):
+    at, named = {"id": number, **content}["id"], "id" in content
+    single = "translation" in content
+    several = [content] if single else content["translations"]
+    if type(at) is not int or not 0 <= at < MOST_SENTENCES or not isinstance(several, list):
         raise TypeError
+    if single and "translations" in content:
+        raise KeyError
     for each in several:
         each = {"translation": each} if isinstance(each, str) else dict(each)
-        score = float(each.get("score", math.nan))
-        if not isinstance(each["translation"], str) or math.isinf(score):
+        score = each.get("score", math.nan)
+        if not isinstance(each["translation"], str) or type(score) not in (int, float):
             raise TypeError
-        yield Translation(at, each["translation"], score, named="id" in content)
+        if math.isinf(score) or ("id" in each and not single):
+            raise ValueError
+        yield Translation(at, each["translation"], float(score), named=named)
+    if not several:
+        yield Translation(at, "", named=named)
 
 
 FORMATS: Dict[str, Callable[[Path], Iterator[Translation]]] = {

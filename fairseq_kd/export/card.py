@@ -58,7 +58,7 @@ class MeasurementSetup(NamedTuple):
 
 def _origin(ancestors: Sequence[Ancestor]) -> str:
     """What the model is: distilled, if it has a teacher in its lineage."""
-    taught = any(each.role != "student" for each in ancestors)
+    taught = any(each.role.startswith(("teacher", "distilled")) for each in ancestors)
     return "A translation model distilled by fairseq_kd" if taught else "A translation model"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from fairseq_kd.checkpoints.reading import data_folders, options_of, read_checkpoint
-from fairseq_kd.checkpoints.updates import updates_behind, updates_of
+from fairseq_kd.checkpoints.updates import start_of, updates_behind, updates_of
 from fairseq_kd.checkpoints.weights import count_parameters
 from fairseq_kd.decoding.decode import IMPORTED
 from fairseq_kd.distilled_data.manifest import is_distilled, read_manifest
@@ -74,7 +74,9 @@ def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
     whose = Path(name).parent.name or role
     given = [options.get(name) or "" for name in ("kd_teacher", "kd_store")]
     teachers = [each for names in given for each in str(names).split(os.pathsep) if each]
-    before = [(teacher, f"teacher of {whose}") for teacher in teachers]
+    start = start_of(state)
+    before = [(start, f"initial weights of {whose}")] if start else []
+    before += [(teacher, f"teacher of {whose}") for teacher in teachers]
     folders = [each for each in data_folders(name, options["data"]) if is_distilled(each)]
     before += [(str(folder), f"distilled data of {whose}") for folder in folders]
     return Ancestor(name, role, _facts(Path(name), state, options), _command(name)), before

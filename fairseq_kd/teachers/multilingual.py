@@ -350,7 +350,12 @@ def named_dictionaries(path: str, options: Mapping) -> List[Optional[Path]]:
 
 
 def _file(path: str, named: str) -> Path:
-    """A file that the options of a checkpoint name: beside it, or where they say."""
+    """A file that the options of a checkpoint name: beside it, or where they say.
+
+    Raises:
+        FileNotFoundError: it is in neither place.
+    """
+    named = named.replace("\0", "")  # no name of a file holds it
     beside = Path(path).resolve().parent / Path(named).name
     places = [beside, *data_folders(path, named)]
     for place in places:

@@ -170,6 +170,10 @@ STATES = {
         {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{"num_updates": -1}]},
         "its 'num_updates' must be a whole number of 0 or more, but is -1.",
     ),
+    "updates that are true": (
+        {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{"num_updates": True}]},
+        "its 'num_updates' must be a whole number of 0 or more, but is True.",
+    ),
     "endless updates": (
         {"model": WEIGHTS, "args": ARGS, "optimizer_history": [{"num_updates": 10**60}]},
         "its 'num_updates' must be a whole number of 0 or more, but is a whole number.",

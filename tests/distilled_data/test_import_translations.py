@@ -107,6 +107,15 @@ def test_hypotheses_are_ranked_by_their_scores_and_those_without_keep_their_orde
     assert settings["nbest"] == 2
 
 
+def test_a_line_without_translations_is_a_sentence_without_them(imported, text, tmp_path):
+    lines = [json.dumps({"translation": each}) for each in text["en"]]
+    lines[3] = json.dumps({"translations": []})
+    assert imported(lines, "--format", "jsonl") == 0
+    every = hypotheses(tmp_path / "out")
+    empty = [number for number, (best, *_) in every.items() if not best.tokens]
+    assert empty == [3]
+
+
 def test_a_filter_of_scores_needs_scores(imported, text, distill, tmp_path, capsys):
     scored = [
         f"{source}\t{line}\t{0.5 + (number > 9)}"
@@ -178,7 +187,7 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
             for i, line in enumerate(text["en"])
         ],
         "jsonl",
-        r"has \S+ lines, but train in \S+ has \S+ sentences\. Line N must be",
+        r"has lines that name their sentence and lines that do not, such as line 1\. Name",
     ),
     "a part out of step": (
         lambda text: [*text["en"][:40], *text["en"][41:140], "x y z", *text["en"][140:]],
@@ -260,7 +269,27 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
     "H lines of words": (
         lambda text: [f"H-{i}\t-1\t{line}" for i, line in enumerate(text["en"])],
         "fairseq",
-        r"of its tokens, such as .*, are not in the dictionary of en",
+        r"not in the dictionary of en in \S+\. Give the output of fairseq-generate without --rem",
+    ),
+    "a true score": (
+        lambda text: ['{"translation": "y", "score": true}'],
+        "jsonl",
+        "line 1, must be an object such as",
+    ),
+    "an id of many digits": (
+        lambda text: [f'{{"translation": "y", "id": {"9" * 4000}}}'],
+        "jsonl",
+        "line 1, must be an object such as",
+    ),
+    "an id of a part": (
+        lambda text: ['{"translations": [{"translation": "y", "id": 3}]}'],
+        "jsonl",
+        "line 1, must be an object such as",
+    ),
+    "one and several": (
+        lambda text: ['{"translation": "y", "translations": ["z"]}'],
+        "jsonl",
+        "line 1, must be an object such as",
     ),
     "a number for a text": (lambda text: ['{"translation": 5}'], "jsonl", "line 1, must be an obj"),
 }

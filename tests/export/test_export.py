@@ -256,10 +256,19 @@ def test_a_student_of_a_teacher_and_a_store_has_both(setup, teacher, tmp_path):
     assert [each.path for each in lineage(path)[1:]] == [teacher, "store", "other"]
 
 
+def test_the_checkpoint_that_a_training_began_with_is_named(setup, teacher, tmp_path):
+    flags = ["--criterion", "cross_entropy", "--finetune-from-model", teacher]
+    found = lineage(setup(*flags, "--no-save-optimizer-state").save(tmp_path / "s.pt"))
+    assert [(each.path, each.role) for each in found[1:]] == [
+        (teacher, f"initial weights of {tmp_path.name}")
+    ]
+
+
 @pytest.mark.parametrize(
     ("roles", "origin"),
     [
         (["student"], "A translation model, converted for CTranslate2 by fairseq_kd "),
+        (["student", "initial weights of s"], "A translation model, converted for CTranslate2 "),
         (["student", "teacher of s"], "A translation model distilled by fairseq_kd, converted "),
     ],
 )
