@@ -19,7 +19,13 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 from fairseq_kd.models.layer_map import spread
-from fairseq_kd.models.structure import SIDES, Structure, learned_positions
+from fairseq_kd.models.structure import (
+    ATTENTION,
+    SIDES,
+    Structure,
+    computes_usual_attention,
+    learned_positions,
+)
 
 
 @torch.no_grad()
@@ -144,6 +150,7 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
                 "--max-target-positions, after --."
             )
     for each in (student, teacher):
+        _refuse_unusual_attention(each)
         decoder = each.model.decoder
         if decoder.project_in_dim is not None or decoder.project_out_dim is not None:
             raise ValueError(
@@ -161,6 +168,19 @@ def _refuse_other_form(student: Structure, teacher: Structure) -> None:
             "The student's output shares the decoder's embeddings, and the teacher's does not. "
             "Leave out --share-decoder-input-output-embed."
         )
+
+
+def _refuse_unusual_attention(structure: Structure) -> None:
+    """Refuses attention with more than its four projections, of which only these are copied."""
+    for side, name in set(ATTENTION.values()):
+        for index, layer in enumerate(structure.layers(side)):
+            block = getattr(layer, name, None)
+            if block is not None and not computes_usual_attention(block):
+                raise ValueError(
+                    f"{structure.called} has an unusual {name} in layer {index} of its {side}, "
+                    "such as one with rotary positions, which cannot be inherited. Choose models "
+                    "with fairseq's own attention."
+                )
 
 
 def _kind(part: Optional[nn.Module]) -> str:

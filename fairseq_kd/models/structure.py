@@ -1,5 +1,6 @@
 """The parts of a fairseq transformer: its layers, widths, attention blocks and positions."""
 
+import copy
 from typing import Any, Callable, Optional
 
 import torch
@@ -7,9 +8,10 @@ from fairseq import models
 from fairseq.modules import MultiheadAttention
 from fairseq.tasks import FairseqTask
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 SIDES = ("encoder", "decoder")
+PROJECTIONS = {"q_proj", "k_proj", "v_proj", "out_proj"}
 ATTENTION = {  # kind: (side, name of the block in a layer)
     "encoder": ("encoder", "self_attn"),
     "decoder": ("decoder", "self_attn"),
@@ -39,6 +41,38 @@ def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
     except NotImplementedError:
         with FakeTensorMode():
             return build()
+
+
+@torch.no_grad()
+def computes_usual_attention(block: nn.Module) -> bool:
+    """Whether a block computes ``softmax(Q K^T / sqrt(d)) V`` by its four projections alone.
+
+    Forks of fairseq change attention, such as by rotary positions, mostly in a class of the same
+    name. So the block is tried on random inputs. One without memory for its weights cannot be; it
+    must have the parts of fairseq's own class.
+    """
+    if not isinstance(block, MultiheadAttention):
+        return False
+    if {name for name, _ in block.named_children()} - PROJECTIONS - {"dropout_module"}:
+        return False
+    if block.q_proj.weight.is_meta or isinstance(block.q_proj.weight, FakeTensor):
+        return block.bias_k is None and not block.add_zero_attn
+    block = copy.deepcopy(block).float().eval()
+    draw = torch.Generator(block.q_proj.weight.device).manual_seed(1)
+    shapes = ((3, block.embed_dim), (3 if block.self_attention else 4, block.kdim))
+    query, key = (
+        torch.randn(length, 1, width, generator=draw, device=draw.device)
+        for length, width in shapes
+    )
+    key = query if block.self_attention else key
+    q, k, v = (
+        part(states).view(len(states), block.num_heads, -1).transpose(0, 1)  # (H, L, C / H)
+        for part, states in ((block.q_proj, query), (block.k_proj, key), (block.v_proj, key))
+    )
+    weights = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
+    expected = block.out_proj((weights @ v).transpose(0, 1).reshape(3, 1, -1))
+    actual = block(query, key, key)[0]
+    return torch.allclose(actual, expected, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 class Structure:
@@ -89,9 +123,8 @@ class Structure:
                 f"{self.called} has no {kind} attention in layer {layer} of its {side}. Leave "
                 f"{kind} out of --kd-attention-kinds."
             )
-        plain = isinstance(block, MultiheadAttention) and block.bias_k is None
-        plain = plain and not (block.add_zero_attn or getattr(block, "use_xformers", False))
-        if not plain or (kind == "decoder" and getattr(owner, "cross_self_attention", False)):
+        usual = computes_usual_attention(block) and not getattr(block, "use_xformers", False)
+        if not usual or (kind == "decoder" and getattr(owner, "cross_self_attention", False)):
             raise ValueError(
                 f"{self.called} has an unusual {kind} attention in layer {layer} of its {side}, "
                 f"whose maps cannot be compared. Leave {kind} out of --kd-attention-kinds."
