@@ -175,7 +175,7 @@ class Evaluation:
 
     def _scored(self, texts: Mapping[str, Sequence[str]]) -> Quality:
         options, sources, references = self.options, self.plain.sources, self.plain.references
-        metrics = scores.metrics(self.tokenizer)
+        metrics = scores.metrics(self.tokenizer, options.scorers(), sources)
         bases = [each.name for each in self.systems if each.role in ("teacher", "control")]
         compared = {
             base: scores.paired_scores(texts, references, base, options.bootstrap, metrics)

@@ -109,6 +109,15 @@ class EvaluateOptions(Options):
         metavar="N",
         group=TEXT,
     )
+    scorer: Tuple[str, ...] = option_field(
+        (),
+        "also score by a program: a shell command that reads the files $SRC, $HYP and $REF, and "
+        "prints a number for each line, higher for better; may be repeated (default: none)",
+        read=one_line,
+        metavar="NAME=COMMAND",
+        repeated=True,
+        group=TEXT,
+    )
     comet: Optional[Path] = option_field(
         None, "also score with this COMET model", read=file_path, metavar="MODEL.ckpt", group=TEXT
     )
@@ -165,6 +174,7 @@ class EvaluateOptions(Options):
                 "references."
             )
         self.systems()
+        self.scorers()
         teacher_pair(self)
 
     def systems(self) -> List[Any]:
@@ -177,6 +187,21 @@ class EvaluateOptions(Options):
 
         roles = {"teacher": [self.teacher], "student": self.student, "control": self.control}
         return [NamedCheckpoint.parse(role, each) for role in roles for each in roles[role]]
+
+    def scorers(self) -> List[Any]:
+        """The programs of ``--scorer``.
+
+        Raises:
+            ValueError: one has another form, or two have one name.
+        """
+        from fairseq_kd.evaluation.scorers import Scorer
+
+        scorers = [Scorer.parse(each) for each in self.scorer]
+        names = [each.name for each in scorers]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"--scorer {twice[0]} is given twice. Give each another name.")
+        return scorers
 
     @property
     def search(self) -> Search:

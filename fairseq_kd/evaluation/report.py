@@ -28,6 +28,7 @@ from fairseq_kd.evaluation.results import (
     SystemResult,
 )
 from fairseq_kd.files.json_files import read_json
+from fairseq_kd.files.names import as_code
 from fairseq_kd.files.whole_files import check_apart, check_no_link, make_folder, written_whole
 
 TITLE = "Evaluation of the distillation"
@@ -206,7 +207,7 @@ def _summary(result: EvaluationResult) -> Section:
 
 def _quality(result: EvaluationResult) -> Section:
     quality, made = result.quality, result.made
-    signatures = "; ".join(f"{name} `{each}`" for name, each in quality.signatures.items())
+    signatures = "; ".join(f"{name} {as_code(each)}" for name, each in quality.signatures.items())
     blocks: List[Block] = [
         f"By sacreBLEU on detokenised text, beam {made.beam}, with half the 95 % interval. "
         f"References: {made.references}. For TER, less is better.",

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional, Union, get_args, get_origin, get_t
 from fairseq_kd.files.json_files import read_json
 
 FAIRSEQ, FLOAT32, INT8 = "fairseq", "CTranslate2 float32", "CTranslate2 int8"  # engines
+METRICS = ("BLEU", "chrF2", "TER")  # of sacreBLEU; those of --scorer follow
 TESTABLE = 10  # sentences; bootstrap resamples of fewer are too similar to separate systems
 
 
@@ -92,7 +93,7 @@ class ErrorRates:
 class Quality:
     """Quality by system; an int8 student is a system of its own, named by ``int8_name``."""
 
-    signatures: Dict[str, str]  # by metric
+    signatures: Dict[str, str]  # by metric; the command of --scorer
     scores: Dict[str, Dict[str, Score]]  # by system and metric
     p: Dict[str, Dict[str, Dict[str, float]]]  # by baseline, system and metric
     comet: Optional[Dict[str, float]]  # by system

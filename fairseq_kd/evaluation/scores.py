@@ -1,4 +1,4 @@
-"""Quality by sacreBLEU and COMET: scores, their significance, and BLEU of parts of the set."""
+"""Quality by sacreBLEU, COMET and other programs: scores, their significance, BLEU of parts."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest, Result
 
 from fairseq_kd.evaluation.results import BinScores, Score
+from fairseq_kd.evaluation.scorers import OutsideMetric, Scorer
 
-METRICS = ("BLEU", "chrF2", "TER")  # named as by sacreBLEU
 SIGNIFICANT_P = 0.05
 TOKENIZER_PACKAGES = {"ja-mecab": "'sacrebleu[ja]'", "ko-mecab": "'sacrebleu[ko]'"}
 TWO_LETTERS = {"chi": "zh", "jpn": "ja", "kor": "ko", "zho": "zh"}  # of ISO 639-2 and 639-3
@@ -47,7 +47,11 @@ def bleu_tokenizer(language: str, chosen: Optional[str]) -> str:
     return name
 
 
-def metrics(tokenizer: str = BLEU.TOKENIZER_DEFAULT) -> Dict[str, Metric]:
+def metrics(
+    tokenizer: str = BLEU.TOKENIZER_DEFAULT,
+    scorers: Sequence[Scorer] = (),
+    sources: Sequence[str] = (),
+) -> Dict[str, Metric]:
     """The metrics by name, with sacreBLEU's defaults.
 
     Each caches the statistics of a text, so that a text is counted once for all comparisons. Use
@@ -55,9 +59,12 @@ def metrics(tokenizer: str = BLEU.TOKENIZER_DEFAULT) -> Dict[str, Metric]:
 
     Args:
         tokenizer: of BLEU.
+        scorers: programs of the user's own.
+        sources: plain source sentences, which these read.
     """
     by_name = {"BLEU": BLEU(tokenize=tokenizer), "chrF2": CHRF(), "TER": TER()}
-    return {name: _with_cache(metric) for name, metric in by_name.items()}
+    outside = {each.name: OutsideMetric(each, sources) for each in scorers}
+    return {**{name: _with_cache(metric) for name, metric in by_name.items()}, **outside}
 
 
 def _with_cache(metric: Metric) -> Metric:
@@ -77,7 +84,7 @@ class Comparison(NamedTuple):
     """Scores of several systems, compared with a baseline.
 
     Args:
-        signatures: of sacreBLEU, by metric.
+        signatures: of sacreBLEU, or the command of another program, by metric.
         scores: by system and metric.
     """
 
@@ -118,14 +125,15 @@ def paired_scores(
     test = PairedTest(named, metrics, [references], test_type="bs", n_samples=samples)
     signatures, results = test()
     scores: Dict[str, Dict[str, Score]] = {name: {} for name in texts}
-    for metric in METRICS:
+    for metric in metrics:
         for (name, _), result in zip(named, results[metric], strict=True):
             p = result.p_value
             if p is not None:
                 p = 1.0 if _is_constant(result, results[metric][0]) else float(p)
             score, mean, ci = (float(each) for each in (result.score, result.mean, result.ci))
             scores[name][metric] = Score(score, mean, ci, p)
-    return Comparison({metric: str(signatures[metric]) for metric in METRICS}, scores)
+    named_by = {name: getattr(metric, "command", "") for name, metric in metrics.items()}
+    return Comparison({name: named_by[name] or str(signatures[name]) for name in metrics}, scores)
 
 
 def _is_constant(result: Result, baseline: Result) -> bool:

@@ -8,6 +8,7 @@ from fairseq_kd.evaluation.pages import Table, count_text
 from fairseq_kd.evaluation.results import (
     FAIRSEQ,
     INT8,
+    METRICS,
     BinScores,
     EvaluationResult,
     MemoryResult,
@@ -15,7 +16,7 @@ from fairseq_kd.evaluation.results import (
     SystemResult,
     int8_name,
 )
-from fairseq_kd.evaluation.scores import METRICS, SIGNIFICANT_P
+from fairseq_kd.evaluation.scores import SIGNIFICANT_P
 from fairseq_kd.evaluation.size import PARTS
 
 UNKNOWN = "-"
@@ -81,37 +82,52 @@ def quality(result: EvaluationResult) -> Table:
     rows = [
         [
             name,
-            *(_with_interval(scores[metric], result.testable) for metric in METRICS),
+            *(_with_interval(scores[metric], metric, result.testable) for metric in METRICS),
             score_kept(result, name),
             score_kept(result, name, "chrF2"),
+            *(_with_interval(scores[each], each, result.testable) for each in _outside(result)),
             *([f"{comet[name]:.4f}"] if comet else []),
         ]
         for name, scores in result.quality.scores.items()
     ]
-    columns = ("system", "BLEU", "chrF", "TER", "BLEU kept", "chrF kept")
+    columns = ("system", "BLEU", "chrF", "TER", "BLEU kept", "chrF kept", *_outside(result))
     return Table((*columns, "COMET") if comet else columns, rows)
 
 
-def _with_interval(score: Score, testable: bool) -> str:
-    return f"{score.score:.1f}" + (f" ± {score.ci:.1f}" if testable else "")
+def _outside(result: EvaluationResult) -> List[str]:
+    """The metrics of ``--scorer``."""
+    return [metric for metric in result.quality.signatures if metric not in METRICS]
+
+
+def _digits(metric: str) -> int:
+    """Decimals to show: sacreBLEU's metrics go to 100, and most others to 1."""
+    return 1 if metric in METRICS else 4
+
+
+def _with_interval(score: Score, metric: str, testable: bool) -> str:
+    digits = _digits(metric)
+    return f"{score.score:.{digits}f}" + (f" ± {score.ci:.{digits}f}" if testable else "")
 
 
 def significance(result: EvaluationResult, base: str) -> Optional[Table]:
     """Differences to a baseline, with p-values if the set can be tested."""
+    metrics = [*METRICS, *_outside(result)]
     rows = [
-        [name, *(_difference(result, name, base, metric, p[metric]) for metric in METRICS)]
+        [name, *(_difference(result, name, base, metric, p[metric]) for metric in metrics)]
         for name, p in result.quality.p[base].items()
         if p
     ]
-    return Table((f"against {base}", "BLEU", "chrF", "TER"), rows) if rows else None
+    columns = (f"against {base}", "BLEU", "chrF", "TER", *_outside(result))
+    return Table(columns, rows) if rows else None
 
 
 def _difference(result: EvaluationResult, name: str, base: str, metric: str, p: float) -> str:
     difference = result.score(name, metric) - result.score(base, metric)
+    shown = f"{difference:+.{_digits(metric)}f}"
     if not result.testable:
-        return f"{difference:+.1f}"
+        return shown
     star = "*" if p < SIGNIFICANT_P else ""
-    return f"{difference:+.1f}{star} (p = {p:.3f})"
+    return f"{shown}{star} (p = {p:.3f})"
 
 
 def by_bins(bins: Sequence[BinScores], heading: str) -> Table:

@@ -61,11 +61,21 @@ def check_effects(run: RunFile, stages: Sequence[Stage], teachers: Sequence[str]
             f"{run.path}: {LANGUAGES} has no effect on a teacher that the run trains. Leave it out."
         )
     settings = {stage.name: run.settings_of(stage) for stage in stages}
+    _check_scorer(run)
     _check_sizes(run, stages)
     _check_distillation(run, stages, settings)
     _check_sections(run, stages, settings)
     _check_distilled(run, stages, settings)
     _check_controls(run, stages, settings, teachers)
+
+
+def _check_scorer(run: RunFile) -> None:
+    """Refuses a program in a run file: nothing in a file is run."""
+    if "scorer" in run.get("evaluate", {}):
+        raise ValueError(
+            f"{run.path}: evaluate has scorer, which runs a program, and a run file must not. "
+            "Leave it out, and run fairseq-kd evaluate with --scorer yourself."
+        )
 
 
 def _trainings(

@@ -7,8 +7,8 @@ from forks import run_forked
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd.evaluation.options import TOKENIZERS
+from fairseq_kd.evaluation.results import METRICS
 from fairseq_kd.evaluation.scores import (
-    METRICS,
     Bin,
     bleu_of_bins,
     bleu_tokenizer,

@@ -163,3 +163,12 @@ def test_a_setting_without_effect_is_refused(refuses, setting):
 )
 def test_a_setting_with_an_effect_is_taken(workflow_of, text):
     assert workflow_of(text).steps[-1].name == "evaluation"
+
+
+def test_a_run_file_runs_no_program(workflow_of):
+    message = (
+        r"run\.yaml: evaluate has scorer, which runs a program, and a run file must not\. Leave it "
+        "out, and run fairseq-kd evaluate with --scorer yourself"
+    )
+    with pytest.raises(ValueError, match=message):
+        workflow_of("ladder: [0.5]\nevaluate: {scorer: 'X=touch x'}")
