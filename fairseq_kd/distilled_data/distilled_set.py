@@ -18,7 +18,7 @@ from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
 from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
 from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
 from fairseq_kd.distilled_data.selection import SelectionOptions
-from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, tag_id
+from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, other_splits, tag_id
 from fairseq_kd.files.hashes import first_damaged, sha256_of, sums_of
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.whole_files import check_apart, whole_folder
@@ -154,6 +154,7 @@ class DistilledSet:
             "hypotheses": sha256_of([self.hypotheses]),
             "references": sha256_of(self.subset.files(self.subset.pair[1])),
             "gold": sha256_of(gold_files),
+            "other_splits": sha256_of([path for path, *_ in other_splits(self.subset, "train")]),
             "choice": asdict(self.choice),
             "thresholds": {name: str(value) for name, value in self.bank.thresholds.items()},
             "mix": {name: each for name, each in asdict(self.mix).items() if name != "gold_data"},
@@ -176,7 +177,7 @@ class DistilledSet:
 
     def _make(self) -> None:
         manifest = read_manifest(self.out)
-        if manifest is not None and manifest["made_of"] == self.made_of:
+        if manifest is not None and self._is_of_these(manifest["made_of"]):
             damaged = first_damaged(self.out, manifest["files"])
             if damaged is not None:
                 raise ValueError(
@@ -201,6 +202,10 @@ class DistilledSet:
             summary = self._fill(work)
         print(summary)
         print(f"{self.out} is ready for fairseq-train; {MANIFEST} in it lists inputs and options")
+
+    def _is_of_these(self, made_of: Dict[str, Any]) -> bool:
+        """Whether a folder was made of these inputs; earlier versions kept no ``other_splits``."""
+        return {"other_splits": self.made_of["other_splits"], **made_of} == self.made_of
 
     def _fill(self, work: Path) -> str:
         """Writes the files, and returns the counts of pairs as text."""

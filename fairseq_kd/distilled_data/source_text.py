@@ -1,16 +1,22 @@
 """Binarises monolingual source text, whose translations will have no references."""
 
 import json
+import math
 import sys
+from collections import Counter
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+from fairseq.data import Dictionary
+from torch import Tensor
 
 from fairseq_kd.decoding.splitting import UnknownTokens, find_codes, split_lines, splitter
 from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
 from fairseq_kd.distilled_data.options import BinariseTextOptions
-from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest
+from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, other_splits
 from fairseq_kd.files.hashes import first_damaged, sha256_of, sums_of
 from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.files.locks import lock_beside, locked
@@ -22,6 +28,8 @@ from fairseq_kd.worker_processes import in_chunks, in_processes
 FILE = "text.json"
 SCHEMA = {"made_of": {str: str}, "sentences": int, "files": {str: str}}
 CHUNK = 2000  # lines of a task
+COMPARED = 5000  # sentences of the data with whose tokens those of the text are compared
+LEAST_TOKENS = 100  # with fewer, the comparison would be chance
 
 
 class SourceText:
@@ -79,6 +87,7 @@ class SourceText:
             "text": sha256_of([self.file]),
             "tokenizer": self.options.tokenizer,
             "bpe": self.options.bpe,
+            "other_splits": sha256_of([path for path, *_ in other_splits(self.data, "train")]),
             "codes": sha256_of([] if self.codes is None else [self.codes]),
             **{side: sha256_of([self.data.dictionary_file(each)]) for side, each in sides},
         }
@@ -89,10 +98,9 @@ class SourceText:
         dictionary, options = self.data.source_dictionary, self.options
         copy_the_rest(self.data, "train", work)
         total = sum(1 for _ in lines_of(str(self.file)))
-        lines, unknown = (
-            CleanLines(str(self.file)),
-            UnknownTokens(dictionary, source, self.data.folder),
-        )
+        lines = CleanLines(str(self.file))
+        unknown = UnknownTokens(dictionary, source, self.data.folder)
+        tokens_of_text: Counter = Counter()
         tasks = (
             partial(split_lines, options.tokenizer, options.bpe, self.codes, source, chunk)
             for chunk in in_chunks(lines, CHUNK)
@@ -102,12 +110,47 @@ class SourceText:
             for tokens in chain.from_iterable(in_processes(tasks, self.workers)):
                 known = unknown.known(tokens).split()
                 writer.add([*(dictionary.indices[each] for each in known), dictionary.eos()])
+                tokens_of_text.update(known)
                 progress.add(1)
         lines.check()
+        if not unknown.tokens:
+            raise ValueError(f"--text {self.file} has only empty lines. Give another file.")
         unknown.check(f"--text {self.file}")
+        self._check_language(tokens_of_text)
         writer.close()
         print(unknown.text(), file=sys.stderr)
         return writer.sentences
+
+    def _check_language(self, tokens: Counter) -> None:
+        """Refuses text whose tokens are more probable in the target side of the data.
+
+        A joint vocabulary knows the tokens of both languages.
+        """
+        data = self.data
+        if data.target is None or tokens.total() < LEAST_TOKENS:
+            return
+        sides = (data.source, data.source_dictionary), (data.target, data.target_dictionary)
+        per_token = [_log_probability(tokens, *side) / tokens.total() for side in sides]
+        if per_token[1] > per_token[0]:
+            raise ValueError(
+                f"--text {self.file} must be in the source language, {data.pair[0]}, but its "
+                f"tokens are more probable in the {data.pair[1]} of {data.folder}: "
+                f"{per_token[1]:.2f} against {per_token[0]:.2f} nats per token. Give text in "
+                f"{data.pair[0]}."
+            )
+
+
+def _log_probability(tokens: Counter, side: Sequence[Tensor], dictionary: Dictionary) -> float:
+    """The log of the probability of tokens by their frequencies in a side, plus one, in nats."""
+    step = max(1, len(side) // COMPARED)
+    counts = sum(
+        np.bincount(side[i].numpy(), minlength=len(dictionary)) for i in range(0, len(side), step)
+    )
+    total = int(counts.sum()) + len(dictionary)
+    return sum(
+        often * math.log((counts[dictionary.index(token)] + 1) / total)
+        for token, often in tokens.items()
+    )
 
 
 def _earlier(out: Path) -> Optional[Dict[str, Any]]:

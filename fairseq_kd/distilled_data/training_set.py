@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Iterator, Tuple
 
 import torch
 from fairseq.data import Dictionary, data_utils, indexed_dataset
@@ -79,6 +79,27 @@ class PairWriter:
             side.close()
 
 
+def other_splits(data: Subset, split: str) -> Iterator[Tuple[Path, str, Dictionary]]:
+    """The files of all splits but one of a data folder.
+
+    Args:
+        data: a subset of the folder.
+        split: the split to leave out, with its continuations (train, train1, ...).
+
+    Yields:
+        Each file, its name in another folder, for the direction of the training, and the dictionary
+        of its side. Files of the reverse direction come first, since fairseq reads the others.
+    """
+    ours, reverse = (f".{'-'.join(languages)}." for languages in (data.pair, data.pair[::-1]))
+    of_source, of_target = ({each + suffix for suffix in SUFFIXES} for each in data.pair)
+    for direction in (reverse, ours):
+        for path in sorted(data.folder.glob(f"*{direction}*")):
+            name, _, end = path.name.partition(direction)
+            if name.rstrip("0123456789") != split and end in of_source | of_target:
+                dictionary = data.source_dictionary if end in of_source else data.target_dictionary
+                yield path, f"{name}{ours}{end}", dictionary
+
+
 def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     """Copies the dictionaries and all splits but one into a new data folder.
 
@@ -95,20 +116,13 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     """
     for language in data.pair:
         shutil.copyfile(data.dictionary_file(language), folder / f"dict.{language}.txt")
-    ours, reverse = (f".{'-'.join(languages)}." for languages in (data.pair, data.pair[::-1]))
-    of_source, of_target = ({each + suffix for suffix in SUFFIXES} for each in data.pair)
-    for direction in (reverse, ours):  # where both exist, fairseq reads ours
-        for path in sorted(data.folder.glob(f"*{direction}*")):
-            name, _, end = path.name.partition(direction)
-            if name.rstrip("0123456789") == split or end not in of_source | of_target:
-                continue
-            dictionary = data.source_dictionary if end in of_source else data.target_dictionary
-            if path.is_symlink():
-                _check_linked(path, dictionary)
-            if end in data.pair:
-                _binarise_raw(path, dictionary, folder / f"{name}{ours}{end}")
-            elif not path.with_suffix("").is_file():  # of both, fairseq reads the raw one
-                shutil.copyfile(path, folder / f"{name}{ours}{end}")
+    for path, name, dictionary in other_splits(data, split):
+        if path.is_symlink():
+            _check_linked(path, dictionary)
+        if path.suffix not in (".bin", ".idx"):
+            _binarise_raw(path, dictionary, folder / name)
+        elif not path.with_suffix("").is_file():  # of both, fairseq reads the raw one
+            shutil.copyfile(path, folder / name)
 
 
 def _check_linked(path: Path, dictionary: Dictionary) -> None:

@@ -361,6 +361,16 @@ def test_progress_is_shown_in_sentences_from_the_first_to_the_last(distill, tmp_
     assert ended.endswith(f"| {count}/{count} sentences, 00:00 left, {count} pairs kept")
 
 
+def test_another_valid_set_makes_another_folder(distill, data, tmp_path, capsys):
+    copied = tmp_path / "data"
+    shutil.copytree(data, copied)
+    assert distill(tmp_path / "out", folder=copied) == 0
+    path = next(copied.glob("valid.*.es.bin"))
+    path.write_bytes(path.read_bytes()[:-4] + path.read_bytes()[-2:] * 2)
+    assert distill(tmp_path / "out", folder=copied) == 2
+    assert "out already exists and holds dict.en.txt. Remove it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ['{"name": "theirs"}', "[1]", "no JSON"])
 def test_a_folder_of_somebody_else_is_refused(distill, tmp_path, content, capsys):
     out = tmp_path / "out"

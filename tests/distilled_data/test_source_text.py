@@ -3,6 +3,7 @@
 import json
 import lzma
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,30 @@ def test_text_in_another_script_is_refused(binarise, capsys, tmp_path):
     message = r"--text \S+mono.es: \d+% of its tokens, such as .*, are not in the dictionary of es "
     assert re.search(rf"{message}in .*\. Give the --tokenizer, --bpe", capsys.readouterr().err)
     assert not (tmp_path / "mono").exists()
+
+
+def test_text_in_the_target_language_is_refused(binarise, data, capsys, tmp_path):
+    text = (Path(data).parent / "text" / "train.en").read_text(encoding="utf-8")
+    assert binarise(text.splitlines()[:30]) == 2
+    message = r"--text \S+mono.es must be in the source language, es, but its tokens are more prob"
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "mono").exists()
+
+
+def test_text_of_empty_lines_is_refused(binarise, capsys, tmp_path):
+    assert binarise(["", " "]) == 2
+    assert f"{tmp_path}/mono.es has only empty lines. Give another" in capsys.readouterr().err
+
+
+def test_another_valid_set_makes_another_folder(binarise, data, capsys, tmp_path):
+    copied = tmp_path / "data"
+    shutil.copytree(data, copied)
+    words = ["--data", str(copied)]
+    assert binarise(LINES, *words) == 0
+    path = next(copied.glob("valid.*.es.bin"))
+    path.write_bytes(path.read_bytes()[:-2] + b"\4\0")
+    assert binarise(LINES, *words) == 2
+    assert "mono already exists and holds dict.en.txt. Remove it" in capsys.readouterr().err
 
 
 def test_an_empty_text_is_refused(binarise, capsys, tmp_path):
