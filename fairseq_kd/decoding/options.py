@@ -208,6 +208,11 @@ class SplittingOptions(Options):
         if self.codes is not None and self.bpe == "none":
             raise ValueError("--codes has no effect with --bpe none. Leave one of them out.")
 
+    @property
+    def format_is_split(self) -> bool:
+        """Whether the text is split into the tokens of the data already."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportTranslationsOptions(SplittingOptions):
@@ -234,8 +239,13 @@ class ImportTranslationsOptions(SplittingOptions):
             ValueError: naming one that has none.
         """
         super().check()
-        if self.codes is not None and self.format == "fairseq":
+        if self.codes is not None and self.format_is_split:
             raise ValueError("--codes has no effect with --format fairseq. Leave one of them out.")
+
+    @property
+    def format_is_split(self) -> bool:
+        """Whether the text is split into the tokens of the data already."""
+        return self.format == "fairseq"
 
 
 @dataclass(frozen=True, kw_only=True)

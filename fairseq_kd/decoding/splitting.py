@@ -28,11 +28,11 @@ CODES = {
 
 
 def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
-    """The file for splitting words: the user's, or that of scripts/prepare.sh.
+    """The file for splitting words: the user's, or that of scripts/prepare.sh or binarise-text.
 
     Args:
         bpe: a key of CODES, or NONE.
-        codes: the user's; None for the one beside the data.
+        codes: the user's; None for the one beside the data, or in their folder.
         data: the folder of the binarised data.
 
     Returns:
@@ -48,13 +48,13 @@ def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
         if not codes.is_file():
             raise FileNotFoundError(f"--codes {codes} does not exist. Give {learned}.")
         return codes
-    beside = data.resolve().parent / file
-    if not beside.is_file():
-        raise FileNotFoundError(
-            f"There is no file {file} beside {data}. Give {learned} by --codes, or --bpe none if "
-            "the data are not split."
-        )
-    return beside
+    for path in (data.resolve().parent / file, data / file):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"There is no file {file} beside {data}. Give {learned} by --codes, or --bpe none if the "
+        "data are not split."
+    )
 
 
 @cache

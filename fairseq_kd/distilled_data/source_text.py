@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from collections import Counter
 from functools import partial
@@ -13,7 +14,13 @@ import numpy as np
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_kd.decoding.splitting import UnknownTokens, find_codes, split_lines, splitter
+from fairseq_kd.decoding.splitting import (
+    CODES,
+    UnknownTokens,
+    find_codes,
+    split_lines,
+    splitter,
+)
 from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
 from fairseq_kd.distilled_data.options import BinariseTextOptions
 from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, other_splits
@@ -97,6 +104,8 @@ class SourceText:
         source, target = self.data.pair
         dictionary, options = self.data.source_dictionary, self.options
         copy_the_rest(self.data, "train", work)
+        if self.codes is not None:
+            shutil.copyfile(self.codes, work / CODES[options.bpe].file)
         total = sum(1 for _ in lines_of(str(self.file)))
         lines = CleanLines(str(self.file))
         unknown = UnknownTokens(dictionary, source, self.data.folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+from fairseq_kd.decoding.options import SplittingOptions
 from fairseq_kd.distilled_data.options import DistillDataOptions
 from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.pipeline.layout import Layout
@@ -48,10 +49,13 @@ def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str,
         built[name] = builder.check(name, training)
     pivot = any(training.get("kd_pivot_lang") for training in trainings.values())
     if isinstance(run.teacher, list):
+        tasks = []
         for path in run.teacher:
             called, languages = f"{run.path}: the teacher", run.teacher_languages
             model, task = _loaded(layout, path, called, not pivot, languages)
             _check_teacher(run, path, model, sentence_format(task), trainings, built)
+            tasks.append(task)
+        _check_languages(run, layout, tasks)
     for path in run.get("compare", {}).values():
         _loaded(layout, path, f"{run.path}: compare:", not pivot)
     _check_vocabulary(run, layout)
@@ -61,6 +65,20 @@ def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str,
         for name, training in trainings.items():
             if built[name]:
                 trials.run(name, training)
+
+
+def _check_languages(run: RunFile, layout: Layout, tasks: Sequence[Any]) -> None:
+    """Refuses names of languages that no teacher uses."""
+    from fairseq_kd.teachers.compatibility import language_pair
+    from fairseq_kd.teachers.multilingual import TeacherTask
+
+    names, ours = run.teacher_languages, layout.corpus.pair
+    own = [language_pair(each) for each in tasks if not isinstance(each, TeacherTask)]
+    if names not in (None, ours) and len(own) == len(tasks) and set(own) == {ours}:
+        raise ValueError(
+            f"{run.path}: teacher-languages has no effect, since the teacher itself names its "
+            f"languages {' and '.join(ours)}. Leave it out."
+        )
 
 
 def _check_teacher(
@@ -132,13 +150,26 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
     subset = SimpleNamespace(source_dictionary=source, target_dictionary=target)
     sections = {"evaluate": "evaluate", "distill": "distilled.distill-data"}
     for step in layout.steps:
+        if isinstance(step.command, SplittingOptions):
+            with run.section(f"distilled.{step.command.COMMAND}"):
+                _check_text(layout, step.command, subset)
         if step.kind in sections:
-            try:
+            with run.section(sections[step.kind]):
                 check_splitting(subset, step.command.remove_bpe, "remove-bpe")
                 if step.kind == "distill":
                     _check_mixing(layout, step.command, source)
-            except (FileNotFoundError, ValueError) as error:
-                raise type(error)(f"{run.path}: {sections[step.kind]}: {error}") from None
+
+
+def _check_text(layout: Layout, options: SplittingOptions, subset: Any) -> None:
+    """Refuses another splitting of words than that of the data, and codes that are missing."""
+    from fairseq_kd.decoding.splitting import find_codes
+    from fairseq_kd.decoding.subset import check_splitting
+
+    if options.format_is_split:
+        return
+    check_splitting(subset, options.bpe, "bpe")
+    if options.codes is not None or layout.corpus.step is None:
+        find_codes(options.bpe, options.codes, Path(layout.corpus.folder))
 
 
 def _check_mixing(layout: Layout, options: DistillDataOptions, source: Any) -> None:

@@ -5,9 +5,8 @@ its initial weights and its training; then the controls, and the evaluation.
 """
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
@@ -107,14 +106,6 @@ class Layout:
 
     def _path(self, *parts: str) -> str:
         return str(self.folder.joinpath(*parts))
-
-    @contextmanager
-    def _section(self, key: str) -> Iterator[None]:
-        """Adds the section of the run file to errors about its flags."""
-        try:
-            yield
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{self.run.path}: {key}: {error}") from None
 
     # Trainings
 
@@ -227,7 +218,7 @@ class Layout:
         name = f"{teacher.name}-store" + ("" if data == gold.folder else f"-{Path(data).name}")
         out = self._path(name)
         section = self.run.get("store", {})
-        with self._section("store"):
+        with self.run.section("store"):
             steps = store_steps(
                 teacher, gold, data, after, section, self.stored, out, self.own_user_dir
             )
@@ -248,7 +239,7 @@ class Layout:
         corpus = self._to_translate(section)
         if "import-translations" in section:
             out = self._path(IMPORTED)
-            with self._section("distilled.import-translations"):
+            with self.run.section("distilled.import-translations"):
                 steps = [import_step(corpus, section["import-translations"], out)]
         else:
             teachers, shards = (
@@ -256,9 +247,9 @@ class Layout:
                 section.get("shards", 1),
             )
             options = (section.get("translate", {}), shards, out, self.own_user_dir)
-            with self._section("distilled.translate"):
+            with self.run.section("distilled.translate"):
                 steps = translation_steps(teachers, corpus, *options)
-        with self._section("distilled.distill-data"):
+        with self.run.section("distilled.distill-data"):
             flags = section.get("distill-data", {})
             steps.append(distilled_step(corpus, self.corpus, flags, out, self._path(kind)))
         self._add(*steps)
@@ -268,7 +259,7 @@ class Layout:
         """The corpus whose training set is translated: that of the run, or monolingual text."""
         if "binarise-text" not in section:
             return self.corpus
-        with self._section("distilled.binarise-text"):
+        with self.run.section("distilled.binarise-text"):
             step = text_step(self.corpus, section["binarise-text"], self._path(MONOLINGUAL))
         self._add(step)
         return Corpus(self._path(MONOLINGUAL), self.corpus.pair, step)
@@ -372,7 +363,7 @@ class Layout:
         pairs = [*flags.items()]
         pairs += [(role, f"{model.name}={model.checkpoint}") for role, model in systems]
         pairs += {"subset": "test", **self.run.get("evaluate", {})}.items()
-        with self._section("evaluate"):
+        with self.run.section("evaluate"):
             command = EvaluateOptions.of(pairs)
         self.corpus.check_split(command.subset)
         after = [step for _, model in systems for step in model.after]

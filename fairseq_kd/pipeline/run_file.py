@@ -9,10 +9,11 @@ import math
 import os
 import re
 from collections.abc import Hashable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import jsonschema
 import yaml
@@ -92,6 +93,14 @@ class RunFile:
     def get(self, key: str, default: Any) -> Any:
         """The value of one of the remaining keys."""
         return self.other.get(key, default)
+
+    @contextmanager
+    def section(self, key: str) -> Iterator[None]:
+        """Adds the name of a section to errors about its flags."""
+        try:
+            yield
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{self.path}: {key}: {error}") from None
 
 
 def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:

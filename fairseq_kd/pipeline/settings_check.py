@@ -23,6 +23,7 @@ STAGE_KEYS = {  # those of a stage only
     "kd-teacher": "learns-from",
     **dict.fromkeys(("kd-teacher-source-lang", "kd-teacher-target-lang"), LANGUAGES),
 }
+SELECTED = ("nbest", "interpolation", "mbr", "score")  # of several translations of a sentence
 SECTION_KEYS = {  # by section: flags of our commands that the run sets, and the key
     "evaluate": {
         **{"data": "data", "out": "run", "teacher": "teacher", **OF_TEACHER},
@@ -186,12 +187,23 @@ def _check_distilled(
             )
     choice = section.get("distill-data", {})
     mix, select = choice.get("mix"), choice.get("select", "best")
+    imported = section.get("import-translations")
     several = str(section.get("translate", {}).get("nbest", 1)) != "1"
-    chooses = select in ("nbest", "interpolation", "mbr")
-    if chooses and not several and "import-translations" not in section:
+    if select in SELECTED and not several and imported is None:
         raise ValueError(
             f"{run.path}: distilled.distill-data.select is {select}, which needs several "
             "translations of a sentence. Add distilled: {translate: {nbest: 5}}."
+        )
+    form = None if imported is None else imported.get("format", "plain")
+    if select in SELECTED and form in ("plain", "tsv"):
+        raise ValueError(
+            f"{run.path}: distilled.distill-data.select is {select}, which needs several "
+            f"translations of a sentence, but a file of the format {form} has one. Leave it out."
+        )
+    if form == "plain" and "min-score" in choice and "scores" not in choice:
+        raise ValueError(
+            f"{run.path}: distilled.distill-data.min-score needs scores, but a file of the format "
+            "plain has none. Leave it out, or give scores."
         )
     compares = select == "interpolation" or "min-similarity" in choice
     if compares and "binarise-text" in section:

@@ -165,3 +165,26 @@ def test_monolingual_text_has_no_references_to_compare_with(workflow_of, flags):
     message = r"run\.yaml: distilled\.binarise-text has no references, with which distilled\.distil"
     with pytest.raises(ValueError, match=message):
         workflow_of(f"ladder: [{{ratio: 0.5, data: mixed}}]\ndistilled: {{{section}}}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        ("bpe: sentencepiece", ValueError, r"bpe is sentencepiece, but the words of the data were"),
+        ("codes: gone", FileNotFoundError, r"--codes gone does not exist\. Give the merges that"),
+    ],
+)
+def test_monolingual_text_is_split_as_the_data(workflow_of, flags, error, message):
+    Path("news.es").write_text("Y dijo Dios: Sea la luz.\n")
+    section = f"distilled: {{binarise-text: {{text: news.es, {flags}}}}}"
+    with pytest.raises(error, match=rf"run\.yaml: distilled\.binarise-text: {message}"):
+        workflow_of(f"ladder: [{{ratio: 0.5, data: mixed}}]\n{section}")
+
+
+def test_other_names_of_languages_than_those_of_a_bilingual_teacher_have_no_effect(workflow_of):
+    message = (
+        r"run\.yaml: teacher-languages has no effect, since the teacher itself names its languages "
+        r"es and en\. Leave it out\."
+    )
+    with pytest.raises(ValueError, match=message):
+        workflow_of("ladder: [0.5]\nteacher-languages: {source: es_XX, target: en_XX}")

@@ -4,6 +4,7 @@ import pytest
 
 SMALL = "transformer_kd_small_student"
 PLAIN = "criterion: label_smoothed_cross_entropy"
+IMPORTED = "distilled: {import-translations: {hypotheses: t.en}}"
 WITHOUT_EFFECT = {
     "a weight": (f"ladder: [0.7, {{ratio: 0.4, {PLAIN}, alpha: 0.5}}]", "student has alpha, which"),
     "a temperature": (
@@ -65,6 +66,20 @@ WITHOUT_EFFECT = {
     "a choice among one": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {select: mbr}}",
         "distilled.distill-data.select is mbr, which needs several translations of a sentence. Add",
+    ),
+    "a choice by scores among one": (
+        "ladder: [{ratio: 0.5, data: mixed}]\n"
+        "distilled: {distill-data: {select: score, scores: s.txt}}",
+        "distilled.distill-data.select is score, which needs several translations of a sentence.",
+    ),
+    "a choice among one of another system": (
+        f"ladder: [{{ratio: 0.5, data: mixed}}]\n{IMPORTED[:-1]}, "
+        "distill-data: {select: interpolation}}",
+        "translations of a sentence, but a file of the format plain has one. Leave it out.",
+    ),
+    "a filter of scores that are not there": (
+        f"ladder: [{{ratio: 0.5, data: mixed}}]\n{IMPORTED[:-1]}, distill-data: {{min-score: 1}}}}",
+        "distilled.distill-data.min-score needs scores, but a file of the format plain has none.",
     ),
     "two sets without a weight": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {mix: extra}}",

@@ -195,7 +195,18 @@ def test_a_whole_table_is_not_replaced_by_one_of_other_sentences(copied):
 
 
 @pytest.mark.parametrize("name", ["00002.npy", "00002.sentences.npy", "sentences.npy"])
-@pytest.mark.parametrize("shape", ["(99999999999,)", "(9999999999999999999,)", "(-1,)", "no array"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "(99999999999,)",
+        "(9999999999999999999,)",
+        "(-1,)",
+        "(True,)",
+        "({},)",
+        f"({'-' * 90}1,)",
+        "no array",
+    ],
+)
 def test_an_array_that_claims_more_than_its_file_has_is_damaged(copied, name, shape):
     path = copied / "valid" / name
     header = re.compile(rb"\(\d+,\), \}( +)\n")
