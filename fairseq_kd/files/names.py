@@ -33,8 +33,11 @@ def in_one_line(text: object) -> str:
 
 
 def on_terminal(text: object) -> str:
-    """A text with escaped control characters, so that a terminal shows them; line breaks stay."""
-    controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+    """A text with escaped control characters, so that a terminal shows them; line breaks stay.
+
+    Those that change the direction of writing are escaped, too: they reorder what follows.
+    """
+    controls = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
     return controls.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 

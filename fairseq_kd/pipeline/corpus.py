@@ -16,6 +16,7 @@ PREPARING = {
 }  # environment variables of scripts/prepare.sh
 BINARISED = (".bin", ".idx")
 SPLITS = ("train", "valid", "test")
+EVERY_SPLIT = ("",)  # beginnings of their names
 
 
 class Corpus(NamedTuple):

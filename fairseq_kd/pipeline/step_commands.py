@@ -15,7 +15,7 @@ from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOp
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import WHOLE
 from fairseq_kd.parallel_text import text_file
-from fairseq_kd.pipeline.corpus import Corpus
+from fairseq_kd.pipeline.corpus import EVERY_SPLIT, Corpus
 from fairseq_kd.pipeline.options import StageOptions
 from fairseq_kd.pipeline.workflow import LaidOutStep, Training
 from fairseq_kd.teachers.options import StoreMergeOptions, StoreOptions
@@ -285,7 +285,7 @@ def text_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep
     given = [text_file(str(options.text)), *([str(options.codes)] if options.codes else [])]
     side = f"{out}/train.{'-'.join(gold.pair)}.{gold.pair[0]}"
     makes = [f"{out}/text.json", f"{side}.bin", f"{side}.idx"]
-    reads = [*gold.reads(), *given]
+    reads = [*gold.reads(EVERY_SPLIT), *given]
     return LaidOutStep(_last(out), "prepare", options, gold.after, reads, makes, out)
 
 
@@ -357,7 +357,8 @@ def distilled_step(
     if _last(out) == "mixed":
         flags |= {"mix": "gold", **({} if corpus is gold else {"gold-data": gold.folder})}
     options = DistillDataOptions.of({**flags, "select": "best", **section})
-    makes, reads = [f"{out}/manifest.json"], [str(options.scores)] if options.scores else []
+    makes, reads = [f"{out}/manifest.json"], gold.reads(EVERY_SPLIT)
+    reads += [str(options.scores)] if options.scores else []
     return LaidOutStep(_last(out), "distill", options, [_last(translations)], reads, makes, out)
 
 

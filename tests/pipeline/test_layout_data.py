@@ -74,6 +74,12 @@ def test_translations_of_the_teacher_become_a_training_set(workflow_of, kind, la
     assert args(workflow, "stage-70")["data"] == args(workflow, "undistilled")["data"] == data
 
 
+def test_a_distilled_set_depends_on_every_set_that_it_takes_from_the_data(workflow_of, data):
+    workflow = workflow_of("ladder: [{ratio: 0.5, data: mixed}]")
+    splits = {f"{data}/{name}.es-en.en.bin" for name in ("train", "valid", "test")}
+    assert splits <= {*workflow.step("mixed").reads}
+
+
 def test_translations_in_shards_are_merged_and_made_once_for_all_stages(workflow_of):
     ladder = "ladder: [{ratio: 0.7, data: distilled}, {ratio: 0.4, data: mixed}]"
     workflow = workflow_of(f"{ladder}\ndistilled: {{shards: 2}}")
