@@ -110,7 +110,8 @@ def students(rows: Dict[str, Row]) -> str:
         figures = [f"{size:.0%}", f"{int(behind):,}", row.shown("BLEU"), row.shown("chrF")]
         fair = name != UNDISTILLED and behind == alone.runs[0]["behind"]
         gain = f"{bleu - mean(alone.values('BLEU')):+.1f}" if fair else ""
-        p = f"{max(row.values('p_undistilled')):.3f}" if fair else ""
+        tested = row.values("p_undistilled") if fair else []
+        p = f"{max(tested):.3f}" if tested else ""
         cells.append([called, *figures, f"{bleu / whole:.0%}", gain, p])
     columns = ["model", "parameters", "updates behind", "BLEU", "chrF", "kept", "over alone", "p"]
     return markdown_table(columns, cells)
