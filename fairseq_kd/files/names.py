@@ -43,7 +43,7 @@ def on_terminal(text: object) -> str:
 
 def in_markdown(text: object) -> str:
     """A text as a line of Markdown, neither HTML nor a link; `code` and *emphasis* stay."""
-    return re.sub(r"<(?=[A-Za-z/!?])|\](?=[(\[:])", r"\\\g<0>", in_one_line(text))
+    return re.sub(r"(\\*)(<(?=[A-Za-z/!?])|\](?=[(\[:]))", r"\1\1\\\2", in_one_line(text))
 
 
 def as_code(text: object) -> str:

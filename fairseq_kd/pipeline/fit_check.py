@@ -117,7 +117,7 @@ def _loaded(
     from fairseq_kd.teachers.loading import load_teacher
     from fairseq_kd.teachers.multilingual import Languages
 
-    model, task = load_teacher(path, called, Languages(layout.corpus.pair, names))
+    model, task = load_teacher(path, called, Languages(layout.corpus.pair, names, True))
     own = (task.source_dictionary, task.target_dictionary)
     source, target = dictionaries_of(layout) or own
     languages = dict(zip(("source_lang", "target_lang"), layout.corpus.pair, strict=True))

@@ -219,6 +219,12 @@ def _check_distilled(
                 f"{run.path}: {name} has data: {data}, whose training set is called train, but "
                 f"train-subset is {flags['train-subset']}. Leave one of them out."
             )
+        if "upsample-primary" in flags and mix != "extra":
+            raise ValueError(
+                f"{run.path}: {name} has upsample-primary, which has no effect on data: {data}, a "
+                "single training set. Leave it out; distilled.distill-data.upsample-gold repeats "
+                "the references in data: mixed."
+            )
         if data == "distilled":
             continue
         if mix == "alone":

@@ -56,6 +56,7 @@ class LiveTeacher:
         student_task: FairseqTask,
         dtype: str = "student",
         languages: Optional[Pair] = None,
+        several: bool = False,
     ) -> "LiveTeacher":
         """The teacher in a fairseq checkpoint.
 
@@ -64,13 +65,14 @@ class LiveTeacher:
             student_task: the task of the training, whose languages and dictionaries it must share.
             dtype: a key of ``DTYPES``.
             languages: the names of the student's languages in the teacher, if they are others.
+            several: whether it is one of several teachers, which may not all use these names.
 
         Raises:
             FileNotFoundError: the checkpoint or its dictionaries are missing.
             ValueError: it cannot teach this student.
         """
         pair = language_pair(student_task)
-        model, task = load_teacher(path, "--kd-teacher", Languages(pair, languages))
+        model, task = load_teacher(path, "--kd-teacher", Languages(pair, languages, several))
         check_same_vocabulary(f"--kd-teacher {path}", task, student_task)
         check_positions(f"--kd-teacher {path}", model, student_task, sentence_format(task))
         return cls(model, dtype, task)

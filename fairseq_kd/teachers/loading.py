@@ -224,8 +224,13 @@ def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Langua
     if languages.teacher is not None and multilingual:
         check_languages(path, name, options, languages.teacher)
     if languages.teacher is not None:
-        if not multilingual and pair == languages.data:  # of several teachers, one that has these
-            return languages.data
+        if not multilingual and pair == languages.data != languages.teacher:
+            if languages.several:
+                return languages.data
+            raise ValueError(
+                f"{_language_flags(flag)} have no effect: {name} itself names its languages "
+                f"{' and '.join(pair)}. Leave them out."
+            )
         if not multilingual and None not in pair and pair != languages.teacher:
             raise ValueError(
                 f"{name} translates {'-'.join(pair)}, but {_language_flags(flag)} say "

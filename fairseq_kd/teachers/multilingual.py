@@ -40,10 +40,12 @@ class Languages(NamedTuple):
         data: names in the files of the data; None if they are the teacher's.
         teacher: names that the teacher gives them (``--teacher-source-lang``); None if they are
             those of the data, or those that the checkpoint records.
+        several: whether there are several teachers, of which some may have the names of the data.
     """
 
     data: Optional[Pair] = None
     teacher: Optional[Pair] = None
+    several: bool = False
 
     @classmethod
     def of_data(cls, folder: Path, teacher: Optional[Pair]) -> "Languages":

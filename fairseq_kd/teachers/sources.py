@@ -30,7 +30,9 @@ def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
     named = (cfg.kd_teacher_source_lang, cfg.kd_teacher_target_lang)
     languages = named if None not in named else None
     dtype = cfg.kd_teacher_dtype
-    live = [LiveTeacher.load(path, task, dtype, languages) for path in _paths(cfg.kd_teacher)]
+    paths = _paths(cfg.kd_teacher)
+    several = len(paths) > 1
+    live = [LiveTeacher.load(path, task, dtype, languages, several) for path in paths]
     stores = _paths(cfg.kd_store)
     limits = [longest_sentences(cfg, task, subset) for subset in subsets] if stores else []
     stored = [StoredTeacher(path, task, subsets, limits) for path in stores]

@@ -129,6 +129,7 @@ def test_names_lose_no_more_than_the_ends_of_their_lines():
     assert in_one_line("a\n\u2028b\x1b c") == "a b c"
     assert on_terminal("a\u202eb\u2066") == "a\\u202eb\\u2066"
     assert on_terminal("a\n\x1b[2J\x9b1mé\tb\r") == "a\n\\x1b[2J\\x9b1mé\tb\\r"
+    assert in_markdown(r"\<b> [a\](b)") == r"\\\<b> [a\\\](b)"
     assert in_markdown("p < 0.05, [x] <b> [c](d)") == "p < 0.05, [x] \\<b> [c\\](d)"
     assert as_code("a`` b`") == "``` a`` b` ```"
     assert as_code("a") == "`a`"

@@ -81,6 +81,10 @@ WITHOUT_EFFECT = {
         f"ladder: [{{ratio: 0.5, data: mixed}}]\n{IMPORTED[:-1]}, distill-data: {{min-score: 1}}}}",
         "distilled.distill-data.min-score needs scores, but a file of the format plain has none.",
     ),
+    "a weight of one set": (
+        "ladder: [{ratio: 0.5, data: mixed, train: {upsample-primary: 3}}]",
+        "student has upsample-primary, which has no effect on data: mixed, a single training set.",
+    ),
     "two sets without a weight": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {mix: extra}}",
         "student needs train: {upsample-primary: N}, the copies of the references beside the tran",

@@ -15,6 +15,7 @@ from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.export.lineage import trained_on
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
+from fairseq_kd.teachers.multilingual import Languages
 
 
 @pytest.fixture
@@ -184,3 +185,14 @@ def test_an_lstm_can_teach_and_be_taught(data, moved):
         loss, _, log = student.criterion(student.model, student.batch(0, 1))
         assert log["kd_loss"] > 0
         loss.backward()
+
+
+def test_names_of_languages_that_a_bilingual_teacher_does_not_use_are_refused(teacher):
+    languages = Languages(("es", "en"), ("es_XX", "en_XX"))
+    message = (
+        rf"^--kd-teacher-source-lang and --kd-teacher-target-lang have no effect: --kd-teacher "
+        rf"{teacher} itself names its languages es and en\. Leave them out\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_teacher(teacher, "--kd-teacher", languages)
+    load_teacher(teacher, "--kd-teacher", languages._replace(several=True))
