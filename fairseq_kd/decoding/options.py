@@ -209,7 +209,7 @@ class SplittingOptions(Options):
             raise ValueError("--codes has no effect with --bpe none. Leave one of them out.")
 
     @property
-    def format_is_split(self) -> bool:
+    def is_split(self) -> bool:
         """Whether the text is split into the tokens of the data already."""
         return False
 
@@ -239,11 +239,11 @@ class ImportTranslationsOptions(SplittingOptions):
             ValueError: naming one that has none.
         """
         super().check()
-        if self.codes is not None and self.format_is_split:
+        if self.codes is not None and self.is_split:
             raise ValueError("--codes has no effect with --format fairseq. Leave one of them out.")
 
     @property
-    def format_is_split(self) -> bool:
+    def is_split(self) -> bool:
         """Whether the text is split into the tokens of the data already."""
         return self.format == "fairseq"
 

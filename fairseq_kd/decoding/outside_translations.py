@@ -26,11 +26,10 @@ from fairseq_kd.decoding.options import ImportTranslationsOptions
 from fairseq_kd.decoding.splitting import (
     OWN_SPLITTING,
     UnknownTokens,
-    find_codes,
+    checked_codes,
     split_lines,
-    splitter,
 )
-from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset, splitting_of, words_of
+from fairseq_kd.decoding.subset import Subset, read_subset, splitting_of, words_of
 from fairseq_kd.decoding.translation_formats import FORMATS, Translation
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
@@ -73,13 +72,9 @@ class Import:
             )
         self.subset: Subset = read_subset(options.data, options.subset, pair)
         self.bpe, self.tokenizer = options.bpe, options.tokenizer
-        if options.format == "fairseq":  # whose tokens are those of the dictionary
+        if options.is_split:  # into tokens of the dictionary
             self.bpe = self.tokenizer = "none"
-            self.codes = None
-        else:
-            check_splitting(self.subset, self.bpe, "--bpe")
-            self.codes = find_codes(self.bpe, options.codes, options.data)
-        splitter(self.tokenizer, self.bpe, self.codes, pair[1])  # refuses damaged codes now
+        self.codes = checked_codes(self.tokenizer, self.bpe, options.codes, self.subset, pair[1])
         self.sentences = len(self.subset)
 
     def run(self) -> None:
@@ -137,8 +132,8 @@ class Import:
                 if known:
                     counts.scored &= not math.isnan(translation.score)
                     file.write(lines_of(translation.number, [Hypothesis(known, translation.score)]))
-        called, whole = f"--hypotheses {self.options.hypotheses}", self.options.format == "fairseq"
-        counts.unknown.check(called, WITH_PIECES if whole else OWN_SPLITTING)
+        advice = WITH_PIECES if self.options.is_split else OWN_SPLITTING
+        counts.unknown.check(f"--hypotheses {self.options.hypotheses}", advice)
         ranked, most = self.options.format == "fairseq", 1
         ready = unsorted / "sorted"
         with ready.open("w", encoding="utf-8", newline="\n") as file:

@@ -6,7 +6,13 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from fairseq.data import Dictionary
 
-from fairseq_kd.decoding.subset import SENTENCEPIECE, SUBWORD_NMT, splitting_of
+from fairseq_kd.decoding.subset import (
+    SENTENCEPIECE,
+    SUBWORD_NMT,
+    Subset,
+    check_splitting,
+    splitting_of,
+)
 from fairseq_kd.parallel_text import cleaned
 
 NONE, MOSES = "none", "moses"
@@ -55,6 +61,28 @@ def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
         f"There is no file {file} beside {data}. Give {learned} by --codes, or --bpe none if the "
         "data are not split."
     )
+
+
+def checked_codes(
+    tokenizer: str, bpe: str, codes: Optional[Path], data: Subset, language: str
+) -> Optional[Path]:
+    """The file for splitting words of text as a data set was split.
+
+    Args:
+        tokenizer: MOSES or NONE.
+        bpe: a key of CODES, or NONE.
+        codes: the user's file, or None.
+        data: the data set.
+        language: of the text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or the data were split otherwise.
+    """
+    check_splitting(data, bpe, "--bpe")
+    codes = find_codes(bpe, codes, data.folder)
+    splitter(tokenizer, bpe, codes, language)  # reads the file
+    return codes
 
 
 @cache

@@ -19,7 +19,7 @@ from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
 from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
 from fairseq_kd.distilled_data.selection import SelectionOptions
 from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, other_splits, tag_id
-from fairseq_kd.files.hashes import first_damaged, sha256_of, sums_of
+from fairseq_kd.files.hashes import check_unchanged, sha256_of, sums_of
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.whole_files import check_apart, whole_folder
 from fairseq_kd.progress import ProgressLine
@@ -178,12 +178,7 @@ class DistilledSet:
     def _make(self) -> None:
         manifest = read_manifest(self.out)
         if manifest is not None and self._is_of_these(manifest["made_of"]):
-            damaged = first_damaged(self.out, manifest["files"])
-            if damaged is not None:
-                raise ValueError(
-                    f"{damaged} is missing, or was changed after it was written: its hash differs. "
-                    f"Remove {self.out} and run this again."
-                )
+            check_unchanged(self.out, manifest["files"])
             print(f"{self.out} already exists", file=sys.stderr)
             return
         if self.subset.name != "train":

@@ -17,14 +17,13 @@ from torch import Tensor
 from fairseq_kd.decoding.splitting import (
     CODES,
     UnknownTokens,
-    find_codes,
+    checked_codes,
     split_lines,
-    splitter,
 )
-from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
+from fairseq_kd.decoding.subset import Subset, read_subset
 from fairseq_kd.distilled_data.options import BinariseTextOptions
 from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, other_splits
-from fairseq_kd.files.hashes import first_damaged, sha256_of, sums_of
+from fairseq_kd.files.hashes import check_unchanged, sha256_of, sums_of
 from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.whole_files import whole_folder
@@ -56,9 +55,9 @@ class SourceText:
         self.options, self.workers = options, workers
         self.file = Path(text_file(str(options.text)))
         self.data: Subset = read_subset(options.data, "train", pair)
-        check_splitting(self.data, options.bpe, "--bpe")
-        self.codes = find_codes(options.bpe, options.codes, options.data)
-        splitter(options.tokenizer, options.bpe, self.codes, pair[0])  # refuses damaged codes now
+        self.codes = checked_codes(
+            options.tokenizer, options.bpe, options.codes, self.data, pair[0]
+        )
 
     def make(self) -> None:
         """Writes the folder, or prints that it exists.
@@ -72,12 +71,7 @@ class SourceText:
         with locked(lock_beside(out), f"--out {out}", out, finished=True):
             earlier = _earlier(out)
             if earlier is not None and earlier["made_of"] == made_of:
-                damaged = first_damaged(out, earlier["files"])
-                if damaged is not None:
-                    raise ValueError(
-                        f"{damaged} is missing, or was changed after it was written: its hash "
-                        f"differs. Remove {out} and run this again."
-                    )
+                check_unchanged(out, earlier["files"])
                 print(f"{out} already exists", file=sys.stderr)
                 return
             with whole_folder(out) as work:

@@ -119,7 +119,7 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     for path, name, dictionary in other_splits(data, split):
         if path.is_symlink():
             _check_linked(path, dictionary)
-        if path.suffix not in (".bin", ".idx"):
+        if path.name.rpartition(".")[2] in data.pair:
             _binarise_raw(path, dictionary, folder / name)
         elif not path.with_suffix("").is_file():  # of both, fairseq reads the raw one
             shutil.copyfile(path, folder / name)

@@ -62,6 +62,24 @@ def first_damaged(folder: Path, sums: Mapping[str, str]) -> Optional[Path]:
     return None
 
 
+def check_unchanged(folder: Path, sums: Mapping[str, str]) -> None:
+    """Refuses an output folder of ours of which a file is missing or was changed.
+
+    Args:
+        folder: the folder.
+        sums: SHA-256 by name, as ``sums_of`` gave them when it was made.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    damaged = first_damaged(folder, sums)
+    if damaged is not None:
+        raise ValueError(
+            f"{damaged} is missing, or was changed after it was written: its hash differs. Remove "
+            f"{folder} and run this again."
+        )
+
+
 class FileHashes:
     """SHA-256 of files; those of large files are cached by size and modification time.
 

@@ -48,14 +48,15 @@ def computes_usual_attention(block: nn.Module) -> bool:
     """Whether a block computes ``softmax(Q K^T / sqrt(d)) V`` by its four projections alone.
 
     Forks of fairseq change attention, such as by rotary positions, mostly in a class of the same
-    name. So the block is tried on random inputs. One without memory for its weights cannot be; it
-    must have the parts of fairseq's own class.
+    name. So the block is tried on random inputs. One without memory for its weights, or one that
+    xformers computes on a GPU, cannot be; it must have the parts of fairseq's own class.
     """
     if not isinstance(block, MultiheadAttention):
         return False
     if {name for name, _ in block.named_children()} - PROJECTIONS - {"dropout_module"}:
         return False
-    if block.q_proj.weight.is_meta or isinstance(block.q_proj.weight, FakeTensor):
+    weight, elsewhere = block.q_proj.weight, getattr(block, "use_xformers", False)
+    if weight.is_meta or isinstance(weight, FakeTensor) or elsewhere:
         return block.bias_k is None and not block.add_zero_attn
     block = copy.deepcopy(block).float().eval()
     draw = torch.Generator(block.q_proj.weight.device).manual_seed(1)

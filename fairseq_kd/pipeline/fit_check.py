@@ -165,7 +165,7 @@ def _check_text(layout: Layout, options: SplittingOptions, subset: Any) -> None:
     from fairseq_kd.decoding.splitting import find_codes
     from fairseq_kd.decoding.subset import check_splitting
 
-    if options.format_is_split:
+    if options.is_split:
         return
     check_splitting(subset, options.bpe, "bpe")
     if options.codes is not None or layout.corpus.step is None:
