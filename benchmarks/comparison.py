@@ -105,7 +105,7 @@ def translations(folder: Path, measured: EvaluationResult) -> Dict[str, List[str
 
 
 def references_of(workflow: Workflow) -> List[str]:
-    """The test set's plain references, which scripts/prepare.sh keeps beside the data."""
+    """The test set's plain references, which fairseq-kd prepare keeps beside the data."""
     data = evaluation_of(workflow).data
     target = next(data.glob("test.*.bin")).name.split(".")[1].partition("-")[2]
     return (data.parent / "text" / f"test.{target}").read_text(encoding="utf-8").splitlines()

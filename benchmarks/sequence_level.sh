@@ -4,7 +4,7 @@
 #   usage: benchmarks/sequence_level.sh TEACHER.pt DATA_DIR RUN_DIR
 #   e.g.   benchmarks/sequence_level.sh runs/progressive/teacher/checkpoint_best.pt runs/progressive/data runs/claim
 #
-# DATA_DIR is what scripts/prepare.sh made. RUN_DIR/results.tsv gets one line per student: training
+# DATA_DIR is what fairseq-kd prepare made. RUN_DIR/results.tsv gets one line per student: training
 # set, seed, beam, BLEU of the detokenised test set. A table with medians and gains is printed.
 #
 # Env: SEEDS="1 2 3"  UPDATES=1600  BEAMS="1 5"

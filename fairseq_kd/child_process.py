@@ -18,7 +18,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 # Loaded here: forked from a process with threads, a child may wait for ever for the linker.
@@ -173,6 +173,16 @@ def run(command: Sequence[str], input: Optional[str] = None) -> "subprocess.Comp
     with child(command, stdout=pipe, stderr=pipe, encoding="utf-8", **options) as process:
         output, errors = process.communicate(input)
     return subprocess.CompletedProcess(list(command), process.returncode, output, errors)
+
+
+def own_programs(environment: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
+    """An environment in which the programs of this Python environment precede those on PATH.
+
+    Args:
+        environment: variables to change; None for none.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, **(environment or {}), "PATH": path}
 
 
 def new_token() -> str:

@@ -23,22 +23,26 @@ from fairseq_kd.commands import (
     inherit,
     merge,
     plan,
+    prepare,
     progressive,
     stage,
     step,
     store,
     store_merge,
     translate,
+    user_dir,
 )
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.write_errors import explained, writing
 
 DESCRIPTION = (
-    "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir user_dir."
+    "Knowledge distillation for fairseq. Training itself is fairseq-train ... --user-dir "
+    '"$(fairseq-kd user-dir)".'
 )
 INSTALL = "docs/install.md lists the requirements; scripts/setup.sh installs them."
 COMMANDS = (  # in the order of --help
     *(
+        prepare,
         plan,
         inherit,
         store,
@@ -51,7 +55,7 @@ COMMANDS = (  # in the order of --help
         stage,
         step,
     ),
-    *(diagnose, evaluate, export, flags),
+    *(diagnose, evaluate, export, flags, user_dir),
     *(merge, store_merge),  # for shards that lie on several machines
 )
 SUBCOMMANDS = tuple(command.SUBCOMMAND for command in COMMANDS)

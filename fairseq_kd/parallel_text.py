@@ -1,6 +1,6 @@
 """Reads plain text line by line, and makes clean sets of parallel text.
 
-It is a program, too, for ``scripts/prepare.sh``, and imports nothing else of the package:
+It is a program, too, for ``scripts/cross_lingual.sh``, and imports nothing else of the package:
 
     parallel_text.py IN/train OUT/train MAX_WORDS LANGUAGE LANGUAGE...
 """
@@ -183,7 +183,8 @@ def write_clean(name: str, out: str, languages: Sequence[str], max_words: int) -
             )
     if not kept:
         which = " and ".join(f".{language}" for language in languages)
-        raise ValueError(f"{name}{which} leave no pairs (MAX_WORDS={max_words}).")
+        limit = f" of at most {max_words} words" if max_words else ""
+        raise ValueError(f"{name}{which} leave no pairs{limit}.")
     return kept, sides[0].count
 
 

@@ -63,7 +63,7 @@ distil() { # distil NAME UPDATES ARCH TEACHER.pt: a student that starts from its
 }
 
 heading "prepare the text"
-MERGES=4000 MAX_WORDS=30 scripts/prepare.sh es en "$text" "$run/data"
+fairseq-kd prepare --text "$text" --source es --target en --merges 4000 --max-words 30 --out "$run/data"
 
 train teacher "$teacher_updates" --arch transformer_kd_small_teacher --lr 4e-3 --warmup-updates 300 \
   --criterion label_smoothed_cross_entropy

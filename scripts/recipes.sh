@@ -39,7 +39,8 @@ recipe() { # recipe flags...: all of it
   name=$(basename "$0" .sh)
   settle
   make_text
-  MERGES=$merges WORKERS=$workers scripts/prepare.sh "$src" "$tgt" "$run/text" "$run/data"
+  fairseq-kd prepare --text "$run/text" --source "$src" --target "$tgt" --merges "$merges" --workers "$workers" \
+    --out "$run/data"
   check_test_set
   fairseq-kd progressive "scripts/$name.yaml" "${settings[@]}" "${flags[@]}"
   show_scores

@@ -7,14 +7,15 @@ updates=${UPDATES:-600}
 read -ra seeds <<< "${SEEDS:-1 2 3}"
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0} PYTHONWARNINGS=ignore
 
-verses() { # sets data and text: those of DATA, or else what scripts/prepare.sh makes of TEXT in $run/data
+verses() { # sets data and text: those of DATA, or else what fairseq-kd prepare makes of TEXT in $run/data
   local prepared
   prepared=$(from_here "${DATA:-}" "$run/data")
   data=$prepared/bin text=$prepared/text
   if [[ -z ${DATA:-} ]]; then
-    MERGES=4000 MAX_WORDS=30 scripts/prepare.sh "$src" "$tgt" "$(from_here "${TEXT:-}" data/bible.es-en)" "$prepared"
+    fairseq-kd prepare --text "$(from_here "${TEXT:-}" data/bible.es-en)" --source "$src" --target "$tgt" \
+      --merges 4000 --max-words 30 --out "$prepared"
   else
-    [[ -d $data && -d $text ]] || die "DATA must be a folder that scripts/prepare.sh made, but $prepared lacks bin or text."
+    [[ -d $data && -d $text ]] || die "DATA must be a folder that fairseq-kd prepare made, but $prepared lacks bin or text."
   fi
 }
 

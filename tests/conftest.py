@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from forks import run_forked
-from harness import ROOT, TRAINING, Setup, copy_dictionaries, write_text
+from harness import TRAINING, Setup, copy_dictionaries, write_text
 from layered import SHAPE
 from three_languages import binarise_three_ways
 from trained import train_to_an_end
@@ -47,12 +47,13 @@ def made_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def prepared(made_once):
-    """The output of scripts/prepare.sh for a few hundred verses."""
+    """The output of fairseq-kd prepare for a few hundred verses."""
 
     def make(folder):
         text = write_text(folder / "text", {"train": 400, "valid": 40, "test": 40})
-        sizes = {"MERGES": "300", "MAX_WORDS": "25", "WORKERS": "1"}
-        run_forked(ROOT / "scripts/prepare.sh", "es", "en", text, folder / "data", env=sizes)
+        command = ["--text", text, "--source", "es", "--target", "en", "--out", folder / "data"]
+        sizes = ["--merges", "300", "--max-words", "25", "--workers", "1"]
+        run_forked("fairseq-kd", "prepare", *command, *sizes)
 
     return made_once("corpus", make) / "data"
 

@@ -35,6 +35,7 @@ LEGAL_TYPES = {  # of the flags that take text, by their types
     split_names: TEXT - {"-inf", "-1"},
 }
 LEGAL = {  # of numbers and their like, by command and flag
+    ("prepare", "--max-words"): {"0"},
     ("inherit", "--encoder-layers"): {"0"},
     ("inherit", "--decoder-layers"): {"0"},
     ("evaluate", "--lenpen"): {"-1", "0", "1e-40"},

@@ -20,6 +20,9 @@ from fairseq_kd.teachers.options import StoreOptions
 
 STORE = {"teacher": "t.pt", "data": "bin", "out": "store"}
 LINES = [  # with every kind of flag
+    "prepare --text t --source es --target en --out o --vocabulary v --max-words 9",
+    "prepare --text t --source es --target en --out o --merges 9 --workers 2",
+    "user-dir",
     "plan --teacher t.pt --ladder 1,0.5 --strategy depth --chart a.svg",
     "plan --arch transformer --vocab-size 100,200 --target 0.25 -- --share-all-embeddings",
     "inherit --teacher t.pt --arch a --out s.pt --encoder-layers 0,2 -- --encoder-layers 2",

@@ -104,7 +104,7 @@ LATIN1 += "the line is damaged, correct it, or remove it in every language."
             + LATIN1.replace("LATIN1", "UTF-16"),
         ),
         ("", "train.es is empty."),
-        ("\n \n\n", "train.es and .en leave no pairs (MAX_WORDS=0)."),
+        ("\n \n\n", "train.es and .en leave no pairs."),
     ],
 )
 def test_what_is_no_text_is_refused(clean, source, message):

@@ -16,7 +16,7 @@ example:
   fairseq-kd import-translations --data data-bin --hypotheses train.en --out translations
   fairseq-kd distill-data --data data-bin --translations translations --mix gold --out distilled
 
-The text to translate is the one that was binarised: scripts/prepare.sh keeps it as text/train.LANG
+The text to translate is the one that was binarised: fairseq-kd prepare keeps it as text/train.LANG
 beside the data.
 """
 

@@ -23,13 +23,9 @@ from fairseq_kd.decoding.hypothesis_files import (
     write_shard,
 )
 from fairseq_kd.decoding.options import ImportTranslationsOptions
-from fairseq_kd.decoding.splitting import (
-    OWN_SPLITTING,
-    UnknownTokens,
-    checked_codes,
-    split_lines,
-)
+from fairseq_kd.decoding.splitting import OWN_SPLITTING, UnknownTokens, checked_codes
 from fairseq_kd.decoding.subset import Subset, read_subset, splitting_of, words_of
+from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.decoding.translation_formats import FORMATS, Translation
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed

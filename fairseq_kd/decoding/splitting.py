@@ -1,21 +1,13 @@
-"""Converts plain text to the tokens of the data: Moses tokenisation, then BPE or SentencePiece."""
+"""The files with which the words of data were split, and tokens that a dictionary lacks."""
 
-from functools import cache
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, NamedTuple, Optional
 
 from fairseq.data import Dictionary
 
-from fairseq_kd.decoding.subset import (
-    SENTENCEPIECE,
-    SUBWORD_NMT,
-    Subset,
-    check_splitting,
-    splitting_of,
-)
-from fairseq_kd.parallel_text import cleaned
+from fairseq_kd.decoding.subset import Subset, check_splitting, splitting_of
+from fairseq_kd.decoding.tokenising import NONE, SENTENCEPIECE, SUBWORD_NMT, splitter
 
-NONE, MOSES = "none", "moses"
 MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # shares of tokens, with and without splitting
 OWN_SPLITTING = "Give the --tokenizer, --bpe and --codes of the data."
 
@@ -23,7 +15,7 @@ OWN_SPLITTING = "Give the --tokenizer, --bpe and --codes of the data."
 class Codes(NamedTuple):
     """The file that a subword method needs."""
 
-    file: str  # its name beside the data, as scripts/prepare.sh writes it
+    file: str  # its name beside the data, as fairseq-kd prepare writes it
     learned: str  # what it holds
 
 
@@ -34,7 +26,7 @@ CODES = {
 
 
 def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
-    """The file for splitting words: the user's, or that of scripts/prepare.sh or binarise-text.
+    """The file for splitting words: the user's, or that of fairseq-kd prepare or binarise-text.
 
     Args:
         bpe: a key of CODES, or NONE.
@@ -83,36 +75,6 @@ def checked_codes(
     codes = find_codes(bpe, codes, data.folder)
     splitter(tokenizer, bpe, codes, language)  # reads the file
     return codes
-
-
-@cache
-def splitter(tokenizer: str, bpe: str, codes: Optional[Path], language: str) -> Callable:
-    """A function from a line of text to its tokens, separated by spaces.
-
-    Args:
-        tokenizer: MOSES or NONE.
-        bpe: a key of CODES, or NONE.
-        codes: as ``find_codes`` returns it.
-        language: whose rules of tokenisation hold.
-
-    Raises:
-        ValueError: the file of the codes is damaged.
-    """
-    split = _SPLIT[bpe](codes)
-    if tokenizer == NONE:
-        return split
-    from sacremoses import MosesTokenizer
-
-    moses = MosesTokenizer(language)
-    return lambda line: split(moses.tokenize(line, return_str=True))
-
-
-def split_lines(
-    tokenizer: str, bpe: str, codes: Optional[Path], language: str, lines: Sequence[str]
-) -> List[str]:
-    """The tokens of each line; a function for a worker process. Arguments as of ``splitter``."""
-    split = splitter(tokenizer, bpe, codes, language)
-    return [split(cleaned(line).strip()) for line in lines]
 
 
 class UnknownTokens:
@@ -164,37 +126,3 @@ class UnknownTokens:
         """The share for a terminal, with examples."""
         share = f"unknown tokens: {self.unknown / max(1, self.tokens):.2%}"
         return f"{share}, such as {' '.join(self.examples)}" if self.examples else share
-
-
-def _merges(codes: Path) -> Callable[[str], str]:
-    from subword_nmt.apply_bpe import BPE
-
-    try:
-        with codes.open(encoding="utf-8") as file:
-            bpe = BPE(file)
-    except (SystemExit, ValueError, IndexError) as error:  # it exits at a line of another kind
-        raise ValueError(
-            f"--codes {codes} is not a subword-nmt codes file. Give the merges that subword-nmt "
-            "learned."
-        ) from error
-    return lambda line: bpe.process_line(line).strip()
-
-
-def _pieces(codes: Path) -> Callable[[str], str]:
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        pieces = SentencePieceProcessor(model_file=str(codes))
-    except RuntimeError as error:
-        raise ValueError(
-            f"--codes {codes} is not a SentencePiece model. Give the model that SentencePiece "
-            "learned."
-        ) from error
-    return lambda line: " ".join(pieces.encode(line, out_type=str))
-
-
-_SPLIT: Dict[str, Callable[[Path], Callable[[str], str]]] = {
-    SUBWORD_NMT: _merges,
-    SENTENCEPIECE: _pieces,
-    NONE: lambda codes: lambda line: " ".join(line.split()),
-}

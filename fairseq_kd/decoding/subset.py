@@ -11,12 +11,12 @@ from fairseq.data import Dictionary, data_utils, indexed_dataset
 from torch import Tensor
 
 from fairseq_kd.binarised import check_side
+from fairseq_kd.decoding.tokenising import SENTENCEPIECE, SUBWORD_NMT
 from fairseq_kd.dictionaries import check_encoding, read_dictionary
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.names import plain_languages
 
 SUFFIXES = ("", ".bin", ".idx")  # of the raw format, of all others
-SENTENCEPIECE, SUBWORD_NMT = "sentencepiece", "subword_nmt"
 MARKS = {  # SentencePiece marks the first piece of a word, subword-nmt all but the last
     SENTENCEPIECE: lambda piece: piece.startswith("\u2581"),
     SUBWORD_NMT: lambda piece: piece.endswith("@@"),

@@ -1,4 +1,4 @@
-"""The options of ``fairseq-kd distill-data`` and ``binarise-text``."""
+"""The options of ``fairseq-kd prepare``, ``distill-data`` and ``binarise-text``."""
 
 import math
 from dataclasses import MISSING, dataclass
@@ -16,11 +16,13 @@ from fairseq_kd.flag_types import (
     data_folder,
     file_path,
     number_field,
+    one_line,
     one_word,
     option_field,
     split_name,
 )
 
+MERGES = 8000  # of prepare
 MIXES = ("alone", "gold", "extra")
 SELECTION = Group("selection")
 THRESHOLDS = Group(
@@ -36,6 +38,55 @@ def threshold_field(option: str) -> Any:
     (one,) = (each for each in FILTERS if each.option == option)
     default = "none" if one.default is None else f"{one.default:g}"
     return number_field(None, one.range, f"{one.help} (default: {default})", group=THRESHOLDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(Options):
+    """Parallel text, and how it is tokenised and split."""
+
+    COMMAND = "prepare"
+    text: Path = option_field(
+        MISSING,
+        "folder with train, valid and test, each with .SOURCE and .TARGET, such as train.es and "
+        "train.en: plain sentences in UTF-8, one per line; .xz and .gz are read too",
+        read=file_path,
+    )
+    source: str = option_field(MISSING, "the source language, such as es", read=one_line)
+    target: str = option_field(MISSING, "the target language, such as en", read=one_line)
+    out: Path = option_field(MISSING, "folder for the result", read=data_folder)
+    merges: Optional[int] = number_field(
+        None,
+        Range(int, 1, 10_000_000),
+        f"BPE merges, learned on both languages together (default: {MERGES})",
+    )
+    vocabulary: Optional[Path] = option_field(
+        None,
+        "folder with the codes, dict.SOURCE.txt and dict.TARGET.txt of a teacher, which are used "
+        "instead of learning merges (default: none)",
+        read=file_path,
+    )
+    max_words: int = number_field(
+        0,
+        Range(int, 0, 1_000_000),
+        "leave out pairs in which a side has more words; 0 keeps all (default: %(default)s)",
+    )
+    workers: Optional[int] = number_field(
+        None, THREADS, "processes that tokenise and split text (default: one per core)"
+    )
+
+    def check(self) -> None:
+        """Checks that every flag has an effect.
+
+        Raises:
+            ValueError: naming one that has none.
+        """
+        if self.merges is not None and self.vocabulary is not None:
+            raise ValueError(
+                "--merges has no effect beside --vocabulary, which has codes. Leave one of them "
+                "out."
+            )
+        if self.source == self.target:
+            raise ValueError(f"--source and --target must differ, but both are {self.source}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """Binarises monolingual source text, whose translations will have no references."""
 
-import json
 import math
 import shutil
 import sys
@@ -8,31 +7,24 @@ from collections import Counter
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 import numpy as np
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_kd.decoding.splitting import (
-    CODES,
-    UnknownTokens,
-    checked_codes,
-    split_lines,
-)
+from fairseq_kd.decoding.splitting import CODES, UnknownTokens, checked_codes
 from fairseq_kd.decoding.subset import Subset, read_subset
+from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.distilled_data.options import BinariseTextOptions
 from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, other_splits
-from fairseq_kd.files.hashes import check_unchanged, sha256_of, sums_of
-from fairseq_kd.files.json_files import read_json, sealed
-from fairseq_kd.files.locks import lock_beside, locked
-from fairseq_kd.files.whole_files import whole_folder
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.recorded_folders import make_once
 from fairseq_kd.parallel_text import CleanLines, lines_of, text_file
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.worker_processes import in_chunks, in_processes
 
 FILE = "text.json"
-SCHEMA = {"made_of": {str: str}, "sentences": int, "files": {str: str}}
 CHUNK = 2000  # lines of a task
 COMPARED = 5000  # sentences of the data with whose tokens those of the text are compared
 LEAST_TOKENS = 100  # with fewer, the comparison would be chance
@@ -63,23 +55,13 @@ class SourceText:
         """Writes the folder, or prints that it exists.
 
         Raises:
-            ValueError: the text is empty or in another language, or the folder is damaged or holds
-                something else.
+            ValueError: the text is empty or in another language, or the folder is damaged or was
+                made of something else.
             OSError: it cannot be written; ``write_errors.explained`` says why.
         """
-        out, made_of = self.options.out, self._made_of()
-        with locked(lock_beside(out), f"--out {out}", out, finished=True):
-            earlier = _earlier(out)
-            if earlier is not None and earlier["made_of"] == made_of:
-                check_unchanged(out, earlier["files"])
-                print(f"{out} already exists", file=sys.stderr)
-                return
-            with whole_folder(out) as work:
-                sentences = self._write(work)
-                content = {"made_of": made_of, "sentences": sentences, "files": sums_of(work)}
-                text = json.dumps(sealed(content), indent=2) + "\n"
-                (work / FILE).write_text(text, encoding="utf-8")
-        print(f"{sentences:,} sentences are in {out}, for fairseq-kd translate", file=sys.stderr)
+        out = self.options.out
+        if make_once(out, FILE, self._made_of(), self._write):
+            print(f"{out} is ready for fairseq-kd translate", file=sys.stderr)
 
     def _made_of(self) -> Dict[str, str]:
         """The inputs that determine the training set."""
@@ -93,8 +75,8 @@ class SourceText:
             **{side: sha256_of([self.data.dictionary_file(each)]) for side, each in sides},
         }
 
-    def _write(self, work: Path) -> int:
-        """Writes the files, and returns the number of sentences."""
+    def _write(self, work: Path) -> Dict[str, int]:
+        """Writes the files, and returns the number of sentences for the record."""
         source, target = self.data.pair
         dictionary, options = self.data.source_dictionary, self.options
         copy_the_rest(self.data, "train", work)
@@ -122,7 +104,7 @@ class SourceText:
         self._check_language(tokens_of_text)
         writer.close()
         print(unknown.text(), file=sys.stderr)
-        return writer.sentences
+        return {"sentences": writer.sentences}
 
     def _check_language(self, tokens: Counter) -> None:
         """Refuses text whose tokens are more probable in the target side of the data.
@@ -154,10 +136,3 @@ def _log_probability(tokens: Counter, side: Sequence[Tensor], dictionary: Dictio
         often * math.log((counts[dictionary.index(token)] + 1) / total)
         for token, often in tokens.items()
     )
-
-
-def _earlier(out: Path) -> Optional[Dict[str, Any]]:
-    """The content of FILE in a folder that this command made; None for other folders."""
-    if not (out / FILE).is_file():
-        return None
-    return read_json(out / FILE, SCHEMA, f"Remove {out} and run fairseq-kd binarise-text again.")

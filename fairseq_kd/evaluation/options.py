@@ -79,7 +79,7 @@ class EvaluateOptions(Options):
     reference: Optional[Path] = option_field(
         None,
         "file of plain references (default: text/SUBSET.LANG beside DATA, where "
-        "scripts/prepare.sh puts it, else the binarised references, detokenised)",
+        "fairseq-kd prepare puts it, else the binarised references, detokenised)",
         read=file_path,
         group=TEXT,
     )

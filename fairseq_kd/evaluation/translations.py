@@ -58,7 +58,7 @@ def detokeniser(tokenizer: str, remove_bpe: str, language: str) -> Detokeniser:
 def plain_text(
     subset: Subset, reference: Optional[Path], detokenisers: Tuple[Detokeniser, Detokeniser]
 ) -> PlainText:
-    """The texts of a set: the user's, those of scripts/prepare.sh, or the binarised ones.
+    """The texts of a set: the user's, those of fairseq-kd prepare, or the binarised ones.
 
     Args:
         subset: the set, with references.

@@ -4,16 +4,12 @@ import filecmp
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
+from fairseq_kd.distilled_data.options import PrepareOptions
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.run_file import RunFile
-from fairseq_kd.pipeline.workflow import ROOT, LaidOutStep, ScriptCommand
+from fairseq_kd.pipeline.workflow import LaidOutStep
 
-PREPARING = {
-    "merges": "MERGES",
-    "vocabulary": "VOCABULARY",
-    "max-words": "MAX_WORDS",
-}  # environment variables of scripts/prepare.sh
 BINARISED = (".bin", ".idx")
 SPLITS = ("train", "valid", "test")
 EVERY_SPLIT = ("",)  # beginnings of their names
@@ -92,17 +88,10 @@ def corpus_of(run: RunFile) -> Corpus:
     if isinstance(run.data, str):
         return Corpus(run.data, language_pair(Path(run.data)), None)
     data = run.data
-    script = ROOT / "scripts" / "prepare.sh"
-    if not script.is_file():
-        raise ValueError(
-            f"{run.path}: data.text needs scripts/prepare.sh of the clone, which is not installed "
-            "with the package. Give a folder of fairseq-preprocess as data instead."
-        )
     source, target = plain_languages((data["source"], data["target"]), f"{run.path}: data")
     pair = (source, target)
     if source == target:
         raise ValueError(f"{run.path}: data.source and data.target are both {source}.")
-    environment = {name: data[key] for key, name in PREPARING.items() if key in data}
     vocabulary = data.get("vocabulary")
     reads = text_files(Path(data["text"]), pair)
     if vocabulary is not None:
@@ -115,8 +104,8 @@ def corpus_of(run: RunFile) -> Corpus:
         for language in pair
         for end in ("bin", "idx")
     ]
-    command = ScriptCommand(shown(script), (*pair, data["text"], out), environment)
-    step = LaidOutStep("data", "prepare", command, [], reads, makes, out)
+    options = PrepareOptions.of({**data, "out": out})
+    step = LaidOutStep("data", "prepare", options, [], reads, makes, out)
     return Corpus(f"{out}/bin", pair, step, vocabulary)
 
 
@@ -140,12 +129,6 @@ def _vocabulary_files(run: RunFile, folder: str, pair: Tuple[str, str]) -> List[
                 "and the dictionaries of a teacher."
             )
     return list(map(str, files))
-
-
-def shown(path: Path) -> str:
-    """A path relative to the current folder if it lies inside, as a user would type it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def language_pair(data: Path) -> Tuple[str, str]:
@@ -173,7 +156,7 @@ def language_pair(data: Path) -> Tuple[str, str]:
 
 
 def text_files(folder: Path, pair: Tuple[str, str]) -> List[str]:
-    """The files of a folder of text that scripts/prepare.sh reads.
+    """The files of a folder of text that ``fairseq-kd prepare`` reads.
 
     Raises:
         FileNotFoundError, ValueError: one is missing, or is a folder.

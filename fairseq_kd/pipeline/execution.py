@@ -14,7 +14,7 @@ from subprocess import TimeoutExpired
 from typing import Any, Dict, Iterator, List
 
 from fairseq_kd import __version__
-from fairseq_kd.child_process import child
+from fairseq_kd.child_process import child, own_programs
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.files.whole_files import own_file, written_whole
@@ -126,13 +126,8 @@ def _run(
     attempts: List[Dict[str, str]],
     pause_s: float = 10.0,
 ) -> int:
-    """Runs a command and records regularly that it runs, to know the time spent if it is killed.
-
-    The programs of this Python environment precede those on PATH.
-    """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environment = {**os.environ, **environment, "PATH": path}
-    with child(command, env=environment) as process:
+    """Runs a command and records regularly that it runs, to know the time spent if it is killed."""
+    with child(command, env=own_programs(environment)) as process:
         while True:
             try:
                 return process.wait(timeout=pause_s)

@@ -309,11 +309,12 @@ def _check_sets(args: Namespace, task: Any, model: Optional[Any]) -> None:
                 f"reads at most {limits[0]} source and {limits[1]} target tokens. Raise "
                 "max-source-positions and max-target-positions."
             )
-        _check_batches(args, subset, int(sizes.max(0)[readable].max()), subset in valid)
+        _check_batches(args, subset, sizes.max(0)[readable], subset in valid)
 
 
-def _check_batches(args: Namespace, subset: str, longest: int, validates: bool) -> None:
-    """Refuses a batch that is smaller than a sentence."""
+def _check_batches(args: Namespace, subset: str, lengths: Any, validates: bool) -> None:
+    """Refuses batches that are smaller than a sentence, and sets that are smaller than a batch."""
+    longest, multiple = int(lengths.max()), args.required_batch_size_multiple
     flag, most = "--max-tokens", args.max_tokens
     if validates and args.max_tokens_valid not in (None, most):  # which is its default
         flag, most = "--max-tokens-valid", args.max_tokens_valid
@@ -321,6 +322,12 @@ def _check_batches(args: Namespace, subset: str, longest: int, validates: bool) 
         raise ValueError(
             f"{flag} is {most}, but the set {subset} has a sentence of {longest} tokens. Raise it, "
             "or lower max-source-positions and max-target-positions."
+        )
+    if len(lengths) < multiple and (most is None or len(lengths) * longest <= most):
+        raise ValueError(
+            f"the set {subset} has only {len(lengths)} sentences, and fairseq drops a last batch "
+            f"that is not a multiple of {multiple}. Add sentences, or set train: "
+            "{required-batch-size-multiple: 1}."
         )
 
 

@@ -10,7 +10,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
-from fairseq_kd.pipeline.corpus import ROOT, Corpus, corpus_of, shown
+from fairseq_kd.installation import USER_DIR
+from fairseq_kd.pipeline.corpus import Corpus, corpus_of
 from fairseq_kd.pipeline.run_file import COLD, INHERIT, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import (
     IMPORTED,
@@ -50,11 +51,11 @@ class Layout:
     def __init__(self, run: RunFile):
         self.run, self.folder = run, run.folder
         self.steps: List[LaidOutStep] = []
-        self.user_dir = run.get("user-dir", None) or shown(ROOT / "user_dir")
+        self.user_dir = run.get("user-dir", None) or _shown(USER_DIR)
         if not Path(self.user_dir).is_dir():
             raise FileNotFoundError(
-                f"{run.path}: user-dir: {self.user_dir} is not a folder. Give the user_dir of a "
-                "clone of fairseq_kd."
+                f"{run.path}: user-dir: {self.user_dir} is not a folder. Give that of your own "
+                "plugin, or leave it out."
             )
         self.own_user_dir: Optional[str] = run.get("user-dir", None)
         if os.pathsep in str(run.folder):
@@ -386,3 +387,9 @@ def _is_one_of(path: str, others: Sequence[str]) -> bool:
 
 def _as_list(value: Any) -> List[str]:
     return [value] if isinstance(value, str) else list(value)
+
+
+def _shown(path: Path) -> str:
+    """A path relative to the current folder if it lies inside, as a user would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -36,7 +36,6 @@ from fairseq_kd.pipeline.workflow import (
     FILE,
     LOCK,
     LaidOutStep,
-    ScriptCommand,
     Workflow,
     holds_former_run,
     read_workflow,
@@ -199,7 +198,7 @@ def check_steps(run: RunFile, layout: Layout) -> None:
     for step in layout.steps:
         if step.kind == "train":
             trainings[step.name] = check_training_command(step.command)
-        elif not isinstance(step.command, ScriptCommand):
+        else:
             _check_options(run, step)
     check_starts(run.path, layout.steps, trainings)
     check_fit(run, layout, trainings)

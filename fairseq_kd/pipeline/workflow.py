@@ -3,16 +3,13 @@
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol
 
-import fairseq_kd
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.whole_files import written_whole
+from fairseq_kd.installation import USER_DIR, USER_DIRS
 
-ROOT = Path(fairseq_kd.__file__).resolve().parents[1]
-OURS = ("user_dir", "scripts/prepare.sh")  # in ROOT, and in commands of a run
 FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
 TRAINING = {"needs_gpu": (str, None), "on_cpu": bool}
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
@@ -64,30 +61,10 @@ class Step(NamedTuple):
 
 
 class Command(Protocol):
-    """The action of a step: the options of a command, a training, or a script."""
+    """The action of a step: the options of a command, or a training."""
 
     def argv(self) -> List[str]:
         """The command line."""
-
-
-@dataclass(frozen=True)
-class ScriptCommand:
-    """A script.
-
-    Args:
-        script: its path.
-        arguments: its arguments.
-        environment: variables that are set for it.
-    """
-
-    script: str
-    arguments: Tuple[str, ...]
-    environment: Mapping[str, Any]
-
-    def argv(self) -> List[str]:
-        """The command line."""
-        variables = [f"{name}={value}" for name, value in self.environment.items()]
-        return [*(["env", *variables] if variables else []), self.script, *self.arguments]
 
 
 class LaidOutStep(NamedTuple):
@@ -195,9 +172,8 @@ def same_commands(old: List[List[str]], new: List[List[str]]) -> bool:
 
 
 def same_word(old: str, new: str) -> bool:
-    """Whether two arguments are equal, or both name the same file of this package."""
-    ours = (own for own in OURS if f"/{old}".endswith(f"/{own}"))
-    return old == new or any(Path(new).resolve() == ROOT / own for own in ours)
+    """Whether two arguments are equal, or both are the plugin of an installation."""
+    return old == new or (Path(old).name in USER_DIRS and Path(new).resolve() == USER_DIR)
 
 
 def changed_flags(old: List[str], new: List[str]) -> str:

@@ -70,7 +70,7 @@ def test_the_same_command_finds_its_folder(binarise, capsys, tmp_path):
 def test_a_folder_of_other_text_is_refused(binarise, capsys, tmp_path):
     assert binarise() == 0
     assert binarise(LINES[:1]) == 2
-    message = f"--out {tmp_path}/mono already exists and holds codes. Remove it or choose"
+    message = f"--out {tmp_path}/mono already exists and was made of other inputs: 'text' differ."
     assert message in capsys.readouterr().err
     assert len(tokens(tmp_path / "mono")) == 3
 
@@ -112,7 +112,8 @@ def test_another_valid_set_makes_another_folder(binarise, data, capsys, tmp_path
     path = next(copied.glob("valid.*.es.bin"))
     path.write_bytes(path.read_bytes()[:-2] + b"\4\0")
     assert binarise(LINES, *words) == 2
-    assert "mono already exists and holds codes. Remove it" in capsys.readouterr().err
+    message = "mono already exists and was made of other inputs: 'other_splits' differ."
+    assert message in capsys.readouterr().err
 
 
 def test_an_empty_text_is_refused(binarise, capsys, tmp_path):

@@ -4,7 +4,6 @@ import os
 
 import pytest
 import torch
-from harness import ROOT
 from workflows import args, kinds, words
 
 SMALL = "transformer_kd_small_student"
@@ -54,10 +53,9 @@ def test_text_is_prepared_first_as_the_file_says(workflow_of, prepared):
     workflow = workflow_of(f"{text}\nladder: [{{arch: {SMALL}}}]")
     step = workflow.steps[0]
     assert (step.name, step.kind) == ("data", "prepare")
-    assert step.commands[0][:3] == ["env", "MERGES=300", "MAX_WORDS=9"]
-    assert step.commands[0][3:] == [
-        *(str(ROOT / "scripts" / "prepare.sh"), "es", "en"),
-        *(str(prepared / "text"), "runs/run/data"),
+    assert step.commands[0] == [
+        *("fairseq-kd", "prepare", "--text", str(prepared / "text"), "--source", "es"),
+        *("--target", "en", "--merges", "300", "--max-words", "9", "--out", "runs/run/data"),
     ]
     assert str(prepared / "text" / "train.es") in step.reads
     assert "runs/run/data/bin/train.es-en.es.idx" in step.makes

@@ -131,8 +131,9 @@ def test_text_is_prepared_by_the_vocabulary_of_a_teacher(workflow_of, prepared, 
     for path in (prepared / "codes", *(prepared / "bin").glob("dict.*.txt")):
         shutil.copy(path, ".")
     text = f"data: {{text: {prepared / 'text'}, source: es, target: en, vocabulary: .}}"
-    step = workflow_of(f"{text}\nladder: [0.5]").step("data")
-    assert step.commands[0][:2] == ["env", "VOCABULARY=."]
+    workflow = workflow_of(f"{text}\nladder: [0.5]")
+    step = workflow.step("data")
+    assert words(workflow, "data")["--vocabulary"] == "."
     assert {"codes", "dict.es.txt", "dict.en.txt"} <= set(step.reads)
     with pytest.raises(ValueError, match="merges has no effect beside data"):
         workflow_of(f"{text[:-1]}, merges: 9}}\nladder: [0.5]")

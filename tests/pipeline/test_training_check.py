@@ -29,6 +29,7 @@ TRAIN = {  # a flag under train, and its message
     "clip-norm: nan": "--clip-norm must be 0 or a number from 1e-30 to 1,000,000,000, but is nan.",
     "max-tokens: 0": "--max-tokens must be a whole number from 1 to 1,000,000,000, but is 0.",
     "max-tokens: 9": "--max-tokens is 9, but the set valid has a sentence of ",
+    "max-tokens: 9000, required-batch-size-multiple: 64": "the set valid has only 22 sentence",
     "max-tokens-valid: 9": "--max-tokens-valid is 9, but the set valid has a sentence of ",
     "max-sentences: 0": "--max-sentences must be a whole number from 1 to ",
     "max-tokens: false": "it has neither --max-tokens nor --batch-size. Give one of them.",
@@ -187,8 +188,8 @@ def test_a_second_valid_set_that_would_be_ignored_is_refused(workflow_of, own_da
 
 
 def test_a_long_validation_sentence_is_refused_unless_it_is_skipped(workflow_of):
-    limit = "max-source-positions: 25, max-target-positions: 25, max-update: 100"
-    message = r"sentence \d+ of the set valid in \S+ has \d+ and \d+ tokens, but the model reads 2"
+    limit = "max-source-positions: 60, max-target-positions: 60, max-update: 100"
+    message = r"sentence \d+ of the set valid in \S+ has \d+ and \d+ tokens, but the model reads 6"
     with pytest.raises(ValueError, match=message):
         workflow_of(f"{LADDER}train: {{{limit}}}")
     assert workflow_of(

@@ -90,8 +90,8 @@ def test_a_link_in_the_place_of_a_file_of_ours_is_refused(tmp_path, called):
 
 @pytest.mark.parametrize("language", ["es;touch made;:", "../es", "-es", "", "e" * 65])
 def test_a_language_that_is_no_plain_name_is_refused(tmp_path, language):
-    command = [ROOT / "scripts" / "prepare.sh", language, "en", tmp_path, tmp_path / "out"]
-    result = run(*command, cwd=tmp_path, check=False)
+    words = f'{SOURCE} plain_languages en "$1"'
+    result = run("bash", "-c", words, ROOT, language, cwd=tmp_path, check=False)
     message = (
         f"The command line names the language {language!r}, but a language is a name of at most"
     )
@@ -184,7 +184,7 @@ def test_a_student_of_other_data_or_another_teacher_is_not_taken(students, tmp_p
 def test_data_that_the_user_has_are_taken_as_they_are(students, tmp_path):
     (tmp_path / "mine" / "bin").mkdir(parents=True)
     words = 'here=$PWD; verses; echo "$data $text"'
-    message = "DATA must be a folder that scripts/prepare.sh made, but mine lacks bin or text.\n"
+    message = "DATA must be a folder that fairseq-kd prepare made, but mine lacks bin or text.\n"
     assert students(words, DATA="mine", check=False).stderr == message
     (tmp_path / "mine" / "text").mkdir()
     assert students(words, DATA="mine").stdout == "mine/bin mine/text\n"
