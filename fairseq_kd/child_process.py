@@ -166,11 +166,15 @@ def child(
             end_started_by(token)
 
 
-def run(command: Sequence[str], input: Optional[str] = None) -> "subprocess.CompletedProcess[str]":
+def run(
+    command: Sequence[str], input: Optional[str] = None, env: Optional[Dict[str, str]] = None
+) -> "subprocess.CompletedProcess[str]":
     """Runs a command to its end as ``child`` does, and returns its output and its status."""
     pipe = subprocess.PIPE
     options = {"stdin": subprocess.DEVNULL if input is None else pipe}
-    with child(command, stdout=pipe, stderr=pipe, encoding="utf-8", **options) as process:
+    with child(
+        command, env=env, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace", **options
+    ) as process:
         output, errors = process.communicate(input)
     return subprocess.CompletedProcess(list(command), process.returncode, output, errors)
 

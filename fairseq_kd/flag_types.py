@@ -16,7 +16,9 @@ from typing import Any, Collection, List, Optional, Tuple, Union
 Number = Union[int, float]
 WHOLE = re.compile(r"[+-]?[0-9]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+UNPRINTABLE = re.compile(  # and bytes that are not UTF-8, which Python reads as surrogates
+    r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]"
+)
 
 
 @dataclass(frozen=True)

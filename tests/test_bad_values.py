@@ -24,8 +24,8 @@ from fairseq_kd.flag_types import (
 )
 from fairseq_kd.models.transformer_options import model_args
 
-BAD = ("nan", "inf", "-inf", "-1", "0", "1e-40", "1e300", str(2**63), "", "x", "1\n2")
-TEXT = {*BAD} - {"", "1\n2"}
+BAD = ("nan", "inf", "-inf", "-1", "0", "1e-40", "1e300", str(2**63), "", "x", "1\n2", "\udce1")
+TEXT = {*BAD} - {"", "1\n2", "\udce1"}
 LEGAL_TYPES = {  # of the flags that take text, by their types
     one_line: TEXT,
     one_word: TEXT,
@@ -88,7 +88,7 @@ def test_a_command_refuses_bad_values_in_one_sentence_that_names_the_flag(flag, 
         with pytest.raises(SystemExit):
             SUBCOMMANDS[subcommand].parse_known_args(words)
         message = capsys.readouterr().err.strip().splitlines()[-1]
-        shown = re.escape(value if value and "\n" not in value else repr(value))
+        shown = re.escape(value if value.isprintable() and value else repr(value))
         must = rf"it must be .*, but is {shown}" if action.choices is None else "invalid choice: "
         assert re.search(rf"error: argument {re.escape(name)}: {must}", message), (value, message)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from fairseq_kd.decoding.engine import Batch, Engine, length_sorted_batches
 from fairseq_kd.decoding.hypothesis_files import (
+    LINE,
     WHOLE,
     check_cut,
     check_shard,
@@ -232,7 +233,7 @@ class ShardDecoder:
         title = f"journal of shard {self.shard} of decoding {self.decoding}"
         journal_path = self.path.with_suffix(".journal")
         with writing(self.path.parent):
-            journal = Journal(journal_path, title)
+            journal = Journal(journal_path, title, self._holds)
             try:
                 done = set(journal.numbers)
                 if not done.issubset(self.own):
@@ -251,6 +252,16 @@ class ShardDecoder:
             finally:
                 journal.close()
         return progress
+
+    def _holds(self, number: int, text: bytes) -> bool:
+        """Whether the text of a batch has hypotheses of its sentences and of no others."""
+        if number not in self.own:
+            return True  # and is refused
+        matches = [LINE.fullmatch(line) for line in text.decode(errors="replace").splitlines()]
+        if not all(matches):
+            return False
+        numbers = [int(match[1]) for match in matches if match]
+        return list(dict.fromkeys(numbers)) == sorted(self.batches[number].tolist())
 
     def _decoded(self, engine: Engine, numbers: Sequence[int]) -> Iterator[str]:
         """The text of each batch: the lines of its sentences, in order of their numbers."""

@@ -12,11 +12,12 @@ import re
 import sys
 import zlib
 from pathlib import Path
-from typing import IO, List, Tuple
+from typing import IO, Callable, List, Tuple
 
 from fairseq_kd.files.whole_files import make_sole, moved_aside, own_file, written_whole
 
 RECORD = re.compile(rb"# batch ([0-9]{1,18}), ([0-9]{1,18}) bytes, crc32 ([0-9a-f]{8})\n")
+IsBatch = Callable[[int, bytes], bool]
 LONGEST = 64  # bytes of the first line of a record
 
 
@@ -26,13 +27,14 @@ class Journal:
     Args:
         path: of the file, which is made if it does not exist.
         title: the first line, which must be the same in every run that continues.
+        is_batch: whether a text can be that of the batch of a number.
 
     Raises:
         ValueError: the file has another title.
     """
 
-    def __init__(self, path: Path, title: str):
-        self.path = path
+    def __init__(self, path: Path, title: str, is_batch: IsBatch = lambda *_: True):
+        self.path, self._is_batch = path, is_batch
         if path.is_file() and not path.is_symlink():
             make_sole(path)
         self._file = self._opened()
@@ -81,8 +83,8 @@ class Journal:
                 continue
             number, text_bytes = int(head[1]), int(head[2])
             text = _text(file, text_bytes)
-            whole = len(text) >= text_bytes
-            if whole and zlib.crc32(text[:text_bytes]) == int(head[3], 16) and number not in known:
+            whole = len(text) >= text_bytes and zlib.crc32(text[:text_bytes]) == int(head[3], 16)
+            if whole and number not in known and self._is_batch(number, text[:text_bytes]):
                 at += text_bytes
                 known.add(number)
                 records.append((number, start, at))

@@ -146,7 +146,8 @@ class Import:
 
     def _read(self) -> Iterator[Translation]:
         """The translations of the file, whose numbers are those of the set."""
-        path, count, same, compared = self.options.hypotheses, 0, 0, 0
+        path, count, compared = self.options.hypotheses, 0, 0
+        differ: List[int] = []  # lines with another source
         unnamed, named = set(), set()  # the sentences of lines that name none, and of the others
         for each in FORMATS[self.options.format](path):
             if each.number >= self.sentences and each.named:
@@ -155,10 +156,10 @@ class Import:
                     f"{self.subset.name} in {self.subset.folder} has {self.sentences}, counted "
                     "from 0. Give the translations of this set."
                 )
-            if each.source is not None and compared < COMPARED and count < self.sentences:
-                own = self.subset.source_dictionary.string(self.subset.source[count])
-                same += letters_of(each.source) == letters_of(words_of(own, self.options.bpe))
+            if each.source is not None and count < self.sentences:
                 compared += 1
+                if not self._is_source(count, each.source):
+                    differ.append(count + 1)
             count += 1
             (named if each.named else unnamed).add(each.number)
             if each.number < self.sentences:
@@ -175,17 +176,30 @@ class Import:
                 "translation of sentence N, or every line must name its sentence. Translate the "
                 "text that was binarised."
             )
-        if compared and same < SAME_SOURCE * compared:
+        if len(differ) > (1 - SAME_SOURCE) * compared:
             raise ValueError(
                 f"--hypotheses {path} has other sources than {self.subset.name} in "
-                f"{self.subset.folder}: {compared - same:,} of {compared:,} lines differ. "
-                "Translate the text that was binarised."
+                f"{self.subset.folder}: {len(differ):,} of {compared:,} lines differ, such as line "
+                f"{differ[0]}. Translate the text that was binarised."
+            )
+        if differ:
+            print(
+                f"{path}: the source of {len(differ):,} of {compared:,} lines is not that of the "
+                f"set, such as of line {differ[0]}; look whether their translations belong to it",
+                file=sys.stderr,
             )
         if not count:
             raise ValueError(
                 f"--hypotheses {path} holds no translation in the format "
                 f"{self.options.format}. Give another --format, or another file."
             )
+
+    def _is_source(self, number: int, text: str) -> bool:
+        """Whether a text is the source of a sentence, spaces and unknown tokens apart."""
+        dictionary = self.subset.source_dictionary
+        own = dictionary.string(self.subset.source[number])
+        unknown = dictionary.unk_word in own.split()
+        return unknown or letters_of(text) == letters_of(words_of(own, self.options.bpe))
 
     def _check_step(self, path: Path) -> None:
         """Refuses translations that are not those of the sentences, or in another language."""

@@ -15,7 +15,9 @@ from fairseq_kd.decoding.tokenising import SENTENCEPIECE, SUBWORD_NMT
 from fairseq_kd.dictionaries import check_encoding, read_dictionary
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.names import plain_languages
+from fairseq_kd.files.recorded_folders import check_recorded
 
+SOURCE_TEXT = "text.json"  # the record of a folder of fairseq-kd binarise-text
 SUFFIXES = ("", ".bin", ".idx")  # of the raw format, of all others
 MARKS = {  # SentencePiece marks the first piece of a word, subword-nmt all but the last
     SENTENCEPIECE: lambda piece: piece.startswith("\u2581"),
@@ -96,7 +98,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--s
         FileNotFoundError: the folder lacks the split or a dictionary.
         ValueError: these are several folders, source and target have different numbers of
             sentences, a file is cut off, a dictionary has a token twice, or a language is not a
-            plain name.
+            plain name; or a file of fairseq-kd binarise-text was changed.
     """
     if os.pathsep in str(folder) and not folder.exists():
         raise ValueError(
@@ -106,6 +108,7 @@ def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--s
         )
     source, target = plain_languages(pair, str(folder))
     pair = (source, target)
+    check_recorded(folder, SOURCE_TEXT)
     prefix = _prefix(folder, name, pair, flag)
     dictionaries = [read_dictionary(folder / f"dict.{language}.txt") for language in pair]
     sides = [read_side(folder / f"{prefix}{pair[i]}", dictionaries[i]) for i in (0, 1)]

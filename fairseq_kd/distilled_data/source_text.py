@@ -14,7 +14,7 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from fairseq_kd.decoding.splitting import CODES, UnknownTokens, checked_codes
-from fairseq_kd.decoding.subset import Subset, read_subset
+from fairseq_kd.decoding.subset import SOURCE_TEXT, Subset, read_subset
 from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.distilled_data.options import BinariseTextOptions
 from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, other_splits
@@ -24,7 +24,6 @@ from fairseq_kd.parallel_text import CleanLines, lines_of, text_file
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.worker_processes import in_chunks, in_processes
 
-FILE = "text.json"
 CHUNK = 2000  # lines of a task
 COMPARED = 5000  # sentences of the data with whose tokens those of the text are compared
 LEAST_TOKENS = 100  # with fewer, the comparison would be chance
@@ -60,7 +59,7 @@ class SourceText:
             OSError: it cannot be written; ``write_errors.explained`` says why.
         """
         out = self.options.out
-        if make_once(out, FILE, self._made_of(), self._write):
+        if make_once(out, SOURCE_TEXT, self._made_of(), self._write):
             print(f"{out} is ready for fairseq-kd translate", file=sys.stderr)
 
     def _made_of(self) -> Dict[str, str]:

@@ -74,10 +74,17 @@ def plain_text(
     ]
     binarised = _detokenised(subset.source, subset.source_dictionary, detokenisers[0])
     sources = _text_beside(beside[0], subset, binarised) or binarised
+    binarised = _detokenised(subset.target, subset.target_dictionary, detokenisers[1])
     if reference is not None:
         references = read_references(reference, subset)
+        other, known = _others(references, binarised)
+        if other > (1 - SAME_SHARE) * known:
+            print(
+                f"--reference {reference}: {other} of its lines are not the sentences of "
+                f"{subset.name} in {subset.folder}; see that line N is sentence N",
+                file=sys.stderr,
+            )
         return PlainText(sources, references, f"the lines of {reference.name}")
-    binarised = _detokenised(subset.target, subset.target_dictionary, detokenisers[1])
     text = _text_beside(beside[1], subset, binarised)
     if text is not None:
         return PlainText(sources, text, f"text/{beside[1].name} beside the data, as written")
@@ -115,16 +122,21 @@ def _text_beside(path: Path, subset: Subset, binarised: Sequence[str]) -> Option
     lines = list(lines_of(str(path))) if path.is_file() else None
     if lines is None:
         return None
-    known = [(each, own) for each, own in zip(lines, binarised, strict=False) if "<unk>" not in own]
-    same = sum(letters_of(each) == letters_of(own) for each, own in known)
+    other, known = _others(lines, binarised)
     if len(lines) != len(subset):
         why = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
-    elif same < SAME_SHARE * len(known):
-        why = f"{len(known) - same} of its lines are not the sentences of {subset.name}"
+    elif other > (1 - SAME_SHARE) * known:
+        why = f"{other} of its lines are not the sentences of {subset.name}"
     else:
         return lines
     print(f"{path} is ignored: {why}", file=sys.stderr)
     return None
+
+
+def _others(lines: Sequence[str], binarised: Sequence[str]) -> Tuple[int, int]:
+    """How many lines are not the sentences of a set, and how many can be compared."""
+    known = [(each, own) for each, own in zip(lines, binarised, strict=False) if "<unk>" not in own]
+    return sum(letters_of(each) != letters_of(own) for each, own in known), len(known)
 
 
 def _detokenised(

@@ -1,17 +1,15 @@
 """The model card of an exported student: measurements, lineage and licences."""
 
 import datetime
-import json
 from typing import List, NamedTuple, Sequence
 
 from fairseq_kd import __version__
 from fairseq_kd.evaluation.pages import code_block, markdown_table
 from fairseq_kd.evaluation.tables import mib, wrapped
+from fairseq_kd.export.hub import NOT_STATED, metadata
 from fairseq_kd.export.lineage import Ancestor
 from fairseq_kd.files.names import as_code, in_markdown
 from fairseq_kd.machine import machine, versions
-
-NOT_STATED = "not stated"
 
 
 class Licences(NamedTuple):
@@ -81,20 +79,8 @@ def card(
         licences: as the user states them.
     """
     source, target = pair
-    fields = [
-        "---",
-        f"language: {json.dumps([source, target])}",
-        f"license: {json.dumps(licences.model)}",
-        "library_name: ctranslate2",
-        "pipeline_tag: translation",
-        "tags: [translation, distillation, ctranslate2, fairseq]",
-        "model-index:",
-        f"- name: {source}-{target} student",
-        "  results:",
-        "  - task: {type: translation}",
-        f"    metrics: [{{type: bleu, value: {measured[1].bleu:.2f}}}]",
-        "---",
-    ]
+    bleu = measured[1].bleu
+    fields = metadata(pair, licences.model, setup.subset, setup.sentences, bleu, setup.signature)
     return "\n".join(
         [
             *fields,

@@ -70,8 +70,10 @@ def check_unchanged(folder: Path, sums: Mapping[str, str]) -> None:
         sums: SHA-256 by name, as ``sums_of`` gave them when it was made.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: naming the file; or ``sums`` is empty.
     """
+    if not sums:
+        raise ValueError(f"{folder} has no record of its files. Remove it and run this again.")
     damaged = first_damaged(folder, sums)
     if damaged is not None:
         raise ValueError(

@@ -49,6 +49,21 @@ def make_once(
     return True
 
 
+def check_recorded(folder: Path, record: str) -> None:
+    """Refuses a folder of ``make_once`` of which a file was changed; other folders are accepted.
+
+    Args:
+        folder: the folder.
+        record: the name of the JSON file in it.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    if (folder / record).is_file():
+        repair = f"Remove {folder} and make it again."
+        check_unchanged(folder, read_json(folder / record, SCHEMA, repair)["files"])
+
+
 def _check_same(out: Path, old: Dict[str, str], new: Dict[str, str]) -> None:
     """Refuses a folder that was made of something else.
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
-from fairseq_kd.child_process import child
+from fairseq_kd.child_process import child, run
 from fairseq_kd.files.locks import Lock, locked
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.whole_files import (
@@ -52,16 +52,17 @@ from fairseq_kd.progress import log_seconds
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 # Snakemake without the modules of .snakemake/pip-deployments, which it would import as its plugins
 # from the folder that it is started in.
-ENGINE = """\
+WITH_SNAKEMAKE = """\
 import os, sys
 start = os.getcwd()
 os.chdir("/")
 import snakemake
 sys.path[:] = filter(os.path.isabs, sys.path)
 os.chdir(start)
-from snakemake.cli import main
-main()
+from snakemake.cli import main, parse_args
 """
+ENGINE = f"{WITH_SNAKEMAKE}main()\n"
+PARSER = f"{WITH_SNAKEMAKE}parse_args(sys.argv[1:])\n"
 ENGINE_FOLDER = ".snakemake"
 CODE = ("pip-deployments", "iocache/latest.pkl")  # in ENGINE_FOLDER; the other is unpickled
 TAIL_LINES = 12
@@ -146,6 +147,7 @@ def run_workflow(
         _check_jobs(steps, engine, jobs)
     if _works_here(engine):
         _check_gpus(steps)
+    _check_flags(engine)
     with writing(folder), locked(folder / LOCK, workflow.folder) as lock:
         write_workflow(workflow)
         statuses = [
@@ -158,18 +160,34 @@ def run_workflow(
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
             _check_places(folder, [status.step for status in open_steps])
-            started = time.time()
+            started, log = time.time(), folder / LOGS / ENGINE_LOG
+            logged = log.stat().st_size if log.is_file() else 0  # by earlier calls
             targets, threads = [each.step.name for each in open_steps], max(1, cores // jobs)
             status = _snakemake(workflow, targets, engine, jobs, threads, lock)
             left = [each.step for each in open_steps]
             left = [step for step in left if not manifest_path(workflow, step).is_file()]
             if status != 0 or left:
-                _print_failure(workflow, left, started, status)
+                _print_failure(workflow, left, started, status, logged)
                 check_room(folder)
                 return 128 - status if status < 0 else status or 1
         page = write_history(workflow)
     print(f"{page} documents how every result was made.", file=sys.stderr)
     return 0
+
+
+def _check_flags(engine: Sequence[str]) -> None:
+    """Refuses flags and profiles that Snakemake does not take, before any output is moved.
+
+    Raises:
+        ValueError: with Snakemake's last line.
+    """
+    if not engine and not os.environ.get("SNAKEMAKE_PROFILE"):
+        return
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    parsed = run([sys.executable, "-P", "-c", PARSER, *engine], env=environment)
+    if parsed.returncode:
+        lines = parsed.stderr.strip().splitlines() or ["no message"]
+        raise ValueError(f"Snakemake does not accept {shlex.join(engine)}: {lines[-1]}")
 
 
 def _check_places(folder: Path, steps: Sequence[Step]) -> None:
@@ -308,7 +326,9 @@ def _cache(folder: Path) -> Dict[str, str]:
     return {} if writable else {"XDG_CACHE_HOME": str(folder / ENGINE_FOLDER / "cache")}
 
 
-def _print_failure(workflow: Workflow, left: Sequence[Step], started: float, status: int) -> None:
+def _print_failure(
+    workflow: Workflow, left: Sequence[Step], started: float, status: int, logged: int
+) -> None:
     """Prints which step failed and where its log is, or the last lines of Snakemake's own log."""
     logs = Path(workflow.folder) / LOGS
     if status < 0:
@@ -327,6 +347,7 @@ def _print_failure(workflow: Workflow, left: Sequence[Step], started: float, sta
         advice = "The log has the reason; after fixing it, run the same command again to resume."
         print(f"Not finished: {named}. {advice}", file=sys.stderr)
         return
-    lines = (logs / ENGINE_LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    output = (logs / ENGINE_LOG).read_bytes()[logged:]
+    lines = output.decode("utf-8", errors="replace").splitlines()
     lines = [*map(on_terminal, lines[-TAIL_LINES:]), f"Snakemake failed; see {logs / ENGINE_LOG}."]
     print(*lines, sep="\n", file=sys.stderr)

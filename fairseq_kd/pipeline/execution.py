@@ -26,6 +26,7 @@ from fairseq_kd.pipeline.state import (
     REPORTED,
     STEPS,
     attempts_path,
+    check_reads,
     manifest_path,
     read_recipe,
     stood_on,
@@ -65,6 +66,7 @@ def run_step(workflow: Workflow, name: str) -> int:
             sys.stderr.write(f"[{number}/{len(workflow.steps)}] {step.name}\n")  # as one write
             sys.stderr.flush()
             recipe = read_recipe(workflow, step)
+            check_reads(workflow, step, ran=False)
             for command in step.commands:
                 status = _run(command, environment, attempts_path(workflow, step), attempts)
                 if status != 0:
@@ -72,6 +74,7 @@ def run_step(workflow: Workflow, name: str) -> int:
                     return status
         if read_recipe(workflow, step) != recipe:
             raise ValueError(f"{name} was changed while it ran. Its result is discarded.")
+        check_reads(workflow, step, ran=True)
         manifest = _manifest(workflow, step, recipe, attempts)
         with written_whole(manifest_path(workflow, step)) as file:
             json.dump(sealed(manifest), file, indent=1)

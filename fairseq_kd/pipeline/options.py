@@ -112,6 +112,16 @@ class StageOptions(Options):
         MISSING, "the training command, after --", positional=True, nargs="+", metavar="COMMAND"
     )
 
+    def check(self) -> None:
+        """Checks that the command can be recorded.
+
+        Raises:
+            ValueError: a word of it is not UTF-8.
+        """
+        for word in self.command:
+            if any("\ud800" <= each <= "\udfff" for each in word):
+                raise ValueError(f"The word {word!r} of the command is not UTF-8. Rename the path.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions(Options):

@@ -285,6 +285,11 @@ def _stage_options(command: List[str]) -> argparse.Namespace:
     options, _ = parser.parse_known_args(command)
     _check_restarts(command)
     _check_processes(command)
+    trains = any(Path(each).name == "fairseq-train" for each in command)
+    if trains and not any(each.partition("=")[0] in ("--arch", "-a") for each in command):
+        raise ValueError(
+            f"fairseq-train needs --arch in its command line, which is: {shlex.join(command)}"
+        )
     for flag, value in (("--save-dir", options.save_dir), ("--max-update", options.max_update)):
         if value is None:
             raise ValueError(

@@ -113,7 +113,11 @@ def _recipe(
     reads = {path: hashes.of(path, begun.get("reads", {}).get(path)) for path in step.reads}
     same = begun and same_commands(begun["commands"], step.commands)
     commands = begun["commands"] if same else step.commands
-    content = {"commands": commands, "reads": reads, "after": before}
+    return _identified({"commands": commands, "reads": reads, "after": before})
+
+
+def _identified(content: Dict[str, Any]) -> Dict[str, Any]:
+    """A recipe with its id, the hash of its content."""
     text = json.dumps(content, sort_keys=True)
     return {"id": hashlib.sha256(text.encode()).hexdigest(), **content}
 
@@ -209,6 +213,46 @@ def read_recipe(workflow: Workflow, step: Step) -> Dict[str, Any]:
     return read_json(recipe_path(workflow, step), RECIPE, repair)
 
 
+def check_reads(workflow: Workflow, step: Step, ran: bool) -> None:
+    """Refuses a step of which an input file differs from that in its recipe.
+
+    Args:
+        workflow: the run.
+        step: the step.
+        ran: whether its commands have run. Then it is unknown which file they read, so the recipe
+            gets the hash of the present one: the step is made again, whichever file is there then.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file has changed.
+    """
+    recipe = read_recipe(workflow, step)
+    hashes = FileHashes(Path(workflow.folder) / HASHES)
+    reads = {path: hashes.of(path, digest) for path, digest in recipe["reads"].items()}
+    changed = [path for path, digest in reads.items() if digest != recipe["reads"][path]]
+    if not changed:
+        return
+    if ran:
+        _write_recipe(
+            workflow,
+            step,
+            _identified({"commands": recipe["commands"], "reads": reads, "after": recipe["after"]}),
+        )
+        raise ValueError(
+            f"{changed[0]} was changed while {step.name} used it. Run the same command again, "
+            f"which makes {step.name} again."
+        )
+    raise ValueError(
+        f"{changed[0]} was changed since the run was started, before {step.name} could read it. "
+        "Run the same command again."
+    )
+
+
+def _write_recipe(workflow: Workflow, step: Step, recipe: Dict[str, Any]) -> None:
+    with written_whole(recipe_path(workflow, step)) as file:
+        json.dump(sealed(recipe), file, indent=1)
+
+
 def _damage(path: str, made: Dict[str, Any], hashes: FileHashes) -> str:
     """The damage of an output file, as a clause; "" if there is none."""
     if not Path(path).is_file():
@@ -293,8 +337,7 @@ def prepare_steps(workflow: Workflow, statuses: List[StepStatus]) -> List[str]:
     for status in statuses:
         if status.state != DONE:
             manifest_path(workflow, status.step).unlink(missing_ok=True)
-            with written_whole(recipe_path(workflow, status.step)) as file:
-                json.dump(sealed(status.recipe), file, indent=1)
+            _write_recipe(workflow, status.step, status.recipe)
     return [f"{old} is now {new}" for old, new in moved.items()]
 
 

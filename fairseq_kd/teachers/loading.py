@@ -286,10 +286,12 @@ def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
                     f"{os.pathsep}. Rename the folder."
                 )
             return str(folder)
+    where = "not beside it"
+    if task_cfg.data:
+        where = f"neither beside it nor in {task_cfg.data}, the data folder that it was trained on"
     raise FileNotFoundError(
-        f"The dictionaries {' and '.join(files)} of {name} are neither beside it nor in "
-        f"{task_cfg.data}, the data folder that it was trained on{_searched(folders)}. Copy them "
-        f"into {beside}."
+        f"The dictionaries {' and '.join(files)} of {name} are {where}{_searched(folders)}. Copy "
+        f"them into {beside}."
     )
 
 

@@ -170,3 +170,10 @@ def test_what_a_full_disk_took_of_a_batch_is_removed(path):
     journal.append(3, "H-5\t-1\te\n")
     journal.close()
     assert reopened(path) == 4
+
+
+def test_a_batch_that_lacks_its_sentence_is_decoded_again(path, capsys):
+    journal = Journal(path, "mine", lambda number, text: text != TEXTS[1].encode())
+    assert journal.numbers == [0, 2]
+    journal.close()
+    assert "2 of its batches are undamaged and kept" in capsys.readouterr().err

@@ -202,7 +202,7 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
             for source, line in zip(text["es"][1:] + text["es"][:1], text["en"], strict=True)
         ],
         "tsv",
-        r"has other sources than train in \S+: \S+ of \S+ lines differ\. Translate the text that",
+        r"has other sources than train in \S+: \S+ of \S+ lines differ, such as line 1\. Tra",
     ),
     "lines out of step": (
         lambda text: text["en"][1:] + text["en"][:1],
@@ -351,3 +351,11 @@ def test_flags_that_do_not_fit_are_refused(imported, text, tmp_path, capsys, wro
     assert imported(text["en"], *flags) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_few_other_sources_are_reported(imported, text, capsys):
+    lines = of_every_format(text)["tsv"]
+    lines[20:23] = [lines[23].split("\t")[0] + "\t" + line.split("\t")[1] for line in lines[20:23]]
+    assert imported(lines, "--format", "tsv") == 0
+    message = rf"the source of 3 of {len(lines)} lines is not that of the set, such as of line 21;"
+    assert re.search(message, capsys.readouterr().err)

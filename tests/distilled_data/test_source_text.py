@@ -149,6 +149,14 @@ def test_translations_of_the_text_are_mixed_with_the_bitext(translated, data):
     assert tokens(translated / "out", "valid") == tokens(data, "valid")
 
 
+def test_a_damaged_folder_is_not_read(translated, capsys):
+    path = translated / "mono" / "train.es-en.es.bin"
+    path.write_bytes(path.read_bytes()[:-2] + b"\4\0")
+    assert distilled(translated) == 2
+    message = f"{path} is missing, or was changed after it was written: its hash differs. Remove "
+    assert message in capsys.readouterr().err
+
+
 def test_gold_data_with_other_dictionaries_are_refused(translated, data, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()

@@ -78,3 +78,13 @@ def test_a_reference_from_windows_is_read_as_its_text(subset, capsys):
     assert plain_text(subset, path, AS_THEY_ARE).references == lines
     message = f"--reference {path} begins with a byte-order mark, which is left out\n"
     assert capsys.readouterr().err == message
+
+
+def test_references_of_another_text_are_reported(subset, capsys):
+    path = Path(subset.folder).parent / "text" / "test.en"
+    lines = rewritten(path, lambda lines: [*lines[1:], lines[0]])
+    assert plain_text(subset, path, AS_THEY_ARE).references == lines
+    message = (
+        rf"--reference {path}: \d+ of its lines are not the sentences of test in \S+; see that"
+    )
+    assert re.search(message, capsys.readouterr().err)

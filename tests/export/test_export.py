@@ -164,7 +164,7 @@ def test_the_directory_holds_weights_vocabulary_codes_program_and_card(exported)
 
 def test_the_card_tells_worth_lineage_and_licences(exported, ending_teacher):
     text = card(exported)
-    assert text.startswith('---\nlanguage: ["es", "en"]\nlicense: "MIT"\n')
+    assert text.startswith('---\nlanguage: ["es", "en"]\nlicense: mit\n')
     assert "| checkpoint, fairseq |" in text
     assert "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:" in text
     assert "- training data: the Bible, public domain" in text
@@ -206,11 +206,48 @@ def test_weights_that_the_processor_cannot_compute_in_are_measured_in_float32(
     assert "This processor cannot compute in int16: float32 was used." in card(tmp_path / "out")
 
 
-def test_the_languages_of_a_card_are_read_as_text():
+def fields_of(pair=("es", "en"), licence="not stated"):
+    """The metadata of a card."""
     measured = [Measured("checkpoint", 1, 10.0, 1.0, 1.0, 1.0)] * 2
-    measurement = MeasurementSetup("test", 1, "", beam=5, threads=1, compute_type="int8")
-    text = model_card(("no", "en"), "int8", measured, measurement, [], Licences())
-    assert yaml.safe_load(text.split("---")[1])["language"] == ["no", "en"]
+    measurement = MeasurementSetup("test", 7, "tok:13a", beam=5, threads=1, compute_type="int8")
+    text = model_card(pair, "int8", measured, measurement, [], Licences(licence))
+    return yaml.safe_load(text.split("---")[1])
+
+
+def test_the_languages_of_a_card_are_read_as_text():
+    assert fields_of(("no", "en"))["language"] == ["no", "en"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ("not stated", {"license": "unknown"}),
+        ("CC-BY-4.0", {"license": "cc-by-4.0"}),
+        ("GPL-3.0-or-later", {"license": "gpl-3.0"}),
+        ('ours: ask"', {"license": "other", "license_name": 'ours: ask"'}),
+        ("no", {"license": "other", "license_name": "no"}),
+    ],
+)
+def test_a_licence_is_one_of_the_hub_or_other_with_its_name(stated, expected):
+    fields = fields_of(licence=stated)
+    assert {key: fields[key] for key in fields if key.startswith("license")} == expected
+
+
+def test_the_result_of_a_card_has_all_that_the_hub_needs():
+    ((result,),) = [each["results"] for each in fields_of()["model-index"]]
+    assert result["task"]["type"] == "translation"
+    assert result["dataset"] == {"type": "parallel-text", "name": "test, 7 sentences"}
+    assert result["metrics"] == [{"type": "bleu", "value": 10.0, "name": "BLEU tok:13a"}]
+
+
+def test_the_library_of_the_hub_loads_a_card(exported):
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard.load(exported / "README.md").data
+    assert (data.license, data.language) == ("mit", ["es", "en"])
+    (result,) = data.eval_results
+    assert (result.task_type, result.metric_type, result.dataset_name[:5]) == (
+        *("translation", "bleu", "test,"),
+    )
 
 
 def test_the_line_of_teachers_goes_on_as_far_as_there_are_files(setup, teacher, tmp_path):

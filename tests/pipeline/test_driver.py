@@ -112,6 +112,29 @@ def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--bogus"], r"Snakemake does not accept --bogus: .*unrecognized arguments: --bogus"),
+        (
+            ["--executor", "nonsense"],
+            r"Snakemake does not accept --executor nonsense: .*invalid ch",
+        ),
+        (
+            ["--profile", "gone"],
+            r"Snakemake does not accept --profile gone: .*no config.yaml fou",
+        ),
+    ],
+)
+def test_flags_that_snakemake_refuses_are_refused_before_output_is_moved(tmp_path, flags, message):
+    workflow = small_workflow(tmp_path / "run")
+    build(workflow)
+    changed = small_workflow(tmp_path / "run", student_lines=6)
+    with pytest.raises(ValueError, match=message):
+        driver.run_workflow(changed, None, flags)
+    assert not (tmp_path / "run" / "replaced").exists()
+
+
 def test_until_a_step_only_what_it_needs_is_made(tmp_path):
     workflow = small_workflow(tmp_path / "run")
     assert driver.wanted(workflow, "middle") == ["data", "teacher", "middle"]

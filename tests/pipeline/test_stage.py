@@ -67,7 +67,8 @@ def command(saved, tmp_path, monkeypatch):
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
     save_dir = ["--save-dir", str(tmp_path / "run"), "--max-update", "30"]
-    return ["fairseq-train", "data", "--user-dir", "user_dir", *save_dir]
+    own = ["--user-dir", "user_dir", "--arch", "transformer"]
+    return ["fairseq-train", "data", *own, *save_dir]
 
 
 def runs(tmp_path):
@@ -78,7 +79,7 @@ def runs(tmp_path):
 def test_it_runs_the_command_and_shows_how_far_it_is(command, tmp_path, capsys):
     assert stage.run_stage("student", command) == 0
     log = (tmp_path / "run" / "train.log").read_text()
-    assert log.startswith(f"$ {' '.join(command)}\n$ data --user-dir user_dir --save-dir")
+    assert log.startswith(f"$ {' '.join(command)}\n$ data --user-dir user_dir --arch")
     shown = capsys.readouterr().err.splitlines()
     assert "student: 100% |####################| 30/30 updates" in shown[-1]
     assert "loss 2.50, kd_loss 0.12" in shown[-1]
@@ -116,7 +117,8 @@ def test_flags_that_are_not_those_of_the_training_that_is_there_are_named(
 def test_other_data_is_named_and_another_place_of_the_plugin_is_not(command, tmp_path, capsys):
     checkpoint(tmp_path / "run" / "checkpoint_last.pt", 30)
     log, ours = tmp_path / "run" / "train.log", ["--user-dir", str(ROOT / "user_dir")]
-    log.write_text("$ fairseq-train 'my data' --user-dir user_dir --save-dir run --max-update 30\n")
+    began = "$ fairseq-train 'my data' --user-dir user_dir --arch transformer"
+    log.write_text(f"{began} --save-dir run --max-update 30\n")
     for data, message in (("my data", ""), ("mine", "data my data")):
         assert stage.run_stage("student", ["fairseq-train", data, *ours, *command[4:]]) == 0
         begun = (
@@ -234,6 +236,19 @@ def test_a_command_that_ends_without_training_has_failed(tmp_path, capsys):
     assert stage.run_stage("s", ["true", "--save-dir", str(tmp_path), "--max-update", "6"]) == 1
     message = "s: the command ended without an error, but after update 0 of 6; its output is in "
     assert capsys.readouterr().err.endswith(f"{message}{tmp_path}/train.log\n")
+
+
+def test_a_training_without_an_architecture_is_refused(tmp_path):
+    command = ["fairseq-train", "data", "--save-dir", str(tmp_path), "--max-update", "6"]
+    with pytest.raises(ValueError, match=r"^fairseq-train needs --arch in its command line, which"):
+        stage.run_stage("s", command)
+
+
+def test_a_word_that_is_not_utf_8_is_refused(tmp_path, capsys):
+    command = ["fairseq-train", "b\udce1", "--save-dir", str(tmp_path), "--max-update", "6"]
+    assert cli.main(["stage", "s", "--", *command]) == 2
+    message = "The word 'b\\udce1' of the command is not UTF-8. Rename the path.\n"
+    assert capsys.readouterr().err == f"fairseq-kd stage: {message}"
 
 
 @pytest.mark.parametrize(("flags", "status"), [([], 1), (["--max-epoch", "2"], 0)])

@@ -300,3 +300,38 @@ def test_a_manifest_has_the_updates_of_the_checkpoints_and_the_scores_of_the_bes
         "updates_behind": 16,
         "scores": {"nll_loss": 7.722},
     }
+
+
+@pytest.fixture
+def reading(tmp_path):
+    """A workflow whose first step reads a file of the user's, and that file."""
+    path = tmp_path / "teacher.pt"
+    path.write_text("a teacher")
+    return small_workflow(tmp_path / "run", reads=[str(path)]), path
+
+
+def test_a_step_does_not_read_another_file_than_was_checked(reading):
+    workflow, path = reading
+    state.prepare_steps(workflow, state.step_statuses(workflow))
+    path.write_text("another one")
+    message = rf"^{path} was changed since the run was started, before data could read it\. Run the"
+    with pytest.raises(ValueError, match=message):
+        run_step(workflow, "data")
+    assert not Path(workflow.step("data").folder).exists()
+    path.write_text("a teacher")
+    assert statuses(workflow)["data"][0] == state.BEGUN
+
+
+def test_a_step_is_made_again_if_a_file_was_changed_while_it_ran(reading, monkeypatch):
+    workflow, path = reading
+    state.prepare_steps(workflow, state.step_statuses(workflow))
+
+    def swapped(*args):
+        path.write_text("another one")
+        return 0
+
+    monkeypatch.setattr(execution, "_run", swapped)
+    with pytest.raises(ValueError, match=rf"^{path} was changed while data used it\. Run the same"):
+        run_step(workflow, "data")
+    path.write_text("a teacher")  # it is unknown which of them was read
+    assert statuses(workflow)["data"] == (state.CHANGED, f"{path} has changed")
