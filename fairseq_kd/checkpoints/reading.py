@@ -32,6 +32,7 @@ from fairseq_kd.checkpoints.plain_options import refuse_code, shown
 from fairseq_kd.checkpoints.records import fault_of_records
 from fairseq_kd.checkpoints.weights import are_weights, check_finite, check_weights
 from fairseq_kd.files.json_files import NAMES
+from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import check_new_file
 
 # torch >= 2.6 unpickles weights only. fairseq keeps a model's options as a Namespace, and the
@@ -225,7 +226,9 @@ def unpickled(path: Path, called: str) -> Any:
             "checkpoint_best.pt."
         )
     if not path.is_file():
-        raise FileNotFoundError(f"{called} does not exist. Give the path of a fairseq checkpoint.")
+        raise FileNotFoundError(
+            f"{called} {why_no_file(path)}. Give the path of a fairseq checkpoint."
+        )
     with path.open("rb") as file:  # torch recognises the current format in the same way
         zipped = file.read(len(ZIP)) == ZIP
     if zipped and not zipfile.is_zipfile(path):  # torch also reads one with bytes after its index

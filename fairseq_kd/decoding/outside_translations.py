@@ -30,6 +30,7 @@ from fairseq_kd.decoding.translation_formats import FORMATS, Translation
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
 from fairseq_kd.files.locks import lock_beside, locked
+from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import UNTIL_MADE, whole_folder
 from fairseq_kd.parallel_text import letters_of
 from fairseq_kd.progress import ProgressLine
@@ -64,7 +65,8 @@ class Import:
         self.options, self.workers = options, workers
         if not options.hypotheses.is_file():
             raise FileNotFoundError(
-                f"--hypotheses {options.hypotheses} does not exist. Give a file of translations."
+                f"--hypotheses {options.hypotheses} {why_no_file(options.hypotheses)}. Give a file "
+                "of translations."
             )
         self.subset: Subset = read_subset(options.data, options.subset, pair)
         self.bpe, self.tokenizer = options.bpe, options.tokenizer

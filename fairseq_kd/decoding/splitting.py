@@ -7,6 +7,7 @@ from fairseq.data import Dictionary
 
 from fairseq_kd.decoding.subset import Subset, check_splitting, splitting_of
 from fairseq_kd.decoding.tokenising import NONE, SENTENCEPIECE, SUBWORD_NMT, splitter
+from fairseq_kd.files.names import why_no_file
 
 MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # shares of tokens, with and without splitting
 OWN_SPLITTING = "Give the --tokenizer, --bpe and --codes of the data."
@@ -44,7 +45,7 @@ def find_codes(bpe: str, codes: Optional[Path], data: Path) -> Optional[Path]:
     file, learned = CODES[bpe]
     if codes is not None:
         if not codes.is_file():
-            raise FileNotFoundError(f"--codes {codes} does not exist. Give {learned}.")
+            raise FileNotFoundError(f"--codes {codes} {why_no_file(codes)}. Give {learned}.")
         return codes
     for path in (data.resolve().parent / file, data / file):
         if path.is_file():

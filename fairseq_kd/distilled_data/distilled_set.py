@@ -21,6 +21,7 @@ from fairseq_kd.distilled_data.selection import SelectionOptions
 from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, other_splits, tag_id
 from fairseq_kd.files.hashes import check_unchanged, sha256_of, sums_of
 from fairseq_kd.files.locks import lock_beside, locked
+from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import check_apart, whole_folder
 from fairseq_kd.progress import ProgressLine
 
@@ -74,7 +75,9 @@ class DistilledSet:
         self.out, self.choice, self.mix, self.workers = out, choice, mix, workers
         self.scores = scores
         if scores is not None and not scores.is_file():
-            raise FileNotFoundError(f"--scores {scores} does not exist. Give a file of numbers.")
+            raise FileNotFoundError(
+                f"--scores {scores} {why_no_file(scores)}. Give a file of numbers."
+            )
         self.bank = FilterBank(thresholds)
         self.hypotheses = translations / WHOLE
         self.settings = read_settings(translations)

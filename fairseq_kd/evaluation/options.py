@@ -13,6 +13,7 @@ from fairseq_kd.command_line import (
     user_dir_field,
 )
 from fairseq_kd.decoding.search import LENPEN, Search
+from fairseq_kd.files.names import why_no_file
 from fairseq_kd.flag_types import (
     BEAM,
     BPE,
@@ -170,8 +171,8 @@ class EvaluateOptions(Options):
             check_comet(self.comet)
         if self.reference is not None and not self.reference.is_file():
             raise FileNotFoundError(
-                f"--reference {self.reference} does not exist. Give the plain text of the "
-                "references."
+                f"--reference {self.reference} {why_no_file(self.reference)}. Give the plain text "
+                "of the references."
             )
         self.systems()
         self.scorers()

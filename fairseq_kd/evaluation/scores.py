@@ -11,6 +11,7 @@ from sacrebleu.significance import PairedTest, Result
 
 from fairseq_kd.evaluation.results import BinScores, Score
 from fairseq_kd.evaluation.scorers import OutsideMetric, Scorer
+from fairseq_kd.files.names import why_no_file
 
 SIGNIFICANT_P = 0.05
 TOKENIZER_PACKAGES = {"ja-mecab": "'sacrebleu[ja]'", "ko-mecab": "'sacrebleu[ko]'"}
@@ -206,7 +207,9 @@ def check_comet(model: Path) -> None:
         ValueError: COMET is not installed.
     """
     if not model.is_file():
-        raise FileNotFoundError(f"--comet {model} does not exist. Give a checkpoint of COMET.")
+        raise FileNotFoundError(
+            f"--comet {model} {why_no_file(model)}. Give a checkpoint of COMET."
+        )
     try:
         import comet  # noqa: F401
     except ImportError:

@@ -16,6 +16,7 @@ from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.evaluation.results import INT8, int8_name
 from fairseq_kd.evaluation.systems import Variant
+from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import make_folder, written_whole
 from fairseq_kd.parallel_text import letters_of, lines_of
 from fairseq_kd.shard import Shard
@@ -100,7 +101,7 @@ def read_references(path: Path, subset: Subset) -> List[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"--reference {path} does not exist. Give the plain text of the set."
+            f"--reference {path} {why_no_file(path)}. Give the plain text of the set."
         )
     references = list(lines_of(str(path), f"--reference {path}"))
     if len(references) != len(subset):

@@ -1,7 +1,9 @@
 """Names from files, command lines and checkpoints: checked to be plain, or escaped in output."""
 
+import os
 import re
-from typing import Iterable, Tuple
+from pathlib import Path
+from typing import Iterable, Tuple, Union
 
 LANGUAGE = re.compile(r"[^\W_][\w@.+-]{0,63}")
 SYSTEM = re.compile(r"[^\W_][\w .,:;+@()#%&='-]*")
@@ -30,6 +32,17 @@ def plain_languages(languages: Iterable[str], called: str) -> Tuple[str, ...]:
 def in_one_line(text: object) -> str:
     """A text as one line, for a comment or a page: line breaks become spaces."""
     return re.sub(r"[\s\x00-\x1f\x7f\x85\u2028\u2029]+", " ", str(text)).strip()
+
+
+def why_no_file(path: Union[str, Path]) -> str:
+    """Why a path cannot be read as a file, as the end of a sentence."""
+    if not os.path.lexists(path):
+        return "does not exist"
+    if os.path.isdir(path):
+        return "must be a file, but is a folder"
+    if os.path.exists(path):
+        return "must be a regular file, but is a pipe or a device"
+    return "is a symbolic link that leads to no file"
 
 
 def on_terminal(text: object) -> str:

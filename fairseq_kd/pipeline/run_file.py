@@ -19,6 +19,7 @@ import jsonschema
 import yaml
 
 from fairseq_kd.fairseq_flags import Flags
+from fairseq_kd.files.names import why_no_file
 from fairseq_kd.parallel_text import lines_of
 
 SCHEMA = Path(__file__).with_name("run.schema.yaml")
@@ -116,7 +117,7 @@ def read_run(path: Path, changes: Sequence[str] = ()) -> RunFile:
         ValueError: it is not YAML, or a key is unknown, is missing or has a wrong value.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. Give the YAML file of a run.")
+        raise FileNotFoundError(f"{path} {why_no_file(path)}. Give the YAML file of a run.")
     try:
         text = "\n".join(lines_of(str(path)))
         content = _loaded(text)

@@ -1,6 +1,7 @@
 """Names are data: in a program, a script, a page and a path they stay what they are."""
 
 import ast
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -17,7 +18,14 @@ from fairseq_kd.evaluation.tables import wrapped
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import Ancestor
-from fairseq_kd.files.names import as_code, in_markdown, in_one_line, on_terminal, plain_languages
+from fairseq_kd.files.names import (
+    as_code,
+    in_markdown,
+    in_one_line,
+    on_terminal,
+    plain_languages,
+    why_no_file,
+)
 from fairseq_kd.pipeline.corpus import language_pair
 from fairseq_kd.pipeline.run_file import read_run
 from fairseq_kd.pipeline.shell_script import write_script
@@ -138,3 +146,13 @@ def test_names_lose_no_more_than_the_ends_of_their_lines():
 def test_a_command_with_an_open_quote_is_shown_as_it_is():
     assert wrapped("train 'a b' --x 'open") == "train 'a b' --x 'open"
     assert wrapped("train 'a b' --x 1") == "train 'a b' \\\n    --x 1"
+
+
+def test_a_path_that_is_no_file_is_told_from_one_that_is_missing(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("gone")
+    pipe = "must be a regular file, but is a pipe or a device"
+    assert why_no_file(tmp_path / "pipe") == why_no_file("/dev/zero") == pipe
+    assert why_no_file(tmp_path) == "must be a file, but is a folder"
+    assert why_no_file(tmp_path / "link") == "is a symbolic link that leads to no file"
+    assert why_no_file(tmp_path / "gone") == "does not exist"
