@@ -30,6 +30,7 @@ from fairseq_kd.commands import (
     store,
     store_merge,
     translate,
+    translate_text,
     user_dir,
 )
 from fairseq_kd.files.names import on_terminal
@@ -48,6 +49,7 @@ COMMANDS = (  # in the order of --help
         store,
         binarise_text,
         translate,
+        translate_text,
         import_translations,
         distill_data,
         extract_peer,

@@ -31,6 +31,7 @@ LINES = [  # with every kind of flag
     "binarise-text --text t.es --data bin --out o --tokenizer none --codes codes",
     "translate --teacher t.pt --data bin --out out --sampling --seed 3 --max-len-a 1.5",
     "translate --teacher t.pt --data bin --out out --lenpen -1",
+    "translate-text --ct2-model m --text t.es --out o --target-prefix de --nbest 5 --beam 6",
     "import-translations --data bin --hypotheses t.en --out o --format tsv --bpe none --workers 2",
     "merge out",
     "distill-data --translations t --data bin --out out --min-score=-inf --min-words=-inf",

@@ -1,6 +1,7 @@
-"""The options of ``fairseq-kd translate``, ``import-translations`` and ``merge``."""
+"""The options of ``translate``, ``translate-text``, ``import-translations`` and ``merge``."""
 
 from dataclasses import MISSING, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Optional
 
@@ -212,6 +213,91 @@ class SplittingOptions(Options):
     def is_split(self) -> bool:
         """Whether the text is split into the tokens of the data already."""
         return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateTextOptions(Options):
+    """A model of CTranslate2, what it reads beside the text, and the search."""
+
+    COMMAND = "translate-text"
+    ct2_model: Path = option_field(
+        MISSING,
+        "folder that a converter of CTranslate2 wrote, such as ct2-transformers-converter",
+        read=file_path,
+    )
+    text: Path = option_field(
+        MISSING, "plain sentences, one per line; .xz and .gz are read too", read=file_path
+    )
+    out: Path = option_field(MISSING, "folder for translations.jsonl", read=file_path)
+    sentencepiece: Optional[Path] = option_field(
+        None,
+        "the SentencePiece model of the translation model (default: source.spm, "
+        "sentencepiece.bpe.model, sentencepiece.model or spm.model in its folder)",
+        read=file_path,
+    )
+    target_sentencepiece: Optional[Path] = option_field(
+        None,
+        "that of the target language, if it is another one (default: target.spm in the folder, "
+        "else that of the source)",
+        read=file_path,
+    )
+    source_prefix: Optional[str] = option_field(
+        None,
+        "symbols before each source, separated by spaces, such as __en__ of M2M-100 or eng_Latn "
+        "of NLLB (default: none)",
+        read=one_line,
+        metavar="SYMBOLS",
+    )
+    source_suffix: Optional[str] = option_field(
+        None,
+        "symbols after each source; the end of sentence is added where the model needs it "
+        "(default: none)",
+        read=one_line,
+        metavar="SYMBOLS",
+    )
+    target_prefix: Optional[str] = option_field(
+        None,
+        "symbols with which each translation begins, such as __de__ or deu_Latn (default: none)",
+        read=one_line,
+        metavar="SYMBOLS",
+    )
+    beam: Optional[int] = number_field(
+        None, BEAM, f"beam width, at least --nbest (default: {DEFAULT_BEAM})"
+    )
+    nbest: int = number_field(1, BEAM, "hypotheses per sentence (default: %(default)s)")
+    max_source_tokens: int = number_field(
+        510,
+        Range(int, 1, 100_000),
+        "longest source that the model reads, in pieces; longer ones are left out, and "
+        "translations are no longer (default: %(default)s)",
+    )
+    device: str = option_field("cpu", "where to translate (default: %(default)s)", ("cpu", "cuda"))
+    compute_type: str = option_field(
+        "auto",
+        "int8, float32, float16, ... (default: auto, float16 on GPUs and int16 on CPUs)",
+        read=one_word,
+    )
+    workers: Optional[int] = number_field(
+        None, THREADS, "batches that are translated at the same time (default: one per core)"
+    )
+
+    def check(self) -> None:
+        """Checks that the packages for it are installed.
+
+        Raises:
+            ValueError: naming the package.
+        """
+        for package in ("ctranslate2", "sentencepiece"):
+            if find_spec(package) is None:
+                raise ValueError(
+                    f"translate-text needs {package}, which is not installed (pip install "
+                    f"{package})."
+                )
+
+    @property
+    def search_width(self) -> int:
+        """The beam width."""
+        return max(self.beam or DEFAULT_BEAM, self.nbest)
 
 
 @dataclass(frozen=True, kw_only=True)

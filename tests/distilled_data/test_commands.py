@@ -24,7 +24,10 @@ def test_documented_commands_are_understood():
         words = shlex.split(command.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "3"))
         used.add(words[0])
         options_of(words).check()
-    assert used == {*("binarise-text", "translate", "import-translations", "distill-data", "merge")}
+    assert used == {
+        *("binarise-text", "translate", "translate-text", "import-translations", "distill-data"),
+        "merge",
+    }
 
 
 def test_the_tables_list_all_selections_and_filters():

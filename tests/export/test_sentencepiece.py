@@ -1,5 +1,7 @@
 """A student that reads pieces of SentencePiece, from its training to its exported directory."""
 
+import json
+import math
 import re
 import shutil
 import sys
@@ -14,9 +16,14 @@ from trained import train_to_an_end
 from fairseq_kd import cli
 
 NEEDED = ("ctranslate2", "sentencepiece")
-pytestmark = pytest.mark.skipif(
-    not all(map(find_spec, NEEDED)), reason="needs CTranslate2 and SentencePiece"
-)
+if not all(map(find_spec, NEEDED)):
+    pytest.skip("needs CTranslate2 and SentencePiece", allow_module_level=True)
+
+import ctranslate2  # noqa: E402
+import sentencepiece  # noqa: E402
+
+from fairseq_kd.decoding import outside_model  # noqa: E402
+from fairseq_kd.decoding.translation_formats import jsonl  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +110,116 @@ def test_a_missing_package_is_reported(export, monkeypatch, capsys):
     )
     assert export("--bpe", "sentencepiece") == 2
     assert "(pip install sentencepiece)." in capsys.readouterr().err
+
+
+@pytest.fixture
+def translate_text(student, pieces, cache, tmp_path_factory, tmp_path):
+    """Translates text with the exported model, in this process, and returns its status."""
+    model = tmp_path_factory.getbasetemp() / "outside" / "model"
+    if not model.exists():
+        words = ["export", student, "--out", model, "--threads", "1", "--cache", cache]
+        words += ["--beam", "2", "--bpe", "sentencepiece", "--tokenizer", "none"]
+        assert cli.main([str(word) for word in words]) == 0
+    text = Path(pieces).parent / "text" / "test.es"
+
+    def translated(*flags, model=model, text=text, out="out"):
+        words = ["translate-text", "--ct2-model", model, "--text", text, "--out", tmp_path / out]
+        return cli.main([str(word) for word in (*words, "--workers", "1", *flags)])
+
+    translated.model, translated.text = model, text
+    return translated
+
+
+def hypotheses_of(folder):
+    lines = (folder / "translations.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_text_is_translated_as_the_exported_program_does(translate_text, tmp_path, capsys):
+    text = tmp_path / "text.es"
+    lines = translate_text.text.read_text(encoding="utf-8").splitlines()
+    text.write_text("\n".join([*lines[:5], "", *lines[5:]]) + "\n", encoding="utf-8")
+    flags = ("--nbest", "2", "--beam", "3", "--compute-type", "float32")
+    assert translate_text(*flags, text=text) == 0
+    found = hypotheses_of(tmp_path / "out")
+    assert [each["id"] for each in found] == [*range(len(lines) + 1)]
+    assert found[5]["translations"] == []
+    assert all(len(each["translations"]) <= 2 for each in found)
+    translator = ctranslate2.Translator(str(translate_text.model), compute_type="float32")
+    split = sentencepiece.SentencePieceProcessor(
+        model_file=str(translate_text.model / "sentencepiece.model")
+    )
+    (result,) = translator.translate_batch(
+        [[*split.encode(lines[0], out_type=str)]],
+        beam_size=3,
+        return_scores=True,
+        max_decoding_length=510,
+    )
+    best = found[0]["translations"][0]
+    assert best["translation"] == split.decode(result.hypotheses[0])
+    assert best["score"] == pytest.approx(result.scores[0] / math.log(2), abs=1e-3)
+    assert translate_text(*flags, text=text) == 0
+    assert f"{tmp_path}/out already exists" in capsys.readouterr().err
+    assert translate_text("--nbest", "1", text=text) == 2
+    assert "made of other inputs: 'beam', 'nbest'" in capsys.readouterr().err
+
+
+def test_an_interrupted_translation_resumes(translate_text, tmp_path, monkeypatch):
+    monkeypatch.setattr(outside_model, "CHUNK", 8)
+    assert translate_text(out="whole") == 0
+    whole = hypotheses_of(tmp_path / "whole")
+    translated = outside_model.OutsideModel._translated
+    calls = []
+
+    def killed(self, first, lines):
+        calls.append(first)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return translated(self, first, lines)
+
+    monkeypatch.setattr(outside_model.OutsideModel, "_translated", killed)
+    assert translate_text() == 130
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == [
+        "out.journal"
+    ]
+    assert translate_text() == 0
+    assert calls == [0, 8, 16, *range(16, len(whole), 8)]
+    assert hypotheses_of(tmp_path / "out") == whole
+    assert not (tmp_path / "out.journal").exists()
+
+
+def test_its_file_is_read_as_translations_of_the_lines(translate_text, tmp_path):
+    assert translate_text("--nbest", "2") == 0
+    read = list(jsonl(tmp_path / "out" / "translations.jsonl"))
+    for each in hypotheses_of(tmp_path / "out"):
+        found = [(it.text, it.score) for it in read if it.number == each["id"]]
+        several = [(one["translation"], one["score"]) for one in each["translations"]]
+        assert found == several
+        assert [score for _, score in found] == sorted((it[1] for it in found), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--source-prefix", "__xx__"], "--source-prefix: __xx__ is not in the vocabulary of "),
+        (["--target-prefix", "eng_Latn"], "--target-prefix: eng_Latn is not in the vocabulary of"),
+        (["--sentencepiece", "none"], "--sentencepiece none does not exist. Give the model of Se"),
+        (["--ct2-model", "docs"], "--ct2-model docs holds no model.bin. Give a folder that a con"),
+    ],
+)
+def test_what_the_model_does_not_know_is_refused(translate_text, flags, message, capsys, tmp_path):
+    assert translate_text(*flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_pieces_of_another_model_are_refused(translate_text, tmp_path, capsys):
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(translate_text.text.with_name("train.en")),
+        model_prefix=str(tmp_path / "other"),
+        vocab_size=300,
+        minloglevel=2,
+    )
+    assert translate_text("--sentencepiece", tmp_path / "other.model") == 2
+    message = r"The vocabulary of \S+ lacks \d+% of the pieces of \S+other\.model\. Give the Sente"
+    assert re.search(message, capsys.readouterr().err)

@@ -16,8 +16,8 @@ from fairseq_kd.pipeline.run_file import read_run
 
 DEMO, PLAIN = (ROOT / "scripts" / f"{name}.sh" for name in ("demo", "progressive"))
 LADDER = ROOT / "scripts" / "ladder.yaml"
-STEPS = 7
-MERGE = 4  # of the two shards of the store, which is over at once
+STEPS = 8
+MERGE = 4  # of the two shards of the translations, which is over at once
 TRAININGS = ("student", "undistilled")
 
 
