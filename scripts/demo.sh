@@ -4,9 +4,9 @@
 #   usage: scripts/demo.sh [flags of fairseq-kd progressive...]      e.g. scripts/demo.sh --dry-run
 #
 # Ten to twenty minutes on two CPU cores, after installation. scripts/demo.yaml describes the run: verses from
-# data/bible.es-en, Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of 37 % of its
-# parameters that learns from its translations; the same training on the references; and students of that size after
-# full training, with and without a teacher.
+# data/bible.es-en, Spanish to English; the teacher in data/teacher.es-en, which scripts/teacher.sh made; a student of
+# 37 % of its parameters that learns from its translations; the same training on the references; and students of that
+# size after full training, with and without a teacher.
 # Then runs/demo/report.html (and report.md) compares them, and runs/demo/history.html documents how each was made.
 # Every training is one fairseq-train line.
 #

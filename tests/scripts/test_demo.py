@@ -34,7 +34,7 @@ def table_without_timings(folder):
 
 
 def test_the_header_is_the_help():
-    assert "Ten to twenty minutes on two CPU cores, after installation" in run(DEMO, "--help").stdout
+    assert "Ten to twenty minutes on two CPU cores, after instal" in run(DEMO, "--help").stdout
     assert run(DEMO, "--quickly", check=False).returncode == 2
     assert "as plain shell: a ladder of fairseq-train lines" in run(PLAIN, "--help").stdout
     assert run(PLAIN, "quickly", check=False).returncode == 2
