@@ -58,7 +58,8 @@ def evaluate(role):
 
 
 def stage(bad, data, out, **good):
-    training = ["fairseq-train", data, "--save-dir", out, "--max-update", "1"]
+    training = ["fairseq-train", data, "--arch", "transformer", "--save-dir", out]
+    training += ["--max-update", "1"]
     return ["stage", "student", "--", *training, "--finetune-from-model", bad]
 
 

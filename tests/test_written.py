@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from disks import files_up_to, make_read_only, small_disk
-from harness import Setup
+from harness import Setup, write_text
 
 from fairseq_kd import cli
 
@@ -23,6 +23,8 @@ SMALLER += ["--decoder-layers", "1", "--encoder-embed-dim", "8", "--decoder-embe
 SMALLER += ["--encoder-attention-heads", "1", "--decoder-attention-heads", "1"]
 SMALLER += ["--encoder-ffn-embed-dim", "32", "--decoder-ffn-embed-dim", "32"]
 FOLDERS = {  # commands that fill a folder, with what they keep
+    "prepare": "the text is unchanged",
+    "binarise-text": "the text is unchanged",
     "store": "complete parts are kept",
     "translate": "earlier translations are kept",
     "import-translations": "the file of translations is unchanged",
@@ -77,7 +79,12 @@ def words(teacher, data, cache, merged, peers, tmp_path, monkeypatch):
     taught = ["--teacher", teacher, "--data", data]
     fast = ["--threads", "1", "--beam", "1", "--subset", "valid", "--cache", cache]
     evaluate = ["--student", f"s={teacher}", "--rounds", "0", "--no-memory", "--bootstrap", "100"]
+    text = write_text(tmp_path / "text", {"train": 60, "valid": 10, "test": 10})
+    pair = ["--source", "es", "--target", "en", "--merges", "60"]
+    alone = ["--data", data, "--workers", "1"]
     return {
+        "prepare": ["prepare", "--text", text, *pair, "--workers", "1", "--out"],
+        "binarise-text": ["binarise-text", "--text", text / "train.es", *alone, "--out"],
         "store": ["store", *taught, "--subset", "valid", "--topk", "4", "--out"],
         "translate": ["translate", *taught, "--beam", "1", "--cache", cache, "--out"],
         "import-translations": [
@@ -141,7 +148,7 @@ def test_a_read_only_disk_is_reported(words, command, tmp_path, capsys):
         )
 
 
-@pytest.mark.parametrize("command", [*list(FOLDERS)[:4], "inherit", "extract-peer"])
+@pytest.mark.parametrize("command", [*list(FOLDERS)[:6], "inherit", "extract-peer"])
 def test_finished_work_is_found_on_a_disk_that_became_read_only(words, command, tmp_path):
     with small_disk(tmp_path / "disk", "size=64m") as disk:
         assert run(words, command, disk / "out") == 0
@@ -207,7 +214,7 @@ def test_what_somebody_else_made_is_left_alone(words, command, what, tmp_path, c
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", [name for name in FOLDERS if name != "distill-data"])
+@pytest.mark.parametrize("command", sorted({*FOLDERS} - {"distill-data", "prepare"}))
 def test_a_place_in_the_data_is_refused(words, command, data, tmp_path, capsys):
     copied = shutil.copytree(data, tmp_path / "data")
     at = words[command].index(data)

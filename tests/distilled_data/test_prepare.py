@@ -244,3 +244,8 @@ def test_a_full_disk_is_named_and_nothing_is_left(text, tmp_path, refused):
         message = refused(text, tmp_path / "out")
     assert message.startswith(f"The disk of {tmp_path}/out is full;")
     assert os.listdir(tmp_path) == ["text"]
+
+
+def test_a_place_in_the_text_is_refused(text, refused):
+    message = f"--out {text}/out lies inside --text {text}, which is only read."
+    assert refused(text, text / "out").startswith(message)

@@ -395,6 +395,6 @@ def test_several_teachers_have_names_that_no_stage_can_have(workflow_of, large_t
 def test_parameters_cannot_be_counted_before_the_text_is_prepared(workflow_of, prepared):
     text = f"data: {{text: {prepared / 'text'}, source: es, target: en}}\n"
     with pytest.raises(
-        ValueError, match=r"before the text is prepared\. Run \S+/prepare\.sh es en"
+        ValueError, match=r"before the text is prepared\. Run fairseq-kd prepare --text "
     ):
         workflow_of(f"{text}{TEACHER}parameters: 60K")
