@@ -272,16 +272,12 @@ def vocabulary_of(folder: Path, side: str) -> FrozenSet[str]:
     for name in VOCABULARIES:
         path = folder / f"{name.format(side=side)}.json"
         if path.is_file():
-            return frozenset(json.loads(_text(path)))
+            return frozenset(read_json(path, [str], "Convert the model again."))
         if path.with_suffix(".txt").is_file():  # of older converters
-            return frozenset(_text(path.with_suffix(".txt")).split("\n"))
+            return frozenset(text_lines(str(path.with_suffix(".txt"))))
     raise FileNotFoundError(
         f"--ct2-model {folder} holds no vocabulary of the {side}. Convert the model again."
     )
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
 
 
 def _is_chunk(total: int, number: int, text: bytes) -> bool:

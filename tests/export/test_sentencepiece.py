@@ -223,3 +223,12 @@ def test_the_pieces_of_another_model_are_refused(translate_text, tmp_path, capsy
     assert translate_text("--sentencepiece", tmp_path / "other.model") == 2
     message = r"The vocabulary of \S+ lacks \d+% of the pieces of \S+other\.model\. Give the Sente"
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_damaged_vocabulary_is_named(translate_text, tmp_path, capsys):
+    model = shutil.copytree(translate_text.model, tmp_path / "model")
+    (vocabulary,) = model.glob("*vocabulary.json")
+    vocabulary.write_text('["a", 1]')
+    assert translate_text(model=model) == 2
+    message = f"{vocabulary} is damaged: '[1]' must be a text, but is a whole number. Convert the"
+    assert message in capsys.readouterr().err
