@@ -6,8 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from importlib.metadata import distribution
-from importlib.util import find_spec
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -56,7 +55,7 @@ def environment_of(wheel, folder):
     # Python searches a folder of a .pth file, but reads no .pth files there, such as the clone's.
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     (site / "libraries.pth").write_text("".join(f"{path}\n" for path in libraries))
-    programs = [*distribution("fairseq-fixed").entry_points] if find_spec("fairseq") else []
+    programs = distribution(packages_distributions()["fairseq"][0]).entry_points
     for name, module in (
         ("fairseq-kd", "fairseq_kd.cli:main"),
         *((each.name, each.value) for each in programs if each.group == "console_scripts"),

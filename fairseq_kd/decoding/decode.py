@@ -257,8 +257,9 @@ class ShardDecoder:
         """Whether the text of a batch has hypotheses of its sentences and of no others."""
         if number not in self.own:
             return True  # and is refused
-        matches = [LINE.fullmatch(line) for line in text.decode(errors="replace").splitlines()]
-        if not all(matches):
+        *lines, end = text.decode(errors="replace").split("\n")  # tokens may hold other line ends
+        matches = [LINE.fullmatch(line) for line in lines]
+        if end or not all(matches):
             return False
         numbers = [int(match[1]) for match in matches if match]
         return list(dict.fromkeys(numbers)) == sorted(self.batches[number].tolist())

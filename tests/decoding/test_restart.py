@@ -8,12 +8,14 @@ import signal
 import time
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 from disks import files_up_to, small_disk
 from forks import start_forked
 from translations import content, hypotheses
 
 from fairseq_kd import cli
+from fairseq_kd.decoding.decode import ShardDecoder
 from fairseq_kd.decoding.hypothesis_files import WHOLE
 from fairseq_kd.files.locks import lock_beside, locked
 
@@ -142,3 +144,21 @@ def test_a_full_file_system_is_reported_and_what_was_decoded_is_kept(
     assert translate(kept, "--nbest", "4") == 0
     assert "continuing after" in capsys.readouterr().err
     assert content(kept) == content(decoded)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("H-3\t-0.5\ta b\nH-5\t-1.0\tc\nH-5\t-2.0\td\n", True),
+        ("H-3\t-0.5\ta\u2028b \x85\nH-5\t-inf\t\n", True),  # a token may hold another line end
+        ("H-3\t-0.5\ta b\n", False),
+        ("H-5\t-1.0\tc\nH-3\t-0.5\ta b\n", False),
+        ("H-3\t-0.5\ta b\nH-5\t-1.0\tc", False),
+        ("H-\t-0.5\ta b\nH-5\t-1.0\tc\n", False),
+        ("", False),
+    ],
+)
+def test_a_batch_of_a_journal_must_have_its_sentences(text, holds):
+    decoder = ShardDecoder.__new__(ShardDecoder)
+    decoder.own, decoder.batches = range(1), [np.array([5, 3])]
+    assert decoder._holds(0, text.encode()) == holds
