@@ -70,7 +70,7 @@ class PlanOptions(Options):
     )
     vocab_size: Optional[Sequence[int]] = number_field(
         None,
-        Several(Range(int, 5, 100_000_000), 2),
+        Several(Range(int, 5, 10_000_000), 2),
         "entries of both dictionaries, or of source and target",
         metavar="N[,M]",
         group=VOCABULARY,

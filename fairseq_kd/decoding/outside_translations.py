@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
@@ -95,6 +95,21 @@ class Import:
                 self._write(work, settings)
         print(f"{self.sentences:,} sentences are in {out / WHOLE}", file=sys.stderr)
 
+    def check_beginning(self) -> None:
+        """Refuses a file whose first translations are not those of the set, in a second.
+
+        Raises:
+            ValueError: as ``run`` raises it.
+        """
+        first = list(islice(self._read(), CHUNK))
+        counts, best = Counts(self.subset), {}
+        options = (self.tokenizer, self.bpe, self.codes, self.subset.pair[1])
+        for translation, tokens in _split_all(*options, first):
+            best.setdefault(translation.number, counts.unknown.known(tokens))
+        self._check_unknown(counts)
+        if self.subset.target is not None:
+            self._check_step(best.items(), len(best))
+
     def _settings(self) -> Settings:
         """The settings that determine the hypotheses, except for their number."""
         codes = {} if self.codes is None else {"codes": sha256_of([self.codes])}
@@ -130,8 +145,7 @@ class Import:
                 if known:
                     counts.scored &= not math.isnan(translation.score)
                     file.write(lines_of(translation.number, [Hypothesis(known, translation.score)]))
-        advice = WITH_PIECES if self.options.is_split else OWN_SPLITTING
-        counts.unknown.check(f"--hypotheses {self.options.hypotheses}", advice)
+        self._check_unknown(counts)
         ranked, most = self.options.format == "fairseq", 1
         ready = unsorted / "sorted"
         with ready.open("w", encoding="utf-8", newline="\n") as file:
@@ -143,7 +157,8 @@ class Import:
         (work / FILE).write_text(json.dumps(sealed(settings), indent=2) + "\n", encoding="utf-8")
         with ready.open("rb") as file:
             write_shard(work / WHOLE, Shard(), settings_id(settings), file)
-        self._check_step(work / WHOLE)
+        best = ((number, best.tokens) for number, (best, *_) in by_sentence(work / WHOLE))
+        self._check_step(best, self.sentences)
         print(counts.text(), file=sys.stderr)
 
     def _read(self) -> Iterator[Translation]:
@@ -203,8 +218,18 @@ class Import:
         unknown = dictionary.unk_word in own.split()
         return unknown or letters_of(text) == letters_of(words_of(own, self.options.bpe))
 
-    def _check_step(self, path: Path) -> None:
-        """Refuses translations that are not those of the sentences, or in another language."""
+    def _check_unknown(self, counts: "Counts") -> None:
+        """Refuses text that the dictionary does not know."""
+        advice = WITH_PIECES if self.options.is_split else OWN_SPLITTING
+        counts.unknown.check(f"--hypotheses {self.options.hypotheses}", advice)
+
+    def _check_step(self, best: Iterable[Tuple[int, str]], sentences: int) -> None:
+        """Refuses translations that are not those of the sentences, or in another language.
+
+        Args:
+            best: the number of each sentence, and the tokens of its best translation.
+            sentences: how many there are.
+        """
         subset = self.subset
         if subset.target is None:
             print(
@@ -213,12 +238,12 @@ class Import:
                 file=sys.stderr,
             )
             return
-        step, compared = max(1, self.sentences // COMPARED), []
-        for number, (best, *_) in by_sentence(path):
-            if number % step == 0 and best.tokens:
+        step, compared = max(1, sentences // COMPARED), []
+        for number, tokens in best:
+            if number % step == 0 and tokens:
                 reference = subset.target_dictionary.string(subset.target[number])
                 source = subset.source_dictionary.string(subset.source[number])
-                compared.append((number, best.tokens, reference, source))
+                compared.append((number, tokens, reference, source))
         if len(compared) < LEAST_COMPARED:
             return
         splitting = splitting_of(subset.target_dictionary) or "none"

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections import Counter
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Dict, Sequence, Tuple
 
@@ -61,6 +61,21 @@ class SourceText:
         out = self.options.out
         if make_once(out, SOURCE_TEXT, self._made_of(), self._write):
             print(f"{out} is ready for fairseq-kd translate", file=sys.stderr)
+
+    def check_beginning(self) -> None:
+        """Refuses a file whose first lines are in another language, in a second.
+
+        Raises:
+            ValueError: as ``make`` raises it.
+        """
+        options, (source, _) = self.options, self.data.pair
+        first = list(islice(CleanLines(str(self.file)), CHUNK))
+        unknown = UnknownTokens(self.data.source_dictionary, source, self.data.folder)
+        tokens_of_text: Counter = Counter()
+        for tokens in split_lines(options.tokenizer, options.bpe, self.codes, source, first):
+            tokens_of_text.update(unknown.known(tokens).split())
+        unknown.check(f"--text {self.file}")
+        self._check_language(tokens_of_text)
 
     def _made_of(self) -> Dict[str, str]:
         """The inputs that determine the training set."""

@@ -377,3 +377,19 @@ def check_room(folder: Path) -> None:
                 os.fsync(file.fileno())
         finally:
             beside.unlink()
+
+
+def check_can_be_made(folder: Path, flag: str) -> None:
+    """Makes sure that a folder can be made or written to, before a command needs it.
+
+    Raises:
+        ValueError: its disk takes no files, as that of ``/proc``.
+        OSError: it cannot be written to; ``write_errors.explained`` says why.
+    """
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    try:
+        check_room(place)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{flag} {folder} cannot be made, since {place} takes no files. Give another path."
+        ) from None

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.decoding.options import SplittingOptions
-from fairseq_kd.distilled_data.options import DistillDataOptions
+from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOptions
 from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.pipeline.layout import Layout
 from fairseq_kd.pipeline.run_file import RunFile
@@ -161,15 +161,19 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
 
 
 def _check_text(layout: Layout, options: SplittingOptions, subset: Any) -> None:
-    """Refuses another splitting of words than that of the data, and codes that are missing."""
+    """Refuses another splitting of words than that of the data, and text that is not of the set."""
+    from fairseq_kd.decoding.outside_translations import Import
     from fairseq_kd.decoding.splitting import find_codes
     from fairseq_kd.decoding.subset import check_splitting
+    from fairseq_kd.distilled_data.source_text import SourceText
 
-    if options.is_split:
-        return
-    check_splitting(subset, options.bpe, "bpe")
-    if options.codes is not None or layout.corpus.step is None:
-        find_codes(options.bpe, options.codes, Path(layout.corpus.folder))
+    if not options.is_split:
+        check_splitting(subset, options.bpe, "bpe")
+        if options.codes is not None or layout.corpus.step is None:
+            find_codes(options.bpe, options.codes, Path(layout.corpus.folder))
+    if options.data.is_dir():  # else a step makes it
+        reader = SourceText if isinstance(options, BinariseTextOptions) else Import
+        reader(options, layout.corpus.pair, 1).check_beginning()
 
 
 def _check_mixing(layout: Layout, options: DistillDataOptions, source: Any) -> None:

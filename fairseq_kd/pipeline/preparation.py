@@ -14,7 +14,7 @@ from fairseq_kd.fairseq_flags import Flags
 from fairseq_kd.files.hashes import FileHashes, sha256_of
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.locks import locked
-from fairseq_kd.files.whole_files import check_apart, check_no_link
+from fairseq_kd.files.whole_files import check_apart, check_can_be_made, check_no_link
 from fairseq_kd.pipeline.fit_check import check_fit, dictionaries_of
 from fairseq_kd.pipeline.follower import ENGINE_LOG
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
@@ -108,6 +108,7 @@ def _kept_workflow(run: RunFile) -> Optional[Workflow]:
         check_no_link(run.folder / name)
     if run.folder.exists() and not run.folder.is_dir():
         raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")
+    check_can_be_made(run.folder, "run:")
     try:
         return read_workflow(run.folder / FILE)
     except FileNotFoundError:

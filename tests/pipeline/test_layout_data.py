@@ -106,7 +106,10 @@ def test_a_store_of_distilled_data_is_another_than_that_of_the_references(workfl
 def test_translations_of_another_system_are_imported_in_the_place_of_the_teachers(
     workflow_of, data, tmp_path
 ):
-    (tmp_path / "train.tsv").write_text("")
+    text = Path(data).parent / "text"
+    sides = [(text / f"train.{each}").read_text().splitlines() for each in ("es", "en")]
+    lines = ["\t".join(pair) for pair in zip(*sides, strict=True)]
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
     section = "import-translations: {hypotheses: train.tsv, format: tsv}"
     ladder = "ladder: [{ratio: 0.5, data: mixed}]"
     workflow = workflow_of(f"{ladder}\ndistilled: {{{section}}}")
@@ -125,6 +128,28 @@ def test_translations_of_another_system_are_imported_in_the_place_of_the_teacher
         workflow_of(f"{ladder}\ndistilled: {{shards: 2, {section}}}")
     with pytest.raises(ValueError, match=r"import-translations lacks the key hypotheses\."):
         workflow_of(f"{ladder}\ndistilled: {{import-translations: {{format: tsv}}}}")
+
+
+@pytest.mark.parametrize("what", ["another order", "the sources"])
+def test_translations_of_other_sentences_are_refused_by_a_dry_run(workflow_of, data, what):
+    path = Path(data).parent / "text" / f"train.{'es' if what == 'the sources' else 'en'}"
+    lines = path.read_text().splitlines()
+    Path("train.en").write_text("\n".join(lines[7:] + lines[:7]))
+    section = "distilled: {import-translations: {hypotheses: train.en}}"
+    with pytest.raises(
+        ValueError,
+        match=rf"run\.yaml: distilled\.import-translations: --hypotheses train\.en does not "
+        rf"translate train in {data}: its chrF is",
+    ):
+        workflow_of(f"ladder: [{{ratio: 0.5, data: mixed}}]\n{section}")
+
+
+def test_text_in_the_target_language_is_refused_by_a_dry_run(workflow_of, data):
+    shutil.copy(Path(data).parent / "text" / "train.en", "news.es")
+    section = "distilled: {binarise-text: {text: news.es}}"
+    message = r"distilled\.binarise-text: --text news\.es must be in the source language, es, but"
+    with pytest.raises(ValueError, match=message):
+        workflow_of(f"ladder: [{{ratio: 0.5, data: mixed}}]\n{section}")
 
 
 def test_text_is_prepared_by_the_vocabulary_of_a_teacher(workflow_of, prepared, large_teacher):

@@ -297,3 +297,15 @@ def test_checkpoints_to_compare_are_evaluated_as_controls(workflow_of, large_tea
 def test_a_checkpoint_that_cannot_be_compared_is_refused(workflow_of, compare, message):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
         workflow_of(f"ladder: [0.5]\ncompare: {compare}")
+
+
+def test_a_dry_run_refuses_a_folder_that_cannot_be_made(workflow_of):
+    message = r"run: /proc/run cannot be made, since /proc takes no files\. Give another path\."
+    with pytest.raises(ValueError, match=message):
+        workflow_of("ladder: [0.5]\nrun: /proc/run")
+
+
+def test_a_dry_run_refuses_a_folder_below_a_file(workflow_of):
+    Path("file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file"):
+        workflow_of("ladder: [0.5]\nrun: file/run")
