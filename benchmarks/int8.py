@@ -18,7 +18,7 @@ from sacrebleu.metrics import BLEU
 import fairseq_kd.plugin  # noqa: F401  (the architectures of the models)
 from fairseq_kd.decoding.conversion import FLOAT32, INT8, converted, default_cache
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import words_of
 from fairseq_kd.evaluation.results import FAIRSEQ
 from fairseq_kd.evaluation.systems import NamedCheckpoint, Variant, common_subset, load_named

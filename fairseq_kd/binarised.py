@@ -36,8 +36,8 @@ def check_subset(folder: Path, subset: str, vocab_sizes: Mapping[str, int]) -> N
     """
     pair = "|".join(map(re.escape, vocab_sizes))
     name = re.compile(rf"({re.escape(subset)}\d*\.(?:{pair})-(?:{pair})\.)(?:{pair})(\.bin|\.idx)?")
-    found = [name.fullmatch(path.name) for path in folder.iterdir()]
-    prefixes = sorted({match[1] for match in found if match})
+    matches = [name.fullmatch(path.name) for path in folder.iterdir()]
+    prefixes = sorted({match[1] for match in matches if match})
     for prefix in prefixes:
         for language, size in vocab_sizes.items():
             if not check_side(folder / f"{prefix}{language}", size):

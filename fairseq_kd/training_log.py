@@ -29,11 +29,11 @@ def figures(line: str, of: str) -> Optional[Record]:
         The numbers by their names, without the name of a validation, and the number of updates as
         ``update``, whole.
     """
-    found = FIGURES.match(line)
-    if found is None or found[1] != of:
+    match = FIGURES.match(line)
+    if match is None or match[1] != of:
         return None
     try:
-        logged = json.loads(found[2])
+        logged = json.loads(match[2])
     except (ValueError, RecursionError):  # cut off by a loss of power, or never figures
         return None
     return _as_numbers(logged, "" if of == "train_inner" else f"{of}_")
@@ -113,8 +113,8 @@ def flags_of(arguments: Sequence[str]) -> Flags:
 
 def _kind(line: str) -> str:
     """The kind of a line of figures, or ""."""
-    found = FIGURES.match(line)
-    return found[1] if found else ""
+    match = FIGURES.match(line)
+    return match[1] if match else ""
 
 
 def _as_numbers(logged: Dict[str, Any], prefix: str) -> Optional[Record]:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fairseq_kd.pipeline.execution import places
+from fairseq_kd.pipeline.execution import slots
 from fairseq_kd.progress import Progress, ProgressLine
 
 
@@ -88,14 +88,14 @@ def test_a_pause_that_is_none_is_refused_by_its_variable(monkeypatch, given):
 
 @pytest.mark.parametrize("given", ["abc", "0", "1.5", "1" * 5000])
 def test_a_number_of_places_that_is_none_is_refused_by_its_variable(monkeypatch, given):
-    monkeypatch.setenv("FAIRSEQ_KD_PLACES", given)
-    message = "FAIRSEQ_KD_PLACES must be a whole number from 1 to 1,000, but is "
+    monkeypatch.setenv("FAIRSEQ_KD_SLOTS", given)
+    message = "FAIRSEQ_KD_SLOTS must be a whole number from 1 to 1,000, but is "
     with pytest.raises(ValueError, match=rf"^{message}.{{,60}}\. Correct it, or unset it\.$"):
-        places()
+        slots()
 
 
 def test_a_variable_that_is_empty_is_not_set(monkeypatch):
-    monkeypatch.setenv("FAIRSEQ_KD_PLACES", "")
+    monkeypatch.setenv("FAIRSEQ_KD_SLOTS", "")
     monkeypatch.setenv("FAIRSEQ_KD_LOG_SECONDS", "")
-    assert places() == 1
+    assert slots() == 1
     ProgressLine("work", 1, "units")

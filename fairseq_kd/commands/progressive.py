@@ -49,8 +49,8 @@ def run(options: ProgressiveOptions) -> int:
         ]
         print(driver.overview(statuses), driver.commands(statuses), sep="\n\n")
         return 0
-    engine = options.engine()
-    return driver.run_workflow(workflow, options.until, engine, options.jobs, options.verify)
+    flags = options.all_snakemake_flags()
+    return driver.run_workflow(workflow, options.until, flags, options.jobs, options.verify)
 
 
 SUBCOMMAND = Subcommand(

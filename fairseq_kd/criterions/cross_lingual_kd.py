@@ -19,7 +19,7 @@ from fairseq_kd.criterions.intermediate import (
 )
 from fairseq_kd.flag_types import WEIGHT, number_field, option_field
 from fairseq_kd.losses.hidden_states import DISTANCES, linked_distance, pooled_distance
-from fairseq_kd.models.capture import Captured, Places
+from fairseq_kd.models.capture import Captured, CapturePoints
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.tasks import PivotTranslationTask
 from fairseq_kd.term_weights import TERM_WEIGHTS
@@ -74,7 +74,7 @@ class AlignTerm(Term):
         super().__init__(cfg, student, teacher)
         self.level, self.distance = cfg.kd_align_level, cfg.kd_align_distance
         self.projection = width_projection(student, teacher, "encoder")
-        self.student_places = self.teacher_places = Places(encoder=True)
+        self.student_points = self.teacher_points = CapturePoints(encoder=True)
 
     @classmethod
     def check_task(cls, cfg: Any, task: PivotTranslationTask) -> None:

@@ -11,7 +11,7 @@ from fairseq_kd.criterions.base import PERCENT, Metric
 from fairseq_kd.criterions.flag_checks import check_one_live_teacher
 from fairseq_kd.criterions.word_kd import WordKDConfig, WordKDCriterion
 from fairseq_kd.flag_types import flag_name, option_field
-from fairseq_kd.models.capture import Captured, Places, capture
+from fairseq_kd.models.capture import Captured, CapturePoints, capture
 from fairseq_kd.models.layer_map import PAIRS, LayerPair, check_layer_map, parse_layer_map
 from fairseq_kd.models.structure import SIDES, Structure, student_structure
 from fairseq_kd.teachers.sentence_format import refuse_language_tokens
@@ -88,7 +88,7 @@ class Term(nn.Module):
     """One addition to the loss of word_kd, with the weights that it trains.
 
     A subclass has a ``name``, for the log and the flags, and a ``config`` that declares them; sets
-    ``student_places`` and ``teacher_places``; and computes the term from what is captured there.
+    ``student_points`` and ``teacher_points``; and computes the term from what is captured there.
 
     Args:
         cfg: the flags.
@@ -105,7 +105,7 @@ class Term(nn.Module):
     def __init__(self, cfg: Any, student: Structure, teacher: Structure):
         super().__init__()
         self.weight: float = self.weight_of(cfg)
-        self.student_places = self.teacher_places = Places()
+        self.student_points = self.teacher_points = CapturePoints()
 
     @classmethod
     def weight_flag(cls) -> str:
@@ -164,8 +164,10 @@ class LayerTerm(Term):
     def set_places(self, captured: str) -> None:
         """Has the layers of all pairs captured: their ``states`` or their ``attention``."""
         pairs = list(self.each_pair())
-        self.student_places, self.teacher_places = (
-            Places(**{captured: frozenset((kind, getattr(pair, owner)) for kind, pair in pairs)})
+        self.student_points, self.teacher_points = (
+            CapturePoints(
+                **{captured: frozenset((kind, getattr(pair, owner)) for kind, pair in pairs)}
+            )
             for owner in ("student", "teacher")
         )
 
@@ -245,7 +247,7 @@ class IntermediateCriterion(WordKDCriterion):
         super().__init__(cfg, task)
         self.source_padding_idx = task.source_dictionary.pad()
         self.terms = nn.ModuleList()
-        self.student_places = self.teacher_places = Places()
+        self.student_points = self.teacher_points = CapturePoints()
         if used:
             student = student_structure(cfg, task)
             if cfg.kd_log_gradients:
@@ -256,10 +258,10 @@ class IntermediateCriterion(WordKDCriterion):
             teacher = Structure(self.teachers[0].model, named)
             self.terms.extend(each(cfg, student, teacher) for each in used)
         for term in self.terms:
-            self.student_places |= term.student_places
-            self.teacher_places |= term.teacher_places
-        in_layers = self.teacher_places.in_layers
-        if cfg.kd_share_encoder and any(place[0] == "encoder" for place in in_layers):
+            self.student_points |= term.student_points
+            self.teacher_points |= term.teacher_points
+        in_layers = self.teacher_points.in_layers
+        if cfg.kd_share_encoder and any(point[0] == "encoder" for point in in_layers):
             raise ValueError(
                 "--kd-share-encoder leaves the teacher's encoder out, so that its layers cannot be "
                 "compared. Compare the decoders: --kd-feature-layers none "
@@ -310,8 +312,8 @@ class IntermediateCriterion(WordKDCriterion):
         live = self.teachers[0]
         live.follow(model)
         with (
-            capture(model, self.student_places) as student,
-            capture(live.model, self.teacher_places) as teacher,
+            capture(model, self.student_points) as student,
+            capture(live.model, self.teacher_points) as teacher,
         ):
             word, sample_size, log = super().forward(model, sample, reduce)
             if not teacher:  # alpha is 0, so word_kd did not run the teacher
@@ -332,7 +334,7 @@ class IntermediateCriterion(WordKDCriterion):
     def _run_teacher(self, sample: Dict[str, Any]) -> None:
         """Runs the captured parts of the teacher."""
         inputs, model = self.teacher_sample(sample)["net_input"], self.teachers[0].model
-        if self.teacher_places.in_layers:
+        if self.teacher_points.in_layers:
             model(**inputs, features_only=True)
         else:
             model.encoder(**{k: v for k, v in inputs.items() if k != "prev_output_tokens"})

@@ -4,7 +4,7 @@ from typing import Any, ContextManager, List
 
 from torch import nn
 
-from fairseq_kd.models.capture import Captured, Places, capture
+from fairseq_kd.models.capture import Captured, CapturePoints, capture
 from fairseq_kd.models.structure import unwrapped
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.sentence_format import refuse_language_tokens
@@ -69,7 +69,7 @@ class SharedEncoder:
             encoder.requires_grad_(False)
             self.checked = True
         encoder.eval()
-        return capture(model, Places(encoder=True))
+        return capture(model, CapturePoints(encoder=True))
 
     def _check(self, encoder: nn.Module) -> None:
         own, taught = (each.state_dict() for each in (encoder, self.teacher.model.encoder))

@@ -11,7 +11,7 @@ from fairseq.data import Dictionary
 from fairseq_kd.decoding.conversion import LARGEST, NEVER_CHOSEN, ctranslate2_symbols, overflows
 from fairseq_kd.decoding.engine import Batch, chosen_compute_type
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.teachers.sentence_format import Affixes
 from fairseq_kd.worker_processes import in_order, in_processes
 

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 
 
 class EngineUnavailableError(Exception):

@@ -17,7 +17,7 @@ import torch
 
 from fairseq_kd.decoding.engine import Engine, EngineUnavailableError
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine, supported_type
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
 from fairseq_kd.machine import cores

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairseq_kd.decoding.engine import Batch, chosen_compute_type
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.translation_model import Checkpoint
 
 Scored = List[Tuple[Tensor, Tensor]]  # hypotheses of a sentence: tokens, nats per token

@@ -1,4 +1,4 @@
-"""The options of ``translate``, ``translate-text``, ``import-translations`` and ``merge``."""
+"""The search for translations, and the options of the commands that decode or import them."""
 
 from dataclasses import MISSING, dataclass
 from importlib.util import find_spec
@@ -14,7 +14,6 @@ from fairseq_kd.command_line import (
     teacher_pair,
     user_dir_field,
 )
-from fairseq_kd.decoding.search import DEFAULT_BEAM, LENPEN, Search
 from fairseq_kd.flag_types import (
     BEAM,
     COUNT,
@@ -33,8 +32,39 @@ from fairseq_kd.flag_types import (
 )
 from fairseq_kd.shard import Shard
 
+DEFAULT_BEAM = 5
+LENPEN = Range(float, -100, 100)
 SEARCH, ENGINE = Group("search, as in fairseq-generate"), Group("engine")
 SPLITTING = Group("splitting of text")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Options of beam search or sampling.
+
+    The longest translation of a batch has max_len_a * (its longest source) + max_len_b tokens, with
+    the end of sentence of the source.
+    """
+
+    beam: int = DEFAULT_BEAM  # 1 when sampling
+    nbest: int = 1  # hypotheses or samples per sentence
+    lenpen: float = 1.0  # hypotheses are ranked by log probability / length^lenpen
+    max_len_a: float = 2.0
+    max_len_b: int = 20
+    sampling: bool = False  # from the model's distribution
+    sampling_topk: Optional[int] = None  # from the k likeliest tokens; None for all
+    sampling_topp: Optional[float] = None  # from the likeliest tokens of this total probability
+    temperature: Optional[float] = None  # of the softmax, when sampling
+    seed: Optional[int] = None  # of the samples
+
+    def max_length(self, longest_source: int, positions: int) -> int:
+        """The maximal number of tokens of a translation, without the end of sentence.
+
+        Args:
+            longest_source: tokens of the batch's longest source, with the end of sentence.
+            positions: the number of positions of the decoder.
+        """
+        return max(1, min(int(self.max_len_a * longest_source + self.max_len_b), positions - 1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,15 +36,15 @@ class Finding(NamedTuple):
         return "; ".join(each.text for each in self.advice) + "."
 
 
-def consistent(found: Sequence[Finding]) -> List[Finding]:
+def consistent(findings: Sequence[Finding]) -> List[Finding]:
     """Leaves out advice that contradicts the advice of an earlier finding.
 
     Args:
-        found: causes first, because their advice is kept.
+        findings: causes first, because their advice is kept.
     """
     directions: Dict[str, bool] = {}
     kept = []
-    for finding in found:
+    for finding in findings:
         fits = [
             each
             for each in finding.advice

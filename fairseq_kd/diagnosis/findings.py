@@ -42,16 +42,16 @@ def findings(run: TrainingRun) -> List[Finding]:
     Effects of another finding are left out: a training that blew up is also slow. So is advice
     that contradicts the advice of a cause.
     """
-    found: List[Finding] = [*filter(None, [ending(run)])]
+    findings: List[Finding] = [*filter(None, [ending(run)])]
     if run.training:
         for check in (blow_up, learning_rate, uniform_teacher, untrained_teacher):
-            found += filter(None, [check(run)])
-        found += filter(None, [dominant_term(run), over_fitting(run)])
-        if not any(each.name in EXPLAIN_SLOWNESS for each in found):
+            findings += filter(None, [check(run)])
+        findings += filter(None, [dominant_term(run), over_fitting(run)])
+        if not any(each.name in EXPLAIN_SLOWNESS for each in findings):
             slow = slow_progress(run)
-            found += filter(None, [slow or capacity_gap(run)])
-    found += filter(None, [collapse(run)])
-    return consistent(found)
+            findings += filter(None, [slow or capacity_gap(run)])
+    findings += filter(None, [collapse(run)])
+    return consistent(findings)
 
 
 def blow_up(run: TrainingRun) -> Optional[Finding]:

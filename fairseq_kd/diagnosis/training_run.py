@@ -126,8 +126,8 @@ def _with_nll_loss(record: Record) -> Record:
 
 def _vocab_size(lines: List[str]) -> Optional[int]:
     """The size of the last dictionary in the log, which is the target's."""
-    found = re.findall(r"\] dictionary: (\d{1,18}) types", "\n".join(lines))
-    return int(found[-1]) if found else None
+    sizes = re.findall(r"\] dictionary: (\d{1,18}) types", "\n".join(lines))
+    return int(sizes[-1]) if sizes else None
 
 
 def _teacher(path: Path, flags: Flags) -> Optional[TrainingLog]:

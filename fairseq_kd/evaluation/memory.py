@@ -25,7 +25,7 @@ from fairseq_kd.child_process import begin_worker
 from fairseq_kd.criterions.word_kd import WordKDConfig
 from fairseq_kd.decoding.engine import Batch, Engine
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint
 from fairseq_kd.evaluation.results import FAIRSEQ, MemoryUse

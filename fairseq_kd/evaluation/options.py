@@ -12,7 +12,7 @@ from fairseq_kd.command_line import (
     teacher_pair,
     user_dir_field,
 )
-from fairseq_kd.decoding.search import LENPEN, Search
+from fairseq_kd.decoding.options import LENPEN, Search
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.flag_types import (
     BEAM,

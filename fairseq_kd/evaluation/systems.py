@@ -12,7 +12,7 @@ from fairseq_kd.checkpoints.updates import updates_behind, updates_done
 from fairseq_kd.decoding.engine import Engine
 from fairseq_kd.decoding.engine_choice import INSTALL
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, read_subset_for
 from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves

@@ -20,7 +20,7 @@ from fairseq_kd.decoding.conversion import (
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.engine import Batch, Engine
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.splitting import CODES, find_codes
 from fairseq_kd.decoding.subset import Subset, check_splitting
 from fairseq_kd.evaluation.results import FAIRSEQ

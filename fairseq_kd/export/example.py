@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Sequence, Tuple
 
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.files.hashes import SUMS
 
 HEAD = '''\

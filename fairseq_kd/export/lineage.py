@@ -40,7 +40,7 @@ def lineage(path: Path) -> List[Ancestor]:
     Stores and data sets that a teacher translated are included. For a file that cannot be read,
     the only fact is the reason.
     """
-    found: List[Ancestor] = []
+    ancestors: List[Ancestor] = []
     waiting = [(str(path), "student")]
     seen = set()
     while waiting:
@@ -53,9 +53,9 @@ def lineage(path: Path) -> List[Ancestor]:
         except Exception as error:  # the file may have been replaced since the training
             reason = " ".join(str(error).split()) or type(error).__name__
             ancestor, before = Ancestor(name, role, {UNREAD: reason[:300]}, None), []
-        found.append(ancestor)
+        ancestors.append(ancestor)
         waiting += before
-    return found
+    return ancestors
 
 
 def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:

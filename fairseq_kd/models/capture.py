@@ -2,7 +2,7 @@
 
 Hidden states are the outputs of layers. Attention is computed again from the inputs of an attention
 block by the block's own weights: fairseq's fast attention returns no map of a single head, and its
-slow one would change the run. Only the requested places are kept, the outputs of the model stay the
+slow one would change the run. Only the requested points are kept, the outputs of the model stay the
 same, and no hook is left after the run.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.models.structure import ATTENTION, Structure, unwrapped
 
-Place = Tuple[str, int]  # (side or kind of attention, layer)
+Point = Tuple[str, int]  # (side or kind of attention, layer)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class AttentionInputs:
 
 
 @dataclass(frozen=True)
-class Places:
-    """The places of a model that are captured.
+class CapturePoints:
+    """The points of a model that are captured.
 
     Args:
         states: hidden states, by side and layer.
@@ -60,26 +60,26 @@ class Places:
         encoder: whether to keep the output of the encoder.
     """
 
-    states: FrozenSet[Place] = frozenset()
-    attention: FrozenSet[Place] = frozenset()
+    states: FrozenSet[Point] = frozenset()
+    attention: FrozenSet[Point] = frozenset()
     encoder: bool = False
 
-    def __or__(self, other: "Places") -> "Places":
-        return Places(
+    def __or__(self, other: "CapturePoints") -> "CapturePoints":
+        return CapturePoints(
             self.states | other.states,
             self.attention | other.attention,
             self.encoder or other.encoder,
         )
 
     @property
-    def in_layers(self) -> FrozenSet[Place]:
-        """The places inside of layers, which only transformers have."""
+    def in_layers(self) -> FrozenSet[Point]:
+        """The points inside of layers, which only transformers have."""
         return self.states | self.attention
 
 
 @dataclass
 class Captured:
-    """The values at the places in the last run.
+    """The values at the points in the last run.
 
     Args:
         states: (B, L, C) after each layer, by side and layer.
@@ -88,8 +88,8 @@ class Captured:
         encoder_states: (B, S, C), the final states in it, of a transformer.
     """
 
-    states: Dict[Place, Tensor] = field(default_factory=dict)
-    attention: Dict[Place, AttentionInputs] = field(default_factory=dict)
+    states: Dict[Point, Tensor] = field(default_factory=dict)
+    attention: Dict[Point, AttentionInputs] = field(default_factory=dict)
     encoder: Optional[Any] = None
     encoder_states: Optional[Tensor] = None
 
@@ -98,22 +98,22 @@ class Captured:
 
 
 @contextmanager
-def capture(model: nn.Module, places: Places) -> Iterator[Captured]:
+def capture(model: nn.Module, points: CapturePoints) -> Iterator[Captured]:
     """Captures a model's runs inside of the ``with``, whatever wrapper it is called through."""
     captured = Captured()
     with ExitStack() as undo:
-        if places.in_layers:
+        if points.in_layers:
             structure = Structure(model, "The model")
-        for place in places.states:
-            layer = structure.layers(place[0])[place[1]]
-            hook = layer.register_forward_hook(_save_state(captured, place))
+        for point in points.states:
+            layer = structure.layers(point[0])[point[1]]
+            hook = layer.register_forward_hook(_save_state(captured, point))
             undo.callback(hook.remove)
-        for place in places.attention:
-            side, name = ATTENTION[place[0]]
-            block = getattr(structure.layers(side)[place[1]], name)
-            hook = block.register_forward_pre_hook(_save_inputs(captured, place), with_kwargs=True)
+        for point in points.attention:
+            side, name = ATTENTION[point[0]]
+            block = getattr(structure.layers(side)[point[1]], name)
+            hook = block.register_forward_pre_hook(_save_inputs(captured, point), with_kwargs=True)
             undo.callback(hook.remove)
-        if places.encoder:
+        if points.encoder:
             hook = unwrapped(model).encoder.register_forward_hook(_save_encoder(captured))
             undo.callback(hook.remove)
         yield captured
@@ -128,18 +128,18 @@ def _save_encoder(captured: Captured):
     return hook
 
 
-def _save_state(captured: Captured, place: Place):
+def _save_state(captured: Captured, point: Point):
     def hook(layer, inputs, output):
         state = output[0] if isinstance(output, tuple) else output  # (L, B, C)
-        captured.states[place] = state.transpose(0, 1)
+        captured.states[point] = state.transpose(0, 1)
 
     return hook
 
 
-def _save_inputs(captured: Captured, place: Place):
+def _save_inputs(captured: Captured, point: Point):
     def hook(block, positional, named):
         query, key = (*positional[:2], *(named[name] for name in ("query", "key") if name in named))
-        captured.attention[place] = AttentionInputs(block, query, key)
+        captured.attention[point] = AttentionInputs(block, query, key)
 
     return hook
 

@@ -23,8 +23,8 @@ from fairseq_kd.files.whole_files import (
     written_whole,
 )
 from fairseq_kd.files.write_errors import writing
-from fairseq_kd.pipeline.execution import PLACES, visible_gpus
-from fairseq_kd.pipeline.follower import ENGINE_LOG, Follower
+from fairseq_kd.pipeline.execution import SLOTS, visible_gpus
+from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
 from fairseq_kd.pipeline.state import (
     DONE,
@@ -61,10 +61,10 @@ sys.path[:] = filter(os.path.isabs, sys.path)
 os.chdir(start)
 from snakemake.cli import main, parse_args
 """
-ENGINE = f"{WITH_SNAKEMAKE}main()\n"
+SNAKEMAKE_PROGRAM = f"{WITH_SNAKEMAKE}main()\n"
 PARSER = f"{WITH_SNAKEMAKE}parse_args(sys.argv[1:])\n"
-ENGINE_FOLDER = ".snakemake"
-CODE = ("pip-deployments", "iocache/latest.pkl")  # in ENGINE_FOLDER; the other is unpickled
+SNAKEMAKE_FOLDER = ".snakemake"
+CODE = ("pip-deployments", "iocache/latest.pkl")  # in SNAKEMAKE_FOLDER; the other is unpickled
 TAIL_LINES = 12
 # Flags of Snakemake that let other machines execute the steps.
 ELSEWHERE = {"--profile", "--workflow-profile", "--executor", "-e"}
@@ -118,7 +118,7 @@ def commands(statuses: Sequence[StepStatus]) -> str:
 def run_workflow(
     workflow: Workflow,
     until: Optional[str],
-    engine: Sequence[str],
+    flags: Sequence[str],
     jobs: int = 1,
     verify: bool = False,
 ) -> int:
@@ -127,7 +127,7 @@ def run_workflow(
     Args:
         workflow: the run.
         until: the last step to execute; None for all.
-        engine: flags for Snakemake, such as a profile; without an executor it uses this machine.
+        flags: flags for Snakemake, such as a profile; without an executor it uses this machine.
         jobs: how many steps run at the same time on this machine.
         verify: hash all outputs, as in ``step_statuses``.
 
@@ -141,13 +141,13 @@ def run_workflow(
     folder = Path(workflow.folder)
     names = wanted(workflow, until)
     log_seconds()  # an invalid value would end the first step
-    cores = _cores() if _works_here(engine) else 1
+    cores = _cores() if _works_here(flags) else 1
     steps = [workflow.step(name) for name in names]
     if jobs != 1:
-        _check_jobs(steps, engine, jobs)
-    if _works_here(engine):
+        _check_jobs(steps, flags, jobs)
+    if _works_here(flags):
         _check_gpus(steps)
-    _check_flags(engine)
+    _check_flags(flags)
     with writing(folder), locked(folder / LOCK, workflow.folder) as lock:
         write_workflow(workflow)
         statuses = [
@@ -159,11 +159,11 @@ def run_workflow(
             for moved in prepare_steps(workflow, open_steps):
                 print(moved, file=sys.stderr)
             (folder / LOGS).mkdir(exist_ok=True)
-            _check_places(folder, [status.step for status in open_steps])
-            started, log = time.time(), folder / LOGS / ENGINE_LOG
+            _check_paths(folder, [status.step for status in open_steps])
+            started, log = time.time(), folder / LOGS / SNAKEMAKE_LOG
             logged = log.stat().st_size if log.is_file() else 0  # by earlier calls
             targets, threads = [each.step.name for each in open_steps], max(1, cores // jobs)
-            status = _snakemake(workflow, targets, engine, jobs, threads, lock)
+            status = _snakemake(workflow, targets, flags, jobs, threads, lock)
             left = [each.step for each in open_steps]
             left = [step for step in left if not manifest_path(workflow, step).is_file()]
             if status != 0 or left:
@@ -175,34 +175,33 @@ def run_workflow(
     return 0
 
 
-def _check_flags(engine: Sequence[str]) -> None:
+def _check_flags(flags: Sequence[str]) -> None:
     """Refuses flags and profiles that Snakemake does not take, before any output is moved.
 
     Raises:
         ValueError: with Snakemake's last line.
     """
-    if not engine and not os.environ.get("SNAKEMAKE_PROFILE"):
+    if not flags and not os.environ.get("SNAKEMAKE_PROFILE"):
         return
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    parsed = run([sys.executable, "-P", "-c", PARSER, *engine], env=environment)
+    parsed = run([sys.executable, "-P", "-c", PARSER, *flags], env=environment)
     if parsed.returncode:
         lines = parsed.stderr.strip().splitlines() or ["no message"]
-        raise ValueError(f"Snakemake does not accept {shlex.join(engine)}: {lines[-1]}")
+        raise ValueError(f"Snakemake does not accept {shlex.join(flags)}: {lines[-1]}")
 
 
-def _check_places(folder: Path, steps: Sequence[Step]) -> None:
+def _check_paths(folder: Path, steps: Sequence[Step]) -> None:
     """Checks that Snakemake and the steps write into the folder of the run, and run no code there.
 
     Raises:
         ValueError: a path that they would write is a link or a pipe, or code for Snakemake.
     """
-    for name in (ENGINE_FOLDER, LOGS):
+    for name in (SNAKEMAKE_FOLDER, LOGS):
         check_own_folder(folder / name)
-    for name in CODE:
-        if os.path.lexists(folder / ENGINE_FOLDER / name):
+    for path in (folder / SNAKEMAKE_FOLDER / name for name in CODE):
+        if os.path.lexists(path):
             raise ValueError(
-                f"{folder / ENGINE_FOLDER / name} would be executed by Snakemake, and no run needs "
-                "it. Remove it."
+                f"{path} would be executed by Snakemake, and no run needs it. Remove it."
             )
     named = [Path(path) for step in steps for path in (step.folder, *step.makes) if path]
     inside = [path.relative_to(folder).parts[0] for path in named if folder in path.parents]
@@ -210,9 +209,9 @@ def _check_places(folder: Path, steps: Sequence[Step]) -> None:
         check_own_folder(folder / name)
 
 
-def _works_here(engine: Sequence[str]) -> bool:
+def _works_here(flags: Sequence[str]) -> bool:
     """Whether the steps run on this machine."""
-    given = {word.partition("=")[0] for word in engine}
+    given = {word.partition("=")[0] for word in flags}
     return not (ELSEWHERE & given or os.environ.get("SNAKEMAKE_PROFILE"))
 
 
@@ -234,8 +233,8 @@ def _cores() -> int:
     return int(first)
 
 
-def _sets_cores(engine: Sequence[str]) -> bool:
-    return any(re.match(r"--cores(=|$)|-c", word) for word in engine)
+def _sets_cores(flags: Sequence[str]) -> bool:
+    return any(re.match(r"--cores(=|$)|-c", word) for word in flags)
 
 
 def _check_gpus(steps: Sequence[Step]) -> None:
@@ -257,15 +256,15 @@ def _check_gpus(steps: Sequence[Step]) -> None:
             )
 
 
-def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None:
+def _check_jobs(steps: Sequence[Step], flags: Sequence[str], jobs: int) -> None:
     several = [step.name for step in steps if step.gpus > 1]
-    if not _works_here(engine):
+    if not _works_here(flags):
         raise ValueError(
             "--jobs divides this machine, but --profile, --workflow-profile, an executor or "
             "SNAKEMAKE_PROFILE runs the steps elsewhere. Give the number of jobs to Snakemake: -- "
             "--jobs N."
         )
-    if _sets_cores(engine):
+    if _sets_cores(flags):
         raise ValueError(
             "--jobs divides all cores, or as many as OMP_NUM_THREADS gives. Leave out --cores."
         )
@@ -278,14 +277,14 @@ def _check_jobs(steps: Sequence[Step], engine: Sequence[str], jobs: int) -> None
 def _snakemake(
     workflow: Workflow,
     targets: List[str],
-    engine: Sequence[str],
+    flags: Sequence[str],
     jobs: int,
     threads: int,
     lock: Lock,
 ) -> int:
     """Runs Snakemake, which sets OMP_NUM_THREADS to ``threads``, and returns its status."""
     folder = Path(workflow.folder).resolve()
-    here = _works_here(engine)
+    here = _works_here(flags)
     message = {"workflow": str(folder / FILE), "sha256": workflow_sha256(workflow)}
     message |= {"start": str(Path.cwd()), "python": sys.executable}
     message |= {"targets": targets, "one_by_one": here and jobs == 1}
@@ -297,16 +296,16 @@ def _snakemake(
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there
     own += ["--rerun-triggers", "mtime"]
     # Take neither modules (-P) nor settings, which may be code, from the current folder.
-    own += ["--workflow-profile", "none"]  # not ./profiles/default; a flag in engine wins
+    own += ["--workflow-profile", "none"]  # not ./profiles/default; a later flag wins
     # Snakemake executes only what this process wrote into the folder of the run.
     sealed = ["--config", f"driver=sha256-{hashlib.sha256(text.encode()).hexdigest()}"]
-    command = [sys.executable, "-P", "-c", ENGINE, *own, *engine, *sealed]
-    if here and not _sets_cores(engine):
+    command = [sys.executable, "-P", "-c", SNAKEMAKE_PROGRAM, *own, *flags, *sealed]
+    if here and not _sets_cores(flags):
         command += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
-    environment = {PROGRESS_PAUSE: "3", **os.environ, PLACES: str(jobs)}
+    environment = {PROGRESS_PAUSE: "3", **os.environ, SLOTS: str(jobs)}
     environment["PYTHONSAFEPATH"] = "1"  # for the jobs of executors, which begin in the folder
     environment.update(_cache(folder))
-    log_path = folder / LOGS / ENGINE_LOG
+    log_path = folder / LOGS / SNAKEMAKE_LOG
     with open(log_path, "ab", opener=own_file) as log, Follower(folder / LOGS):
         output = {"stdout": log, "stderr": subprocess.STDOUT, "env": environment}
         held = {"token": lock.token, "pass_fds": [lock.descriptor]}
@@ -323,7 +322,7 @@ def _cache(folder: Path) -> Dict[str, str]:
         writable = os.access(Path(home, "snakemake"), os.W_OK | os.X_OK)
     except (OSError, RuntimeError):
         writable = False
-    return {} if writable else {"XDG_CACHE_HOME": str(folder / ENGINE_FOLDER / "cache")}
+    return {} if writable else {"XDG_CACHE_HOME": str(folder / SNAKEMAKE_FOLDER / "cache")}
 
 
 def _print_failure(
@@ -347,7 +346,10 @@ def _print_failure(
         advice = "The log has the reason; after fixing it, run the same command again to resume."
         print(f"Not finished: {named}. {advice}", file=sys.stderr)
         return
-    output = (logs / ENGINE_LOG).read_bytes()[logged:]
+    output = (logs / SNAKEMAKE_LOG).read_bytes()[logged:]
     lines = output.decode("utf-8", errors="replace").splitlines()
-    lines = [*map(on_terminal, lines[-TAIL_LINES:]), f"Snakemake failed; see {logs / ENGINE_LOG}."]
+    lines = [
+        *map(on_terminal, lines[-TAIL_LINES:]),
+        f"Snakemake failed; see {logs / SNAKEMAKE_LOG}.",
+    ]
     print(*lines, sep="\n", file=sys.stderr)

@@ -36,7 +36,7 @@ from fairseq_kd.progress import PROGRESS_FILE
 from fairseq_kd.training_log import FILE as LOG
 from fairseq_kd.training_log import read_training_log
 
-PLACES = "FAIRSEQ_KD_PLACES"  # how many steps run at the same time; set by the driver
+SLOTS = "FAIRSEQ_KD_SLOTS"  # how many steps run at the same time; set by the driver
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PAUSE_SECONDS = 0.2
 SCORES = ("nll_loss", "ppl", "bleu", "kd_loss", "agreement")
@@ -155,7 +155,7 @@ def _manifest(
         "finished": attempts[-1]["seen"],
         "attempts": len(attempts),
         "seconds": round(sum(_seconds(each) for each in attempts)),
-        "machine": with_gpus() + (f", {places()} steps at a time" if places() > 1 else ""),
+        "machine": with_gpus() + (f", {slots()} steps at a time" if slots() > 1 else ""),
         "version": __version__,
         "versions": versions(),
         **_training(step),
@@ -227,7 +227,7 @@ def _seconds(attempt: Dict[str, str]) -> float:
 
 @contextmanager
 def own_place(folder: Path) -> Iterator[Dict[str, str]]:
-    """Acquires one of ``places()`` execution slots; yields environment variables for the step.
+    """Acquires one of ``slots()`` execution slots; yields environment variables for the step.
 
     Slot k of several uses GPU k modulo the number of GPUs. A slot is a locked file, which the
     system unlocks when its process is killed. The function waits for a free slot: Snakemake 9.15
@@ -236,13 +236,13 @@ def own_place(folder: Path) -> Iterator[Dict[str, str]]:
     Args:
         folder: the folder of the lock files.
     """
-    count = places()
+    count = slots()
     if count == 1:
         yield {}
         return
     while True:
         for number in range(count):
-            with open(folder / f".place-{number}", "a", opener=own_file) as file:
+            with open(folder / f".slot-{number}", "a", opener=own_file) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -253,13 +253,13 @@ def own_place(folder: Path) -> Iterator[Dict[str, str]]:
         time.sleep(PAUSE_SECONDS)
 
 
-def places() -> int:
+def slots() -> int:
     """How many steps run at the same time on this machine.
 
     Raises:
-        ValueError: ``FAIRSEQ_KD_PLACES`` is not a number of slots.
+        ValueError: ``FAIRSEQ_KD_SLOTS`` is not a number of slots.
     """
-    return from_environment(PLACES, Range(int, 1, 1000), 1)
+    return from_environment(SLOTS, Range(int, 1, 1000), 1)
 
 
 def visible_gpus() -> List[str]:

@@ -19,7 +19,7 @@ from fairseq_kd.files.whole_files import own_file
 from fairseq_kd.progress import Progress
 
 LOG, RECORDS = ".log", ".progress"
-ENGINE_LOG = "snakemake.log"  # Snakemake's own
+SNAKEMAKE_LOG = "snakemake.log"  # Snakemake's own
 POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
 KEPT_RECORDS = 100  # of each step, whose lines may still come
 
@@ -67,7 +67,7 @@ class Follower:
         So steps appear in their order even if one begins and ends between two polls.
         """
         for path, _ in sorted(self._files(LOG), key=lambda each: (each[1].st_mtime_ns, each[0])):
-            text = "" if path.name == ENGINE_LOG else self._new_text(path, ended)
+            text = "" if path.name == SNAKEMAKE_LOG else self._new_text(path, ended)
             if text:  # the record of a line was written before it
                 self._read_records(path, ended)
                 self._show(path.stem, text)

@@ -74,7 +74,7 @@ class ProgressiveOptions(Options):
         metavar="-- FLAG",
     )
 
-    def engine(self) -> List[str]:
+    def all_snakemake_flags(self) -> List[str]:
         """All flags for Snakemake."""
         profile = ["--profile", str(Path(self.profile).resolve())] if self.profile else []
         return [*profile, *self.snakemake_flags]
@@ -85,16 +85,16 @@ class ProgressiveOptions(Options):
         Raises:
             ValueError: naming one that has none, because nothing is executed.
         """
-        engine = self.engine()
+        flags = self.all_snakemake_flags()
         if self.snakemake_flags and not self.snakemake_flags[0].startswith("-"):
             word = self.snakemake_flags[0]
             raise ValueError(f"{word} is not a flag of Snakemake. Did you mean --until {word}?")
-        if {"-n", "--dry-run", "--dryrun"} & set(engine):
+        if {"-n", "--dry-run", "--dryrun"} & set(flags):
             raise ValueError("-- -n of Snakemake is --dry-run here, before --. Give that instead.")
         if self.jobs != 1 and (self.dry_run or self.shell):
             raise ValueError("--jobs has no effect with --dry-run or --shell. Leave it out.")
-        if engine and (self.dry_run or self.shell):
-            given = " ".join(engine)
+        if flags and (self.dry_run or self.shell):
+            given = " ".join(flags)
             raise ValueError(f"{given} has no effect with --dry-run or --shell. Leave it out.")
         if self.shell is not None and self.verify:
             raise ValueError("--verify has no effect with --shell. Leave it out.")

@@ -16,7 +16,7 @@ from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.locks import locked
 from fairseq_kd.files.whole_files import check_apart, check_can_be_made, check_no_link
 from fairseq_kd.pipeline.fit_check import check_fit, dictionaries_of
-from fairseq_kd.pipeline.follower import ENGINE_LOG
+from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.pipeline.run_file import RunFile, Stage, read_run
 from fairseq_kd.pipeline.settings_check import check_effects
@@ -52,7 +52,7 @@ from fairseq_kd.sizing.ladder import (
 
 RESERVED = (  # names of folders in a run, which no stage may have
     *(TEACHER, *CONTROLS, STEPS, REPLACED, "data", LOGS, "evaluation"),
-    *(DRIVER, Path(ENGINE_LOG).stem),  # of which there are files among those of the steps
+    *(DRIVER, Path(SNAKEMAKE_LOG).stem),  # of which there are files among those of the steps
     *("decoded", "translations", "plots"),  # of the evaluation
 )
 OF_SHARD = re.compile(r".+-[0-9]+-of-[0-9]+")

@@ -353,10 +353,10 @@ def _of_shards(workflow: Workflow, step: Step, name: str) -> List[Path]:
     """The records of the shards of a step, also of earlier plans, except locks."""
     of_shard = re.compile(rf"({re.escape(name)}-\d+-of-\d+)\.(json|recipe\.json|attempts)")
     others = {each.name for each in workflow.steps if each.folder != step.folder}
-    found = (
+    matches = (
         (of_shard.fullmatch(path.name), path) for path in (Path(workflow.folder) / STEPS).iterdir()
     )
-    return [path for match, path in found if match and match[1] not in others]
+    return [path for match, path in matches if match and match[1] not in others]
 
 
 def _refuse_running(lock: Path, step: Step) -> None:

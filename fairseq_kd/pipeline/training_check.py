@@ -14,7 +14,7 @@ from argparse import ArgumentTypeError, Namespace
 from importlib.util import find_spec
 from typing import Any, Dict, Iterator, NoReturn
 
-from fairseq_kd.decoding.search import LENPEN
+from fairseq_kd.decoding.options import LENPEN
 from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
 from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range, flag_name
 from fairseq_kd.pipeline.step_commands import PLAIN, TrainCommand

@@ -79,8 +79,8 @@ def _sizes(
         if isinstance(size, int) and weight is not None and weight.dim() == 2:
             yield called, size, weight.shape[dimension]
     called, layers = _option(options, side, "layers")
-    found = [LAYER.match(weight) for weight in weights]
-    numbers = [int(each[2] or each[3]) for each in found if each and each[1] == side]
+    matches = [LAYER.match(weight) for weight in weights]
+    numbers = [int(each[2] or each[3]) for each in matches if each and each[1] == side]
     if isinstance(layers, int) and numbers:
         yield called, layers, 1 + max(numbers)
     convolutions = plain_value(layers) if isinstance(layers, str) else None

@@ -8,7 +8,7 @@ from harness import LSTM, Setup
 
 from fairseq_kd.decoding.engine import Batch, length_sorted_batches
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.translation_model import load_checkpoint, read_subset_for
 
 LENGTHS = np.random.default_rng(3).integers(1, 60, 501)

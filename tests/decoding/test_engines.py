@@ -16,7 +16,7 @@ from translations import binarised, content, hypotheses
 
 from fairseq_kd.decoding import engine_choice
 from fairseq_kd.decoding.conversion import _damage, converted, namespace_of
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.decoding.translation_model import load_checkpoint
 from fairseq_kd.distilled_data.training_set import PairWriter

@@ -13,7 +13,7 @@ from harness import run
 from sacrebleu.metrics import BLEU
 
 from fairseq_kd import cli
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup
 from fairseq_kd.export.card import card as model_card
 from fairseq_kd.export.example import translate_py

@@ -10,7 +10,7 @@ import hostile
 import pytest
 from workflows import small_workflow
 
-from fairseq_kd.decoding.search import Search
+from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.evaluation.pages import Code, Section, Table, markdown_page
 from fairseq_kd.evaluation.systems import NamedCheckpoint

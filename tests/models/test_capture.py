@@ -7,12 +7,12 @@ import torch
 from harness import Setup
 
 from fairseq_kd.losses.attention import attention_scores, log_attention
-from fairseq_kd.models.capture import Places, capture
+from fairseq_kd.models.capture import CapturePoints, capture
 from fairseq_kd.models.structure import ATTENTION
 
 PLAIN = ["--criterion", "label_smoothed_cross_entropy"]
 LAYERS = ["--encoder-layers", "3", "--decoder-layers", "2"]
-EVERYWHERE = Places(
+EVERYWHERE = CapturePoints(
     states=frozenset({("encoder", 0), ("encoder", 2), ("decoder", 1)}),
     attention=frozenset({("encoder", 1), ("decoder", 0), ("cross", 0), ("cross", 1)}),
 )

@@ -168,9 +168,9 @@ def test_a_link_in_the_place_of_what_a_step_writes_is_refused(tmp_path, name):
     (run / name).parent.mkdir(parents=True, exist_ok=True)
     (run / name).symlink_to(precious)
     with pytest.raises(ValueError, match=rf"{name} is a symbolic link\. Replace it by the folder"):
-        driver._check_places(run, middle)
+        driver._check_paths(run, middle)
     (run / name).unlink()
-    driver._check_places(run, middle)
+    driver._check_paths(run, middle)
 
 
 @pytest.mark.parametrize("name", ["logs/snakemake.log", "logs/middle.log", ".snakemake/log/a"])
@@ -180,7 +180,7 @@ def test_a_backup_by_hard_links_keeps_its_logs(tmp_path, name):
     (run / name).parent.mkdir(parents=True)
     (run / name).write_text("as it was")
     backup.hardlink_to(run / name)
-    driver._check_places(run, [])
+    driver._check_paths(run, [])
     with (run / name).open("a") as log:
         log.write(" and more")
     assert backup.read_text() == "as it was"

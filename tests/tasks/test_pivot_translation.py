@@ -10,7 +10,7 @@ import torch
 from harness import Setup
 from three_languages import PIVOT, preprocess, write_backwards
 
-from fairseq_kd.tasks.line_alignment import check_links
+from fairseq_kd.tasks.pivot_translation import check_links
 
 PLAIN = ["--criterion", "label_smoothed_cross_entropy"]
 
