@@ -1,9 +1,11 @@
 """Error rates of translations, rare words, and how often a system agrees with the teacher."""
 
 from collections import Counter
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
+import numpy as np
 import torch
+from sacrebleu.metrics import CHRF
 from torch import Tensor
 
 from fairseq_kd.decoding.engine import length_sorted_batches
@@ -14,31 +16,98 @@ from fairseq_kd.models.projection import decoder_output, real_tokens
 
 SHORTEST_COPY = 3  # words; shorter sentences, such as names, are rightly copied
 REPEATED_NGRAM = 4  # words
+SHORTEST_MEMORISED = 4  # words; shorter sentences are often translated alike
+OTHERS = 5  # sentences whose references a translation is compared with
 BATCH_TOKENS = 1000
 
 
 def error_rates(
-    sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
+    sources: Sequence[str],
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    memorised: Optional[Sequence[bool]] = None,
 ) -> ErrorRates:
-    """Shares of sentences that are empty, copied or repeating, and the ratio of lengths.
+    """Shares of sentences with an error, and the ratio of lengths.
 
     Args:
         sources: plain sentences with words separated by spaces.
         hypotheses: their translations.
         references: plain references.
+        memorised: whether each translation is a target sentence of the training set; None if
+            unknown.
 
     Returns:
         ``empty``: translations without a word. ``copied``: translations of at least three words
         that equal the source, case ignored. ``repeating``: translations with a sequence of four
-        words that occurs more than once, and more often than in the reference.
+        words that occurs more than once, and more often than in the reference. ``detached``:
+        translations whose chrF with their own reference is not above that with each of five
+        other references. ``memorised``: translations of at least four words that are in the
+        training set and are not the reference.
+
+    Source: side effects of sequence-level distillation by Dankers and Raunak, ACL 2025,
+        arXiv:2502.01491.
     """
     count = max(1, len(hypotheses))
+    learned = None
+    if memorised is not None:
+        triples = zip(hypotheses, references, memorised, strict=True)
+        learned = sum(is_memorised(*each) for each in triples) / count
     return ErrorRates(
         empty=sum(not each.split() for each in hypotheses) / count,
         copied=sum(map(is_copy, sources, hypotheses)) / count,
         repeating=sum(map(repeats, hypotheses, references)) / count,
         length_ratio=_word_count(hypotheses) / max(1, _word_count(references)),
+        detached=sum(detached(hypotheses, references)) / count,
+        memorised=learned,
     )
+
+
+def detached(hypotheses: Sequence[str], references: Sequence[str]) -> List[bool]:
+    """Whether each translation is no nearer to its reference than to one of five others."""
+    chrf, count = CHRF(), len(references)
+    steps = sorted({count * k // (OTHERS + 1) for k in range(1, OTHERS + 1)} - {0})
+    result = []
+    for i, hypothesis in enumerate(hypotheses):
+        own = chrf.sentence_score(hypothesis, [references[i]]).score
+        others = (references[(i + step) % count] for step in steps)
+        result.append(
+            any(
+                chrf.sentence_score(hypothesis, [other]).score >= own
+                for other in others
+                if other != references[i]
+            )
+        )
+    return result
+
+
+def is_memorised(hypothesis: str, reference: str, in_training: bool) -> bool:
+    """Whether a translation was learned by heart, as ``error_rates`` defines it."""
+    words = hypothesis.split()
+    return in_training and len(words) >= SHORTEST_MEMORISED and words != reference.split()
+
+
+def in_training_set(
+    tokens: Mapping[str, Sequence[str]], subset: Subset, training: Iterable[Tensor]
+) -> Dict[str, List[bool]]:
+    """Whether each translation is a target sentence of a training set, token for token.
+
+    Args:
+        tokens: of the translations, by system.
+        subset: whose dictionary they have.
+        training: token ids of the targets, with the end of sentence.
+    """
+    index, end = subset.target_dictionary.index, [subset.target_dictionary.eos()]
+    keys = {
+        name: [
+            np.array([index(token) for token in text.split()] + end, np.int64).tobytes()
+            for text in texts
+        ]
+        for name, texts in tokens.items()
+    }
+    wanted: Set[bytes] = {key for each in keys.values() for key in each}
+    sentences = (sentence.numpy().astype(np.int64).tobytes() for sentence in training)
+    found = {key for key in sentences if key in wanted}
+    return {name: [key in found for key in each] for name, each in keys.items()}
 
 
 def is_copy(source: str, hypothesis: str) -> bool:

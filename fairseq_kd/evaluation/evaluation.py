@@ -3,7 +3,7 @@
 import datetime
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -12,11 +12,13 @@ from fairseq_kd.command_line import teacher_pair
 from fairseq_kd.decoding.decode import FILE as SETTINGS
 from fairseq_kd.decoding.engine import Engine
 from fairseq_kd.decoding.hypothesis_files import WHOLE
-from fairseq_kd.decoding.subset import check_splitting
+from fairseq_kd.decoding.subset import check_splitting, read_subset
 from fairseq_kd.evaluation import scores
-from fairseq_kd.evaluation.error_rates import agreement, error_rates, rare_share
+from fairseq_kd.evaluation.error_rates import agreement, error_rates, in_training_set, rare_share
 from fairseq_kd.evaluation.memory import inference_memory, preload, training_peak
 from fairseq_kd.evaluation.options import EvaluateOptions
+from fairseq_kd.evaluation.ratings import FILE as RATING_SHEET
+from fairseq_kd.evaluation.ratings import check_sheet, read_ratings, write_sheet
 from fairseq_kd.evaluation.results import (
     FAIRSEQ,
     FLOAT32,
@@ -30,6 +32,7 @@ from fairseq_kd.evaluation.results import (
     SystemResult,
     TrainingMemory,
 )
+from fairseq_kd.evaluation.side_by_side import sentence_results
 from fairseq_kd.evaluation.size import folder_bytes, parameters_by_part
 from fairseq_kd.evaluation.speed import latencies, spread_over_lengths, throughputs, torch_threads
 from fairseq_kd.evaluation.systems import (
@@ -91,6 +94,13 @@ class Evaluation:
                 f"No sentence of {options.subset} in {options.data} can be read by every system: "
                 f"they are empty or have more than {longest} tokens. Give another --subset."
             )
+        if options.rating_sheet is not None:
+            check_sheet(options.out / RATING_SHEET)
+        self.training = None
+        if options.training is not None:
+            self.training = read_subset(
+                options.training, "train", self.subset.pair, "--training"
+            ).target
         self.files: List[Path] = []  # written into options.out
 
     @torch.no_grad()
@@ -100,7 +110,14 @@ class Evaluation:
         if not options.no_memory:
             preload()
         conversions = convert_all(self.systems, self.subset, options.cache)
-        quality = self._quality(conversions)
+        texts, quality = self._quality(conversions)
+        by_name = {system.name: texts[system.name] for system in self.systems}
+        plain, ratings = self.plain, None
+        if options.ratings:
+            student = [each.name for each in self.systems if each.role == "student"][-1]
+            ratings = read_ratings(options.ratings, by_name, student)
+        if options.rating_sheet is not None:
+            write_sheet(options.out / RATING_SHEET, plain.sources, by_name, options.rating_sheet)
         return EvaluationResult(
             made=self._setup(),
             systems=[self._size(system, conversions) for system in self.systems],
@@ -109,6 +126,8 @@ class Evaluation:
             speed=self._speed(conversions) if options.rounds else None,
             files=[str(path.relative_to(options.out)) for path in self.files],
             training={system.name: training_curves(system.path) for system in self.systems},
+            sentences=sentence_results(plain.sources, plain.references, by_name),
+            ratings=ratings,
         )
 
     def _setup(self) -> Setup:
@@ -149,8 +168,11 @@ class Evaluation:
             refusal=conversions.refusals.get(system.name),
         )
 
-    def _quality(self, conversions: Conversions) -> Quality:
-        """Quality of every system in float32, by the fastest engine, and of students in int8."""
+    def _quality(self, conversions: Conversions) -> Tuple[Dict[str, List[str]], Quality]:
+        """Translations and quality of every system in float32, and of students in int8.
+
+        The engine is the fastest one that runs the system.
+        """
         converted = conversions.folders
         variants = [
             Variant(system, FLOAT32 if system.name in converted else FAIRSEQ)
@@ -162,18 +184,26 @@ class Evaluation:
             if system.role == "student" and system.name in converted
         ]
         texts: Dict[str, List[str]] = {}
+        tokens: Dict[str, List[str]] = {}
         out = self.options.out
         for variant in variants:
             engine = self._engine(variant, conversions, workers=self.threads)
-            tokens = translated(variant, engine, self.subset, out)
             name = quality_name(variant)
-            texts[name] = write_translations(variant, tokens, self.detokenisers[1], out)
+            tokens[name] = translated(variant, engine, self.subset, out)
+            texts[name] = write_translations(variant, tokens[name], self.detokenisers[1], out)
             self.files.append(translation_file(variant, out))
             folder = decoded_folder(variant, engine, self.subset, out)
             self.files += [folder / WHOLE, folder / SETTINGS]
-        return self._scored(texts)
+        memorised: Mapping[str, Optional[List[bool]]] = dict.fromkeys(texts)
+        if self.training is not None:
+            memorised = in_training_set(tokens, self.subset, self.training)
+        return texts, self._scored(texts, memorised)
 
-    def _scored(self, texts: Mapping[str, Sequence[str]]) -> Quality:
+    def _scored(
+        self,
+        texts: Mapping[str, Sequence[str]],
+        memorised: Mapping[str, Optional[List[bool]]],
+    ) -> Quality:
         options, sources, references = self.options, self.plain.sources, self.plain.references
         metrics = scores.metrics(self.tokenizer, options.scorers(), sources)
         bases = [each.name for each in self.systems if each.role in ("teacher", "control")]
@@ -201,7 +231,8 @@ class Evaluation:
             by_length=bleu_of_bins(by_length),
             by_rare=bleu_of_bins(by_rare),
             behaviour={
-                name: error_rates(sources, each, references) for name, each in texts.items()
+                name: error_rates(sources, each, references, memorised[name])
+                for name, each in texts.items()
             },
             agreement=agreement(self.systems, self.subset),
         )

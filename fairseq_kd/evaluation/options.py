@@ -119,6 +119,30 @@ class EvaluateOptions(Options):
         repeated=True,
         group=TEXT,
     )
+    training: Optional[Path] = option_field(
+        None,
+        "the folder of a binarised training set: also count the translations that are its target "
+        "sentences and not the reference (default: none)",
+        read=data_folder,
+        group=TEXT,
+    )
+    rating_sheet: Optional[int] = number_field(
+        None,
+        COUNT,
+        "also write OUT/rating-sheet.csv, with the translations of this many sentences, shuffled "
+        "and without names, for human raters",
+        metavar="N",
+        group=TEXT,
+    )
+    ratings: Tuple[Path, ...] = option_field(
+        (),
+        "a rating sheet that was filled in, for the report; one per rater, may be repeated "
+        "(default: none)",
+        read=file_path,
+        metavar="SHEET.csv",
+        repeated=True,
+        group=TEXT,
+    )
     comet: Optional[Path] = option_field(
         None, "also score with this COMET model", read=file_path, metavar="MODEL.ckpt", group=TEXT
     )
@@ -174,6 +198,11 @@ class EvaluateOptions(Options):
                 f"--reference {self.reference} {why_no_file(self.reference)}. Give the plain text "
                 "of the references."
             )
+        for path in self.ratings:
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"--ratings {path} {why_no_file(path)}. Give a sheet that was filled in."
+                )
         self.systems()
         self.scorers()
         teacher_pair(self)

@@ -3,16 +3,16 @@
 import html
 import re
 from dataclasses import dataclass, field
-from typing import List, Optional, Sequence, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Union
 
 from fairseq_kd.files.names import fence_around, in_markdown, in_one_line
 
 Row = Sequence[str]
 STYLE = """\
 :root { color-scheme: light dark; --ground: #fff; --ink: #1c2126; --faint: #5d6772;
-  --line: #d9dee3; --band: #f4f6f8; --accent: #2f6db5; }
+  --line: #d9dee3; --band: #f4f6f8; --accent: #2f6db5; --mark: #ffe4b3; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14181c; --ink: #e3e8ec;
-  --faint: #97a3ae; --line: #323a42; --band: #1d2329; --accent: #7db2ee; } }
+  --faint: #97a3ae; --line: #323a42; --band: #1d2329; --accent: #7db2ee; --mark: #5a4413; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 16px/1.55 system-ui, sans-serif; }
@@ -42,15 +42,30 @@ figcaption { color: var(--faint); font-size: 0.85rem; }
 code { font-size: 0.86em; }
 pre { background: var(--band); border-radius: 8px; padding: 0.8rem 1rem; overflow-x: auto;
   font-size: 0.82rem; }
+h3 { font-size: 0.95rem; margin: 0 0 0.3rem; }
+article { border-top: 1px solid var(--line); padding: 0.7rem 0; }
+dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: 0.15rem 0.9rem;
+  margin: 0; font-size: 0.92rem; }
+dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
+mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 0.1em; }
+summary { cursor: pointer; font-weight: 600; margin: 1rem 0; }
+input { font: inherit; width: 100%; max-width: 30rem; padding: 0.4rem 0.6rem; color: inherit;
+  background: var(--band); border: 1px solid var(--line); border-radius: 6px; }
+@media (max-width: 600px) { dl { grid-template-columns: 1fr; } dt { margin-top: 0.3rem; } }
 @media (max-width: 600px) { main { padding: 0.8rem 0.8rem 3rem; }
   td:first-child { max-width: 9rem; white-space: normal; } }
 @media print { :root { color-scheme: light; --ground: #fff; --ink: #000; --faint: #444;
-    --line: #bbb; --band: #fff; --accent: #000; }
+    --line: #bbb; --band: #fff; --accent: #000; --mark: #ddd; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; }
   table { font-size: 7.5pt; } th, td { padding: 0.15rem 0.35rem; white-space: normal; }
   .scroll { overflow: visible; } figure, tr, .card { break-inside: avoid; }
+  article { break-inside: avoid; } details { display: none; }
   h2 { break-after: avoid; } pre { white-space: pre-wrap; } }
 """
+SEARCH_BOX = """\
+<p><input type="search" aria-label="Search in all sentences" placeholder="Search"
+oninput="for (const each of this.closest('details').querySelectorAll('article'))
+  each.hidden = !each.textContent.toLowerCase().includes(this.value.toLowerCase())"></p>"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,42 @@ class Code:
     text: str
 
 
-Block = Union[str, Table, Plot, Code]  # a string is a paragraph, with `code` and *emphasis*
+class Run(NamedTuple):
+    """A part of a text, which may be highlighted."""
+
+    text: str
+    highlighted: bool = False
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Versions of a text, below each other.
+
+    Args:
+        title: what they are versions of.
+        versions: runs of each version by its name.
+    """
+
+    title: str
+    versions: Dict[str, List[Run]]
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """Texts that are folded away, with a search box; only on the HTML page.
+
+    Args:
+        title: of the closed fold.
+        texts: what is searched.
+    """
+
+    title: str
+    texts: List[Texts]
+
+
+Block = Union[
+    str, Table, Plot, Code, Texts, Searchable
+]  # a string is a paragraph, with `code` and *emphasis*
 
 
 @dataclass
@@ -106,17 +156,25 @@ def count_text(count: Optional[int]) -> str:
     return "-" if count is None else f"{count:,}"
 
 
-def markdown_table(columns: Row, rows: Sequence[Row]) -> str:
-    """A Markdown table that is also readable as plain text: figures are aligned right."""
+def markdown_table(columns: Row, rows: Sequence[Row], figures: bool = True) -> str:
+    """A Markdown table that is also readable as plain text.
+
+    Args:
+        columns: headings.
+        rows: cells.
+        figures: whether all columns but the first are aligned right.
+    """
     columns, *rows = ([_cell(text) for text in row] for row in (columns, *rows))
     widths = [max(2, *(len(row[i]) for row in (columns, *rows))) for i in range(len(columns))]
 
     def line(cells: Row) -> str:
         padded = [cells[0].ljust(widths[0])]
-        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        aligned = str.rjust if figures else str.ljust
+        padded += [aligned(cell, width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
         return f"| {' | '.join(padded)} |"
 
-    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    end = ":" if figures else "-"
+    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}{end}" for width in widths[1:])]
     return "\n".join([line(columns), line(rule), *map(line, rows)])
 
 
@@ -149,6 +207,13 @@ def _markdown(block: Block, plots: str) -> str:
         return f"![{in_markdown(block.caption)}]({plots}/{block.name}.png)"
     if isinstance(block, Code):
         return code_block(block.text)
+    if isinstance(block, Texts):
+        versions = {
+            name: " ".join(run.text for run in runs) for name, runs in block.versions.items()
+        }
+        return markdown_table((block.title, ""), list(versions.items()), figures=False)
+    if isinstance(block, Searchable):
+        return f"{in_markdown(block.title)}: in the HTML page."
     return in_markdown(block)
 
 
@@ -208,7 +273,28 @@ def _html(block: Block) -> str:
         return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
     if isinstance(block, Code):
         return f"<pre>{html.escape(block.text)}</pre>"
+    if isinstance(block, Texts):
+        return _html_texts(block)
+    if isinstance(block, Searchable):
+        inner = "\n".join(map(_html_texts, block.texts))
+        return (
+            f"<details><summary>{html.escape(block.title)}</summary>\n{SEARCH_BOX}\n{inner}\n"
+            "</details>"
+        )
     return f"<p>{_inline(block)}</p>"
+
+
+def _html_texts(texts: Texts) -> str:
+    versions = "".join(
+        f'<dt>{html.escape(name)}</dt><dd dir="auto">{" ".join(map(_html_run, runs))}</dd>'
+        for name, runs in texts.versions.items()
+    )
+    return f"<article><h3>{html.escape(texts.title)}</h3><dl>{versions}</dl></article>"
+
+
+def _html_run(run: Run) -> str:
+    text = html.escape(run.text)
+    return f"<mark>{text}</mark>" if run.highlighted else text
 
 
 def _html_table(table: Table) -> str:

@@ -14,6 +14,7 @@ from fairseq_kd.evaluation.pages import (
     Block,
     Code,
     Plot,
+    Searchable,
     Section,
     html_page,
     markdown_page,
@@ -27,6 +28,7 @@ from fairseq_kd.evaluation.results import (
     SpeedResult,
     SystemResult,
 )
+from fairseq_kd.evaluation.side_by_side import largest_losses, side_by_side
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.names import as_code
 from fairseq_kd.files.whole_files import check_apart, check_no_link, make_folder, written_whole
@@ -136,8 +138,8 @@ def _has_evaluation(out: Path) -> bool:
 
 def sections(result: EvaluationResult) -> List[Section]:
     """The sections of the report."""
-    parts = (_summary, _quality, _bins, _error_rates, _size, _speed, _memory)
-    return [part(result) for part in (*parts, _deployment, _training, _commands)]
+    parts = (_summary, _quality, _ratings, _bins, _error_rates, _translations, _size, _speed)
+    return [part(result) for part in (*parts, _memory, _deployment, _training, _commands)]
 
 
 def cards(result: EvaluationResult) -> List["tuple[str, str]"]:
@@ -225,6 +227,19 @@ def _quality(result: EvaluationResult) -> Section:
     return Section("Quality", [*blocks, signatures])
 
 
+def _ratings(result: EvaluationResult) -> Section:
+    rated, student = result.ratings, result.with_role("student")[-1].name
+    if rated is None:
+        return Section("Human ratings")
+    text = (
+        f"{rated.raters} {'rater' if rated.raters == 1 else 'raters'}, {rated.sentences:,} "
+        "sentences, systems shuffled and without names. Fluency and adequacy from 1 to 5; "
+        "*preferred*: share of the sentences with a preferred translation where it was this one. "
+        f"*p*: sign test of the difference in fluency plus adequacy from {student}."
+    )
+    return Section("Human ratings", [text, tables.ratings(rated)])
+
+
 def _bins(result: EvaluationResult) -> Section:
     by_length, by_rare = result.quality.by_length, result.quality.by_rare
     return Section(
@@ -247,9 +262,37 @@ def _error_rates(result: EvaluationResult) -> Section:
             "*copied*: translations that equal their source; *repeating*: translations that repeat "
             "four words; *length ratio*: words of the translations per word of the references; "
             "*agreement*: share of reference tokens for which system and teacher have the same "
-            "most probable token.",
+            "most probable token; *detached*: translations whose chrF with their own reference is "
+            "not above that with each of five other references; *memorised*: translations of at "
+            "least four words that are target sentences of the training set and not the "
+            "reference (- without --training).",
             tables.error_rates(result),
         ],
+    )
+
+
+def _translations(result: EvaluationResult) -> Section:
+    """Sentences of which the student's translation is much worse or better than another one."""
+    student, teacher, sentences = result.with_role("student")[-1], result.teacher, result.sentences
+    if not sentences:
+        return Section("Translations")
+    blocks: List[Block] = [
+        "In brackets, the chrF of the sentence; words that the reference does not have there are "
+        "highlighted."
+    ]
+    control = fairest_control(result, student)
+    pairs = [("loses most", teacher.name, student.name)]
+    pairs += [("gains most", student.name, control.name)] if control is not None else []
+    for kind, better, worse in pairs:
+        other = better if worse == student.name else worse
+        listed = largest_losses(sentences, worse, better)
+        if listed:
+            blocks.append(f"Where {student.name} {kind}, compared with {other}:")
+            blocks += [side_by_side(each, (student.name, other)) for each in listed]
+    part = "All" if len(sentences) == result.made.sentences else "Evenly spread"
+    every = [side_by_side(each) for each in sentences]
+    return Section(
+        "Translations", [*blocks, Searchable(f"{part} {len(sentences):,} sentences", every)]
     )
 
 

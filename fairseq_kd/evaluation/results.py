@@ -4,7 +4,7 @@ The report is made from an ``EvaluationResult`` and nothing else.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -87,6 +87,8 @@ class ErrorRates:
     copied: float
     repeating: float
     length_ratio: float
+    detached: Optional[float] = None  # None in files of earlier versions
+    memorised: Optional[float] = None  # None without --training
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,37 @@ class SpeedResult:
     together: int
 
 
+@dataclass(frozen=True)
+class SentenceResult:
+    """A sentence of the set, and its translations by system with their chrF, 0 to 100."""
+
+    number: int  # in the set, from 1
+    source: str
+    reference: str
+    translations: Dict[str, str]
+    chrf: Dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """Means of human ratings from 1 to 5, and the share of sentences where it was preferred."""
+
+    ratings: int
+    fluency: Optional[float]
+    adequacy: Optional[float]
+    preferred: Optional[float]
+    p: Optional[float] = None  # of a difference from the last student by chance; None for itself
+
+
+@dataclass(frozen=True)
+class RatingResult:
+    """Human ratings of a part of the set."""
+
+    raters: int
+    sentences: int
+    systems: Dict[str, Rating]
+
+
 Columns = Dict[str, List[Optional[float]]]
 
 
@@ -191,6 +224,8 @@ class EvaluationResult:
     speed: Optional[SpeedResult]  # None if not measured
     files: List[str]  # written, relative to the report's folder
     training: Dict[str, Optional[TrainingCurves]]  # by system; None without a log
+    sentences: List[SentenceResult] = field(default_factory=list)  # of large sets, a part
+    ratings: Optional[RatingResult] = None  # None without --ratings
 
     def to_json(self) -> Dict[str, Any]:
         """The content of ``evaluation.json``."""
@@ -259,9 +294,9 @@ def _encoded(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = {each: getattr(value, each.name) for each in dataclasses.fields(value)}
         return {
-            field.name: _encoded(each)
-            for field, each in fields.items()
-            if each is not None or field.default is not None
+            key.name: _encoded(each)
+            for key, each in fields.items()
+            if each is not None or key.default is not None
         }
     if isinstance(value, dict):
         return {key: _encoded(each) for key, each in value.items()}
@@ -274,11 +309,7 @@ def _decoded(kind: Any, value: Any) -> Any:
         return None
     if dataclasses.is_dataclass(kind):
         kinds = get_type_hints(kind)
-        present = [
-            field.name
-            for field in dataclasses.fields(kind)
-            if field.name in value or field.default is dataclasses.MISSING
-        ]
+        present = [each.name for each in dataclasses.fields(kind) if _is_read(each, value)]
         return kind(**{name: _decoded(kinds[name], value[name]) for name in present})
     origin, args = get_origin(kind), get_args(kind)
     if origin is Union:  # Optional
@@ -286,3 +317,8 @@ def _decoded(kind: Any, value: Any) -> Any:
     if origin is dict:
         return {key: _decoded(args[1], each) for key, each in value.items()}
     return [_decoded(args[0], each) for each in value] if origin is list else value
+
+
+def _is_read(key: "dataclasses.Field[Any]", value: Dict[str, Any]) -> bool:
+    """Whether a field is read: it is there, or must be there."""
+    return key.name in value or key.default is key.default_factory is dataclasses.MISSING

@@ -12,6 +12,7 @@ from fairseq_kd.evaluation.results import (
     BinScores,
     EvaluationResult,
     MemoryResult,
+    RatingResult,
     Score,
     SystemResult,
     int8_name,
@@ -143,17 +144,36 @@ def by_bins(bins: Sequence[BinScores], heading: str) -> Table:
 def error_rates(result: EvaluationResult) -> Table:
     """Error rates, and the agreement with the teacher."""
     agreement = result.quality.agreement
+    shares = ("empty", "copied", "repeating", "detached", "memorised")
     rows = [
         [
             name,
-            *(f"{share:.1%}" for share in (rates.empty, rates.copied, rates.repeating)),
+            *(_share(getattr(rates, share)) for share in shares),
             f"{rates.length_ratio:.2f}",
-            f"{agreement[name]:.1%}" if name in agreement else UNKNOWN,
+            _share(agreement.get(name)),
         ]
         for name, rates in result.quality.behaviour.items()
     ]
-    columns = ("system", "empty", "copied", "repeating", "length ratio", "agreement")
-    return Table(columns, rows)
+    return Table(("system", *shares, "length ratio", "agreement"), rows)
+
+
+def _share(share: Optional[float]) -> str:
+    return UNKNOWN if share is None else f"{share:.1%}"
+
+
+def ratings(rated: RatingResult) -> Table:
+    """Means of human ratings by system."""
+    rows = [
+        [
+            name,
+            f"{each.ratings:,}",
+            *(UNKNOWN if mean is None else f"{mean:.2f}" for mean in (each.fluency, each.adequacy)),
+            _share(each.preferred),
+            UNKNOWN if each.p is None else f"{each.p:.3f}",
+        ]
+        for name, each in rated.systems.items()
+    ]
+    return Table(("system", "ratings", "fluency", "adequacy", "preferred", "p"), rows)
 
 
 def size(result: EvaluationResult) -> Table:

@@ -11,12 +11,23 @@ HEAD = '''\
 Requires: pip install {packages}
 """
 
+import argparse
 import hashlib
+import json
 import pathlib
 import sys
+import time
 
 import ctranslate2
 {imports}
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+help = "append speed, latency and errors as a JSON line, for every 1,000 sentences and at the end"
+parser.add_argument("--stats", metavar="FILE", help=help)
+options = parser.parse_args()
+try:
+    stats = open(options.stats, "a", encoding="utf-8") if options.stats else None
+except OSError as error:
+    sys.exit(f"--stats {{options.stats}} cannot be written: {{error.strerror}}. Give another file.")
 here = pathlib.Path(__file__).resolve().parent
 sums = here / "{sums}"
 lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
@@ -49,33 +60,70 @@ bpe = subword_nmt.apply_bpe.BPE(codes)
 PIECES = """\
 pieces = sentencepiece.SentencePieceProcessor(model_file=str(here / "sentencepiece.model"))
 """
-TRANSLATE = """\
+TRANSLATE = '''\
 longest = {longest}  # tokens of a sentence that the model can read
 if sys.stdin is None or sys.stdout is None:
     sys.exit("Standard input and output must be open.")
 sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace", newline="\\n")
 sys.stdout.reconfigure(encoding="utf-8")
+latencies_ms, cut, failed, start = [], 0, 0, time.monotonic()
+
+
+def write_stats():
+    """Appends a line about the sentences since the last one to the file of --stats."""
+    count, seconds = len(latencies_ms), time.monotonic() - start
+    if stats is None or not count:
+        return
+    ordered = sorted(latencies_ms)
+    shares = {{"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}}
+    percentiles = {{name: round(ordered[int(share * count)], 2) for name, share in shares.items()}}
+    record = {{
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "sentences": count,
+        "seconds": round(seconds, 3),
+        "sentences_per_s": round(count / seconds, 2),
+        **percentiles,
+        "cut": cut,
+        "failed": failed,
+    }}
+    try:
+        print(json.dumps(record), file=stats, flush=True)
+    except OSError as error:
+        print(f"--stats {{options.stats}} cannot be written: {{error.strerror}}", file=sys.stderr)
+
+
 for number, line in enumerate(sys.stdin, 1):
+    began = time.monotonic()
     tokens = {tokens}
     if len(tokens) > longest:
         print(f"line {{number}}: cut to {{longest}} of {{len(tokens)}} tokens", file=sys.stderr)
-        tokens = tokens[:longest]
-    result = model.translate_batch(
-        [tokens],
-        beam_size={beam},
-        max_input_length=0,
-        max_decoding_length={length},
-    )
-    best = result[0].hypotheses[0]
-    words = {words}
+        tokens, cut = tokens[:longest], cut + 1
     try:
-        print({text}, flush=True)
+        result = model.translate_batch(
+            [tokens],
+            beam_size={beam},
+            max_input_length=0,
+            max_decoding_length={length},
+        )
+        best = result[0].hypotheses[0]
+    except RuntimeError as error:
+        print(f"line {{number}}: not translated: {{error}}", file=sys.stderr)
+        best, failed = [], failed + 1
+    words = {words}
+    text = {text}
+    latencies_ms.append(1000 * (time.monotonic() - began))
+    if len(latencies_ms) == 1000:
+        write_stats()
+        latencies_ms, cut, failed, start = [], 0, 0, time.monotonic()
+    try:
+        print(text, flush=True)
     except OSError as error:
         sys.stdout = None  # which Python would write to again at the end
         if isinstance(error, BrokenPipeError):  # the reader closed the pipe
             sys.exit(1)
         sys.exit(f"line {{number}}: standard output cannot be written ({{error.strerror}})")
-"""
+write_stats()
+'''
 
 
 class Splitter(NamedTuple):

@@ -370,7 +370,8 @@ class Layout:
         after = [step for _, model in systems for step in model.after]
         reads = [path for _, model in systems for path in model.reads()]
         reads += [*self.corpus.reads((command.subset,)), *self.corpus.text(command.subset)]
-        reads += [str(path) for path in (command.reference, command.comet) if path is not None]
+        given = (command.reference, command.comet, *command.ratings)
+        reads += [str(path) for path in given if path is not None]
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
         self._add(LaidOutStep("evaluation", "evaluate", command, after, reads, makes))
 

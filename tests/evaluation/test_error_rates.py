@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from harness import LSTM, Setup
 
-from fairseq_kd.evaluation.error_rates import agreement, error_rates, rare_share
+from fairseq_kd.decoding.subset import read_subset
+from fairseq_kd.evaluation.error_rates import (
+    agreement,
+    detached,
+    error_rates,
+    in_training_set,
+    rare_share,
+)
 from fairseq_kd.evaluation.results import ErrorRates
 from fairseq_kd.evaluation.systems import NamedCheckpoint, common_subset, load_systems
 
@@ -19,6 +26,7 @@ def test_empty_copied_and_repeating_translations_are_counted():
         copied=0.25,  # a single word is not a copy
         repeating=0.0,  # the reference repeats it, too
         length_ratio=12 / 15,
+        detached=0.5,  # the copy and the empty one
     )
 
 
@@ -28,7 +36,27 @@ def test_four_words_that_come_again_are_a_repetition():
 
 
 def test_nothing_to_measure_gives_zeros():
-    assert set(vars(error_rates([], [], [])).values()) == {0.0}
+    assert set(vars(error_rates([], [], [])).values()) == {0.0, None}
+    assert error_rates([], [], [], []).memorised == 0.0
+
+
+def test_a_translation_of_another_sentence_is_detached():
+    references = ["the dog eats", "a blue house", "he came home", "she went away", "it rains now"]
+    hypotheses = ["the dog ate", "a green house", "she went away", "she goes away", "rain"]
+    assert detached(hypotheses, references) == [False, False, True, False, False]
+    assert detached(["the dog"] * 2, ["the dog"] * 2) == [False, False]  # there is no other one
+    assert detached(["x"], ["y"]) == [False]
+
+
+def test_translations_from_the_training_set_are_memorised_unless_they_are_the_reference(data):
+    subset = read_subset(Path(data), "train", ("es", "en"))
+    symbols = [subset.target_dictionary.string(subset.target[i]) for i in range(3)]
+    tokens = {"a": [symbols[0], f"{symbols[1]} {symbols[0]}"], "b": ["", symbols[2]]}
+    kept = in_training_set(tokens, subset, subset.target)
+    assert kept == {"a": [True, False], "b": [False, True]}
+    texts, references = ["a b c d", "a b c d", "a b c", "a b c d e"], ["x", "a b c d", "x", "x"]
+    rates = error_rates(references, texts, references, [True, True, True, False])
+    assert rates.memorised == 0.25
 
 
 def test_agreement_with_an_lstm_which_reads_the_longest_sources_first(data, teacher, tmp_path):

@@ -1,6 +1,7 @@
 """The command evaluate on trained systems: its figures, errors and restart."""
 
 import copy
+import csv
 import json
 import re
 import shutil
@@ -351,3 +352,32 @@ def test_comet_scores_every_system(tmp_path, monkeypatch):
     check_comet(model)
     texts = {"teacher": ["a", "b"], "student": ["a", "c"]}
     assert comet_scores(model, ["x", "y"], texts, ["a", "b"]) == {"teacher": 1.0, "student": 0.5}
+
+
+def test_a_rating_sheet_is_written_and_read_back(evaluate_words, evaluated, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(evaluated, out)
+    flags = [*QUICK, "--rating-sheet", "5", "--training", data]
+    assert cli.main(evaluate_words(out, *flags)) == 0
+    sheet = out / "rating-sheet.csv"
+    with sheet.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["sentence"] for row in rows}) == 5
+    content = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    memorised = [each["memorised"] for each in content["quality"]["behaviour"].values()]
+    assert all(0 <= share <= 1 for share in memorised)
+    assert len(content["sentences"]) == content["made"]["sentences"]
+    for row in rows:
+        row.update(fluency="4", adequacy="2")
+    with sheet.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert cli.main(evaluate_words(out, *flags)) == 2  # it would replace the ratings
+    assert cli.main(evaluate_words(out, *QUICK, "--ratings", sheet)) == 0
+    content = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert content["ratings"]["sentences"] == 5
+    assert content["ratings"]["systems"]["small"]["fluency"] == 4.0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Human ratings</h2>" in page
+    assert EvaluationResult.from_json(content).ratings.systems["teacher"].adequacy == 2.0

@@ -64,6 +64,29 @@ def test_a_dark_browser_gets_a_dark_page(evaluated, tmp_path):
     assert message["ground"] == "rgb(20, 24, 28)"
 
 
+SEARCH = """<script>addEventListener("load", () => {
+  const box = document.querySelector("input"), all = box.closest("details");
+  const shown = () => [...all.querySelectorAll("article")].filter(each => !each.hidden).length;
+  const counts = [shown()];
+  for (const text of ["%s", ""]) {
+    box.value = text; box.dispatchEvent(new Event("input")); counts.push(shown()); }
+  parent.postMessage(JSON.stringify(counts), "*") })</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_search_shows_the_sentences_with_the_text_alone(
+    evaluated, measured, monkeypatch, tmp_path
+):
+    sentences = measured["sentences"]
+    wanted = sentences[3]["source"]
+    monkeypatch.setattr(sys.modules[__name__], "LOOK", SEARCH % wanted.upper())
+    page = (evaluated / "report.html").read_text(encoding="utf-8")
+    counts, console = opened(page, tmp_path, 1400)
+    assert console == []
+    same = sum(each["source"] == wanted for each in sentences)
+    assert counts == [len(sentences), same, len(sentences)]
+
+
 def test_the_page_needs_nothing_else(evaluated):
     page = (evaluated / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page)

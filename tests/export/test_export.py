@@ -98,20 +98,22 @@ def test_an_end_of_input_or_output_is_no_traceback(
 
 
 @pytest.mark.parametrize("kind", SPOILT_SUMS)
-def test_a_lost_or_shortened_file_of_an_export_is_named(tmp_path, kind):
+def test_a_lost_or_shortened_file_of_an_export_is_named(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["translate.py"])
     (name, size), message = SPOILT_SUMS[kind]
     (tmp_path / "model.bin").write_bytes(bytes(18))
     write_sums(tmp_path)
     program = translate_py(("es", "en"), "none", "none", "int8", Search(), (9, 9))
     checks = program.partition("model = ")[0].replace("import ctranslate2\n", "")
-    exec(checks, {"__file__": str(tmp_path / "translate.py")})
+    own = {"__file__": str(tmp_path / "translate.py"), "__doc__": "one line"}
+    exec(checks, own)
     path = tmp_path / name
     if size is None:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(SystemExit) as printed:
-        exec(checks, {"__file__": str(tmp_path / "translate.py")})
+        exec(checks, own)
     assert printed.value.code == f"{tmp_path}/{message} Copy it again."
 
 

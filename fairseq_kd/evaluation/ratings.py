@@ -1,0 +1,204 @@
+"""Human ratings: a blind sheet of shuffled translations, and what raters filled in."""
+
+import csv
+import hashlib
+import io
+import math
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from fairseq_kd.evaluation.results import Rating, RatingResult
+from fairseq_kd.files.names import why_no_file
+from fairseq_kd.files.whole_files import written_whole
+from fairseq_kd.parallel_text import lines_of
+
+FILE = "rating-sheet.csv"
+COLUMNS = ("id", "sentence", "source", "translation", "fluency", "adequacy", "preferred")
+GIVEN, RATED = COLUMNS[:4], COLUMNS[4:]
+SCALE = ("1", "2", "3", "4", "5")
+SEED = 1
+FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet would take a text for a formula
+
+Ids = Dict[str, Tuple[int, Tuple[str, ...]]]  # the sentence and the systems of each translation
+
+
+def write_sheet(
+    path: Path, sources: Sequence[str], texts: Mapping[str, Sequence[str]], sentences: int
+) -> None:
+    """Writes the sheet: a row for each different translation of randomly drawn sentences.
+
+    Systems are shuffled for each sentence, and not named. Sentences that all systems translate
+    alike are left out. Numbers from 1 to 5 belong into the columns fluency and adequacy, and any
+    mark into that of the preferred translation.
+
+    Args:
+        path: of the sheet.
+        sources: plain source sentences.
+        texts: plain translations by system.
+        sentences: maximum number.
+    """
+    numbers = [i for i in range(len(sources)) if len({each[i] for each in texts.values()}) > 1]
+    order = random.Random(SEED)
+    drawn = sorted(order.sample(numbers, min(sentences, len(numbers))))
+    with written_whole(path) as file:
+        file.write("\ufeff")  # by which spreadsheets recognise UTF-8
+        sheet = csv.writer(file, lineterminator="\n")
+        sheet.writerow(COLUMNS)
+        for i in drawn:
+            different = sorted({each[i] for each in texts.values()})
+            order.shuffle(different)
+            for text in different:
+                given = (translation_id(i, text), i + 1, _as_text(sources[i]), _as_text(text))
+                sheet.writerow([*given, *("" for _ in RATED)])
+
+
+def _as_text(text: str) -> str:
+    """A cell that a spreadsheet does not execute as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def translation_id(number: int, text: str) -> str:
+    """The id of a translation in the sheet, from which no system can be seen."""
+    return hashlib.sha256(f"{number} {text}".encode()).hexdigest()[:12]
+
+
+def check_sheet(path: Path) -> None:
+    """Refuses to replace a sheet that somebody has filled in.
+
+    Raises:
+        ValueError: it has ratings, or is not a sheet.
+    """
+    if path.is_file() and any(any(map(row.get, RATED)) for _, row in _rows(path, str(path))):
+        raise ValueError(
+            f"{path} holds ratings, which --rating-sheet would replace. Give it by --ratings, or "
+            "move it."
+        )
+
+
+def read_ratings(
+    paths: Sequence[Path], texts: Mapping[str, Sequence[str]], student: str
+) -> RatingResult:
+    """Means of the ratings of all raters.
+
+    Args:
+        paths: the sheet as each rater filled it in.
+        texts: plain translations by system.
+        student: the system that all others are compared with, by the sign test on the sum of
+            fluency and adequacy of each sentence and rater.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or damaged, or has other translations.
+    """
+    systems_of: Ids = {}
+    for name, translations in texts.items():
+        for i, text in enumerate(translations):
+            identity = translation_id(i, text)
+            systems_of[identity] = (i, (*systems_of.get(identity, (i, ()))[1], name))
+    rated: Dict[str, Dict[Tuple[int, int], _Row]] = defaultdict(dict)
+    for rater, path in enumerate(paths):
+        for row in _rated_rows(path, systems_of):
+            number, names = systems_of[row.identity]
+            for name in names:
+                rated[name][rater, number] = row
+    if not rated:
+        raise ValueError(f"--ratings {paths[0]} holds no ratings. Give a sheet that is filled in.")
+    chosen = {
+        key for each in rated.values() for key, row in each.items() if row.preferred
+    }  # sentences for which a rater prefers a translation
+    return RatingResult(
+        raters=len(paths),
+        sentences=len({number for each in rated.values() for _, number in each}),
+        systems={
+            name: _rating(rated[name], chosen, rated[student] if name != student else None)
+            for name in texts
+        },
+    )
+
+
+class _Row(NamedTuple):
+    identity: str
+    fluency: Optional[int]
+    adequacy: Optional[int]
+    preferred: bool
+
+    @property
+    def total(self) -> Optional[int]:
+        """Fluency plus adequacy, if both are rated."""
+        return None if None in (self.fluency, self.adequacy) else self.fluency + self.adequacy
+
+
+def _rated_rows(path: Path, systems_of: Ids) -> Iterator[_Row]:
+    """The rows of a sheet in which anything is filled in."""
+    called = f"--ratings {path}"
+    for line, row in _rows(path, called):
+        if not any(map(row.get, RATED)):
+            continue
+        if row["id"] not in systems_of:
+            raise ValueError(
+                f"{called}, line {line}: no system has the translation of the id "
+                f"{row['id']!r:.40}. Give the sheet of this evaluation."
+            )
+        for column in RATED[:2]:
+            if row[column] not in ("", *SCALE):
+                raise ValueError(
+                    f"{called}, line {line}: {column} must be a number from 1 to 5, but is "
+                    f"{row[column]!r:.40}."
+                )
+        fluency, adequacy = (int(row[each]) if row[each] else None for each in RATED[:2])
+        yield _Row(row["id"], fluency, adequacy, bool(row["preferred"]))
+
+
+def _rows(path: Path, called: str) -> Iterator[Tuple[int, Dict[str, str]]]:
+    """The rows of a sheet by column, each with the line of the file where it ends."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{called} {why_no_file(path)}. Give a sheet that is filled in.")
+    text = "\n".join(lines_of(str(path), called)).lstrip("\ufeff")
+    head = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count), restval="")
+    if not set(COLUMNS) <= set(reader.fieldnames or ()):
+        raise ValueError(
+            f"{called} must have the columns {', '.join(COLUMNS)}. Give a sheet of this."
+        )
+    try:
+        for row in reader:
+            yield reader.line_num, {name: row[name].strip() for name in COLUMNS}
+    except csv.Error as error:
+        raise ValueError(f"{called} is damaged: {error}.") from None
+
+
+def _rating(
+    rows: Mapping[Tuple[int, int], _Row],
+    chosen: "set[Tuple[int, int]]",
+    base: Optional[Mapping[Tuple[int, int], _Row]],
+) -> Rating:
+    """The means of one system; ``base`` has the rows of the student."""
+    kept = [row for key, row in rows.items() if key in chosen]
+    differences = [
+        row.total - base[key].total
+        for key, row in (rows.items() if base else ())
+        if key in base and None not in (row.total, base[key].total)
+    ]
+    return Rating(
+        ratings=len(rows),
+        fluency=_mean([row.fluency for row in rows.values()]),
+        adequacy=_mean([row.adequacy for row in rows.values()]),
+        preferred=_mean([int(row.preferred) for row in kept]),
+        p=sign_test(differences) if differences else None,
+    )
+
+
+def _mean(values: Sequence[Optional[int]]) -> Optional[float]:
+    known = [each for each in values if each is not None]
+    return sum(known) / len(known) if known else None
+
+
+def sign_test(differences: List[int]) -> float:
+    """The probability that as many of the differences have one sign by chance; zeros are left out.
+
+    ``min(1, 2 * sum_{i <= k} binomial(n, i) / 2^n)``, k the smaller number of one sign, of n.
+    """
+    positive, negative = (sum(sign * each > 0 for each in differences) for sign in (1, -1))
+    n = positive + negative
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(positive, negative) + 1)) / 2**n)

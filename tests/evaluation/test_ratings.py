@@ -1,0 +1,146 @@
+"""The sheet for human raters, and what they filled in."""
+
+import csv
+import re
+
+import pytest
+
+from fairseq_kd.evaluation.ratings import (
+    COLUMNS,
+    check_sheet,
+    read_ratings,
+    sign_test,
+    translation_id,
+    write_sheet,
+)
+
+SOURCES = ["uno", "dos", "tres", "=SUMA(A1)"]
+TEXTS = {
+    "teacher": ["one", "two", "three", "=SUM(A1)"],
+    "small": ["one", "to", "tree", "sum"],
+    "alone": ["one", "two", "free", "+sum"],
+}
+
+
+@pytest.fixture
+def sheet(tmp_path):
+    path = tmp_path / "sheet.csv"
+    write_sheet(path, SOURCES, TEXTS, 10)
+    return path
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def filled(path, ratings, name="filled.csv", delimiter=","):
+    """A copy of the sheet with (fluency, adequacy, preferred) for some translations."""
+    rows = rows_of(path)
+    for row in rows:
+        values = ratings.get(row["translation"].lstrip("'"), ("", "", ""))
+        row.update(zip(COLUMNS[4:], values, strict=True))
+    copy = path.with_name(name)
+    with copy.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return copy
+
+
+def test_the_sheet_has_every_different_translation_and_no_names(sheet):
+    rows = rows_of(sheet)
+    by_sentence = {}
+    for row in rows:
+        by_sentence.setdefault(int(row["sentence"]), set()).add(row["translation"].lstrip("'"))
+    assert by_sentence == {  # all systems translate the first one alike
+        2: {"two", "to"},
+        3: {"three", "tree", "free"},
+        4: {"=SUM(A1)", "sum", "+sum"},
+    }
+    text = sheet.read_text(encoding="utf-8")
+    assert not any(name in text for name in TEXTS)
+    assert all(row[column] == "" for row in rows for column in COLUMNS[4:])
+
+
+def test_a_spreadsheet_takes_no_cell_for_a_formula(sheet):
+    cells = [cell for row in rows_of(sheet) for cell in row.values()]
+    assert "'=SUM(A1)" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+
+
+def test_as_many_sentences_are_drawn_as_were_asked_for(tmp_path):
+    texts = {"a": [str(i) for i in range(50)], "b": [f"x{i}" for i in range(50)]}
+    write_sheet(tmp_path / "sheet.csv", texts["a"], texts, 7)
+    rows = rows_of(tmp_path / "sheet.csv")
+    assert len({row["sentence"] for row in rows}) == 7
+    first = [row["translation"].startswith("x") for row in rows[::2]]
+    assert set(first) == {True, False}  # in another order in every sentence
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_ratings_are_those_of_every_system_with_the_translation(sheet, delimiter):
+    ratings = {"two": ("5", "4", "x"), "to": ("1", "2", ""), "tree": ("3", "", "")}
+    copy = filled(sheet, ratings, delimiter=delimiter)
+    result = read_ratings([copy], TEXTS, "small")
+    assert (result.raters, result.sentences) == (1, 2)
+    teacher, small, alone = (result.systems[name] for name in TEXTS)
+    assert (teacher.ratings, teacher.fluency, teacher.adequacy) == (1, 5.0, 4.0)
+    assert teacher == alone  # which have the same translation of it
+    assert (small.ratings, small.fluency, small.adequacy) == (2, 2.0, 2.0)
+    assert (teacher.preferred, small.preferred) == (1.0, 0.0)  # of the one with a preference
+    assert (teacher.p, small.p) == (1.0, None)
+
+
+def test_several_raters_count_each(sheet):
+    copies = [
+        filled(sheet, {"two": (good, good, "x"), "to": ("1", "1", "")}, f"{good}.csv")
+        for good in ("3", "5")
+    ]
+    result = read_ratings(copies, TEXTS, "small")
+    assert (result.raters, result.sentences) == (2, 1)
+    assert result.systems["teacher"].fluency == 4.0
+    assert result.systems["teacher"].p == 0.5  # two differences of one sign
+
+
+def test_the_sign_test_is_that_of_its_definition():
+    assert sign_test([1, 2, 1, 1, 3]) == pytest.approx(2 / 2**5)
+    assert sign_test([1, -1, 0]) == 1.0
+    assert sign_test([-2] * 7 + [1]) == pytest.approx(2 * (1 + 8) / 2**8)
+    assert sign_test([0, 0]) == 1.0
+
+
+def test_a_sheet_with_ratings_is_not_replaced(sheet):
+    check_sheet(sheet)  # empty
+    copy = filled(sheet, {"two": ("5", "5", "")})
+    message = r"filled\.csv holds ratings, which --rating-sheet would replace\. Give it by --rat"
+    with pytest.raises(ValueError, match=message):
+        check_sheet(copy)
+    check_sheet(sheet.with_name("gone.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", r"must have the columns id, sentence, source, translation, fluency, "),
+        (f"{','.join(COLUMNS)}\n", r"holds no ratings\. Give a sheet that is filled in\."),
+        (
+            f"{','.join(COLUMNS)}\n123,1,a,b,5,5,\n",
+            r", line 2: no system has the translation of the id '123'\. Give the sheet of this",
+        ),
+        (
+            f"{','.join(COLUMNS)}\n{translation_id(0, 'one')},1,uno,one,6,5,\n",
+            r", line 2: fluency must be a number from 1 to 5, but is '6'\.",
+        ),
+        (
+            f"{','.join(COLUMNS)}\n{translation_id(0, 'one')},1,uno,one,5,good,\n",
+            r", line 2: adequacy must be a number from 1 to 5, but is 'good'\.",
+        ),
+        (f"{','.join(COLUMNS)}\n1,2,3,{'x' * 200_000}", r" is damaged: field larger than field "),
+    ],
+)
+def test_a_sheet_that_cannot_be_read_is_refused(tmp_path, text, message):
+    path = tmp_path / "sheet.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"^--ratings {re.escape(str(path))}.*{message}"):
+        read_ratings([path], TEXTS, "small")
