@@ -91,14 +91,15 @@ def _for_page(svg: str, name: str) -> str:
     return re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
-def front(result: EvaluationResult, against: str) -> Optional[Plot]:
-    """BLEU over speed or size, with the Pareto front as a line; None if speed was not measured.
+def front(result: EvaluationResult, against: str, metric: str = "BLEU") -> Optional[Plot]:
+    """A metric over speed or size, with the Pareto front as a line; None if speed is unknown.
 
     Args:
         result: of the evaluation.
         against: ``speed`` (sentences per second in batches of 32) or ``size`` (parameters).
+        metric: BLEU, or one of ``--scorer``.
     """
-    points = _speed_points(result) if against == "speed" else _size_points(result)
+    points = (_speed_points if against == "speed" else _size_points)(result, metric)
     if not points:
         return None
 
@@ -112,16 +113,15 @@ def front(result: EvaluationResult, against: str) -> Optional[Plot]:
             colour = COLOURS[names.index(name) % len(COLOURS)]
             axes.scatter([x], [y], s=55, color=colour, marker=MARKERS[engine], zorder=2)
         _legend(figure, names, {engine for _, engine, *_ in points}, against)
-        axes.set(ylabel="BLEU", xscale="log")
+        axes.set(ylabel=metric, xscale="log")
         labels = {"speed": "sentences per second, batches of 32", "size": "parameters"}
         axes.set_xlabel(labels[against])
         axes.margins(0.12)
         _plain_ticks(axes, [x for _, _, x, _ in points])
 
     what = {"speed": "sentences per second", "size": "parameters"}[against]
-    return drawn(
-        f"front-{against}", f"BLEU over {what}; the line is the Pareto front", (5.6, 4), draw
-    )
+    name = f"front-{against}" + (f"-{metric}" if metric != "BLEU" else "")
+    return drawn(name, f"{metric} over {what}; the line is the Pareto front", (5.6, 4), draw)
 
 
 def pareto(points: Sequence["tuple[float, float]"], more: bool) -> List["tuple[float, float]"]:
@@ -139,20 +139,20 @@ def pareto(points: Sequence["tuple[float, float]"], more: bool) -> List["tuple[f
     return sorted(kept)
 
 
-def _speed_points(result: EvaluationResult) -> List[Point]:
+def _speed_points(result: EvaluationResult, metric: str) -> List[Point]:
     points = []
     for name, by_engine in (result.speed.systems if result.speed else {}).items():
         for engine, speed in by_engine.items():
             scored = int8_name(name) if engine == INT8 else name
             if scored in result.quality.scores:
                 x = speed.batch_32.sentences_per_s
-                points.append((name, engine, x, result.score(scored)))
+                points.append((name, engine, x, result.score(scored, metric)))
     return points
 
 
-def _size_points(result: EvaluationResult) -> List[Point]:
+def _size_points(result: EvaluationResult, metric: str) -> List[Point]:
     return [
-        (each.name, FAIRSEQ, float(each.total_parameters), result.score(each.name))
+        (each.name, FAIRSEQ, float(each.total_parameters), result.score(each.name, metric))
         for each in result.systems
     ]
 

@@ -23,6 +23,7 @@ from fairseq_kd.evaluation.pages import (
 from fairseq_kd.evaluation.results import (
     FAIRSEQ,
     INT8,
+    METRICS,
     TESTABLE,
     EvaluationResult,
     SpeedResult,
@@ -202,7 +203,13 @@ def _summary(result: EvaluationResult) -> Section:
         "the same engine and type, and against the teacher in fairseq, which adds the gain from "
         "the engine."
     )
-    fronts = [block for each in ("speed", "size") for block in _drawn(plots.front, result, each)]
+    drawn = ["BLEU", *(name for name in result.quality.signatures if name not in METRICS)]
+    fronts = [
+        block
+        for metric in drawn
+        for against in ("speed", "size")
+        for block in _drawn(plots.front, result, against, metric)
+    ]
     where = f"{made.machine}; {made.date}, fairseq_kd {made.version}, {made.versions}."
     return Section("", [text, tables.overview(result), *fronts, where])
 

@@ -94,3 +94,5 @@ def test_the_report_has_the_score_in_its_tables(evaluate_words, tmp_path):
     assert re.search(rf"^\| teacher .*\| +{score:.4f} ± ", page, re.M)
     assert re.search(r"^\| against teacher .*\| +Equal \|$", page, re.M)
     assert EQUAL.command in page
+    assert "![Equal over parameters; the line is the Pareto front](plots/front-size-Equal" in page
+    assert (tmp_path / "out" / "plots" / "front-size-Equal.png").is_file()
