@@ -4,14 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PIP = ("/etc/pip.conf", "/etc/xdg/pip", "/etc/ssl/certs")  # settings of this machine's pip
-LOCAL = re.compile(r"/[\w/.-]+")  # in these settings: folders of packages
+LOCAL = re.compile(r"/[\w/.-]+")  # in the settings of pip: folders of packages
 SYSTEM = ("apt-get update", "apt-get install")
 
 
@@ -35,21 +35,21 @@ def test_an_image_takes_the_steps_of_the_documentation(name):
 def bare(tmp_path):
     """A Debian root with nothing but its base system, and this machine's settings of pip."""
     root = tmp_path / "root"
-    subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(root)], check=True)
-    settings = " ".join(
-        path.read_text(encoding="utf-8") for path in Path("/etc").glob("pip.conf")
-    ) + " ".join(value for name, value in os.environ.items() if name.startswith("PIP_"))
-    shared = [*PIP, *(each for each in LOCAL.findall(settings) if Path(each).is_dir())]
+    bootstrap = ["debootstrap", "--variant=minbase", "bookworm", str(root)]
+    subprocess.run(bootstrap, check=True, stdout=subprocess.DEVNULL)
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    settings = re.findall(r"^global\.([\w-]+)='(.*)'$", listed, re.M)
+    lines = [f"{name} = {value}" for name, value in settings]
+    (root / "etc" / "pip.conf").write_text("\n".join(["[global]", *lines, ""]))
+    named = [Path(each) for each in LOCAL.findall(listed) if Path(each).exists()]
+    folders = {each if each.is_dir() else each.parent for each in named}
     with ExitStack() as mounts:
-        for path in ("/proc", "/dev", *shared):
-            if not Path(path).exists():
-                continue
-            inside = root / path.lstrip("/")
-            if Path(path).is_file():
-                shutil.copy(path, inside)
-                continue
+        for folder in sorted({Path("/proc"), Path("/dev"), Path("/etc/ssl/certs"), *folders}):
+            inside = root / folder.relative_to("/")
             inside.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["mount", "--bind", path, str(inside)], check=True)
+            subprocess.run(["mount", "--bind", str(folder), str(inside)], check=True)
             mounts.callback(subprocess.run, ["umount", "--lazy", str(inside)], check=True)
         yield root
 

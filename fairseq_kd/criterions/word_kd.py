@@ -108,7 +108,8 @@ class WordKDConfig(LabelSmoothedCrossEntropyCriterionConfig):
     kd_divergence: str = option_field(
         "forward_kl",
         "distance between the teacher's and the student's distributions: forward_kl, "
-        "reverse_kl, jeffreys, js or tvd (default: %(default)s; arXiv:2307.15190)",
+        "reverse_kl, jeffreys, js, tvd (arXiv:2307.15190), skew_kl, skew_reverse_kl "
+        "(arXiv:2402.03898) or todi (arXiv:2505.16297; default: %(default)s)",
         DIVERGENCES,
     )
     kd_temperature: float = number_field(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG_SMALLEST = math.log(torch.finfo(torch.float32).tiny)
+SKEW = 0.1  # share of the own distribution in a skewed mixture, the best of arXiv:2402.03898
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -58,6 +59,55 @@ def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
     Source: Wen et al. 2023, arXiv:2307.15190, section 3.
     """
     return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+
+
+def skew_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``KL(p || m)`` with ``m = 0.1 p + 0.9 q``, whose gradient is bounded where q is small.
+
+    Source: Ko et al. 2024 (DistiLLM), arXiv:2402.03898, section 3.1.
+    """
+    return (log_p.exp() * (log_p - _log_skewed(log_p, log_q))).sum(-1)
+
+
+def skew_reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``KL(q || m)`` with ``m = 0.1 q + 0.9 p``.
+
+    Source: Ko et al. 2024 (DistiLLM), arXiv:2402.03898, section 3.1.
+    """
+    return (log_q.exp() * (log_q - _log_skewed(log_q, log_p))).sum(-1)
+
+
+def todi(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``sum_v a_v p_v log(p_v / q_v) + (1 - a_v) q_v log(q_v / p_v)``, ``a_v = p_v / (p_v + q_v)``.
+
+    Where the student's probability is too low, the term of forward KL prevails, else that of
+    reverse KL. The weights a_v count as constants in the gradient.
+
+    Source: Jung et al. 2025 (ToDi), arXiv:2505.16297, section 3.
+    """
+    gap = log_p - log_q
+    share = gap.detach().sigmoid()
+    return (share * log_p.exp() * gap - (1 - share) * log_q.exp() * gap).sum(-1)
+
+
+def _log_skewed(log_own: Tensor, log_other: Tensor) -> Tensor:
+    """``log((1 - SKEW) other + SKEW own)``."""
+    return torch.logaddexp(log_own + math.log(SKEW), log_other + math.log1p(-SKEW))
+
+
+def _slope_of_skew_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (SKEW - 1) * (log_p + log_q - _log_skewed(log_p, log_q)).exp()
+
+
+def _slope_of_skew_reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    gap = log_q - _log_skewed(log_q, log_p)
+    return log_q.exp() * (gap - SKEW * gap.exp())
+
+
+def _slope_of_todi(log_p: Tensor, log_q: Tensor) -> Tensor:
+    gap = log_p - log_q
+    share = gap.sigmoid()
+    return (1 - share) * log_q.exp() * (1 - gap) - share * log_p.exp()
 
 
 def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -125,6 +175,9 @@ DIVERGENCES: Dict[str, Divergence] = {
         slope=lambda log_p, log_q: log_q.exp() * (log_q - log_p).sign() / 2,
         order=1,
     ),
+    "skew_kl": Divergence(skew_kl, _slope_of_skew_kl),
+    "skew_reverse_kl": Divergence(skew_reverse_kl, _slope_of_skew_reverse_kl),
+    "todi": Divergence(todi, _slope_of_todi),
 }
 
 

@@ -99,7 +99,10 @@ def test_a_schedule_without_an_end(setup, teacher):
 @pytest.mark.parametrize(
     ("flag", "choices"),
     [
-        ("--kd-divergence", "forward_kl, reverse_kl, jeffreys, js, tvd"),
+        (
+            "--kd-divergence",
+            "forward_kl, reverse_kl, jeffreys, js, tvd, skew_kl, skew_reverse_kl, todi",
+        ),
         ("--kd-weight-schedule", "constant, exponential, linear, cosine, loss"),
         ("--kd-token-temperature", "uniform, confidence"),
         ("--kd-teacher-dtype", "student, float32, bfloat16, float16"),

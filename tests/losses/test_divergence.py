@@ -10,6 +10,9 @@ from plain_losses import (
     jeffreys,
     jensen_shannon,
     reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    todi,
     total_variation,
 )
 
@@ -25,6 +28,20 @@ def js(p, q):
     return (kl(p, m) + kl(q, m)) / 2
 
 
+def skewed(p, q):
+    return kl(p, [0.1 * p[v] + 0.9 * q[v] for v in range(len(p))])
+
+
+def weighted(p, q, shares):
+    forward = [p[v] * math.log(p[v] / q[v]) for v in range(len(p))]
+    reverse = [q[v] * math.log(q[v] / p[v]) for v in range(len(p))]
+    return sum(a * f + (1 - a) * r for a, f, r in zip(shares, forward, reverse, strict=True))
+
+
+def shares_of(p, q):
+    return [p[v] / (p[v] + q[v]) for v in range(len(p))]
+
+
 DEFINITIONS = {
     forward_kl: lambda p, q, t: t * t * kl(p, q),
     reverse_kl: lambda p, q, t: t * t * kl(q, p),
@@ -37,6 +54,9 @@ DEFINITIONS = {
             sum(q[v] - p[v] for v in range(len(p)) if q[v] > p[v]),
         )
     ),
+    skew_kl: lambda p, q, t: t * t * skewed(p, q),
+    skew_reverse_kl: lambda p, q, t: t * t * skewed(q, p),
+    todi: lambda p, q, t: t * t * weighted(p, q, shares_of(p, q)),
 }
 FUNCTIONS = pytest.mark.parametrize("divergence", DEFINITIONS, ids=PLAIN)
 TEMPERATURES = pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -109,7 +129,7 @@ def test_gradient_of_forward_kl_is_t_times_the_difference_of_the_probabilities(
         assert student.grad[b, t].tolist() == pytest.approx(want, rel=1e-9, abs=1e-12)
 
 
-@FUNCTIONS
+@pytest.mark.parametrize("divergence", [each for each in DEFINITIONS if each is not todi])
 def test_it_passes_gradcheck_and_gives_the_teacher_nothing(batch, divergence):
     student, teacher, real = batch
     student, teacher = student.clone().requires_grad_(), teacher.clone().requires_grad_()
@@ -118,9 +138,35 @@ def test_it_passes_gradcheck_and_gives_the_teacher_nothing(batch, divergence):
     assert teacher.grad is None
 
 
+@TEMPERATURES
+def test_the_gradient_of_todi_takes_its_weights_as_constants(batch, softmax, temperature):
+    student, teacher, real = batch
+    student = student.clone().requires_grad_()
+    todi(student, teacher, real, temperature).backward()
+    step = 1e-5
+    for b, t in real.nonzero().tolist():
+        z, p = student[b, t].tolist(), softmax(teacher[b, t].tolist(), temperature)
+        shares = shares_of(p, softmax(z, temperature))
+        for v in range(len(z)):
+            sides = [
+                weighted(p, softmax([*z[:v], z[v] + d, *z[v + 1 :]], temperature), shares)
+                for d in (step, -step)
+            ]
+            want = temperature**2 * (sides[0] - sides[1]) / (2 * step)
+            assert student.grad[b, t, v].item() == pytest.approx(want, rel=1e-4, abs=1e-8)
+
+
 @pytest.mark.parametrize(
     ("divergence", "share"),
-    [(forward_kl, 1 / 2), (reverse_kl, 1 / 2), (jeffreys, 1), (jensen_shannon, 1 / 8)],
+    [
+        (forward_kl, 1 / 2),
+        (reverse_kl, 1 / 2),
+        (jeffreys, 1),
+        (jensen_shannon, 1 / 8),
+        (skew_kl, 0.9**2 / 2),
+        (skew_reverse_kl, 0.9**2 / 2),
+        (todi, 1),
+    ],
 )
 def test_a_hot_softmax_leaves_a_share_of_the_variance_of_the_logit_gap(batch, divergence, share):
     student, teacher, real = batch

@@ -9,6 +9,7 @@ forward_kl, reverse_kl, jeffreys = (
     PLAIN[name] for name in ("forward_kl", "reverse_kl", "jeffreys")
 )
 jensen_shannon, total_variation = PLAIN["js"], PLAIN["tvd"]
+skew_kl, skew_reverse_kl, todi = (PLAIN[name] for name in ("skew_kl", "skew_reverse_kl", "todi"))
 
 
 def made(*shape, seed, scale=1.0):
