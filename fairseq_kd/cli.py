@@ -33,7 +33,7 @@ from fairseq_kd.commands import (
     translate_text,
     user_dir,
 )
-from fairseq_kd.files.names import on_terminal
+from fairseq_kd.files.names import in_one_line, on_terminal
 from fairseq_kd.files.write_errors import explained, writing
 
 DESCRIPTION = (
@@ -124,7 +124,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         message = explained(error, getattr(options, "out", None), subcommand.kept)
         if message is None and isinstance(error, RuntimeError):
             raise
-        print(f"fairseq-kd {args.subcommand}: {on_terminal(message or error)}", file=sys.stderr)
+        sentence = on_terminal(in_one_line(message or error))  # a path may hold line breaks
+        print(f"fairseq-kd {args.subcommand}: {sentence}", file=sys.stderr)
         return 2
     except ImportError as error:
         print(f"fairseq-kd {args.subcommand}: {on_terminal(error)}. {INSTALL}", file=sys.stderr)

@@ -33,24 +33,27 @@ def test_an_image_takes_the_steps_of_the_documentation(name):
 
 @pytest.fixture
 def bare(tmp_path):
-    """A Debian root with nothing but its base system, and this machine's settings of pip."""
+    """A Debian root with nothing but its base system, and the settings of pip in this one."""
     root = tmp_path / "root"
     bootstrap = ["debootstrap", "--variant=minbase", "bookworm", str(root)]
     subprocess.run(bootstrap, check=True, stdout=subprocess.DEVNULL)
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-    ).stdout
-    settings = re.findall(r"^global\.([\w-]+)='(.*)'$", listed, re.M)
-    lines = [f"{name} = {value}" for name, value in settings]
+    pip = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(pip, capture_output=True, text=True, check=True).stdout
+    settings = dict(re.findall(r"^(?:global|:env:)\.([\w-]+)='(.*)'$", listed, re.M))
+    if Path(settings.get("cert", "")).is_file():  # apt would replace it
+        shutil.copy(settings["cert"], root / "srv" / "certificates")
+        settings["cert"] = "/srv/certificates"
+    lines = [f"{name} = {value}" for name, value in settings.items()]
     (root / "etc" / "pip.conf").write_text("\n".join(["[global]", *lines, ""]))
-    named = [Path(each) for each in LOCAL.findall(listed) if Path(each).exists()]
-    folders = {each if each.is_dir() else each.parent for each in named}
+    named = [Path(each) for each in LOCAL.findall(" ".join(settings.values()))]
+    folders = {each.parent for each in named if each.exists()} - {Path("/"), root / "srv"}
     with ExitStack() as mounts:
-        for folder in sorted({Path("/proc"), Path("/dev"), Path("/etc/ssl/certs"), *folders}):
+        for folder in sorted({Path("/proc"), Path("/dev"), *folders}):
             inside = root / folder.relative_to("/")
             inside.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", str(folder), str(inside)], check=True)
             mounts.callback(subprocess.run, ["umount", "--lazy", str(inside)], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(inside)], check=True)
         yield root
 
 
@@ -59,19 +62,15 @@ def bare(tmp_path):
     os.geteuid() != 0 or shutil.which("debootstrap") is None, reason="needs root and debootstrap"
 )
 def test_a_bare_debian_gets_a_working_installation(bare):
-    clone = bare / "opt" / "fairseq_kd"
+    clone = bare / "srv" / "fairseq_kd"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    environment = {
-        **kept,
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "DEBIAN_FRONTEND": "noninteractive",
-    }
+    path = "/usr/sbin:/usr/bin:/sbin:/bin"
+    environment = {"PATH": path, "DEBIAN_FRONTEND": "noninteractive"}
     steps = [
         *steps_of(ROOT / "docs" / "install.md")[1:],
-        "cd /opt/fairseq_kd && CUDA=0 scripts/setup.sh",
-        "cd / && /opt/fairseq_kd/.venv/bin/fairseq-kd user-dir",
-        "cd /opt/fairseq_kd && .venv/bin/python -m pytest tests/losses tests/test_command_line.py",
+        "cd /srv/fairseq_kd && CUDA=0 scripts/setup.sh",
+        "cd / && /srv/fairseq_kd/.venv/bin/fairseq-kd user-dir",
+        "cd /srv/fairseq_kd && .venv/bin/python -m pytest tests/losses tests/test_command_line.py",
     ]
     for step in steps:
         done = subprocess.run(

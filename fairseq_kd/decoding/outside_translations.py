@@ -6,9 +6,7 @@ import sys
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
-
-from sacrebleu.metrics import CHRF
+from typing import Iterable, Iterator, List, Optional, Tuple
 
 from fairseq_kd.decoding.decode import FILE, IMPORTED, Settings, read_settings, settings_id
 from fairseq_kd.decoding.hypothesis_files import (
@@ -26,6 +24,7 @@ from fairseq_kd.decoding.options import ImportTranslationsOptions
 from fairseq_kd.decoding.splitting import OWN_SPLITTING, UnknownTokens, checked_codes
 from fairseq_kd.decoding.subset import Subset, read_subset, splitting_of, words_of
 from fairseq_kd.decoding.tokenising import split_lines
+from fairseq_kd.decoding.translation_check import Compared, why_not_translations
 from fairseq_kd.decoding.translation_formats import FORMATS, Translation
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
@@ -40,9 +39,6 @@ from fairseq_kd.worker_processes import in_chunks, in_processes
 CHUNK = 2000  # lines of a task
 COMPARED = 1000  # largest number of sentences compared with their references
 LEAST_COMPARED = 10  # with fewer, the result would be chance
-MANY_PIECES = 1.5  # largest ratio of pieces per word to that of the references
-BLOCK, MOST_BLOCKS, IN_STEP_IN_A_BLOCK = 25, 20, 1.2  # parts of the set that are checked separately
-IN_STEP = 1.3  # smallest ratio of the chrF with the own reference to that with another reference
 SAME_SOURCE = 0.9  # smallest share of sources that must equal those of the set
 WITH_PIECES = "Give the output of fairseq-generate without --remove-bpe, or the format plain."
 MOST_MISSING = 0.5  # largest share of sentences without a translation
@@ -239,11 +235,14 @@ class Import:
             )
             return
         step, compared = max(1, sentences // COMPARED), []
+        known = subset.target_dictionary.string
         for number, tokens in best:
             if number % step == 0 and tokens:
-                reference = subset.target_dictionary.string(subset.target[number])
                 source = subset.source_dictionary.string(subset.source[number])
-                compared.append((number, tokens, reference, source))
+                beside = [i for i in (number - 1, number + 1) if 0 <= i < len(subset)]
+                neighbours = [known(subset.target[i]) for i in beside]
+                own = known(subset.target[number])
+                compared.append(Compared(number, tokens, own, source, neighbours))
         if len(compared) < LEAST_COMPARED:
             return
         splitting = splitting_of(subset.target_dictionary) or "none"
@@ -253,57 +252,6 @@ class Import:
                 f"--hypotheses {self.options.hypotheses} does not translate {subset.name} in "
                 f"{subset.folder}: {why}"
             )
-
-
-def why_not_translations(compared: Sequence[Tuple[int, str, str, str]], bpe: str) -> str:
-    """The reason why texts are not translations of their sentences; "" if they may be.
-
-    They are refused if their chrF with their own references is hardly above the chrF with other
-    references, in the whole set or in a part of it, or below the chrF with their own sources. They
-    are also refused if words are split into many more pieces than in the references, which
-    indicates another language.
-
-    Args:
-        compared: the number of each sentence, the tokens of its text, its reference and its source.
-        bpe: how words are split.
-    """
-    numbers, *tokens = zip(*compared, strict=True)
-    texts, references, sources = ([words_of(each, bpe) for each in side] for side in tokens)
-    half, chrf = len(compared) // 2, CHRF()
-    others = references[half:] + references[:half]
-    own = chrf.corpus_score(texts, [references]).score
-    other = chrf.corpus_score(texts, [others]).score
-    copied = chrf.corpus_score(texts, [sources]).score
-    pieces, usual = (
-        sum(len(each.split()) for each in split) / max(1, sum(len(each.split()) for each in words))
-        for split, words in zip(tokens, (texts, references), strict=False)
-    )
-    if copied > own:
-        return (
-            f"its chrF is {own:.1f} with the references, and {copied:.1f} with the sources. Give "
-            "the translations."
-        )
-    if own < IN_STEP * other:
-        return (
-            f"its chrF is {own:.1f} with the references, and {other:.1f} with those of other "
-            "sentences. The lines are out of step, or in another language."
-        )
-    if pieces > MANY_PIECES * usual:
-        return (
-            f"its words are split into {pieces:.1f} pieces, and those of the references into "
-            f"{usual:.1f}. It is in another language, or the data were split by other --codes."
-        )
-    blocks = min(MOST_BLOCKS, len(compared) // BLOCK)
-    for i in range(blocks):
-        part = slice(i * len(compared) // blocks, (i + 1) * len(compared) // blocks)
-        near, far = (chrf.corpus_score(texts[part], [side[part]]) for side in (references, others))
-        if near.score < IN_STEP_IN_A_BLOCK * far.score:
-            return (
-                f"about sentence {numbers[part][0]} to {numbers[part][-1]}, its chrF is "
-                f"{near.score:.1f} with the references, and {far.score:.1f} with those of other "
-                "sentences. Lines are missing, doubled or out of step there."
-            )
-    return ""
 
 
 def _split_all(

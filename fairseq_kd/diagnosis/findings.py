@@ -257,12 +257,12 @@ def slow_progress(run: TrainingRun) -> Optional[Finding]:
     nll_loss = min(record.get("nll_loss", 0.0) for record in ends)
     if run.share_done() < EARLY or nll_loss < LEARNT_NOTHING * run.uniform_bits:
         return None
-    rate = max((record.get("lr", 0.0) for record in run.training), default=0.0)
+    rates = [record["lr"] for record in run.training if record.get("lr") is not None]
+    highest = f"; the highest learning rate was {max(rates):.2g}" if rates else ""
     return Finding(
         "slow progress",
         f"after {run.training[-1]['update']:,} updates nll_loss is {nll_loss:.1f} bits, where a "
-        f"uniform distribution has {run.uniform_bits:.1f}; the highest learning rate was "
-        f"{rate:.2g}.",
+        f"uniform distribution has {run.uniform_bits:.1f}{highest}.",
         (
             Advice("a higher --lr (5e-4 to 5e-3 is usual for transformers) with a warm-up", "--lr"),
             Advice("larger batches (--update-freq)", "--update-freq"),

@@ -115,13 +115,20 @@ def _read_log(path: Path) -> TrainingLog:
     """
     log = read_training_log(path)
     return log._replace(
-        training=[_with_nll_loss(record) for record in log.training],
-        validation=[_with_nll_loss(record) for record in log.validation],
+        training=_with_nll_loss(log.training),
+        validation=_with_nll_loss(log.validation),
     )
 
 
-def _with_nll_loss(record: Record) -> Record:
-    return {"nll_loss": record["loss"], **record} if "loss" in record else record
+def _with_nll_loss(records: List[Record]) -> List[Record]:
+    """Records whose loss is also nll_loss.
+
+    Where other losses show that it is a sum of terms, records without nll_loss are left out.
+    """
+    losses = {name for record in records for name in record if name.endswith("loss")}
+    if losses - {"loss", "best_loss"}:
+        return [each for each in records if "loss" not in each or "nll_loss" in each]
+    return [{"nll_loss": each["loss"], **each} if "loss" in each else each for each in records]
 
 
 def _vocab_size(lines: List[str]) -> Optional[int]:

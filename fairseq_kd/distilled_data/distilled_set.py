@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_kd import __version__
-from fairseq_kd.decoding.decode import read_settings, settings_id
+from fairseq_kd.decoding.decode import IMPORTED, read_settings, settings_id
 from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard
 from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
 from fairseq_kd.distilled_data.filters import FILTERS, FilterBank
@@ -97,6 +97,13 @@ class DistilledSet:
             raise ValueError(
                 f"--min-score needs scores, but not every translation in {translations} has one. "
                 "Leave it out."
+            )
+        least = thresholds.get("teacher_score")
+        own = scores is None and self.settings["engine"] != IMPORTED
+        if least is not None and own and least > 0:
+            raise ValueError(
+                f"--min-score is {least:g}, but the scores of the teacher are log2 probabilities, "
+                "which are at most 0. Lower it, or give --scores."
             )
         compares = choice.select == "interpolation" or choice.compare
         if compares and self.subset.target is None:

@@ -15,6 +15,7 @@ from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.temporary_folders import temporary_folder
 
 NAME = re.compile(r"[A-Za-z][\w.-]{0,29}", re.ASCII)
+LARGEST = 1e12  # score: sums of larger ones lose digits, or overflow
 FILES = ("SRC", "HYP", "REF")  # variables with the names of the files of text
 
 
@@ -117,8 +118,9 @@ def _number(line: str, number: int, called: str) -> float:
         score = float(line)
     except ValueError:
         score = math.nan
-    if not math.isfinite(score):
+    if not abs(score) <= LARGEST:  # NaN neither
         raise ValueError(
-            f"{called} printed {on_terminal(line[:40])!r} as line {number}, which is not a number."
+            f"{called} printed {on_terminal(line[:40])!r} as line {number}, which is not a number "
+            f"from -{LARGEST:g} to {LARGEST:g}."
         )
     return score

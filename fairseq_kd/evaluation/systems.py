@@ -51,7 +51,7 @@ class NamedCheckpoint(NamedTuple):
         if not SYSTEM.fullmatch(name):
             raise ValueError(
                 f"--{role} {in_one_line(text)}: a name is made of letters, digits, blanks and "
-                "- _ . , : ; + @ ( ) # % & = ', and begins with a letter or a digit, but is "
+                "- _ . , : ; + @ ( ) # % & ', and begins with a letter or a digit, but is "
                 f"{name!r}. Choose another."
             )
         if name.endswith(", int8"):

@@ -94,6 +94,8 @@ def write_stats():
 
 for number, line in enumerate(sys.stdin, 1):
     began = time.monotonic()
+    if "\\ufffd" in line:
+        print(f"line {{number}}: bytes that are not UTF-8 are replaced", file=sys.stderr)
     tokens = {tokens}
     if len(tokens) > longest:
         print(f"line {{number}}: cut to {{longest}} of {{len(tokens)}} tokens", file=sys.stderr)

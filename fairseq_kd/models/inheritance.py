@@ -19,6 +19,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 from fairseq_kd.models.layer_map import spread
+from fairseq_kd.models.projection import refuse_adaptive_softmax
 from fairseq_kd.models.structure import (
     ATTENTION,
     SIDES,
@@ -46,8 +47,11 @@ def inherit(
     Raises:
         ValueError: this student cannot start from this teacher.
     """
+    refuse_adaptive_softmax(student.model)
     chosen = {side: _choose_layers(student, teacher, side, layers[side]) for side in SIDES}
     _refuse_other_form(student, teacher)
+    for parameter in student.model.parameters():
+        parameter.fill_(float("nan"))  # which no weight of a teacher is
     dims = {side: kept_dimensions(student.width(side), teacher.width(side)) for side in SIDES}
     lines = _copy_embeddings(student, teacher, dims)
     for side in SIDES:
@@ -64,6 +68,12 @@ def inherit(
         for name in ("layernorm_embedding", "layer_norm"):
             if getattr(ours, name) is not None:
                 _copy_norm(getattr(ours, name), getattr(theirs, name), dims[side])
+    left = [name for name, each in student.model.named_parameters() if each.isnan().any()]
+    if left:
+        raise ValueError(
+            f"The student has the weights {left[0]}, for which the teacher has none. Leave out the "
+            "flag that adds them, after --."
+        )
     return lines
 
 

@@ -71,6 +71,24 @@ def model_args(arch: str, form_of: Namespace, flags: Sequence[str]) -> Tuple[Nam
     return args, {key.replace("_", "-"): value for key, value in form.items()}
 
 
+def check_heads(called: str, args: Namespace) -> None:
+    """Refuses a width that is no multiple of the number of attention heads.
+
+    Args:
+        called: how the error names the model.
+        args: its configuration, with all defaults.
+    """
+    for side in ("encoder", "decoder"):
+        width, heads = (getattr(args, f"{side}_{x}") for x in ("embed_dim", "attention_heads"))
+        if width % heads:
+            divisors = [count for count in range(1, width + 1) if width % count == 0]
+            nearest = min(divisors, key=lambda count: abs(count - heads))
+            raise ValueError(
+                f"{called} has a width of {width} in its {side}, which {heads} heads do not "
+                f"divide. The nearest that can be built has --{side}-attention-heads {nearest}."
+            )
+
+
 class _ModelFlags(argparse.ArgumentParser):
     """Parses the arguments after --, with errors of one sentence."""
 

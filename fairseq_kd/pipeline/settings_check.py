@@ -205,6 +205,12 @@ def _check_distilled(
             f"{run.path}: distilled.distill-data.min-score needs scores, but a file of the format "
             "plain has none. Leave it out, or give scores."
         )
+    if imported is None and "scores" not in choice and _above_zero(choice.get("min-score", 0)):
+        raise ValueError(
+            f"{run.path}: distilled.distill-data.min-score is {choice['min-score']}, but the "
+            "scores of the teacher are log2 probabilities, which are at most 0. Lower it, or give "
+            "scores."
+        )
     compares = select == "interpolation" or "min-similarity" in choice
     if compares and "binarise-text" in section:
         raise ValueError(
@@ -237,6 +243,13 @@ def _check_distilled(
                 f"{run.path}: {name} needs train: {{upsample-primary: N}}, the copies of the "
                 "references beside the translations, with distilled.distill-data.mix: extra."
             )
+
+
+def _above_zero(value: Any) -> bool:
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):  # which its own check names
+        return False
 
 
 def _check_controls(

@@ -17,7 +17,7 @@ from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
-from fairseq_kd.models.transformer_options import model_args
+from fairseq_kd.models.transformer_options import check_heads, model_args
 from fairseq_kd.teachers.loading import ANY, load_teacher, read_translation_model
 from fairseq_kd.teachers.multilingual import Languages, TeacherTask
 
@@ -58,7 +58,7 @@ def write_student(
     source = Structure(model, f"--teacher {teacher}")
     args, form = model_args(arch, model.args, model_flags)
     flags = as_arguments({"arch": arch, **form})
-    student = build_model(args, task)
+    student = _built(args, task, arch)
     lines = inherit(Structure(student, f"--arch {arch}"), source, layers)
     _save(out, student, args, teacher, task, made_of)
     sizes = [sum(each.numel() for each in whole.parameters()) for whole in (student, model)]
@@ -69,6 +69,23 @@ def write_student(
             f"  {shlex.join([*flags, *model_flags, '--finetune-from-model', str(out)])}",
         ]
     )
+
+
+def _built(args: Namespace, task: Any, arch: str) -> Any:
+    """The student with random weights.
+
+    Raises:
+        ValueError: fairseq cannot build it.
+    """
+    check_heads(f"--arch {arch}", args)
+    try:
+        return build_model(args, task)
+    except Exception as error:  # fairseq raises AssertionError, AttributeError and others
+        reason = " ".join(str(error).split()) or "it gives no reason"
+        raise ValueError(
+            f"fairseq cannot build --arch {arch} with the flags after -- "
+            f"({type(error).__name__}: {reason}). Correct the flags."
+        ) from error
 
 
 def _save(

@@ -20,7 +20,7 @@ from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import flag_name
 from fairseq_kd.models.architectures import Architecture
 from fairseq_kd.models.structure import without_memory
-from fairseq_kd.models.transformer_options import POSITIONS, is_transformer, model_args
+from fairseq_kd.models.transformer_options import POSITIONS, check_heads, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
 from fairseq_kd.teachers.loading import check_family
 from fairseq_kd.teachers.multilingual import leave_one_pair
@@ -54,8 +54,7 @@ class TeacherStructure:
             )
         self.args, self.vocab_sizes, self.called = _completed(args), vocab_sizes, called
         args = self.args
-        for side in ("encoder", "decoder"):
-            _refuse_broken_heads(called, side, *(getattr(args, f"{side}_{x}") for x in _HEADS))
+        check_heads(called, args)
         if args.share_all_embeddings and vocab_sizes[0] != vocab_sizes[1]:
             raise ValueError(
                 f"{called} has --share-all-embeddings, which needs one dictionary for both "
@@ -229,19 +228,6 @@ class TeacherStructure:
         args = copy.deepcopy(args)
         args.encoder_embed_path = args.decoder_embed_path = None  # read where a training begins
         return build_model(args, task)
-
-
-_HEADS = ("embed_dim", "attention_heads")
-
-
-def _refuse_broken_heads(called: str, side: str, width: int, heads: int) -> None:
-    if width % heads:
-        divisors = [count for count in range(1, width + 1) if width % count == 0]
-        nearest = min(divisors, key=lambda count: abs(count - heads))
-        raise ValueError(
-            f"{called} has a width of {width} in its {side}, which {heads} heads do not divide. "
-            f"The nearest that can be built has --{side}-attention-heads {nearest}."
-        )
 
 
 def _completed(args: Namespace) -> Namespace:

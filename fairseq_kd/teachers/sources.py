@@ -58,4 +58,15 @@ def named_teachers(cfg: Any) -> List[str]:
 
 
 def _paths(flag: Optional[str]) -> List[str]:
-    return flag.split(os.pathsep) if flag else []
+    """The paths of a flag.
+
+    Raises:
+        ValueError: one of several is empty.
+    """
+    paths = flag.split(os.pathsep) if flag else []
+    if "" in paths:
+        raise ValueError(
+            f"{flag} has nothing before or after a {os.pathsep}, which separates teachers. Leave "
+            f"the {os.pathsep} out, or give a path there."
+        )
+    return paths

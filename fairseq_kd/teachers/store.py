@@ -18,6 +18,7 @@ batch are read, and checked when they are first read.
 """
 
 import json
+import os
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,11 @@ class TeacherStore:
 
     def __init__(self, path: Union[str, Path]):
         self.path = Path(path)
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            raise FileNotFoundError(
+                f"{path} must be the folder of a store, but is a file. Give a folder that "
+                "fairseq-kd store wrote."
+            )
         if not (self.path / FILE).is_file():
             raise FileNotFoundError(
                 f"{path} holds no store of a teacher. Build one by fairseq-kd store --out {path}."

@@ -39,6 +39,21 @@ def test_temperature_out_of_range(setup, teacher, flag, value):
     refuses(setup, message, *schedule, f"{flag}={value}")
 
 
+def test_an_empty_path_beside_a_teacher(setup, teacher):
+    refuses(
+        setup,
+        f"{teacher}: has nothing before or after a :, which separates teachers. Leave the : out, "
+        "or give a path there.",
+        *["--kd-teacher", f"{teacher}:"],
+    )
+
+
+def test_a_store_that_is_a_file(setup, teacher):
+    message = f"{teacher} must be the folder of a store, but is a file. Give a folder that fairseq-"
+    with pytest.raises(FileNotFoundError, match=message):
+        setup("--criterion", "word_kd", "--kd-store", teacher)
+
+
 def test_distillation_without_a_teacher(setup):
     refuses(
         setup,

@@ -88,6 +88,15 @@ def test_the_loss_is_used_where_cross_entropy_logs_no_nll_loss(name, tmp_path):
     assert set(named(tmp_path)) == FAILED[name] - {"collapse to one token"}
 
 
+def test_a_log_without_readable_figures_of_the_student_gives_none_of_its_own(tmp_path):
+    text = (LOGS / "tiny_student" / "train.log").read_text(encoding="utf-8")
+    text = re.sub(r'"nll_loss": "[^"]*"', '"nll_loss": "?"', text)
+    (tmp_path / "train.log").write_text(text, encoding="utf-8")
+    evidence = " ".join(each.evidence for each in named(tmp_path).values())
+    assert "nll_loss is" not in evidence
+    assert "learning rate was 0" not in evidence
+
+
 @pytest.mark.parametrize("name", ["rate_too_low", "tiny_student", *HEALTHY])
 def test_without_a_number_of_updates_slow_progress_is_found_at_the_end(name, tmp_path):
     shutil.copytree(LOGS / "teacher", tmp_path / "teacher")

@@ -12,7 +12,7 @@ from translations import binarised, hypotheses
 from fairseq_kd import cli
 from fairseq_kd.decoding import outside_translations
 from fairseq_kd.decoding.hypothesis_files import UNTRANSLATED, WHOLE
-from fairseq_kd.decoding.outside_translations import why_not_translations
+from fairseq_kd.decoding.translation_check import Compared, why_not_translations
 
 
 @pytest.fixture
@@ -194,6 +194,11 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
         "plain",
         r"about sentence \d+ to \d+, its chrF is \S+ with the references, and \S+ with those of ot",
     ),
+    "lines out of step at the end": (
+        lambda text: [*text["en"][:-20], *text["en"][-19:], ""],
+        "plain",
+        r"from about sentence \d+ on, its lines are nearer to the references of neighbouring sente",
+    ),
     "nothing": (lambda text: [], "jsonl", "holds no translation in the format jsonl. Give another"),
     "text for H lines": (lambda text: text["en"], "fairseq", "holds no translation in the format"),
     "other sources": (
@@ -317,8 +322,8 @@ def test_h_lines_of_other_sentences_are_refused(imported, text, tmp_path, capsys
 
 
 def test_words_in_more_pieces_than_the_references_are_of_another_language():
-    own = [(0, "a@@ b@@ c d@@ e f", "abc de f", "xyz vw")] * 10
-    other = [(1, "g@@ h@@ i j@@ k l", "ghi jk l", "xyz vw")] * 10
+    own = [Compared(0, "a@@ b@@ c d@@ e f", "abc de f", "xyz vw", [])] * 10
+    other = [Compared(1, "g@@ h@@ i j@@ k l", "ghi jk l", "xyz vw", [])] * 10
     why = why_not_translations([*own, *other], "subword_nmt")
     assert why == (
         "its words are split into 2.0 pieces, and those of the references into 1.0. It is in "

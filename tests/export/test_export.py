@@ -65,6 +65,7 @@ def test_a_byte_that_is_no_utf8_costs_its_own_line_alone(exported, tmp_path):
     command = f"{sys.executable} {exported}/translate.py < {tmp_path}/text"
     done = run("bash", "-c", command, env={"LC_ALL": "C", "PYTHONUTF8": "0"})
     assert len(done.stdout.splitlines()) == 3
+    assert done.stderr == "line 2: bytes that are not UTF-8 are replaced\n"
 
 
 SPOILT_SUMS = {

@@ -225,12 +225,35 @@ def test_the_verb_writes_a_checkpoint_and_says_how_to_train_it(teacher, data, tm
     assert updates_behind(out) == updates_done(teacher) > 0
 
 
+UNBUILT = [  # flags for the student's model, and the message
+    (
+        ["--quant-noise-pq", "0.5"],
+        "The student has the weights encoder.quant_noise.weight, for which the teacher has none. "
+        "Leave out the flag that adds them, after --.",
+    ),
+    (
+        ["--decoder-attention-heads", "3"],
+        "--arch transformer_kd_student has a width of 8 in its decoder, which 3 heads do not "
+        "divide. The nearest that can be built has --decoder-attention-heads 2.",
+    ),
+    (["--adaptive-softmax-cutoff", "20,30"], "The student has an adaptive softmax, which gives no"),
+    (
+        ["--encoder-layers-to-keep", "0"],
+        "fairseq cannot build --arch transformer_kd_student with the flags after -- (AttributeErro",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("arch", "flags", "message"),
     [
         ("lstm", [], "--arch must be a transformer of fairseq or one of transformer_kd_teacher, "),
         ("transformer", ["--", "--colour", "3"], "The flags after -- are not those of a fairseq "),
         ("transformer_kd_student", [], "The student's encoder is 256 wide, and the teacher's 16"),
+        *(
+            ("transformer_kd_student", ["--", *size(1, 1, 8, 1, 32), *flags], message)
+            for flags, message in UNBUILT
+        ),
     ],
 )
 def test_mistakes_end_in_one_sentence(teacher, tmp_path, capsys, arch, flags, message):

@@ -81,6 +81,10 @@ WITHOUT_EFFECT = {
         f"ladder: [{{ratio: 0.5, data: mixed}}]\n{IMPORTED[:-1]}, distill-data: {{min-score: 1}}}}",
         "distilled.distill-data.min-score needs scores, but a file of the format plain has none.",
     ),
+    "a filter that no score of the teacher passes": (
+        "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {min-score: 0.5}}",
+        "distilled.distill-data.min-score is 0.5, but the scores of the teacher are log2 probabili",
+    ),
     "a weight of one set": (
         "ladder: [{ratio: 0.5, data: mixed, train: {upsample-primary: 3}}]",
         "student has upsample-primary, which has no effect on data: mixed, a single training set.",
