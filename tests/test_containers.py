@@ -53,7 +53,11 @@ def bare(tmp_path):
             inside.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", str(folder), str(inside)], check=True)
             mounts.callback(subprocess.run, ["umount", "--lazy", str(inside)], check=True)
-            subprocess.run(["mount", "-o", "remount,bind,ro", str(inside)], check=True)
+            if folder != Path("/dev"):
+                subprocess.run(["mount", "-o", "remount,bind,ro", str(inside)], check=True)
+        shared_memory = root / "dev" / "shm"
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(shared_memory)], check=True)
+        mounts.callback(subprocess.run, ["umount", "--lazy", str(shared_memory)], check=True)
         yield root
 
 

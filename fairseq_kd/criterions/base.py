@@ -146,7 +146,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         return cls.METRICS
 
     @classmethod
-    def numbered(cls, cfg: Any) -> int:
+    def metric_copies(cls, cfg: Any) -> int:
         """How many names a ``*`` in the names of metrics stands for, which are numbers from 1."""
         return 0
 
@@ -157,7 +157,7 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         Args:
             cfg: the flags.
         """
-        numbers = range(1, cls.numbered(cfg) + 1)
+        numbers = range(1, cls.metric_copies(cfg) + 1)
         names = [each.name for each in cls.metric_table().values() if each.in_validation]
         return [
             name.replace("*", str(number))
@@ -195,12 +195,13 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         difference = self._difference(read_state(path, path)["criterion"] or {})
         if difference:
             raise ValueError(
-                f"{path} {difference}. Resume with the same {self.shaping_flags()}, or start a new "
-                "training from its model, with --finetune-from-model and another --save-dir."
+                f"{path} {difference}. Resume with the same {self.flags_of_weight_shapes()}, or "
+                "start a new training from its model, with --finetune-from-model and another "
+                "--save-dir."
             )
 
     @classmethod
-    def shaping_flags(cls) -> str:
+    def flags_of_weight_shapes(cls) -> str:
         """The flags that determine the number and shapes of the criterion's own weights."""
         return "flags of this criterion"
 

@@ -269,7 +269,7 @@ class IntermediateCriterion(WordKDCriterion):
             )
 
     @classmethod
-    def shaping_flags(cls) -> str:
+    def flags_of_weight_shapes(cls) -> str:
         """Those of the teacher and of the terms."""
         return " and ".join(
             ["--kd-teacher", *(f"all --kd-{each.name}-*" for each in cls.term_types)]

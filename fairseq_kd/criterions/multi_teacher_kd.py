@@ -142,12 +142,12 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         fixed_weights(cfg.kd_teacher_weights, count)
 
     @classmethod
-    def numbered(cls, cfg: MultiTeacherKDConfig) -> int:
+    def metric_copies(cls, cfg: MultiTeacherKDConfig) -> int:
         """The number of teachers."""
         return len(named_teachers(cfg))
 
     @classmethod
-    def shaping_flags(cls) -> str:
+    def flags_of_weight_shapes(cls) -> str:
         """Those of the number of teachers and of their weights."""
         return "--kd-teacher, --kd-store and --kd-teacher-weights"
 

@@ -129,12 +129,12 @@ class MutualLearningCriterion(KDCriterion):
             ]
 
     @classmethod
-    def numbered(cls, cfg: MutualLearningConfig) -> int:
+    def metric_copies(cls, cfg: MutualLearningConfig) -> int:
         """The number of the peers in this criterion."""
         return cfg.kd_peers - 1
 
     @classmethod
-    def shaping_flags(cls) -> str:
+    def flags_of_weight_shapes(cls) -> str:
         """Those of the peers."""
         return "--kd-peers, --kd-peer-overrides and --arch"
 

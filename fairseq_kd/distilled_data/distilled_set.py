@@ -13,7 +13,7 @@ from fairseq_kd import __version__
 from fairseq_kd.decoding.decode import IMPORTED, read_settings, settings_id
 from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard
 from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
-from fairseq_kd.distilled_data.filters import FILTERS, FilterBank
+from fairseq_kd.distilled_data.filters import FILTERS, PairFilters
 from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
 from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
 from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
@@ -78,7 +78,7 @@ class DistilledSet:
             raise FileNotFoundError(
                 f"--scores {scores} {why_no_file(scores)}. Give a file of numbers."
             )
-        self.bank = FilterBank(thresholds)
+        self.bank = PairFilters(thresholds)
         self.hypotheses = translations / WHOLE
         self.settings = read_settings(translations)
         self.subset = read_subset(data, self.settings["subset"], tuple(self.settings["pair"]))

@@ -106,7 +106,7 @@ FILTERS = (
 )
 
 
-class FilterBank:
+class PairFilters:
     """All filters, with thresholds and counts.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.decoding.subset import Subset, words_of
-from fairseq_kd.distilled_data.filters import FILTERS, FilterBank, Pair
+from fairseq_kd.distilled_data.filters import FILTERS, Pair, PairFilters
 from fairseq_kd.distilled_data.selection import SelectionOptions, Sentence, selected
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.parallel_text import lines_of
@@ -91,7 +91,7 @@ def _other_number(path: Optional[Path], which: str, hypotheses: Path) -> str:
 
 
 def scored_pairs(
-    sentences: Iterable[Sentence], options: SelectionOptions, bank: FilterBank, workers: int
+    sentences: Iterable[Sentence], options: SelectionOptions, bank: PairFilters, workers: int
 ) -> Iterator[ScoredPair]:
     """Yields all selected pairs, scored by the filters."""
     seen: Counter = Counter()
@@ -150,7 +150,7 @@ class PairCounts:
         """The share of unknown tokens, of the source (0) or the target (1)."""
         return self.unknown_tokens[side] / max(1, self.tokens[side])
 
-    def report(self, bank: FilterBank) -> Dict[str, Any]:
+    def report(self, bank: PairFilters) -> Dict[str, Any]:
         """The counts for the manifest."""
         return {
             "counts": {
@@ -163,7 +163,7 @@ class PairCounts:
             "unknown_share": {"source": self.unknown_share(0), "target": self.unknown_share(1)},
         }
 
-    def text(self, bank: FilterBank) -> str:
+    def text(self, bank: PairFilters) -> str:
         """The counts and the examples for a terminal."""
         lines = [f"{self.selected:,} pairs of {self.sentences:,} sentences were selected"]
         for each in FILTERS:

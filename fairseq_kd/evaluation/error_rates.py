@@ -1,4 +1,4 @@
-"""Error rates of translations, rare words, and how often a system agrees with the teacher."""
+"""Error rates of translations (empty, copied, detached, memorised), rare words, and agreement."""
 
 from collections import Counter
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
@@ -40,8 +40,8 @@ def error_rates(
         ``empty``: translations without a word. ``copied``: translations of at least three words
         that equal the source, case ignored. ``repeating``: translations with a sequence of four
         words that occurs more than once, and more often than in the reference. ``detached``:
-        translations whose chrF with their own reference is not above that with each of five
-        other references. ``memorised``: translations of at least four words that are in the
+        translations for which at least one of five other references is as near, by chrF, as
+        their own. ``memorised``: translations of at least four words that are in the
         training set and are not the reference.
 
     Source: side effects of sequence-level distillation by Dankers and Raunak, ACL 2025,

@@ -105,7 +105,7 @@ class Code:
     text: str
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """A part of a text, which may be highlighted."""
 
     text: str
@@ -113,21 +113,21 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextVersions:
     """Versions of a text, below each other.
 
     Args:
         title: what they are versions of.
-        versions: runs of each version by its name.
+        versions: spans of each version by its name.
     """
 
     title: str
-    versions: Dict[str, List[Run]]
+    versions: Dict[str, List[Span]]
 
 
 @dataclass(frozen=True)
 class Searchable:
-    """Texts that are folded away, with a search box; only on the HTML page.
+    """TextVersions that are folded away, with a search box; only on the HTML page.
 
     Args:
         title: of the closed fold.
@@ -135,11 +135,11 @@ class Searchable:
     """
 
     title: str
-    texts: List[Texts]
+    texts: List[TextVersions]
 
 
 Block = Union[
-    str, Table, Plot, Code, Texts, Searchable
+    str, Table, Plot, Code, TextVersions, Searchable
 ]  # a string is a paragraph, with `code` and *emphasis*
 
 
@@ -207,9 +207,9 @@ def _markdown(block: Block, plots: str) -> str:
         return f"![{in_markdown(block.caption)}]({plots}/{block.name}.png)"
     if isinstance(block, Code):
         return code_block(block.text)
-    if isinstance(block, Texts):
+    if isinstance(block, TextVersions):
         versions = {
-            name: " ".join(run.text for run in runs) for name, runs in block.versions.items()
+            name: " ".join(span.text for span in spans) for name, spans in block.versions.items()
         }
         return markdown_table((block.title, ""), list(versions.items()), figures=False)
     if isinstance(block, Searchable):
@@ -273,7 +273,7 @@ def _html(block: Block) -> str:
         return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
     if isinstance(block, Code):
         return f"<pre>{html.escape(block.text)}</pre>"
-    if isinstance(block, Texts):
+    if isinstance(block, TextVersions):
         return _html_texts(block)
     if isinstance(block, Searchable):
         inner = "\n".join(map(_html_texts, block.texts))
@@ -284,17 +284,17 @@ def _html(block: Block) -> str:
     return f"<p>{_inline(block)}</p>"
 
 
-def _html_texts(texts: Texts) -> str:
+def _html_texts(texts: TextVersions) -> str:
     versions = "".join(
-        f'<dt>{html.escape(name)}</dt><dd dir="auto">{" ".join(map(_html_run, runs))}</dd>'
-        for name, runs in texts.versions.items()
+        f'<dt>{html.escape(name)}</dt><dd dir="auto">{" ".join(map(_html_span, spans))}</dd>'
+        for name, spans in texts.versions.items()
     )
     return f"<article><h3>{html.escape(texts.title)}</h3><dl>{versions}</dl></article>"
 
 
-def _html_run(run: Run) -> str:
-    text = html.escape(run.text)
-    return f"<mark>{text}</mark>" if run.highlighted else text
+def _html_span(span: Span) -> str:
+    text = html.escape(span.text)
+    return f"<mark>{text}</mark>" if span.highlighted else text
 
 
 def _html_table(table: Table) -> str:

@@ -269,8 +269,8 @@ def _error_rates(result: EvaluationResult) -> Section:
             "*copied*: translations that equal their source; *repeating*: translations that repeat "
             "four words; *length ratio*: words of the translations per word of the references; "
             "*agreement*: share of reference tokens for which system and teacher have the same "
-            "most probable token; *detached*: translations whose chrF with their own reference is "
-            "not above that with each of five other references; *memorised*: translations of at "
+            "most probable token; *detached*: translations for which at least one of five other "
+            "references is as near, by chrF, as their own; *memorised*: translations of at "
             "least four words that are target sentences of the training set and not the "
             "reference (- without --training).",
             tables.error_rates(result),

@@ -6,7 +6,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 from sacrebleu.metrics import CHRF
 
-from fairseq_kd.evaluation.pages import Run, Texts
+from fairseq_kd.evaluation.pages import Span, TextVersions
 from fairseq_kd.evaluation.results import SentenceResult
 
 MOST_SENTENCES = 2000  # of a set that are kept, which keeps the page readable
@@ -49,7 +49,9 @@ def largest_losses(
     return sorted(lost, key=lambda each: -falls[each.number])[:SHOWN]
 
 
-def side_by_side(sentence: SentenceResult, compared: Optional[Tuple[str, str]] = None) -> Texts:
+def side_by_side(
+    sentence: SentenceResult, compared: Optional[Tuple[str, str]] = None
+) -> TextVersions:
     """The versions of a sentence; in translations, what the reference lacks is highlighted.
 
     Args:
@@ -60,23 +62,23 @@ def side_by_side(sentence: SentenceResult, compared: Optional[Tuple[str, str]] =
     if compared is not None:
         first, second = (sentence.chrf[name] for name in compared)
         title += f": chrF {first:.0f} of {compared[0]}, {second:.0f} of {compared[1]}"
-    versions: Dict[str, List[Run]] = {
-        "source": [Run(sentence.source)],
-        "reference": [Run(sentence.reference)],
+    versions: Dict[str, List[Span]] = {
+        "source": [Span(sentence.source)],
+        "reference": [Span(sentence.reference)],
         **{
             f"{name} ({sentence.chrf[name]:.0f})": differing(text, sentence.reference)
             for name, text in sentence.translations.items()
         },
     }
-    return Texts(title, versions)
+    return TextVersions(title, versions)
 
 
-def differing(text: str, reference: str) -> List[Run]:
-    """A text as runs of words, highlighted where the reference has others."""
+def differing(text: str, reference: str) -> List[Span]:
+    """A text as spans of words, highlighted where the reference has others."""
     words, expected = text.split(), reference.split()
     matcher = difflib.SequenceMatcher(None, expected, words, autojunk=False)
     return [
-        Run(" ".join(words[start:end]), highlighted=kind != "equal")
+        Span(" ".join(words[start:end]), highlighted=kind != "equal")
         for kind, _, _, start, end in matcher.get_opcodes()
         if end > start
     ]

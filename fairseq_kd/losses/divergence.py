@@ -3,7 +3,8 @@
 ``p = softmax(teacher / T)`` and ``q = softmax(student / T)`` of logits. Each divergence is a
 function of their logarithms over K classes, (n, K) each, and returns a value per token, (n,) nats.
 A class that the teacher rules out (logit -inf) has the smallest probability that float32 holds,
-1.2e-38, so that every divergence is finite. A new one is a function, and a row of ``DIVERGENCES``.
+1.2e-38, so that every divergence is finite. A new one is two functions, its
+value and its slope, and a row of ``DIVERGENCES``.
 """
 
 import math

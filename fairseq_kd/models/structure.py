@@ -26,7 +26,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+def on_meta_device(build: Callable[[], nn.Module]) -> nn.Module:
     """A model without memory for its weights, to read its structure.
 
     BART copies its initial weights through the CPU, which tensors of the meta device cannot be. So
@@ -167,7 +167,7 @@ def student_structure(cfg: Any, task: FairseqTask) -> Structure:
         task: the task of the training.
     """
     with torch.random.fork_rng(devices=[]):
-        model = without_memory(lambda: models.build_model(cfg._get_root().model, task))
+        model = on_meta_device(lambda: models.build_model(cfg._get_root().model, task))
     return Structure(model, "The student")
 
 

@@ -275,14 +275,14 @@ def _task_flags(args: Namespace) -> Sequence[str]:
 
 def _model(args: Namespace, task: Any) -> Optional[Any]:
     """A transformer without memory for its weights; None for another architecture."""
-    from fairseq_kd.models.structure import without_memory
+    from fairseq_kd.models.structure import on_meta_device
     from fairseq_kd.models.transformer_options import check_heads, is_transformer
 
     if not is_transformer(args.arch):
         return None
     check_heads("the model", args)
     args = Namespace(**{**vars(args), "encoder_embed_path": None, "decoder_embed_path": None})
-    return without_memory(lambda: task.build_model(args))
+    return on_meta_device(lambda: task.build_model(args))
 
 
 def _check_sets(args: Namespace, task: Any, model: Optional[Any]) -> None:

@@ -19,7 +19,7 @@ from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.flag_types import flag_name
 from fairseq_kd.models.architectures import Architecture
-from fairseq_kd.models.structure import without_memory
+from fairseq_kd.models.structure import on_meta_device
 from fairseq_kd.models.transformer_options import POSITIONS, check_heads, is_transformer, model_args
 from fairseq_kd.sizing.ladder import Size
 from fairseq_kd.teachers.loading import check_family
@@ -171,7 +171,7 @@ class TeacherStructure:
             ValueError: the vocabulary is not known yet.
         """
         if size not in self._counted:
-            self._counted[size] = parameters_by_part(without_memory(lambda: self.build(size)[0]))
+            self._counted[size] = parameters_by_part(on_meta_device(lambda: self.build(size)[0]))
         return self._counted[size]
 
     def parameters(self, size: Size) -> int:
@@ -193,7 +193,7 @@ class TeacherStructure:
     @cached_property
     def teacher_parts(self) -> Dict[str, int]:
         """The parameters of the teacher itself, which may differ from those of an equal stage."""
-        return parameters_by_part(without_memory(lambda: self._built(self.args)))
+        return parameters_by_part(on_meta_device(lambda: self._built(self.args)))
 
     def build(self, size: Size) -> "tuple[nn.Module, Namespace]":
         """A stage with random weights, and the options that build it."""

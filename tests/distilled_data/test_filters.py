@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fairseq_kd.distilled_data.filters import FILTERS, FilterBank, Pair
+from fairseq_kd.distilled_data.filters import FILTERS, Pair, PairFilters
 
 BY_NAME = {each.name: each for each in FILTERS}
 
@@ -53,11 +53,11 @@ def test_a_pair_on_the_threshold_is_kept():
 
 def test_a_similarity_that_was_not_computed_reaches_no_threshold():
     assert math.isnan(BY_NAME["similarity"].score(pair()))
-    assert FilterBank({"similarity": 0.0}).apply(pair())[1] == "similarity"
+    assert PairFilters({"similarity": 0.0}).apply(pair())[1] == "similarity"
 
 
 def test_what_each_filter_took_and_would_take_is_counted():
-    bank = FilterBank({"words": 1, "teacher_score": -2.0, "length_ratio": 3.0})
+    bank = PairFilters({"words": 1, "teacher_score": -2.0, "length_ratio": 3.0})
     kept = bank.apply(pair())
     assert kept[1] is None
     assert len(kept[0]) == len(FILTERS)
@@ -70,9 +70,9 @@ def test_what_each_filter_took_and_would_take_is_counted():
 
 
 def test_a_filter_without_a_threshold_takes_nothing():
-    assert FilterBank({}).apply(pair(target="", score=-math.inf))[1] is None
+    assert PairFilters({}).apply(pair(target="", score=-math.inf))[1] is None
 
 
 def test_inf_turns_a_filter_off():
-    bank = FilterBank({"length_ratio": math.inf, "teacher_score": -math.inf})
+    bank = PairFilters({"length_ratio": math.inf, "teacher_score": -math.inf})
     assert bank.apply(pair("a", "b " * 500, score=-math.inf))[1] is None

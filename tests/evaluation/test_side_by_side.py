@@ -2,7 +2,7 @@
 
 import itertools
 
-from fairseq_kd.evaluation.pages import Run, Searchable, Section, html_page, markdown_page
+from fairseq_kd.evaluation.pages import Searchable, Section, Span, html_page, markdown_page
 from fairseq_kd.evaluation.results import SentenceResult
 from fairseq_kd.evaluation.side_by_side import (
     MOST_SENTENCES,
@@ -19,8 +19,8 @@ REFERENCES = ["the dog eats", "a blue house"]
 
 def test_words_that_the_reference_lacks_are_highlighted():
     runs = differing("the old dog eats fish", "the dog eats meat")
-    assert runs == [Run("the"), Run("old", True), Run("dog eats"), Run("fish", True)]
-    assert differing("the dog", "the old dog") == [Run("the"), Run("dog")]
+    assert runs == [Span("the"), Span("old", True), Span("dog eats"), Span("fish", True)]
+    assert differing("the dog", "the old dog") == [Span("the"), Span("dog")]
     assert differing("", "the dog") == []
 
 
@@ -54,7 +54,7 @@ def test_of_a_large_set_evenly_spread_sentences_are_kept():
 def test_the_page_shows_versions_below_each_other_and_hides_the_rest():
     sentences = sentence_results(["<i> perro", "una | casa"], REFERENCES, TEXTS)
     shown = side_by_side(sentences[0], ("small", "teacher"))
-    sections = [Section("Texts", [shown, Searchable("All", [side_by_side(sentences[1])])])]
+    sections = [Section("TextVersions", [shown, Searchable("All", [side_by_side(sentences[1])])])]
     page = html_page("title", [], sections)
     assert '<dt>source</dt><dd dir="auto">&lt;i&gt; perro</dd>' in page
     assert '<dd dir="auto">the dog <mark>sleeps</mark></dd>' in page

@@ -7,7 +7,7 @@ from harness import Setup
 from torch import nn
 
 from fairseq_kd.models.inheritance import inherit
-from fairseq_kd.models.structure import Structure, computes_usual_attention, without_memory
+from fairseq_kd.models.structure import Structure, computes_usual_attention, on_meta_device
 
 
 class Rotary(MultiheadAttention):
@@ -65,7 +65,7 @@ def test_a_block_is_the_same_after_the_trial():
 
 @pytest.mark.parametrize(("kind", "usual"), [(MultiheadAttention, True), (WithPart, False)])
 def test_without_memory_the_parts_decide(kind, usual):
-    assert computes_usual_attention(without_memory(lambda: attention(kind))) is usual
+    assert computes_usual_attention(on_meta_device(lambda: attention(kind))) is usual
 
 
 def test_rotary_attention_is_not_inherited(data):

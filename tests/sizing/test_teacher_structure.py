@@ -20,7 +20,7 @@ from fairseq_kd.checkpoints.weights import count_parameters
 from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.models.inheritance import inherit
-from fairseq_kd.models.structure import Structure, without_memory
+from fairseq_kd.models.structure import Structure, on_meta_device
 from fairseq_kd.models.transformer_options import FORM
 from fairseq_kd.sizing.budgets import write_random
 from fairseq_kd.sizing.ladder import STRATEGIES, Size, buildable, ladder_sizes
@@ -82,7 +82,7 @@ def test_a_model_without_memory_has_the_parts_of_one_with_it(arch):
     task = SimpleNamespace(
         source_dictionary=structure.dictionaries[0], target_dictionary=structure.dictionaries[1]
     )
-    real, empty = build_model(args, task), without_memory(lambda: build_model(args, task))
+    real, empty = build_model(args, task), on_meta_device(lambda: build_model(args, task))
     assert {each.device.type for each in real.parameters()} == {"cpu"}
     kept = [each for each in empty.parameters() if not isinstance(each, FakeTensor)]
     assert {each.device.type for each in kept} <= {"meta"}
