@@ -4,8 +4,9 @@ usage: python benchmarks/page.py
 """
 
 import csv
+import re
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from matplotlib.figure import Figure
 from measuring import RESULTS
@@ -49,6 +50,41 @@ SECTIONS = {
 }
 
 
+LIMIT = (
+    "*of the limit*: how often the figure contains the time that the card needs at least, on an "
+    "H100: `2 N V (3 d_s + d_t)` operations for N tokens, V entries and the widths of student and "
+    "teacher, at 700 TFLOP/s, and 14 bytes of memory traffic per logit at 3.35 TB/s (the student's "
+    "logits are written, read, overwritten by their gradient and read twice, the teacher's written "
+    "and read), without overlap. "
+)
+SHAPE = re.compile(r": (\d+) x (\d+), (\d+) <- (\d+), (?:float16|bfloat16)")
+FLOPS_PER_S, BYTES_PER_S, LOGIT_BYTES = 700e12, 3.35e12, 14
+
+
+def limit_ms(tokens: int, vocab_size: int, student: int, teacher: int) -> float:
+    """The least time of the loss with its gradients on an H100 in half precision.
+
+    ``2 N V (3 d_s + d_t) / FLOPS_PER_S + LOGIT_BYTES N V / BYTES_PER_S``
+
+    Args:
+        tokens: N.
+        vocab_size: V.
+        student: d_s, the width of its last states: three products, one of them forwards.
+        teacher: d_t, the teacher's: one product.
+    """
+    logits = tokens * vocab_size
+    operations = 2 * logits * (3 * student + teacher)
+    return 1000 * (operations / FLOPS_PER_S + LOGIT_BYTES * logits / BYTES_PER_S)
+
+
+def of_the_limit(row: Dict[str, str]) -> Optional[str]:
+    """How often a time of the loss in half precision contains the limit; None for other rows."""
+    shape = SHAPE.search(row["case"])
+    if shape is None or row["unit"] != "ms" or row["benchmark"] != "loss":
+        return None
+    return f"{float(row['median']) / limit_ms(*map(int, shape.groups())):.1f}x"
+
+
 def newest() -> List[Dict[str, str]]:
     """The last row of each case and unit, on each kind of machine."""
     with RESULTS.open(encoding="utf-8", newline="") as file:
@@ -68,7 +104,14 @@ def tables(rows: List[Dict[str, str]]) -> Iterator[str]:
     columns = ("case", "median", "unit", "spread", "n", "date")
     for kind in sorted({machine(row) for row in rows}):
         kept = [row for row in rows if machine(row) == kind]
-        yield markdown_table(columns, [[row[column] for column in columns] for row in kept])
+        cells = [[row[column] for column in columns] for row in kept]
+        shares = [of_the_limit(row) for row in kept]
+        if kind[0] and any(shares):
+            yield f"{LIMIT}\n"
+            cells = [[*each, share or "-"] for each, share in zip(cells, shares, strict=True)]
+            yield markdown_table((*columns, "of the limit"), cells)
+        else:
+            yield markdown_table(columns, cells)
         machines = ", ".join(sorted({f"{row['machine']} ({row['version']})" for row in kept}))
         yield f"\nOn {machines}.\n"
 
