@@ -26,7 +26,7 @@ EVALUATED: Dict[str, str] = {  # option: a value of it; tests compare it with fa
     **dict.fromkeys(("encoder_layers", "decoder_layers"), LAYERS),
     "character_filters": "[(1, 64), (2, 128)]",
     **dict.fromkeys(("conv_feature_layers", "conv_aggregator_layers"), LAYERS),
-    "feature_encoder_spec": LAYERS,
+    **dict.fromkeys(("feature_encoder_spec", "override_encoder_layers"), LAYERS),
     **dict.fromkeys(("xformers_att_config", "encoder_xformers_att_config"), TABLE),
     "decoder_xformers_att_config": TABLE,
     "wer_args": "('kenlm.bin', 'lexicon.txt', 2.0, -1.0)",

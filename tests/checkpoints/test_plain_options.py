@@ -267,4 +267,4 @@ def test_nothing_else_of_fairseq_uses_a_shell():
     root, shell = Path(fairseq.__file__).parent, re.compile(r"shell=True|os\.(system|popen)\(")
     files = (path for path in root.rglob("*.py") if "examples" not in path.parts)
     found = [path.name for path in files if shell.search(path.read_text(encoding="utf-8"))]
-    assert found == ["fasta_dataset.py"]
+    assert found in (["fasta_dataset.py"], [])  # the second on fairseq's main branch
