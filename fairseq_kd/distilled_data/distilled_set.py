@@ -99,7 +99,7 @@ class DistilledSet:
                 "Leave it out."
             )
         least = thresholds.get("teacher_score")
-        own = scores is None and self.settings["engine"] != IMPORTED
+        own = scores is None and self.settings.get("engine") != IMPORTED
         if least is not None and own and least > 0:
             raise ValueError(
                 f"--min-score is {least:g}, but the scores of the teacher are log2 probabilities, "

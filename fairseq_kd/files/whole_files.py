@@ -388,7 +388,8 @@ def check_can_be_made(folder: Path, flag: str) -> None:
     """
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     try:
-        check_room(place)
+        with writing(folder, place):
+            check_room(place)
     except FileNotFoundError:
         raise ValueError(
             f"{flag} {folder} cannot be made, since {place} takes no files. Give another path."
