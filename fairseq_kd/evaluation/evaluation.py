@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
+from torch import Tensor
 
 from fairseq_kd import __version__
 from fairseq_kd.command_line import teacher_pair
@@ -56,6 +57,7 @@ from fairseq_kd.evaluation.translations import (
     translation_file,
     write_translations,
 )
+from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.machine import cores, machine, versions
 from fairseq_kd.progress import ProgressLine
 
@@ -96,12 +98,24 @@ class Evaluation:
             )
         if options.rating_sheet is not None:
             check_sheet(options.out / RATING_SHEET)
-        self.training = None
-        if options.training is not None:
-            self.training = read_subset(
-                options.training, "train", self.subset.pair, "--training"
-            ).target
+        self.training = self._read_training()
         self.files: List[Path] = []  # written into options.out
+
+    def _read_training(self) -> Optional[Sequence[Tensor]]:
+        """The target sentences of ``--training``, as token ids of the set's dictionary."""
+        folder = self.options.training
+        if folder is None:
+            return None
+        training = read_subset(folder, "train", self.subset.pair, "--training")
+        if training.target is None:
+            raise ValueError(f"--training {folder} has no target side. Give a set with both sides.")
+        files = [each.dictionary_file(each.pair[1]) for each in (training, self.subset)]
+        if sha256_of(files[:1]) != sha256_of(files[1:]):
+            raise ValueError(
+                f"--training {folder} has another dictionary than --data: {files[0]} and "
+                f"{files[1]} differ. Give a set that was binarised with that of --data."
+            )
+        return training.target
 
     @torch.no_grad()
     def run(self) -> EvaluationResult:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import math
+import os
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -40,6 +41,7 @@ def write_sheet(
         sentences: maximum number.
     """
     numbers = [i for i in range(len(sources)) if len({each[i] for each in texts.values()}) > 1]
+    check_sheet(path)  # it may have been filled in meanwhile
     order = random.Random(SEED)
     drawn = sorted(order.sample(numbers, min(sentences, len(numbers))))
     with written_whole(path) as file:
@@ -68,9 +70,9 @@ def check_sheet(path: Path) -> None:
     """Refuses to replace a sheet that somebody has filled in.
 
     Raises:
-        ValueError: it has ratings, or is not a sheet.
+        FileNotFoundError, ValueError: it has ratings, or something else has its name.
     """
-    if path.is_file() and any(any(map(row.get, RATED)) for _, row in _rows(path, str(path))):
+    if os.path.lexists(path) and any(any(map(row.get, RATED)) for _, row in _rows(path, str(path))):
         raise ValueError(
             f"{path} holds ratings, which --rating-sheet would replace. Give it by --ratings, or "
             "move it."

@@ -354,6 +354,23 @@ def test_comet_scores_every_system(tmp_path, monkeypatch):
     assert comet_scores(model, ["x", "y"], texts, ["a", "b"]) == {"teacher": 1.0, "student": 0.5}
 
 
+def test_a_training_set_of_another_dictionary_is_refused(evaluate_words, data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / "other")
+    lines = (other / "dict.en.txt").read_text(encoding="utf-8").splitlines()
+    (other / "dict.en.txt").write_text("\n".join(lines[::-1]) + "\n", encoding="utf-8")
+    assert cli.main(evaluate_words(tmp_path / "out", *QUICK, "--training", other)) == 2
+    message = f"--training {other} has another dictionary than --data: {other}/dict.en.txt and "
+    assert message in capsys.readouterr().err
+
+
+def test_a_training_set_without_targets_is_refused(evaluate_words, data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / "other")
+    for path in other.glob("train.es-en.en.*"):
+        path.unlink()
+    assert cli.main(evaluate_words(tmp_path / "out", *QUICK, "--training", other)) == 2
+    assert f"--training {other} has no target side. Give a set" in capsys.readouterr().err
+
+
 def test_a_rating_sheet_is_written_and_read_back(evaluate_words, evaluated, data, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(evaluated, out)

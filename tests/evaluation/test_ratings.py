@@ -116,7 +116,14 @@ def test_a_sheet_with_ratings_is_not_replaced(sheet):
     message = r"filled\.csv holds ratings, which --rating-sheet would replace\. Give it by --rat"
     with pytest.raises(ValueError, match=message):
         check_sheet(copy)
+    with pytest.raises(ValueError, match=message):
+        write_sheet(copy, SOURCES, TEXTS, 10)
     check_sheet(sheet.with_name("gone.csv"))
+
+
+def test_a_folder_with_the_name_of_the_sheet_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must be a file, but is a folder\."):
+        check_sheet(tmp_path)
 
 
 @pytest.mark.parametrize(
