@@ -4,8 +4,9 @@
 
 The gradients are computed in the forward pass, in closed form, so that no tensor of (N, V) is ever
 held: the logit gradient of a chunk is multiplied with W and the states at once and freed. Half
-precision is widened to float32 in the softmax and in every sum. With ``compiled`` the loss of a
-chunk is compiled by torch.compile: a few passes over the logits, not dozens.
+precision is widened to float32 in the softmax and in every sum. On a GPU one kernel computes the
+loss of a chunk where it can (``kernel``); with ``compiled`` it is compiled by torch.compile where
+it cannot: a few passes over the logits, not dozens.
 
 Source: the idea of the fused linear cross-entropy is Hsu et al. 2024, arXiv:2410.10989, section 3.
 """
@@ -19,7 +20,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairseq_kd.losses.soft_targets import Chunk, SoftTargets, TopK, project, tensor_on
+from fairseq_kd.losses.kernel_choice import (
+    adds_in_float32,
+    gradient_scale,
+    kernel_chunk,
+    kernel_for,
+)
+from fairseq_kd.losses.soft_targets import (
+    Chunk,
+    SoftTargets,
+    TeacherStates,
+    TopK,
+    project,
+    tensor_on,
+    widened,
+)
 from fairseq_kd.losses.token_loss import LossOptions, LossTerms, loss_and_logit_gradient_
 
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**25}  # logits of a chunk: few enough for the caches
@@ -65,25 +80,23 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, output, weight, bias, gold, teachers, options, wanted
     ) -> Tuple[Tensor, ...]:
         """The fields of ``LossTerms``; the gradients are kept for ``backward``."""
+        kernel = kernel_for(output, teachers, options)
         step = options.chunk_tokens
         if step is None:
-            vocab_size = output.size(-1) if weight is None else weight.size(0)
-            step = default_chunk(vocab_size, output.device)
+            step = _chunk(output, weight, teachers[0] if kernel else None)
         step = step or max(len(output), 1)
-        of_chunk = (
-            compiled_loss_and_logit_gradient_ if options.compiled else loss_and_logit_gradient_
-        )
-        grads = _Gradients(output, weight, bias, wanted)
+        of_chunk = kernel or _loss_in_torch
+        scale = gradient_scale(options, output.dtype) if kernel else 1.0
+        grads = _Gradients(output, weight, bias, wanted, scale)
         sums = output.new_zeros(LossTerms.packed_size(len(teachers)), dtype=grads.dtype)
         with torch.autocast(output.device.type, enabled=False):
             for start in range(0, len(output), step):
                 rows = slice(start, start + step)
                 z = project(output[rows], grads.weight, grads.bias)  # (n, V)
-                chunks = [teacher[rows] for teacher in teachers]
-                packed, dz = of_chunk(z, gold[rows], chunks, options, grads.wanted)
+                packed, dz = of_chunk(z, gold[rows], teachers, rows, options, wanted)
                 sums += packed
                 grads.add(rows, dz)
-        ctx.save_for_backward(grads.d_output, grads.d_weight, grads.d_bias)
+        ctx.save_for_backward(*grads.finished())
         # copied, as fairseq scales a loss in place
         terms = tuple(term.clone() for term in LossTerms.unpacked(sums, len(teachers)))
         ctx.mark_non_differentiable(*terms[1:])
@@ -97,22 +110,54 @@ class _ChunkedLoss(torch.autograd.Function):
         return (*scaled, None, None, None, None)
 
 
-class _Gradients:
-    """Sums the gradients of a loss from its logit gradients, at least in float32.
+def _chunk(output: Tensor, weight: Optional[Tensor], teacher: Optional[SoftTargets]) -> int:
+    """The tokens of a chunk, for the kernel with its teacher, or for torch."""
+    vocab_size = output.size(-1) if weight is None else weight.size(0)
+    if teacher is None or weight is None:
+        return default_chunk(vocab_size, output.device)
+    teacher_width = teacher.states.size(-1) if isinstance(teacher, TeacherStates) else 0
+    return kernel_chunk(len(output), output.size(-1), teacher_width, vocab_size)
 
-    float16 cannot hold the small ones: its matrix products are computed in float32, on a GPU in
-    TF32, which has float16's precision and float32's range. bfloat16 can.
+
+def _loss_in_torch(
+    z: Tensor,
+    gold: Tensor,
+    teachers: Sequence[SoftTargets],
+    rows: slice,
+    options: LossOptions,
+    gradient: bool,
+) -> Tuple[Tensor, Optional[Tensor]]:
+    """The packed ``LossTerms`` of the tokens ``rows``, and their logit gradient."""
+    function = compiled_loss_and_logit_gradient_ if options.compiled else loss_and_logit_gradient_
+    return function(widened(z), gold, [teacher[rows] for teacher in teachers], options, gradient)
+
+
+class _Gradients:
+    """Sums the gradients of a loss from its logit gradients, in float32 or float64.
+
+    On a GPU torch multiplies matrices in half precision and adds up in float32. Where it cannot,
+    those in float16 are multiplied in float32, on a GPU in TF32, which has float16's precision and
+    float32's range; float16 could not hold small gradients.
+
+    Args:
+        scale: by which the logit gradients are multiplied.
     """
 
     def __init__(
-        self, output: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], wanted: bool
+        self,
+        output: Tensor,
+        weight: Optional[Tensor],
+        bias: Optional[Tensor],
+        wanted: bool,
+        scale: float,
     ):
-        self.wanted = wanted
+        self.wanted, self.scale = wanted, scale
         self.dtype = torch.promote_types(output.dtype, torch.float32)
         self.weight, self.bias = (
             None if tensor is None else tensor.to(output.dtype) for tensor in (weight, bias)
         )
-        self.half = output.dtype == torch.float16
+        self.mixed = adds_in_float32(output.device, output.dtype)
+        self.half = output.dtype == torch.float16 and not self.mixed
         self.factor_dtype = self.dtype if self.half else output.dtype
         self.output = output.to(self.factor_dtype)
         self.factor = None if weight is None else self.weight.to(self.factor_dtype)
@@ -128,18 +173,29 @@ class _Gradients:
         if not self.wanted:
             return
         if self.d_bias is not None:
-            self.d_bias += dz.sum(0)
+            self.d_bias += dz.sum(0, dtype=self.dtype)
         if self.factor is None:
             self.d_output[rows] = dz
             return
         dz = dz.to(self.factor_dtype)
+        with _tf32() if self.half else contextlib.nullcontext():
+            self._add_product(self.d_output[rows], dz, self.factor)
+            self._add_product(self.d_weight, dz.T, self.output[rows])
+
+    def _add_product(self, total: Tensor, left: Tensor, right: Tensor) -> None:
         if self.factor_dtype == self.dtype:
-            with _tf32() if self.half else contextlib.nullcontext():
-                torch.mm(dz, self.factor, out=self.d_output[rows])
-                self.d_weight.addmm_(dz.T, self.output[rows])
+            total.addmm_(left, right)
+        elif self.mixed:
+            torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
         else:
-            self.d_output[rows] = (dz @ self.factor).to(self.dtype)
-            self.d_weight += dz.T @ self.output[rows]
+            total += left @ right
+
+    def finished(self) -> Tuple[Optional[Tensor], ...]:
+        """The gradients in ``output``, ``weight`` and ``bias``; None of those not wanted."""
+        gradients = (self.d_output, self.d_weight, self.d_bias)
+        if self.scale == 1:
+            return gradients
+        return tuple(None if each is None else each.div_(self.scale) for each in gradients)
 
 
 @contextlib.contextmanager

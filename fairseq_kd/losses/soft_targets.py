@@ -41,12 +41,16 @@ def divide_(z: Tensor, temperature: Temperature) -> Tensor:
 
 
 def project(output: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
-    """Logits ``output W^T + b``, at least in float32; a copy of the output if there is no W."""
-    wide = torch.promote_types(output.dtype, torch.float32)
+    """Logits ``output W^T + b`` in their own type; a copy of the output if there is no W."""
     if weight is None:
-        return output.to(wide, copy=True)
+        return output.clone(memory_format=torch.contiguous_format)
     z = output @ weight.T
-    return (z if bias is None else z.add_(bias)).to(wide)
+    return z if bias is None else z.add_(bias)
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Logits at least in float32; the same tensor if they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def softmax_and_log_z(logits: Tensor, top1: Tensor) -> Tuple[Tensor, Tensor]:
@@ -134,7 +138,11 @@ class TeacherStates:
     bias: Optional[Tensor] = None
 
     def __getitem__(self, rows: slice) -> "TeacherLogits":
-        return TeacherLogits(project(self.states[rows], self.weight, self.bias))
+        return TeacherLogits(widened(self.logits_of(rows)))
+
+    def logits_of(self, rows: slice) -> Tensor:
+        """The logits of some tokens, (n, V), in their own type."""
+        return project(self.states[rows], self.weight, self.bias)
 
 
 @dataclass
@@ -145,7 +153,11 @@ class TeacherLogits:
     _top1: Optional[Tensor] = field(default=None, init=False, repr=False)
 
     def __getitem__(self, rows: slice) -> "TeacherLogits":
-        return TeacherLogits(project(self.logits[rows], None, None))
+        return TeacherLogits(widened(self.logits_of(rows)))
+
+    def logits_of(self, rows: slice) -> Tensor:
+        """A copy of the logits of some tokens, (n, V), in their own type."""
+        return project(self.logits[rows], None, None)
 
     @property
     def top1(self) -> Tensor:

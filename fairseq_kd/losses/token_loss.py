@@ -50,7 +50,8 @@ class LossOptions:
         gated: weight the two terms of each token by the teachers' probability of its reference.
         mixture: how the distributions of several teachers are mixed.
         chunk_tokens: tokens in a chunk; None takes ``default_chunk``; 0 takes all at once.
-        compiled: compile the loss with torch.compile, which is faster on a GPU.
+        compiled: compile the loss with torch.compile, where no kernel computes it.
+        fused: compute the loss of a chunk by one kernel where there is one for it; None: on a GPU.
     """
 
     alpha: float
@@ -61,6 +62,7 @@ class LossOptions:
     by_confidence: bool = False
     chunk_tokens: Optional[int] = None
     compiled: bool = False
+    fused: Optional[bool] = None
     gated: bool = False
     mixture: Mixture = field(default_factory=Mixture)
 
