@@ -16,7 +16,7 @@ from measuring import record
 
 from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
 from fairseq_kd.losses import TopK
-from fairseq_kd.models.projection import real_tokens
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store_building import task_on
@@ -63,7 +63,7 @@ def main() -> None:
     for start in range(0, len(dataset), SENTENCES_AT_ONCE):
         numbers = range(start, min(start + SENTENCES_AT_ONCE, len(dataset)))
         sample = dataset.collater([dataset[number] for number in numbers])
-        z = teacher.soft_targets(sample, real_tokens(sample, pad))[:].logits
+        z = teacher.soft_targets(sample, RealTokens.of_mask(sample["target"].ne(pad)))[:].logits
         for case in cases:
             found[case].append(kl_bits(z, *case))
         for t in temperatures:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from fairseq_kd.binarised import check_training
 from fairseq_kd.checkpoints.reading import read_state
+from fairseq_kd.criterions.batch_preparation import BatchPreparation
 from fairseq_kd.criterions.flag_checks import refuse_ignored_ranks
 from fairseq_kd.criterions.training_state import restore_running_means
 from fairseq_kd.flag_types import Range, number_field, option_field
-from fairseq_kd.models.projection import real_tokens
+from fairseq_kd.models.real_tokens import RealTokens, prepared
 
 logger = logging.getLogger(__name__)
 BITS, PERCENT = 1 / math.log(2), 100  # units
@@ -111,11 +112,27 @@ class KDCriterion(LabelSmoothedCrossEntropyCriterion):
         if dataset is not None and getattr(task.cfg, "source_lang", None):
             check_training(dataset, task)
 
-    def real_tokens(self, sample: Dict[str, Any]) -> Tensor:
+    def real_mask(self, sample: Dict[str, Any]) -> Tensor:
         """(B, L) bool: the target tokens that count, which pads and ignored prefixes do not."""
-        real = real_tokens(sample, self.padding_idx)
+        real = sample["target"].ne(self.padding_idx)
         real[:, : self.ignore_prefix_size] = False
         return real
+
+    def real_tokens(self, sample: Dict[str, Any]) -> RealTokens:
+        """The target tokens that count, as the data loader has found them, or found here."""
+        mask, parts = self.real_mask(sample), prepared(sample)
+        if parts.get("ignored") == self.ignore_prefix_size:
+            return RealTokens(mask, parts["positions"])
+        return RealTokens.of_mask(mask)
+
+    def prepare_batches(self, task: FairseqTask, *stores: Any) -> None:
+        """Has the data loader find the real tokens of the batches, and read their stores.
+
+        Args:
+            task: whose data are not loaded yet.
+            stores: as for ``BatchPreparation``.
+        """
+        BatchPreparation(self.real_mask, self.ignore_prefix_size, *stores).attach(task)
 
     def batch_log(
         self, sample: Dict[str, Any], loss: Tensor, n_real: Tensor, correct: Tensor

@@ -341,7 +341,7 @@ class IntermediateCriterion(WordKDCriterion):
 
     def positions(self, sample: Dict[str, Any]) -> Positions:
         """The real positions of a batch; ``--ignore-prefix-size`` counts as not real."""
-        inputs, target = sample["net_input"], self.real_tokens(sample)
+        inputs, target = sample["net_input"], self.real_mask(sample)
         source = inputs["src_tokens"].ne(self.source_padding_idx)
         return Positions(
             source=source,

@@ -121,6 +121,7 @@ class MutualLearningCriterion(KDCriterion):
         )
         for number, peer in enumerate(self.peers, start=1):
             refuse_adaptive_softmax(peer, f"Peer {number}")
+        self.prepare_batches(task)
         self.progress: Optional[List[RunningMean]] = None
         if cfg.kd_detach_ratio is not None:
             self.progress = [
@@ -169,14 +170,14 @@ class MutualLearningCriterion(KDCriterion):
         refuse_unseen_projection(model)
         real = self.real_tokens(sample)
         outputs = [decoder_output(model, sample["net_input"], real)]
-        with own_randomness(real.device):
+        with own_randomness(real.mask.device):
             outputs += [decoder_output(peer, sample["net_input"], real) for peer in self.peers]
-        pairs = self._pairs(outputs, sample["target"][real])
+        pairs = self._pairs(outputs, real.of(sample["target"]))
         loss, mutual = self._sum(pairs)
         own = [
             pairs[i, 0 if i else 1] for i in range(len(outputs))
         ]  # a peer's figures, in any pair
-        log = self.batch_log(sample, loss, real.sum(), own[0].correct)
+        log = self.batch_log(sample, loss, real.mask.sum(), own[0].correct)
         log |= {
             "kd_mutual": mutual,
             "kd_agreed": sum(terms.agreed for terms in pairs.values()) / len(pairs),

@@ -52,6 +52,7 @@ from fairseq_kd.models.projection import (
     refuse_adaptive_softmax,
     refuse_unseen_projection,
 )
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.teachers.live import DTYPES
 from fairseq_kd.teachers.sources import teacher_sources
 from fairseq_kd.teachers.stored import StoredTeacher
@@ -235,9 +236,10 @@ class WordKDCriterion(KDCriterion):
         self.distils = distils(cfg)
         if self.distils or any(self.other_weights(cfg).values()):
             self.teachers = teacher_sources(cfg, self.teacher_task(task))
+            stores = [each for each in self.teachers if isinstance(each, StoredTeacher)]
+            self.prepare_batches(task, stores, self.teacher_sample)
         if self.distils:
-            stores = [each.store for each in self.teachers if isinstance(each, StoredTeacher)]
-            limits = [store.lowest_temperature for store in stores]
+            limits = [each.store.lowest_temperature for each in stores]
             check_store_temperatures(cfg, self.teacher_factors(cfg), limits)
             self.schedules = Schedules(cfg, task, self)
             self.warn = TemperatureWarning()
@@ -280,15 +282,15 @@ class WordKDCriterion(KDCriterion):
         real = self.real_tokens(sample)
         student, targets = self._outputs(model, sample, real)
         options = self.loss_options()
-        terms = chunked_loss(*student, sample["target"][real], targets, options)
+        terms = chunked_loss(*student, real.of(sample["target"]), targets, options)
         vocab_size = student.output.size(-1) if student.weight is None else len(student.weight)
         self.warn(terms, len(student.output), vocab_size)
-        log = self.batch_log(sample, terms.loss, real.sum(), terms.correct)
+        log = self.batch_log(sample, terms.loss, real.mask.sum(), terms.correct)
         log |= self.distillation_log(terms, options, log["kd_ntokens"])
         return self.total(terms), log["sample_size"], log
 
     def _outputs(
-        self, model: nn.Module, sample: Dict[str, Any], real: Tensor
+        self, model: nn.Module, sample: Dict[str, Any], real: RealTokens
     ) -> Tuple[DecoderOutput, List[SoftTargets]]:
         """The student's decoder output and the teachers' soft targets at the real tokens."""
         teacher_sample = self.teacher_sample(sample)

@@ -12,7 +12,8 @@ from fairseq_kd.decoding.engine import length_sorted_batches
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.results import ErrorRates
 from fairseq_kd.evaluation.systems import System, sample_of
-from fairseq_kd.models.projection import decoder_output, real_tokens
+from fairseq_kd.models.projection import decoder_output
+from fairseq_kd.models.real_tokens import RealTokens
 
 SHORTEST_COPY = 3  # words; shorter sentences, such as names, are rightly copied
 REPEATED_NGRAM = 4  # words
@@ -177,15 +178,15 @@ def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
     """
     agreed, tokens = {system.name: 0 for system in systems}, 0
     for sample in _batches(systems, subset):
-        real = real_tokens(sample, subset.target_dictionary.pad())
+        real = RealTokens.of_mask(sample["target"].ne(subset.target_dictionary.pad()))
         predicted = [_most_probable(each, sample["net_input"], real) for each in systems]
-        tokens += int(real.sum())
+        tokens += len(real.positions)
         for system, each in zip(systems, predicted, strict=True):
             agreed[system.name] += int((each == predicted[0]).sum())
     return {name: count / max(1, tokens) for name, count in agreed.items()}
 
 
-def _most_probable(system: System, net_input: Dict[str, Tensor], real: Tensor) -> Tensor:
+def _most_probable(system: System, net_input: Dict[str, Tensor], real: RealTokens) -> Tensor:
     """(N,) the most probable vocabulary entry at each real token."""
     checkpoint = system.checkpoint
     net_input, real = checkpoint.format.batch(net_input, real)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairseq_kd.losses.hidden_states import position_weights
+from fairseq_kd.losses.soft_targets import tensor_on
 
 
 def attention_scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
@@ -30,7 +31,7 @@ def attention_scores(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
     sizes = [part.numel() for part in torch.arange(queries.size(-1)).tensor_split(heads)]
-    scale = torch.tensor(sizes, dtype=dtype, device=queries.device).rsqrt().view(-1, 1, 1)
+    scale = tensor_on(queries.device, sizes, dtype).rsqrt().view(-1, 1, 1)
     queries, keys = (_split(states.to(dtype), heads, max(sizes)) for states in (queries, keys))
     return torch.matmul(queries * scale, keys.transpose(-1, -2))
 

@@ -21,12 +21,12 @@ Projection = Optional[Callable[[Tensor], Tensor]]
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """``mean_c (s_c - t_c)^2`` of every row: (N, C) and (N, C) to (N,)."""
+    """``mean_c (s_c - t_c)^2`` of every row: (..., C) and (..., C) to (...,)."""
     return (student - teacher).square().mean(dim=-1)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """``1 - cos(s, t)``, 0 to 2, of every row: (N, C) and (N, C) to (N,).
+    """``1 - cos(s, t)``, 0 to 2, of every row: (..., C) and (..., C) to (...,).
 
     Computed as half the squared distance of the unit vectors, which is exactly 0 for equal rows.
     """
@@ -77,9 +77,10 @@ def hidden_distance(
     Source: hints from hidden layers, Romero et al. 2015, arXiv:1412.6550; for transformers, Jiao et
     al. 2020 (TinyBERT), arXiv:1909.10351.
     """
-    values = _distances(student[real], teacher[real].detach(), distance, projection)  # (N,)
-    weights = position_weights(real, tokens).unsqueeze(1).expand_as(real)[real]  # (N,)
-    return torch.dot(values, weights.to(values.dtype))
+    rows = (_masked(states, real) for states in (student, teacher.detach()))
+    values = _distances(*rows, distance, projection)  # (B, L)
+    weights = position_weights(real, tokens).unsqueeze(1) * real
+    return (values * weights.to(values.dtype)).sum()
 
 
 def pooled_distance(
@@ -139,20 +140,27 @@ def linked_distance(
     sentence, ours, theirs = links.unbind(-1)
     rows = student[sentence, ours], teacher.detach()[sentence, theirs]  # (n, C_S), (n, C_T)
     values = _distances(*rows, distance, projection)  # (n,)
-    counts = torch.bincount(sentence, minlength=len(tokens))
+    counts = torch.zeros_like(tokens).index_add(
+        0, sentence, torch.ones_like(sentence, dtype=tokens.dtype)
+    )
     shares = tokens.to(values.dtype) / counts.clamp(min=1)
     return torch.dot(values, shares[sentence])
 
 
+def _masked(states: Tensor, real: Tensor) -> Tensor:
+    """The states, (B, L, C), with 0 at other positions than the real ones."""
+    return states.masked_fill(~real.unsqueeze(-1), 0.0)
+
+
 def _pooled(states: Tensor, real: Tensor) -> Tensor:
     """The mean over real positions, (B, C), summed at least in float32; 0 where none is real."""
-    states = states.masked_fill(~real.unsqueeze(-1), 0.0)
+    states = _masked(states, real)
     total = states.sum(1, dtype=torch.promote_types(states.dtype, torch.float32))
     return (total / real.sum(1, keepdim=True).clamp(min=1)).to(states.dtype)
 
 
 def _distances(student: Tensor, teacher: Tensor, distance: str, projection: Projection) -> Tensor:
-    """``d(W s, t)`` of every row, (N,), at least float32."""
+    """``d(W s, t)`` of every row, (...,) of (..., C), at least float32."""
     student = student if projection is None else projection(student)
     dtype = torch.promote_types(student.dtype, torch.float32)
     return DISTANCES[distance](student.to(dtype), teacher.to(dtype))

@@ -6,6 +6,7 @@ from typing import Any, Dict, NamedTuple, Optional
 from fairseq.models.transformer import TransformerDecoderBase
 from torch import Tensor, nn
 
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.models.structure import unwrapped
 
 
@@ -32,24 +33,19 @@ class DecoderOutput(NamedTuple):
         return DecoderOutput(self.output, self.weight[:vocab_size], bias)
 
 
-def decoder_output(model: nn.Module, net_input: Dict[str, Any], real: Tensor) -> DecoderOutput:
-    """A model's output at the real tokens of a batch, in the order of ``real``.
+def decoder_output(model: nn.Module, net_input: Dict[str, Any], real: RealTokens) -> DecoderOutput:
+    """A model's output at the real tokens of a batch.
 
     Args:
         model: an encoder-decoder of fairseq, in a wrapper of distributed training or not.
         net_input: fairseq's ``sample["net_input"]``.
-        real: (B, L) bool, True at real tokens.
+        real: the real tokens.
     """
     projection = output_projection(model)
     if projection is None:
-        return DecoderOutput(model(**net_input)[0][real])
+        return DecoderOutput(real.of(model(**net_input)[0]))
     states = model(**net_input, features_only=True)[0]
-    return DecoderOutput(states[real], projection.weight, projection.bias)
-
-
-def real_tokens(sample: Dict[str, Any], pad: int) -> Tensor:
-    """(B, L) bool: the target tokens of a batch that are no pads."""
-    return sample["target"].ne(pad)
+    return DecoderOutput(real.of(states), projection.weight, projection.bias)
 
 
 def output_projection(model: nn.Module) -> Optional[nn.Linear]:

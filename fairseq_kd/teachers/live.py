@@ -5,10 +5,11 @@ from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 import torch
 from fairseq.tasks import FairseqTask
-from torch import Tensor, nn
+from torch import nn
 
 from fairseq_kd.losses import TeacherLogits, TeacherStates, live_targets
 from fairseq_kd.models.projection import decoder_output
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.teachers.compatibility import (
     check_positions,
     check_same_vocabulary,
@@ -93,18 +94,19 @@ class LiveTeacher:
 
     @torch.no_grad()
     def soft_targets(
-        self, sample: Dict[str, Any], real: Tensor, encoded: Any = None
+        self, sample: Dict[str, Any], real: RealTokens, encoded: Any = None
     ) -> Union[TeacherStates, TeacherLogits]:
         """Its soft targets, teacher-forced, of the real tokens of a batch.
 
         Args:
             sample: a batch of fairseq's.
-            real: (B, L) bool, True at the target tokens that are wanted.
+            real: the target tokens that are wanted.
             encoded: the output of its encoder, if that is known.
         """
         net_input, real = self.format.batch(sample["net_input"], real)
+        device = real.mask.device
         with (
-            torch.autocast(real.device.type, enabled=self._takes_part_in_autocast(real)),
+            torch.autocast(device.type, enabled=self._takes_part_in_autocast(device)),
             self._encoding_known(encoded),
         ):
             output = decoder_output(self.model, net_input, real)
@@ -123,5 +125,5 @@ class LiveTeacher:
         finally:
             del encoder.forward
 
-    def _takes_part_in_autocast(self, like: Tensor) -> bool:
-        return self.dtype is None and torch.is_autocast_enabled(like.device.type)
+    def _takes_part_in_autocast(self, device: torch.device) -> bool:
+        return self.dtype is None and torch.is_autocast_enabled(device.type)

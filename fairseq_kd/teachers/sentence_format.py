@@ -18,7 +18,8 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.tasks import FairseqTask
 from torch import Tensor
-from torch.nn import functional
+
+from fairseq_kd.models.real_tokens import RealTokens
 
 EOS = Dictionary().eos()
 
@@ -67,15 +68,17 @@ class SentenceFormat:
         """Previous tokens (B, L) that begin with the end of sentence, as (B, L + more_target)."""
         return surrounded(tokens, self.pad, self.target_prefix, (), (1, 0))
 
-    def batch(self, net_input: Dict[str, Any], real: Tensor) -> Tuple[Dict[str, Any], Tensor]:
+    def batch(
+        self, net_input: Dict[str, Any], real: RealTokens
+    ) -> Tuple[Dict[str, Any], RealTokens]:
         """A batch for the model, of one that fairseq made for the task ``translation``.
 
         Args:
             net_input: fairseq's ``sample["net_input"]``.
-            real: (B, L) bool, True at the target tokens that are wanted.
+            real: the target tokens that are wanted.
 
         Returns:
-            The same with the tokens around, and ``real`` at the positions of the same tokens.
+            The same with the tokens around, and the same target tokens in it.
         """
         if self.is_plain:
             return net_input, real
@@ -84,7 +87,7 @@ class SentenceFormat:
             "src_lengths": net_input["src_lengths"] + self.more_source,
             "prev_output_tokens": self.previous_tokens(net_input["prev_output_tokens"]),
         }
-        return {**net_input, **changed}, functional.pad(real, (self.more_target, 0))
+        return {**net_input, **changed}, real.shifted(self.more_target)
 
 
 PLAIN = SentenceFormat()

@@ -5,9 +5,10 @@ from typing import Any, Dict, List, Optional, Protocol, Tuple
 
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from fairseq_kd.losses import SoftTargets
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.stored import StoredTeacher
 
@@ -18,8 +19,8 @@ class TeacherSource(Protocol):
     def follow(self, student: nn.Module) -> None:
         """Moves to the student's device."""
 
-    def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> SoftTargets:
-        """The soft targets of the tokens at which ``real``, (B, L) bool, is True."""
+    def soft_targets(self, sample: Dict[str, Any], real: RealTokens) -> SoftTargets:
+        """The soft targets of the real tokens of a batch."""
 
 
 def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:

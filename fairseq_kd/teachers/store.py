@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any, Dict, List, Union
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from fairseq_kd.files import json_files
 from fairseq_kd.files.hashes import first_damaged
@@ -134,9 +134,9 @@ class TeacherStore:
             self.path / name, self.vocab_size, self.dtype, self.part_sentences, self.seed
         )
 
-    def unpack(self, records: np.ndarray, device: torch.device) -> TopK:
-        """The top-k distributions of records, on a device."""
-        return unpack(records, self.vocab_size, device, self.powers)
+    def unpack(self, content: Tensor) -> TopK:
+        """The top-k distributions of the bytes of records, on their device."""
+        return unpack(content, self.dtype, self.vocab_size, self.powers)
 
 
 class StoredSubset:

@@ -27,6 +27,7 @@ from fairseq_kd.files.whole_files import (
     written_whole,
 )
 from fairseq_kd.losses import TopK, default_chunk
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
@@ -226,8 +227,8 @@ class StoreBuilder:
             checksums = sentence_checksums(sample, pad)
             if self.device.type == "cuda":
                 sample = move_to_cuda(sample)
-            real = sample["target"].ne(pad)
-            lengths = real.sum(-1).tolist()
+            real = RealTokens.of_mask(sample["target"].ne(pad))
+            lengths = real.mask.sum(-1).tolist()
             rows = np.split(self._records(sample, real), np.cumsum(lengths)[:-1])
             ids = sample["id"].tolist()
             self._check_numbers(rows, ids)
@@ -263,10 +264,10 @@ class StoreBuilder:
         longest = max(max(sizes[number]) for number in readable)
         return dataset.batch_by_size(ordered, max_tokens=int(max(self.max_tokens, longest)))
 
-    def _records(self, sample: Any, real: torch.Tensor) -> np.ndarray:
+    def _records(self, sample: Any, real: RealTokens) -> np.ndarray:
         targets = self.teacher.soft_targets(sample, real)
         step = default_chunk(self.vocab_size, self.device)
-        chunks = [targets[start : start + step] for start in range(0, int(real.sum()), step)]
+        chunks = [targets[start : start + step] for start in range(0, len(real.positions), step)]
         kept = (TopK.of_logits(each.logits, self.topk, self.store.powers) for each in chunks)
         return np.concatenate([pack(each) for each in kept])
 

@@ -42,27 +42,38 @@ def pack(top: TopK) -> np.ndarray:
     return records
 
 
+def as_bytes(records: np.ndarray) -> Tensor:
+    """The bytes of n records, (n, bytes of one) uint8."""
+    kept = np.require(records, requirements=["C", "W"])
+    return torch.from_numpy(kept.view(np.uint8).reshape(len(kept), kept.itemsize))
+
+
 def unpack(
-    records: np.ndarray,
+    content: Tensor,
+    record: np.dtype,
     vocab_size: int,
-    device: torch.device,
     powers: Tuple[float, ...] = TAIL_POWERS,
 ) -> TopK:
-    """The inverse of ``pack``, as float32; the bytes are unpacked on the device."""
-    kept = np.require(records, requirements=["C", "W"])
-    content = torch.from_numpy(kept.view(np.uint8).reshape(len(kept), kept.itemsize)).to(device)
+    """The inverse of ``pack`` and ``as_bytes``, as float32, on the device of the bytes.
+
+    Args:
+        content: the bytes of n records.
+        record: of one token, as ``record_dtype`` gives it.
+        vocab_size: V.
+        powers: of the tail's mass.
+    """
 
     def field(name: str, dtype: torch.dtype) -> Tensor:
-        kind, start = records.dtype.fields[name]
+        kind, start = record.fields[name]
         part = content[:, start : start + kind.itemsize]
         return part.clone(memory_format=torch.contiguous_format).view(dtype)
 
     ids = field("ids", torch.int16).long() & 0xFFFF
-    if "high_ids" in records.dtype.names:
+    if "high_ids" in record.names:
         pairs = field("high_ids", torch.uint8)
         high = torch.stack([pairs & 0xF, pairs >> 4], dim=-1).flatten(1)
         ids |= high[:, : ids.size(1)].long() << 16
-    half = records.dtype["log_tail"].base == np.float16
+    half = record["log_tail"].base == np.float16
     log_tail = field("log_tail", torch.float16 if half else torch.float32)
     return TopK(ids, field("log_p", torch.float16).float(), log_tail.float(), vocab_size, powers)
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.losses import TopK
+from fairseq_kd.models.real_tokens import RealTokens, prepared
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
 from fairseq_kd.teachers.store import FILE, StoredSubset, TeacherStore
+from fairseq_kd.teachers.store_records import as_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +88,23 @@ class StoredTeacher:
     def follow(self, student: nn.Module) -> None:
         """Does nothing: its soft targets are built on the device of the batch."""
 
-    def soft_targets(self, sample: Dict[str, Any], real: Tensor) -> TopK:
+    def soft_targets(self, sample: Dict[str, Any], real: RealTokens) -> TopK:
         """The stored top-k distributions of the real tokens of a batch.
+
+        Args:
+            sample: a batch of fairseq's, prepared in the data loader or not.
+            real: the target tokens that are wanted; see ``records``.
+
+        Raises:
+            ValueError: as ``records``.
+        """
+        content = prepared(sample).get("records", {}).get(self.name)
+        if content is None or len(content) != len(real.positions):
+            content = self.records(sample, real.mask)
+        return self.store.unpack(content.to(real.mask.device))
+
+    def records(self, sample: Dict[str, Any], real: Tensor) -> Tensor:
+        """The bytes of the records of the real tokens of a batch, (N, bytes of one) uint8.
 
         Args:
             sample: a batch of fairseq's, of one of the subsets.
@@ -105,7 +122,7 @@ class StoredTeacher:
             records[len(records) - count :]
             for records, count in zip(map(subset.records, numbers), wanted, strict=True)
         ]
-        return self.store.unpack(np.concatenate(rows), real.device)
+        return as_bytes(np.concatenate(rows))
 
     def _subset_of(self, numbers: List[int], checksums: np.ndarray) -> StoredSubset:
         """The subset whose sentences of these numbers are those of the batch."""

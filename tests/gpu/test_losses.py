@@ -7,15 +7,27 @@ import pytest
 import torch
 from on_gpu import NEEDS_GPU
 
-from fairseq_kd.losses import LossOptions, TeacherLogits, chunked_loss
+from fairseq_kd.losses import LossOptions, TeacherLogits, TopK, chunked_loss
+from fairseq_kd.losses.kernel_choice import DIVERGENCES_OF_KERNEL, adds_in_float32, fault
 
 pytestmark = NEEDS_GPU
 TOKENS, WIDTH, WORDS = 300, 64, 1000
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+WAYS = {"kernel": {}, "eager": {"fused": False}, "compiled": {"fused": False, "compiled": True}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_kernel_works(dtype):
+    assert fault(torch.device("cuda", 0), dtype) == ""
+    assert adds_in_float32(torch.device("cuda", 0), dtype)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stored", [False, True], ids=["live", "store"])
+@pytest.mark.parametrize("divergence", DIVERGENCES_OF_KERNEL)
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_gradients_are_those_of_float64(temperature, compiled):
+def test_gradients_are_those_of_float64(temperature, divergence, stored, way):
     drawn = torch.Generator().manual_seed(1)
 
     def normal(*shape):
@@ -23,12 +35,13 @@ def test_gradients_are_those_of_float64(temperature, compiled):
 
     states = [normal(TOKENS, WIDTH), normal(WORDS, WIDTH) / 8, normal(WORDS)]
     taught, gold = normal(TOKENS, WORDS) * 3, torch.randint(WORDS, (TOKENS,), generator=drawn)
-    exactly = LossOptions(0.7, 0.4, 0.1, temperature, chunk_tokens=128)
+    exactly = LossOptions(0.7, 0.4, 0.1, temperature, divergence, chunk_tokens=128, fused=False)
     found = []
     for device, dtype in (("cuda", torch.float16), ("cpu", torch.float64)):
         own = [tensor.to(device, dtype).requires_grad_() for tensor in states]
-        teachers = [TeacherLogits(taught.to(device, dtype))]
-        options = replace(exactly, compiled=compiled and device == "cuda")
+        logits = taught.to(device, dtype)
+        teachers = [TopK.of_logits(logits.float(), 16) if stored else TeacherLogits(logits)]
+        options = replace(exactly, **{"fused": None, **WAYS[way]}) if device == "cuda" else exactly
         loss = chunked_loss(*own, gold.to(device), teachers, options).loss
         found.append([loss, *torch.autograd.grad(loss, own)])
     for ours, exact in zip(*found, strict=True):

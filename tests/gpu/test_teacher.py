@@ -6,11 +6,11 @@ import pytest
 import torch
 from harness import run
 from on_gpu import NEEDS_GPU
+from stores import unpacked
 from translations import hypotheses
 
 from fairseq_kd.decoding.engine_choice import has_cublas
 from fairseq_kd.teachers.store import TeacherStore
-from fairseq_kd.teachers.store_records import unpack
 
 pytestmark = NEEDS_GPU
 WITHOUT = {"CUDA_VISIBLE_DEVICES": ""}
@@ -25,7 +25,7 @@ def test_a_store_is_that_of_the_cpu(teacher, data, tmp_path, dtype):
         store = TeacherStore(tmp_path / name)
         subset = store.subset("valid")
         each = [subset.records(number) for number in range(len(subset))]
-        kept.append([unpack(records, store.vocab_size, torch.device("cpu")) for records in each])
+        kept.append([unpacked(records, store.vocab_size) for records in each])
     error = {"float32": 2e-3, "float16": 1e-2, "bfloat16": 1e-1}[dtype]
     for ours, theirs in zip(*kept, strict=True):
         torch.testing.assert_close(ours.log_p[:, 0], theirs.log_p[:, 0], rtol=0, atol=error)

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from fairseq_kd.checkpoints.reading import read_checkpoint
-from fairseq_kd.losses import TopK
+from fairseq_kd.losses import TAIL_POWERS, TopK
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers import store as files
 from fairseq_kd.teachers.store_building import StoreBuilder
 from fairseq_kd.teachers.store_merging import merge_subset
-from fairseq_kd.teachers.store_records import pack
+from fairseq_kd.teachers.store_records import as_bytes, pack, unpack
 
 
 def rewrite(path, **changed):
@@ -19,6 +19,11 @@ def rewrite(path, **changed):
     content = {**json.loads(path.read_text()), **changed}
     content.pop("checksum", None)
     path.write_text(json.dumps({key: each for key, each in content.items() if each is not None}))
+
+
+def unpacked(records, vocab_size, powers=TAIL_POWERS):
+    """The top-k distributions of records."""
+    return unpack(as_bytes(records), records.dtype, vocab_size, powers)
 
 
 def build(out, teacher, data, left_out, subset="valid"):

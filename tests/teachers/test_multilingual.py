@@ -16,6 +16,7 @@ from fairseq_kd import cli
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.evaluation.results import EvaluationResult
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
@@ -98,9 +99,9 @@ def test_its_soft_targets_are_those_of_its_own_input_over_the_students_vocabular
     model, task = load_teacher(multilingual(kind), "--teacher", SPANISH)
     around, pad = sentence_format(task), student.task.target_dictionary.pad()
     sample = student.batch(0, 3, 5)
-    real = sample["target"].ne(pad)
+    real = RealTokens.of_mask(sample["target"].ne(pad))
     teacher = LiveTeacher(model, task=task)
-    logits = teacher.soft_targets(sample, real)[0 : int(real.sum())].logits
+    logits = teacher.soft_targets(sample, real)[0 : len(real.positions)].logits
     expected = []
     for row in range(3):  # one sentence at a time, without padding
         source = [

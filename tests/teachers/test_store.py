@@ -13,17 +13,18 @@ import torch
 from disks import files_up_to
 from forks import run_forked, start_forked
 from harness import Setup, copy_dictionaries
-from stores import rewrite
+from stores import rewrite, unpacked
 
 from fairseq_kd import cli
 from fairseq_kd.files.locks import locked
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
+from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store import TeacherStore, write_array
 from fairseq_kd.teachers.store_merging import merge_subset
-from fairseq_kd.teachers.store_records import pack, record_dtype, unpack
+from fairseq_kd.teachers.store_records import pack, record_dtype
 
 CPU = torch.device("cpu")
 
@@ -41,7 +42,7 @@ def test_records_come_back_as_they_were(words, k):
     ids = torch.randint(words, (9, k), generator=generator)
     ids[0, 0], ids[1, -1] = words - 1, 0
     log_p, log_tail = -torch.rand(9, k, generator=generator), torch.randn(9, 8, generator=generator)
-    back = unpack(pack(TopK(ids, log_p, log_tail, words)), words, CPU)
+    back = unpacked(pack(TopK(ids, log_p, log_tail, words)), words)
     assert torch.equal(back.ids, ids)
     torch.testing.assert_close(back.log_tail, log_tail, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(back.log_p, log_p, rtol=0, atol=5e-4)  # float16 below 1
@@ -51,7 +52,7 @@ def test_records_come_back_as_they_were(words, k):
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_few_records_of_an_odd_size_come_back(tokens):
     ids, log_p = torch.full((tokens, 10), 69_999), torch.zeros(tokens, 10)
-    back = unpack(pack(TopK(ids, log_p, torch.zeros(tokens, 8), 70_000)), 70_000, CPU)
+    back = unpacked(pack(TopK(ids, log_p, torch.zeros(tokens, 8), 70_000)), 70_000)
     assert torch.equal(back.ids, ids)
     assert record_dtype(10, 70_000).itemsize % 2 == 1
 
@@ -72,10 +73,10 @@ def test_it_holds_what_the_teacher_says_of_every_target_token(store, teacher, da
         assert len(stored) == len(dataset)
         for number in range(len(dataset)):
             sample = dataset.collater([dataset[number]])
-            real = sample["target"].ne(task.target_dictionary.pad())
+            real = RealTokens.of_mask(sample["target"].ne(task.target_dictionary.pad()))
             logits = live.soft_targets(sample, real)[:].logits
             want = TopK.of_logits(logits, 8)
-            got = unpack(stored.records(number), stored_words(store), CPU)
+            got = unpacked(stored.records(number), stored_words(store))
             torch.testing.assert_close(got.log_p, want.log_p, rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(logits.log_softmax(-1).gather(-1, got.ids), want.log_p,
                                        rtol=1e-3, atol=1e-3)  # fmt: skip
@@ -98,7 +99,7 @@ def test_the_size_of_the_batches_changes_nothing_but_rounding(store, build, tmp_
     for subset in ("valid", "test"):
         one, two = (TeacherStore(path).subset(subset) for path in (store, other))
         for number in range(len(one)):
-            a, b = (unpack(each.records(number), stored_words(store), CPU) for each in (one, two))
+            a, b = (unpacked(each.records(number), stored_words(store)) for each in (one, two))
             torch.testing.assert_close(a.log_p, b.log_p, rtol=2e-3, atol=1e-4)
 
 

@@ -8,9 +8,10 @@ nats apart, with it 5.
 import numpy as np
 import pytest
 import torch
+from stores import unpacked
 
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
-from fairseq_kd.teachers.store_records import pack, unpack
+from fairseq_kd.teachers.store_records import pack
 
 K, TOKENS = 64, 24
 TEMPERATURES = (0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.5, 1.8, 2.5, 3.5, 5.0, 8.0, 30.0)
@@ -44,7 +45,7 @@ TEACHERS = {
 def errors(z, temperature, powers=None):
     """The largest errors after packing: tail mass, relative and absolute, and entropy, nats."""
     made = TopK.of_logits(z, K) if powers is None else TopK.of_logits(z, K, powers)
-    got = unpack(pack(made), z.size(-1), z.device, made.powers).distribution_(temperature)
+    got = unpacked(pack(made), z.size(-1), made.powers).distribution_(temperature)
     p = (z / temperature).softmax(-1)
     tail = p.scatter(-1, got.ids, 0.0).sum(-1)
     entropy = -(p * p.log()).sum(-1)
