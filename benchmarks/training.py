@@ -57,7 +57,7 @@ def make_data(folder: Path, words: int, sentences: int) -> None:
 class Training:
     """One of the cases, set up as fairseq-train sets it up, with one batch."""
 
-    def __init__(self, data: Path, arch: str, precision: str, *criterion: str):
+    def __init__(self, data: Path, arch: str, precision: str, *flags_of_criterion: str):
         from fairseq import options, tasks
         from fairseq.dataclass.utils import convert_namespace_to_omegaconf
         from fairseq.trainer import Trainer
@@ -68,14 +68,15 @@ class Training:
         flags += [] if torch.cuda.is_available() else ["--cpu"]
         flags += [f"--{precision}"] if precision != "fp32" else []
         parser = options.get_training_parser()
-        args = options.parse_args_and_arch(parser, [*flags, "--criterion", *criterion])
+        args = options.parse_args_and_arch(parser, [*flags, "--criterion", *flags_of_criterion])
         self.cfg = convert_namespace_to_omegaconf(args)
         self.task = tasks.setup_task(self.cfg.task)
-        self.task.load_dataset("train")
         model = self.task.build_model(self.cfg.model)
-        self.trainer = Trainer(
-            self.cfg, self.task, model, self.task.build_criterion(self.cfg.criterion)
-        )
+        criterion = self.task.build_criterion(self.cfg.criterion)
+        self.task.load_dataset(
+            "train"
+        )  # as late as in fairseq-train: the criterion prepares batches
+        self.trainer = Trainer(self.cfg, self.task, model, criterion)
         dataset = self.task.dataset("train")
         self.batch = dataset.collater([dataset[number] for number in range(len(dataset))])
 
@@ -90,13 +91,15 @@ def prepare(folder: Path, words: int, sentences: int) -> None:
     from fairseq_kd.teachers.store_building import StoreBuilder
     from fairseq_kd.teachers.store_merging import merge_subset
 
-    make_data(folder, words, sentences)
+    data = folder / "data"
+    data.mkdir()
+    make_data(data, words, sentences)
     criterion = ("label_smoothed_cross_entropy", "--no-save-optimizer-state")
-    teacher = Training(folder, SIZES[0], "fp32", *criterion)
+    teacher = Training(data, SIZES[0], "fp32", *criterion)
     teacher.trainer.save_checkpoint(str(folder / "teacher.pt"), {})
     builder = StoreBuilder(
         teacher=str(folder / "teacher.pt"),
-        data=str(folder),
+        data=str(data),
         out=folder / "store",
         topk=64,
         dtype="float32",
@@ -115,7 +118,7 @@ def training(folder: Path, case: str, precision: str) -> Training:
         "live, compiled": ["word_kd", "--kd-teacher", str(folder / "teacher.pt"), "--kd-compile"],
         "store": ["word_kd", "--kd-store", str(folder / "store")],
     }
-    return Training(folder, SIZES[1], precision, *criterion[case])
+    return Training(folder / "data", SIZES[1], precision, *criterion[case])
 
 
 def on_device(sample: Dict[str, Any]) -> Dict[str, Any]:

@@ -65,6 +65,7 @@ class BatchPreparation:
         mask, read = self.mask(sample), self.teacher_sample(sample)
         return {
             "shape": tuple(mask.shape),
+            "ntokens": sample["ntokens"],
             "ignored": self.ignored,
             "positions": RealTokens.of_mask(mask).positions,
             "records": {store.name: store.records(read, mask) for store in self.stores},

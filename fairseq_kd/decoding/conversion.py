@@ -294,7 +294,7 @@ def _log_probability(checkpoint: Checkpoint, source: Tensor, tokens: List[int]) 
         "src_lengths": torch.tensor([len(source)]),
         "prev_output_tokens": torch.cat([begin, target[:, :-1]], 1),
     }
-    net_input, _ = checkpoint.format.batch(plain, target)
+    net_input = checkpoint.format.inputs(plain)
     net_output = checkpoint.model(**net_input)
     logits = net_output[0][:, checkpoint.format.more_target :].float()  # (1, L, V)
     logits[:, :, checkpoint.task.target_dictionary.pad()] = float("-inf")

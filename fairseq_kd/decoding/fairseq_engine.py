@@ -126,7 +126,7 @@ class FairseqEngine:
             target: (sentences, L) tokens to score.
         """
         each_model = []
-        net_input, _ = self.format.batch({**net_input, "prev_output_tokens": before}, before)
+        net_input = self.format.inputs({**net_input, "prev_output_tokens": before})
         for model in self.models:
             net_output = model(**net_input)
             log_p = model.get_normalized_probs(net_output, log_probs=True)

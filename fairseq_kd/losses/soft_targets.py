@@ -198,6 +198,18 @@ FORMER_TAIL_POWERS = (0.125, 0.25, 0.5, 1.0)  # of stores of format 1
 POLE = 2.0  # the tail is interpolated by a polynomial in b / (b + POLE)
 
 
+def _to_coefficients(powers: Tuple[float, ...]) -> Tensor:
+    """The coefficients of that polynomial, by f at 0 and at P powers: (P + 1, P + 1).
+
+    In float64, as the inverse of the Vandermonde matrix is badly conditioned.
+    """
+    knots = torch.tensor((0.0, *powers), dtype=torch.float64)
+    return torch.vander(knots / (knots + POLE), increasing=True).inverse() / (knots + POLE)
+
+
+TO_COEFFICIENTS = {each: _to_coefficients(each) for each in (TAIL_POWERS, FORMER_TAIL_POWERS)}
+
+
 @dataclass
 class TopK:
     """A stored top-k distribution: the K most probable entries, and the mass of the tail.
@@ -274,22 +286,19 @@ class TopK:
         """
         known = self.log_tail
         none = torch.full_like(known[:, :1], math.log(self.vocab_size - self.k))
-        b = tensor_on(known.device, power, torch.float64).reshape(-1, 1)
-        values, slopes = (each.to(known.dtype) for each in self._tail_weights(b))  # (1 or n, P + 1)
+        b = torch.as_tensor(power, dtype=torch.float64).reshape(-1, 1)
+        b, values, slopes = (  # computed where b is: one for all tokens is on the processor
+            tensor_on(known.device, each, known.dtype) for each in (b, *self._tail_weights(b))
+        )  # (1 or n, 1), then (1 or n, P + 1)
         points = torch.cat([none, known], -1)
         value, slope = (points * values).sum(-1), (points * slopes).sum(-1)
-        return value, (value - b.to(known.dtype).squeeze(-1) * slope).clamp(min=0.0)
+        return value, (value - b.squeeze(-1) * slope).clamp(min=0.0)
 
     def _tail_weights(self, b: Tensor) -> Sequence[Tensor]:
-        """The weights of f at 0 and at the P known powers in f and in f' at powers b, (m, 1).
-
-        In float64, as the inverse of the Vandermonde matrix is badly conditioned.
-        """
-        knots = torch.tensor((0.0, *self.powers), dtype=torch.float64)
+        """The weights of f at 0 and at the P known powers in f and in f' at powers b, (m, 1)."""
         last = self.powers[-1]
-        to_coefficients = torch.vander(knots / (knots + POLE), increasing=True).inverse()
-        to_coefficients = tensor_on(b.device, to_coefficients / (knots + POLE), torch.float64)
-        exponents = torch.arange(len(knots), device=b.device)
+        to_coefficients = tensor_on(b.device, TO_COEFFICIENTS[self.powers], torch.float64)
+        exponents = torch.arange(len(self.powers) + 1, device=b.device)
         inside = b.clamp(max=last)
         u, scale = inside / (inside + POLE), inside + POLE
         values = u**exponents @ to_coefficients

@@ -46,6 +46,7 @@ class RealTokens:
 
 
 def prepared(sample: Dict[str, Any]) -> Dict[str, Any]:
-    """What was prepared for a batch, or nothing if its targets have another shape since."""
+    """What was prepared for a batch, or nothing if its shape or number of tokens changed since."""
     parts = sample.get(PREPARED, {})
-    return parts if parts.get("shape") == tuple(sample["target"].shape) else {}
+    same = parts.get("shape") == tuple(sample["target"].shape)
+    return parts if same and parts["ntokens"] == sample["ntokens"] else {}

@@ -68,26 +68,22 @@ class SentenceFormat:
         """Previous tokens (B, L) that begin with the end of sentence, as (B, L + more_target)."""
         return surrounded(tokens, self.pad, self.target_prefix, (), (1, 0))
 
-    def batch(
-        self, net_input: Dict[str, Any], real: RealTokens
-    ) -> Tuple[Dict[str, Any], RealTokens]:
-        """A batch for the model, of one that fairseq made for the task ``translation``.
-
-        Args:
-            net_input: fairseq's ``sample["net_input"]``.
-            real: the target tokens that are wanted.
-
-        Returns:
-            The same with the tokens around, and the same target tokens in it.
-        """
+    def inputs(self, net_input: Dict[str, Any]) -> Dict[str, Any]:
+        """Inputs for the model: fairseq's of the task ``translation``, with the tokens around."""
         if self.is_plain:
-            return net_input, real
-        changed = {
+            return net_input
+        return {
+            **net_input,
             "src_tokens": self.source(net_input["src_tokens"]),
             "src_lengths": net_input["src_lengths"] + self.more_source,
             "prev_output_tokens": self.previous_tokens(net_input["prev_output_tokens"]),
         }
-        return {**net_input, **changed}, real.shifted(self.more_target)
+
+    def batch(
+        self, net_input: Dict[str, Any], real: RealTokens
+    ) -> Tuple[Dict[str, Any], RealTokens]:
+        """``inputs`` of a batch, and its target tokens that are wanted, where they are in it."""
+        return self.inputs(net_input), real.shifted(self.more_target)
 
 
 PLAIN = SentenceFormat()

@@ -87,6 +87,14 @@ def test_a_batch_that_was_padded_since_is_prepared_again(criterion):
     assert prepared(sample) == {}
 
 
+def test_a_batch_of_another_number_of_tokens_since_is_prepared_again(criterion):
+    made = criterion("word_kd")
+    sample = made.batch(0, 1)
+    sample["target"].fill_(made.task.target_dictionary.pad())
+    sample["ntokens"] = 0
+    assert prepared(sample) == {}
+
+
 def test_a_store_of_other_tokens_is_refused_in_the_data_loader(criterion, data):
     made = criterion("word_kd from a store")
     sentences = [made.dataset[0], made.dataset[1]]

@@ -8,6 +8,7 @@ import torch
 from stores import build, rewrite
 
 from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.models.real_tokens import PREPARED
 from fairseq_kd.teachers.sources import longest_sentences
 from fairseq_kd.teachers.store import TeacherStore
 
@@ -136,6 +137,8 @@ def test_a_store_of_the_other_direction(setup, store):
 def test_a_sentence_that_the_store_does_not_know(setup, store):
     stored = setup(*STORED, "--kd-store", store)
     changed, beyond = stored.batch(0, 1), stored.batch(0, 1)
+    for sample in (changed, beyond):
+        del sample[PREPARED]
     changed["target"][0, 0] += 1
     beyond["id"][1] = len(stored.dataset)
     message = r"has no entry for sentence \d+ of this batch, as the training reads it\."

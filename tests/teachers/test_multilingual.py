@@ -62,11 +62,13 @@ def test_wanted_targets_move_with_the_tokens_before_them():
         "src_lengths": torch.tensor([2]),
         "prev_output_tokens": torch.tensor([[2, 8, 9]]),
     }
-    batch, real = around.batch(net_input, torch.tensor([[True, False, True]]))
+    mask = torch.tensor([[True, False, True]])
+    batch, real = around.batch(net_input, RealTokens.of_mask(mask))
     assert batch["src_tokens"].tolist() == [[30, 7, 2]]
     assert batch["src_lengths"].tolist() == [3]
     assert batch["prev_output_tokens"].tolist() == [[2, 40, 8, 9]]
-    assert real.tolist() == [[False, True, False, True]]
+    assert real.mask.tolist() == [[False, True, False, True]]
+    assert real.positions.tolist() == [1, 3]
 
 
 EXPECTED = {  # source before, source after, target before
