@@ -28,9 +28,11 @@ is the interquartile range.
 SECTIONS = {
     "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL "
     "for a batch of states. *plain* holds the logits of all tokens, as a direct implementation of "
-    "the formula; *compiled* is `--kd-compile`; *tokens x words, student's width <- "
-    "teacher's*. `python benchmarks/loss.py`, on GPUs `--tokens 8192 --teacher-width 512 "
-    "--temperature 1 --dtype float16`",
+    "the formula; *chunked* is torch's, *compiled* `--kd-compile`, *kernel* the one of GPUs; *tokens "
+    "x words, student's width <- teacher's*. `python benchmarks/loss.py`; on GPUs "
+    "`benchmarks/gpu.sh`, which makes all rows of a GPU",
+    "store": "## Reading a store\n\nOf an update. What is done in the data loader, beside the "
+    "training, is the reading and checking of records. `python benchmarks/store_reading.py`",
     "training": "## A whole update\n\nA student of 6+6 layers, 256 wide, plain and distilled from "
     "12+12 layers, 512 wide; memory of the whole process. `python benchmarks/training.py`, "
     "on GPUs `--sentences 320 --precision fp16 --rounds 9`",

@@ -291,7 +291,7 @@ def chunk_tokens_flag() -> Any:
         None,
         Range(int, 0, 1_000_000_000),
         "target tokens that are projected to the vocabulary at once; 0: the whole "
-        "batch; changes memory and speed, not the result (default: by the vocabulary's size)",
+        "batch; changes memory and speed, not the result (default: by the sizes of the models)",
     )
 
 
@@ -299,6 +299,7 @@ def compile_flag() -> Any:
     """The field ``kd_compile``, a bool."""
     return option_field(
         False,
-        "compile the loss with torch.compile, in the first updates and the first "
-        "validation: faster on a GPU, and the same within rounding (default: off)",
+        "compile the loss with torch.compile, in the first updates and the first validation, "
+        "where no kernel of ours computes it, as with tvd, a gate, or several teachers: faster on a "
+        "GPU, and the same within rounding (default: off)",
     )
