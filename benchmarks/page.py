@@ -28,7 +28,7 @@ is the interquartile range.
 SECTIONS = {
     "loss": "## The loss\n\nForward and backward of projection, label smoothing and forward KL "
     "for a batch of states. *plain* holds the logits of all tokens, as a direct implementation of "
-    "the formula; *chunked* is torch's, *compiled* `--kd-compile`, *kernel* the one of GPUs; *tokens "
+    "the formula; *chunked* is torch's, *compiled* `--kd-compile`, *kernel* that of GPUs; *tokens "
     "x words, student's width <- teacher's*. `python benchmarks/loss.py`; on GPUs "
     "`benchmarks/gpu.sh`, which makes all rows of a GPU",
     "store": "## Reading a store\n\nOf an update. What is done in the data loader, beside the "

@@ -300,6 +300,6 @@ def compile_flag() -> Any:
     return option_field(
         False,
         "compile the loss with torch.compile, in the first updates and the first validation, "
-        "where no kernel of ours computes it, as with tvd, a gate, or several teachers: faster on a "
-        "GPU, and the same within rounding (default: off)",
+        "where no kernel of ours computes it, as with tvd, a gate or several teachers: faster on "
+        "a GPU, and the same within rounding (default: off)",
     )
