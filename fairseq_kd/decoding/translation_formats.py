@@ -7,7 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from fairseq_kd.parallel_text import lines_of
 
@@ -69,11 +69,19 @@ def jsonl(path: Path) -> Iterator[Translation]:
     """
     for number, line in enumerate(lines_of(str(path))):
         try:
-            found = list(_translations_of(json.loads(line), number))
+            found = list(_translations_of(json.loads(line, object_pairs_hook=_unambiguous), number))
         except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             rule = 'must be an object such as {"id": 0, "translation": "...", "score": -0.5}'
             raise _wrong(path, number, rule, line) from error
         yield from found
+
+
+def _unambiguous(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """An object of JSON in which no key is repeated."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
 
 
 def _translations_of(content: Any, number: int) -> Iterator[Translation]:
@@ -112,7 +120,7 @@ FORMATS: Dict[str, Callable[[Path], Iterator[Translation]]] = {
 
 def _score(path: Path, number: int, text: str) -> float:
     try:
-        score = float(text)
+        score = math.inf if "_" in text else float(text)  # Python reads 1_0 as 10
     except ValueError:
         score = math.inf
     if score == math.inf:

@@ -6,9 +6,10 @@ import io
 import math
 import os
 import random
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from fairseq_kd.evaluation.results import Rating, RatingResult
 from fairseq_kd.files.names import why_no_file
@@ -20,7 +21,19 @@ COLUMNS = ("id", "sentence", "source", "translation", "fluency", "adequacy", "pr
 GIVEN, RATED = COLUMNS[:4], COLUMNS[4:]
 SCALE = ("1", "2", "3", "4", "5")
 SEED = 1
-FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet would take a text for a formula
+PREFERRED = {
+    "x",
+    "1",
+    "yes",
+    "y",
+    "true",
+    "*",
+    "+",
+    "\u2713",
+    "\u2714",
+}  # the last two: check marks
+NOT_PREFERRED = {"", "0", "no", "n", "false", "-"}
+FORMULA = set("=+-@")  # with which a spreadsheet would take a text for a formula
 
 Ids = Dict[str, Tuple[int, Tuple[str, ...]]]  # the sentence and the systems of each translation
 
@@ -31,8 +44,8 @@ def write_sheet(
     """Writes the sheet: a row for each different translation of randomly drawn sentences.
 
     Systems are shuffled for each sentence, and not named. Sentences that all systems translate
-    alike are left out. Numbers from 1 to 5 belong into the columns fluency and adequacy, and any
-    mark into that of the preferred translation.
+    alike are left out. Numbers from 1 to 5 belong into the columns fluency and adequacy, and an x
+    into that of the preferred translation.
 
     Args:
         path: of the sheet.
@@ -58,7 +71,8 @@ def write_sheet(
 
 def _as_text(text: str) -> str:
     """A cell that a spreadsheet does not execute as a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    first = unicodedata.normalize("NFKC", text.lstrip()[:1])  # full-width signs count, too
+    return f"'{text}" if first in FORMULA else text
 
 
 def translation_id(number: int, text: str) -> str:
@@ -91,7 +105,8 @@ def read_ratings(
             fluency and adequacy of each sentence and rater.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or damaged, or has other translations.
+        FileNotFoundError, ValueError: a file is missing, damaged or given twice, or has other
+            translations.
     """
     systems_of: Ids = {}
     for name, translations in texts.items():
@@ -99,21 +114,25 @@ def read_ratings(
             identity = translation_id(i, text)
             systems_of[identity] = (i, (*systems_of.get(identity, (i, ()))[1], name))
     rated: Dict[str, Dict[Tuple[int, int], _Row]] = defaultdict(dict)
-    for rater, path in enumerate(paths):
-        for row in _rated_rows(path, systems_of):
+    sheets = [list(_rated_rows(path, systems_of)) for path in paths]
+    for rater, rows in enumerate(sheets):
+        if rows and rows in sheets[:rater]:
+            raise ValueError(
+                f"--ratings {paths[rater]} has the same ratings as "
+                f"{paths[sheets.index(rows)]}. Give the sheet of each rater once."
+            )
+        for row in rows:
             number, names = systems_of[row.identity]
             for name in names:
                 rated[name][rater, number] = row
     if not rated:
         raise ValueError(f"--ratings {paths[0]} holds no ratings. Give a sheet that is filled in.")
-    chosen = {
-        key for each in rated.values() for key, row in each.items() if row.preferred
-    }  # sentences for which a rater prefers a translation
+    shares = _preferred_shares(sheets, systems_of, texts)
     return RatingResult(
         raters=len(paths),
         sentences=len({number for each in rated.values() for _, number in each}),
         systems={
-            name: _rating(rated[name], chosen, rated[student] if name != student else None)
+            name: _rating(rated[name], shares[name], rated[student] if name != student else None)
             for name in texts
         },
     )
@@ -133,7 +152,7 @@ class _Row(NamedTuple):
 
 def _rated_rows(path: Path, systems_of: Ids) -> Iterator[_Row]:
     """The rows of a sheet in which anything is filled in."""
-    called = f"--ratings {path}"
+    called, seen = f"--ratings {path}", set()
     for line, row in _rows(path, called):
         if not any(map(row.get, RATED)):
             continue
@@ -148,8 +167,19 @@ def _rated_rows(path: Path, systems_of: Ids) -> Iterator[_Row]:
                     f"{called}, line {line}: {column} must be a number from 1 to 5, but is "
                     f"{row[column]!r:.40}."
                 )
+        mark = row["preferred"].casefold()
+        if mark not in PREFERRED | NOT_PREFERRED:
+            raise ValueError(
+                f"{called}, line {line}: preferred must be x or empty, but is "
+                f"{row['preferred']!r:.40}."
+            )
+        if row["id"] in seen:
+            raise ValueError(
+                f"{called}, line {line}: the id {row['id']} is rated twice. Remove one of the rows."
+            )
+        seen.add(row["id"])
         fluency, adequacy = (int(row[each]) if row[each] else None for each in RATED[:2])
-        yield _Row(row["id"], fluency, adequacy, bool(row["preferred"]))
+        yield _Row(row["id"], fluency, adequacy, mark in PREFERRED)
 
 
 def _rows(path: Path, called: str) -> Iterator[Tuple[int, Dict[str, str]]]:
@@ -170,13 +200,33 @@ def _rows(path: Path, called: str) -> Iterator[Tuple[int, Dict[str, str]]]:
         raise ValueError(f"{called} is damaged: {error}.") from None
 
 
+def _preferred_shares(
+    sheets: Sequence[Sequence[_Row]], systems_of: Ids, texts: Mapping[str, Sequence[str]]
+) -> Dict[str, Optional[float]]:
+    """The share of sentences for which each system was preferred; None if there are none.
+
+    A sentence counts once for every rater who marked some of its translations, but not all.
+    """
+    counts, total = dict.fromkeys(texts, 0), 0
+    for rows in sheets:
+        marked: Dict[int, Set[str]] = defaultdict(set)
+        for row in rows:
+            if row.preferred:
+                marked[systems_of[row.identity][0]].add(row.identity)
+        for number, identities in marked.items():
+            if len(identities) < len({each[number] for each in texts.values()}):
+                total += 1
+                for name in {name for each in identities for name in systems_of[each][1]}:
+                    counts[name] += 1
+    return {name: count / total if total else None for name, count in counts.items()}
+
+
 def _rating(
     rows: Mapping[Tuple[int, int], _Row],
-    chosen: "set[Tuple[int, int]]",
+    preferred: Optional[float],
     base: Optional[Mapping[Tuple[int, int], _Row]],
 ) -> Rating:
     """The means of one system; ``base`` has the rows of the student."""
-    kept = [row for key, row in rows.items() if key in chosen]
     differences = [
         row.total - base[key].total
         for key, row in (rows.items() if base else ())
@@ -186,7 +236,7 @@ def _rating(
         ratings=len(rows),
         fluency=_mean([row.fluency for row in rows.values()]),
         adequacy=_mean([row.adequacy for row in rows.values()]),
-        preferred=_mean([int(row.preferred) for row in kept]),
+        preferred=preferred,
         p=sign_test(differences) if differences else None,
     )
 

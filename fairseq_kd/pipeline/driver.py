@@ -62,7 +62,23 @@ os.chdir(start)
 from snakemake.cli import main, parse_args
 """
 SNAKEMAKE_PROGRAM = f"{WITH_SNAKEMAKE}main()\n"
-PARSER = f"{WITH_SNAKEMAKE}parse_args(sys.argv[1:])\n"
+# Settings with which Snakemake does something else than to execute the steps, some for ever.
+OTHER_MODES = (
+    *("dryrun", "touch", "unlock", "lint", "summary", "detailed_summary", "list_rules"),
+    *("list_target_rules", "list_changes", "list_input_changes", "list_params_changes"),
+    *("list_untracked", "list_conda_envs", "dag", "rulegraph", "filegraph", "d3dag", "report"),
+    *("archive", "delete_all_output", "delete_temp_output", "cleanup_metadata", "cleanup_shadow"),
+    *("print_compilation", "generate_unit_tests", "export_cwl", "containerize", "batch"),
+    *("conda_create_envs_only", "conda_cleanup_envs", "container_cleanup_images"),
+    *("edit_notebook", "draft_notebook", "until", "omit_from", "immediate_submit"),
+)
+PARSER = f"""{WITH_SNAKEMAKE}
+_, args = parse_args(sys.argv[1:])
+other = [name for name in {OTHER_MODES} if getattr(args, name, None)]
+other += [f"executor: {{args.executor}}"] if args.executor in ("dryrun", "touch") else []
+other += [f"{{name}}: 0" for name in ("jobs", "cores") if getattr(args, name) == 0]
+print(*other[:1])
+"""
 SNAKEMAKE_FOLDER = ".snakemake"
 CODE = ("pip-deployments", "iocache/latest.pkl")  # in SNAKEMAKE_FOLDER; the other is unpickled
 TAIL_LINES = 12
@@ -179,7 +195,7 @@ def _check_flags(flags: Sequence[str]) -> None:
     """Refuses flags and profiles that Snakemake does not take, before any output is moved.
 
     Raises:
-        ValueError: with Snakemake's last line.
+        ValueError: with Snakemake's last line; or it would not execute the steps.
     """
     if not flags and not os.environ.get("SNAKEMAKE_PROFILE"):
         return
@@ -188,6 +204,12 @@ def _check_flags(flags: Sequence[str]) -> None:
     if parsed.returncode:
         lines = parsed.stderr.strip().splitlines() or ["no message"]
         raise ValueError(f"Snakemake does not accept {shlex.join(flags)}: {lines[-1]}")
+    other = parsed.stdout.strip().replace("_", "-")
+    if other:
+        raise ValueError(
+            f"Snakemake would not execute the steps, since {shlex.join(flags) or 'its profile'} "
+            f"sets {other}. Leave that out."
+        )
 
 
 def _check_paths(folder: Path, steps: Sequence[Step]) -> None:

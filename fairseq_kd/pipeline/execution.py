@@ -167,7 +167,7 @@ def _made_by(workflow: Workflow, step: Step) -> List[str]:
 
     The manifest of a distilled set names its files itself.
     """
-    folders = {"store": [step.folder], "translate": [step.folder]}
+    folders = {kind: [step.folder] for kind in ("store", "translate", "merge")}
     folders["evaluate"] = [f"{workflow.folder}/{name}" for name in REPORTED]
     beside = [
         str(path)

@@ -25,6 +25,10 @@ usage() {{ sed -n '2,/^set/s/^# \\{{0,1\\}}//p' "$0"; }}
 [[ "${{1:-}}" =~ ^(-h|--help)$ ]] && {{ usage; exit 0; }}
 [[ $# -eq 0 ]] || {{ usage >&2; exit 2; }}
 run=${{RUN:-{folder}}}
+if [[ $run == *:* ]]; then
+  echo "RUN must have no colon, which separates paths, but is $run." >&2
+  exit 2
+fi
 step() {{ printf '[%s/{count}] %s\\n' "$1" "$2"; }}
 """
 

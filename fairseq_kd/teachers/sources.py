@@ -27,7 +27,7 @@ def teacher_sources(cfg: Any, task: FairseqTask) -> List[TeacherSource]:
     """The teachers of ``--kd-teacher``, then those of ``--kd-store``, checked against the task."""
     subsets = [cfg.train_subset]
     if not cfg.disable_validation:
-        subsets += cfg.valid_subset.split(",")
+        subsets = list(dict.fromkeys([*subsets, *cfg.valid_subset.split(",")]))
     named = (cfg.kd_teacher_source_lang, cfg.kd_teacher_target_lang)
     languages = named if None not in named else None
     dtype = cfg.kd_teacher_dtype

@@ -91,6 +91,12 @@ def test_a_store_without_one_of_two_validation_sets(setup, store):
     assert setup(*STORED, *flags, "--disable-validation").criterion.teachers
 
 
+def test_a_set_that_is_read_twice_is_named_once(setup, store):
+    message = f"--kd-store {store} holds valid, but the training also needs test. Build it by"
+    flags = ["--kd-store", store, "--train-subset", "test", "--valid-subset", "test"]
+    refuses(setup, message, *flags)
+
+
 def test_a_store_whose_shards_were_not_merged(setup, store, tmp_path):
     begun = shutil.copytree(store, tmp_path / "store")
     (begun / "train").mkdir()

@@ -240,6 +240,16 @@ REFUSED = {  # lines of a file, made of the text; its format; what is said
         "tsv",
         "line 1, must have a number as score",
     ),
+    "a score as Python writes it": (
+        lambda text: ["a\tb\t1_0"],
+        "tsv",
+        "line 1, must have a number as score",
+    ),
+    "a key twice": (
+        lambda text: ['{"translation": "y", "id": 1, "id": 0}'],
+        "jsonl",
+        "line 1, must be an object such as",
+    ),
     "no JSON": (
         lambda text: ["{"],
         "jsonl",

@@ -103,6 +103,37 @@ def test_several_raters_count_each(sheet):
     assert result.systems["teacher"].p == 0.5  # two differences of one sign
 
 
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("Yes", "no"), ("x", ""), ("\u2713", "-")])
+def test_a_mark_of_no_is_no_preference(sheet, yes, no):
+    ratings = {"two": ("", "", no), "to": ("", "", yes), "three": ("", "", yes)}
+    result = read_ratings([filled(sheet, ratings)], TEXTS, "small")
+    shares = {name: each.preferred for name, each in result.systems.items()}
+    assert shares == {"teacher": 0.5, "small": 0.5, "alone": 0.0}
+
+
+def test_a_rater_who_marks_all_translations_of_a_sentence_prefers_none(sheet):
+    ratings = {"two": ("", "", "x"), "to": ("", "", "x")}
+    result = read_ratings([filled(sheet, ratings)], TEXTS, "small")
+    assert {each.preferred for each in result.systems.values()} == {None}
+
+
+@pytest.mark.parametrize("text", ["\uff1dSUM(A1)", " =1+1", "\uff0b1", "\u3000\uff0d1"])
+def test_signs_of_other_widths_and_behind_spaces_begin_no_formula(tmp_path, text):
+    write_sheet(tmp_path / "sheet.csv", ["a"], {"a": [text], "b": ["b"]}, 1)
+    assert f"'{text}" in [row["translation"] for row in rows_of(tmp_path / "sheet.csv")]
+
+
+def test_a_sheet_that_is_given_twice_is_refused(sheet):
+    first = filled(sheet, {"two": ("5", "4", "x")}, "anna.csv")
+    second = filled(sheet, {"two": ("5", "4", "x")}, "ben.csv")
+    with pytest.raises(
+        ValueError,
+        match=rf"^--ratings {re.escape(str(second))} has the same ratings as "
+        rf"{re.escape(str(first))}\. Give the sheet of each rater once\.$",
+    ):
+        read_ratings([first, second], TEXTS, "small")
+
+
 def test_the_sign_test_is_that_of_its_definition():
     assert sign_test([1, 2, 1, 1, 3]) == pytest.approx(2 / 2**5)
     assert sign_test([1, -1, 0]) == 1.0
@@ -142,6 +173,14 @@ def test_a_folder_with_the_name_of_the_sheet_is_refused_before_anything_is_measu
         (
             f"{','.join(COLUMNS)}\n{translation_id(0, 'one')},1,uno,one,5,good,\n",
             r", line 2: adequacy must be a number from 1 to 5, but is 'good'\.",
+        ),
+        (
+            f"{','.join(COLUMNS)}\n{translation_id(0, 'one')},1,uno,one,5,5,better\n",
+            r", line 2: preferred must be x or empty, but is 'better'\.",
+        ),
+        (
+            f"{','.join(COLUMNS)}\n" + f"{translation_id(0, 'one')},1,uno,one,5,5,\n" * 2,
+            rf", line 3: the id {translation_id(0, 'one')} is rated twice\. Remove one of the rows",
         ),
         (f"{','.join(COLUMNS)}\n1,2,3,{'x' * 200_000}", r" is damaged: field larger than field "),
     ],

@@ -163,6 +163,14 @@ def test_long_commands_are_cut_before_their_flags(tmp_path):
     assert all(line.startswith("  --flag-") for line in lines[2:])
 
 
+def test_a_folder_with_a_colon_is_refused_before_any_step(tmp_path):
+    workflow = Workflow("run", {"file": "a.yaml", "started in": "/"}, 1, [])
+    write_script(workflow, tmp_path / "a.sh")
+    refused = run("bash", tmp_path / "a.sh", env={"RUN": "a:b"}, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == "RUN must have no colon, which separates paths, but is a:b.\n"
+
+
 @pytest.mark.parametrize("name", ["a$b", "a`touch x`b", "a\\b", 'a"b', "a'b", "a}b", "a=b"])
 def test_everything_goes_where_run_says_whatever_the_folder_is_called(tmp_path, name):
     words = ["echo", f"{name}/x.pt", f"--k={name}/y:{name}/x.pt", "--out", name]

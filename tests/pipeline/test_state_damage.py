@@ -221,10 +221,11 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     assert statuses(workflow)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
 
 
-def test_all_files_of_a_store_are_named_by_its_manifest(tmp_path):
+@pytest.mark.parametrize("kind", ["store", "merge"])
+def test_all_files_of_a_store_are_named_by_its_manifest(tmp_path, kind):
     out = tmp_path / "run" / "teacher-store"
     makes = [f"{out}/train/sentences.npy"]
-    step = Step("teacher-store", "store", [["true"]], [], [], makes, str(out))
+    step = Step("teacher-store", kind, [["true"]], [], [], makes, str(out))
     workflow = Workflow(str(tmp_path / "run"), {}, 1, [step])
     state.prepare_steps(workflow, state.step_statuses(workflow))
     write_random_store(out, "train")
