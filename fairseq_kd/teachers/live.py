@@ -46,6 +46,8 @@ class LiveTeacher:
     def __init__(self, model: nn.Module, dtype: str = "student", task: Any = None):
         self.model = model.eval()
         self.model.requires_grad_(False)
+        for layer in getattr(getattr(model, "decoder", None), "layers", ()):
+            layer.need_attn = False  # weights that nobody reads: torch has faster kernels without
         self.dtype = DTYPES[dtype]
         self.format = sentence_format(task)
         self.vocab_size = None if self.format.is_plain else len(task.target_dictionary)

@@ -115,6 +115,19 @@ def test_in_mixed_precision_a_teacher_is_mixed_too_unless_its_precision_was_chos
     assert torch.equal(mixed.states, alone.states) == (dtype == "float32")
 
 
+def test_the_teacher_computes_attention_weights_in_its_last_layer_alone(setup, large):
+    """fairseq asks for those, of its last layer, in any case."""
+    made = setup(*DISTIL, large)
+    asked = []
+    for layer in made.criterion.teachers[0].model.decoder.layers:
+        layer.encoder_attn.register_forward_pre_hook(
+            lambda block, args, options: asked.append(options["need_weights"]), with_kwargs=True
+        )
+    made.criterion(made.model, made.batch(0, 1))
+    assert asked == [False] * (len(asked) - 1) + [True]
+    assert len(asked) > 1
+
+
 def test_beta_scales_the_loss_without_distillation(setup):
     whole = setup(*DISTIL[:-1], "--kd-alpha", "0", "--kd-beta", "1")
     half = setup(*DISTIL[:-1], "--kd-alpha", "0", "--kd-beta", "0.5")
