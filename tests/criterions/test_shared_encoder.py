@@ -75,14 +75,25 @@ def test_one_encoder_has_one_precision(setup, teacher):
         setup(*DISTIL, teacher, *SHARED, "--kd-teacher-dtype", "bfloat16")
 
 
-def test_layers_of_an_encoder_that_does_not_run_are_not_compared(setup, teacher):
-    hybrid = ["--criterion", "hybrid_kd", "--label-smoothing", "0.1", "--kd-teacher", teacher]
-    decoders = ["--kd-feature-layers", "none", "--kd-feature-decoder-layers", "uniform"]
-    with pytest.raises(ValueError, match=r"^--kd-share-encoder leaves the teacher's encoder out"):
-        setup(*hybrid, *SHARED)
-    with pytest.raises(ValueError, match=r"Compare the decoders: --kd-feature-layers none"):
-        setup(*hybrid, *SHARED, *decoders)
-    made = setup(*hybrid, *SHARED, *decoders, "--kd-attention-kinds", "decoder,cross")
+HYBRID = ["--criterion", "hybrid_kd", "--label-smoothing", "0.1", "--kd-teacher"]
+DECODERS = ["--kd-feature-layers", "none", "--kd-feature-decoder-layers", "uniform"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], r"^--kd-share-encoder leaves the teacher's encoder out"),
+        (DECODERS, r"Compare the decoders: --kd-feature-layers none"),
+    ],
+    ids=["features", "attention"],
+)
+def test_layers_of_an_encoder_that_does_not_run_are_refused(setup, teacher, flags, message):
+    with pytest.raises(ValueError, match=message):
+        setup(*HYBRID, teacher, *SHARED, *flags)
+
+
+def test_layers_of_the_decoder_alone_are_compared(setup, teacher):
+    made = setup(*HYBRID, teacher, *SHARED, *DECODERS, "--kd-attention-kinds", "decoder,cross")
     made.model.load_state_dict(made.criterion.teachers[0].model.state_dict())
     _, _, log = made.criterion(made.model.eval(), made.batch(0))
     assert log["kd_feature_loss"] == pytest.approx(0, abs=1e-6)  # they are the same

@@ -57,11 +57,11 @@ def test_merged_shards_are_the_undivided_file(folder, tmp_path_factory):
     assert [path.name for path in folder.iterdir()] == [WHOLE]
 
 
-def test_another_cut_is_refused_before_it_is_decoded(folder):
+@pytest.mark.parametrize("shard", [Shard(), Shard(1, 2), Shard(1, 13)], ids=str)
+def test_another_cut_is_refused_before_it_is_decoded(folder, shard):
     check_cut(folder, Shard(2, COUNT))
-    for shard in (Shard(), Shard(1, 2), Shard(1, 13)):
-        with pytest.raises(ValueError, match=f"is one of 3 shards and overlaps shard {shard}"):
-            check_cut(folder, shard)
+    with pytest.raises(ValueError, match=f"is one of 3 shards and overlaps shard {shard}"):
+        check_cut(folder, shard)
 
 
 def refused(folder, message, error=ValueError):

@@ -57,12 +57,18 @@ def test_the_languages_of_a_checkpoint_are_plain_names(side, read, teacher, tmp_
         read(path)
 
 
-def test_the_languages_of_data_translations_and_stores_are_plain_names(data, tmp_path):
+def test_the_languages_of_a_subset_are_plain_names(data):
     with pytest.raises(ValueError, match=r"names the language '\.\./\.\./x'"):
         read_subset(Path(data), "test", ("es", "../../x"))
+
+
+def test_the_languages_of_a_data_folder_are_plain_names(tmp_path):
     (tmp_path / "train.es-e n.es.idx").touch()
     with pytest.raises(ValueError, match=r"^data: .* names the language 'e n', but"):
         language_pair(tmp_path)
+
+
+def test_the_languages_of_a_store_are_plain_names(tmp_path):
     store = TeacherStore.__new__(TeacherStore)
     store.path, store.identity = tmp_path, {"languages": ["es", "../../x"]}
     with pytest.raises(ValueError, match=r"names the language '\.\./\.\./x'"):
@@ -90,12 +96,12 @@ def test_the_header_of_a_script_is_a_comment_whatever_the_names_of_its_files(tmp
     assert all(line.startswith("#") for line in header)
 
 
-def test_a_stage_is_called_by_one_line(tmp_path):
+@pytest.mark.parametrize("name", ['"a\\n"', '"a b"', "../a", '"a;b"'])
+def test_a_stage_is_called_by_one_line(tmp_path, name):
     path = tmp_path / "run.yaml"
-    for name in ('"a\\n"', '"a b"', "../a", '"a;b"'):
-        path.write_text(f"data: d\nteacher: t.pt\nladder: [{{ratio: 0.5, name: {name}}}]\n")
-        with pytest.raises(ValueError, match=r"ladder\[0\]\.name must be a name of letters"):
-            read_run(path)
+    path.write_text(f"data: d\nteacher: t.pt\nladder: [{{ratio: 0.5, name: {name}}}]\n")
+    with pytest.raises(ValueError, match=r"ladder\[0\]\.name must be a name of letters"):
+        read_run(path)
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a|b", "<b>", "$x$", "_a", "`a`", "[a](b)", "*a*", "a\\"])

@@ -182,15 +182,25 @@ def test_a_start_is_trained_in_the_form_that_it_has(workflow_of):
     workflow = workflow_of(f"ladder: [{above}, {stage}]")
     assert words(workflow, "student-start")["--encoder-layers"] == "1"
     assert args(workflow, "student")["encoder_layers"] == 1
-    gelu = f"{{name: above, arch: {SMALL}, train: {{activation-fn: gelu}}}}"
-    stage = f"{{arch: {SMALL}, start: inherit}}"
-    message = "student is trained with --activation-fn relu, but its start has gelu"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "activation-fn: gelu",
+            "student is trained with --activation-fn relu, but its start has gelu",
+        ),
+        (
+            "share-all-embeddings: false",
+            "its --share-all-embeddings is on, and that of above is off",
+        ),
+    ],
+)
+def test_a_start_of_another_form_is_refused(workflow_of, flags, message):
+    above = f"{{name: above, arch: {SMALL}, train: {{{flags}}}}}"
     with pytest.raises(ValueError, match=message):
-        workflow_of(f"ladder: [{gelu}, {stage}]")
-    post = f"{{name: above, arch: {SMALL}, train: {{share-all-embeddings: false}}}}"
-    message = "its --share-all-embeddings is on, and that of above is off"
-    with pytest.raises(ValueError, match=message):
-        workflow_of(f"ladder: [{post}, {stage}]")
+        workflow_of(f"ladder: [{above}, {{arch: {SMALL}, start: inherit}}]")
 
 
 # ---- what is compared

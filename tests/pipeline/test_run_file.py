@@ -237,11 +237,13 @@ def test_a_number_is_read_as_people_write_it(read):
     assert run.train == {"lr": 5e-4}
 
 
-def test_a_stage_needs_one_size(read):
-    message = r"ladder\[0\] must have exactly one of ratio, arch, but has "
-    for stage, has in (("{name: a}", "none"), ("{ratio: 0.5, arch: a}", "ratio and arch")):
-        with pytest.raises(ValueError, match=message + has):
-            read(SHORTEST.replace("target: 0.25", f"ladder: [{stage}]"))
+@pytest.mark.parametrize(
+    ("stage", "has"), [("{name: a}", "none"), ("{ratio: 0.5, arch: a}", "ratio and arch")]
+)
+def test_a_stage_needs_one_size(read, stage, has):
+    message = rf"ladder\[0\] must have exactly one of ratio, arch, but has {has}"
+    with pytest.raises(ValueError, match=message):
+        read(SHORTEST.replace("target: 0.25", f"ladder: [{stage}]"))
 
 
 def test_a_run_without_an_end_says_which_there_are(read):

@@ -34,15 +34,15 @@ def test_the_first_differing_target_symbol_is_named():
         check_same_vocabulary("--kd-teacher teacher.pt", task(target=("a", "hut")), task())
 
 
-def test_a_longer_dictionary_differs_where_the_shorter_ends():
-    with pytest.raises(ValueError, match='differ at index 6: no symbol against "dach"'):
-        check_same_vocabulary(
-            "--kd-teacher teacher.pt", task(), task(source=("ein", "haus", "dach"))
-        )
-    with pytest.raises(ValueError, match='differ at index 6: "dach" against no symbol'):
-        check_same_vocabulary(
-            "--kd-teacher teacher.pt", task(source=("ein", "haus", "dach")), task()
-        )
+@pytest.mark.parametrize(
+    ("longer", "symbols"),
+    [("student", 'no symbol against "dach"'), ("teacher", '"dach" against no symbol')],
+)
+def test_a_longer_dictionary_differs_where_the_shorter_ends(longer, symbols):
+    tasks = [task(source=("ein", "haus", "dach")), task()]
+    teacher, student = tasks if longer == "teacher" else tasks[::-1]
+    with pytest.raises(ValueError, match=f"differ at index 6: {symbols}"):
+        check_same_vocabulary("--kd-teacher teacher.pt", teacher, student)
 
 
 def test_another_pair_is_named_even_with_equal_dictionaries():

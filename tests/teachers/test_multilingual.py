@@ -256,10 +256,11 @@ def test_options_of_another_shape_are_refused(multilingual, data, tmp_path, kind
 
 
 @pytest.mark.parametrize("name", ["../es", 'es");x(', "e\ns"])
-def test_names_that_are_no_plain_names_are_refused(multilingual, teacher, name):
-    for path in (multilingual("m2m"), teacher):
-        with pytest.raises(ValueError, match=r"\.$"):
-            load_teacher(path, "--teacher", Languages(("es", "en"), (name, "en")))
+@pytest.mark.parametrize("kind", ["m2m", "bilingual"])
+def test_names_that_are_no_plain_names_are_refused(multilingual, teacher, kind, name):
+    path = teacher if kind == "bilingual" else multilingual(kind)
+    with pytest.raises(ValueError, match=r"\.$"):
+        load_teacher(path, "--teacher", Languages(("es", "en"), (name, "en")))
 
 
 REFUSED = {

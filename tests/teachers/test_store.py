@@ -200,13 +200,16 @@ def test_a_k_out_of_range_is_refused(build, tmp_path, topk):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_missing_subset_or_folder_is_named(build, data, tmp_path):
+def test_a_missing_subset_is_named(build, data, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"^{data} holds no dev of es and en"):
         build(tmp_path / "store", subsets=["dev"])
-    with pytest.raises(FileNotFoundError, match=r"^--data nowhere is not a folder"):
-        build(tmp_path / "store", data="nowhere")
     with pytest.raises(FileNotFoundError, match="holds no part of valid"):
         merge_subset(tmp_path / "store", "valid")
+
+
+def test_a_missing_folder_is_named(build, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^--data nowhere is not a folder"):
+        build(tmp_path / "store", data="nowhere")
 
 
 def test_raw_text_is_refused_before_anything_is_written(teacher, data, tmp_path, capsys):
@@ -287,6 +290,9 @@ def test_a_store_of_another_format_is_refused(store, tmp_path):
     rewrite(copied / "store.json", format=99)
     with pytest.raises(ValueError, match="has the format 99 of another version"):
         TeacherStore(copied)
+
+
+def test_a_folder_that_is_not_there_is_refused():
     with pytest.raises(FileNotFoundError, match="nowhere holds no store of a teacher"):
         TeacherStore("nowhere")
 

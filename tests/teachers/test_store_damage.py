@@ -113,16 +113,24 @@ def test_parts_of_other_sentences_are_built_anew(copied, build):
     assert {each: each.stat().st_mtime_ns for each in whole} == whole
 
 
-def test_parts_of_another_teachers_store_are_noticed(copied, build):
+@pytest.fixture
+def of_another(copied):
+    """A store with the parts of another teacher's."""
     identity = json.loads((copied / "store.json").read_text())
-    other = identity["fingerprint"][::-1]
-    rewrite(copied / "store.json", fingerprint=other)  # as if its parts had been copied here
+    rewrite(copied / "store.json", fingerprint=identity["fingerprint"][::-1])
+    return copied
+
+
+def test_parts_of_another_teachers_store_are_noticed_when_they_are_read(of_another):
     with pytest.raises(
         ValueError, match=r"in sentence 0, the records were changed, or belong to another teacher"
     ):
-        TeacherStore(copied).subset("valid").records(0)
+        TeacherStore(of_another).subset("valid").records(0)
+
+
+def test_parts_of_another_teachers_store_are_not_merged(of_another):
     with pytest.raises(ValueError, match=r"lacks 5 of its 5 parts, or they are damaged"):
-        merge_subset(copied, "valid")
+        merge_subset(of_another, "valid")
 
 
 INDEX_AGAIN = (
