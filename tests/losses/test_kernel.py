@@ -107,6 +107,15 @@ def test_every_size_of_the_vocabulary(kind, vocab_size):
     check(kind, 2, vocab_size, torch.float32, OPTIONS)
 
 
+@pytest.mark.parametrize(("taught", "agreed"), [(4500, 1), (4500 - 4096, 0)])
+def test_the_likeliest_entry_is_found_in_every_block(taught, agreed):
+    student, teacher = torch.zeros(1, 5000), torch.zeros(1, 5000)
+    student[0, 4500] = teacher[0, taught] = 5.0
+    gold = torch.tensor([4500])
+    terms = chunked_loss(student, None, None, gold, [TeacherLogits(teacher)], OPTIONS)
+    assert (terms.correct, terms.agreed) == (1, agreed)
+
+
 @pytest.mark.parametrize("change", [{"alpha": 0.0}, {"beta": 0.0}, {"smoothing": 0.0}], ids=str)
 @pytest.mark.parametrize("kind", ["logits", "store"])
 def test_limits_of_the_weights(kind, change):
