@@ -86,8 +86,7 @@ class _ChunkedLoss(torch.autograd.Function):
             step = _chunk(output, weight, teachers[0] if kernel else None)
         step = step or max(len(output), 1)
         of_chunk = kernel or _loss_in_torch
-        scale = gradient_scale(options, output.dtype) if kernel else 1.0
-        grads = _Gradients(output, weight, bias, wanted, scale)
+        grads = _Gradients(output, weight, bias, wanted, gradient_scale(options, output.dtype))
         sums = output.new_zeros(LossTerms.packed_size(len(teachers)), dtype=grads.dtype)
         with torch.autocast(output.device.type, enabled=False):
             for start in range(0, len(output), step):
@@ -127,9 +126,12 @@ def _loss_in_torch(
     options: LossOptions,
     gradient: bool,
 ) -> Tuple[Tensor, Optional[Tensor]]:
-    """The packed ``LossTerms`` of the tokens ``rows``, and their logit gradient."""
+    """The packed ``LossTerms`` of the tokens ``rows``, and ``gradient_scale`` times dL/dz."""
     function = compiled_loss_and_logit_gradient_ if options.compiled else loss_and_logit_gradient_
-    return function(widened(z), gold, [teacher[rows] for teacher in teachers], options, gradient)
+    chunks = [teacher[rows] for teacher in teachers]
+    packed, dz = function(widened(z), gold, chunks, options, gradient)
+    scale = gradient_scale(options, z.dtype)
+    return packed, dz if dz is None or scale == 1 else dz.mul_(scale)
 
 
 class _Gradients:
@@ -137,10 +139,10 @@ class _Gradients:
 
     On a GPU torch multiplies matrices in half precision and adds up in float32. Where it cannot,
     those in float16 are multiplied in float32, on a GPU in TF32, which has float16's precision and
-    float32's range; float16 could not hold small gradients.
+    float32's range.
 
     Args:
-        scale: by which the logit gradients are multiplied.
+        scale: by which the logit gradients are multiplied, so that float16 can hold small ones.
     """
 
     def __init__(

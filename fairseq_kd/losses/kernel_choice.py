@@ -86,7 +86,7 @@ def _fault(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def gradient_scale(options: LossOptions, dtype: torch.dtype) -> float:
-    """The power of two by which the kernel's logit gradients are multiplied: 1 but for float16.
+    """The power of two by which the logit gradients of a type are multiplied: 1 but for float16.
 
     float16 cannot hold small gradients. This is the largest power that keeps them all below 2^15,
     half of what float16 can hold; 2e-12 of the largest is then still above 0.
@@ -94,7 +94,8 @@ def gradient_scale(options: LossOptions, dtype: torch.dtype) -> float:
     if dtype != torch.float16:
         return 1.0
     at_most = 1.0 if options.divergence == "forward_kl" else LARGEST_LOG_RATIO
-    largest = options.alpha * options.temperature * at_most + options.beta
+    largest = options.alpha * max(options.temperature, 1.0) * at_most + options.beta
+    largest *= 2 if options.gated else 1
     return 2.0 ** math.floor(math.log2(2**15 / max(largest, 1e-30)))
 
 

@@ -48,13 +48,14 @@ def test_gradients_are_those_of_float64(temperature, divergence, stored, way):
         assert (ours.double().cpu() - exact).norm() < 1e-3 * exact.norm()
 
 
-def test_it_keeps_gradients_that_float16_cannot_hold():
+@pytest.mark.parametrize("way", WAYS)
+def test_it_keeps_gradients_that_float16_cannot_hold(way):
     """A probability of 1e-8 is 0 in float16; scaled by fairseq's loss scale it is not."""
     words, loss_scale = 64, 2.0**16
     hidden, weight = torch.ones(1, 8).half().cuda(), torch.zeros(words, 8).half().cuda()
     weight[0] = 18.0 / 8
     weight.requires_grad_()
-    options = LossOptions(0.0, 1.0, 0.0, 1.0)
+    options = LossOptions(0.0, 1.0, 0.0, 1.0, **WAYS[way])
     taught = [TeacherLogits(torch.zeros(1, words).cuda())]
     loss = chunked_loss(hidden, weight, None, torch.zeros(1).long().cuda(), taught, options).loss
     (grad,) = torch.autograd.grad(loss_scale * loss, weight)

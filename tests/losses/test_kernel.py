@@ -17,6 +17,7 @@ from fairseq_kd.losses import (
     TeacherLogits,
     TeacherStates,
     TopK,
+    chunked,
     chunked_loss,
     kernel_choice,
 )
@@ -167,6 +168,30 @@ def test_small_gradients_are_kept_in_float16():
     loss = chunked_loss(hidden, weight, None, torch.zeros(1).long(), taught, options).loss
     (gradient,) = torch.autograd.grad(2.0**16 * loss, weight)
     want = 2.0**16 * torch.tensor(-18.0).double().exp() / (1 + 63 * torch.tensor(-18.0).exp())
+    assert gradient[1, 0].item() == pytest.approx(want.item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("change", [{"fused": True}, {}, {"divergence": "tvd"}, {"gated": True}])
+def test_small_gradients_are_kept_where_torch_multiplies_in_float16(monkeypatch, change):
+    """As on a GPU, where products of float16 are added up in float32."""
+
+    def addmm(total, left, right, out_dtype, out):
+        assert left.dtype == right.dtype == torch.float16
+        return total.addmm_(left.float(), right.float())
+
+    monkeypatch.setattr(chunked, "adds_in_float32", lambda device, dtype: True)
+    monkeypatch.setattr(torch, "addmm", addmm)
+    hidden, weight = torch.ones(1, 8).half(), torch.zeros(64, 8).half()
+    weight[0] = 18.0 / 8
+    weight.requires_grad_()
+    options = replace(LossOptions(0.0, 0.5, 0.0, 1.0), **change)
+    sharp = torch.zeros(1, 64).half()
+    sharp[0, 0] = 30.0  # a gate of 1, which doubles beta
+    gold = torch.zeros(1).long()
+    loss = chunked_loss(hidden, weight, None, gold, [TeacherLogits(sharp)], options).loss
+    (gradient,) = torch.autograd.grad(2.0**16 * loss, weight)
+    beta = 1.0 if options.gated else 0.5
+    want = beta * 2.0**16 * torch.tensor(-18.0).double().exp()
     assert gradient[1, 0].item() == pytest.approx(want.item(), rel=1e-2)
 
 
