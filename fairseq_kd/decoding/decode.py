@@ -257,7 +257,10 @@ class ShardDecoder:
         """Whether the text of a batch has hypotheses of its sentences and of no others."""
         if number not in self.own:
             return True  # and is refused
-        *lines, end = text.decode(errors="replace").split("\n")  # tokens may hold other line ends
+        try:
+            *lines, end = text.decode().split("\n")  # tokens may hold other line ends
+        except UnicodeDecodeError:
+            return False
         matches = [LINE.fullmatch(line) for line in lines]
         if end or not all(matches):
             return False

@@ -21,7 +21,7 @@ from typing import Container, Iterable, Iterator, List, NamedTuple, Optional, Se
 
 import numpy as np
 
-from fairseq_kd.files.whole_files import written_whole
+from fairseq_kd.files.whole_files import check_no_link, written_whole
 from fairseq_kd.shard import MOST, Shard
 
 WHOLE = "hypotheses.txt"
@@ -246,7 +246,7 @@ def merge(folder: Path, decoding: str, sentences: int) -> None:
 
     Raises:
         FileNotFoundError: there are none, or one is missing.
-        ValueError: one is damaged, or a sentence is in none or in two of them.
+        ValueError: one is damaged or a link, or a sentence is in none or in two of them.
     """
     files, missing = shard_files(folder), missing_shards(folder)
     if not files:
@@ -257,6 +257,8 @@ def merge(folder: Path, decoding: str, sentences: int) -> None:
             f"{folder} lacks {len(missing)} of {missing[0].count} shards: {first}. Run translate "
             "with --shard for each of them."
         )
+    for path in (*files, folder / WHOLE):
+        check_no_link(path)
     for path in files:
         check_shard(path, decoding)
     with ExitStack() as stack:
@@ -272,8 +274,9 @@ def _numbered(lines: Iterable[bytes], path: Path) -> Iterator[Tuple[int, str, in
     for place, line in enumerate(lines):
         if not line.startswith(b"#"):
             try:
+                line.decode()
                 yield number_of(line), path.name, place, line
-            except ValueError as error:
+            except ValueError as error:  # of its number, or bytes that are not UTF-8
                 raise ValueError(
                     f"{path}, line {place + 1}, is not a hypothesis. {SHARD_AGAIN}"
                 ) from error

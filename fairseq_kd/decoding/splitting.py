@@ -1,15 +1,17 @@
 """The files with which the words of data were split, and tokens that a dictionary lacks."""
 
+import html
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional
 
 from fairseq.data import Dictionary
 
-from fairseq_kd.decoding.subset import Subset, check_splitting, splitting_of
-from fairseq_kd.decoding.tokenising import NONE, SENTENCEPIECE, SUBWORD_NMT, splitter
+from fairseq_kd.decoding.subset import Subset, check_splitting, splitting_of, words_of
+from fairseq_kd.decoding.tokenising import MOSES, NONE, SENTENCEPIECE, SUBWORD_NMT, splitter
 from fairseq_kd.files.names import why_no_file
 
 MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # shares of tokens, with and without splitting
+COMPARED_SENTENCES, MOST_CHANGED = 100, 0.5  # of a data set, and their largest share
 OWN_SPLITTING = "Give the --tokenizer, --bpe and --codes of the data."
 
 
@@ -75,7 +77,32 @@ def checked_codes(
     check_splitting(data, bpe, "--bpe")
     codes = find_codes(bpe, codes, data.folder)
     splitter(tokenizer, bpe, codes, language)  # reads the file
+    if tokenizer == MOSES:
+        _check_tokenised(data, bpe, language)
     return codes
+
+
+def _check_tokenised(data: Subset, bpe: str, language: str) -> None:
+    """Refuses data that Moses did not tokenise: it leaves text that it has tokenised as it is.
+
+    Raises:
+        ValueError: it would change most of the sentences.
+    """
+    is_source = language == data.pair[0]
+    dictionary = data.source_dictionary if is_source else data.target_dictionary
+    sentences = data.source if is_source or data.target is None else data.target
+    step = max(1, len(sentences) // COMPARED_SENTENCES)
+    compared = [dictionary.string(sentences[i]) for i in range(0, len(sentences), step)]
+    known = [tokens for tokens in compared if dictionary.unk_word not in tokens.split()]
+    texts = [html.unescape(words_of(tokens, bpe)) for tokens in known]
+    tokenise = splitter(MOSES, NONE, None, language)
+    changed = [text for text in texts if html.unescape(tokenise(text)) != text]
+    if len(changed) > MOST_CHANGED * len(texts):
+        raise ValueError(
+            f"--tokenizer moses would make {html.unescape(tokenise(changed[0]))!r:.70} of "
+            f"{changed[0]!r:.70}, as {data.folder} has it. Give --tokenizer none, and text that is "
+            "tokenised as the data were, if they were."
+        )
 
 
 class UnknownTokens:

@@ -68,7 +68,7 @@ def scores_of(path: Path) -> Iterator[float]:
     """
     for number, line in enumerate(lines_of(str(path)), 1):
         try:
-            score = float(line)
+            score = math.nan if "_" in line else float(line)  # Python reads 1_0 as 10
         except ValueError:
             score = math.nan
         if not math.isfinite(score):

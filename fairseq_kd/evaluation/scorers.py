@@ -115,7 +115,7 @@ def sentence_scores(
 
 def _number(line: str, number: int, called: str) -> float:
     try:
-        score = float(line)
+        score = math.nan if "_" in line else float(line)  # Python reads 1_0 as 10
     except ValueError:
         score = math.nan
     if not abs(score) <= LARGEST:  # NaN neither

@@ -165,6 +165,27 @@ def test_a_number_that_no_sentence_has_is_not_a_hypothesis(folder):
     refused(folder, f"{first(folder)}, line 14, is not a hypothesis.")
 
 
+def test_a_shard_that_is_no_text_is_named_with_its_line(folder):
+    lines = first(folder).read_bytes().splitlines(keepends=True)[:-1]
+    lines[2] = lines[2].rstrip(b"\n") + b"\xff\n"
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    end = f"# shard 1/3 of decoding {DECODING}: 7 sentences, sha256 {digest}\n"
+    first(folder).write_bytes(b"".join(lines) + end.encode())
+    refused(folder, f"{first(folder)}, line 3, is not a hypothesis.")
+
+
+@pytest.mark.parametrize("name", [WHOLE, "hypotheses-1-of-3.txt"])
+def test_a_link_is_neither_merged_nor_replaced(folder, tmp_path, name):
+    elsewhere, path = tmp_path / "elsewhere", folder / name
+    if path.exists():
+        path.rename(elsewhere)
+    else:
+        elsewhere.write_text("kept\n")
+    path.symlink_to(elsewhere)
+    refused(folder, f"{path} is a symbolic link.")
+    assert path.is_symlink()
+
+
 def test_nothing_to_merge_is_reported(tmp_path):
     refused(tmp_path, "holds no finished shard. Run translate --shard first.", FileNotFoundError)
 

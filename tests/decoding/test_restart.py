@@ -162,3 +162,10 @@ def test_a_batch_of_a_journal_must_have_its_sentences(text, holds):
     decoder = ShardDecoder.__new__(ShardDecoder)
     decoder.own, decoder.batches = range(1), [np.array([5, 3])]
     assert decoder._holds(0, text.encode()) == holds
+
+
+def test_a_batch_of_a_journal_that_is_no_text_is_decoded_again():
+    decoder = ShardDecoder.__new__(ShardDecoder)
+    decoder.own, decoder.batches = range(1), [np.array([3])]
+    assert decoder._holds(0, b"H-3\t-0.5\ta b\n")
+    assert not decoder._holds(0, b"H-3\t-0.5\ta \xff\n")

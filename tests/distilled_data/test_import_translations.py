@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from harness import run
 from translations import binarised, hypotheses
 
 from fairseq_kd import cli
@@ -366,6 +367,25 @@ def test_flags_that_do_not_fit_are_refused(imported, text, tmp_path, capsys, wro
     assert imported(text["en"], *flags) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_the_data_did_not_have_is_refused(text, data, tmp_path, capsys):
+    """Moses makes other words of text that it has not tokenised."""
+    plain = tmp_path / "plain"
+    for name, lines in text.items():
+        (tmp_path / f"train.{name}").write_text("".join(f"{line}\n" for line in lines))
+    run("fairseq-preprocess", "--source-lang", "es", "--target-lang", "en", "--joined-dictionary",
+        "--trainpref", tmp_path / "train", "--destdir", plain)  # fmt: skip
+    hypotheses = str(tmp_path / "train.en")
+    command = ["import-translations", "--data", str(plain), "--hypotheses", hypotheses]
+    command += ["--out", str(tmp_path / "out"), "--bpe", "none"]
+    assert cli.main([*command, "--tokenizer", "moses"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(
+        r"--tokenizer moses would make '.* [,.].*' of '.*[,.].*', as \S+plain has", message
+    )
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*command, "--tokenizer", "none"]) == 0
 
 
 def test_a_few_other_sources_are_reported(imported, text, capsys):

@@ -46,6 +46,7 @@ def test_scores_of_another_program_select_and_filter(distill, decoded, tmp_path)
         (lambda lines: lines[:-1], "scores.txt has fewer lines than "),
         (lambda lines: [*lines, "1"], "scores.txt has more lines than "),
         (lambda lines: ["x", *lines[1:]], "scores.txt, line 1 is not a number: 'x'."),
+        (lambda lines: ["1_0", *lines[1:]], "scores.txt, line 1 is not a number: '1_0'."),
         (lambda lines: ["nan", *lines[1:]], "scores.txt, line 1 is not a number: 'nan'."),
     ],
 )
