@@ -52,6 +52,7 @@ LEGAL = {  # of numbers and their like, by command and flag
     ("distill-data", "--min-similarity"): {"-inf", "0", "1e-40"},
     ("distill-data", "--max-duplicates"): {"inf", "0"},
 }
+FOLDERS = ("store", "translate", "distill-data", "evaluate", "export", "inherit")  # with --data
 FOR_OTHERS = ("model_flags", "snakemake_flags", "command")  # words after --, which others read
 SUBCOMMANDS = cli.parser()._subparsers._group_actions[0].choices
 FLAGS = [
@@ -93,7 +94,7 @@ def test_a_command_refuses_bad_values_in_one_sentence_that_names_the_flag(flag, 
         assert re.search(rf"error: argument {re.escape(name)}: {must}", message), (value, message)
 
 
-@pytest.mark.parametrize("command", ["store", "translate", "distill-data", "evaluate", "export"])
+@pytest.mark.parametrize("command", FOLDERS)
 def test_data_that_fairseq_takes_for_several_folders_are_refused(command, capsys):
     with pytest.raises(SystemExit):
         SUBCOMMANDS[command].parse_known_args(["--data", "a:b"])

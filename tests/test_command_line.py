@@ -26,6 +26,7 @@ LINES = [  # with every kind of flag
     "plan --teacher t.pt --ladder 1,0.5 --strategy depth --chart a.svg",
     "plan --arch transformer --vocab-size 100,200 --target 0.25 -- --share-all-embeddings",
     "inherit --teacher t.pt --arch a --out s.pt --encoder-layers 0,2 -- --encoder-layers 2",
+    "inherit --teacher t.pt --arch a --out s.pt --importance data --data b --sentences 9",
     "store --teacher t.pt --data bin --out store --topk 8 --shard 2/3 --user-dir plugin",
     "store-merge --out store --subset valid",
     "binarise-text --text t.es --data bin --out o --tokenizer none --codes codes",

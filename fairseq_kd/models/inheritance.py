@@ -1,23 +1,21 @@
 """Initialises a student from a teacher's weights: chosen layers, heads and feed-forward units.
 
 A narrower student keeps whole attention heads and feed-forward units, the most important ones, and
-the same dimensions of the hidden states everywhere. Importance is read off the weights alone:
-
-    head                    |W_V| * |W_O|
-    dimension of a head     |W_Q row| * |W_K row|, |W_V row| * |W_O column|
-    feed-forward unit       |fc1 row| * |fc2 column|
+the same dimensions of the hidden states everywhere. ``importance`` has the measures.
 
 The kept dimensions are evenly spread over the teacher's, because fairseq's position embedding goes
 from fast to slow over them: so the student's positions, which are not weights, fit what it
 inherits. Embeddings are scaled so that what enters the first layer keeps its size.
 """
 
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
+from fairseq_kd.models.capture import Point
+from fairseq_kd.models.importance import Importance, importance_by_weights, most_important
 from fairseq_kd.models.layer_map import spread
 from fairseq_kd.models.projection import refuse_adaptive_softmax
 from fairseq_kd.models.structure import (
@@ -31,15 +29,19 @@ from fairseq_kd.models.structure import (
 
 @torch.no_grad()
 def inherit(
-    student: Structure, teacher: Structure, layers: Dict[str, Optional[Sequence[int]]]
+    student: Structure,
+    teacher: Structure,
+    layers: Dict[str, Optional[Sequence[int]]],
+    importance: Optional[Importance] = None,
 ) -> List[str]:
     """Copies a teacher's weights into a student.
 
     Args:
         student: built, with any weights; all of them are overwritten.
         teacher: the teacher, at least as wide.
-        layers: for each side the teacher layer that each student layer starts from; None to spread
-            them evenly, with the first and the last.
+        layers: for each side the teacher layer that each student layer starts from; None for those
+            that were measured as most important, or evenly spread ones with the first and the last.
+        importance: of the teacher's parts; None: by their weights.
 
     Returns:
         What was copied from where, a line for each part.
@@ -48,8 +50,13 @@ def inherit(
         ValueError: this student cannot start from this teacher.
     """
     refuse_adaptive_softmax(student.model)
-    chosen = {side: _choose_layers(student, teacher, side, layers[side]) for side in SIDES}
+    ranked = {} if importance is None else importance.layers
+    chosen = {
+        side: _choose_layers(student, teacher, side, layers[side], ranked.get(side))
+        for side in SIDES
+    }
     _refuse_other_form(student, teacher)
+    importance = importance or importance_by_weights(teacher)
     for parameter in student.model.parameters():
         parameter.fill_(float("nan"))  # which no weight of a teacher is
     dims = {side: kept_dimensions(student.width(side), teacher.width(side)) for side in SIDES}
@@ -59,7 +66,8 @@ def inherit(
             kept = _copy_layer(
                 student.layers(side)[index],
                 teacher.layers(side)[source],
-                f"layer {source} of the teacher's {side}",
+                (side, source),
+                importance,
                 dims[side],
                 dims["encoder"],
             )
@@ -89,27 +97,16 @@ def kept_dimensions(n_student: int, n_teacher: int) -> Tensor:
     return torch.cat([half, half + n_teacher // 2])
 
 
-def head_importance(block: MultiheadAttention) -> Tensor:
-    """``|W_V| * |W_O|`` of every head, (H,), with Frobenius norms."""
-    values = block.v_proj.weight.unflatten(0, (block.num_heads, -1)).flatten(1)
-    outputs = block.out_proj.weight.T.unflatten(0, (block.num_heads, -1)).flatten(1)
-    return values.norm(dim=1) * outputs.norm(dim=1)
-
-
-def unit_importance(layer: nn.Module) -> Tensor:
-    """``|fc1 row| * |fc2 column|`` of every feed-forward unit, (F,)."""
-    return layer.fc1.weight.norm(dim=1) * layer.fc2.weight.norm(dim=0)
-
-
-def most_important(importance: Tensor, n_kept: int) -> Tensor:
-    """The indices of the ``n_kept`` largest, in ascending order."""
-    return importance.topk(n_kept).indices.sort().values
-
-
 def _choose_layers(
-    student: Structure, teacher: Structure, side: str, given: Optional[Sequence[int]]
+    student: Structure,
+    teacher: Structure,
+    side: str,
+    given: Optional[Sequence[int]],
+    ranked: Optional[Tensor],
 ) -> List[int]:
     n_student, n_teacher = (len(each.layers(side)) for each in (student, teacher))
+    if given is None and ranked is not None:
+        return most_important(ranked, n_student).tolist()
     if given is None:
         return spread(n_student, n_teacher)
     if len(given) != n_student:
@@ -225,60 +222,84 @@ def _copy_embeddings(student: Structure, teacher: Structure, dims: Dict[str, Ten
 
 
 def _copy_layer(
-    ours: nn.Module, theirs: nn.Module, where: str, stream: Tensor, memory: Tensor
+    ours: nn.Module,
+    theirs: nn.Module,
+    source: Point,
+    importance: Importance,
+    stream: Tensor,
+    memory: Tensor,
 ) -> str:
     """Copies a layer, and returns a description of the copied parts.
 
     Args:
         ours: the student's layer.
         theirs: the teacher's.
-        where: how errors name the teacher's.
+        source: the side and the index of the teacher's.
+        importance: of the teacher's parts.
         stream: dimensions that are kept of the layer's own hidden states.
         memory: dimensions that are kept of the encoder's output.
     """
+    side, index = source
+    where = f"layer {index} of the teacher's {side}"
     units = len(ours.fc1.weight)
     if units > len(theirs.fc1.weight):
         raise ValueError(
             f"The student has {units} feed-forward units, but {where} has {len(theirs.fc1.weight)}."
             " Choose a student with at most as many."
         )
-    kept = most_important(unit_importance(theirs), units)
+    kept = most_important(importance.units[source], units)
     _copy_linear(ours.fc1, theirs.fc1, kept, stream)
     _copy_linear(ours.fc2, theirs.fc2, stream, kept)
     for name in ("self_attn_layer_norm", "final_layer_norm", "encoder_attn_layer_norm"):
         if getattr(ours, name, None) is not None:
             _copy_norm(getattr(ours, name), getattr(theirs, name), stream)
-    heads = [_copy_attention(ours.self_attn, theirs.self_attn, where, stream, stream)]
-    if getattr(ours, "encoder_attn", None) is not None:
-        block = theirs.encoder_attn
-        heads.append(_copy_attention(ours.encoder_attn, block, where, stream, memory))
+    heads = []
+    for kind, (owner, name) in ATTENTION.items():
+        if owner != side or getattr(ours, name, None) is None:
+            continue
+        blocks = getattr(ours, name), getattr(theirs, name)
+        _refuse_larger_heads(*blocks, where)
+        rows, described = _kept_heads(*blocks, (kind, index), importance)
+        _copy_attention(*blocks, *rows, stream, memory if kind == "cross" else stream)
+        heads.append(described)
     return f"{', '.join(heads)}, {_of(units, len(theirs.fc1.weight))} units"
 
 
-def _copy_attention(
-    ours: MultiheadAttention, theirs: MultiheadAttention, where: str, stream: Tensor, memory: Tensor
-) -> str:
-    n_heads, size = ours.num_heads, ours.head_dim
-    if n_heads > theirs.num_heads or size > theirs.head_dim:
+def _refuse_larger_heads(ours: MultiheadAttention, theirs: MultiheadAttention, where: str) -> None:
+    if ours.num_heads > theirs.num_heads or ours.head_dim > theirs.head_dim:
         raise ValueError(
-            f"The student has {n_heads} heads of {size} dimensions, but {where} has "
-            f"{theirs.num_heads} of {theirs.head_dim}. Choose a student with at most as many, and "
-            "at most as large."
+            f"The student has {ours.num_heads} heads of {ours.head_dim} dimensions, but {where} "
+            f"has {theirs.num_heads} of {theirs.head_dim}. Choose a student with at most as many, "
+            "and at most as large."
         )
-    heads = most_important(head_importance(theirs), n_heads)
-    queries, keys, values = (
-        getattr(theirs, f"{name}_proj").weight.norm(dim=1) for name in ("q", "k", "v")
-    )
-    scores = _kept_rows(heads, size, theirs.head_dim, queries * keys)
-    content = _kept_rows(heads, size, theirs.head_dim, values * theirs.out_proj.weight.norm(dim=0))
+
+
+def _kept_heads(
+    ours: MultiheadAttention, theirs: MultiheadAttention, point: Point, importance: Importance
+) -> Tuple[Tuple[Tensor, Tensor], str]:
+    """The rows of W_Q and W_K, and those of W_V, that are kept; and a description of the heads."""
+    size, full = ours.head_dim, theirs.head_dim
+    heads = most_important(importance.heads[point], ours.num_heads)
+    scores = _kept_rows(heads, size, full, importance.scores[point])
+    content = _kept_rows(heads, size, full, importance.content[point])
+    named = "all heads"
+    if ours.num_heads < theirs.num_heads:
+        named = f"heads {','.join(map(str, heads.tolist()))}"
+    return (scores, content), named if size == full else f"{named} ({_of(size, full)} each)"
+
+
+def _copy_attention(
+    ours: MultiheadAttention,
+    theirs: MultiheadAttention,
+    scores: Tensor,
+    content: Tensor,
+    stream: Tensor,
+    memory: Tensor,
+) -> None:
     _copy_linear(ours.q_proj, theirs.q_proj, scores, stream)
     _copy_linear(ours.k_proj, theirs.k_proj, scores, memory)
     _copy_linear(ours.v_proj, theirs.v_proj, content, memory)
     _copy_linear(ours.out_proj, theirs.out_proj, stream, content)
-    named = "all heads"
-    if n_heads < theirs.num_heads:
-        named = f"heads {','.join(map(str, heads.tolist()))}"
-    return named if size == theirs.head_dim else f"{named} ({_of(size, theirs.head_dim)} each)"
 
 
 def _kept_rows(heads: Tensor, size: int, full: int, importance: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ class Layout:
                 reads += [path for each in teachers for path in each.reads()]
         sizes = {**self.run.train, **settings["train"]}
         own = {flag: sizes[flag] for flag in (*SIZES, *POSITIONS) if flag in sizes}
-        start = self._start(starts_as or name, size, own, settings["start"], teachers[0])
+        start = self._start(starts_as or name, size, own, settings, teachers[0])
         if start is not None:
             flags["finetune-from-model"] = start.checkpoint
             after, reads = after + start.after, reads + start.reads()
@@ -243,11 +243,9 @@ class Layout:
             with self.run.section("distilled.import-translations"):
                 steps = [import_step(corpus, section["import-translations"], out)]
         else:
-            teachers, shards = (
-                [self.models[name] for name in self.teachers],
-                section.get("shards", 1),
-            )
-            options = (section.get("translate", {}), shards, out, self.own_user_dir)
+            teachers = [self.models[name] for name in self.teachers]
+            given, shards = section.get("translate", {}), section.get("shards", 1)
+            options = (given, shards, out, self.own_user_dir)
             with self.run.section("distilled.translate"):
                 steps = translation_steps(teachers, corpus, *options)
         with self.run.section("distilled.distill-data"):
@@ -266,7 +264,7 @@ class Layout:
         return Corpus(self._path(MONOLINGUAL), self.corpus.pair, step)
 
     def _start(
-        self, name: str, size: Flags, own: Flags, start: str, teacher: Model
+        self, name: str, size: Flags, own: Flags, settings: Mapping[str, Any], teacher: Model
     ) -> Optional[Model]:
         """The model whose weights a training starts from; None for random weights.
 
@@ -274,9 +272,10 @@ class Layout:
             name: the name of the training.
             size: the flags of the stage's size.
             own: flags of the size among those of the training.
-            start: ``start`` of the stage.
+            settings: the settings of the stage: ``start``, ``importance``.
             teacher: the model to inherit from.
         """
+        start = settings["start"]
         if start == COLD:
             return None
         if start != INHERIT:
@@ -291,9 +290,12 @@ class Layout:
         flags = {"user-dir": self.own_user_dir, "teacher": teacher.checkpoint}
         flags |= {**teacher.language_flags(), "arch": size["arch"], "out": out}
         flags["model_flags"] = [*as_arguments(others), *as_arguments(own)]
-        command = InheritOptions.of(flags)
         step = f"{name}-start"
         after, reads = teacher.after, teacher.reads()
+        if settings["importance"] == "data":
+            flags |= {"importance": "data", "data": self.corpus.folder}
+            after, reads = [*after, *self.corpus.after], [*reads, *self.corpus.reads(("train",))]
+        command = InheritOptions.of(flags)
         self._add(LaidOutStep(step, "inherit", command, after, reads, [out], self._path(step)))
         return Model(step, out, step, 0, teacher)
 

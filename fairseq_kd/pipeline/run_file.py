@@ -25,7 +25,10 @@ from fairseq_kd.parallel_text import lines_of
 SCHEMA = Path(__file__).with_name("run.schema.yaml")
 COLD, INHERIT = "cold", "inherit"
 MOST_VALUES = 100_000
-STAGE_DEFAULTS = {"criterion": "word_kd", "soft-targets": "live", "start": COLD, "data": "gold"}
+STAGE_DEFAULTS = {
+    **{"criterion": "word_kd", "soft-targets": "live", "start": COLD, "data": "gold"},
+    "importance": "weights",
+}
 VALIDATOR = jsonschema.validators.extend(  # 2.0 is not an integer, nan not a number
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(

@@ -2,7 +2,7 @@
 
 from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 
-from fairseq_kd.pipeline.run_file import COLD, STAGE_DEFAULTS, RunFile, Stage
+from fairseq_kd.pipeline.run_file import COLD, INHERIT, STAGE_DEFAULTS, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import PLAIN, SIZES, TEACHERLESS
 
 DISTILLING = ("alpha", "beta", "temperature", "soft-targets", "learns-from")
@@ -64,6 +64,7 @@ def check_effects(run: RunFile, stages: Sequence[Stage], teachers: Sequence[str]
     settings = {stage.name: run.settings_of(stage) for stage in stages}
     _check_scorer(run)
     _check_sizes(run, stages)
+    _check_importance(run, stages, settings)
     _check_distillation(run, stages, settings)
     _check_sections(run, stages, settings)
     _check_distilled(run, stages, settings)
@@ -113,6 +114,20 @@ def _check_sizes(run: RunFile, stages: Sequence[Stage]) -> None:
                     f"ratio of {stage.ratio} sets the size. Leave it out, or give the stage an "
                     "arch instead."
                 )
+
+
+def _check_importance(
+    run: RunFile, stages: Sequence[Stage], settings: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuses a way of choosing what is inherited where nothing is."""
+    inheriting = {name for name, each in settings.items() if each["start"] == INHERIT}
+    given = [(stage.name, stage.settings, stage.name in inheriting) for stage in stages]
+    for where, keys, has_effect in (("each", run.each, bool(inheriting)), *given):
+        if keys.get("importance") == "data" and not has_effect:
+            raise ValueError(
+                f"{run.path}: {where} has importance: data, which has no effect without start: "
+                "inherit. Add that, or leave it out."
+            )
 
 
 def _check_distillation(

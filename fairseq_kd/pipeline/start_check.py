@@ -2,11 +2,12 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Mapping, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.flag_types import flag_name
 from fairseq_kd.pipeline.step_commands import SIZES as SIZE_FLAGS
 from fairseq_kd.pipeline.workflow import LaidOutStep
+from fairseq_kd.sizing.options import InheritOptions
 
 START = "finetune_from_model"
 SIDES = ("encoder", "decoder")
@@ -38,10 +39,13 @@ def check_starts(
     from fairseq_kd.models.transformer_options import is_transformer
 
     inheriting = {step.makes[0]: step for step in steps if step.kind == "inherit"}
+    trained = {step.makes[0]: step.name for step in steps if step.name in trainings}
     for name, training in trainings.items():
         start = training.get(START)
         if start in inheriting:
-            begun = _inherited(path, name, inheriting[start], trainings)
+            options = inheriting[start].command
+            of_teacher = trained.get(options.teacher)
+            begun = _inherited(path, name, options, of_teacher, trainings)
             _refuse_another_model(path, name, training, begun, "its start has")
         elif start and Path(start).exists() and is_transformer(training["arch"]):
             check_start(start, f"{path}: the checkpoint {start}")
@@ -49,18 +53,29 @@ def check_starts(
 
 
 def _inherited(
-    path: Path, name: str, step: LaidOutStep, trainings: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    name: str,
+    options: InheritOptions,
+    trained: Optional[str],
+    trainings: Mapping[str, Mapping[str, Any]],
 ) -> Namespace:
     """The options of the model that ``inherit`` will write.
 
+    Args:
+        path: of the run file.
+        name: the training that starts from the model.
+        options: of ``inherit``.
+        trained: the step that trains the model to inherit from; None if it exists.
+        trainings: the parsed fairseq-train flags of each training, by step.
+
     Raises:
-        ValueError: it is larger than the model it inherits from, or has another structure.
+        ValueError: it is larger than the model it inherits from, or has another structure; or a
+            setting has no effect.
     """
     from fairseq_kd.models.transformer_options import is_transformer, model_args
 
-    options = step.command
-    if step.after:
-        called, teacher = step.after[0], Namespace(**trainings[step.after[0]])
+    if trained is not None:
+        called, teacher = trained, Namespace(**trainings[trained])
     else:
         called, teacher = options.teacher, _of_checkpoint(path, options.teacher)
     if not is_transformer(teacher.arch):
@@ -83,6 +98,12 @@ def _inherited(
                 f"{_on_or_off(ours)}, and that of {called} is {_on_or_off(theirs)}. Set start: "
                 "cold, or choose an arch of the same structure."
             )
+    same = all(_value(begun, key) == _value(teacher, key) for key in SIZES)
+    if same and options.importance == "data":
+        raise ValueError(
+            f"{path}: {name} has importance: data, which has no effect on a student of the size of "
+            f"{called}. Leave it out."
+        )
     return begun
 
 

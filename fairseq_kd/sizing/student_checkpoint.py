@@ -15,9 +15,15 @@ from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
 from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
+from fairseq_kd.models.importance import Importance
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import Structure
 from fairseq_kd.models.transformer_options import check_heads, model_args
+from fairseq_kd.sizing.importance_data import (
+    ImportanceData,
+    ImportanceMeasurement,
+    undecided_sides,
+)
 from fairseq_kd.teachers.loading import ANY, load_teacher, read_translation_model
 from fairseq_kd.teachers.multilingual import Languages, TeacherTask
 
@@ -29,6 +35,7 @@ def write_student(
     layers: Dict[str, Optional[List[int]]],
     model_flags: List[str],
     languages: Languages = ANY,
+    data: Optional[ImportanceData] = None,
 ) -> str:
     """Writes a student checkpoint that starts from a teacher's weights.
 
@@ -36,30 +43,38 @@ def write_student(
         teacher: the teacher's checkpoint.
         arch: the student's architecture.
         out: the file to write; it appears whole or not at all.
-        layers: the teacher layers for each side, or None to spread them.
+        layers: the teacher layers for each side, or None to choose them.
         model_flags: flags of fairseq-train for the student's model.
         languages: the student's pair, of a multilingual teacher.
+        data: the sentences on which importance is measured; None: by weights.
 
     Returns:
         What was copied from where, and the flags that train the student.
 
     Raises:
-        FileNotFoundError: the teacher or its dictionaries are missing.
-        ValueError: this student cannot start from this teacher, or the file exists.
+        FileNotFoundError: the teacher, its dictionaries or the data are missing.
+        ValueError: this student cannot start from this teacher, the data do not fit it, or the file
+            exists.
     """
-    check_apart(out, {"--teacher": teacher})
+    check_apart(out, {"--teacher": teacher, **({"--data": data.folder} if data else {})})
     if os.path.isfile(teacher):
         made_of = {"teacher": sha256_of([Path(teacher)]), "arch": arch}
         made_of |= {"layers": layers, "model_flags": model_flags}
         made_of |= {"languages": list(languages.teacher)} if languages.teacher else {}
+        made_of |= {"importance": data.identity()} if data else {}
         if is_made_of(out, made_of):
             return f"{out} already exists"
+    name = f"--teacher {teacher}"
     model, task = load_teacher(teacher, "--teacher", languages)
-    source = Structure(model, f"--teacher {teacher}")
     args, form = model_args(arch, model.args, model_flags)
     flags = as_arguments({"arch": arch, **form})
     student = _built(args, task, arch)
-    lines = inherit(Structure(student, f"--arch {arch}"), source, layers)
+    ours, theirs = Structure(student, f"--arch {arch}"), Structure(model, name)
+    lines = inherit(ours, theirs, layers)
+    if data is not None:  # what cannot be inherited was refused before the sentences are read
+        sides = undecided_sides(ours, theirs, layers)
+        importance = ImportanceMeasurement(name, model, task, data).measure(sides)
+        lines = [*_measured(importance), *inherit(ours, theirs, layers, importance)]
     _save(out, student, args, teacher, task, made_of)
     sizes = [sum(each.numel() for each in whole.parameters()) for whole in (student, model)]
     return "\n".join(
@@ -69,6 +84,15 @@ def write_student(
             f"  {shlex.join([*flags, *model_flags, '--finetune-from-model', str(out)])}",
         ]
     )
+
+
+def _measured(importance: Importance) -> List[str]:
+    """What leaving out layers costs."""
+    return [
+        f"{side} layers left out one at a time: nll_loss "
+        f"{', '.join(f'{loss:.3f}' for loss in losses.tolist())} (teacher: {importance.loss:.3f})"
+        for side, losses in importance.layers.items()
+    ]
 
 
 def _built(args: Namespace, task: Any, arch: str) -> Any:

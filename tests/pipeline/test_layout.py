@@ -203,6 +203,23 @@ def test_a_start_of_another_form_is_refused(workflow_of, flags, message):
         workflow_of(f"ladder: [{above}, {{arch: {SMALL}, start: inherit}}]")
 
 
+def test_a_start_by_importance_on_data_reads_the_training_set(workflow_of, data, prepared):
+    stages = f"ladder: [{{arch: {SMALL}, start: inherit, importance: data}}]\n"
+    step = workflow_of(f"teacher: {{arch: transformer_kd_small_teacher}}\n{stages}").step(
+        "student-start"
+    )
+    words = step.commands[0]
+    assert words[words.index("--importance") :][:4] == ["--importance", "data", "--data", data]
+    assert step.after == ["teacher"]
+    sets = {path.rpartition("/")[2].partition(".")[0] for path in step.reads}
+    assert sets == {"train", "dict"}
+    text = f"data: {{text: {prepared / 'text'}, source: es, target: en, merges: 300}}\n"
+    waits = workflow_of(f"{text}teacher: {{arch: transformer_kd_small_teacher}}\n{stages}")
+    assert waits.step("student-start").after == ["teacher", "data"]
+    with pytest.raises(ValueError, match="student has importance: data, which has no effect on a "):
+        workflow_of(f"teacher: {{arch: {SMALL}}}\n{stages}")
+
+
 # ---- what is compared
 
 

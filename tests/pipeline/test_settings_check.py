@@ -111,6 +111,14 @@ WITHOUT_EFFECT = {
         "ladder: [0.5]\ncontrols: [undistilled, total]",
         "the control total would be the same as undistilled",
     ),
+    "importance for a cold student": (
+        "ladder: [{ratio: 0.5, importance: data}]",
+        r"student has importance: data, which has no effect without start: inherit\. Add that, or",
+    ),
+    "importance for cold students": (
+        "ladder: [0.5]\neach: {importance: data}",
+        r"each has importance: data, which has no effect without start: inherit\. Add that, or l",
+    ),
     "a folder": (
         "ladder: [0.5]\ntrain: {save-dir: here}",
         "train has save-dir, which the key run s",
