@@ -17,7 +17,8 @@ activation function:
 
 std(k) and not rms(k), because what all keys have in common shifts all scores of a query alike.
 
-Source: Muralidharan et al. 2024, arXiv:2407.14679, section 2.2, without W_O, W_Q, W_K and fc2.
+Source: Muralidharan et al. 2024, arXiv:2407.14679, section 2.2. There heads are ranked by |z| and
+units without fc2; layers by perplexity, as here, or by the cosine of input and output.
 """
 
 import math

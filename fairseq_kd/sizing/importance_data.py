@@ -76,10 +76,16 @@ class ImportanceMeasurement:
 
     Raises:
         FileNotFoundError: the data have no such set.
-        ValueError: the data do not fit the teacher, or are damaged.
+        ValueError: the data do not fit the teacher, or are damaged; or its attention has no such
+            measures.
     """
 
     def __init__(self, name: str, model: Any, task: FairseqTask, data: ImportanceData):
+        if any(getattr(each, "cross_self_attention", False) for each in model.decoder.layers):
+            raise ValueError(
+                f"{name} attends to source and target at once (--cross-self-attention), which "
+                "--importance data cannot measure. Leave it out."
+            )
         self.data, self.task = data, task_on(task, str(data.folder))
         check_same_vocabulary(name, task, self.task)
         sides = (self.task.source_dictionary, self.task.target_dictionary)
@@ -103,13 +109,9 @@ class ImportanceMeasurement:
         name = f"importance on {self.data.subset}"
         model.to(self.device)
         with ProgressLine(name, len(numbers), "sentences") as progress:
-            found = importance_on_data(
-                Structure(model, self.name),
-                self._batches(numbers),
-                len(self.task.target_dictionary),
-                sides,
-                progress.add,
-            )
+            batches, vocab_size = self._batches(numbers), len(self.task.target_dictionary)
+            structure = Structure(model, self.name)
+            found = importance_on_data(structure, batches, vocab_size, sides, progress.add)
         model.cpu()
         return found
 

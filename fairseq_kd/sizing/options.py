@@ -25,7 +25,7 @@ from fairseq_kd.flag_types import (
     split_name,
 )
 
-SUBSET, SENTENCES, MAX_TOKENS = "train", 2000, 4000
+SUBSET, SENTENCES, MAX_TOKENS = "train", 1000, 4000
 MEASURING = Group("sentences of --importance data")
 
 

@@ -110,6 +110,19 @@ def test_sentences_that_the_teacher_cannot_read_are_left_out(teacher, odd_data):
         found.measure([])
 
 
+def test_attention_to_source_and_target_at_once_is_refused(teacher, data):
+    model, task = load_teacher(teacher, "--teacher")
+    model.decoder.layers[0].cross_self_attention = True
+    message = (
+        "--teacher t.pt attends to source and target at once (--cross-self-attention), which "
+        "--importance data cannot measure. Leave it out."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ImportanceMeasurement(
+            "--teacher t.pt", model, task, ImportanceData(Path(data), "valid", 9, 400)
+        )
+
+
 REFUSALS = {  # flags, and the message
     "no effect": (
         ["--importance", "data", "--data", "{data}"],

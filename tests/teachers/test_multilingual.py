@@ -209,6 +209,29 @@ def test_a_student_starts_from_its_layers_as_a_plain_model(multilingual, data, t
 
 
 @pytest.mark.parametrize("kind", TASKS)
+def test_importance_is_measured_with_its_own_tokens(multilingual, data, tmp_path, setup, kind):
+    out = tmp_path / "start.pt"
+    words = ["--teacher", multilingual(kind), "--arch", "transformer", "--out", str(out)]
+    words += ["--teacher-source-lang", "es", "--teacher-target-lang", "en"]
+    words += ["--importance", "data", "--data", data, "--subset", "valid", "--"]
+    for side in ("encoder", "decoder"):
+        words += [f"--{side}-layers", "1", f"--{side}-embed-dim", "16"]
+        words += [f"--{side}-ffn-embed-dim", "8", f"--{side}-attention-heads", "2"]
+    assert cli.main(["inherit", *words]) == 0
+    model, task = load_teacher(multilingual(kind), "--teacher", SPANISH)
+    teacher, layer, seen = LiveTeacher(model, "float32", task), model.decoder.layers[0], []
+    layer.fc2.register_forward_pre_hook(lambda fc2, inputs: seen.append(inputs[0][:, 0]))
+    sentences = setup("--criterion", "label_smoothed_cross_entropy")
+    for i in range(len(sentences.dataset)):
+        sample = sentences.batch(i)
+        teacher.soft_targets(sample, RealTokens.of_mask(torch.ones_like(sample["target"]).bool()))
+    activity = torch.cat(seen).abs().double().mean(0) * layer.fc2.weight.norm(dim=0)
+    kept = activity.topk(8).indices.sort().values
+    state = read_checkpoint(out)
+    assert torch.equal(state["model"]["decoder.layers.0.fc1.weight"], layer.fc1.weight[kept])
+
+
+@pytest.mark.parametrize("kind", TASKS)
 def test_plan_reads_its_structure(multilingual, kind):
     size = TeacherStructure.of_checkpoint(multilingual(kind)).size
     assert (size.encoder_layers, size.decoder_layers) == (1, 1)
