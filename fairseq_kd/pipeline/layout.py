@@ -293,8 +293,9 @@ class Layout:
         step = f"{name}-start"
         after, reads = teacher.after, teacher.reads()
         if settings["importance"] == "data":
-            flags |= {"importance": "data", "data": self.corpus.folder}
-            after, reads = [*after, *self.corpus.after], [*reads, *self.corpus.reads(("train",))]
+            split = _splits({**self.run.train, **settings["train"]})[0]
+            flags |= {"importance": "data", "data": self.corpus.folder, "subset": split}
+            after, reads = [*after, *self.corpus.after], [*reads, *self.corpus.reads((split,))]
         command = InheritOptions.of(flags)
         self._add(LaidOutStep(step, "inherit", command, after, reads, [out], self._path(step)))
         return Model(step, out, step, 0, teacher)

@@ -208,14 +208,19 @@ def test_a_start_by_importance_on_data_reads_the_training_set(workflow_of, data,
     step = workflow_of(f"teacher: {{arch: transformer_kd_small_teacher}}\n{stages}").step(
         "student-start"
     )
-    words = step.commands[0]
-    assert words[words.index("--importance") :][:4] == ["--importance", "data", "--data", data]
+    given = step.commands[0]
+    chosen = ["--importance", "data", "--data", data, "--subset", "train"]
+    assert given[given.index("--importance") :][:6] == chosen
     assert step.after == ["teacher"]
     sets = {path.rpartition("/")[2].partition(".")[0] for path in step.reads}
     assert sets == {"train", "dict"}
     text = f"data: {{text: {prepared / 'text'}, source: es, target: en, merges: 300}}\n"
     waits = workflow_of(f"{text}teacher: {{arch: transformer_kd_small_teacher}}\n{stages}")
     assert waits.step("student-start").after == ["teacher", "data"]
+    stage = f"{{arch: {SMALL}, start: inherit, importance: data, train: {{train-subset: valid}}}}"
+    other = workflow_of(f"teacher: {{arch: transformer_kd_small_teacher}}\nladder: [{stage}]")
+    assert f"{data}/valid.es-en.es.bin" in other.step("student-start").reads
+    assert words(other, "student-start")["--subset"] == "valid"
     with pytest.raises(ValueError, match="student has importance: data, which has no effect on a "):
         workflow_of(f"teacher: {{arch: {SMALL}}}\n{stages}")
 
