@@ -55,6 +55,13 @@ def test_the_distance_is_its_definition(batch, name):
     assert got.item() == pytest.approx(want, rel=1e-6)  # the weight of a position is float32
 
 
+def test_a_projection_with_a_bias_counts_at_real_positions_alone():
+    student, teacher = torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)
+    real = torch.tensor([[True, False, False]])
+    got = hidden_distance(student, teacher, real, torch.tensor([4]), "mse", lambda x: x + 1)
+    assert got.item() == 4.0  # four target tokens, each with the mean of 1
+
+
 @pytest.mark.parametrize("name", DISTANCES)
 def test_it_is_exactly_zero_for_equal_states(batch, name):
     _, teacher, real, tokens, _ = batch
