@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_kd.checkpoints.plain_options import EVALUATED, is_plain, shown
 from fairseq_kd.checkpoints.reading import is_made_of, options_of, read_checkpoint, read_state
+from fairseq_kd.checkpoints.sizes import check_sizes
 from fairseq_kd.checkpoints.updates import LAST, inherited_history, start_of, updates_of
 from fairseq_kd.checkpoints.weights import check_finite, check_weights, count_parameters
 from fairseq_kd.fairseq_flags import range_of
@@ -225,6 +226,9 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
         )
     check_weights(weights, f"{checkpoint}, peer {number},")
     check_finite(weights, f"{checkpoint}, peer {number},")
+    architecture = options_of(state, "model")["_name"]
+    family = ARCH_MODEL_REGISTRY.get(architecture) or MODEL_REGISTRY.get(architecture)
+    check_sizes(f"{checkpoint}, peer {number},", vars(configurations[number - 1]), weights, family)
     if _averaged_without(weights, state["model"]):
         print(
             f"{checkpoint} was averaged, but only its model: peer {number} comes from only one of "

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 import fairseq_kd.checkpoints.safe_loading  # noqa: F401  (fairseq loads data alone)
 from fairseq_kd.checkpoints.plain_options import unopened_files
 from fairseq_kd.checkpoints.reading import data_folders, options_of, read_model
+from fairseq_kd.checkpoints.sizes import check_sizes
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.teachers.multilingual import (
@@ -30,10 +31,8 @@ from fairseq_kd.teachers.multilingual import (
     recorded_pairs,
     teacher_task,
 )
-from fairseq_kd.teachers.sizes import check_sizes
 
 ANY = Languages()
-KNOWN = ("fairseq", "fairseq_kd")  # packages of architectures whose weights have known names
 
 
 def load_teacher(
@@ -149,7 +148,7 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
             "per target token."
         )
     check_task(name, task)
-    check_sizes(name, options, state["model"], family.__module__.partition(".")[0] in KNOWN)
+    check_sizes(name, options, state["model"], family)
 
 
 def check_task(name: str, task: str) -> None:

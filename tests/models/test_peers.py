@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from harness import Setup
 
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.models.peers import write_peer
@@ -36,6 +37,22 @@ WRONG = {
         "plugin that registers it by --user-dir.",
     ),
 }
+
+
+def test_overrides_that_are_not_those_of_the_weights_are_named(data, tmp_path):
+    flags = ["--criterion", "mutual_learning", "--kd-peer-overrides", "encoder_layers=2"]
+    flags += ["--no-save-optimizer-state"]
+    state = read_checkpoint(Setup(data, *flags).save(tmp_path / "trained.pt"))
+    state["cfg"]["criterion"]["kd_peer_overrides"] = "encoder_layers=1"
+    path = tmp_path / "changed.pt"
+    torch.save(state, path)
+    message = (
+        f"{path}, peer 1, has the option encoder_layers, which must be 2 by its weights, but is 1. "
+        "Give a file that fairseq-train wrote."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        write_peer(str(path), 1, tmp_path / "peer.pt")
+    assert not (tmp_path / "peer.pt").exists()
 
 
 @pytest.mark.parametrize("kind", WRONG)

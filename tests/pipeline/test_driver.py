@@ -112,50 +112,6 @@ def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--bogus"], r"Snakemake does not accept --bogus: .*unrecognized arguments: --bogus"),
-        (
-            ["--executor", "nonsense"],
-            r"Snakemake does not accept --executor nonsense: .*invalid ch",
-        ),
-        (
-            ["--profile", "gone"],
-            r"Snakemake does not accept --profile gone: .*no config.yaml fou",
-        ),
-        (["--touch"], r"Snakemake would not execute the steps, since --touch sets touch\. Leave "),
-        (["--jobs", "0"], r", since --jobs 0 sets jobs: 0\. Leave that out\.$"),
-        (["--executor", "touch"], r", since --executor touch sets executor: touch\. Leave that "),
-        (["--delete-all-output"], r", since --delete-all-output sets delete-all-output\. Leave "),
-    ],
-)
-def test_flags_that_snakemake_refuses_are_refused_before_output_is_moved(tmp_path, flags, message):
-    workflow = small_workflow(tmp_path / "run")
-    build(workflow)
-    changed = small_workflow(tmp_path / "run", student_lines=6)
-    with pytest.raises(ValueError, match=message):
-        driver.run_workflow(changed, None, flags)
-    assert not (tmp_path / "run" / "replaced").exists()
-
-
-@pytest.mark.parametrize(
-    ("line", "setting"),
-    [("jobs: 0", "jobs: 0"), ("dry-run: true", "dryrun"), ("until: [x]", "until")],
-)
-def test_a_profile_with_which_snakemake_executes_nothing_is_refused(tmp_path, line, setting):
-    workflow = small_workflow(tmp_path / "run")
-    profile = tmp_path / "profile"
-    profile.mkdir()
-    (profile / "config.yaml").write_text(f"{line}\n")
-    with pytest.raises(
-        ValueError,
-        match=rf"^Snakemake would not execute the steps, since --profile {profile} sets "
-        rf"{setting}\. Leave that out\.$",
-    ):
-        driver.run_workflow(workflow, None, ["--profile", str(profile)])
-
-
 def test_until_a_step_only_what_it_needs_is_made(tmp_path):
     workflow = small_workflow(tmp_path / "run")
     assert driver.wanted(workflow, "middle") == ["data", "teacher", "middle"]

@@ -5,7 +5,7 @@ fairseq builds the model first, in memory of any size, and compares it with the 
 
 import re
 from collections.abc import Mapping
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from torch import Tensor
 
@@ -31,21 +31,25 @@ HELD = (  # the end of an option's name, a tensor of fairseq's models and the di
     ("out_embed_dim", "fc2.weight_v", 0),
 )
 LAYER = re.compile(r"(encoder|decoder)\.(?:layers\.(\d+)\.|lstm\.weight_ih_l(\d+))")
+KNOWN = ("fairseq", "fairseq_kd")  # packages of architectures whose weights have known names
 SIDES = {"encoder": "max_source_positions", "decoder": "max_target_positions"}
 
 
-def check_sizes(name: str, options: Mapping, weights: Dict[str, Tensor], of_fairseq: bool) -> None:
+def check_sizes(
+    name: str, options: Mapping, weights: Dict[str, Tensor], family: Optional[type]
+) -> None:
     """Refuses sizes that are none, or other ones than the weights have.
 
     Args:
         name: how errors name the checkpoint.
         options: of the model.
         weights: by their names.
-        of_fairseq: whether its architecture is fairseq's or ours, whose weights have known names.
+        family: the class of the model; weights have known names if it is fairseq's or ours.
 
     Raises:
         ValueError: naming the first option that is wrong.
     """
+    of_fairseq = family is not None and family.__module__.partition(".")[0] in KNOWN
     for option in SIZES:
         called, size = _option(options, *option.split("_", 1))
         right = range_of(option, int)

@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
+from fairseq.models.transformer import TransformerModel
 from harness import TRAINING, Setup
 
-from fairseq_kd.teachers.sizes import check_sizes
+from fairseq_kd.checkpoints.sizes import check_sizes
 
 PLAIN = ["--source-lang", "es", "--target-lang", "en", "--optimizer", "adam", "--lr", "0.1"]
 PLAIN += ["--max-tokens", "500", "--cpu", "--no-save-optimizer-state", "--arch"]
@@ -37,11 +38,11 @@ def test_sizes_of_each_family_are_those_of_its_weights(data, family):
     flags, option, wrong, right = FAMILIES[family]
     setup = Setup(data, "--criterion", "cross_entropy", training=flags)
     options, weights = vars(setup.cfg.model), setup.model.state_dict()
-    check_sizes("teacher.pt", options, weights, of_fairseq=True)
-    check_sizes("teacher.pt", {**options, option: wrong}, weights, of_fairseq=False)
+    check_sizes("teacher.pt", options, weights, type(setup.model))
+    check_sizes("teacher.pt", {**options, option: wrong}, weights, None)
     message = rf"^teacher.pt has the option {option}.*, which must be .*{re.escape(str(right))}"
     with pytest.raises(ValueError, match=message):
-        check_sizes("teacher.pt", {**options, option: wrong}, weights, of_fairseq=True)
+        check_sizes("teacher.pt", {**options, option: wrong}, weights, type(setup.model))
 
 
 def test_the_options_of_hydra_are_named_as_they_are_there():
@@ -49,4 +50,4 @@ def test_the_options_of_hydra_are_named_as_they_are_there():
     options = {"encoder": {"ffn_embed_dim": 9, "layers": 1}}
     message = r"has the option encoder\.ffn_embed_dim, which must be 8 by its weights, but is 9\."
     with pytest.raises(ValueError, match=message):
-        check_sizes("teacher.pt", options, weights, of_fairseq=True)
+        check_sizes("teacher.pt", options, weights, TransformerModel)
