@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from measuring import RESULTS
 
 from fairseq_kd.evaluation.pages import markdown_table
+from fairseq_kd.losses.kernel_choice import BYTES_PER_S, FLOPS_PER_S
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """\
@@ -63,7 +64,7 @@ LIMIT = (
     "and read), without overlap. "
 )
 SHAPE = re.compile(r": (\d+) x (\d+), (\d+) <- (\d+), (?:float16|bfloat16)")
-FLOPS_PER_S, BYTES_PER_S, LOGIT_BYTES = 700e12, 3.35e12, 14
+LOGIT_BYTES = 14
 
 
 def limit_ms(tokens: int, vocab_size: int, student: int, teacher: int) -> float:
