@@ -21,8 +21,9 @@ from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import words_of
 from fairseq_kd.evaluation.results import FAIRSEQ
-from fairseq_kd.evaluation.systems import NamedCheckpoint, Variant, common_subset, load_named
+from fairseq_kd.evaluation.systems import NamedCheckpoint, common_subset, load_named
 from fairseq_kd.evaluation.translations import translated
+from fairseq_kd.evaluation.variants import Variant
 from fairseq_kd.machine import cores
 
 EXACT, THEIRS, OURS = "float32", "int8, weights up to 127", "int8, weights up to 64"

@@ -101,7 +101,7 @@ def _ctranslate2_engine(
     (model,) = models
     try:
         if device != "cpu":
-            _check_gpu(ctranslate2)
+            check_gpu(ctranslate2)
             device = "cuda"
     except EngineUnavailableError:
         if device == "cuda" or torch.cuda.is_available():
@@ -130,7 +130,7 @@ def let_ctranslate2_use_avx512() -> None:
         os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
 
-def _check_gpu(ctranslate2: ModuleType) -> None:
+def check_gpu(ctranslate2: ModuleType) -> None:
     """Checks that CTranslate2 can use a GPU.
 
     Raises:

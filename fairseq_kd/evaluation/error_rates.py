@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 
 import numpy as np
 import torch
+from fairseq import utils
 from sacrebleu.metrics import CHRF
 from torch import Tensor
 
@@ -163,7 +164,7 @@ def _tokens_by_word(tokens: Sequence[str], remove_bpe: str) -> List[List[str]]:
 
 
 @torch.no_grad()
-def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
+def agreement(systems: Sequence[System], subset: Subset, device: str = "cpu") -> Dict[str, float]:
     """The share of target tokens for which a system's most probable token is the teacher's.
 
     Every model is given the reference as prefix. Ends of sentences count, pads do not. Sentences
@@ -172,17 +173,23 @@ def agreement(systems: Sequence[System], subset: Subset) -> Dict[str, float]:
     Args:
         systems: the teacher first.
         subset: with references.
+        device: where the models compute; they are on the CPU before and after.
 
     Returns:
         0 to 1 by name; 1 for the teacher.
     """
     agreed, tokens = {system.name: 0 for system in systems}, 0
+    for system in systems:
+        system.checkpoint.model.to(device)
     for sample in _batches(systems, subset):
+        sample = utils.apply_to_sample(lambda tensor: tensor.to(device), sample)
         real = RealTokens.of_mask(sample["target"].ne(subset.target_dictionary.pad()))
         predicted = [_most_probable(each, sample["net_input"], real) for each in systems]
         tokens += len(real.positions)
         for system, each in zip(systems, predicted, strict=True):
             agreed[system.name] += int((each == predicted[0]).sum())
+    for system in systems:
+        system.checkpoint.model.to("cpu")
     return {name: count / max(1, tokens) for name, count in agreed.items()}
 
 

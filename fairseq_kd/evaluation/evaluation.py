@@ -21,7 +21,6 @@ from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.evaluation.ratings import FILE as RATING_SHEET
 from fairseq_kd.evaluation.ratings import check_sheet, read_ratings, write_sheet
 from fairseq_kd.evaluation.results import (
-    FAIRSEQ,
     FLOAT32,
     INT8,
     EngineSpeed,
@@ -36,16 +35,7 @@ from fairseq_kd.evaluation.results import (
 from fairseq_kd.evaluation.side_by_side import sentence_results
 from fairseq_kd.evaluation.size import folder_bytes, parameters_by_part
 from fairseq_kd.evaluation.speed import latencies, spread_over_lengths, throughputs, torch_threads
-from fairseq_kd.evaluation.systems import (
-    Conversions,
-    System,
-    Variant,
-    build_engine,
-    common_subset,
-    convert_all,
-    load_systems,
-    training_curves,
-)
+from fairseq_kd.evaluation.systems import System, common_subset, load_systems, training_curves
 from fairseq_kd.evaluation.translations import (
     PlainText,
     decoded_folder,
@@ -57,8 +47,15 @@ from fairseq_kd.evaluation.translations import (
     translation_file,
     write_translations,
 )
+from fairseq_kd.evaluation.variants import (
+    Conversions,
+    Devices,
+    Variant,
+    build_engine,
+    convert_all,
+)
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.machine import cores, machine, versions
+from fairseq_kd.machine import cores, machine, versions, with_gpus
 from fairseq_kd.progress import ProgressLine
 
 BATCH_SIZES = (32, 128)
@@ -78,6 +75,7 @@ class Evaluation:
         self.options, self.threads = options, options.threads or cores()
         if options.comet is not None:
             scores.check_comet(options.comet)
+        self.devices = Devices.of(options.device)
         torch.set_num_threads(self.threads)
         self.systems = load_systems(options.systems(), options.data, teacher_pair(options))
         self.teacher = self.systems[0]
@@ -123,7 +121,7 @@ class Evaluation:
         options = self.options
         if not options.no_memory:
             preload()
-        conversions = convert_all(self.systems, self.subset, options.cache)
+        conversions = convert_all(self.systems, self.subset, options.cache, self.devices)
         texts, quality = self._quality(conversions)
         by_name = {system.name: texts[system.name] for system in self.systems}
         plain, ratings = self.plain, None
@@ -150,7 +148,7 @@ class Evaluation:
             date=str(datetime.date.today()),
             version=__version__,
             versions=versions(),
-            machine=machine(),
+            machine=with_gpus() if "cuda" in self.devices.measured else machine(),
             threads=self.threads,
             latency_threads=options.latency_threads,
             pair=list(self.subset.pair),
@@ -160,6 +158,8 @@ class Evaluation:
             beam=options.beam,
             lenpen=options.lenpen,
             samples=options.bootstrap,
+            measured_on=list(self.devices.measured),
+            translated_on=self.devices.decoding,
         )
 
     def _size(self, system: System, conversions: Conversions) -> SystemResult:
@@ -183,20 +183,10 @@ class Evaluation:
         )
 
     def _quality(self, conversions: Conversions) -> Tuple[Dict[str, List[str]], Quality]:
-        """Translations and quality of every system in float32, and of students in int8.
-
-        The engine is the fastest one that runs the system.
-        """
-        converted = conversions.folders
-        variants = [
-            Variant(system, FLOAT32 if system.name in converted else FAIRSEQ)
-            for system in self.systems
-        ]
-        variants += [
-            Variant(system, INT8)
-            for system in self.systems
-            if system.role == "student" and system.name in converted
-        ]
+        """Translations and quality of every system in float32, and of students in int8."""
+        variants = [conversions.exact(system) for system in self.systems]
+        students = [system for system in self.systems if system.role == "student"]
+        variants += [each for each in map(conversions.int8, students) if each is not None]
         texts: Dict[str, List[str]] = {}
         tokens: Dict[str, List[str]] = {}
         out = self.options.out
@@ -248,7 +238,7 @@ class Evaluation:
                 name: error_rates(sources, each, references, memorised[name])
                 for name, each in texts.items()
             },
-            agreement=agreement(self.systems, self.subset),
+            agreement=agreement(self.systems, self.subset, self.devices.decoding),
         )
 
     def _memory(self, conversions: Conversions) -> MemoryResult:
@@ -260,7 +250,7 @@ class Evaluation:
         variants = [each for system in self.systems for each in conversions.variants(system)]
         students = sum(system.role == "student" for system in self.systems)
         inference = {system.name: {} for system in self.systems}
-        training = {}
+        training, device = {}, self.devices.measured[-1]
         total = len(variants) + len(self.systems) + students
         with ProgressLine("memory", total, "measurements") as progress:
             for variant in variants:
@@ -269,13 +259,14 @@ class Evaluation:
                 )
                 progress.add(1)
             for system in self.systems:
-                alone, distilled = training_peak(system.checkpoint, None, subset), None
+                alone, distilled = training_peak(system.checkpoint, None, subset, device), None
                 progress.add(1)
                 if system.role == "student":
-                    distilled = training_peak(system.checkpoint, self.teacher.checkpoint, subset)
+                    teacher = self.teacher.checkpoint
+                    distilled = training_peak(system.checkpoint, teacher, subset, device)
                     progress.add(1)
                 training[system.name] = TrainingMemory(alone, distilled)
-        return MemoryResult(inference, training)
+        return MemoryResult(inference, training, device)
 
     def _speed(self, conversions: Conversions) -> SpeedResult:
         """Latency and throughput of all variants, measured in turns."""

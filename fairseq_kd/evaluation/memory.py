@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import resource
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, List, NamedTuple, Optional
 
 import torch
+from fairseq import utils
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -28,12 +31,21 @@ from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint
-from fairseq_kd.evaluation.results import FAIRSEQ, MemoryUse
+from fairseq_kd.evaluation.results import MemoryUse
 from fairseq_kd.evaluation.size import weight_bytes
-from fairseq_kd.evaluation.systems import Conversions, Variant, build_engine, sample_of
+from fairseq_kd.evaluation.systems import sample_of
+from fairseq_kd.evaluation.variants import (
+    BY_FAIRSEQ,
+    RUNTIMES,
+    Conversions,
+    Runtime,
+    Variant,
+    build_engine,
+)
 from fairseq_kd.teachers.loading import ANY
 from fairseq_kd.teachers.multilingual import Languages, Pair
 
+POLL_S = 0.001  # between readings of a GPU's memory
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000
 PRELOADED = ["fairseq_kd.quiet", __name__, "torch._dynamo"]
 Work = Callable[[], Any]
@@ -56,11 +68,12 @@ def preload() -> None:
         forkserver.ensure_running()
 
 
-def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
+def measured(prepare: Callable[[], Work], device: str = "cpu") -> Optional[ProcessMemory]:
     """The memory of some work, in a process of its own.
 
     Args:
         prepare: returns the work as a callable. It is pickled, and called in the other process.
+        device: cpu for the memory of the process, cuda for that of the whole GPU.
 
     Returns:
         None if the operating system does not report memory.
@@ -74,7 +87,7 @@ def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
     preload()
     receiver, sender = context.Pipe(duplex=False)
     settings = (torch.get_num_threads(), plugin.imported_user_dirs())
-    process = context.Process(target=_measure, args=(prepare, *settings, sender))
+    process = context.Process(target=_measure, args=(prepare, device, *settings, sender))
     process.start()
     sender.close()
     try:
@@ -90,7 +103,11 @@ def measured(prepare: Callable[[], Work]) -> Optional[ProcessMemory]:
 
 
 def _measure(
-    prepare: Callable[[], Work], threads: int, user_dirs: List[str], sender: Connection
+    prepare: Callable[[], Work],
+    device: str,
+    threads: int,
+    user_dirs: List[str],
+    sender: Connection,
 ) -> None:
     begin_worker(os.getppid())  # the fork server, which ends with the main process
     if not multiprocessing.parent_process().is_alive():
@@ -98,6 +115,9 @@ def _measure(
     torch.set_num_threads(threads)
     for each in user_dirs:
         plugin.import_user_dir(each)
+    if device == "cuda":
+        sender.send(_on_gpu(prepare))
+        return
     try:
         start = trimmed_bytes()
     except OSError:  # a container may forbid it
@@ -107,6 +127,30 @@ def _measure(
     before = trimmed_bytes()
     work()
     sender.send(ProcessMemory(max(0, before - start), max(0, status_bytes("VmHWM") - before)))
+
+
+def _on_gpu(prepare: Callable[[], Work]) -> ProcessMemory:
+    """The memory of some work on a GPU, from its free memory, which is read all the time.
+
+    So that torch and CTranslate2, which manage their memory differently, are measured alike.
+    """
+    start = gpu_bytes()  # with what CUDA itself needs
+    work = prepare()
+    before = gpu_bytes()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        peak = before
+        while not done.done():
+            peak = max(peak, gpu_bytes())
+            time.sleep(POLL_S)
+        done.result()
+    return ProcessMemory(max(0, before - start), max(peak, gpu_bytes()) - before)
+
+
+def gpu_bytes() -> int:
+    """Bytes of the GPU's memory that are in use, by any process."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free
 
 
 def trimmed_bytes() -> int:
@@ -143,6 +187,7 @@ def training_step(
     subset: Subset,
     languages: Languages = ANY,
     names: Optional[Pair] = None,
+    device: str = "cpu",
 ) -> Work:
     """Loads a model, and returns one update of it as work: forward, backward and Adam.
 
@@ -152,9 +197,10 @@ def training_step(
         subset: its longest sentences make a batch of TRAINING_TOKENS.
         languages: for which the model is loaded; see ``load_teacher``.
         names: of the languages in the teacher, if they are others.
+        device: where the model is trained.
     """
     student = load_checkpoint(path, "--student", languages)
-    model = student.model.train().requires_grad_(True)
+    model = student.model.to(device).train().requires_grad_(True)
     word_kd = WordKDConfig(_name="word_kd", label_smoothing=0.1, kd_teacher=teacher)
     if teacher is None:
         word_kd.kd_alpha, word_kd.kd_beta = 0.0, 1.0
@@ -165,8 +211,9 @@ def training_step(
     cfg.criterion = word_kd
     cfg.optimization.max_update, cfg.dataset.disable_validation = 1, True
     cfg.distributed_training.distributed_world_size = 1
-    criterion = student.task.build_criterion(cfg.criterion)
+    criterion = student.task.build_criterion(cfg.criterion).to(device)
     sample = sample_of(subset, _longest(subset, model))
+    sample = utils.apply_to_sample(lambda tensor: tensor.to(device), sample)
 
     def step() -> None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
@@ -190,7 +237,7 @@ def _longest(subset: Subset, model: nn.Module) -> List[int]:
 
 
 def training_peak(
-    student: Checkpoint, teacher: Optional[Checkpoint], subset: Subset
+    student: Checkpoint, teacher: Optional[Checkpoint], subset: Subset, device: str = "cpu"
 ) -> Optional[int]:
     """Peak bytes of one update: the weights of the models, and what the update adds to them.
 
@@ -198,14 +245,17 @@ def training_peak(
         student: the model that is trained.
         teacher: from which it is distilled, or None.
         subset: as for ``training_step``.
+        device: where the student is trained.
     """
     path, names = None, None
     if teacher is not None:
         path, names = str(teacher.path), teacher.languages.teacher
-    step = partial(training_step, str(student.path), path, subset, student.languages, names)
-    memory = measured(step)
+    step = partial(training_step, str(student.path), path, subset, student.languages, names, device)
+    memory = measured(step, device)
     if memory is None:
         return None
+    if device == "cuda":
+        return memory.loaded + memory.added
     return memory.added + sum(weight_bytes(each.model) for each in (student, teacher) if each)
 
 
@@ -215,32 +265,35 @@ def inference_memory(
     """The memory of translating a batch.
 
     Args:
-        variant: the system and its engine. For fairseq, what is loaded is the weights; CTranslate2
-            changes them while loading, so that its process is measured after loading.
+        variant: the system and its engine. For fairseq on the CPU, what is loaded is the weights;
+            CTranslate2 changes them while loading, so that its process is measured after loading.
         conversions: of the system.
         subset: from which the batch is.
         search: options of the search.
         batch: token ids of each sentence.
     """
-    if variant.engine == FAIRSEQ:
+    runtime = RUNTIMES[variant.engine]
+    if variant.engine in BY_FAIRSEQ:
         checkpoint = variant.system.checkpoint
-        build = partial(
-            _fairseq_engine, checkpoint.path, checkpoint.flag, search, checkpoint.languages
-        )
+        loading = checkpoint.path, checkpoint.flag, checkpoint.languages
+        build = partial(_fairseq_engine, *loading, search, runtime)
     else:
         threads = torch.get_num_threads()
         engine = build_engine(variant, conversions, subset, search, threads=threads)
         build = partial(_unchanged, engine)  # it loads its model at its first use
-    memory = measured(partial(translating, build, [source.tolist() for source in batch]))
+    sources = [source.tolist() for source in batch]
+    memory = measured(partial(translating, build, sources), runtime.device)
     if memory is None:
         return None
-    fairseq = variant.engine == FAIRSEQ
+    fairseq = variant.engine in BY_FAIRSEQ and runtime.device == "cpu"
     loaded = weight_bytes(variant.system.checkpoint.model) if fairseq else memory.loaded
     return MemoryUse(loaded, loaded + memory.added)
 
 
-def _fairseq_engine(path: Path, flag: str, search: Search, languages: Languages) -> Engine:
-    return FairseqEngine([load_checkpoint(str(path), flag, languages)], search, "cpu")
+def _fairseq_engine(
+    path: Path, flag: str, languages: Languages, search: Search, runtime: Runtime
+) -> Engine:
+    return FairseqEngine([load_checkpoint(str(path), flag, languages)], search, *runtime)
 
 
 def _unchanged(engine: Engine) -> Engine:

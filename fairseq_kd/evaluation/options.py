@@ -146,6 +146,13 @@ class EvaluateOptions(Options):
     comet: Optional[Path] = option_field(
         None, "also score with this COMET model", read=file_path, metavar="MODEL.ckpt", group=TEXT
     )
+    device: Optional[str] = option_field(
+        None,
+        "where to translate, and to measure speed and memory: cpu, cuda or both (default: "
+        "translate on a GPU if there is one, measure on the CPU)",
+        ("cpu", "cuda", "both"),
+        group=MEASURING,
+    )
     threads: Optional[int] = number_field(
         None,
         THREADS,

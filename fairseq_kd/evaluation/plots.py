@@ -10,8 +10,12 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 from fairseq_kd.evaluation.pages import Plot
 from fairseq_kd.evaluation.results import (
     FAIRSEQ,
+    FAIRSEQ_GPU,
+    FLOAT16_GPU,
     FLOAT32,
+    IN_INT8,
     INT8,
+    INT8_GPU,
     BinScores,
     EvaluationResult,
     TrainingCurves,
@@ -32,6 +36,7 @@ COLOURS = (
     "#7d8791",
 )
 MARKERS = {FAIRSEQ: "o", FLOAT32: "s", INT8: "^"}
+MARKERS |= {FAIRSEQ_GPU: "P", FLOAT16_GPU: "D", INT8_GPU: "v"}
 Draw = Callable[[Any], None]
 Point = Tuple[str, str, float, float]  # system, engine, x, BLEU
 
@@ -143,7 +148,7 @@ def _speed_points(result: EvaluationResult, metric: str) -> List[Point]:
     points = []
     for name, by_engine in (result.speed.systems if result.speed else {}).items():
         for engine, speed in by_engine.items():
-            scored = int8_name(name) if engine == INT8 else name
+            scored = int8_name(name) if engine in IN_INT8 else name
             if scored in result.quality.scores:
                 x = speed.batch_32.sentences_per_s
                 points.append((name, engine, x, result.score(scored, metric)))

@@ -21,13 +21,14 @@ from fairseq_kd.evaluation.pages import (
     markdown_table,
 )
 from fairseq_kd.evaluation.results import (
-    FAIRSEQ,
-    INT8,
+    IN_INT8,
     METRICS,
     TESTABLE,
     EvaluationResult,
+    Setup,
     SpeedResult,
     SystemResult,
+    fairseq_on,
 )
 from fairseq_kd.evaluation.side_by_side import largest_losses, side_by_side
 from fairseq_kd.files.json_files import read_json
@@ -44,6 +45,7 @@ REPLACEABLE = re.compile(
     rf"{PLOTS}/{NAME}\.png|translations/{NAME}\.txt|"
     rf"decoded/{NAME}/({re.escape(WHOLE)}|{re.escape(SETTINGS)})"
 )
+_DEVICE = {"cpu": "CPU", "cuda": "GPU"}
 IDLE = 0.1  # largest drift between rounds on a machine without other load
 
 
@@ -154,8 +156,9 @@ def cards(result: EvaluationResult) -> List["tuple[str, str]"]:
         shown.append((f"{gain:+.1f}", f"BLEU over {control.name}, {_updates(control, student)}"))
     share = student.total_parameters / teacher.total_parameters
     shown.append((f"{share:.0%}", "of the teacher's parameters"))
-    for engine, engines in ((INT8, "both in int8"), (FAIRSEQ, "int8 against fairseq")):
-        faster = tables.speed_up(result, name, INT8, engine)
+    int8 = result.measured_engine(name, IN_INT8)
+    for engine, engines in ((int8, "both in int8"), (fairseq_on(int8), "int8 against fairseq")):
+        faster = tables.speed_up(result, name, int8, engine)
         if faster is not None:
             shown.append((f"{faster:.1f}x", f"the teacher's speed, {engines}, batches of 32"))
     return shown
@@ -199,9 +202,9 @@ def _summary(result: EvaluationResult) -> Section:
         "weights that its training started from (- if unknown): only systems with equal numbers "
         "show what distillation gained. *kept* is the share of the teacher's BLEU. *speed* is the "
         "number of sentences per second over the teacher's, in batches of 32: int8 in CTranslate2, "
-        f"all others in fairseq, on {_threads(made.threads)}. It is given against the teacher in "
-        "the same engine and type, and against the teacher in fairseq, which adds the gain from "
-        "the engine."
+        f"all others in fairseq, on {_devices(made, made.threads)}. It is given against the "
+        "teacher in the same engine and type, and against the teacher in fairseq, which adds the "
+        "gain from the engine."
     )
     drawn = ["BLEU", *(name for name in result.quality.signatures if name not in METRICS)]
     fronts = [
@@ -314,10 +317,10 @@ def _speed(result: EvaluationResult) -> Section:
         return Section("Speed")
     made, speed = result.made, result.speed
     text = (
-        f"Latency: {speed.alone} sentences, one by one, on {_threads(made.latency_threads)}; "
+        f"Latency: {speed.alone} sentences, one by one, on {_devices(made, made.latency_threads)}; "
         f"median and 95th percentile. Throughput: {speed.together} sentences in batches of 32 and "
-        f"of 128, on {_threads(made.threads)}. Measured after a warm-up, all systems in turns; the "
-        f"median of the rounds. {_drift(speed)}"
+        f"of 128, on {_devices(made, made.threads)}. Measured after a warm-up, all systems in "
+        f"turns; the median of the rounds. {_drift(speed)}"
     )
     return Section("Speed", [text, tables.speed(result)])
 
@@ -343,7 +346,8 @@ def _memory(result: EvaluationResult) -> Section:
         "Of translating a batch of 32, and of one update with Adam on a batch of 1,000 tokens: "
         "what is loaded (the weights; for CTranslate2, the memory of its process after loading), "
         "and the peak of the work, including what is loaded. Each was measured in a process of "
-        "its own."
+        f"its own; training on the {_DEVICE[result.memory.trained_on]}. Memory of a GPU is that of "
+        "the whole device."
     )
     return Section("Memory", [text, *tables.memory(result.memory)])
 
@@ -387,5 +391,8 @@ def _drawn(plot: Callable[..., Optional[Plot]], *args: Any) -> List[Block]:
         return [f"A plot could not be drawn ({' '.join(str(error).split())})."]
 
 
-def _threads(count: int) -> str:
-    return "one thread" if count == 1 else f"{count} threads"
+def _devices(made: Setup, threads: int) -> str:
+    """The devices of a measurement."""
+    cpu = "one thread" if threads == 1 else f"{threads} threads"
+    names = {"cpu": f"{cpu} of the CPU", "cuda": "one GPU"}
+    return " and on ".join(names[each] for each in made.measured_on)

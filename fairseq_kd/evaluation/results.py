@@ -6,11 +6,14 @@ The report is made from an ``EvaluationResult`` and nothing else.
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any, Dict, List, Optional, Sequence, Union, get_args, get_origin, get_type_hints
 
 from fairseq_kd.files.json_files import read_json
 
-FAIRSEQ, FLOAT32, INT8 = "fairseq", "CTranslate2 float32", "CTranslate2 int8"  # engines
+FAIRSEQ, FLOAT32, INT8 = "fairseq", "CTranslate2 float32", "CTranslate2 int8"  # on the CPU
+FAIRSEQ_GPU, FLOAT16_GPU = "fairseq float16, GPU", "CTranslate2 float16, GPU"
+INT8_GPU = "CTranslate2 int8, GPU"
+BY_FAIRSEQ, IN_INT8 = (FAIRSEQ, FAIRSEQ_GPU), (INT8, INT8_GPU)  # of each device
 METRICS = ("BLEU", "chrF2", "TER")  # of sacreBLEU; those of --scorer follow
 TESTABLE = 10  # sentences; bootstrap resamples of fewer are too similar to separate systems
 
@@ -32,6 +35,8 @@ class Setup:
     beam: int
     lenpen: float
     samples: int  # bootstrap resamples
+    measured_on: List[str] = field(default_factory=lambda: ["cpu"])  # cpu, cuda
+    translated_on: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class MemoryResult:
 
     inference: Dict[str, Dict[str, Optional[MemoryUse]]]
     training: Dict[str, TrainingMemory]
+    trained_on: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -258,6 +264,11 @@ class EvaluationResult:
         teacher = self.score(self.teacher.name, metric)
         return self.score(name, metric) / teacher if teacher > 0 else None
 
+    def measured_engine(self, name: str, engines: Sequence[str]) -> str:
+        """The first of some engines in which a system's speed was measured, else the first."""
+        speeds = {} if self.speed is None else self.speed.systems.get(name, {})
+        return next((each for each in engines if each in speeds), engines[0])
+
     def sentences_per_s(self, name: str, engine: str) -> Optional[float]:
         """A system's throughput in batches of 32; None if not measured."""
         speeds = {} if self.speed is None else self.speed.systems.get(name, {})
@@ -282,6 +293,11 @@ def bleu_by_system(path: Path, repair: str) -> Dict[str, float]:
     form = {"quality": {"scores": {str: {"BLEU": {"score": float}}}}}
     scores = read_json(path, form, repair)["quality"]["scores"]
     return {name: each["BLEU"]["score"] for name, each in scores.items()}
+
+
+def fairseq_on(engine: str) -> str:
+    """The engine of fairseq on the device of an engine."""
+    return FAIRSEQ_GPU if engine.endswith("GPU") else FAIRSEQ
 
 
 def int8_name(name: str) -> str:

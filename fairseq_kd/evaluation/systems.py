@@ -1,7 +1,6 @@
-"""The systems that are compared: checkpoints with a role, and the engines that run them."""
+"""The systems that are compared: checkpoints with a role, and the set that they translate."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
@@ -9,20 +8,15 @@ import torch
 from fairseq.data import data_utils
 
 from fairseq_kd.checkpoints.updates import updates_behind, updates_done
-from fairseq_kd.decoding.engine import Engine
-from fairseq_kd.decoding.engine_choice import INSTALL
-from fairseq_kd.decoding.fairseq_engine import FairseqEngine
-from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, read_subset_for
-from fairseq_kd.evaluation.results import FAIRSEQ, FLOAT32, INT8, TrainingCurves
+from fairseq_kd.evaluation.results import TrainingCurves
 from fairseq_kd.files.names import SYSTEM, in_one_line
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.teachers.loading import ANY
 from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.training_log import FILE, Record, read_training_log
 
-COMPUTE_TYPES = {FLOAT32: "float32", INT8: "int8"}
 CURVE_POINTS = 400  # at most
 SETTINGS = ("temperature", "agreement", "teacher_entropy", "alpha", "beta", "teacher_gap")
 
@@ -194,96 +188,6 @@ def sample_of(subset: Subset, indices: Sequence[int]) -> Dict[str, Any]:
         "ntokens": sum(map(len, targets)),
         "nsentences": len(targets),
     }
-
-
-class Variant(NamedTuple):
-    """A system and the engine that runs it: FAIRSEQ, FLOAT32 or INT8."""
-
-    system: System
-    engine: str
-
-
-class Conversions(NamedTuple):
-    """The folder of each system's conversion for CTranslate2, or the reason why it has none."""
-
-    folders: Dict[str, Path]
-    refusals: Dict[str, str]
-
-    def variants(self, system: System) -> List[Variant]:
-        """The system with every engine that runs it."""
-        converted = [FLOAT32, INT8] if system.name in self.folders else []
-        return [Variant(system, engine) for engine in (FAIRSEQ, *converted)]
-
-    def folder(self, variant: Variant) -> Path:
-        """The model that CTranslate2 loads for a variant."""
-        from fairseq_kd.decoding.conversion import weights_folder
-
-        return weights_folder(
-            self.folders[variant.system.name], COMPUTE_TYPES[variant.engine], "cpu"
-        )
-
-
-def convert_all(systems: Sequence[System], subset: Subset, cache: Optional[Path]) -> Conversions:
-    """Converts systems for CTranslate2, as far as possible, or takes them from the cache.
-
-    Args:
-        systems: to be converted.
-        subset: on whose sentences a conversion must score as fairseq does.
-        cache: folder for converted models; None for the default.
-    """
-    try:
-        import ctranslate2  # noqa: F401
-
-        from fairseq_kd.decoding.conversion import CannotConvertError, converted, default_cache
-    except ImportError:
-        reason = f"CTranslate2 is not installed ({INSTALL})"
-        print(f"{reason}, so only fairseq is measured", file=sys.stderr)
-        return Conversions({}, {system.name: reason for system in systems})
-    result = Conversions({}, {})
-    for system in systems:
-        try:
-            folder = converted(system.checkpoint, subset, cache or default_cache())
-            result.folders[system.name] = folder
-        except CannotConvertError as error:
-            result.refusals[system.name] = str(error)
-            print(f"{system.name}: {error}; only fairseq runs it", file=sys.stderr)
-    return result
-
-
-def build_engine(
-    variant: Variant,
-    conversions: Conversions,
-    subset: Subset,
-    search: Search,
-    *,
-    workers: int = 1,
-    threads: int = 1,
-) -> Engine:
-    """The engine of a variant, on the CPU.
-
-    Args:
-        variant: what to run.
-        conversions: of its system.
-        subset: to be translated.
-        search: options of the search.
-        workers: batches that CTranslate2 translates at the same time.
-        threads: of CTranslate2 per batch; fairseq uses all threads of torch.
-    """
-    if variant.engine == FAIRSEQ:
-        return FairseqEngine([variant.system.checkpoint], search, "cpu")
-    from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
-
-    return CTranslate2Engine(
-        conversions.folder(variant),
-        subset.source_dictionary,
-        variant.system.checkpoint.max_target,
-        search,
-        device="cpu",
-        compute_type=COMPUTE_TYPES[variant.engine],
-        workers=workers,
-        threads=threads,
-        affixes=variant.system.checkpoint.affixes,
-    )
 
 
 def training_curves(checkpoint: Path) -> Optional[TrainingCurves]:

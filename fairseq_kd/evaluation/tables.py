@@ -6,8 +6,8 @@ from typing import List, Optional, Sequence, Tuple
 
 from fairseq_kd.evaluation.pages import Table, count_text
 from fairseq_kd.evaluation.results import (
-    FAIRSEQ,
-    INT8,
+    BY_FAIRSEQ,
+    IN_INT8,
     METRICS,
     BinScores,
     EvaluationResult,
@@ -15,6 +15,7 @@ from fairseq_kd.evaluation.results import (
     RatingResult,
     Score,
     SystemResult,
+    fairseq_on,
     int8_name,
 )
 from fairseq_kd.evaluation.scores import SIGNIFICANT_P
@@ -27,9 +28,9 @@ SPEED_UPS = ("speed, same engine", "speed, to fairseq")
 
 def overview(result: EvaluationResult) -> Table:
     """The most important figures, with one row per system and int8 student."""
-    rows = [_overview_row(result, each, each.name, FAIRSEQ) for each in result.systems]
+    rows = [_overview_row(result, each, each.name, BY_FAIRSEQ) for each in result.systems]
     rows += [
-        _overview_row(result, each, int8_name(each.name), INT8)
+        _overview_row(result, each, int8_name(each.name), IN_INT8)
         for each in result.systems
         if int8_name(each.name) in result.quality.scores
     ]
@@ -38,9 +39,10 @@ def overview(result: EvaluationResult) -> Table:
 
 
 def _overview_row(
-    result: EvaluationResult, system: SystemResult, name: str, engine: str
+    result: EvaluationResult, system: SystemResult, name: str, engines: Sequence[str]
 ) -> List[str]:
-    """The row of a system, by its name among the scores and the engine of its speed."""
+    """The row of a system, by its name among the scores and the engines of its speed."""
+    engine = result.measured_engine(system.name, engines)
     speed = result.sentences_per_s(system.name, engine)
     return [
         name,
@@ -58,7 +60,7 @@ def _overview_row(
 
 def _speed_ups(result: EvaluationResult, name: str, engine: str) -> List[str]:
     """The throughput over the teacher's in the same engine, and over the teacher's in fairseq."""
-    ratios = (speed_up(result, name, engine, each) for each in (engine, FAIRSEQ))
+    ratios = (speed_up(result, name, engine, each) for each in (engine, fairseq_on(engine)))
     return [UNKNOWN if ratio is None else f"{ratio:.1f}x" for ratio in ratios]
 
 
@@ -279,7 +281,8 @@ def targets(result: EvaluationResult, student: SystemResult) -> Optional[Table]:
 def gains(result: EvaluationResult, student: SystemResult) -> Table:
     """A student's gains, compared with those that a distillation should reach."""
     fewer = 1 - student.total_parameters / result.teacher.total_parameters
-    faster = speed_up(result, student.name, FAIRSEQ, FAIRSEQ)
+    engine = result.measured_engine(student.name, BY_FAIRSEQ)
+    faster = speed_up(result, student.name, engine, engine)
     memory_saved, kept = _memory_saved(result, student), result.score_kept(student.name)
     measured = (
         ("parameters saved", "60-80 %", 0.6, fewer, "{:.1%}"),
@@ -297,8 +300,11 @@ def gains(result: EvaluationResult, student: SystemResult) -> Table:
 
 def _memory_saved(result: EvaluationResult, student: SystemResult) -> Optional[float]:
     inference = result.memory.inference if result.memory else {}
-    uses = [inference.get(each.name, {}).get(FAIRSEQ) for each in (result.teacher, student)]
-    return 1 - uses[1].peak / uses[0].peak if all(uses) else None
+    for engine in BY_FAIRSEQ:
+        uses = [inference.get(each.name, {}).get(engine) for each in (result.teacher, student)]
+        if all(uses):
+            return 1 - uses[1].peak / uses[0].peak
+    return None
 
 
 def _mark(reached: bool) -> str:

@@ -14,8 +14,8 @@ from fairseq_kd.decoding.decode import LOCK, decode, settings_id, settings_of
 from fairseq_kd.decoding.engine import Engine
 from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.decoding.subset import Subset, words_of
-from fairseq_kd.evaluation.results import INT8, int8_name
-from fairseq_kd.evaluation.systems import Variant
+from fairseq_kd.evaluation.results import IN_INT8, int8_name
+from fairseq_kd.evaluation.variants import Variant
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import make_folder, written_whole
 from fairseq_kd.parallel_text import letters_of, lines_of
@@ -175,13 +175,13 @@ def decoded_folder(variant: Variant, engine: Engine, subset: Subset, out: Path) 
 
 
 def _file_stem(variant: Variant) -> str:
-    return variant.system.slug + (".int8" if variant.engine == INT8 else "")
+    return variant.system.slug + (".int8" if variant.engine in IN_INT8 else "")
 
 
 def quality_name(variant: Variant) -> str:
     """The name of a variant in the tables of quality."""
     name = variant.system.name
-    return int8_name(name) if variant.engine == INT8 else name
+    return int8_name(name) if variant.engine in IN_INT8 else name
 
 
 def translation_file(variant: Variant, out: Path) -> Path:

@@ -35,11 +35,11 @@ from fairseq_kd.evaluation.speed import (
 from fairseq_kd.evaluation.systems import (
     NamedCheckpoint,
     System,
-    Variant,
     common_subset,
     load_named,
 )
 from fairseq_kd.evaluation.translations import PlainText, detokeniser, plain_text, translated
+from fairseq_kd.evaluation.variants import Variant
 from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage, trained_on
