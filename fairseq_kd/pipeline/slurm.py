@@ -49,6 +49,8 @@ def state_flags(executor: Optional[str], command: Optional[str]) -> Tuple[List[s
 
 
 def job_logs(folder: Path, step: str, since: float) -> List[Path]:
-    """The logs of the failed jobs of a step in a run, without those written before a time."""
-    logs = sorted((folder / JOB_LOGS).glob(f"rule_*/{step}/*.log"))
-    return [path for path in logs if path.stat().st_mtime >= since]
+    """The logs of the failed jobs of a step in a run, in order, without those before a time."""
+    times = {
+        path: path.stat().st_mtime for path in (folder / JOB_LOGS).glob(f"rule_*/{step}/*.log")
+    }
+    return [path for path in sorted(times, key=times.__getitem__) if times[path] >= since]
