@@ -26,6 +26,7 @@ from fairseq_kd.files.write_errors import writing
 from fairseq_kd.pipeline.execution import SLOTS, visible_gpus
 from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
+from fairseq_kd.pipeline.slurm import job_logs, state_flags
 from fairseq_kd.pipeline.state import (
     DONE,
     DRIVER,
@@ -37,6 +38,7 @@ from fairseq_kd.pipeline.state import (
     prepare_steps,
     step_statuses,
 )
+from fairseq_kd.pipeline.train_command import on_each_machine
 from fairseq_kd.pipeline.workflow import (
     FILE,
     LOCK,
@@ -77,7 +79,10 @@ _, args = parse_args(sys.argv[1:])
 other = [name for name in {OTHER_MODES} if getattr(args, name, None)]
 other += [f"executor: {{args.executor}}"] if args.executor in ("dryrun", "touch") else []
 other += [f"{{name}}: 0" for name in ("jobs", "cores") if getattr(args, name) == 0]
-print(*other[:1])
+states = getattr(args, "slurm_status_command", None)
+import json
+states = states if isinstance(states, str) else None
+print(json.dumps({{"other": other, "executor": args.executor, "states": states}}))
 """
 SNAKEMAKE_FOLDER = ".snakemake"
 CODE = ("pip-deployments", "iocache/latest.pkl")  # in SNAKEMAKE_FOLDER; the other is unpickled
@@ -128,6 +133,10 @@ def commands(statuses: Sequence[StepStatus]) -> str:
         if status.state != DONE:
             lines.append(f"# {status.step.name}")
             lines += [shlex.join(command) for command in status.step.commands]
+            nodes = (status.step.training or Training()).nodes
+            if nodes > 1:
+                lines.append(f"# or, without Slurm, on each of {nodes} machines, FIRST being one:")
+                lines.append(shlex.join(on_each_machine(status.step.commands[0])))
     return "\n".join(lines)
 
 
@@ -163,7 +172,7 @@ def run_workflow(
         _check_jobs(steps, flags, jobs)
     if _works_here(flags):
         _check_gpus(steps)
-    _check_flags(flags)
+    flags = [*flags, *_checked_flags(flags)]
     with writing(folder), locked(folder / LOCK, workflow.folder) as lock:
         write_workflow(workflow)
         statuses = [
@@ -191,25 +200,31 @@ def run_workflow(
     return 0
 
 
-def _check_flags(flags: Sequence[str]) -> None:
+def _checked_flags(flags: Sequence[str]) -> List[str]:
     """Refuses flags and profiles that Snakemake does not take, before any output is moved.
+
+    Returns:
+        Further flags, without which an executor would not learn that its jobs ended.
 
     Raises:
         ValueError: with Snakemake's last line; or it would not execute the steps.
     """
     if not flags and not os.environ.get("SNAKEMAKE_PROFILE"):
-        return
+        return []
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     parsed = run([sys.executable, "-P", "-c", PARSER, *flags], env=environment)
     if parsed.returncode:
         lines = parsed.stderr.strip().splitlines() or ["no message"]
         raise ValueError(f"Snakemake does not accept {shlex.join(flags)}: {lines[-1]}")
-    other = parsed.stdout.strip().replace("_", "-")
-    if other:
+    settings = json.loads(parsed.stdout.splitlines()[-1])
+    if settings["other"]:
         raise ValueError(
             f"Snakemake would not execute the steps, since {shlex.join(flags) or 'its profile'} "
-            f"sets {other}. Leave that out."
+            f"sets {settings['other'][0].replace('_', '-')}. Leave that out."
         )
+    further, lines = state_flags(settings["executor"], settings["states"])
+    print(*(f"{line}\n" for line in lines), sep="", end="", file=sys.stderr)
+    return further
 
 
 def _check_paths(folder: Path, steps: Sequence[Step]) -> None:
@@ -260,7 +275,7 @@ def _sets_cores(flags: Sequence[str]) -> bool:
 
 
 def _check_gpus(steps: Sequence[Step]) -> None:
-    """Refuses trainings that need GPUs, or more than there are, on this machine.
+    """Refuses trainings that need several machines, or GPUs that this machine does not have.
 
     Raises:
         ValueError: naming the first of them.
@@ -268,6 +283,12 @@ def _check_gpus(steps: Sequence[Step]) -> None:
     there = len(visible_gpus())
     for step in steps:
         training = step.training or Training()
+        if training.nodes > 1 and not any(Path(step.folder or "").glob("checkpoint_last.pt")):
+            raise ValueError(
+                f"{step.name} needs {training.nodes} machines, since nodes is {training.nodes}. "
+                "Give the --profile of a Slurm cluster; or run the line that --dry-run shows on "
+                "each machine, and then the same command again."
+            )
         needed = max(step.gpus, 1) if training.needs_gpu else step.gpus if step.gpus > 1 else 0
         if step.kind == "train" and not training.on_cpu and needed > there:
             why = f"gpus is {step.gpus}" if step.gpus > 1 else f"{training.needs_gpu} is given"
@@ -357,14 +378,15 @@ def _print_failure(
         advice = "Finished steps are kept; run the same command again to resume."
         print(f"Not finished: Snakemake was ended by {number}. {advice}", file=sys.stderr)
         return
-    attempts = {step.name: attempts_path(workflow, step) for step in left}
-    failed = [
-        name
-        for name, path in attempts.items()
-        if path.is_file() and path.stat().st_mtime >= started
-    ]
-    if failed:
-        named = ", ".join(f"{name} (log: {logs / name}.log)" for name in failed)
+    failed = {}
+    for step in left:
+        path = attempts_path(workflow, step)
+        begun = path.is_file() and path.stat().st_mtime >= started
+        own = [f"log: {logs / step.name}.log"] if begun else []
+        jobs = job_logs(Path(workflow.folder), step.name, started)
+        failed[step.name] = own + ([f"of its last job: {jobs[-1]}"] if jobs else [])
+    named = ", ".join(f"{name} ({', '.join(paths)})" for name, paths in failed.items() if paths)
+    if named:
         advice = "The log has the reason; after fixing it, run the same command again to resume."
         print(f"Not finished: {named}. {advice}", file=sys.stderr)
         return

@@ -21,6 +21,7 @@ from fairseq_kd.progress import Progress
 LOG, RECORDS = ".log", ".progress"
 SNAKEMAKE_LOG = "snakemake.log"  # Snakemake's own
 POLL_SECONDS, QUIET_SECONDS = 0.3, 15.0
+NO_REASON = "For further error details"  # Snakemake's end of a message, or all of it
 KEPT_RECORDS = 100  # of each step, whose lines may still come
 
 
@@ -44,6 +45,7 @@ class Follower:
         self.shown_at: Dict[str, float] = {}
         self.on_terminal = sys.stderr.isatty()
         self.open_line = False
+        self.failure = ""  # the reason of a failure that Snakemake's log gives before its step
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -67,8 +69,10 @@ class Follower:
         So steps appear in their order even if one begins and ends between two polls.
         """
         for path, _ in sorted(self._files(LOG), key=lambda each: (each[1].st_mtime_ns, each[0])):
-            text = "" if path.name == SNAKEMAKE_LOG else self._new_text(path, ended)
-            if text:  # the record of a line was written before it
+            text = self._new_text(path, ended)
+            if path.name == SNAKEMAKE_LOG:
+                self._show_failures(text)
+            elif text:  # the record of a line was written before it
                 self._read_records(path, ended)
                 self._show(path.stem, text)
 
@@ -134,6 +138,16 @@ class Follower:
             for step, progress in self.running.items()
         ]
         return on_terminal("; ".join(steps))[: shutil.get_terminal_size().columns - 1]
+
+    def _show_failures(self, text: str) -> None:
+        """Prints what an executor reports of failed jobs, after which Snakemake may retry them."""
+        for line in text.splitlines():
+            key, _, value = line.strip().partition(": ")
+            if key == "message":
+                self.failure = value.partition(NO_REASON)[0].removesuffix("None")
+            elif key == "output" and self.failure:
+                self._print(on_terminal(f"{Path(value).stem}: {self.failure}"))
+                self.failure = ""
 
     def _print(self, line: str) -> None:
         self._print_end()

@@ -21,7 +21,6 @@ from fairseq_kd.pipeline.step_commands import (
     TEACHERLESS,
     TRANSLATIONS,
     Model,
-    TrainCommand,
     distilled_step,
     import_step,
     stage_flags,
@@ -30,6 +29,7 @@ from fairseq_kd.pipeline.step_commands import (
     text_step,
     translation_steps,
 )
+from fairseq_kd.pipeline.train_command import TrainCommand
 from fairseq_kd.pipeline.workflow import LaidOutStep
 from fairseq_kd.sizing.options import InheritOptions
 
@@ -63,7 +63,7 @@ class Layout:
                 f"{run.path}: run: {run.folder} contains {os.pathsep}, which separates the names "
                 "of several teachers. Choose another folder."
             )
-        self.gpus = run.get("gpus", 1)
+        self.gpus, self.nodes = run.get("gpus", 1), run.get("nodes", 1)
         self.corpus = corpus_of(run)
         self._add(*([self.corpus.step] if self.corpus.step else []))
         self.models: Dict[str, Model] = {model.name: model for model in self._teachers()}
@@ -192,7 +192,8 @@ class Layout:
         pair = self.corpus.pair
         model = {"source-lang": pair[0], "target-lang": pair[1], **size}
         save_dir = self._path(name)
-        command = TrainCommand(name, data, save_dir, self.user_dir, self.gpus, model, flags)
+        several = (self.gpus, model, flags, self.nodes)
+        command = TrainCommand(name, data, save_dir, self.user_dir, *several)
         usual = "best" if settings.get("data", "gold") == "gold" else "last"
         checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
         after = list(dict.fromkeys(after or self.corpus.after))

@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import dataclass, field
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
 from fairseq_kd.command_line import Options
@@ -12,12 +11,11 @@ from fairseq_kd.decoding.options import (
     TranslateOptions,
 )
 from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOptions
-from fairseq_kd.fairseq_flags import Flags, as_arguments
+from fairseq_kd.fairseq_flags import Flags
 from fairseq_kd.flag_types import WHOLE
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.corpus import EVERY_SPLIT, Corpus
-from fairseq_kd.pipeline.options import StageOptions
-from fairseq_kd.pipeline.workflow import LaidOutStep, Training
+from fairseq_kd.pipeline.workflow import LaidOutStep
 from fairseq_kd.teachers.options import StoreMergeOptions, StoreOptions
 
 DEFAULTS: Flags = {
@@ -49,7 +47,6 @@ SETTINGS = {  # keys of a stage that are flags of fairseq-train
     "patience": "patience",
 }
 PLAIN = "label_smoothed_cross_entropy"
-HALF = ("fp16", "memory-efficient-fp16")  # precisions of GPUs alone
 PEERS = ("kd-peers", "kd-peer-overrides", "kd-mutual-weight", "kd-mutual-gradient")
 TEACHERLESS = {  # criterions without a teacher, and those of our flags that they have
     PLAIN: (),
@@ -110,63 +107,6 @@ def _temperature(setting: Any) -> Flags:
         "kd-temperature-final": setting["to"],
         "kd-temperature-schedule": schedule,
     }
-
-
-@dataclass(frozen=True)
-class TrainCommand:
-    """A training by fairseq-train, which resumes if it was killed.
-
-    Args:
-        name: the name of its step.
-        data: the folder of its data.
-        save_dir: the folder of its checkpoints.
-        user_dir: the plugin.
-        gpus: with several it runs under torchrun.
-        model: the flags of its languages and its model.
-        flags: its other flags.
-    """
-
-    name: str
-    data: str
-    save_dir: str
-    user_dir: str
-    gpus: int = 1
-    model: Flags = field(default_factory=dict)
-    flags: Flags = field(default_factory=dict)
-
-    def all_flags(self) -> Flags:
-        """All flags of fairseq-train; the last one of a name counts.
-
-        Without ``--distributed-world-size 1``, a training for one GPU would use all visible GPUs,
-        and with them larger batches.
-        """
-        return {**self._own_flags(), **self.model, **self.flags}
-
-    def training(self) -> Training:
-        """What the run must know of it."""
-        given = {name: value for name, value in self.all_flags().items() if value is not False}
-        return Training(
-            needs_gpu=next((flag for flag in HALF if flag in given), None),
-            on_cpu="cpu" in given,
-        )
-
-    def arguments(self) -> List[str]:
-        """The arguments of fairseq-train."""
-        parts = (self._own_flags(), self.model, self.flags)
-        return [self.data, *(word for part in parts for word in as_arguments(part))]
-
-    def process(self) -> Tuple[str, ...]:
-        """The command line of the training itself."""
-        several = ("torchrun", "--nproc_per_node", str(self.gpus), "--no-python")
-        return (*(several if self.gpus > 1 else ()), "fairseq-train", *self.arguments())
-
-    def argv(self) -> List[str]:
-        """The command line that runs the training to its last update."""
-        return StageOptions(name=self.name, command=self.process()).argv()
-
-    def _own_flags(self) -> Flags:
-        alone = {} if self.gpus > 1 else {"distributed-world-size": 1}
-        return {"user-dir": self.user_dir, "save-dir": self.save_dir, **alone}
 
 
 LENGTHS = (  # flags of learning-rate schedules that count updates, the warm-up apart

@@ -11,7 +11,7 @@ from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.installation import USER_DIR, USER_DIRS
 
 FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
-TRAINING = {"needs_gpu": (str, None), "on_cpu": bool}
+TRAINING = {"needs_gpu": (str, None), "on_cpu": bool, "nodes?": int}
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
 STEP.update({"makes": [str], "folder": (str, None), "gpus": int, "training?": TRAINING})
 FIELDS = {"folder": str, "inputs": dict, "seed": int, "steps": [STEP]}
@@ -26,10 +26,12 @@ class Training(NamedTuple):
     Args:
         needs_gpu: the flag, without dashes, for which it needs a GPU; None if there is none.
         on_cpu: whether it uses no GPU.
+        nodes: how many machines it needs.
     """
 
     needs_gpu: Optional[str] = None
     on_cpu: bool = False
+    nodes: int = 1
 
 
 class Step(NamedTuple):
@@ -44,7 +46,7 @@ class Step(NamedTuple):
         makes: its output files; all exist when it is done.
         folder: the output folder, moved aside if the step changes; None if its commands overwrite
             their outputs.
-        gpus: how many GPUs it uses, on a machine that has any.
+        gpus: how many GPUs it uses on each machine, if that has any.
         training: of a training, what its command does; None for other steps, and in files of
             versions that did not record it.
     """
@@ -217,5 +219,5 @@ def _step(content: Dict[str, Any]) -> Step:
     known = {key: content[key] for key in Step._fields if key in content}
     training = content.get("training")
     if training is not None:
-        known["training"] = Training(**{key: training[key] for key in Training._fields})
+        known["training"] = Training(**training)
     return Step(**known)

@@ -12,8 +12,13 @@ from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.pipeline.step_commands import (
     PLAIN,
     TEACHERLESS,
-    TrainCommand,
     stage_flags,
+)
+from fairseq_kd.pipeline.train_command import (
+    ON_EACH_NODE,
+    WITH_RANK,
+    TrainCommand,
+    on_each_machine,
 )
 from fairseq_kd.pipeline.training_check import check_training_command
 from fairseq_kd.pipeline.workflow import Training
@@ -127,6 +132,32 @@ def test_several_gpus_are_several_workers():
     assert together[4:8] == ["torchrun", "--nproc_per_node", "4", "--no-python"]
     assert together[8:] == [*alone[4:10], "--fp16"]
     assert checked(DISTILLED, gpus=4)["arch"] == "transformer"
+
+
+def test_several_nodes_are_one_torchrun_on_each():
+    flags = {"fp16": True}
+    training = TrainCommand("middle", "data", "out", "user_dir", gpus=4, flags=flags, nodes=2)
+    command = training.argv()
+    assert command[4:14] == [*ON_EACH_NODE, "--nodes", "2", "bash", "-c"]
+    workers = ["torchrun", "--nproc_per_node", "4", "--nnodes", "2", "--rdzv-backend", "c10d"]
+    workers += ["--rdzv-id", "middle", "--no-python", "fairseq-train", "data"]
+    at = command.index("torchrun")
+    assert command[at : at + len(workers)] == workers
+    assert "--distributed-world-size" not in command
+    by_hand = on_each_machine(command)
+    assert by_hand == ["torchrun", "--rdzv-endpoint", "FIRST:29500", *command[at + 1 :]]
+    assert training.training() == Training("fp16", False, 2)
+
+
+def test_on_cpus_each_node_has_its_rank():
+    training = TrainCommand("middle", "data", "out", "user_dir", flags={"cpu": True}, nodes=2)
+    command = training.argv()
+    at = command.index("--no-python")
+    assert command[at + 1 : at + 6] == ["bash", "-c", WITH_RANK, "fairseq-train", "data"]
+    alone = TrainCommand("middle", "data", "out", "user_dir", flags={"cpu": True})
+    assert command[at + 4 :] == [
+        w for w in alone.argv()[4:] if w not in ("1", "--distributed-world-size")
+    ]
 
 
 def test_a_training_says_whether_it_needs_a_gpu():

@@ -13,7 +13,7 @@ from harness import ENVIRONMENT, ROOT
 from fairseq_kd.files.json_files import sealed
 from fairseq_kd.pipeline import state
 from fairseq_kd.pipeline.execution import run_step
-from fairseq_kd.pipeline.step_commands import TrainCommand
+from fairseq_kd.pipeline.train_command import TrainCommand
 from fairseq_kd.pipeline.training_check import check_training_command
 from fairseq_kd.pipeline.workflow import Step, Workflow, write_workflow
 from fairseq_kd.training_log import flags_of
