@@ -11,23 +11,17 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
 from fairseq_kd.installation import USER_DIR
-from fairseq_kd.pipeline.corpus import Corpus, corpus_of
-from fairseq_kd.pipeline.run_file import COLD, INHERIT, RunFile, Stage
+from fairseq_kd.pipeline.corpus import corpus_of
+from fairseq_kd.pipeline.distilled_steps import distilled_steps, own_steps
+from fairseq_kd.pipeline.run_file import COLD, INHERIT, OWN, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import (
-    IMPORTED,
-    MONOLINGUAL,
     PLAIN,
     SIZES,
     TEACHERLESS,
-    TRANSLATIONS,
     Model,
-    distilled_step,
-    import_step,
     stage_flags,
     store_steps,
     stretched_schedule,
-    text_step,
-    translation_steps,
 )
 from fairseq_kd.pipeline.train_command import TrainCommand
 from fairseq_kd.pipeline.workflow import LaidOutStep
@@ -38,6 +32,7 @@ UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "
 CONTROLS = (UNDISTILLED, INHERITED, TOTAL, ONE_STEP)
 POSITIONS = ("max-source-positions", "max-target-positions")  # of which a model may learn some
 SHARED = "share-all-embeddings"
+ON_OWN = {"alpha": 1, "beta": 0}  # its own translations are no references
 EMBEDDINGS = ("encoder-embed-path", "decoder-embed-path")  # flags that name files
 
 
@@ -78,11 +73,10 @@ class Layout:
         """
         self.stored = self._stored_splits(stages)
         ladder = list(zip(stages, sizes, strict=True))
-        before = self.teachers
+        learns_from = self.run.learns_from(stages, self.teachers)
         for stage, flags in ladder:
-            settings = {"learns-from": before, **self.run.settings_of(stage)}
+            settings = {**self.run.settings_of(stage), "learns-from": learns_from[stage.name]}
             self.models[stage.name] = self._distil(stage.name, flags, settings)
-            before = [stage.name]
         self._controls(*ladder[-1], settings)
         self._evaluate([stage.name for stage, _ in ladder])
 
@@ -147,10 +141,12 @@ class Layout:
             starts_as: the training whose initial weights it shares; "" for its own.
         """
         teachers = [self._model(name, each) for each in _as_list(settings["learns-from"])]
-        data, after = self.corpus.folder, self.corpus.after
-        if settings["data"] != "gold":
-            data, step = self._distilled(settings["data"])
-            after = [step]
+        sizes = {**self.run.train, **settings["train"]}
+        own = {flag: sizes[flag] for flag in (*SIZES, *POSITIONS) if flag in sizes}
+        start = self._start(starts_as or name, size, own, settings, teachers[0])
+        data, after = self._data(name, settings, start)
+        if settings["data"] == OWN:
+            settings = {**ON_OWN, **settings}
         flags: Flags = {}
         reads: List[str] = []
         if settings["criterion"] not in TEACHERLESS:
@@ -164,9 +160,6 @@ class Layout:
                     flags.update(each.language_flags("kd-teacher"))
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
-        sizes = {**self.run.train, **settings["train"]}
-        own = {flag: sizes[flag] for flag in (*SIZES, *POSITIONS) if flag in sizes}
-        start = self._start(starts_as or name, size, own, settings, teachers[0])
         if start is not None:
             flags["finetune-from-model"] = start.checkpoint
             after, reads = after + start.after, reads + start.reads()
@@ -235,34 +228,26 @@ class Layout:
                 names += _splits({**self.run.train, **settings["train"]})
         return list(dict.fromkeys(names))
 
-    def _distilled(self, kind: str) -> Tuple[str, str]:
-        """The folder of the distilled training set, and the step that makes it."""
-        section, out = self.run.get("distilled", {}), self._path(TRANSLATIONS)
-        corpus = self._to_translate(section)
-        if "import-translations" in section:
-            out = self._path(IMPORTED)
-            with self.run.section("distilled.import-translations"):
-                steps = [import_step(corpus, section["import-translations"], out)]
-        else:
-            teachers = [self.models[name] for name in self.teachers]
-            given, shards = section.get("translate", {}), section.get("shards", 1)
-            options = (given, shards, out, self.own_user_dir)
-            with self.run.section("distilled.translate"):
-                steps = translation_steps(teachers, corpus, *options)
-        with self.run.section("distilled.distill-data"):
-            flags = section.get("distill-data", {})
-            steps.append(distilled_step(corpus, self.corpus, flags, out, self._path(kind)))
-        self._add(*steps)
-        return self._path(kind), kind
+    def _data(
+        self, name: str, settings: Mapping[str, Any], start: Optional[Model]
+    ) -> Tuple[str, List[str]]:
+        """The folder of the data of a training, and the steps after which it is there.
 
-    def _to_translate(self, section: Mapping[str, Any]) -> Corpus:
-        """The corpus whose training set is translated: that of the run, or monolingual text."""
-        if "binarise-text" not in section:
-            return self.corpus
-        with self.run.section("distilled.binarise-text"):
-            step = text_step(self.corpus, section["binarise-text"], self._path(MONOLINGUAL))
-        self._add(step)
-        return Corpus(self._path(MONOLINGUAL), self.corpus.pair, step)
+        Args:
+            name: the name of the training.
+            settings: the settings of its stage: ``data``.
+            start: the model whose weights it starts from.
+        """
+        kind = settings["data"]
+        if kind == "gold":
+            return self.corpus.folder, self.corpus.after
+        if kind == OWN:
+            steps = own_steps(self.run, self.corpus, start, name, self.own_user_dir)
+        else:
+            teachers = [self.models[each] for each in self.teachers]
+            steps = distilled_steps(self.run, self.corpus, teachers, kind, self.own_user_dir)
+        self._add(*steps)
+        return self._path(steps[-1].name), [steps[-1].name]
 
     def _start(
         self, name: str, size: Flags, own: Flags, settings: Mapping[str, Any], teacher: Model
@@ -279,11 +264,13 @@ class Layout:
         start = settings["start"]
         if start == COLD:
             return None
+        if start in self.models:
+            return self.models[start]
         if start != INHERIT:
             if not Path(start).exists():
                 raise FileNotFoundError(
                     f"{self.run.path}: {name} starts from {start}, which does not exist. Give "
-                    f"{COLD}, {INHERIT} or a checkpoint."
+                    f"{COLD}, {INHERIT}, the name of an earlier stage or a checkpoint."
                 )
             return Model(start, start, None)
         out = self._path(f"{name}-start", "start.pt")

@@ -276,9 +276,10 @@ def _sizes(
     by_ratio: Iterator[Flags] = iter([])
     if ratios:
         whole = structure()
-        strategy = run.get("strategy", STRATEGY)
-        sizes = ladder_sizes(whole.size, checked_ladder(ratios), strategy)
-        by_ratio = iter([whole.flags(size) for size in sizes[-len(ratios) :]])
+        ladder = checked_ladder(list(dict.fromkeys(ratios)))  # some stages may have equal sizes
+        sizes = ladder_sizes(whole.size, ladder, run.get("strategy", STRATEGY))
+        flags = {ratio: whole.flags(size) for ratio, size in zip(ladder, sizes, strict=True)}
+        by_ratio = iter([flags[ratio] for ratio in ratios])
     return [layout.arch_flags(stage.arch) if stage.arch else next(by_ratio) for stage in stages]
 
 

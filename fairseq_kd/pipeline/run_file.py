@@ -23,7 +23,8 @@ from fairseq_kd.files.names import why_no_file
 from fairseq_kd.parallel_text import lines_of
 
 SCHEMA = Path(__file__).with_name("run.schema.yaml")
-COLD, INHERIT = "cold", "inherit"
+COLD, INHERIT = "cold", "inherit"  # values of start
+OWN = "own"  # of data
 MOST_VALUES = 100_000
 STAGE_DEFAULTS = {
     **{"criterion": "word_kd", "soft-targets": "live", "start": COLD, "data": "gold"},
@@ -87,6 +88,24 @@ class RunFile:
         """The settings of a stage: its own override those of ``each``, flag by flag."""
         train = {**self.each.get("train", {}), **stage.settings.get("train", {})}
         return {**self.each, **stage.settings, "train": train}
+
+    def learns_from(self, stages: Sequence[Stage], teachers: Sequence[str]) -> Dict[str, List[str]]:
+        """The names of the models from which each stage learns, by the name of the stage.
+
+        By default the stage before; of a stage that starts from an earlier one, the models from
+        which that learnt.
+
+        Args:
+            stages: with their names.
+            teachers: the names of the teachers of the run, from which the first stage learns.
+        """
+        before, by_stage = list(teachers), {}
+        for stage in stages:
+            settings = self.settings_of(stage)
+            given = settings.get("learns-from", by_stage.get(settings["start"], before))
+            by_stage[stage.name] = [given] if isinstance(given, str) else list(given)
+            before = [stage.name]
+        return by_stage
 
     @property
     def teacher_languages(self) -> Optional[Tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 
-from fairseq_kd.pipeline.run_file import COLD, INHERIT, STAGE_DEFAULTS, RunFile, Stage
+from fairseq_kd.pipeline.run_file import COLD, INHERIT, OWN, STAGE_DEFAULTS, RunFile, Stage
 from fairseq_kd.pipeline.step_commands import PLAIN, SIZES, TEACHERLESS
 
 DISTILLING = ("alpha", "beta", "temperature", "soft-targets", "learns-from")
@@ -34,6 +34,10 @@ SECTION_KEYS = {  # by section: flags of our commands that the run sets, and the
         **{"subset": "distilled", "user-dir": "user-dir"},
     },
     "binarise-text": {"data": "data", "out": "run"},
+    "own-translations": {
+        **{"teacher": "start", "data": "data", "out": "run", **OF_TEACHER, "subset": "data"},
+        **{"shard": "own-translations", "user-dir": "user-dir", "nbest": "own-translations"},
+    },
     "import-translations": {"data": "data", "out": "run", "subset": "distilled"},
     "distill-data": {"translations": "run", "data": "data", "gold-data": "data", "out": "run"},
 }
@@ -65,6 +69,7 @@ def check_effects(run: RunFile, stages: Sequence[Stage], teachers: Sequence[str]
     _check_scorer(run)
     _check_sizes(run, stages)
     _check_importance(run, stages, settings)
+    _check_own_translations(run, settings)
     _check_distillation(run, stages, settings)
     _check_sections(run, stages, settings)
     _check_distilled(run, stages, settings)
@@ -95,6 +100,8 @@ def _trainings(
     for stage in stages:
         yield f"{stage.name}: train", stage.settings.get("train", {}), of_stages
     yield "evaluate", run.get("evaluate", {}), SECTION_KEYS["evaluate"]
+    own = SECTION_KEYS["own-translations"]
+    yield "own-translations", run.get("own-translations", {}), own
     alone = any(run.settings_of(stage)["data"] == "distilled" for stage in stages)
     for section in ("binarise-text", "translate", "import-translations", "distill-data"):
         keys = {**SECTION_KEYS[section], **({"mix": "data"} if alone else {})}
@@ -127,6 +134,22 @@ def _check_importance(
             raise ValueError(
                 f"{run.path}: {where} has importance: data, which has no effect without start: "
                 "inherit. Add that, or leave it out."
+            )
+
+
+def _check_own_translations(run: RunFile, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses a student's own translations without a student, or without a teacher of them."""
+    for name, each in settings.items():
+        if each["data"] == OWN and each["start"] in (COLD, INHERIT):
+            raise ValueError(
+                f"{run.path}: {name} has data: own, the translations of the model that it starts "
+                f"from, but start is {each['start']}. Set it to the name of an earlier stage, or "
+                "to a checkpoint."
+            )
+        if each["data"] == OWN and each["criterion"] in TEACHERLESS:
+            raise ValueError(
+                f"{run.path}: {name} has data: own, from which {each['criterion']} would learn its "
+                "own errors. Choose a criterion with a teacher, such as word_kd."
             )
 
 
@@ -177,9 +200,11 @@ def _check_sections(
     taught = [each for each in every if each["criterion"] not in TEACHERLESS]
     stored = any(each["soft-targets"] == "store" for each in taught)
     by_ratio = any(stage.ratio is not None for stage in stages)
+    data = {each["data"] for each in every}
     for key, has_effect, needs in (
         ("store", stored, "soft-targets: store in a stage"),
-        ("distilled", any(each["data"] != "gold" for each in every), "data: distilled or mixed"),
+        ("distilled", bool(data & {"distilled", "mixed"}), "data: distilled or mixed"),
+        ("own-translations", OWN in data, "data: own in a stage"),
         ("strategy", by_ratio, "a stage with a ratio"),
         ("factor", run.ladder is None, "target or parameters instead of a ladder"),
     ):
@@ -240,13 +265,13 @@ def _check_distilled(
                 f"{run.path}: {name} has data: {data}, whose training set is called train, but "
                 f"train-subset is {flags['train-subset']}. Leave one of them out."
             )
-        if "upsample-primary" in flags and mix != "extra":
+        if "upsample-primary" in flags and (mix != "extra" or data == OWN):
             raise ValueError(
                 f"{run.path}: {name} has upsample-primary, which has no effect on data: {data}, a "
                 "single training set. Leave it out; distilled.distill-data.upsample-gold repeats "
                 "the references in data: mixed."
             )
-        if data == "distilled":
+        if data in ("distilled", OWN):
             continue
         if mix == "alone":
             raise ValueError(
@@ -274,9 +299,8 @@ def _check_controls(
     teachers: Sequence[str],
 ) -> None:
     """Refuses a control that would repeat another training of the run."""
-    last, before = stages[-1].name, [stage.name for stage in stages[-2:-1]]
-    learns = settings[last].get("learns-from", before or list(teachers))
-    learns = [learns] if isinstance(learns, str) else list(learns)
+    last = stages[-1].name
+    learns = run.learns_from(stages, teachers)[last]
     for control in ("inherited", "total"):
         if control in run.get("controls", []) and settings[last]["start"] == COLD:
             raise ValueError(

@@ -47,6 +47,9 @@ def check_starts(
             of_teacher = trained.get(options.teacher)
             begun = _inherited(path, name, options, of_teacher, trainings)
             _refuse_another_model(path, name, training, begun, "its start has")
+        elif start in trained:
+            begun = Namespace(**trainings[trained[start]])
+            _refuse_another_model(path, name, training, begun, f"{trained[start]} has")
         elif start and Path(start).exists() and is_transformer(training["arch"]):
             check_start(start, f"{path}: the checkpoint {start}")
             _refuse_another_model(path, name, training, _of_checkpoint(path, start), f"{start} has")

@@ -1,20 +1,13 @@
-"""The steps of a run with their commands: trainings, stores, translations, distilled sets."""
+"""The models of a run, the flags of their trainings, and the steps that store soft targets."""
 
 import os
 import re
 from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
 from fairseq_kd.command_line import Options
-from fairseq_kd.decoding.options import (
-    ImportTranslationsOptions,
-    MergeOptions,
-    TranslateOptions,
-)
-from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOptions
 from fairseq_kd.fairseq_flags import Flags
 from fairseq_kd.flag_types import WHOLE
-from fairseq_kd.parallel_text import text_file
-from fairseq_kd.pipeline.corpus import EVERY_SPLIT, Corpus
+from fairseq_kd.pipeline.corpus import Corpus
 from fairseq_kd.pipeline.workflow import LaidOutStep
 from fairseq_kd.teachers.options import StoreMergeOptions, StoreOptions
 
@@ -205,104 +198,11 @@ def store_steps(
     reads = [*teacher.reads(), *(gold.reads(tuple(splits)) if data == gold.folder else [])]
     makes = [f"{out}/{split}/sentences.npy" for split in splits]  # written last
     merge = StoreMergeOptions.of({"out": out, "subset": flags["subset"]})
-    whole = LaidOutStep(_last(out), "store", merge, after, reads, makes, out, 1)
-    return _in_shards(whole, StoreOptions, flags, section.get("shards", 1))
+    whole = LaidOutStep(last_part(out), "store", merge, after, reads, makes, out, 1)
+    return in_shards(whole, StoreOptions, flags, section.get("shards", 1))
 
 
-def text_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
-    """The step that binarises monolingual text.
-
-    Args:
-        gold: the corpus of the run.
-        section: ``distilled.binarise-text`` of the run file.
-        out: the folder of the binarised text; the step has its name.
-
-    Raises:
-        FileNotFoundError: there is no such text.
-        ValueError: the section has an unknown flag, or a value out of its range.
-    """
-    options = BinariseTextOptions.of({"data": gold.folder, "out": out, **section})
-    given = [text_file(str(options.text)), *([str(options.codes)] if options.codes else [])]
-    side = f"{out}/train.{'-'.join(gold.pair)}.{gold.pair[0]}"
-    makes = [f"{out}/text.json", f"{side}.bin", f"{side}.idx"]
-    reads = [*gold.reads(EVERY_SPLIT), *given]
-    return LaidOutStep(_last(out), "prepare", options, gold.after, reads, makes, out)
-
-
-def translation_steps(
-    teachers: Sequence[Model],
-    corpus: Corpus,
-    section: Mapping[str, Any],
-    shards: int,
-    out: str,
-    user_dir: Optional[str],
-) -> List[LaidOutStep]:
-    """The steps that translate the training set; the last one completes the translations.
-
-    Args:
-        teachers: the models that decode together, as an ensemble.
-        corpus: whose training set is translated.
-        section: ``distilled.translate`` of the run file.
-        shards: how many steps share the work.
-        out: the folder of the translations; the last step has its name.
-        user_dir: the run's own plugin, if it has one.
-
-    Raises:
-        ValueError: the section has an unknown flag, or a value out of its range.
-    """
-    checkpoints = os.pathsep.join(each.checkpoint for each in teachers)
-    flags = {"user-dir": user_dir, "teacher": checkpoints, **teachers[0].language_flags()}
-    flags |= {"data": corpus.folder, "out": out}
-    after = [*corpus.after, *(name for each in teachers for name in each.after)]
-    reads = [*corpus.reads(), *(path for each in teachers for path in each.reads())]
-    makes = [f"{out}/hypotheses.txt"]
-    merge = MergeOptions.of({"folder": out})
-    whole = LaidOutStep(_last(out), "translate", merge, after, reads, makes, out, 1)
-    return _in_shards(whole, TranslateOptions, {**flags, **section}, shards)
-
-
-def import_step(corpus: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
-    """The step that imports the translations of another system.
-
-    Args:
-        corpus: whose training set was translated.
-        section: ``distilled.import-translations`` of the run file.
-        out: the folder of the translations; the step has its name.
-
-    Raises:
-        ValueError: the section has an unknown flag, or a value out of its range.
-    """
-    options = ImportTranslationsOptions.of({"data": corpus.folder, "out": out, **section})
-    given = [str(path) for path in (options.hypotheses, options.codes) if path is not None]
-    makes, reads = [f"{out}/hypotheses.txt"], [*corpus.reads(), *given]
-    return LaidOutStep(_last(out), "translate", options, corpus.after, reads, makes, out)
-
-
-def distilled_step(
-    corpus: Corpus, gold: Corpus, section: Mapping[str, Any], translations: str, out: str
-) -> LaidOutStep:
-    """The step that makes a training set of translations.
-
-    Args:
-        corpus: whose training set was translated.
-        gold: the corpus of the run.
-        section: ``distilled.distill-data`` of the run file.
-        translations: their folder.
-        out: the folder of the set: ``distilled``, or ``mixed`` with gold pairs.
-
-    Raises:
-        ValueError: the section has an unknown flag, or a value out of its range.
-    """
-    flags = {"translations": translations, "data": corpus.folder, "out": out}
-    if _last(out) == "mixed":
-        flags |= {"mix": "gold", **({} if corpus is gold else {"gold-data": gold.folder})}
-    options = DistillDataOptions.of({**flags, "select": "best", **section})
-    makes, reads = [f"{out}/manifest.json"], gold.reads(EVERY_SPLIT)
-    reads += [str(options.scores)] if options.scores else []
-    return LaidOutStep(_last(out), "distill", options, [_last(translations)], reads, makes, out)
-
-
-def _in_shards(
+def in_shards(
     whole: LaidOutStep, options: Type[Options], flags: Mapping[str, Any], shards: int
 ) -> List[LaidOutStep]:
     """A step as one, or as parts for several machines and one that merges them.
@@ -327,5 +227,6 @@ def _in_shards(
     return [*parts, whole._replace(kind="merge", after=names, reads=[], gpus=0)]
 
 
-def _last(folder: str) -> str:
+def last_part(folder: str) -> str:
+    """The last part of a path, which is the name of its step."""
     return os.path.basename(folder)

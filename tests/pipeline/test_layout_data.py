@@ -220,3 +220,62 @@ def test_other_names_of_languages_than_those_of_a_bilingual_teacher_have_no_effe
     )
     with pytest.raises(ValueError, match=message):
         workflow_of("ladder: [0.5]\nteacher-languages: {source: es_XX, target: en_XX}")
+
+
+ON_OWN = """\
+ladder:
+  - {ratio: 0.5, name: word, soft-targets: store}
+  - {ratio: 0.5, name: own-1, start: word, data: own}
+  - {ratio: 0.5, name: own-2, start: own-1, data: own, soft-targets: store, beta: 0.3}
+"""
+
+
+def test_a_student_translates_the_training_set_itself(workflow_of, data):
+    workflow = workflow_of(f"{ON_OWN}own-translations: {{beam: 2}}")
+    word = "runs/run/word/checkpoint_best.pt"
+    assert words(workflow, "own-1-own-translations") == {
+        "--teacher": word,
+        "--data": data,
+        "--out": "runs/run/own-1-own-translations",
+        "--beam": "2",
+    }
+    assert workflow.step("own-1-own-translations").after == ["word"]
+    assert words(workflow, "own-1-own") == {
+        "--translations": "runs/run/own-1-own-translations",
+        "--data": data,
+        "--out": "runs/run/own-1-own",
+        "--select": "best",
+        "--max-length-ratio": "inf",
+        "--max-copied": "inf",
+        "--max-repeated": "inf",
+    }
+    greedy = words(workflow_of(ON_OWN), "own-2-own-translations")
+    assert (greedy["--teacher"], greedy["--beam"]) == ("runs/run/own-1/checkpoint_last.pt", "1")
+
+
+def test_a_student_learns_on_its_own_translations_from_the_teacher_alone(
+    workflow_of, large_teacher
+):
+    workflow = workflow_of(ON_OWN)
+    first, second = (args(workflow, name) for name in ("own-1", "own-2"))
+    assert first["data"] == "runs/run/own-1-own"
+    assert first["finetune_from_model"] == "runs/run/word/checkpoint_best.pt"
+    assert first["kd_teacher"] == large_teacher
+    assert (first["kd_alpha"], first["kd_beta"]) == (1, 0)
+    assert (second["kd_alpha"], second["kd_beta"]) == (1, 0.3)
+    assert second["kd_store"] == "runs/run/teacher-store-own-2-own"
+    assert workflow.step("own-1").after == ["own-1-own", "word"]
+
+
+def test_a_stage_that_starts_from_another_has_its_shape(workflow_of):
+    ladder = "ladder: [{ratio: 0.7, name: word}, {ratio: 0.4, start: word}]"
+    with pytest.raises(ValueError, match="student is trained with --encoder-") as error:
+        workflow_of(ladder)
+    assert "but word has" in str(error.value)
+
+
+def test_a_stage_that_starts_from_another_learns_from_its_teacher(workflow_of, large_teacher):
+    workflow = workflow_of("ladder: [{ratio: 0.5, name: word}, {ratio: 0.5, start: word}]")
+    assert args(workflow, "student")["kd_teacher"] == large_teacher
+    following = workflow_of("ladder: [{ratio: 0.5, name: word}, {ratio: 0.5}]")
+    assert args(following, "student")["kd_teacher"] == "runs/run/word/checkpoint_best.pt"

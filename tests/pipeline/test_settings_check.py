@@ -55,6 +55,35 @@ WITHOUT_EFFECT = {
         "ladder: [0.5]\ndistilled: {shards: 2}",
         "distilled has no effect without dat",
     ),
+    "own translations": (
+        "ladder: [0.5]\nown-translations: {beam: 2}",
+        r"own-translations has no effect without data: own in a stage\. Add that, or leave "
+        r"own-translations out\.",
+    ),
+    "own translations of nothing": (
+        "ladder: [{ratio: 0.5, data: own}]",
+        "student has data: own, the translations of the model that it starts from, but start is "
+        r"cold\. Set it to the name of an earlier stage, or to a checkpoint\.",
+    ),
+    "own translations of a part of the teacher": (
+        "ladder: [{ratio: 0.5, start: inherit, data: own}]",
+        r"but start is inherit\. Set it to the name of an earlier stage",
+    ),
+    "own translations without a teacher": (
+        f"ladder: [{{ratio: 0.5, name: word}}, {{ratio: 0.5, start: word, data: own, {PLAIN}}}]",
+        "student has data: own, from which label_smoothed_cross_entropy would learn its own "
+        r"errors\. Choose a criterion with a teacher, such as word_kd\.",
+    ),
+    "a key of the run among own translations": (
+        "ladder: [{ratio: 0.5, name: word}, {ratio: 0.5, start: word, data: own}]\n"
+        "own-translations: {teacher: t.pt}",
+        "own-translations has teacher, which the key start sets",
+    ),
+    "copies of the references beside own translations": (
+        "ladder: [{ratio: 0.5, name: word}, {ratio: 0.5, start: word, data: own, "
+        "train: {upsample-primary: 2}}]",
+        "student has upsample-primary, which has no effect on data: own",
+    ),
     "a mixture of nothing": (
         "ladder: [{ratio: 0.5, data: mixed}]\ndistilled: {distill-data: {mix: alone}}",
         "student has data: mixed, but distilled.distill-data.mix is alone. Set data: distilled, or",
