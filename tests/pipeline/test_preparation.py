@@ -365,8 +365,7 @@ MISSING = {
     ),
     "a start": (
         "ladder: [{ratio: 0.5, start: none.pt}]",
-        r"student starts from none\.pt, which does not exist\. Give cold, inherit, the "
-        r"name of an earlier stage or a checkpoint\.",
+        r"student starts from none\.pt, which does not exist\. Give cold, inherit, the name of an ",
     ),
     "the set to evaluate": (
         "ladder: [0.5]\nevaluate: {subset: test7}",
