@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
-from fairseq_kd.child_process import child, run
+from fairseq_kd.child_process import child
 from fairseq_kd.files.locks import Lock, locked
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.whole_files import (
@@ -26,7 +26,8 @@ from fairseq_kd.files.write_errors import writing
 from fairseq_kd.pipeline.execution import SLOTS, visible_gpus
 from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
-from fairseq_kd.pipeline.slurm import job_logs, state_flags
+from fairseq_kd.pipeline.slurm import job_logs
+from fairseq_kd.pipeline.snakemake_flags import WITH_SNAKEMAKE, checked_flags
 from fairseq_kd.pipeline.state import (
     DONE,
     DRIVER,
@@ -52,38 +53,7 @@ from fairseq_kd.progress import PAUSE as PROGRESS_PAUSE
 from fairseq_kd.progress import log_seconds
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
-# Snakemake without the modules of .snakemake/pip-deployments, which it would import as its plugins
-# from the folder that it is started in.
-WITH_SNAKEMAKE = """\
-import os, sys
-start = os.getcwd()
-os.chdir("/")
-import snakemake
-sys.path[:] = filter(os.path.isabs, sys.path)
-os.chdir(start)
-from snakemake.cli import main, parse_args
-"""
 SNAKEMAKE_PROGRAM = f"{WITH_SNAKEMAKE}main()\n"
-# Settings with which Snakemake does something else than to execute the steps, some for ever.
-OTHER_MODES = (
-    *("dryrun", "touch", "unlock", "lint", "summary", "detailed_summary", "list_rules"),
-    *("list_target_rules", "list_changes", "list_input_changes", "list_params_changes"),
-    *("list_untracked", "list_conda_envs", "dag", "rulegraph", "filegraph", "d3dag", "report"),
-    *("archive", "delete_all_output", "delete_temp_output", "cleanup_metadata", "cleanup_shadow"),
-    *("print_compilation", "generate_unit_tests", "export_cwl", "containerize", "batch"),
-    *("conda_create_envs_only", "conda_cleanup_envs", "container_cleanup_images"),
-    *("edit_notebook", "draft_notebook", "until", "omit_from", "immediate_submit"),
-)
-PARSER = f"""{WITH_SNAKEMAKE}
-_, args = parse_args(sys.argv[1:])
-other = [name for name in {OTHER_MODES} if getattr(args, name, None)]
-other += [f"executor: {{args.executor}}"] if args.executor in ("dryrun", "touch") else []
-other += [f"{{name}}: 0" for name in ("jobs", "cores") if getattr(args, name) == 0]
-states = getattr(args, "slurm_status_command", None)
-import json
-states = states if isinstance(states, str) else None
-print(json.dumps({{"other": other, "executor": args.executor, "states": states}}))
-"""
 SNAKEMAKE_FOLDER = ".snakemake"
 CODE = ("pip-deployments", "iocache/latest.pkl")  # in SNAKEMAKE_FOLDER; the other is unpickled
 TAIL_LINES = 12
@@ -172,7 +142,7 @@ def run_workflow(
         _check_jobs(steps, flags, jobs)
     if _works_here(flags):
         _check_gpus(steps)
-    flags = [*flags, *_checked_flags(flags)]
+    flags = [*flags, *checked_flags(flags)]
     with writing(folder), locked(folder / LOCK, workflow.folder) as lock:
         write_workflow(workflow)
         statuses = [
@@ -198,33 +168,6 @@ def run_workflow(
         page = write_history(workflow)
     print(f"{page} documents how every result was made.", file=sys.stderr)
     return 0
-
-
-def _checked_flags(flags: Sequence[str]) -> List[str]:
-    """Refuses flags and profiles that Snakemake does not take, before any output is moved.
-
-    Returns:
-        Further flags, without which an executor would not learn that its jobs ended.
-
-    Raises:
-        ValueError: with Snakemake's last line; or it would not execute the steps.
-    """
-    if not flags and not os.environ.get("SNAKEMAKE_PROFILE"):
-        return []
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
-    parsed = run([sys.executable, "-P", "-c", PARSER, *flags], env=environment)
-    if parsed.returncode:
-        lines = parsed.stderr.strip().splitlines() or ["no message"]
-        raise ValueError(f"Snakemake does not accept {shlex.join(flags)}: {lines[-1]}")
-    settings = json.loads(parsed.stdout.splitlines()[-1])
-    if settings["other"]:
-        raise ValueError(
-            f"Snakemake would not execute the steps, since {shlex.join(flags) or 'its profile'} "
-            f"sets {settings['other'][0].replace('_', '-')}. Leave that out."
-        )
-    further, lines = state_flags(settings["executor"], settings["states"])
-    print(*(f"{line}\n" for line in lines), sep="", end="", file=sys.stderr)
-    return further
 
 
 def _check_paths(folder: Path, steps: Sequence[Step]) -> None:

@@ -31,7 +31,7 @@ TWO_NODES = """\
 run: {folder}
 data: {data}
 teacher: {teacher}
-ladder: [{{ratio: 1.0, name: student}}]
+ladder: [{{ratio: 0.5, name: student}}]
 each: {{temperature: 1}}
 train: {{cpu: true, dropout: 0, max-update: 40, max-tokens: 400, lr: 0.005, log-interval: 1,
   save-interval-updates: 10, update-freq: {update_freq}}}
@@ -52,6 +52,20 @@ def profile(tmp_path_factory):
     folder.mkdir()
     (folder / "config.yaml").write_text(PROFILE, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def start(slurm, tmp_path):
+    """Starts drivers, which end with the test."""
+    drivers = []
+
+    def driver(*words, out="messages"):
+        drivers.append(Driver(slurm, tmp_path / out, *words))
+        return drivers[-1]
+
+    yield driver
+    for each in drivers:
+        each.process.kill()
 
 
 class Driver:
@@ -109,7 +123,9 @@ def power_fails(slurm, node):
     slurm.ask("scontrol", "update", f"nodename={node}", "state=resume")
 
 
-def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(slurm, profile, tmp_path):
+def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(
+    slurm, profile, start, tmp_path
+):
     text = write_text(tmp_path / "text", {"train": 160, "valid": 20, "test": 10})
     changes = [f"data.text={text}", "evaluate.rounds=0", *(f"train.{each}" for each in SMALL)]
     here, there = tmp_path / "here" / "demo", tmp_path / "there" / "demo"
@@ -118,8 +134,7 @@ def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(slurm, 
         "fairseq-kd", "progressive", *words, "--set", f"run={here}", env={"OMP_NUM_THREADS": "4"}
     )  # as many as the profile gives a training
     words += ["--set", f"run={there}", "--profile", profile]
-    out = tmp_path / "messages"
-    run = Driver(slurm, out, *words)
+    run = start(*words)
 
     shards = ["teacher-translations-1-of-2", "teacher-translations-2-of-2"]
     jobs = run.until(lambda jobs: {*shards} <= jobs.keys() and jobs)  # at the same time
@@ -141,13 +156,13 @@ def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(slurm, 
 
     run.process.kill()
     run.process.wait()
-    changed = Driver(slurm, tmp_path / "changed", *words, "--set", "train.max-update=61")
+    changed = start(*words, "--set", "train.max-update=61", out="changed")
     assert changed.process.wait() != 0
     assert "student" in slurm.running()
     refused = r"(student|undistilled) still runs with its old commands, in the job of a killed"
-    assert re.search(refused, (tmp_path / "changed").read_text())
-    again = Driver(slurm, out, *words)
-    again.until(lambda jobs: "waiting for a process that still holds" in out.read_text())
+    assert re.search(refused, changed.out.read_text())
+    again = start(*words)
+    again.until(lambda jobs: "waiting for a process that still holds" in again.out.read_text())
     assert stop(there / "student", signal.SIGCONT)
     message = again.ends()
 
@@ -170,25 +185,22 @@ def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(slurm, 
 
 
 def test_a_training_on_two_nodes_equals_one_of_two_batches_an_update(
-    slurm, data, teacher, tmp_path
+    slurm, data, teacher, start, tmp_path
 ):
     (tmp_path / "profile").mkdir()
     own = PROFILE.partition("set-threads:")[0].replace("mem_mb: 16000", "mem_mb: 2000")
     (tmp_path / "profile" / "config.yaml").write_text(own, encoding="utf-8")
-    for name, more in (("one", "update_freq: 2"), ("two", "nodes: 2")):
-        update_freq = 2 if name == "one" else 1
-        text = TWO_NODES.format(
-            folder=tmp_path / name, data=data, teacher=teacher, update_freq=update_freq
-        )
-        nodes = "nodes: 2\n" if more.startswith("nodes") else ""
-        (tmp_path / f"{name}.yaml").write_text(f"{nodes}{text}", encoding="utf-8")
+    for name, line, update_freq in (("one", "", 2), ("two", "nodes: 2\n", 1)):
+        folders = {"folder": tmp_path / name, "data": data, "teacher": teacher}
+        text = TWO_NODES.format(**folders, update_freq=update_freq)
+        (tmp_path / f"{name}.yaml").write_text(f"{line}{text}", encoding="utf-8")
     run_forked("fairseq-kd", "progressive", tmp_path / "one.yaml", "--until", "student")
     words = [tmp_path / "two.yaml", "--until", "student", "--profile", tmp_path / "profile"]
-    run = Driver(slurm, tmp_path / "messages", *words)
+    run = start(*words)
 
     folder = tmp_path / "two" / "student"
     run.until(lambda jobs: (folder / "checkpoint_last.pt").exists())
-    assert len(stop(folder)) == 2
+    assert len(stop(folder)) >= 2  # trainers, and the loaders of their data
     (job, nodes) = slurm.running()["student"]
     assert nodes == "n[1-2]"
     assert "gres/gpu" not in slurm.ask("scontrol", "show", "job", job)

@@ -1,5 +1,7 @@
 """Flags and profiles for Snakemake with which it would not execute the steps of a run."""
 
+import os
+
 import pytest
 from workflows import build, small_workflow
 
@@ -48,3 +50,28 @@ def test_a_profile_with_which_snakemake_executes_nothing_is_refused(tmp_path, li
         rf"{setting}\. Leave that out\.$",
     ):
         driver.run_workflow(workflow, None, ["--profile", str(profile)])
+
+
+APART = """\
+from dataclasses import dataclass
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.settings import CommonSettings
+common_settings = CommonSettings(non_local_exec=True, implies_no_shared_fs=True,
+    job_deploy_sources=True)
+class Executor(RemoteExecutor):
+    pass
+"""
+
+
+def test_an_executor_without_a_shared_file_system_is_refused(tmp_path, monkeypatch):
+    plugin = tmp_path / "path" / "snakemake_executor_plugin_apart"
+    plugin.mkdir(parents=True)
+    (plugin / "__init__.py").write_text(APART)
+    monkeypatch.setenv("PYTHONPATH", f"{plugin.parent}:{os.environ.get('PYTHONPATH', '')}")
+    message = (
+        r"^The executor apart gives the steps no folder in common, which they need\. Choose one "
+        r"for a cluster with a shared file system, such as slurm, or run all steps on one machine "
+        r"or in one pod, without an executor\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        driver.run_workflow(small_workflow(tmp_path / "run"), None, ["--executor", "apart"])

@@ -1,6 +1,6 @@
 """A real Slurm with two nodes on this machine, for tests: on loopback, with all files in a folder.
 
-Each node claims cores, memory and a GPU that this machine does not have, so that it takes jobs of
+Each node claims cores, memory and GPUs that this machine does not have, so that it takes jobs of
 the size of a cluster's. It runs in a process namespace of its own, so that it can lose its power:
 all of its processes end at once.
 """
@@ -34,15 +34,15 @@ SlurmctldLogFile={folder}/slurmctld.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core,CR_LLN
 SlurmdParameters=config_overrides
 GresTypes=gpu
 ReturnToService=2
 KillWait=5
 SlurmctldPort={ports[0]}
-NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:a100:1
-NodeName=n1 Port={ports[1]}
-NodeName=n2 Port={ports[2]}
+NodeName=DEFAULT CPUs=8 RealMemory=64000 Gres=gpu:a100:2
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=cpu Nodes=n1,n2 Default=YES State=UP
 PartitionName=gpu Nodes=n1,n2 State=UP
 """
@@ -92,7 +92,7 @@ class LocalSlurm:
         key.write_bytes(os.urandom(128))
         ports = [_free_port() for _ in range(3)]
         conf.write_text(CONF.format(host=socket.gethostname(), folder=folder, ports=ports))
-        (folder / "gres.conf").write_text("Name=gpu Type=a100 File=/dev/null\n")
+        (folder / "gres.conf").write_text("Name=gpu Type=a100 File=/dev/null,/dev/zero\n")
         SYSTEM.parent.mkdir(exist_ok=True)
         SYSTEM.symlink_to(conf)
         stack.callback(SYSTEM.unlink)
