@@ -364,7 +364,8 @@ class Layout:
         given = (command.reference, command.comet, *command.ratings)
         reads += [str(path) for path in given if path is not None]
         makes = [self._path(name) for name in ("evaluation.json", "report.md", "report.html")]
-        self._add(LaidOutStep("evaluation", "evaluate", command, after, reads, makes))
+        gpus = int(command.device in ("cuda", "both"))
+        self._add(LaidOutStep("evaluation", "evaluate", command, after, reads, makes, gpus=gpus))
 
 
 def _splits(flags: Flags) -> List[str]:

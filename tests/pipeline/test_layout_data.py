@@ -279,3 +279,9 @@ def test_a_stage_that_starts_from_another_learns_from_its_teacher(workflow_of, l
     assert args(workflow, "student")["kd_teacher"] == large_teacher
     following = workflow_of("ladder: [{ratio: 0.5, name: word}, {ratio: 0.5}]")
     assert args(following, "student")["kd_teacher"] == "runs/run/word/checkpoint_best.pt"
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cuda", 1), ("both", 1)])
+def test_an_evaluation_on_a_gpu_requests_one(workflow_of, device, gpus):
+    workflow = workflow_of(f"ladder: [0.5]\nevaluate: {{device: {device}}}")
+    assert workflow.step("evaluation").gpus == gpus
