@@ -20,6 +20,10 @@ LAZY_HEADER = struct.Struct("<8sQQQQQ")  # magic, version, type, bytes of a toke
 HUFFMAN_HEADER = struct.Struct("<9sQQQ")  # magic, version, bytes of the content, sentences
 CHUNK = 1 << 24  # tokens that are checked at once
 AGAIN = "Binarise the data again."
+BOTH = (
+    "Binarise both languages again; monolingual text of fairseq-kd binarise-text is for fairseq-kd "
+    "translate, and then distill-data makes a training set of it."
+)
 
 
 def check_subset(folder: Path, subset: str, vocab_sizes: Mapping[str, int]) -> None:
@@ -31,8 +35,8 @@ def check_subset(folder: Path, subset: str, vocab_sizes: Mapping[str, int]) -> N
         vocab_sizes: the size of the dictionary, by language, of both sides.
 
     Raises:
-        FileNotFoundError: there is no such subset, or one side of it is missing.
-        ValueError: as ``check_side``.
+        FileNotFoundError: there is no such subset.
+        ValueError: one side of it is missing, or as ``check_side``.
     """
     pair = "|".join(map(re.escape, vocab_sizes))
     name = re.compile(rf"({re.escape(subset)}\d*\.(?:{pair})-(?:{pair})\.)(?:{pair})(\.bin|\.idx)?")
@@ -41,7 +45,7 @@ def check_subset(folder: Path, subset: str, vocab_sizes: Mapping[str, int]) -> N
     for prefix in prefixes:
         for language, size in vocab_sizes.items():
             if not check_side(folder / f"{prefix}{language}", size):
-                raise FileNotFoundError(f"{folder / prefix}{language}.bin is missing. {AGAIN}")
+                raise ValueError(f"{folder / prefix}{language}.bin is missing. {BOTH}")
     if not prefixes:
         raise FileNotFoundError(f"{folder} holds no {subset} set of {' and '.join(vocab_sizes)}.")
 

@@ -16,7 +16,7 @@ import unicodedata
 import zlib
 from contextlib import ExitStack
 from itertools import zip_longest
-from typing import Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 OPENERS = {"": open, ".xz": lzma.open, ".gz": gzip.open}  # by what follows the name of a text
 DAMAGED = (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
@@ -26,6 +26,14 @@ CLEAN = {**dict.fromkeys(SEPARATORS, " "), 0xFEFF: ""}  # and a byte-order mark,
 ODD = re.compile(f"[{''.join(map(chr, CLEAN))}]")
 INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories: controls, zero-width characters, spaces
 SHOWN_BYTES = 20
+SPLIT_BY = {  # marks of words that are split into subwords, by what splits them
+    "BPE": re.compile(r"\S@@(?!\S)"),
+    "SentencePiece": re.compile("(?<!\\S)\u2581"),
+}
+SHOWN = 40  # characters of a line in a message
+MOST_SPLIT = 0.1  # largest share of lines with such marks in plain text
+COUNTED = 250  # lines after which the share is compared, and again after as many
+AS_BEFORE = "Give the text as it was before that."
 
 
 def text_file(name: str) -> str:
@@ -112,6 +120,55 @@ def cleaned(line: str) -> str:
     return line if line.isprintable() else line.translate(CLEAN)
 
 
+class SplitWords:
+    """Counts the lines of a text whose words BPE or SentencePiece has split, by their marks.
+
+    Such text would be split a second time, or compared with text that is not split.
+
+    Args:
+        called: how errors name the text.
+        advice: what to do with such text; "" accepts it.
+    """
+
+    def __init__(self, called: str, advice: str = AS_BEFORE):
+        self.called, self.advice, self.lines = called, advice, 0
+        self.marked = dict.fromkeys(SPLIT_BY, 0)  # lines
+        self.first: Dict[str, str] = {}  # of them
+
+    def add(self, line: str) -> None:
+        """Counts the next line.
+
+        Raises:
+            ValueError: as ``check``, of every so many lines.
+        """
+        self.lines += 1
+        if "\u2581" in line or "@@" in line:  # few have them, and this is fast
+            for each, mark in SPLIT_BY.items():
+                if mark.search(line):
+                    self.marked[each] += 1
+                    self.first.setdefault(each, line)
+        if self.lines % COUNTED == 0:
+            self.check()
+
+    @property
+    def split_by(self) -> str:
+        """What split the words of more lines than plain text has marks in; "" if nothing did."""
+        most = MOST_SPLIT * self.lines
+        return next((each for each, lines in self.marked.items() if lines > most), "")
+
+    def check(self) -> None:
+        """Refuses text that is split, if there is advice.
+
+        Raises:
+            ValueError: it is split.
+        """
+        if self.advice and self.split_by:
+            raise ValueError(
+                f"{self.called} must be plain text, but is split by {self.split_by}, as "
+                f"{self.first[self.split_by][:SHOWN]!r} shows. {self.advice}"
+            )
+
+
 class CleanLines:
     """The lines of a file without the characters at which programs disagree where a line ends.
 
@@ -119,16 +176,23 @@ class CleanLines:
 
     Args:
         path: the file.
+        if_split: what to do if the text is split into subwords; "" accepts it.
     """
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, if_split: str = AS_BEFORE):
+        self.path, self.if_split = path, if_split
         self.count = self.cleaned = 0
 
     def __iter__(self) -> Iterator[str]:
-        """Each line once, counted."""
+        """Each line once, counted.
+
+        Raises:
+            ValueError: as ``lines_of``, or the text is split into subwords.
+        """
+        words = SplitWords(self.path, self.if_split)
         for line in lines_of(self.path):
             self.count += 1
+            words.add(line)
             if line.isprintable():  # most are, and this is fast
                 yield line if not line.isspace() else ""
                 continue
@@ -136,6 +200,7 @@ class CleanLines:
                 self.cleaned += 1
                 line = line.translate(CLEAN)
             yield line if any(unicodedata.category(each) not in INVISIBLE for each in line) else ""
+        words.check()
 
     def check(self) -> None:
         """Refuses a file without lines, and says what was cleaned."""

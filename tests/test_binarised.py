@@ -67,3 +67,20 @@ def test_damaged_alignments_are_named_before_a_training(data, tmp_path):
     )
     with pytest.raises(ValueError, match=message):
         Setup(str(folder), *flags)
+
+
+@pytest.mark.parametrize("language", ["es", "en"])
+@pytest.mark.parametrize("subset", ["train", "valid"])
+def test_a_set_in_one_language_is_named_before_a_training(
+    data, teacher, tmp_path, subset, language
+):
+    folder = shutil.copytree(data, tmp_path / "data")
+    for path in folder.glob(f"{subset}.es-en.{language}.*"):
+        path.unlink()
+    message = (
+        rf"^{folder}/{subset}\.es-en\.{language}\.bin is missing\. Binarise both languages again; "
+        r"monolingual text of fairseq-kd binarise-text is for fairseq-kd translate, and then "
+        r"distill-data makes a training set of it\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        Setup(str(folder), "--criterion", "word_kd", "--kd-teacher", teacher)

@@ -5,7 +5,7 @@ import lzma
 
 import pytest
 
-from fairseq_kd.parallel_text import lines_of, main, text_file
+from fairseq_kd.parallel_text import AS_BEFORE, SplitWords, lines_of, main, text_file
 
 
 @pytest.fixture
@@ -109,6 +109,40 @@ LATIN1 += "the line is damaged, correct it, or remove it in every language."
 )
 def test_what_is_no_text_is_refused(clean, source, message):
     assert clean(source) == (1, "", f"{message}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "by"),
+    [
+        ("the Le@@ vi@@ tes", "BPE"),
+        ("end@@", "BPE"),
+        ("\u2581the \u2581Le vi tes", "SentencePiece"),
+        ("a \u2581 b", "SentencePiece"),
+    ],
+)
+def test_text_that_is_split_into_subwords_is_refused(clean, line, by):
+    message = f"train.es must be plain text, but is split by {by}, as {line!r} shows. "
+    assert clean(f"a\n{line}\nc\n") == (1, "", f"{message}{AS_BEFORE}\n")
+
+
+@pytest.mark.parametrize("plain", ["a@@b", "@@ -1,4 @@", "@@", "a\u2581b \u2582\u2581", "x@ y"])
+def test_signs_of_plain_text_are_no_marks_of_subwords(clean, tmp_path, plain):
+    assert clean(f"a\n{plain}\nc\n") == (0, "train: 3 of 3 pairs kept\n", "")
+
+
+def test_marks_in_a_tenth_of_the_lines_are_those_of_plain_text(clean):
+    target = "one\n" * 10
+    assert clean("a\n" * 9 + "b@@\n", target)[:2] == (0, "train: 10 of 10 pairs kept\n")
+    assert clean("a\n" * 8 + "b@@\nc@@\n", target)[0] == 1
+
+
+def test_a_long_text_that_is_split_is_refused_at_its_beginning():
+    words = SplitWords("train.es")
+    message = "^train.es must be plain text, but is split by BPE, as 'a@@ b' shows. Give the text "
+    for _ in range(249):
+        words.add("a@@ b")
+    with pytest.raises(ValueError, match=message):
+        words.add("c")
 
 
 def test_a_limit_that_is_no_number_is_refused(clean):

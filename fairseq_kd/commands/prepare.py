@@ -7,7 +7,8 @@ from fairseq_kd.files.whole_files import check_apart
 DESCRIPTION = """\
 Turns parallel text into what fairseq-train reads: sacremoses tokenises, subword-nmt learns and
 applies a joint BPE, fairseq-preprocess binarises. Line N of both files of a set is a pair. Control
-characters in a line become spaces, and a pair is dropped if nothing of a side is visible.
+characters in a line become spaces, and a pair is dropped if nothing of a side is visible. Text that
+BPE or SentencePiece has split already is refused.
 
 OUT holds  text/  the sentences that were kept, as they were written: the references to score
            bpe/   their tokens, split by BPE

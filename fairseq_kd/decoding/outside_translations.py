@@ -21,7 +21,7 @@ from fairseq_kd.decoding.hypothesis_files import (
     write_shard,
 )
 from fairseq_kd.decoding.options import ImportTranslationsOptions
-from fairseq_kd.decoding.splitting import OWN_SPLITTING, UnknownTokens, checked_codes
+from fairseq_kd.decoding.splitting import OWN_SPLITTING, UnknownTokens, checked_codes, if_split
 from fairseq_kd.decoding.subset import Subset, read_subset, splitting_of, words_of
 from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.decoding.translation_check import Compared, why_not_translations
@@ -31,7 +31,7 @@ from fairseq_kd.files.json_files import sealed
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import UNTIL_MADE, whole_folder
-from fairseq_kd.parallel_text import letters_of
+from fairseq_kd.parallel_text import SplitWords, letters_of
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
 from fairseq_kd.worker_processes import in_chunks, in_processes
@@ -161,6 +161,7 @@ class Import:
         """The translations of the file, whose numbers are those of the set."""
         path, count, compared = self.options.hypotheses, 0, 0
         differ: List[int] = []  # lines with another source
+        words = SplitWords(f"--hypotheses {path}", if_split(self.tokenizer, self.bpe))
         unnamed, named = set(), set()  # the sentences of lines that name none, and of the others
         for each in FORMATS[self.options.format](path):
             if each.number >= self.sentences and each.named:
@@ -174,9 +175,11 @@ class Import:
                 if not self._is_source(count, each.source):
                     differ.append(count + 1)
             count += 1
+            words.add(each.text)
             (named if each.named else unnamed).add(each.number)
             if each.number < self.sentences:
                 yield each
+        words.check()
         if unnamed and named:
             raise ValueError(
                 f"--hypotheses {path} has lines that name their sentence and lines that do not, "

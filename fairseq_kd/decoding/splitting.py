@@ -13,6 +13,7 @@ from fairseq_kd.files.names import why_no_file
 MOST_UNKNOWN, MOST_UNKNOWN_WORDS = 0.05, 0.2  # shares of tokens, with and without splitting
 COMPARED_SENTENCES, MOST_CHANGED = 100, 0.5  # of a data set, and their largest share
 OWN_SPLITTING = "Give the --tokenizer, --bpe and --codes of the data."
+AS_IT_IS = "Give plain text, or --tokenizer none and --bpe none, by which it is read as it is."
 
 
 class Codes(NamedTuple):
@@ -103,6 +104,11 @@ def _check_tokenised(data: Subset, bpe: str, language: str) -> None:
             f"{changed[0]!r:.70}, as {data.folder} has it. Give --tokenizer none, and text that is "
             "tokenised as the data were, if they were."
         )
+
+
+def if_split(tokenizer: str, bpe: str) -> str:
+    """What to do with text that is split into subwords already; "" if it is read as it is."""
+    return "" if tokenizer == bpe == NONE else AS_IT_IS
 
 
 class UnknownTokens:

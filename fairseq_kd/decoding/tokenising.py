@@ -3,6 +3,8 @@
 Worker processes import it, so it imports neither torch nor fairseq.
 """
 
+import io
+from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
@@ -47,7 +49,7 @@ def _merges(codes: Path) -> Callable[[str], str]:
     from subword_nmt.apply_bpe import BPE
 
     try:
-        with codes.open(encoding="utf-8") as file:
+        with codes.open(encoding="utf-8") as file, redirect_stderr(io.StringIO()):
             bpe = BPE(file)
     except (SystemExit, ValueError, IndexError) as error:  # it exits at a line of another kind
         raise ValueError(

@@ -174,17 +174,28 @@ class PreparedText:
                 yield line
 
     def _learn(self, words: Counter, codes: Path) -> None:
-        """Learns the merges of both languages together, from the counts of words."""
+        """Learns the merges of both languages together, from the counts of words.
+
+        Raises:
+            ValueError: there are none.
+        """
         from subword_nmt.learn_bpe import learn_bpe
 
         merges = self.options.merges or MERGES
         print(f"learning {merges} BPE merges on both languages together", flush=True)
         counts = io.StringIO("".join(f"{word} {count}\n" for word, count in words.items()))
         output, its_progress = io.StringIO(), io.StringIO()
-        with redirect_stderr(its_progress):
-            learn_bpe(counts, output, merges, is_dict=True)
+        if any(len(word) > 1 for word in words):
+            with redirect_stderr(its_progress):
+                learn_bpe(counts, output, merges, is_dict=True)
         codes.write_text(output.getvalue(), encoding="utf-8")
         learned = output.getvalue().count("\n") - 1  # the first line is the version
+        if learned < 1:
+            raise ValueError(
+                f"--text {self.options.text} has no pair of characters that occurs twice in the "
+                "words of train, so that there is nothing for BPE to learn. Give more text, or "
+                "words that are not split into characters."
+            )
         if learned < merges:
             print(f"learned {learned} merges: no other pair of symbols occurs twice", flush=True)
 

@@ -13,7 +13,7 @@ import numpy as np
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_kd.decoding.splitting import CODES, UnknownTokens, checked_codes
+from fairseq_kd.decoding.splitting import CODES, UnknownTokens, checked_codes, if_split
 from fairseq_kd.decoding.subset import SOURCE_TEXT, Subset, read_subset
 from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.distilled_data.options import BinariseTextOptions
@@ -69,13 +69,16 @@ class SourceText:
             ValueError: as ``make`` raises it.
         """
         options, (source, _) = self.options, self.data.pair
-        first = list(islice(CleanLines(str(self.file)), CHUNK))
+        first = list(islice(self._lines(), CHUNK))
         unknown = UnknownTokens(self.data.source_dictionary, source, self.data.folder)
         tokens_of_text: Counter = Counter()
         for tokens in split_lines(options.tokenizer, options.bpe, self.codes, source, first):
             tokens_of_text.update(unknown.known(tokens).split())
         unknown.check(f"--text {self.file}")
         self._check_language(tokens_of_text)
+
+    def _lines(self) -> CleanLines:
+        return CleanLines(str(self.file), if_split(self.options.tokenizer, self.options.bpe))
 
     def _made_of(self) -> Dict[str, str]:
         """The inputs that determine the training set."""
@@ -97,7 +100,7 @@ class SourceText:
         if self.codes is not None:
             shutil.copyfile(self.codes, work / CODES[options.bpe].file)
         total = sum(1 for _ in lines_of(str(self.file)))
-        lines = CleanLines(str(self.file))
+        lines = self._lines()
         unknown = UnknownTokens(dictionary, source, self.data.folder)
         tokens_of_text: Counter = Counter()
         tasks = (

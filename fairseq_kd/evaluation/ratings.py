@@ -7,14 +7,14 @@ import math
 import os
 import random
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from fairseq_kd.evaluation.results import Rating, RatingResult
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import written_whole
-from fairseq_kd.parallel_text import lines_of
+from fairseq_kd.parallel_text import letters_of, lines_of
 
 FILE = "rating-sheet.csv"
 COLUMNS = ("id", "sentence", "source", "translation", "fluency", "adequacy", "preferred")
@@ -33,14 +33,14 @@ PREFERRED = {
     "\u2714",
 }  # the last two: check marks
 NOT_PREFERRED = {"", "0", "no", "n", "false", "-"}
+LETTER = "t"  # no hexadecimal digit
 FORMULA = set("=+-@")  # with which a spreadsheet would take a text for a formula
 
 Ids = Dict[str, Tuple[int, Tuple[str, ...]]]  # the sentence and the systems of each translation
+Texts = Mapping[str, Sequence[str]]  # plain translations by system
 
 
-def write_sheet(
-    path: Path, sources: Sequence[str], texts: Mapping[str, Sequence[str]], sentences: int
-) -> None:
+def write_sheet(path: Path, sources: Sequence[str], texts: Texts, sentences: int) -> None:
     """Writes the sheet: a row for each different translation of randomly drawn sentences.
 
     Systems are shuffled for each sentence, and not named. Sentences that all systems translate
@@ -76,8 +76,11 @@ def _as_text(text: str) -> str:
 
 
 def translation_id(number: int, text: str) -> str:
-    """The id of a translation in the sheet, from which no system can be seen."""
-    return hashlib.sha256(f"{number} {text}".encode()).hexdigest()[:12]
+    """The id of a translation in the sheet, from which no system can be seen.
+
+    It begins with a letter, since a spreadsheet would take 12e456 for a number and change it.
+    """
+    return LETTER + hashlib.sha256(f"{number} {text}".encode()).hexdigest()[:12]
 
 
 def check_sheet(path: Path) -> None:
@@ -93,9 +96,7 @@ def check_sheet(path: Path) -> None:
         )
 
 
-def read_ratings(
-    paths: Sequence[Path], texts: Mapping[str, Sequence[str]], student: str
-) -> RatingResult:
+def read_ratings(paths: Sequence[Path], texts: Texts, student: str) -> RatingResult:
     """Means of the ratings of all raters.
 
     Args:
@@ -105,8 +106,8 @@ def read_ratings(
             fluency and adequacy of each sentence and rater.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, damaged or given twice, or has other
-            translations.
+        FileNotFoundError, ValueError: a file is missing, damaged or given twice, or a row has
+            another translation than its id.
     """
     systems_of: Ids = {}
     for name, translations in texts.items():
@@ -114,12 +115,13 @@ def read_ratings(
             identity = translation_id(i, text)
             systems_of[identity] = (i, (*systems_of.get(identity, (i, ()))[1], name))
     rated: Dict[str, Dict[Tuple[int, int], _Row]] = defaultdict(dict)
-    sheets = [list(_rated_rows(path, systems_of)) for path in paths]
+    sheets = [list(_rated_rows(path, systems_of, texts)) for path in paths]
+    unordered = [frozenset(rows) for rows in sheets]
     for rater, rows in enumerate(sheets):
-        if rows and rows in sheets[:rater]:
+        if rows and unordered[rater] in unordered[:rater]:
             raise ValueError(
                 f"--ratings {paths[rater]} has the same ratings as "
-                f"{paths[sheets.index(rows)]}. Give the sheet of each rater once."
+                f"{paths[unordered.index(unordered[rater])]}. Give the sheet of each rater once."
             )
         for row in rows:
             number, names = systems_of[row.identity]
@@ -150,13 +152,21 @@ class _Row(NamedTuple):
         return None if None in (self.fluency, self.adequacy) else self.fluency + self.adequacy
 
 
-def _rated_rows(path: Path, systems_of: Ids) -> Iterator[_Row]:
-    """The rows of a sheet in which anything is filled in."""
+def _rated_rows(path: Path, systems_of: Ids, texts: Texts) -> Iterator[_Row]:
+    """The rows of a sheet in which anything is filled in; the translations of all are compared."""
     called, seen = f"--ratings {path}", set()
     for line, row in _rows(path, called):
+        identity = LETTER + row["id"].removeprefix(LETTER)  # which sheets may lack
+        number, names = systems_of.get(identity, (0, ()))
+        if names and letters_of(texts[names[0]][number]) != letters_of(row["translation"]):
+            raise ValueError(
+                f"{called}, line {line}: the translation is not that of the id {row['id']}, but "
+                f"{row['translation']!r:.40}. If a column was sorted alone or a quotation mark was "
+                "added, undo that."
+            )
         if not any(map(row.get, RATED)):
             continue
-        if row["id"] not in systems_of:
+        if not names:
             raise ValueError(
                 f"{called}, line {line}: no system has the translation of the id "
                 f"{row['id']!r:.40}. Give the sheet of this evaluation."
@@ -173,35 +183,42 @@ def _rated_rows(path: Path, systems_of: Ids) -> Iterator[_Row]:
                 f"{called}, line {line}: preferred must be x or empty, but is "
                 f"{row['preferred']!r:.40}."
             )
-        if row["id"] in seen:
+        if identity in seen:
             raise ValueError(
                 f"{called}, line {line}: the id {row['id']} is rated twice. Remove one of the rows."
             )
-        seen.add(row["id"])
+        seen.add(identity)
         fluency, adequacy = (int(row[each]) if row[each] else None for each in RATED[:2])
-        yield _Row(row["id"], fluency, adequacy, mark in PREFERRED)
+        yield _Row(identity, fluency, adequacy, mark in PREFERRED)
 
 
 def _rows(path: Path, called: str) -> Iterator[Tuple[int, Dict[str, str]]]:
     """The rows of a sheet by column, each with the line of the file where it ends."""
     if not path.is_file():
         raise FileNotFoundError(f"{called} {why_no_file(path)}. Give a sheet that is filled in.")
-    text = "\n".join(lines_of(str(path), called)).lstrip("\ufeff")
+    text = "\n".join(lines_of(str(path), called)).lstrip("\ufeff").replace("\r", "\n")
     head = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count), restval="")
-    if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        raise ValueError(
-            f"{called} must have the columns {', '.join(COLUMNS)}. Give a sheet of this."
-        )
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval="", strict=True)
     try:
+        columns = Counter(reader.fieldnames)
+        if not set(COLUMNS) <= columns.keys():
+            raise ValueError(
+                f"{called} must have the columns {', '.join(COLUMNS)}. Give a sheet of this."
+            )
+        twice = [each for each in COLUMNS if columns[each] > 1]
+        if twice:
+            raise ValueError(f"{called} has the column {twice[0]} twice. Remove one of them.")
         for row in reader:
             yield reader.line_num, {name: row[name].strip() for name in COLUMNS}
     except csv.Error as error:
-        raise ValueError(f"{called} is damaged: {error}.") from None
+        raise ValueError(
+            f"{called} is damaged: {error}. Save it again as CSV, by a spreadsheet."
+        ) from None
 
 
 def _preferred_shares(
-    sheets: Sequence[Sequence[_Row]], systems_of: Ids, texts: Mapping[str, Sequence[str]]
+    sheets: Sequence[Sequence[_Row]], systems_of: Ids, texts: Texts
 ) -> Dict[str, Optional[float]]:
     """The share of sentences for which each system was preferred; None if there are none.
 

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, TextIO, Tuple
 
 from sacrebleu.metrics.base import Score, Signature
 
@@ -16,6 +16,8 @@ from fairseq_kd.files.temporary_folders import temporary_folder
 
 NAME = re.compile(r"[A-Za-z][\w.-]{0,29}", re.ASCII)
 LARGEST = 1e12  # score: sums of larger ones lose digits, or overflow
+LONGEST = 1000  # characters of a line
+WRONG = "lines for {:,} sentences. It must print one number a line, one for each sentence."
 FILES = ("SRC", "HYP", "REF")  # variables with the names of the files of text
 
 
@@ -99,18 +101,28 @@ def sentence_scores(
             variables[name] = str(path)
         output = {"stdout": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
         environment = {**os.environ, **variables}
+        called = f"--scorer {scorer.name}: {scorer.command}"
         with child(["bash", "-c", scorer.command], env=environment, **output) as process:
-            printed = process.stdout.read()
-    called = f"--scorer {scorer.name}: {scorer.command}"
+            lines = _printed(process.stdout, len(sources), called)
     if process.returncode != 0:
         raise ValueError(f"{called} ended with status {process.returncode}. See its messages.")
-    lines = printed.splitlines()
     if len(lines) != len(sources):
-        raise ValueError(
-            f"{called} printed {len(lines):,} lines for {len(sources):,} sentences. It must print "
-            "one number a line, one for each sentence."
-        )
+        raise ValueError(f"{called} printed {len(lines):,} {WRONG.format(len(sources))}")
     return [_number(line, i, called) for i, line in enumerate(lines, 1)]
+
+
+def _printed(stream: TextIO, sentences: int, called: str) -> List[str]:
+    """The lines that a program prints, which may be endless.
+
+    Raises:
+        ValueError: they are more than sentences.
+    """
+    lines: List[str] = []
+    while line := stream.readline(LONGEST):
+        lines.append(line.rstrip("\n"))
+        if len(lines) > sentences:
+            raise ValueError(f"{called} printed more than {sentences:,} {WRONG.format(sentences)}")
+    return lines
 
 
 def _number(line: str, number: int, called: str) -> float:

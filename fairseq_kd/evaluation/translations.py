@@ -18,7 +18,7 @@ from fairseq_kd.evaluation.results import IN_INT8, int8_name
 from fairseq_kd.evaluation.variants import Variant
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.whole_files import make_folder, written_whole
-from fairseq_kd.parallel_text import letters_of, lines_of
+from fairseq_kd.parallel_text import SplitWords, letters_of, lines_of
 from fairseq_kd.shard import Shard
 
 Detokeniser = Callable[[str], str]
@@ -78,6 +78,7 @@ def plain_text(
     binarised = _detokenised(subset.target, subset.target_dictionary, detokenisers[1])
     if reference is not None:
         references = read_references(reference, subset)
+        _check_split(f"--reference {reference}", references, binarised)
         other, known = _others(references, binarised)
         if other > (1 - SAME_SHARE) * known:
             print(
@@ -128,10 +129,33 @@ def _text_beside(path: Path, subset: Subset, binarised: Sequence[str]) -> Option
         why = f"it has {len(lines)} lines, but {subset.name} has {len(subset)} sentences"
     elif other > (1 - SAME_SHARE) * known:
         why = f"{other} of its lines are not the sentences of {subset.name}"
+    elif _split_by(lines) and not _split_by(binarised):
+        why = f"it must be plain text, but is split by {_split_by(lines)}"
     else:
         return lines
     print(f"{path} is ignored: {why}", file=sys.stderr)
     return None
+
+
+def _check_split(called: str, lines: Sequence[str], binarised: Sequence[str]) -> None:
+    """Refuses text that is split into subwords, unless the set's own sentences are not joined.
+
+    Raises:
+        ValueError: scores of translations against it would be wrong.
+    """
+    if not _split_by(binarised):
+        words = SplitWords(called)
+        for line in lines:
+            words.add(line)
+        words.check()
+
+
+def _split_by(lines: Sequence[str]) -> str:
+    """What split most words of a text; "" if nothing did."""
+    words = SplitWords("", advice="")
+    for line in lines:
+        words.add(line)
+    return words.split_by
 
 
 def _others(lines: Sequence[str], binarised: Sequence[str]) -> Tuple[int, int]:

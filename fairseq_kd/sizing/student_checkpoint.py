@@ -17,7 +17,7 @@ from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
 from fairseq_kd.models.importance import Importance
 from fairseq_kd.models.inheritance import inherit
-from fairseq_kd.models.structure import Structure
+from fairseq_kd.models.structure import SIDES, Structure
 from fairseq_kd.models.transformer_options import check_heads, model_args
 from fairseq_kd.sizing.importance_data import (
     ImportanceData,
@@ -67,6 +67,12 @@ def write_student(
     name = f"--teacher {teacher}"
     model, task = load_teacher(teacher, "--teacher", languages)
     args, form = model_args(arch, model.args, model_flags)
+    for side in SIDES:
+        if getattr(args, f"{side}_embed_path", None):
+            raise ValueError(
+                f"--{side}-embed-path has no effect: the student's embeddings are the teacher's. "
+                "Leave it out."
+            )
     flags = as_arguments({"arch": arch, **form})
     student = _built(args, task, arch)
     ours, theirs = Structure(student, f"--arch {arch}"), Structure(model, name)

@@ -220,6 +220,12 @@ def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Langua
     multilingual = options.get("_name") in TASKS
     if languages.teacher is not None:
         plain_languages(languages.teacher, _language_flags(flag))
+    if languages.are_mixed_up():
+        data = " and ".join(languages.data)
+        raise ValueError(
+            f"{_language_flags(flag)} say {'-'.join(languages.teacher)}, but the data are "
+            f"{'-'.join(languages.data)}. Give the names of {data} in {name}, in this order."
+        )
     if languages.teacher is not None and multilingual:
         check_languages(path, name, options, languages.teacher)
     if languages.teacher is not None:

@@ -4,6 +4,7 @@
 tokens of languages behind it.
 """
 
+import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,21 @@ class Languages(NamedTuple):
     data: Optional[Pair] = None
     teacher: Optional[Pair] = None
     several: bool = False
+
+    def are_mixed_up(self) -> bool:
+        """Whether the teacher's names are those of the data swapped, or one of them twice.
+
+        ``en_XX`` and ``en`` are names of the same language.
+        """
+        if self.data is None or self.teacher is None:
+            return False
+        own, teacher = (
+            tuple(re.split("[-_.@+]", each)[0].casefold() for each in pair)
+            for pair in (self.data, self.teacher)
+        )
+        if self.teacher[0] == self.teacher[1]:
+            return teacher[0] in own and own[0] != own[1]
+        return self.teacher == self.data[::-1] or (teacher == own[::-1] and own[0] != own[1])
 
     @classmethod
     def of_data(cls, folder: Path, teacher: Optional[Pair]) -> "Languages":

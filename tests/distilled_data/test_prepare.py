@@ -94,6 +94,21 @@ def test_the_merges_are_those_of_subword_nmt(text, tmp_path):
     assert (tmp_path / "out" / "codes").read_text() == learned.stdout
 
 
+@pytest.mark.parametrize("words", ["a b c", "ab cd ef"])
+def test_text_without_a_pair_for_bpe_is_refused(tmp_path, refused, words):
+    text = tmp_path / "text"
+    text.mkdir()
+    for name in ("train", "valid", "test"):
+        for language, line in (("es", "\u6211 \u7231\n"), ("en", f"{words}\n")):
+            (text / f"{name}.{language}").write_text(line, encoding="utf-8")
+    assert refused(text, tmp_path / "out").endswith(
+        f"fairseq-kd prepare: --text {text} has no pair of characters that occurs twice in the "
+        "words of train, so that there is nothing for BPE to learn. Give more text, or words that "
+        "are not split into characters.\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_made_from_other_text_or_settings_is_not_taken(text, tmp_path, refused):
     out = tmp_path / "out"
     prepare(text, out)

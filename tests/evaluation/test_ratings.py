@@ -123,15 +123,74 @@ def test_signs_of_other_widths_and_behind_spaces_begin_no_formula(tmp_path, text
     assert f"'{text}" in [row["translation"] for row in rows_of(tmp_path / "sheet.csv")]
 
 
-def test_a_sheet_that_is_given_twice_is_refused(sheet):
-    first = filled(sheet, {"two": ("5", "4", "x")}, "anna.csv")
-    second = filled(sheet, {"two": ("5", "4", "x")}, "ben.csv")
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_sheet_that_is_given_twice_is_refused(sheet, order):
+    first = filled(sheet, {"two": ("5", "4", "x"), "to": ("1", "1", "")}, "anna.csv")
+    head, *rows = first.read_text(encoding="utf-8-sig").splitlines()
+    second = first.with_name("ben.csv")
+    second.write_text("\n".join([head, *rows[::order]]) + "\n", encoding="utf-8")
     with pytest.raises(
         ValueError,
         match=rf"^--ratings {re.escape(str(second))} has the same ratings as "
         rf"{re.escape(str(first))}\. Give the sheet of each rater once\.$",
     ):
         read_ratings([first, second], TEXTS, "small")
+
+
+def test_no_id_is_a_number_for_a_spreadsheet():
+    ids = [translation_id(number, "one") for number in range(2000)]
+    assert sum(bool(re.fullmatch(r"\d+(e\d+)?", each[1:])) for each in ids) > 5
+    assert {each[0] for each in ids} == {"t"}
+
+
+def test_an_id_without_its_letter_is_the_same(sheet):
+    path = filled(sheet, {"two": ("5", "4", "x"), "to": ("1", "2", "")})
+    own = read_ratings([path], TEXTS, "small")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub("^t", "", text, flags=re.M), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != text
+    assert read_ratings([path], TEXTS, "small") == own
+
+
+def test_a_column_that_was_sorted_alone_is_refused(sheet):
+    path = filled(sheet, {"two": ("5", "5", "x"), "to": ("1", "1", "")})
+    rows = rows_of(path)
+    for row, identity in zip(
+        rows, sorted((each["id"] for each in rows), reverse=True), strict=True
+    ):
+        row["id"] = identity
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    message = (
+        rf"^--ratings {re.escape(str(path))}, line 2: the translation is not that of the id "
+        rf"{rows[0]['id']}, but '{re.escape(rows[0]['translation'])}'\. If a column was sorted "
+        r"alone or a quotation mark was added, undo that\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_ratings([path], TEXTS, "small")
+
+
+def test_a_quotation_mark_that_takes_rows_for_text_is_refused(sheet):
+    path = filled(sheet, {"two": ("5", "5", "x"), "sum": ("1", "1", "")})
+    text = path.read_text(encoding="utf-8-sig")
+    path.write_text(text.replace(",two,", ',"two,') + '"', encoding="utf-8")
+    with pytest.raises(ValueError, match="the translation is not that of the id t"):
+        read_ratings([path], TEXTS, "small")
+    path.write_text(text.replace(",two,", ',"two,'), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r" is damaged: unexpected end of data\. Save it again as CSV, by "
+    ):
+        read_ratings([path], TEXTS, "small")
+
+
+def test_changed_spaces_and_line_ends_are_the_same_translations(sheet):
+    path = filled(sheet, {"two": ("5", "4", "x"), "to": ("1", "2", "")})
+    own = read_ratings([path], TEXTS, "small")
+    text = path.read_text(encoding="utf-8").replace(",two,", ", two\u00a0,")
+    path.write_bytes("\r".join(text.splitlines()).encode())
+    assert read_ratings([path], TEXTS, "small") == own
 
 
 def test_the_sign_test_is_that_of_its_definition():
@@ -181,6 +240,10 @@ def test_a_folder_with_the_name_of_the_sheet_is_refused_before_anything_is_measu
         (
             f"{','.join(COLUMNS)}\n" + f"{translation_id(0, 'one')},1,uno,one,5,5,\n" * 2,
             rf", line 3: the id {translation_id(0, 'one')} is rated twice\. Remove one of the rows",
+        ),
+        (
+            f"{','.join(COLUMNS)},fluency\n{translation_id(0, 'one')},1,uno,one,5,5,,1\n",
+            r" has the column fluency twice\. Remove one of them\.$",
         ),
         (f"{','.join(COLUMNS)}\n1,2,3,{'x' * 200_000}", r" is damaged: field larger than field "),
     ],

@@ -54,6 +54,12 @@ def test_a_program_is_run_once_for_each_system(tmp_path):
     [
         ("exit 3", r"--scorer x: exit 3 ended with status 3\. See its messages\."),
         ("head -1 $HYP", r"printed 1 lines for 40 sentences\. It must print one number a line, on"),
+        (
+            "yes 1",
+            r"^--scorer x: yes 1 printed more than 40 lines for 40 sentences\. It must print one "
+            r"number a line, one for each sentence\.$",
+        ),
+        ("cat /dev/zero", r"cat /dev/zero printed more than 40 lines for 40 sentences\. It must "),
         ("cat $HYP", r"printed 'a sentence 0' as line 1, which is not a number f"),
         ("sed 's/.*/nan/' $HYP", r"printed 'nan' as line 1, which is not a number from -1e\+12 to"),
         ("yes 1e308 | head -40", r"printed '1e308' as line 1, which is not a number from -1e\+12 "),

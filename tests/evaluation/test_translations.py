@@ -10,6 +10,7 @@ from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.evaluation.translations import plain_text
 
 AS_THEY_ARE = (str, str)  # what undoes no tokenisation
+JOINED = (lambda tokens: tokens.replace("@@ ", ""),) * 2
 
 
 @pytest.fixture
@@ -88,3 +89,27 @@ def test_references_of_another_text_are_reported(subset, capsys):
         rf"--reference {path}: \d+ of its lines are not the sentences of test in \S+; see that"
     )
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_reference_that_is_split_into_subwords_is_refused(subset, prepared):
+    path = prepared / "bpe" / "test.en"
+    first = path.read_text(encoding="utf-8")[:40]
+    message = f"--reference {path} must be plain text, but is split by BPE, as {first!r} shows. "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}Give the text as it was before"):
+        plain_text(subset, path, JOINED)
+
+
+def test_a_text_beside_the_data_that_is_split_into_subwords_is_reported_and_ignored(
+    subset, prepared, capsys
+):
+    text = Path(subset.folder).parent.resolve() / "text"
+    shutil.copy(prepared / "bpe" / "test.en", text)
+    assert plain_text(subset, None, JOINED).origin == "the binarised set, detokenised"
+    message = f"{text}/test.en is ignored: it must be plain text, but is split by BPE\n"
+    assert capsys.readouterr().err == message
+
+
+def test_a_split_reference_is_that_of_split_translations(subset, prepared):
+    path = prepared / "bpe" / "test.en"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert plain_text(subset, path, AS_THEY_ARE).references == lines

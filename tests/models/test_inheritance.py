@@ -234,6 +234,14 @@ UNBUILT = [  # flags for the student's model, and the message
         "--arch transformer_kd_student has a width of 8 in its decoder, which 3 heads do not "
         "divide. The nearest that can be built has --decoder-attention-heads 2.",
     ),
+    *(
+        (
+            [f"--{side}-embed-path", "none"],
+            f"--{side}-embed-path has no effect: the student's embeddings are the teacher's. Leave "
+            "it out.\n",
+        )
+        for side in ("encoder", "decoder")
+    ),
     (["--adaptive-softmax-cutoff", "20,30"], "The student has an adaptive softmax, which gives no"),
     (
         ["--encoder-layers-to-keep", "0"],

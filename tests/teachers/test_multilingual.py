@@ -316,6 +316,37 @@ def test_languages_that_a_model_does_not_translate_are_refused(multilingual, kin
         load_teacher(path, "--teacher", languages)
 
 
+@pytest.mark.parametrize("kind", ["m2m", "bilingual"])
+@pytest.mark.parametrize("names", [("en", "es"), ("en", "en")])
+def test_names_that_are_those_of_the_data_swapped_are_refused(multilingual, teacher, kind, names):
+    path = teacher if kind == "bilingual" else multilingual(kind)
+    message = (
+        rf"^--teacher-source-lang and --teacher-target-lang say {'-'.join(names)}, but the data "
+        rf"are es-en\. Give the names of es and en in --teacher {re.escape(path)}, in this order\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_teacher(path, "--teacher", Languages(("es", "en"), names))
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "mixed_up"),
+    [
+        (("es", "en"), ("es_XX", "en_XX"), False),
+        (("es", "en"), ("en_XX", "es_XX"), True),
+        (("es", "en"), ("en_XX", "en_XX"), True),
+        (("es", "en"), ("spa_Latn", "eng_Latn"), False),
+        (("zh", "yue"), ("zh_CN", "zh_HK"), False),
+        (("zh_CN", "zh_TW"), ("zh_TW", "zh_CN"), True),
+        (("zh_CN", "en"), ("en", "zh"), True),
+        (("src", "tgt"), ("en", "en"), False),
+        (None, ("en", "es"), False),
+        (("es", "en"), None, False),
+    ],
+)
+def test_swapped_names_are_noticed_whatever_their_regions(data, names, mixed_up):
+    assert Languages(data, names).are_mixed_up() is mixed_up
+
+
 def test_layers_of_a_model_that_reads_language_tokens_are_not_compared(multilingual, setup):
     path = multilingual("m2m")
     message = (
