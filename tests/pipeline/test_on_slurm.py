@@ -26,7 +26,9 @@ pytestmark = [
 PAGE = (ROOT / "docs" / "progressive.md").read_text(encoding="utf-8")
 (PROFILE,) = re.findall(r"^```yaml\n(executor: slurm\n.*?)^```", PAGE, re.M | re.S)
 SMALL = ["encoder-embed-dim=32", "decoder-embed-dim=32", "encoder-ffn-embed-dim=64"]
-SMALL += ["max-update=60", "save-interval-updates=10", "warmup-updates=10", "validate-interval=1"]
+SMALL += ["max-update=30", "save-interval-updates=10", "warmup-updates=10"]
+# Threads that wait without work: the nodes have fewer cores than they claim.
+PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 TWO_NODES = """\
 run: {folder}
 data: {data}
@@ -59,8 +61,10 @@ def start(slurm, tmp_path):
     """Starts drivers, which end with the test."""
     drivers = []
 
-    def driver(*words, out="messages"):
-        drivers.append(Driver(slurm, tmp_path / out, *words))
+    def driver(*words, out="messages", env=None):
+        drivers.append(
+            Driver(slurm, tmp_path / out, words, {**ENVIRONMENT, **PASSIVE, **(env or {})})
+        )
         return drivers[-1]
 
     yield driver
@@ -69,13 +73,13 @@ def start(slurm, tmp_path):
 
 
 class Driver:
-    """A run on Slurm, whose messages go into a file."""
+    """A run, whose messages go into a file."""
 
-    def __init__(self, slurm, out, *words):
+    def __init__(self, slurm, out, words, env):
         self.slurm, self.out = slurm, out
         command = [sys.executable, "-m", "fairseq_kd.cli", "progressive", *map(str, words)]
         with out.open("a") as file:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=file)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=file)
 
     def until(self, condition, seconds=300):
         """Waits for a condition of the jobs, by the names of their steps."""
@@ -130,9 +134,9 @@ def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(
     changes = [f"data.text={text}", "evaluate.rounds=0", *(f"train.{each}" for each in SMALL)]
     here, there = tmp_path / "here" / "demo", tmp_path / "there" / "demo"
     words = ["scripts/demo.yaml", *(word for change in changes for word in ("--set", change))]
-    run_forked(
-        "fairseq-kd", "progressive", *words, "--set", f"run={here}", env={"OMP_NUM_THREADS": "4"}
-    )  # as many as the profile gives a training
+    # As many as the profile gives a training, if the machine has so many.
+    threads = {"OMP_NUM_THREADS": str(min(4, os.cpu_count()))}
+    undisturbed = start(*words, "--set", f"run={here}", out="here.messages", env=threads)
     words += ["--set", f"run={there}", "--profile", profile]
     run = start(*words)
 
@@ -156,7 +160,7 @@ def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(
 
     run.process.kill()
     run.process.wait()
-    changed = start(*words, "--set", "train.max-update=61", out="changed")
+    changed = start(*words, "--set", "train.max-update=31", out="changed")
     assert changed.process.wait() != 0
     assert "student" in slurm.running()
     refused = r"(student|undistilled) still runs with its old commands, in the job of a killed"
@@ -165,6 +169,7 @@ def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(
     again.until(lambda jobs: "waiting for a process that still holds" in again.out.read_text())
     assert stop(there / "student", signal.SIGCONT)
     message = again.ends()
+    undisturbed.ends()
 
     assert "The states of jobs are read by squeue, as with slurm-status-command: squeue" in message
     for step, why in (
@@ -173,8 +178,8 @@ def test_the_demo_on_two_nodes_ends_as_here_whatever_happens_to_its_jobs(
         ("student", r"failed due to a node failure"),
     ):
         assert re.search(rf"^{step}: SLURM-job '\d+' {why}", message, re.M), message
-    assert re.search(r"^undistilled: resuming after update \d0$", message, re.M)
-    assert re.search(r"^student: resuming after update \d0$", message, re.M)
+    assert re.search(r"^undistilled: resuming after update \d+$", message, re.M)
+    assert re.search(r"^student: resuming after update \d+$", message, re.M)
     for name in ("student", "undistilled"):
         last = Path(name, "checkpoint_last.pt")
         assert same(weights(here / last), weights(there / last)), name
@@ -208,7 +213,7 @@ def test_a_training_on_two_nodes_equals_one_of_two_batches_an_update(
     message = run.ends()
 
     assert re.search(r"^student: SLURM-job '\d+' failed due to a node failure", message, re.M)
-    assert re.search(r"^student: resuming after update \d0$", message, re.M)
+    assert re.search(r"^student: resuming after update \d+$", message, re.M)
     log = (folder / "train.log").read_text()
     assert "training on 2 devices" in log
     attempts = log.split("\n$ ")
