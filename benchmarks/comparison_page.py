@@ -32,6 +32,8 @@ STUDENTS = {  # the rows of benchmarks/comparison/converged.yaml, as the page ca
     "sequence-mixed": "sequence-level, mixed with the references",
     "word-translations": "word-level, on the translations",
     "word-mixed": "word-level, on both",
+    "word-longer": "word-level, 2,000 updates more",
+    "word-own": "the same, on its own translations",
 }
 
 
