@@ -39,6 +39,7 @@ LINES = [  # with every kind of flag
     "distill-data --translations t --data bin --out out --mix gold --gold-data b --tag-gold=-x",
     "evaluate --teacher t.pt --student a=a.pt --student b.pt --data bin --out out --no-memory",
     "export s.pt --out out --license MIT --codes codes",
+    "export s.pt --out out --shortlist --data bin",
     "extract-peer c.pt --peer 2 --out p.pt",
     "flags word_kd --markdown",
     "flags",

@@ -9,9 +9,10 @@ import ctranslate2
 from fairseq.data import Dictionary
 
 from fairseq_kd.decoding.conversion import LARGEST, NEVER_CHOSEN, ctranslate2_symbols, overflows
-from fairseq_kd.decoding.engine import Batch, chosen_compute_type
+from fairseq_kd.decoding.engine import VMAP, Batch, chosen_compute_type
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.options import Search
+from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.teachers.sentence_format import Affixes
 from fairseq_kd.worker_processes import in_order, in_processes
 
@@ -43,6 +44,8 @@ class CTranslate2Engine:
         workers: batches decoded at the same time.
         threads: per batch.
         affixes: the symbols beside each sentence.
+        shortlist: whether to choose among the candidates in the model's ``vmap.txt``. Sentences of
+            a batch share theirs, so that by default every sentence is a batch.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class CTranslate2Engine:
         workers: int,
         threads: int = 1,
         affixes: Affixes = NO_AFFIXES,
+        shortlist: bool = False,
     ):
+        self.shortlist = shortlist
         self.model, self.positions, self.search, self.workers = model, positions, search, workers
         self.symbols, self.affixes = ctranslate2_symbols(source_dictionary), affixes
         self.load = {"device": device, "compute_type": compute_type, "intra_threads": threads}
@@ -69,6 +74,9 @@ class CTranslate2Engine:
         self.identity = {"engine": name, "compute_type": compute_type, "device": device}
         if overflows(compute_type, device):
             self.identity["int8_largest"] = LARGEST
+        if shortlist:
+            self.identity["shortlist"] = sha256_of([model / VMAP])
+            self.batch_tokens = 1
         self.summary = f"{name}, {compute_type}, {device}, {workers} at a time"
 
     def translate(self, batches: Iterable[Batch]) -> Iterator[List[List[Hypothesis]]]:
@@ -139,6 +147,7 @@ class CTranslate2Engine:
             "suppress_sequences": NEVER_CHOSEN,
             "return_scores": True,
             "return_end_token": True,
+            "use_vmap": self.shortlist,
         }
         if self.affixes.target_prefix:
             options["target_prefix"] = [list(self.affixes.target_prefix)] * len(batch.sources)

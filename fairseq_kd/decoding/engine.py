@@ -8,6 +8,8 @@ from torch import Tensor
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.options import Search
 
+VMAP = "vmap.txt"  # CTranslate2's name of a lexical shortlist, in the folder of a model
+
 
 class EngineUnavailableError(Exception):
     """An engine cannot decode; the text is the reason, a clause without a full stop."""

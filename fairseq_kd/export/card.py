@@ -3,12 +3,14 @@
 import datetime
 import json
 import re
-from typing import List, NamedTuple, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 from fairseq_kd import __version__
+from fairseq_kd.decoding.engine import VMAP
 from fairseq_kd.evaluation.pages import code_block, markdown_table
 from fairseq_kd.evaluation.tables import mib, wrapped
 from fairseq_kd.export.lineage import Ancestor
+from fairseq_kd.export.shortlist import MOST_BLEU_LOST, ShortlistTrial
 from fairseq_kd.files.names import as_code, in_markdown
 from fairseq_kd.machine import machine, versions
 
@@ -125,16 +127,18 @@ def card(
     setup: MeasurementSetup,
     ancestors: Sequence[Ancestor],
     licences: Licences,
+    shortlist: Optional[ShortlistTrial] = None,
 ) -> str:
     """The card as Markdown, beginning with the metadata of a Hugging Face model card.
 
     Args:
         pair: source and target language.
         quantization: of the weights.
-        measured: the checkpoint, then the export.
+        measured: the checkpoint, then the export, then others.
         setup: of the measurement.
         ancestors: the student first.
         licences: as the user states them.
+        shortlist: that was measured; None without one.
     """
     source, target = pair
     bleu = measured[1].bleu
@@ -154,6 +158,7 @@ def card(
             "",
             *_measured(measured, setup, quantization),
             "",
+            *_shortlist(shortlist),
             *_lineage(ancestors),
             "## Data and licences",
             "",
@@ -195,6 +200,31 @@ def _measured(
         f"in batches of 32 on {threads}; measured in turns after a warm-up, on {machine()}. "
         f"{versions()}.{note}",
     ]
+
+
+def _shortlist(trial: Optional[ShortlistTrial]) -> List[str]:
+    if trial is None:
+        return []
+    tokens, candidates = trial.coverage
+    size = f"{candidates:,.0f} of {trial.vocabulary:,} tokens, the mean of the sentences"
+    covered = f"{100 * tokens:.1f} % of the tokens of the references"
+    speed = (
+        f"{trial.speed_alone:.2f} times as fast as with the whole vocabulary one sentence at a "
+        f"time, and {trial.speed_batched:.2f} times in batches of 32"
+    )
+    if trial.kept:
+        text = (
+            f"The model chooses among {size}, which `{VMAP}` lists by the tokens of the source: "
+            f"{covered} are among them. BLEU changes by {-trial.bleu_lost:+.2f}, measured one "
+            f"sentence at a time, and it is {speed}. `translate.py --whole-vocabulary` does "
+            "without it; in a program of your own, `translate_batch(..., use_vmap=True)` uses it."
+        )
+    else:
+        text = (
+            f"A shortlist of {size}, is left out: it loses {trial.bleu_lost:.2f} BLEU, more than "
+            f"{MOST_BLEU_LOST}. {covered} are among its candidates; it is {speed}."
+        )
+    return ["## Lexical shortlist", "", text, ""]
 
 
 def _lineage(ancestors: Sequence[Ancestor]) -> List[str]:

@@ -3,7 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import List, Mapping, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 import torch
 from ctranslate2 import get_supported_compute_types
@@ -18,7 +18,7 @@ from fairseq_kd.decoding.conversion import (
     write_converted,
 )
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
-from fairseq_kd.decoding.engine import Batch, Engine
+from fairseq_kd.decoding.engine import VMAP, Batch, Engine
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.splitting import CODES, find_codes
@@ -44,13 +44,21 @@ from fairseq_kd.export.card import Licences, Measured, MeasurementSetup, card
 from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.lineage import lineage, trained_on
 from fairseq_kd.export.options import ExportOptions
+from fairseq_kd.export.shortlist import (
+    Coverage,
+    ShortlistTrial,
+    alignments_of,
+    shortlist_of,
+    training_set,
+)
 from fairseq_kd.files.hashes import read_sums, write_sums
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.whole_files import UNTIL_MADE, check_apart, check_vacant, whole_folder
 from fairseq_kd.machine import cores
 from fairseq_kd.progress import ProgressLine
 
-EXPORT = "export"
+EXPORT, SHORTLIST = "export", "shortlist"  # engines: all tokens, and those of the shortlist
+PROGRAM = "translate.py"
 ROUNDS, ALONE, TOGETHER, BATCH = 3, 48, 256, 32  # of the measurement of speed
 SMOKE_SENTENCES = 8
 
@@ -74,6 +82,7 @@ class Export:
         check_vacant(options.out, empty=True)
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([self.system], self.data, options.subset)
+        self.training = training_set(self.system, self.subset) if options.shortlist else None
         check_splitting(self.subset, options.bpe, "--bpe")
         self.bleu = BLEU(tokenize=bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize))
         self.codes = find_codes(options.bpe, options.codes, self.data)
@@ -103,21 +112,25 @@ class Export:
             self._add_example(work)
             with torch.no_grad():
                 self._smoke_check(work)
+                coverage = self._add_shortlist(work)
                 measured = self._measure(work)
+                trial = coverage and self._keep_or_remove(work, coverage, measured)
+            before = measured.pop(FAIRSEQ)
+            after = measured.pop(SHORTLIST if trial and trial.kept else EXPORT)
             text = card(
                 self.subset.pair,
                 self.options.quantization,
-                measured,
+                [before, after, *measured.values()],
                 self._setup(),
                 ancestors,
                 Licences(self.options.license, self.options.data_license),
+                trial,
             )
             (work / "README.md").write_text(text, encoding="utf-8")
-        before, after = measured
         return (
             f"{out}: {after.size_bytes / 2**20:.1f} MiB, BLEU {after.bleu:.1f} (checkpoint "
             f"{before.bleu:.1f}), {after.sentences_per_s:.0f} sentences/s (fairseq "
-            f"{before.sentences_per_s:.0f}); see {out / 'README.md'}"
+            f"{before.sentences_per_s:.0f}){_summary(trial)}; see {out / 'README.md'}"
         )
 
     def _convert(self, work: Path) -> None:
@@ -129,7 +142,36 @@ class Export:
         except CannotConvertError as error:
             raise ValueError(f"{self.system.path} cannot be exported: {error}.") from error
 
+    def _add_shortlist(self, work: Path) -> Optional[Coverage]:
+        """Writes a shortlist if it is asked for, and returns how well it covers the references."""
+        if self.training is None:
+            return None
+        alignments = alignments_of(self.system.checkpoint.model, self.training)
+        shortlist = shortlist_of(alignments, self.training)
+        shortlist.write(work / VMAP, self.subset)
+        return shortlist.coverage(self.subset)
+
+    def _keep_or_remove(
+        self, work: Path, coverage: Coverage, measured: Mapping[str, Measured]
+    ) -> ShortlistTrial:
+        """Lets translate.py use a shortlist, or removes one that loses too much BLEU."""
+        whole, short = measured[EXPORT], measured[SHORTLIST]
+        trial = ShortlistTrial(
+            coverage,
+            len(self.subset.target_dictionary),
+            whole.bleu - short.bleu,
+            whole.median_ms / short.median_ms,
+            short.sentences_per_s / whole.sentences_per_s,
+        )
+        if trial.kept:
+            self._add_example(work)
+            self._smoke_check(work)
+        else:
+            (work / VMAP).unlink()
+        return trial
+
     def _add_example(self, work: Path) -> None:
+        (work / PROGRAM).unlink(missing_ok=True)
         if self.codes is not None:
             shutil.copyfile(self.codes, work / CODES[self.options.bpe].file)
         write_sums(work)  # of the files that translate.py reads
@@ -143,46 +185,55 @@ class Export:
             (int(positions[0]), int(positions[1])),
             list(read_sums(work) or {}),
         )
-        (work / "translate.py").write_text(program, encoding="utf-8")
+        (work / PROGRAM).write_text(program, encoding="utf-8")
 
-    def _measure(self, work: Path) -> List[Measured]:
-        """Measures the checkpoint and the export in turns."""
+    def _measure(self, work: Path) -> Dict[str, Measured]:
+        """Measures the checkpoint, the export, and the export with a shortlist, in turns."""
         longest = self.system.max_source
         sentences = spread_over_lengths(self.subset.source, longest, TOGETHER)
         alone = spread_over_lengths(sentences, longest, ALONE)
-        with ProgressLine("speed", 4 * ROUNDS, "measurements") as progress:
+        engines = self._engines(work)
+        with ProgressLine("speed", 2 * len(engines) * ROUNDS, "measurements") as progress:
             with torch_threads(1):
-                latency = latencies(self._engines(work), alone, ROUNDS, progress)
+                latency = latencies(engines, alone, ROUNDS, progress)
             engines = self._engines(work, workers=self.threads)
             throughput = throughputs(engines, sentences, [BATCH], ROUNDS, progress)
         texts = {name: self._translate(name, engine, work) for name, engine in engines.items()}
-        sizes = {FAIRSEQ: self.system.path.stat().st_size, EXPORT: folder_bytes(work)}
-        names = {FAIRSEQ: "checkpoint, fairseq", EXPORT: f"this, {self.options.quantization}"}
-        return [
-            Measured(
-                names[key],
-                sizes[key],
+        exported = f"this, {self.options.quantization}"
+        names = {
+            FAIRSEQ: ("checkpoint, fairseq", self.system.path.stat().st_size),
+            EXPORT: (exported, folder_bytes(work) - _bytes_of(work / VMAP)),
+            SHORTLIST: (f"{exported}, shortlist", folder_bytes(work)),
+        }
+        return {
+            key: Measured(
+                *names[key],
                 self.bleu.corpus_score(texts[key], [self.plain.references]).score,
                 latency[key].median_ms,
                 latency[key].p95_ms,
                 throughput[key, BATCH].sentences_per_s,
             )
-            for key in (FAIRSEQ, EXPORT)
-        ]
+            for key in engines
+        }
 
-    def _engines(self, work: Path, workers: int = 1) -> Mapping[str, Engine]:
+    def _engines(self, work: Path, workers: int = 1) -> Dict[str, Engine]:
         checkpoint = self.system.checkpoint
+        exports = {EXPORT: False, SHORTLIST: True} if (work / VMAP).is_file() else {EXPORT: False}
         return {
             FAIRSEQ: FairseqEngine([checkpoint], self.search, "cpu"),
-            EXPORT: CTranslate2Engine(
-                work,
-                self.subset.source_dictionary,
-                checkpoint.max_target,
-                self.search,
-                device="cpu",
-                compute_type=compute_type(self.options.quantization),
-                workers=workers,
-            ),
+            **{
+                name: CTranslate2Engine(
+                    work,
+                    self.subset.source_dictionary,
+                    checkpoint.max_target,
+                    self.search,
+                    device="cpu",
+                    compute_type=compute_type(self.options.quantization),
+                    workers=workers,
+                    shortlist=shortlist,
+                )
+                for name, shortlist in exports.items()
+            },
         }
 
     def _translate(self, name: str, engine: Engine, work: Path) -> List[str]:
@@ -194,11 +245,12 @@ class Export:
         """Runs translate.py on a few sentences; half must be translated as by the model."""
         longest = self.system.max_source
         indices = _near_median_length(self.subset.source, longest, SMOKE_SENTENCES)
-        batch = Batch(0, [self.subset.source[i].long() for i in indices])
-        (found,) = self._engines(work)[EXPORT].translate(iter([batch]))
+        batches = (Batch(0, [self.subset.source[i].long()]) for i in indices)  # as the program does
+        *_, engine = self._engines(work).values()  # with the shortlist, if there is one
+        found = [hypotheses for (hypotheses,) in engine.translate(batches)]
         texts = [self.detokenisers[1](best.tokens) for best, *_ in found]
         sources = "".join(f"{self.plain.sources[i]}\n" for i in indices)
-        done = run([sys.executable, str(work / "translate.py")], input=sources)
+        done = run([sys.executable, str(work / PROGRAM)], input=sources)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ValueError(f"The exported translate.py failed: {last}. Nothing was exported.")
@@ -221,6 +273,19 @@ class Export:
             threads=self.threads,
             compute_type=compute_type(self.options.quantization),
         )
+
+
+def _summary(trial: Optional[ShortlistTrial]) -> str:
+    """The result of a shortlist, for the line that the command prints."""
+    if trial is None:
+        return ""
+    if not trial.kept:
+        return f"; the shortlist is left out, as it loses {trial.bleu_lost:.2f} BLEU"
+    return f"; shortlist: {-trial.bleu_lost:+.2f} BLEU, {trial.speed_alone:.1f} times as fast"
+
+
+def _bytes_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def compute_type(quantization: str) -> str:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Sequence, Tuple
 
+from fairseq_kd.decoding.engine import VMAP
 from fairseq_kd.decoding.options import Search
 from fairseq_kd.files.hashes import SUMS
 
@@ -23,7 +24,7 @@ import ctranslate2
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 help = "append speed, latency and errors as a JSON line, for every 1,000 sentences and at the end"
 parser.add_argument("--stats", metavar="FILE", help=help)
-options = parser.parse_args()
+{shortlist}options = parser.parse_args()
 try:
     stats = open(options.stats, "a", encoding="utf-8") if options.stats else None
 except OSError as error:
@@ -42,6 +43,10 @@ for name in {files!r}:
         sys.exit(f"{{path}} is damaged: its hash differs from {sums}. Copy it again.")
 
 '''
+WHOLE_VOCABULARY = """\
+help = "choose among all tokens, not among the candidates of the sentence in {vmap}: slower"
+parser.add_argument("--whole-vocabulary", action="store_true", help=help)
+"""
 MOSES_IMPORT = "import sacremoses\n"
 MODEL = "model = ctranslate2.Translator(str(here))\n"
 INT16_MODEL = """\
@@ -105,7 +110,7 @@ for number, line in enumerate(sys.stdin, 1):
             [tokens],
             beam_size={beam},
             max_input_length=0,
-            max_decoding_length={length},
+            max_decoding_length={length},{vmap}
         )
         best = result[0].hypotheses[0]
     except RuntimeError as error:
@@ -182,8 +187,10 @@ def translate_py(
         quantization: of the weights.
         search: beam and maximum length.
         positions: maximum tokens of encoder and decoder, including the end of sentence.
-        files: that it reads, whose hashes are in SHA256SUMS.
+        files: that it reads, whose hashes are in SHA256SUMS. With a lexical shortlist among them,
+            it uses that unless its flag ``--whole-vocabulary`` is given.
     """
+    shortlist = VMAP in files
     moses, splitter = tokenizer == "moses", SPLITTERS[bpe]
     packages = ["ctranslate2", "sacremoses" * moses, splitter.package]
     line = "tokeniser.tokenize(line.strip(), return_str=True)" if moses else "line.strip()"
@@ -192,6 +199,7 @@ def translate_py(
             HEAD.format(
                 packages=" ".join(filter(None, packages)),
                 imports=MOSES_IMPORT * moses + splitter.imports,
+                shortlist=WHOLE_VOCABULARY.format(vmap=VMAP) * shortlist,
                 sums=SUMS,
                 files=tuple(files),
             ),
@@ -203,6 +211,7 @@ def translate_py(
                 beam=search.beam,
                 longest=positions[0] - 1,
                 length=_length(search, positions[1]),
+                vmap="\n            use_vmap=not options.whole_vocabulary," * shortlist,
                 words=splitter.join,
                 text="detokeniser.detokenize(words.split())" if moses else "words",
             ),

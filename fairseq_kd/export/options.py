@@ -41,6 +41,12 @@ class ExportOptions(Options):
     subset: str = option_field(
         "test", "the split to measure on (default: %(default)s)", read=split_name
     )
+    shortlist: bool = option_field(
+        False,
+        "also write a lexical shortlist, from the training set in DATA: CTranslate2 then chooses "
+        "among the likely translations of a sentence's tokens, which is faster with a large "
+        "vocabulary; it is left out if it loses more than 0.2 BLEU",
+    )
     codes: Optional[Path] = codes_field()
     bpe: str = option_field(
         "subword_nmt",
