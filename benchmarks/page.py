@@ -44,8 +44,9 @@ SECTIONS = {
     "intermediate": "## Hidden states and attention\n\n`python benchmarks/intermediate.py`",
     "decoding": "## Decoding with the teacher\n\n`python benchmarks/decoding.py`",
     "shortlist": "## A lexical shortlist\n\nHow many times as fast a student translates with it as "
-    "with the whole vocabulary; see [export](export.md#a-lexical-shortlist). `python "
-    "benchmarks/shortlist.py`",
+    "with the whole vocabulary; see [export](export.md#a-lexical-shortlist). Of an untrained model "
+    "with random candidates: `python benchmarks/shortlist.py`. Of trained ones, with as many "
+    "candidates of each source token + of every sentence: `python benchmarks/shortlist_bleu.py`",
     "int8": "## BLEU loss of int8\n\nOf students, against float32, on a processor without VNNI; "
     "spread: of the students. [export](export.md#int8) has the reason. `python "
     "benchmarks/int8.py`",
