@@ -208,7 +208,6 @@ def _shortlist(trial: Optional[ShortlistTrial]) -> List[str]:
     tokens, candidates = trial.coverage
     size = f"{candidates:,.0f} of {trial.vocabulary:,} tokens, the mean of the sentences"
     covered = f"{100 * tokens:.1f} % of the tokens of the references"
-    lost = f"{trial.bleu_lost:.2f} BLEU"
     speed = (
         f"{trial.speed_alone:.2f} times as fast as with the whole vocabulary one sentence at a "
         f"time, and {trial.speed_batched:.2f} times in batches of 32"
@@ -216,14 +215,14 @@ def _shortlist(trial: Optional[ShortlistTrial]) -> List[str]:
     if trial.kept:
         text = (
             f"The model chooses among {size}, which `{VMAP}` lists by the tokens of the source: "
-            f"{covered} are among them. That costs {lost}, measured one sentence at a time, and "
-            f"is {speed}. `translate.py --whole-vocabulary` does without it; in a program of your "
-            "own, `translate_batch(..., use_vmap=True)` uses it."
+            f"{covered} are among them. BLEU changes by {-trial.bleu_lost:+.2f}, measured one "
+            f"sentence at a time, and it is {speed}. `translate.py --whole-vocabulary` does "
+            "without it; in a program of your own, `translate_batch(..., use_vmap=True)` uses it."
         )
     else:
         text = (
-            f"A shortlist of {size}, is left out: it costs {lost}, more than {MOST_BLEU_LOST}. "
-            f"{covered} are among its candidates; it is {speed}."
+            f"A shortlist of {size}, is left out: it loses {trial.bleu_lost:.2f} BLEU, more than "
+            f"{MOST_BLEU_LOST}. {covered} are among its candidates; it is {speed}."
         )
     return ["## Lexical shortlist", "", text, ""]
 

@@ -279,10 +279,9 @@ def _summary(trial: Optional[ShortlistTrial]) -> str:
     """The result of a shortlist, for the line that the command prints."""
     if trial is None:
         return ""
-    lost = f"{trial.bleu_lost:.2f} BLEU lost to the whole vocabulary"
     if not trial.kept:
-        return f"; the shortlist is left out: {lost}"
-    return f"; shortlist: {lost}, {trial.speed_alone:.1f} times as fast"
+        return f"; the shortlist is left out, as it loses {trial.bleu_lost:.2f} BLEU"
+    return f"; shortlist: {-trial.bleu_lost:+.2f} BLEU, {trial.speed_alone:.1f} times as fast"
 
 
 def _bytes_of(path: Path) -> int:

@@ -280,6 +280,12 @@ def test_an_export_holds_the_shortlist_and_the_card_has_its_figures(exported, ch
     size = len(training.target_dictionary)
     assert section.startswith(f"The model chooses among {candidates:,.0f} of {size} tokens, the ")
     assert f": {100 * covered:.1f} % of the tokens of the references are among them. " in section
+    row = r"\| this, int8{} +\| +\S+ MiB \| +([\d.]+) \|"
+    change, short, whole = (
+        float(re.search(pattern, text)[1])
+        for pattern in (r"BLEU changes by (\S+),", row.format(", shortlist"), row.format(""))
+    )
+    assert change == pytest.approx(short - whole, abs=0.11)  # of rounded figures
     bleu = re.search(r"\| this, int8, shortlist +\| +\S+ MiB \| +([\d.]+) \|", text)[1]
     assert round(float(re.search(r'"value": ([\d.]+)', text)[1]), 1) == float(bleu)
 
@@ -332,12 +338,10 @@ def test_a_shortlist_that_loses_is_left_out(export, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("fairseq_kd.export.directory.shortlist_of", lambda *_: nothing)
     assert export(tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert re.search(
-        r"\); the shortlist is left out: \d\.\d\d BLEU lost to the whole vocabulary; see ", printed
-    )
+    assert re.search(r"\); the shortlist is left out, as it loses \d\.\d\d BLEU; see ", printed)
     text = card(tmp_path / "out")
     assert "A shortlist of 3 of " in text
-    assert re.search(r" is left out: it costs \d\.\d\d BLEU, more than 0\.2\. ", text)
+    assert re.search(r" is left out: it loses \d\.\d\d BLEU, more than 0\.2\. ", text)
     assert re.search(r"\| this, int8, shortlist +\| ", text)
     assert not (tmp_path / "out" / "vmap.txt").exists()
     assert "vmap" not in (tmp_path / "out" / "SHA256SUMS").read_text()
