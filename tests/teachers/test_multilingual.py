@@ -351,6 +351,7 @@ def test_names_that_are_those_of_the_data_swapped_are_refused(multilingual, teac
         (("es", "en"), ("spa_Latn", "eng_Latn"), False),
         (("zh", "yue"), ("zh_CN", "zh_HK"), False),
         (("zh_CN", "zh_TW"), ("zh_TW", "zh_CN"), True),
+        (("zh_CN", "zh_TW"), ("zh_Hans", "zh_Hant"), False),
         (("zh_CN", "en"), ("en", "zh"), True),
         (("src", "tgt"), ("en", "en"), False),
         (None, ("en", "es"), False),
