@@ -5,6 +5,7 @@ loads one, and takes what it needs by a function of this module.
 """
 
 import argparse
+import errno
 import functools
 import os
 import re
@@ -208,11 +209,23 @@ def data_folders(checkpoint: Union[str, Path], data: Optional[str]) -> List[Path
         checkpoint: the file.
         data: what its options name: a folder, or several with a colon between them.
     """
-    folders = [Path(part) for part in (data or "").split(os.pathsep) if part]
+    parts = (data or "").split(os.pathsep)
+    folders = [Path(part) for part in parts if part and _can_be_a_path(part)]
     relative = [folder for folder in folders if not folder.is_absolute()]
     above = Path(checkpoint).resolve().parents[: 1 + PARENTS]
     places = [*folders, *(start / folder for folder in relative for start in above)]
     return list({place.resolve(): place for place in reversed(places)}.values())[::-1]
+
+
+def _can_be_a_path(text: str) -> bool:
+    """Whether a file system can have a file of this name; it need not exist."""
+    try:
+        os.lstat(text)
+    except ValueError:  # a zero byte, or what cannot be encoded
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def unpickled(path: Path, called: str) -> Any:

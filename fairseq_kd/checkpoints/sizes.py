@@ -66,6 +66,22 @@ def check_sizes(
             raise ValueError(_wrong(name, positions, right, size))
 
 
+def check_limits(name: str, options: Mapping) -> None:
+    """Refuses lengths of sentences among the options of a task that are none.
+
+    Args:
+        name: how errors name the checkpoint.
+        options: of the task.
+
+    Raises:
+        ValueError: naming the first option that is wrong.
+    """
+    for positions in SIDES.values():
+        size = options.get(positions)
+        if size is not None and not (type(size) is int and POSITIONS.holds(size)):
+            raise ValueError(_wrong(name, positions, POSITIONS, size))
+
+
 def _wrong(name: str, called: str, right: Any, size: Any) -> str:
     return (
         f"{name} has the option {called}, which must be {right}, but is {size}. Give a file that "

@@ -132,6 +132,7 @@ class OutsideModel:
     def _made_of(self) -> Dict[str, str]:
         options = self.options
         model = [options.ct2_model / name for name in ("model.bin", "config.json")]
+        model += [vocabulary_file(options.ct2_model, side) for side in ("source", "target")]
         return {
             "text": sha256_of([self.text]),
             "model": sha256_of(model),
@@ -155,7 +156,10 @@ class OutsideModel:
             try:
                 with ProgressLine("translate", total, "sentences", before) as progress:
                     for number, chunk in enumerate(in_chunks(lines, CHUNK)):
-                        if number not in done:
+                        if number in done:
+                            for line in chunk:  # only counted
+                                self._tokens(line.strip())
+                        else:
                             journal.append(number, self._translated(number * CHUNK, chunk))
                             progress.add(len(chunk))
             finally:
@@ -269,12 +273,23 @@ def vocabulary_of(folder: Path, side: str) -> FrozenSet[str]:
         FileNotFoundError: the folder holds none.
         ValueError: the file is damaged.
     """
+    path = vocabulary_file(folder, side)
+    if path.suffix == ".json":
+        return frozenset(read_json(path, [str], "Convert the model again."))
+    return frozenset(text_lines(str(path)))
+
+
+def vocabulary_file(folder: Path, side: str) -> Path:
+    """The file with the tokens of a side of a CTranslate2 model.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
     for name in VOCABULARIES:
-        path = folder / f"{name.format(side=side)}.json"
-        if path.is_file():
-            return frozenset(read_json(path, [str], "Convert the model again."))
-        if path.with_suffix(".txt").is_file():  # of older converters
-            return frozenset(text_lines(str(path.with_suffix(".txt"))))
+        for suffix in (".json", ".txt"):  # the second of older converters
+            path = folder / f"{name.format(side=side)}{suffix}"
+            if path.is_file():
+                return path
     raise FileNotFoundError(
         f"--ct2-model {folder} holds no vocabulary of the {side}. Convert the model again."
     )

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 import fairseq_kd.checkpoints.safe_loading  # noqa: F401  (fairseq loads data alone)
 from fairseq_kd.checkpoints.plain_options import unopened_files
 from fairseq_kd.checkpoints.reading import data_folders, options_of, read_model
-from fairseq_kd.checkpoints.sizes import check_sizes
+from fairseq_kd.checkpoints.sizes import check_limits, check_sizes
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.teachers.multilingual import (
@@ -149,6 +149,7 @@ def check_family(name: str, state: Dict[str, Any]) -> None:
         )
     check_task(name, task)
     check_sizes(name, options, state["model"], family)
+    check_limits(name, options_of(state, "task"))
 
 
 def check_task(name: str, task: str) -> None:
@@ -260,8 +261,8 @@ def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Langua
     if not pairs:
         raise ValueError(
             f"{name} does not record its language pair, and no data with a language pair was found "
-            f"in {task_cfg.data}, which it was trained on{_searched(folders)}. Put that folder "
-            f"back, or give {_language_flags(flag)}."
+            f"in {task_cfg.data!s:.200}, which it was trained on{_searched(folders)}. Put that "
+            f"folder back, or give {_language_flags(flag)}."
         )
     return plain_languages(pairs[0], name)
 
@@ -293,7 +294,8 @@ def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
             return str(folder)
     where = "not beside it"
     if task_cfg.data:
-        where = f"neither beside it nor in {task_cfg.data}, the data folder that it was trained on"
+        trained_on = f"{task_cfg.data:.200}, the data folder that it was trained on"
+        where = f"neither beside it nor in {trained_on}"
     raise FileNotFoundError(
         f"The dictionaries {' and '.join(files)} of {name} are {where}{_searched(folders)}. Copy "
         f"them into {beside}."

@@ -4,6 +4,7 @@
 tokens of languages behind it.
 """
 
+import os
 import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ BART, MULTI, SEPARATE = (
     "multilingual_translation",
 )
 TASKS = (BART, MULTI, SEPARATE)
+SHOWN = 200  # characters of a path in a message
 END, BEGIN, MASK = "</s>", "<s>", "<mask>"
 Pair = Tuple[str, str]
 
@@ -377,8 +379,9 @@ def _file(path: str, named: str) -> Path:
     beside = Path(path).resolve().parent / Path(named).name
     places = [beside, *data_folders(path, named)]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # False where a name is too long
             return place
+    named, beside = named[:SHOWN], str(beside)[:SHOWN]
     raise FileNotFoundError(
         f"{named}, with which {path} was trained, is neither beside it nor where it was. Copy it "
         f"to {beside}."

@@ -59,6 +59,7 @@ def test_a_program_is_run_once_for_each_system(tmp_path):
             r"^--scorer x: yes 1 printed more than 40 lines for 40 sentences\. It must print one "
             r"number a line, one for each sentence\.$",
         ),
+        ("yes 1 | head -41", r"printed more than 40 lines for 40 sentences\. It must print one n"),
         ("cat /dev/zero", r"cat /dev/zero printed more than 40 lines for 40 sentences\. It must "),
         ("cat $HYP", r"printed 'a sentence 0' as line 1, which is not a number f"),
         ("sed 's/.*/nan/' $HYP", r"printed 'nan' as line 1, which is not a number from -1e\+12 to"),

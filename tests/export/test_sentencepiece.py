@@ -119,6 +119,7 @@ def translate_text(student, pieces, cache, tmp_path_factory, tmp_path):
     if not model.exists():
         words = ["export", student, "--out", model, "--threads", "1", "--cache", cache]
         words += ["--beam", "2", "--bpe", "sentencepiece", "--tokenizer", "none"]
+        words += ["--quantization", "float32"]
         assert cli.main([str(word) for word in words]) == 0
     text = Path(pieces).parent / "text" / "test.es"
 
@@ -164,9 +165,11 @@ def test_text_is_translated_as_the_exported_program_does(translate_text, tmp_pat
     assert "made of other inputs: 'beam', 'nbest'" in capsys.readouterr().err
 
 
-def test_an_interrupted_translation_resumes(translate_text, tmp_path, monkeypatch):
+def test_an_interrupted_translation_resumes(translate_text, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(outside_model, "CHUNK", 8)
-    assert translate_text(out="whole") == 0
+    limit = ("--max-source-tokens", "60")
+    assert translate_text(*limit, out="whole") == 0
+    (left_out,) = re.findall(r"(\d+) sentences have more than 60 pieces", capsys.readouterr().err)
     whole = hypotheses_of(tmp_path / "whole")
     translated = outside_model.OutsideModel._translated
     calls = []
@@ -178,11 +181,13 @@ def test_an_interrupted_translation_resumes(translate_text, tmp_path, monkeypatc
         return translated(self, first, lines)
 
     monkeypatch.setattr(outside_model.OutsideModel, "_translated", killed)
-    assert translate_text() == 130
+    assert translate_text(*limit) == 130
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == [
         "out.journal"
     ]
-    assert translate_text() == 0
+    assert translate_text(*limit) == 0
+    message = f"{left_out} sentences have more than 60 pieces and were not translated\n"
+    assert message in capsys.readouterr().err
     assert calls == [0, 8, 16, *range(16, len(whole), 8)]
     assert hypotheses_of(tmp_path / "out") == whole
     assert not (tmp_path / "out.journal").exists()
@@ -228,6 +233,11 @@ def test_the_pieces_of_another_model_are_refused(translate_text, tmp_path, capsy
 def test_a_damaged_vocabulary_is_named(translate_text, tmp_path, capsys):
     model = shutil.copytree(translate_text.model, tmp_path / "model")
     (vocabulary,) = model.glob("*vocabulary.json")
+    assert translate_text(model=model) == 0
+    tokens = json.loads(vocabulary.read_text())
+    vocabulary.write_text(json.dumps([*tokens[:-2], *tokens[:-3:-1]]))
+    assert translate_text(model=model) == 2
+    assert "was made of other inputs: 'model' differ." in capsys.readouterr().err
     vocabulary.write_text('["a", 1]')
     assert translate_text(model=model) == 2
     message = f"{vocabulary} is damaged: '[1]' must be a text, but is a whole number. Convert the"

@@ -92,6 +92,21 @@ def test_data_by_a_relative_path_are_found_from_the_folders_above_the_checkpoint
     assert trained_on(path) == folder
 
 
+NO_PATHS = {"long": "a" * 5000, "zero": "a\0b", "one of two": f"{'x' * 300}:y"}
+
+
+@pytest.mark.parametrize("named", NO_PATHS.values(), ids=NO_PATHS)
+def test_data_by_a_path_that_no_file_can_have_are_not_there(moved, named):
+    saved = save_with(moved, lambda state: state["cfg"]["task"].update(data=named))
+    (moved.parent / "dict.en.txt").unlink()
+    message = (
+        f"The dictionaries dict.es.txt and dict.en.txt of --kd-teacher {saved} are neither beside "
+        f"it nor in {named[:200]}, the data folder that it was trained on"
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}"):
+        load_teacher(saved)
+
+
 def test_a_checkpoint_from_before_fairseq_had_configurations(moved):
     def age(state):
         cfg = state.pop("cfg")

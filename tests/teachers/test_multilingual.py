@@ -263,6 +263,12 @@ HOSTILE = {
         {"langtoks": "main"},
         "has options that fairseq cannot use: 'str' ob",
     ),
+    "no length": (
+        {"max_source_positions": -5},
+        "m2m.pt has the option max_source_positions, which must be a whole number from 1 to "
+        "100,000, but is -5. Give a file that fairseq-train wrote.",
+    ),
+    "a length that is no number": ({"max_target_positions": True}, "to 100,000, but is True. Give"),
     "a list that is no text": ({"langs": None, "lang_dict": "langs.txt"}, "line 1, is not UTF-8"),
 }
 
@@ -275,6 +281,14 @@ def test_options_of_another_shape_are_refused(multilingual, data, tmp_path, kind
     torch.save(state, tmp_path / "m2m.pt")
     (tmp_path / "langs.txt").write_bytes(b"e\xff\n")
     with pytest.raises(ValueError, match=re.escape(message)):
+        load_teacher(str(tmp_path / "m2m.pt"), "--teacher", SPANISH)
+
+
+def test_a_name_that_is_too_long_for_a_file_is_not_there(multilingual, tmp_path):
+    state = torch.load(multilingual("m2m"), weights_only=True)
+    vars(state["cfg"]["task"]).update(langs=None, lang_dict="a" * 5000)
+    torch.save(state, tmp_path / "m2m.pt")
+    with pytest.raises(FileNotFoundError, match=f"^{'a' * 200}, with which {tmp_path}/m2m.pt was "):
         load_teacher(str(tmp_path / "m2m.pt"), "--teacher", SPANISH)
 
 
@@ -337,6 +351,7 @@ def test_names_that_are_those_of_the_data_swapped_are_refused(multilingual, teac
         (("es", "en"), ("spa_Latn", "eng_Latn"), False),
         (("zh", "yue"), ("zh_CN", "zh_HK"), False),
         (("zh_CN", "zh_TW"), ("zh_TW", "zh_CN"), True),
+        (("zh_CN", "zh_TW"), ("zh_Hans", "zh_Hant"), False),
         (("zh_CN", "en"), ("en", "zh"), True),
         (("src", "tgt"), ("en", "en"), False),
         (None, ("en", "es"), False),
