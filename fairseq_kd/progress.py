@@ -16,8 +16,8 @@ from typing import NamedTuple, Optional
 from tqdm import tqdm
 from tqdm.std import Bar
 
+from fairseq_kd.files.atomic_files import own_file
 from fairseq_kd.files.json_files import difference
-from fairseq_kd.files.whole_files import own_file
 from fairseq_kd.flag_types import Range, from_environment
 
 PROGRESS_FILE = "FAIRSEQ_KD_PROGRESS"  # of the records of a step

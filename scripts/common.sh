@@ -124,7 +124,7 @@ hold() { # hold FOLDER/LOCK: every process started here holds it, so nothing tha
   flock --nonblock 9 || { say "waiting for a process that still runs in $(realpath "$(dirname "$1")")"; flock 9; }
 }
 
-mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/files/whole_files.py
+mark=.fairseq_kd # in temporary folders of ours, as in fairseq_kd/files/atomic_files.py
 
 left_by_us() { # left_by_us FOLDER: whether it is a temporary one of ours, with nothing in it that begin does not put there
   [[ ! -L $1 && ! -L $1/$mark && -f $1/$mark ]] &&

@@ -23,7 +23,7 @@ from fairseq_kd.checkpoints.updates import (
     updates_of,
 )
 from fairseq_kd.checkpoints.weights import NO_WEIGHTS
-from fairseq_kd.files.whole_files import check_new_file, written_whole
+from fairseq_kd.files.atomic_files import atomic_write, check_new_file
 from fairseq_kd.files.write_errors import explained
 
 KEPT = ("_name", "common", "criterion", "model", "optimization", "task")  # of the options
@@ -96,7 +96,7 @@ def main() -> None:
     try:
         check_new_file(args.out, "OUT.pt")
         content = weights_alone(args.checkpoints)
-        with written_whole(args.out, "wb", new=True) as file:
+        with atomic_write(args.out, "wb", new=True) as file:
             torch.save(content, file)
     except (MemoryError, OSError, ValueError) as error:
         sys.exit(explained(error, args.out, "the checkpoints are as they were") or str(error))

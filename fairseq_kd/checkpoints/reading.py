@@ -32,9 +32,9 @@ from fairseq_kd.checkpoints.pickles import (
 from fairseq_kd.checkpoints.plain_options import refuse_code, shown
 from fairseq_kd.checkpoints.records import fault_of_records
 from fairseq_kd.checkpoints.weights import are_weights, check_finite, check_weights
+from fairseq_kd.files.atomic_files import check_new_file
 from fairseq_kd.files.json_files import NAMES
 from fairseq_kd.files.names import why_no_file
-from fairseq_kd.files.whole_files import check_new_file
 
 # torch >= 2.6 unpickles weights only. fairseq keeps a model's options as a Namespace, and the
 # counts of --eval-bleu as a numpy array, for which see stored_arrays. Both are data: naming them

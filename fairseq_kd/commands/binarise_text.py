@@ -2,7 +2,7 @@
 
 from fairseq_kd.command_line import Subcommand
 from fairseq_kd.distilled_data.options import BinariseTextOptions
-from fairseq_kd.files.whole_files import check_apart
+from fairseq_kd.files.atomic_files import check_apart
 
 DESCRIPTION = """\
 Binarises monolingual text in the source language with the dictionaries of --data. OUT is a data

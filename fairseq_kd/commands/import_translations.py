@@ -2,7 +2,7 @@
 
 from fairseq_kd.command_line import Subcommand
 from fairseq_kd.decoding.options import ImportTranslationsOptions
-from fairseq_kd.files.whole_files import check_apart
+from fairseq_kd.files.atomic_files import check_apart
 
 DESCRIPTION = """\
 Imports the translations of a set by any other system, as text: an online service, a large

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq_kd.command_line import Group, Options, Subcommand, user_dir_field
-from fairseq_kd.files.whole_files import check_apart
+from fairseq_kd.files.atomic_files import check_apart
 from fairseq_kd.flag_types import (
     THREADS,
     Range,

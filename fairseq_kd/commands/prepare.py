@@ -2,7 +2,7 @@
 
 from fairseq_kd.command_line import Subcommand
 from fairseq_kd.distilled_data.options import PrepareOptions
-from fairseq_kd.files.whole_files import check_apart
+from fairseq_kd.files.atomic_files import check_apart
 
 DESCRIPTION = """\
 Turns parallel text into what fairseq-train reads: sacremoses tokenises, subword-nmt learns and

@@ -21,7 +21,7 @@ example of a run file:
 
 def run(options: ProgressiveOptions) -> int:
     """Shows, writes or executes the workflow."""
-    from fairseq_kd.files.whole_files import check_apart
+    from fairseq_kd.files.atomic_files import check_apart
     from fairseq_kd.pipeline import driver
     from fairseq_kd.pipeline.preparation import folders_read, prepare_run
     from fairseq_kd.pipeline.run_file import read_run

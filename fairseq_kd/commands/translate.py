@@ -4,7 +4,7 @@ import sys
 
 from fairseq_kd.command_line import Subcommand, teacher_pair
 from fairseq_kd.decoding.options import TranslateOptions
-from fairseq_kd.files.whole_files import check_apart
+from fairseq_kd.files.atomic_files import check_apart
 
 DESCRIPTION = """\
 Decodes a set that fairseq-preprocess binarised, as training data for a student. Tokens stay as

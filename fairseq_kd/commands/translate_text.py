@@ -2,7 +2,7 @@
 
 from fairseq_kd.command_line import Subcommand
 from fairseq_kd.decoding.options import TranslateTextOptions
-from fairseq_kd.files.whole_files import check_apart
+from fairseq_kd.files.atomic_files import check_apart
 
 DESCRIPTION = """\
 Translates plain text with a teacher that is not a fairseq model, converted for CTranslate2:

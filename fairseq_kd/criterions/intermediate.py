@@ -310,7 +310,7 @@ class IntermediateCriterion(WordKDCriterion):
         if not self.terms:
             return super().forward(model, sample, reduce)
         live = self.teachers[0]
-        live.follow(model)
+        live.move_to(model)
         with (
             capture(model, self.student_points) as student,
             capture(live.model, self.teacher_points) as teacher,

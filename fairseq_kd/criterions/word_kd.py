@@ -295,7 +295,7 @@ class WordKDCriterion(KDCriterion):
         """The student's decoder output and the teachers' soft targets at the real tokens."""
         teacher_sample = self.teacher_sample(sample)
         for teacher in self.teachers:
-            teacher.follow(model)
+            teacher.move_to(model)
         if self.shared_encoder:
             with self.shared_encoder.encoding(model) as captured:
                 student = decoder_output(model, sample["net_input"], real)

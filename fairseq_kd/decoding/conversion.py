@@ -36,10 +36,10 @@ from fairseq_kd.checkpoints.reading import options_of, read_checkpoint
 from fairseq_kd.decoding.engine import EngineUnavailableError
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
+from fairseq_kd.files.atomic_files import make_folder
 from fairseq_kd.files.hashes import SUMS, first_damaged, read_sums, write_sums
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.temporary_folders import temporary_folder
-from fairseq_kd.files.whole_files import make_folder
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.teachers.loading import read_translation_model

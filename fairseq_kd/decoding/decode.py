@@ -32,9 +32,9 @@ from fairseq_kd.decoding.hypothesis_files import (
 from fairseq_kd.decoding.journal import Journal
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.decoding.translation_model import Checkpoint
+from fairseq_kd.files.atomic_files import atomic_write, check_vacant, make_folder, own_file
 from fairseq_kd.files.json_files import digest_of, read_json, sealed
 from fairseq_kd.files.locks import lock_beside, locked
-from fairseq_kd.files.whole_files import check_vacant, make_folder, own_file, written_whole
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
@@ -127,7 +127,7 @@ def agree_on(settings: Settings, folder: Path) -> None:
         make_folder(folder)
         with folder_locked(folder):
             if not (folder / FILE).exists():  # unless another shard has written it meanwhile
-                with written_whole(folder / FILE) as file:
+                with atomic_write(folder / FILE) as file:
                     json.dump(sealed(settings), file, indent=2)
                     file.write("\n")
                 return

@@ -21,7 +21,7 @@ from typing import Container, Iterable, Iterator, List, NamedTuple, Optional, Se
 
 import numpy as np
 
-from fairseq_kd.files.whole_files import check_no_link, written_whole
+from fairseq_kd.files.atomic_files import atomic_write, check_no_link
 from fairseq_kd.shard import MOST, Shard
 
 WHOLE = "hypotheses.txt"
@@ -124,7 +124,7 @@ def write_shard(path: Path, shard: Shard, decoding: str, lines: Iterable[bytes])
         lines: in order of the sentences.
     """
     digest, sentences, last = hashlib.sha256(), 0, None
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         for line in lines:
             digest.update(line)
             file.write(line.decode())

@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 from typing import IO, Callable, List, Tuple
 
-from fairseq_kd.files.whole_files import make_sole, moved_aside, own_file, written_whole
+from fairseq_kd.files.atomic_files import atomic_write, make_sole, moved_aside, own_file
 
 RECORD = re.compile(rb"# batch ([0-9]{1,18}), ([0-9]{1,18}) bytes, crc32 ([0-9a-f]{8})\n")
 IsBatch = Callable[[int, bytes], bool]
@@ -116,7 +116,7 @@ class Journal:
                 f"{len(records):,} of its batches are undamaged and kept, the others are decoded "
                 "again"
             )
-            with self.path.open("rb") as old, written_whole(self.path, "wb") as file:
+            with self.path.open("rb") as old, atomic_write(self.path, "wb") as file:
                 file.write(begin)
                 for _, start, end in records:
                     old.seek(start)

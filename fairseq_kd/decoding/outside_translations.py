@@ -26,11 +26,11 @@ from fairseq_kd.decoding.subset import Subset, read_subset, splitting_of, words_
 from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.decoding.translation_check import Compared, why_not_translations
 from fairseq_kd.decoding.translation_formats import FORMATS, Translation
+from fairseq_kd.files.atomic_files import UNTIL_MADE, atomic_folder
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import sealed
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.names import why_no_file
-from fairseq_kd.files.whole_files import UNTIL_MADE, whole_folder
 from fairseq_kd.parallel_text import SplitWords, letters_of
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
@@ -87,7 +87,7 @@ class Import:
                     check_shard(out / WHOLE, settings_id(earlier))
                     print(f"{out / WHOLE} already exists", file=sys.stderr)
                     return
-            with whole_folder(out) as work:
+            with atomic_folder(out) as work:
                 self._write(work, settings)
         print(f"{self.sentences:,} sentences are in {out / WHOLE}", file=sys.stderr)
 

@@ -19,10 +19,10 @@ from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
 from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
 from fairseq_kd.distilled_data.selection import SelectionOptions
 from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, other_splits, tag_id
+from fairseq_kd.files.atomic_files import atomic_folder, check_apart
 from fairseq_kd.files.hashes import check_unchanged, sha256_of, sums_of
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.names import why_no_file
-from fairseq_kd.files.whole_files import check_apart, whole_folder
 from fairseq_kd.progress import ProgressLine
 
 SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "taken_by")
@@ -203,7 +203,7 @@ class DistilledSet:
                 "train with, or train with --disable-validation",
                 file=sys.stderr,
             )
-        with whole_folder(self.out) as work:
+        with atomic_folder(self.out) as work:
             summary = self._fill(work)
         print(summary)
         print(f"{self.out} is ready for fairseq-train; {MANIFEST} in it lists inputs and options")

@@ -14,10 +14,10 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from fairseq_kd.child_process import child, own_programs
 from fairseq_kd.decoding.tokenising import MOSES, NONE, SUBWORD_NMT, split_lines, splitter
 from fairseq_kd.distilled_data.options import MERGES, PrepareOptions
+from fairseq_kd.files.atomic_files import check_room
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.names import on_terminal, plain_languages
 from fairseq_kd.files.recorded_folders import make_once
-from fairseq_kd.files.whole_files import check_room
 from fairseq_kd.parallel_text import lines_of, text_file, write_clean
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.worker_processes import in_chunks, in_processes

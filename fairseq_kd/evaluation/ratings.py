@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from fairseq_kd.evaluation.results import Rating, RatingResult
+from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.files.names import why_no_file
-from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.parallel_text import letters_of, lines_of
 
 FILE = "rating-sheet.csv"
@@ -57,7 +57,7 @@ def write_sheet(path: Path, sources: Sequence[str], texts: Texts, sentences: int
     check_sheet(path)  # it may have been filled in meanwhile
     order = random.Random(SEED)
     drawn = sorted(order.sample(numbers, min(sentences, len(numbers))))
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write("\ufeff")  # by which spreadsheets recognise UTF-8
         sheet = csv.writer(file, lineterminator="\n")
         sheet.writerow(COLUMNS)

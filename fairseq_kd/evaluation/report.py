@@ -31,9 +31,9 @@ from fairseq_kd.evaluation.results import (
     fairseq_on,
 )
 from fairseq_kd.evaluation.side_by_side import largest_losses, side_by_side
+from fairseq_kd.files.atomic_files import atomic_write, check_apart, check_no_link, make_folder
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.names import as_code
-from fairseq_kd.files.whole_files import check_apart, check_no_link, make_folder, written_whole
 
 TITLE = "Evaluation of the distillation"
 PLOTS, RESULTS = "plots", "evaluation.json"
@@ -69,13 +69,13 @@ def write_report(out: Path, result: EvaluationResult) -> str:
     plots_by_file = {f"{PLOTS}/{plot.name}.png": plot for plot in drawn}
     files = [*files, *plots_by_file]
     _write_result(out, result, {*files, *earlier})  # lists every file, should the process be killed
-    with written_whole(out / "report.md") as file:
+    with atomic_write(out / "report.md") as file:
         file.write(markdown_page(TITLE, page, PLOTS))
-    with written_whole(out / "report.html") as file:
+    with atomic_write(out / "report.html") as file:
         file.write(html_page(TITLE, cards(result), page))
     make_folder(out / PLOTS)
     for name, plot in plots_by_file.items():
-        with written_whole(out / name, "wb") as file:
+        with atomic_write(out / name, "wb") as file:
             file.write(plot.png)
     for name in set(earlier) - set(files):
         (out / name).unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def write_report(out: Path, result: EvaluationResult) -> str:
 
 
 def _write_result(out: Path, result: EvaluationResult, files: Set[str]) -> None:
-    with written_whole(out / RESULTS) as file:
+    with atomic_write(out / RESULTS) as file:
         json.dump({**result.to_json(), "files": sorted(files)}, file, indent=1)
 
 

@@ -16,8 +16,8 @@ from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.evaluation.results import IN_INT8, int8_name
 from fairseq_kd.evaluation.variants import Variant
+from fairseq_kd.files.atomic_files import atomic_write, make_folder
 from fairseq_kd.files.names import why_no_file
-from fairseq_kd.files.whole_files import make_folder, written_whole
 from fairseq_kd.parallel_text import SplitWords, letters_of, lines_of
 from fairseq_kd.shard import Shard
 
@@ -220,6 +220,6 @@ def write_translations(
     texts = [detokenise(each) for each in tokens]
     path = translation_file(variant, out)
     make_folder(path.parent)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.writelines(f"{text}\n" for text in texts)
     return texts

@@ -51,9 +51,9 @@ from fairseq_kd.export.shortlist import (
     shortlist_of,
     training_set,
 )
+from fairseq_kd.files.atomic_files import UNTIL_MADE, atomic_folder, check_apart, check_vacant
 from fairseq_kd.files.hashes import read_sums, write_sums
 from fairseq_kd.files.locks import lock_beside, locked
-from fairseq_kd.files.whole_files import UNTIL_MADE, check_apart, check_vacant, whole_folder
 from fairseq_kd.machine import cores
 from fairseq_kd.progress import ProgressLine
 
@@ -107,7 +107,7 @@ class Export:
         torch.set_num_threads(self.threads)
         out = self.options.out
         ancestors = lineage(self.system.path)
-        with whole_folder(out) as work:
+        with atomic_folder(out) as work:
             self._convert(work)
             self._add_example(work)
             with torch.no_grad():

@@ -28,7 +28,7 @@ from fairseq.models import FairseqEncoderDecoderModel
 from fairseq_kd.decoding.conversion import ctranslate2_symbols
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.systems import System, common_subset, sample_of
-from fairseq_kd.files.whole_files import written_whole
+from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.progress import ProgressLine
 
 TRAINING = "train"  # split
@@ -108,7 +108,7 @@ class Shortlist:
         sources = ctranslate2_symbols(subset.source_dictionary)
         targets = ctranslate2_symbols(subset.target_dictionary)
         lines = {"": self.everywhere, **{sources[s]: own for s, own in self.of_token.items()}}
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             for source, own in lines.items():
                 file.write(f"{source}\t{' '.join(targets[token] for token in own)}\n")
 

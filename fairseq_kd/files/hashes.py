@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Set
 
+from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.files.json_files import read_json, sealed
-from fairseq_kd.files.whole_files import written_whole
 
 SUMS = "SHA256SUMS"
 SMALL_BYTES = 16 << 20  # smaller files are hashed each time
@@ -35,7 +35,7 @@ def sums_of(folder: Path) -> Dict[str, str]:
 def write_sums(folder: Path) -> None:
     """Writes ``SHA256SUMS`` for all files that a folder holds now."""
     sums = {name: digest for name, digest in sums_of(folder).items() if name != SUMS}
-    with written_whole(folder / SUMS) as file:
+    with atomic_write(folder / SUMS) as file:
         file.writelines(f"{digest}  {name}\n" for name, digest in sums.items())
 
 
@@ -125,5 +125,5 @@ class FileHashes:
     def save(self) -> None:
         """Writes the cache."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.path) as file:
+        with atomic_write(self.path) as file:
             json.dump(sealed({"files": self.known}), file)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Dict, Iterator, List, NamedTuple, Optional
 
 from fairseq_kd.child_process import end_started_by, new_token, running
-from fairseq_kd.files.whole_files import make_folder, own_file
+from fairseq_kd.files.atomic_files import make_folder, own_file
 from fairseq_kd.files.write_errors import writing
 
 PATIENCE_SECONDS = 20.0  # for the children of a killed process to end

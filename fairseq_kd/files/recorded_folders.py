@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict
 
+from fairseq_kd.files.atomic_files import atomic_folder
 from fairseq_kd.files.hashes import check_unchanged, sums_of
 from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.files.locks import lock_beside, locked
-from fairseq_kd.files.whole_files import whole_folder
 
 SCHEMA = {"made_of": {str: str}, "files": {str: str}}
 
@@ -42,7 +42,7 @@ def make_once(
             check_unchanged(out, earlier["files"])
             print(f"{out} already exists", file=sys.stderr)
             return False
-        with whole_folder(out) as work:
+        with atomic_folder(out) as work:
             content = {"made_of": made_of, **write(work), "files": sums_of(work)}
             text = json.dumps(sealed(content), indent=2) + "\n"
             (work / record).write_text(text, encoding="utf-8")

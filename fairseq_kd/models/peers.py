@@ -21,8 +21,8 @@ from fairseq_kd.checkpoints.sizes import check_sizes
 from fairseq_kd.checkpoints.updates import LAST, inherited_history, start_of, updates_of
 from fairseq_kd.checkpoints.weights import check_finite, check_weights, count_parameters
 from fairseq_kd.fairseq_flags import range_of
+from fairseq_kd.files.atomic_files import atomic_write, check_apart, make_folder
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
 from fairseq_kd.flag_types import Range
 from fairseq_kd.models.architectures import ARCHITECTURES
 
@@ -258,7 +258,7 @@ def write_peer(checkpoint: str, number: int, out: Path) -> int:
     }
     if not is_made_of(out, made_of):
         make_folder(out.parent)
-        with written_whole(out, "wb", new=True) as file:
+        with atomic_write(out, "wb", new=True) as file:
             torch.save(peer, file)
     return count_parameters(weights)
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 from fairseq_kd.child_process import TOKEN, child
-from fairseq_kd.files.locks import Lock, locked
-from fairseq_kd.files.names import on_terminal
-from fairseq_kd.files.whole_files import (
+from fairseq_kd.files.atomic_files import (
+    atomic_write,
     check_own_folder,
     check_room,
     own_file,
-    written_whole,
 )
+from fairseq_kd.files.locks import Lock, locked
+from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.pipeline.execution import SLOTS, visible_gpus
 from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG, Follower
@@ -274,7 +274,7 @@ def _snakemake(
     message |= {"targets": targets, "one_by_one": here and jobs == 1}
     message |= {"threads": threads, "all_threads": threads * jobs}
     text = json.dumps(message)
-    with written_whole(folder / STEPS / f"{DRIVER}.json") as file:
+    with atomic_write(folder / STEPS / f"{DRIVER}.json") as file:
         file.write(text)
     own = ["--snakefile", str(SNAKEFILE), "--directory", str(folder), "--nolock"]
     own += ["--ignore-incomplete", "--keep-incomplete"]  # a manifest is whole or not there

@@ -15,9 +15,9 @@ from typing import Any, Dict, Iterator, List
 
 from fairseq_kd import __version__
 from fairseq_kd.child_process import child, own_programs
+from fairseq_kd.files.atomic_files import atomic_write, own_file
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.json_files import read_json, sealed
-from fairseq_kd.files.whole_files import own_file, written_whole
 from fairseq_kd.flag_types import Range, from_environment
 from fairseq_kd.machine import gpu_names, versions, with_gpus
 from fairseq_kd.pipeline.follower import RECORDS
@@ -76,7 +76,7 @@ def run_step(workflow: Workflow, name: str) -> int:
             raise ValueError(f"{name} was changed while it ran. Its result is discarded.")
         check_reads(workflow, step, ran=True)
         manifest = _manifest(workflow, step, recipe, attempts)
-        with written_whole(manifest_path(workflow, step)) as file:
+        with atomic_write(manifest_path(workflow, step)) as file:
             json.dump(sealed(manifest), file, indent=1)
     return 0
 
@@ -118,7 +118,7 @@ def _attempts(path: Path) -> List[Dict[str, str]]:
 
 
 def _note(path: Path, attempts: List[Dict[str, str]]) -> None:
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         json.dump(attempts, file)
 
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Dict, Optional
 
+from fairseq_kd.files.atomic_files import own_file
 from fairseq_kd.files.names import on_terminal
-from fairseq_kd.files.whole_files import own_file
 from fairseq_kd.progress import Progress
 
 LOG, RECORDS = ".log", ".progress"

@@ -14,7 +14,7 @@ from fairseq_kd.evaluation.pages import (
     markdown_page,
 )
 from fairseq_kd.evaluation.results import bleu_by_system
-from fairseq_kd.files.whole_files import written_whole
+from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.pipeline.state import manifest_path, step_manifest
 from fairseq_kd.pipeline.workflow import Workflow
 
@@ -32,9 +32,9 @@ def write_history(workflow: Workflow) -> Path:
     page = [_models(workflow, manifests), _steps(manifests), *_details(manifests)]
     title = f"How the models of {workflow.folder} were made"
     folder = Path(workflow.folder)
-    with written_whole(folder / f"{PAGE}.md") as file:
+    with atomic_write(folder / f"{PAGE}.md") as file:
         file.write(markdown_page(title, page, "plots"))
-    with written_whole(folder / f"{PAGE}.html") as file:
+    with atomic_write(folder / f"{PAGE}.html") as file:
         file.write(html_page(title, _cards(manifests), page))
     return folder / f"{PAGE}.html"
 

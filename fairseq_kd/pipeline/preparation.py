@@ -11,10 +11,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from fairseq_kd import __version__
 from fairseq_kd.fairseq_flags import Flags
+from fairseq_kd.files.atomic_files import check_apart, check_can_be_made, check_no_link
 from fairseq_kd.files.hashes import FileHashes, sha256_of
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.files.locks import locked
-from fairseq_kd.files.whole_files import check_apart, check_can_be_made, check_no_link
 from fairseq_kd.pipeline.fit_check import check_fit, dictionaries_of
 from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout

@@ -6,8 +6,8 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import List
 
+from fairseq_kd.files.atomic_files import write_new
 from fairseq_kd.files.names import in_one_line
-from fairseq_kd.files.whole_files import write_new
 from fairseq_kd.pipeline.workflow import Step, Workflow
 
 HEAD = """\

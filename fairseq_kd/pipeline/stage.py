@@ -24,16 +24,16 @@ from fairseq_kd.checkpoints.reading import check_start, is_cut_off, read_state
 from fairseq_kd.checkpoints.updates import LAST, updates_done
 from fairseq_kd.child_process import child
 from fairseq_kd.fairseq_flags import TRAIN_ALONE
-from fairseq_kd.files.locks import Lock, locked
-from fairseq_kd.files.names import on_terminal
-from fairseq_kd.files.whole_files import (
+from fairseq_kd.files.atomic_files import (
+    atomic_write,
     check_no_link,
     check_room,
     make_sole,
     moved_aside,
     own_file,
-    written_whole,
 )
+from fairseq_kd.files.locks import Lock, locked
+from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.flag_types import COUNT, Range, flag_name, one_line
 from fairseq_kd.pipeline.train_command import FIRST, ON_EACH_NODE, on_each_machine
@@ -130,7 +130,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         )
         return 1
     if status == 0 and options.patience > 0:
-        with written_whole(ended) as file:
+        with atomic_write(ended) as file:
             file.write(shlex.join(command))
     if status != 0:
         print(
@@ -216,7 +216,7 @@ def restore_last_checkpoint(save_dir: Path) -> None:
     whole = [path for path in others if not _fault(path)]
     if whole:
         newest = max(whole, key=updates_done)
-        with written_whole(last, "wb", new=True) as file, newest.open("rb") as source:
+        with atomic_write(last, "wb", new=True) as file, newest.open("rb") as source:
             shutil.copyfileobj(source, file)
             _put_aside(last)  # killed after this, the next start copies again
         print(f"{last} {fault}; resuming from {newest.name}", file=sys.stderr)
@@ -245,7 +245,7 @@ def restore_best_checkpoint(save_dir: Path) -> None:
     copies = [path for path in _others(save_dir) if path != best and not _fault(path)]
     copies = [path for path in copies if _extra_state(path).get("val_loss") == value is not None]
     if copies:
-        with written_whole(best, "wb", new=True) as file, copies[0].open("rb") as source:
+        with atomic_write(best, "wb", new=True) as file, copies[0].open("rb") as source:
             shutil.copyfileobj(source, file)
             _put_aside(best)
         print(f"{best} {fault}; it was replaced by a copy of {copies[0].name}", file=sys.stderr)

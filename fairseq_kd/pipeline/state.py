@@ -17,9 +17,9 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
 from fairseq_kd.distilled_data.manifest import read_manifest
+from fairseq_kd.files.atomic_files import atomic_write, own_file
 from fairseq_kd.files.hashes import FileHashes
 from fairseq_kd.files.json_files import read_json, sealed
-from fairseq_kd.files.whole_files import own_file, written_whole
 from fairseq_kd.pipeline.workflow import Step, Workflow, changed_flags, same_commands
 
 STEPS, LOGS, REPLACED, HASHES = "steps", "logs", "replaced", "hashes.json"
@@ -249,7 +249,7 @@ def check_reads(workflow: Workflow, step: Step, ran: bool) -> None:
 
 
 def _write_recipe(workflow: Workflow, step: Step, recipe: Dict[str, Any]) -> None:
-    with written_whole(recipe_path(workflow, step)) as file:
+    with atomic_write(recipe_path(workflow, step)) as file:
         json.dump(sealed(recipe), file, indent=1)
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol
 
+from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.files.json_files import read_json
-from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.installation import USER_DIR, USER_DIRS
 
 FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
@@ -121,7 +121,7 @@ def write_workflow(workflow: Workflow) -> Path:
     """Writes the workflow into the folder of the run and returns the path of the file."""
     path = Path(workflow.folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         json.dump(_content(workflow), file, indent=1)
     return path
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Sequence
 from fairseq_kd.evaluation.pages import markdown_table
 from fairseq_kd.evaluation.size import PARTS
 from fairseq_kd.fairseq_flags import as_arguments
-from fairseq_kd.files.whole_files import write_new
+from fairseq_kd.files.atomic_files import write_new
 from fairseq_kd.sizing.ladder import ladder_sizes, warnings
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
 

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from fairseq_kd.checkpoints.reading import is_made_of
 from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
 from fairseq_kd.fairseq_flags import as_arguments
+from fairseq_kd.files.atomic_files import atomic_write, check_apart, make_folder
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.files.whole_files import check_apart, make_folder, written_whole
 from fairseq_kd.models.importance import Importance
 from fairseq_kd.models.inheritance import inherit
 from fairseq_kd.models.structure import SIDES, Structure
@@ -140,5 +140,5 @@ def _save(
         "made_of": made_of,
     }
     make_folder(out.parent)
-    with written_whole(out, "wb", new=True) as file:
+    with atomic_write(out, "wb", new=True) as file:
         torch.save(start, file)

@@ -86,7 +86,7 @@ class LiveTeacher:
         source, target = self.model.max_positions()
         return source - self.format.more_source, target - self.format.more_target
 
-    def follow(self, student: nn.Module) -> None:
+    def move_to(self, student: nn.Module) -> None:
         """Moves the teacher to the student's device, and to its precision or the chosen one."""
         like = next(student.parameters())
         own = next(self.model.parameters())

@@ -28,9 +28,9 @@ import numpy as np
 from torch import Tensor
 
 from fairseq_kd.files import json_files
+from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.files.hashes import first_damaged
 from fairseq_kd.files.names import plain_languages
-from fairseq_kd.files.whole_files import written_whole
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TAIL_POWERS, TopK
 from fairseq_kd.teachers.store_records import (
     MAX_VOCAB_SIZE,
@@ -280,14 +280,14 @@ def _mapped(path: Path) -> np.ndarray:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Writes a .npy file, whole or not at all."""
-    with written_whole(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         # with a real file numpy does not notice that a full disk cuts off a small array
         np.save(SimpleNamespace(write=file.write), array)
 
 
 def write_json(path: Path, content: Dict[str, Any], new: bool = False) -> None:
     """Writes a JSON object, whole or not at all; with ``new`` only if there is no file."""
-    with written_whole(path, new=new) as file:
+    with atomic_write(path, new=new) as file:
         file.write(f"{json.dumps(json_files.sealed(content), indent=2)}\n")
 
 

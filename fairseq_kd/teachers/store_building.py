@@ -17,15 +17,15 @@ from fairseq.utils import move_to_cuda
 
 from fairseq_kd.binarised import check_not_raw, check_subset
 from fairseq_kd.dictionaries import read_dictionary
-from fairseq_kd.files.hashes import first_damaged, sha256_of
-from fairseq_kd.files.locks import locked
-from fairseq_kd.files.whole_files import (
+from fairseq_kd.files.atomic_files import (
+    atomic_write,
     check_apart,
     check_no_link,
     check_vacant,
     make_folder,
-    written_whole,
 )
+from fairseq_kd.files.hashes import first_damaged, sha256_of
+from fairseq_kd.files.locks import locked
 from fairseq_kd.losses import TopK, default_chunk
 from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.progress import ProgressLine
@@ -111,7 +111,7 @@ class StoreBuilder:
         self.dtype = self.store.dtype
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher = LiveTeacher(model.to(self.device), dtype, task)
-        self.teacher.follow(model)
+        self.teacher.move_to(model)
         self.teacher_path, self.teacher_dtype = teacher, dtype
 
     def _claim(self, teacher: str, dtype: str) -> None:
@@ -165,7 +165,7 @@ class StoreBuilder:
         for language, dictionary in zip(language_pair(self.task), sides, strict=True):
             name = dictionary_name(language)
             if name not in kept or first_damaged(self.out, {name: kept[name]}):
-                with written_whole(self.out / name) as file:
+                with atomic_write(self.out / name) as file:
                     dictionary.save(file)
                 hashes[name] = sha256_of([self.out / name])
             else:

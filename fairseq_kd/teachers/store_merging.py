@@ -8,8 +8,8 @@ from typing import Any, Dict, List
 
 import numpy as np
 
+from fairseq_kd.files.atomic_files import check_no_link
 from fairseq_kd.files.hashes import first_damaged, sha256_of
-from fairseq_kd.files.whole_files import check_no_link
 from fairseq_kd.teachers.store import (
     AGAIN,
     FILE,

@@ -20,8 +20,8 @@ from fairseq_kd.distilled_data import distilled_set
 from fairseq_kd.distilled_data.filters import FILTERS
 from fairseq_kd.distilled_data.training_set import PairWriter
 from fairseq_kd.export.lineage import lineage
+from fairseq_kd.files.atomic_files import MARK
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.files.whole_files import MARK
 
 OFF = ["--max-length-ratio", "inf", "--max-copied", "inf", "--max-repeated", "inf"]
 

@@ -37,7 +37,7 @@ def test_the_first_file_that_is_missing_or_another_is_reported(folder):
     assert first_damaged(folder, sums) == folder / "below" / "two words.txt"
 
 
-def test_damaged_sums_are_no_sums_of_whole_files(folder):
+def test_damaged_sums_are_no_sums_of_atomic_files(folder):
     path = folder / "SHA256SUMS"
     path.write_bytes(path.read_bytes()[:80])
     assert first_damaged(folder, read_sums(folder)) is not None

@@ -8,7 +8,7 @@ from forks import run_forked
 from harness import ROOT, copy_dictionaries, run
 from translations import binarised
 
-from fairseq_kd.files.whole_files import MARK
+from fairseq_kd.files.atomic_files import MARK
 
 SCRIPT = ROOT / "scripts" / "sequence_distillation.sh"
 

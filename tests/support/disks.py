@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 from harness import run
 
-from fairseq_kd.files.whole_files import MARK
+from fairseq_kd.files.atomic_files import MARK
 
 
 def left_by_a_kill(folder, mark):

@@ -97,14 +97,14 @@ def make_sole(path: Path) -> None:
     """Gives a hard-linked file its own content; its other names are unchanged."""
     state = os.lstat(path)
     if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:
-        with path.open("rb") as shared, written_whole(path, "wb") as file:
+        with path.open("rb") as shared, atomic_write(path, "wb") as file:
             shutil.copyfileobj(shared, file)
             file.flush()
             os.utime(file.fileno(), ns=(state.st_atime_ns, state.st_mtime_ns))  # as hashes have it
 
 
 @contextmanager
-def written_whole(path: Path, mode: str = "w", *, new: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "w", *, new: bool = False) -> Iterator[IO[Any]]:
     """Opens a file that takes its name only when the block ends without an error.
 
     Args:
@@ -197,7 +197,7 @@ def write_new(path: Path, content: Union[str, bytes], flag: str = "--out") -> No
         return
     check_new_file(path, flag)
     make_folder(path.parent)
-    with written_whole(path, "wb", new=True) as file:
+    with atomic_write(path, "wb", new=True) as file:
         file.write(data)
 
 
@@ -212,7 +212,7 @@ def moved_aside(path: Path) -> Path:
 
 
 @contextmanager
-def whole_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
+def atomic_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     """Makes a folder that takes its place only when the block ends without an error.
 
     It is made in ``OUT.partial``, which only this process uses. Remains of a killed process are

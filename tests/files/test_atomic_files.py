@@ -13,16 +13,16 @@ import torch
 from disks import files_up_to, left_by_a_kill, small_disk
 from harness import ENVIRONMENT
 
-from fairseq_kd.files.whole_files import (
+from fairseq_kd.files.atomic_files import (
     MARK,
     UNTIL_MADE,
+    atomic_folder,
+    atomic_write,
     check_apart,
     check_new_file,
     check_own_folder,
     check_vacant,
     make_folder,
-    whole_folder,
-    written_whole,
 )
 from fairseq_kd.files.write_errors import explained
 
@@ -30,7 +30,7 @@ from fairseq_kd.files.write_errors import explained
 def test_a_file_appears_when_it_is_whole_and_replaces_its_own(tmp_path):
     path = tmp_path / "file"
     for text in ("one", "two"):
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             file.write(text)
             assert path.exists() == (text == "two")
         assert path.read_text() == text
@@ -39,7 +39,7 @@ def test_a_file_appears_when_it_is_whole_and_replaces_its_own(tmp_path):
 
 def test_a_new_file_replaces_nothing_even_if_that_comes_while_it_is_written(tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(FileExistsError), written_whole(path, new=True) as file:  # noqa: PT012
+    with pytest.raises(FileExistsError), atomic_write(path, new=True) as file:  # noqa: PT012
         file.write("ours")
         path.write_text("theirs")
     assert path.read_text() == "theirs"
@@ -51,23 +51,23 @@ def test_a_temporary_name_that_is_taken_is_left_alone(tmp_path):
     theirs.write_text("theirs")
     with theirs.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with written_whole(tmp_path / "file") as file:
+        with atomic_write(tmp_path / "file") as file:
             file.write("ours")
     assert theirs.read_text() == "theirs"
     assert (tmp_path / "file").read_text() == "ours"
 
 
 def test_what_a_kill_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
-    begun = "with written_whole(Path('file')): os.kill(os.getpid(), 9)"
+    begun = "with atomic_write(Path('file')): os.kill(os.getpid(), 9)"
     head = "import os\nfrom pathlib import Path\n"
-    head += "from fairseq_kd.files.whole_files import written_whole\n"
+    head += "from fairseq_kd.files.atomic_files import atomic_write\n"
     subprocess.run([sys.executable, "-c", head + begun], cwd=tmp_path, env=ENVIRONMENT)
     (left,) = os.listdir(tmp_path)
     theirs = ["file.77.partial", "file.x.fairseq_kd.partial", "file2.7.fairseq_kd.partial"]
     for name in (*theirs, "precious"):
         (tmp_path / name).touch()
     (tmp_path / "file.5.fairseq_kd.partial").symlink_to("precious")
-    with written_whole(tmp_path / "file"):
+    with atomic_write(tmp_path / "file"):
         assert left not in os.listdir(tmp_path)
     theirs += ["file.5.fairseq_kd.partial", "precious"]
     assert sorted(os.listdir(tmp_path)) == sorted(["file", *theirs])
@@ -86,10 +86,10 @@ def test_a_link_in_a_temporary_folder_is_refused_and_not_followed(tmp_path, name
     (partial / name).symlink_to(precious)
     message = f"{partial / name} is a symbolic link. Replace it by the folder itself, or remove it."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        whole_folder(tmp_path / "out").__enter__()
+        atomic_folder(tmp_path / "out").__enter__()
     assert (precious / "file").read_text() == "precious"
     (partial / name).unlink()
-    with whole_folder(tmp_path / "out"):
+    with atomic_folder(tmp_path / "out"):
         pass
 
 
@@ -124,7 +124,7 @@ def test_want_of_memory_is_reported():
 def test_a_device_is_not_replaced_by_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     message = "pipe must be a file to write, but is not a regular file. Give another path."
-    with pytest.raises(ValueError, match=message), written_whole(tmp_path / "pipe"):
+    with pytest.raises(ValueError, match=message), atomic_write(tmp_path / "pipe"):
         pass
     assert (tmp_path / "pipe").is_fifo()
 
@@ -133,7 +133,7 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
 def test_of_temporary_folders_ours_is_taken_again_and_no_other(tmp_path, mark):
     ours, folder = mark is True, tmp_path / "folder"
     partial = left_by_a_kill(folder / "out.partial", mark)
-    with whole_folder(folder / "out") as work:
+    with atomic_folder(folder / "out") as work:
         (work / "file").write_text("whole")
         assert os.listdir(folder / "out.partial" / "made") == (["file"] if ours else ["half"])
     assert os.listdir(folder / "out") == ["file"]
@@ -145,7 +145,7 @@ def test_of_temporary_folders_ours_is_taken_again_and_no_other(tmp_path, mark):
 def test_what_somebody_else_puts_beside_what_is_made_stays(tmp_path):
     partial = left_by_a_kill(tmp_path / "out.partial", mark=True)
     (partial / "theirs").write_text("precious")
-    with whole_folder(tmp_path / "out") as work:
+    with atomic_folder(tmp_path / "out") as work:
         (work / "file").write_text("whole")
         work.with_name(UNTIL_MADE).mkdir()
     assert os.listdir(tmp_path / "out") == ["file"]
@@ -155,7 +155,7 @@ def test_what_somebody_else_puts_beside_what_is_made_stays(tmp_path):
 def test_a_folder_that_another_process_makes_is_waited_for(tmp_path):
     message = f"{tmp_path}/out is being made by another process. Wait for it, or give another path."
     refused = pytest.raises(ValueError, match=message)
-    with whole_folder(tmp_path / "out"), refused, whole_folder(tmp_path / "out"):
+    with atomic_folder(tmp_path / "out"), refused, atomic_folder(tmp_path / "out"):
         pass
     assert os.listdir(tmp_path) == ["out"]
 
@@ -164,11 +164,11 @@ def test_a_folder_that_fails_leaves_nothing_and_an_empty_one_is_filled(tmp_path)
     out = tmp_path / "real"
     out.mkdir()
     (tmp_path / "link").symlink_to(out)
-    with pytest.raises(KeyError), whole_folder(tmp_path / "link") as work:  # noqa: PT012
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "link") as work:  # noqa: PT012
         (work / "file").touch()
         raise KeyError
     assert os.listdir(out) == []
-    with whole_folder(tmp_path / "link") as work:
+    with atomic_folder(tmp_path / "link") as work:
         (work / "file").touch()
     assert os.listdir(out) == ["file"]
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
@@ -198,7 +198,7 @@ def test_what_is_there_is_refused(tmp_path):
         (tmp_path / "locks" / name).touch()
     check_vacant(tmp_path / "locks")
     message = f"--out {tmp_path}/locks already exists and holds .lock. Remove it or choose another."
-    with pytest.raises(ValueError, match=f"^{message}$"), whole_folder(tmp_path / "locks"):
+    with pytest.raises(ValueError, match=f"^{message}$"), atomic_folder(tmp_path / "locks"):
         pytest.fail("the work is begun")
     check_new_file(tmp_path / "new")
 
@@ -244,10 +244,10 @@ WRITES = {
 def test_a_full_disk_is_recognised_whoever_writes(tmp_path, write, in_folder):
     def attempt():
         if not in_folder:
-            with written_whole(tmp_path / "out", "wb") as file:
+            with atomic_write(tmp_path / "out", "wb") as file:
                 write(file)
         else:
-            with whole_folder(tmp_path / "out") as work, (work / "file").open("wb") as file:
+            with atomic_folder(tmp_path / "out") as work, (work / "file").open("wb") as file:
                 write(file)
 
     with files_up_to(20_000), pytest.raises(OSError, match="out") as raised:
@@ -261,7 +261,7 @@ def test_a_full_disk_is_recognised_whoever_writes(tmp_path, write, in_folder):
 
 def test_an_error_of_reading_keeps_the_name_of_what_is_read(tmp_path):
     (tmp_path / "input").mkdir()
-    with pytest.raises(IsADirectoryError) as raised, whole_folder(tmp_path / "out"):
+    with pytest.raises(IsADirectoryError) as raised, atomic_folder(tmp_path / "out"):
         (tmp_path / "input").open()
     assert explained(raised.value, None, "all is kept") == (
         f"{tmp_path}/input must be a file, but is a folder; all is kept. Give another path."
@@ -281,24 +281,24 @@ NOWHERE = {
 
 
 @pytest.mark.parametrize(("name", "message"), NOWHERE.values(), ids=NOWHERE)
-@pytest.mark.parametrize("make", [make_folder, written_whole, whole_folder])
+@pytest.mark.parametrize("make", [make_folder, atomic_write, atomic_folder])
 def test_a_place_where_nothing_can_be_is_explained(tmp_path, name, message, make):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises((OSError, ValueError)) as raised, make(tmp_path / name):
         pass
     path = tmp_path / name
-    if make is whole_folder and name == "file/out":
+    if make is atomic_folder and name == "file/out":
         assert str(raised.value).startswith(f"{path.parent} must be a folder, but is a file.")
         return
-    if make is whole_folder and name == "loop/out":
+    if make is atomic_folder and name == "loop/out":
         message = f"{path.parent} already exists; all is kept. Remove it"
     assert explained(raised.value, None, "all is kept").startswith(message.format(path))
 
 
 def test_a_disk_that_is_read_only_is_explained(tmp_path):
     with small_disk(tmp_path / "disk", "ro") as disk:
-        for make in (written_whole, whole_folder):
+        for make in (atomic_write, atomic_folder):
             with pytest.raises(OSError, match="Read-only") as raised, make(disk / "out"):
                 pass
             assert explained(raised.value, None, "all is kept") == (
@@ -309,7 +309,7 @@ def test_a_disk_that_is_read_only_is_explained(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_explained(tmp_path):
     tmp_path.chmod(0o500)
-    for make in (written_whole, whole_folder):
+    for make in (atomic_write, atomic_folder):
         with pytest.raises(PermissionError) as raised, make(tmp_path / "out"):
             pass
         assert explained(raised.value, None, "all is kept") == (
