@@ -6,6 +6,7 @@ import pytest
 import yaml
 from harness import ROOT
 
+from fairseq_kd import cli
 from fairseq_kd.pipeline.preparation import prepare_run
 from fairseq_kd.pipeline.run_file import SCHEMA, read_run
 from fairseq_kd.pipeline.step_commands import DEFAULTS
@@ -126,3 +127,13 @@ def test_no_example_has_a_flag_that_no_run_can_have():
     flags = set(re.findall(r"([\w-]+):", examples))
     assert "max-update" in flags
     assert not flags & {name.replace("_", "-") for name in UNFIT}
+
+
+def test_the_job_for_kubernetes_is_valid():
+    validator = pytest.importorskip("kubernetes_validate")
+    (job,) = [yaml.safe_load(block) for block in BLOCKS if "kind: Job" in block]
+    for version in ("1.28", "1.37"):
+        validator.validate(job, version, strict=True)
+    words = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    args = cli.parser().parse_args(words[1:])
+    assert args.invoked.options.parsed(args).jobs == 2
