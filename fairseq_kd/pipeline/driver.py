@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
-from fairseq_kd.child_process import child
+from fairseq_kd.child_process import TOKEN, child
 from fairseq_kd.files.locks import Lock, locked
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.whole_files import (
@@ -54,6 +54,9 @@ from fairseq_kd.progress import log_seconds
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 SNAKEMAKE_PROGRAM = f"{WITH_SNAKEMAKE}main()\n"
+# Jobs do not inherit the mark of this process's children: they go on when it is killed, also on
+# this machine.
+SNAKEMAKE_ELSEWHERE = f"{WITH_SNAKEMAKE}del os.environ[{TOKEN!r}]\nmain()\n"
 SNAKEMAKE_FOLDER = ".snakemake"
 CODE = ("pip-deployments", "iocache/latest.pkl")  # in SNAKEMAKE_FOLDER; the other is unpickled
 TAIL_LINES = 12
@@ -218,7 +221,7 @@ def _sets_cores(flags: Sequence[str]) -> bool:
 
 
 def _check_gpus(steps: Sequence[Step]) -> None:
-    """Refuses trainings that need several machines, or GPUs that this machine does not have.
+    """Refuses trainings that need GPUs, or more than there are, on this machine.
 
     Raises:
         ValueError: naming the first of them.
@@ -226,14 +229,9 @@ def _check_gpus(steps: Sequence[Step]) -> None:
     there = len(visible_gpus())
     for step in steps:
         training = step.training or Training()
-        if training.nodes > 1 and not any(Path(step.folder or "").glob("checkpoint_last.pt")):
-            raise ValueError(
-                f"{step.name} needs {training.nodes} machines, since nodes is {training.nodes}. "
-                "Give the --profile of a Slurm cluster; or run the line that --dry-run shows on "
-                "each machine, and then the same command again."
-            )
         needed = max(step.gpus, 1) if training.needs_gpu else step.gpus if step.gpus > 1 else 0
-        if step.kind == "train" and not training.on_cpu and needed > there:
+        here = training.nodes == 1 and not training.on_cpu
+        if step.kind == "train" and here and needed > there:
             why = f"gpus is {step.gpus}" if step.gpus > 1 else f"{training.needs_gpu} is given"
             raise ValueError(
                 f"{step.name} needs {needed} GPU{'s' if needed > 1 else ''}, since {why}, but this "
@@ -285,7 +283,8 @@ def _snakemake(
     own += ["--workflow-profile", "none"]  # not ./profiles/default; a later flag wins
     # Snakemake executes only what this process wrote into the folder of the run.
     sealed = ["--config", f"driver=sha256-{hashlib.sha256(text.encode()).hexdigest()}"]
-    command = [sys.executable, "-P", "-c", SNAKEMAKE_PROGRAM, *own, *flags, *sealed]
+    program = SNAKEMAKE_PROGRAM if here else SNAKEMAKE_ELSEWHERE
+    command = [sys.executable, "-P", "-c", program, *own, *flags, *sealed]
     if here and not _sets_cores(flags):
         command += ["--cores", "all" if jobs == 1 else str(threads * jobs)]
     environment = {PROGRESS_PAUSE: "3", **os.environ, SLOTS: str(jobs)}

@@ -62,7 +62,7 @@ class ProgressiveOptions(Options):
     )
     profile: Optional[str] = option_field(
         None,
-        "a Snakemake profile, whose executor runs the steps (Slurm, Kubernetes, ...)",
+        "a Snakemake profile, whose executor runs the steps, such as Slurm",
         read=one_line,
         metavar="DIR",
     )

@@ -10,6 +10,7 @@ when the stage is restarted.
 
 import argparse
 import collections
+import os
 import re
 import shlex
 import shutil
@@ -35,6 +36,7 @@ from fairseq_kd.files.whole_files import (
 )
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.flag_types import COUNT, Range, flag_name, one_line
+from fairseq_kd.pipeline.train_command import FIRST, ON_EACH_NODE, on_each_machine
 from fairseq_kd.pipeline.training_check import AT_RESTARTS
 from fairseq_kd.pipeline.workflow import same_commands, same_word
 from fairseq_kd.progress import ProgressLine
@@ -111,6 +113,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     ):
         print(f"{name}: it ended early, after update {done}", file=sys.stderr)
         return 0
+    _check_machines(name, command)
     if done:
         print(f"{name}: resuming after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
@@ -139,6 +142,20 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
         )
         check_room(save_dir)
     return status
+
+
+def _check_machines(name: str, command: List[str]) -> None:
+    """Refuses a training on several nodes outside of a job of Slurm, which has them.
+
+    Raises:
+        ValueError: with the line that each machine can run instead.
+    """
+    if command[0] == ON_EACH_NODE[0] and "SLURM_JOB_ID" not in os.environ:
+        raise ValueError(
+            f"{name} needs several machines, as a job of Slurm has them: execute the run with "
+            f"--profile. Or run this line on each machine, {FIRST.partition(':')[0]} being one of "
+            f"them, and then the same command again: {shlex.join(on_each_machine(command))}"
+        )
 
 
 def _words(text: str) -> List[str]:

@@ -1,12 +1,17 @@
 """Trainings on several nodes: their commands, on Slurm and without it."""
 
 import re
+import shlex
+import socket
+import subprocess
 
 import pytest
+from harness import ENVIRONMENT
 from workflows import small_workflow
 
 from fairseq_kd.pipeline import driver
 from fairseq_kd.pipeline.state import step_statuses
+from fairseq_kd.pipeline.train_command import on_each_machine
 from fairseq_kd.pipeline.workflow import Training, read_workflow, workflow_sha256, write_workflow
 
 RUN = "ladder: [{ratio: 0.5, name: student}]\ncontrols: []\nnodes: 2\n"
@@ -47,23 +52,12 @@ def with_nodes(folder):
     return workflow._replace(steps=steps)
 
 
-def test_on_this_machine_a_training_on_several_nodes_is_refused_before_anything_runs(tmp_path):
+def test_its_gpus_are_not_looked_for_on_this_machine(tmp_path, monkeypatch):
     workflow = with_nodes(tmp_path / "run")
-    message = (
-        r"^student needs 2 machines, since nodes is 2\. Give the --profile of a Slurm cluster; or "
-        r"run the line that --dry-run shows on each machine, and then the same command again\.$"
-    )
-    with pytest.raises(ValueError, match=message):
-        driver.run_workflow(workflow, None, [])
-    assert not (tmp_path / "run" / "steps").exists()
-
-
-def test_one_that_was_run_by_hand_is_not_refused(tmp_path, monkeypatch):
-    workflow = with_nodes(tmp_path / "run")
-    (tmp_path / "run" / "student").mkdir()
-    (tmp_path / "run" / "student" / "checkpoint_last.pt").touch()
     monkeypatch.setattr(driver, "_snakemake", lambda *given: -9)
-    assert driver.run_workflow(workflow, None, []) == 137
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    steps = [step._replace(gpus=4) if step.training else step for step in workflow.steps]
+    assert driver.run_workflow(workflow._replace(steps=steps), None, []) == 137
 
 
 def test_a_workflow_of_an_earlier_version_has_no_number_of_nodes(tmp_path):
@@ -73,3 +67,32 @@ def test_a_workflow_of_an_earlier_version_has_no_number_of_nodes(tmp_path):
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub(r',\s*"nodes": 2', "", text), encoding="utf-8")
     assert read_workflow(path).step("student").training == Training()
+
+
+@pytest.mark.slow
+def test_the_line_of_each_machine_trains_and_the_run_takes_what_it_made(
+    workflow_of, tmp_path, monkeypatch
+):
+    flags = "max-update: 12, max-tokens: 500, save-interval-updates: 6, cpu: true"
+    workflow = workflow_of(f"{RUN}run: run\ntrain: {{{flags}}}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    log = tmp_path / "run" / "logs" / "student.log"
+    assert driver.run_workflow(workflow, "student", []) == 1
+    (command,) = workflow.step("student").commands
+    line = shlex.join(on_each_machine(command))
+    advice = "student needs several machines, as a job of Slurm has them: execute the run with --pr"
+    assert advice in log.read_text(encoding="utf-8")
+    assert f"then the same command again: {line}\n" in log.read_text(encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        first = f"localhost:{free.getsockname()[1]}"
+    words = [word.replace("FIRST:29500", first) for word in on_each_machine(command)]
+    machines = [
+        subprocess.Popen(words, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    logs = [machine.communicate()[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], logs
+    assert [log.count("Saved checkpoint") for log in sorted(logs, key=len)] == [0, 2]
+    assert driver.run_workflow(workflow, "student", []) == 0
+    assert "student: all 12 updates are done" in log.read_text(encoding="utf-8")
