@@ -1,10 +1,15 @@
 """What a driver finds out of a Slurm cluster, by programs that answer as those of one do."""
 
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from workflows import small_workflow
 
+from fairseq_kd.child_process import TOKEN
 from fairseq_kd.pipeline import driver, follower
 from fairseq_kd.pipeline.follower import Follower
 from fairseq_kd.pipeline.slurm import state_flags
@@ -121,3 +126,22 @@ def test_the_reason_of_a_failed_job_is_shown_at_once_with_its_step(tmp_path, mon
                 following._look()
         file.write("rule train_stage:\n    output: steps/student.json\n")
     assert capsys.readouterr().err == "student: SLURM-job '5' failed.\n"
+
+
+@pytest.mark.parametrize(("flags", "inherited"), [([], True), (["--executor", "local"], False)])
+def test_jobs_do_not_inherit_the_mark_by_which_a_driver_ends_its_children(
+    tmp_path, monkeypatch, flags, inherited
+):
+    given = []
+
+    @contextmanager
+    def child(command, **options):
+        given.append(command[command.index("-c") + 1])
+        yield SimpleNamespace(wait=lambda: -9)
+
+    monkeypatch.setattr(driver, "child", child)
+    monkeypatch.setenv(TOKEN, "of the driver")
+    driver.run_workflow(small_workflow(tmp_path / "run"), None, flags)
+    code = given[0].replace("main()", f"sys.exit({TOKEN!r} in os.environ)")
+    status = subprocess.run([sys.executable, "-c", code]).returncode
+    assert status == int(inherited)
