@@ -140,6 +140,8 @@ def test_in_a_log_progress_is_shown_now_and_then_and_at_its_end(folder, advanced
 def test_after_a_while_there_is_another_progress_line(folder, advanced, capsys, monkeypatch):
     monkeypatch.setattr(follower, "QUIET_SECONDS", 0.0)
     with Follower(folder) as following:
+        following._ended.set()  # its thread would look in between
+        following._thread.join()
         for percent in (1, 2):
             advanced(percent)
             following._look()
