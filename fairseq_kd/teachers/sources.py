@@ -16,7 +16,7 @@ from fairseq_kd.teachers.stored import StoredTeacher
 class TeacherSource(Protocol):
     """A teacher of a training."""
 
-    def follow(self, student: nn.Module) -> None:
+    def move_to(self, student: nn.Module) -> None:
         """Moves to the student's device."""
 
     def soft_targets(self, sample: Dict[str, Any], real: RealTokens) -> SoftTargets:

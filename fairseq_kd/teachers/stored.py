@@ -85,7 +85,7 @@ class StoredTeacher:
                 f"fairseq-kd store-merge --out {path} --subset {','.join(unchecked)} adds them."
             )
 
-    def follow(self, student: nn.Module) -> None:
+    def move_to(self, student: nn.Module) -> None:
         """Does nothing: its soft targets are built on the device of the batch."""
 
     def soft_targets(self, sample: Dict[str, Any], real: RealTokens) -> TopK:

@@ -95,7 +95,7 @@ def test_another_teacher_in_the_same_folder_is_refused(translate, decoded, teach
             ["--engine", "fairseq", "--compute-type", "float16", "--device", "cpu"],
             "--compute-type must be float32 where fairseq decodes on cpu, but is float16.",
         ),
-        (["--compute-type", "float7"], "--compute-type must be one of float32, int8"),
+        (["--compute-type", "float7"], "--compute-type must be one of float32, int"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused(translate, tmp_path, flags, text, capsys):
