@@ -5,8 +5,9 @@ its initial weights and its training; then the controls, and the evaluation.
 """
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
@@ -143,8 +144,8 @@ class Layout:
         teachers = [self._model(name, each) for each in _as_list(settings["learns-from"])]
         sizes = {**self.run.train, **settings["train"]}
         own = {flag: sizes[flag] for flag in (*SIZES, *POSITIONS) if flag in sizes}
-        start = self._start(starts_as or name, size, own, settings, teachers[0])
-        data, after = self._data(name, settings, start)
+        start_of = partial(self._start, starts_as or name, size, own, settings, teachers[0])
+        data, after = self._data(name, settings, start_of)
         if settings["data"] == OWN:
             settings = {**ON_OWN, **settings}
         flags: Flags = {}
@@ -160,6 +161,7 @@ class Layout:
                     flags.update(each.language_flags("kd-teacher"))
                 after = [*after, *(step for each in teachers for step in each.after)]
                 reads += [path for each in teachers for path in each.reads()]
+        start = start_of()
         if start is not None:
             flags["finetune-from-model"] = start.checkpoint
             after, reads = after + start.after, reads + start.reads()
@@ -229,20 +231,20 @@ class Layout:
         return list(dict.fromkeys(names))
 
     def _data(
-        self, name: str, settings: Mapping[str, Any], start: Optional[Model]
+        self, name: str, settings: Mapping[str, Any], start_of: Callable[[], Optional[Model]]
     ) -> Tuple[str, List[str]]:
         """The folder of the data of a training, and the steps after which it is there.
 
         Args:
             name: the name of the training.
             settings: the settings of its stage: ``data``.
-            start: the model whose weights it starts from.
+            start_of: returns the model whose weights it starts from.
         """
         kind = settings["data"]
         if kind == "gold":
             return self.corpus.folder, self.corpus.after
         if kind == OWN:
-            steps = own_steps(self.run, self.corpus, start, name, self.own_user_dir)
+            steps = own_steps(self.run, self.corpus, start_of(), name, self.own_user_dir)
         else:
             teachers = [self.models[each] for each in self.teachers]
             steps = distilled_steps(self.run, self.corpus, teachers, kind, self.own_user_dir)
