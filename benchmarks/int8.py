@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Dict, List
 
-from measuring import record
+from measuring import record, translation_parser
 from sacrebleu.metrics import BLEU
 
 import fairseq_kd.plugin  # noqa: F401  (the architectures of the models)
@@ -32,12 +32,7 @@ KINDS = {EXACT: (FLOAT32, FLOAT32), THEIRS: (FLOAT32, INT8), OURS: (INT8, INT8)}
 
 def main() -> None:
     """Measures, prints and records."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--data", required=True, type=Path, help="the models' binarised data")
-    parser.add_argument("--subset", default="test")
-    parser.add_argument("--beam", type=int, default=5)
+    parser = translation_parser(__doc__)
     parser.add_argument("models", nargs="+", type=Path, metavar="S.pt")
     args = parser.parse_args()
     scores = [bleu_by_kind(path, args) for path in args.models]

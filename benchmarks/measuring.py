@@ -1,5 +1,6 @@
 """Measurements of the benchmarks: interleaved times, peak memory, output to one CSV file."""
 
+import argparse
 import csv
 import ctypes
 import datetime
@@ -24,6 +25,17 @@ from fairseq_kd.machine import machine
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = ("benchmark", "case", "unit", "median", "spread", "n", "machine", "date", "version")
 MIB = 2**20
+
+
+def translation_parser(description: str) -> argparse.ArgumentParser:
+    """The parser of a benchmark that translates a set."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", required=True, type=Path, help="the models' binarised data")
+    parser.add_argument("--subset", default="test")
+    parser.add_argument("--beam", type=int, default=5)
+    return parser
 
 
 def interleaved_seconds(cases: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, List[float]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List
 
 import numpy as np
-from measuring import ratios, record
+from measuring import ratios, record, translation_parser
 from sacrebleu.metrics import BLEU
 from torch import Tensor
 
@@ -39,12 +39,7 @@ WHOLE, SENTENCES = "whole vocabulary", 64
 
 def main() -> None:
     """Measures, prints and records."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--data", required=True, type=Path, help="the student's binarised data")
-    parser.add_argument("--subset", default="test")
-    parser.add_argument("--beam", type=int, default=5)
+    parser = translation_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--links", nargs="+", type=Path, default=[], help="of eflomal-align")
     parser.add_argument("student", type=Path, metavar="S.pt")

@@ -143,7 +143,7 @@ class Export:
             raise ValueError(f"{self.system.path} cannot be exported: {error}.") from error
 
     def _add_shortlist(self, work: Path) -> Optional[Coverage]:
-        """Writes a shortlist if it is asked for, and returns how well it covers the references."""
+        """Writes a shortlist if it is requested, and returns how well it covers the references."""
         if self.training is None:
             return None
         alignments = alignments_of(self.system.checkpoint.model, self.training)

@@ -36,7 +36,7 @@ SECTION_KEYS = {  # by section: flags of our commands that the run sets, and the
     "binarise-text": {"data": "data", "out": "run"},
     "own-translations": {
         **{"teacher": "start", "data": "data", "out": "run", **OF_TEACHER, "subset": "data"},
-        **{"shard": "own-translations", "user-dir": "user-dir", "nbest": "own-translations"},
+        **{"shard": "data", "user-dir": "user-dir", "nbest": "data"},
     },
     "import-translations": {"data": "data", "out": "run", "subset": "distilled"},
     "distill-data": {"translations": "run", "data": "data", "gold-data": "data", "out": "run"},

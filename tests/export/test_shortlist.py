@@ -355,10 +355,13 @@ def test_a_shortlist_may_lose_a_fifth_of_a_point(lost, kept):
     assert ShortlistTrial(None, 9, lost, 1.0, 1.0).kept is kept
 
 
+def without(data, folder, pattern):
+    """A copy of data without some of their files."""
+    return Path(shutil.copytree(data, folder, ignore=shutil.ignore_patterns(pattern)))
+
+
 def test_data_without_the_training_set_are_refused(export, data, tmp_path, capsys):
-    folder = Path(shutil.copytree(data, tmp_path / "bin"))
-    for path in folder.glob("train.*"):
-        path.unlink()
+    folder = without(data, tmp_path / "bin", "train.*")
     assert export(tmp_path / "out", "--data", folder) == 2
     assert capsys.readouterr().err.endswith(
         f"--shortlist needs the training set, but {folder} holds no train.es-en.es. Give to --data "
@@ -368,9 +371,7 @@ def test_data_without_the_training_set_are_refused(export, data, tmp_path, capsy
 
 
 def test_a_training_set_without_references_is_refused(export, data, tmp_path, capsys):
-    folder = Path(shutil.copytree(data, tmp_path / "bin"))
-    for path in folder.glob("train.*.en.*"):
-        path.unlink()
+    folder = without(data, tmp_path / "bin", "train.*.en.*")
     assert export(tmp_path / "out", "--data", folder) == 2
     assert capsys.readouterr().err.endswith(
         f"{folder} holds no references of train. Binarise it with both languages.\n"
