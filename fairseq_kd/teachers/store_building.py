@@ -6,6 +6,8 @@ on interruptions. A part appears whole or not at all; undamaged parts are not bu
 
 import contextlib
 import copy
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -209,11 +211,34 @@ class StoreBuilder:
         total = sum(len(ranges[part]) for part in shard.share(len(ranges)))
         done = total - sum(len(ranges[part]) for part in missing)
         name = f"store {subset}" if shard.count == 1 else f"store {subset}, shard {shard}"
+        self._check_disk(name, dataset, [ranges[part] for part in missing])
         with ProgressLine(name, total, "sentences", done) as progress:
             for part in missing:
                 records, sentences = self._part(dataset, ranges[part], progress)
                 write_array(sentences_path(folder, part), sentences)
                 write_array(folder / part_name(part), records)
+
+    def _check_disk(self, name: str, dataset: FairseqDataset, missing: Sequence[range]) -> None:
+        """Prints how much is going to be written, and compares it with the free space.
+
+        Raises:
+            ValueError: the disk has less.
+        """
+        tokens = sum(int(dataset.tgt_sizes[part.start : part.stop].sum()) for part in missing)
+        needed = tokens * self.dtype.itemsize + sum(map(len, missing)) * SENTENCE.itemsize
+        free = shutil.disk_usage(self.out).free
+        if needed > free:
+            raise ValueError(
+                f"The disk of --out {self.out} has {free / 1e6:,.1f} MB free, and {name} takes "
+                f"{needed / 1e6:,.1f} MB more. Free some space, or choose another --out or a "
+                "smaller --topk."
+            )
+        if missing:
+            print(
+                f"{name}: {needed / 1e6:,.1f} MB for {tokens:,} tokens, {self.dtype.itemsize} "
+                f"bytes each; {free / 1e6:,.1f} MB are free",
+                file=sys.stderr,
+            )
 
     def _part(
         self, dataset: FairseqDataset, numbers: range, progress: ProgressLine

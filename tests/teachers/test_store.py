@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.live import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.store import TeacherStore, write_array
+from fairseq_kd.teachers.store import SENTENCE, TeacherStore, write_array
 from fairseq_kd.teachers.store_merging import merge_subset
 from fairseq_kd.teachers.store_records import pack, record_dtype
 
@@ -223,6 +224,26 @@ def test_raw_text_is_refused_before_anything_is_written(teacher, data, tmp_path,
         "--dataset-impl raw. Binarise the data without that flag.\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_size_is_printed_before_the_store_is_built(build, tmp_path, capfd):
+    folder = build(tmp_path / "store", subsets=["valid"])
+    printed = capfd.readouterr().err
+    tokens = sum(len(np.load(path)) for path in (folder / "valid").glob("[0-9]*[0-9].npy"))
+    each = record_dtype(8, stored_words(folder)).itemsize
+    total = f"{(tokens * each + 22 * SENTENCE.itemsize) / 1e6:.1f} MB"
+    assert f"store valid: {total} for {tokens:,} tokens, {each} bytes each; " in printed
+
+
+def test_a_disk_that_is_too_small_is_refused_before_a_part_is_built(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    expected = (
+        rf"The disk of --out {tmp_path}/store has 0\.0 MB free, and store valid takes 0\.1 MB more"
+        r"\. Free some space, or choose another --out or a smaller --topk"
+    )
+    with pytest.raises(ValueError, match=expected):
+        build(tmp_path / "store")
+    assert not contents(tmp_path / "store")
 
 
 def test_a_sentence_too_long_for_the_teacher_is_left_out(build, data, tmp_path, monkeypatch):
