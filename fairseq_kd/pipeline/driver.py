@@ -26,7 +26,7 @@ from fairseq_kd.files.write_errors import writing
 from fairseq_kd.pipeline.execution import SLOTS, visible_gpus
 from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
-from fairseq_kd.pipeline.slurm import job_logs
+from fairseq_kd.pipeline.slurm import job_logs, watched
 from fairseq_kd.pipeline.snakemake_flags import WITH_SNAKEMAKE, checked_flags
 from fairseq_kd.pipeline.state import (
     DONE,
@@ -145,7 +145,8 @@ def run_workflow(
         _check_jobs(steps, flags, jobs)
     if _works_here(flags):
         _check_gpus(steps)
-    flags = [*flags, *checked_flags(flags)]
+    further, executor = checked_flags(flags)
+    flags = [*flags, *further]
     with writing(folder), locked(folder / LOCK, workflow.folder) as lock:
         write_workflow(workflow)
         statuses = [
@@ -161,7 +162,8 @@ def run_workflow(
             started, log = time.time(), folder / LOGS / SNAKEMAKE_LOG
             logged = log.stat().st_size if log.is_file() else 0  # by earlier calls
             targets, threads = [each.step.name for each in open_steps], max(1, cores // jobs)
-            status = _snakemake(workflow, targets, flags, jobs, threads, lock)
+            with watched(executor):
+                status = _snakemake(workflow, targets, flags, jobs, threads, lock)
             left = [each.step for each in open_steps]
             left = [step for step in left if not manifest_path(workflow, step).is_file()]
             if status != 0 or left:

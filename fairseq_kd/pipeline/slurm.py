@@ -1,9 +1,12 @@
-"""Slurm as the executor of a run: how the states of its jobs are read, and where their logs are."""
+"""Slurm as the executor of a run: states of its jobs, whether it answers, and where logs are."""
 
 import re
 import shutil
+import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from fairseq_kd.child_process import run
 
@@ -12,6 +15,7 @@ STATES = "slurm-status-command"  # sacct or squeue, a setting of the executor
 JOB_LOGS = ".snakemake/slurm_logs"  # in the folder of the run; those of finished jobs are removed
 AGE = re.compile(r"^MinJobAge\s*=\s*(\d+)", re.M)
 LONGEST_PAUSE_SECONDS = 180  # between two times that the executor reads the states of jobs
+PING_SECONDS = 60.0  # between two times that the driver looks whether Slurm answers
 
 
 def state_flags(executor: Optional[str], command: Optional[str]) -> Tuple[List[str], List[str]]:
@@ -46,6 +50,42 @@ def state_flags(executor: Optional[str], command: Optional[str]) -> Tuple[List[s
                 "not go on after a job, stop it and run the same command again."
             )
     return flags, lines
+
+
+@contextmanager
+def watched(executor: Optional[str]) -> Iterator[None]:
+    """Prints when Slurm stops to answer, and when it answers again, while the context is open.
+
+    The executor itself then waits without a message.
+
+    Args:
+        executor: the executor of Snakemake.
+    """
+    ended = threading.Event()
+    if executor == EXECUTOR and shutil.which("squeue"):
+        threading.Thread(target=_watch, args=(ended,), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _watch(ended: threading.Event) -> None:
+    answers = True
+    while not ended.wait(PING_SECONDS):
+        found = run(["squeue", "--noheader", "--name", "fairseq_kd"])
+        if ended.is_set() or answers == (found.returncode == 0):
+            continue
+        answers = not answers
+        line = "Slurm answers again."
+        if not answers:
+            reason = " ".join(found.stderr.split()) or f"squeue ends with {found.returncode}"
+            line = (
+                f"Slurm does not answer: {reason}. Jobs that run go on, and this run does when "
+                "Slurm answers again. To end it, press Ctrl+C; the same command resumes it."
+            )
+        start = "\r\033[K" if sys.stderr.isatty() else ""
+        print(f"{start}{line}", file=sys.stderr, flush=True)
 
 
 def job_logs(folder: Path, step: str, since: float) -> List[Path]:

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from typing import List, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 from fairseq_kd.child_process import run
 from fairseq_kd.pipeline.slurm import state_flags
@@ -47,18 +47,19 @@ print(json.dumps(found))
 """
 
 
-def checked_flags(flags: Sequence[str]) -> List[str]:
+def checked_flags(flags: Sequence[str]) -> Tuple[List[str], Optional[str]]:
     """Refuses flags and profiles that Snakemake does not take, before any output is moved.
 
     Returns:
-        Further flags, without which an executor would not learn that its jobs ended.
+        Further flags, without which an executor would not learn that its jobs ended, and the
+        executor that they all name, if any.
 
     Raises:
         ValueError: with Snakemake's last line; or it would not execute the steps, or not with a
             shared file system.
     """
     if not flags and not os.environ.get("SNAKEMAKE_PROFILE"):
-        return []
+        return [], None
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     parsed = run([sys.executable, "-P", "-c", PARSER, *flags], env=environment)
     if parsed.returncode:
@@ -78,4 +79,4 @@ def checked_flags(flags: Sequence[str]) -> List[str]:
         )
     further, lines = state_flags(settings["executor"], settings["states"])
     print(*(f"{line}\n" for line in lines), sep="", end="", file=sys.stderr)
-    return further
+    return further, settings["executor"]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -10,9 +11,9 @@ import pytest
 from workflows import small_workflow
 
 from fairseq_kd.child_process import TOKEN
-from fairseq_kd.pipeline import driver, follower
+from fairseq_kd.pipeline import driver, follower, slurm
 from fairseq_kd.pipeline.follower import Follower
-from fairseq_kd.pipeline.slurm import state_flags
+from fairseq_kd.pipeline.slurm import state_flags, watched
 
 DISABLED = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
 SQUEUE = (
@@ -108,6 +109,43 @@ def test_the_last_log_of_a_failed_job_is_named_beside_that_of_its_step(
         f"{logs}/teacher/11.log), undistilled (of its last job: {logs}/undistilled/9.log). The log"
     )
     assert named in capsys.readouterr().err
+
+
+@pytest.fixture
+def controller(tmp_path, monkeypatch):
+    """A file without which the stand-in of squeue gets no answer."""
+    there, program = tmp_path / "there", tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\ntest -f {there} && exit\necho 'connect failure' >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "PING_SECONDS", 0.01)
+    return there
+
+
+def test_a_controller_that_does_not_answer_is_reported_once_and_its_return(controller, capsys):
+    controller.touch()
+    printed = ""
+    with watched("slurm"):
+        time.sleep(0.2)
+        controller.unlink()
+        while "Ctrl+C" not in printed:
+            printed += capsys.readouterr().err
+        time.sleep(0.2)
+        controller.touch()
+        while "again.\n" not in printed.partition("Ctrl+C")[2]:
+            printed += capsys.readouterr().err
+    assert printed == (
+        "Slurm does not answer: connect failure. Jobs that run go on, and this run does when Slurm "
+        "answers again. To end it, press Ctrl+C; the same command resumes it.\n"
+        "Slurm answers again.\n"
+    )
+
+
+@pytest.mark.parametrize("executor", [None, "kubernetes"])
+def test_other_executors_need_no_slurm(controller, capsys, executor):
+    with watched(executor):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_reason_of_a_failed_job_is_shown_at_once_with_its_step(tmp_path, monkeypatch, capsys):
