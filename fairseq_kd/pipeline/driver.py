@@ -11,7 +11,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from fairseq_kd.child_process import TOKEN, child
 from fairseq_kd.files.atomic_files import (
@@ -223,23 +223,32 @@ def _sets_cores(flags: Sequence[str]) -> bool:
 
 
 def _check_gpus(steps: Sequence[Step]) -> None:
-    """Refuses trainings that need GPUs, or more than there are, on this machine.
+    """Refuses steps that need GPUs, or more than there are, on this machine.
 
     Raises:
         ValueError: naming the first of them.
     """
     there = len(visible_gpus())
     for step in steps:
-        training = step.training or Training()
-        needed = max(step.gpus, 1) if training.needs_gpu else step.gpus if step.gpus > 1 else 0
-        here = training.nodes == 1 and not training.on_cpu
-        if step.kind == "train" and here and needed > there:
-            why = f"gpus is {step.gpus}" if step.gpus > 1 else f"{training.needs_gpu} is given"
+        needed, why = _needed_gpus(step)
+        if needed > there:
             raise ValueError(
                 f"{step.name} needs {needed} GPU{'s' if needed > 1 else ''}, since {why}, but this "
                 f"process can use {there or 'none'} on this machine. Leave that out, or run it on "
                 "another machine."
             )
+
+
+def _needed_gpus(step: Step) -> Tuple[int, str]:
+    """The number of GPUs without which a step fails on this machine, and the reason."""
+    training = step.training or Training()
+    if step.kind == "evaluate" and step.gpus:
+        return step.gpus, "evaluate.device is cuda or both"
+    if step.kind != "train" or training.nodes > 1 or training.on_cpu:
+        return 0, ""
+    if step.gpus > 1:
+        return step.gpus, f"gpus is {step.gpus}"
+    return int(training.needs_gpu is not None), f"{training.needs_gpu} is given"
 
 
 def _check_jobs(steps: Sequence[Step], flags: Sequence[str], jobs: int) -> None:

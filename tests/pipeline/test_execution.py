@@ -21,6 +21,7 @@ from fairseq_kd.pipeline.workflow import (
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")
 STUDENTS = ["one", "two", "three"]
+DEVICE = "evaluate.device is cuda or both"
 
 
 def wide_workflow(folder):
@@ -89,22 +90,23 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "flag", "there", "why"),
+    ("kind", "gpus", "flag", "there", "why"),
     [
-        (2, None, "1", "needs 2 GPUs, since gpus is 2, but this process can use 1 on"),
-        (0, "fp16", "", "needs 1 GPU, since fp16 is given, but this process can use none on"),
+        ("train", 2, None, "1", "needs 2 GPUs, since gpus is 2, but this process can use 1"),
+        ("train", 0, "fp16", "", "needs 1 GPU, since fp16 is given, but this process can use none"),
+        ("evaluate", 1, None, "", f"needs 1 GPU, since {DEVICE}, but this process can use none"),
     ],
 )
 def test_gpus_that_are_not_there_are_missed_before_anything_runs(
-    tmp_path, monkeypatch, gpus, flag, there, why
+    tmp_path, monkeypatch, kind, gpus, flag, there, why
 ):
     monkeypatch.setenv(VISIBLE, there)
     workflow = small_workflow(tmp_path / "run")
     steps = [
-        step._replace(kind="train", gpus=gpus, training=Training(needs_gpu=flag))
+        step._replace(kind=kind, gpus=gpus, training=Training(needs_gpu=flag))
         for step in workflow.steps
     ]
-    with pytest.raises(ValueError, match=rf"^data {why} this machine\. Leave that out, or "):
+    with pytest.raises(ValueError, match=rf"^data {why} on this machine\. Leave that out, or "):
         driver.run_workflow(workflow._replace(steps=steps), None, [])
     assert not (tmp_path / "run" / "steps").exists()
 
