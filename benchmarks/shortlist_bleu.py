@@ -30,7 +30,12 @@ from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import Subset, words_of
 from fairseq_kd.evaluation.speed import spread_over_lengths
 from fairseq_kd.evaluation.systems import NamedCheckpoint, System, common_subset, load_named
-from fairseq_kd.export.shortlist import alignments_of, shortlist_of, training_set
+from fairseq_kd.export.shortlist import (
+    alignments_of,
+    pairs_to_align,
+    shortlist_of,
+    training_set,
+)
 from fairseq_kd.machine import cores
 
 SIZES = ((30, 100), (60, 300))  # candidates of each source token, and of every sentence
@@ -47,7 +52,9 @@ def main() -> None:
     system = load_named(NamedCheckpoint("student", "student", str(args.student)), "S.pt")
     subset = common_subset([system], args.data, args.subset)
     training = training_set(system, subset)
-    found = [*(links_of(args.links, training) if args.links else alignments(system, training))]
+    found = [
+        *(links_of(args.links, training) if args.links else alignments(system, training, subset))
+    ]
     aligner = "eflomal" if args.links else "attention"
     name = f"{args.student.stem}, V={len(subset.target_dictionary)}"
     with tempfile.TemporaryDirectory() as work:
@@ -85,9 +92,10 @@ def measure(
     record("shortlist", f"{WHOLE}, {name.split(', ', 1)[1]}", "BLEU", [scores[WHOLE]])
 
 
-def alignments(system: System, training: Subset) -> Iterator[np.ndarray]:
+def alignments(system: System, training: Subset, measured: Subset) -> Iterator[np.ndarray]:
     """The alignments by the student's attention."""
-    return alignments_of(system.checkpoint.model, training)
+    model = system.checkpoint.model
+    return alignments_of(model, training, pairs_to_align(model, training, measured))
 
 
 def links_of(paths: List[Path], training: Subset) -> Iterator[np.ndarray]:

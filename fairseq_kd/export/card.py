@@ -207,6 +207,7 @@ def _shortlist(trial: Optional[ShortlistTrial]) -> List[str]:
         return []
     tokens, candidates = trial.coverage
     size = f"{candidates:,.0f} of {trial.vocabulary:,} tokens, the mean of the sentences"
+    made = f"made from {trial.pairs:,} sentence pairs of the training set"
     covered = f"{100 * tokens:.1f} % of the tokens of the references"
     speed = (
         f"{trial.speed_alone:.2f} times as fast as with the whole vocabulary one sentence at a "
@@ -214,15 +215,15 @@ def _shortlist(trial: Optional[ShortlistTrial]) -> List[str]:
     )
     if trial.kept:
         text = (
-            f"The model chooses among {size}, which `{VMAP}` lists by the tokens of the source: "
-            f"{covered} are among them. BLEU changes by {-trial.bleu_lost:+.2f}, measured one "
-            f"sentence at a time, and it is {speed}. `translate.py --whole-vocabulary` does "
+            f"The model chooses among {size}, which `{VMAP}` lists by the tokens of the source, "
+            f"{made}: {covered} are among them. BLEU changes by {-trial.bleu_lost:+.2f}, measured "
+            f"one sentence at a time, and it is {speed}. `translate.py --whole-vocabulary` does "
             "without it; in a program of your own, `translate_batch(..., use_vmap=True)` uses it."
         )
     else:
         text = (
-            f"A shortlist of {size}, is left out: it loses {trial.bleu_lost:.2f} BLEU, more than "
-            f"{MOST_BLEU_LOST}. {covered} are among its candidates; it is {speed}."
+            f"A shortlist of {size}, {made}, is left out: it loses {trial.bleu_lost:.2f} BLEU, "
+            f"more than {MOST_BLEU_LOST}. {covered} are among its candidates; it is {speed}."
         )
     return ["## Lexical shortlist", "", text, ""]
 

@@ -48,6 +48,7 @@ from fairseq_kd.export.shortlist import (
     Coverage,
     ShortlistTrial,
     alignments_of,
+    pairs_to_align,
     shortlist_of,
     training_set,
 )
@@ -82,7 +83,12 @@ class Export:
         check_vacant(options.out, empty=True)
         self.search = Search(beam=options.beam)
         self.subset: Subset = common_subset([self.system], self.data, options.subset)
-        self.training = training_set(self.system, self.subset) if options.shortlist else None
+        self.training: Optional[Subset] = None
+        self.aligned: List[int] = []  # pairs of the training set
+        if options.shortlist:
+            self.training = training_set(self.system, self.subset)
+            model = self.system.checkpoint.model
+            self.aligned = pairs_to_align(model, self.training, self.subset)
         check_splitting(self.subset, options.bpe, "--bpe")
         self.bleu = BLEU(tokenize=bleu_tokenizer(self.subset.pair[1], options.sacrebleu_tokenize))
         self.codes = find_codes(options.bpe, options.codes, self.data)
@@ -146,7 +152,7 @@ class Export:
         """Writes a shortlist if it is requested, and returns how well it covers the references."""
         if self.training is None:
             return None
-        alignments = alignments_of(self.system.checkpoint.model, self.training)
+        alignments = alignments_of(self.system.checkpoint.model, self.training, self.aligned)
         shortlist = shortlist_of(alignments, self.training)
         shortlist.write(work / VMAP, self.subset)
         return shortlist.coverage(self.subset)
@@ -157,6 +163,7 @@ class Export:
         """Lets translate.py use a shortlist, or removes one that loses too much BLEU."""
         whole, short = measured[EXPORT], measured[SHORTLIST]
         trial = ShortlistTrial(
+            len(self.aligned),
             coverage,
             len(self.subset.target_dictionary),
             whole.bleu - short.bleu,

@@ -54,6 +54,7 @@ class ShortlistTrial(NamedTuple):
     """A shortlist measured against the whole vocabulary.
 
     Args:
+        pairs: number of sentence pairs from which it was made.
         coverage: of the references on which it was measured.
         vocabulary: number of target tokens.
         bleu_lost: BLEU with the whole vocabulary less that with the shortlist.
@@ -61,6 +62,7 @@ class ShortlistTrial(NamedTuple):
             batches.
     """
 
+    pairs: int
     coverage: Coverage
     vocabulary: int
     bleu_lost: float
@@ -118,8 +120,13 @@ def training_set(system: System, subset: Subset) -> Subset:
 
     Raises:
         FileNotFoundError: the folder has none.
-        ValueError: it has no references.
+        ValueError: it has no references, or the other set is the training set itself.
     """
+    if subset.name == TRAINING:
+        raise ValueError(
+            "--shortlist is made from the training set, so it cannot be measured on --subset "
+            f"{TRAINING}. Give another set, such as test."
+        )
     if not subset.has_split(TRAINING):
         raise FileNotFoundError(
             f"--shortlist needs the training set, but {subset.folder} holds no "
@@ -167,18 +174,45 @@ def shortlist_of(
     )
 
 
-def alignments_of(model: FairseqEncoderDecoderModel, training: Subset) -> Iterator[np.ndarray]:
+def pairs_to_align(
+    model: FairseqEncoderDecoderModel, training: Subset, measured: Subset
+) -> List[int]:
+    """The indices of the pairs from which a shortlist is made, evenly spread.
+
+    Args:
+        model: whose lengths the pairs do not exceed.
+        training: the set.
+        measured: on which the shortlist is measured, and whose sentences are left out: it would
+            have the tokens of their references for candidates.
+
+    Raises:
+        ValueError: none is left.
+    """
+    sides = zip((training.source, training.target), model.max_positions(), strict=True)
+    readable = np.all([np.asarray(side.sizes) <= longest for side, longest in sides], axis=0)
+    spread = np.flatnonzero(readable)[:: math.ceil(len(training) / MOST_PAIRS)]
+    known = {source.numpy().tobytes() for source in measured.source}
+    indices = [i for i in spread.tolist() if training.source[i].numpy().tobytes() not in known]
+    if not indices:
+        raise ValueError(
+            f"--shortlist: every sentence of {TRAINING} that the model can read is also in "
+            f"{measured.name}, on which it would be measured. Give another --subset."
+        )
+    return indices
+
+
+def alignments_of(
+    model: FairseqEncoderDecoderModel, training: Subset, indices: Sequence[int]
+) -> Iterator[np.ndarray]:
     """The alignments of a training set by a model, a batch of sentences at a time.
 
     Args:
         model: in eval mode.
-        training: the set; pairs that are too long for the model are left out.
+        training: the set.
+        indices: of the pairs to align.
     """
-    sides = zip((training.source, training.target), model.max_positions(), strict=True)
-    readable = np.all([np.asarray(side.sizes) <= longest for side, longest in sides], axis=0)
-    indices = np.flatnonzero(readable)[:: math.ceil(len(training) / MOST_PAIRS)]
     lengths = training.source_lengths[indices]
-    order = indices[np.argsort(lengths, kind="stable")].tolist()
+    order = np.asarray(indices)[np.argsort(lengths, kind="stable")].tolist()
     with ProgressLine("shortlist", len(order), "sentence pairs") as progress:
         while order:
             count = max(1, BATCH_TOKENS // int(training.source_lengths[order[-1]]))

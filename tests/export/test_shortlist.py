@@ -1,9 +1,7 @@
 """The lexical shortlist of an export: its candidates, its measurement, and its use."""
 
-import re
-import shutil
-import sys
 from collections import defaultdict
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,26 +9,22 @@ import numpy as np
 import pytest
 import torch
 from fairseq.data import Dictionary
-from harness import run
 
 if find_spec("ctranslate2") is None:
     pytest.skip("needs CTranslate2", allow_module_level=True)
 
-from fairseq_kd import cli
 from fairseq_kd.decoding.conversion import write_converted
 from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.engine import Batch
 from fairseq_kd.decoding.options import Search
-from fairseq_kd.decoding.subset import Subset, read_subset
-from fairseq_kd.decoding.translation_model import load_checkpoint
+from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.systems import sample_of
 from fairseq_kd.export import shortlist as shortlists
-from fairseq_kd.export.example import translate_py
 from fairseq_kd.export.shortlist import (
     Shortlist,
-    ShortlistTrial,
     aligned_tokens,
     alignments_of,
+    pairs_to_align,
     shortlist_of,
 )
 
@@ -48,16 +42,6 @@ def dictionary(*symbols):
 def subset_of(source, target, source_dictionary, target_dictionary):
     sides = [[torch.tensor(each) for each in side] for side in (source, target)]
     return Subset(Path(), "test", PAIR, "", source_dictionary, target_dictionary, *sides)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(ending_teacher):
-    return load_checkpoint(ending_teacher, "--student")
-
-
-@pytest.fixture(scope="module")
-def training(data):
-    return read_subset(Path(data), "train", PAIR)
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +150,16 @@ def test_a_target_token_is_aligned_where_the_last_layer_attends_most(checkpoint,
     assert list(map(tuple, found.tolist())) == expected
 
 
-def test_every_pair_is_aligned_once_and_a_large_set_evenly(checkpoint, training, monkeypatch):
+def alignments(checkpoint, training, measured):
+    pairs = pairs_to_align(checkpoint.model, training, measured)
+    return [*alignments_of(checkpoint.model, training, pairs)]
+
+
+def test_every_pair_is_aligned_once_and_a_large_set_evenly(
+    checkpoint, training, test_set, monkeypatch
+):
     def lengths():
-        return sum(map(len, alignments_of(checkpoint.model, training)))
+        return sum(map(len, alignments(checkpoint, training, test_set)))
 
     tokens = [sum(token > 3 for token in each.tolist()) for each in training.target]
     assert lengths() == sum(tokens)
@@ -176,7 +167,7 @@ def test_every_pair_is_aligned_once_and_a_large_set_evenly(checkpoint, training,
     assert lengths() == sum(tokens[:: -(-len(training) // (len(training) // 3))])
 
 
-def test_pairs_that_the_model_cannot_read_are_left_out(checkpoint, training, monkeypatch):
+def test_pairs_that_the_model_cannot_read_are_left_out(checkpoint, training, test_set, monkeypatch):
     limits = (12, 14)
     monkeypatch.setattr(checkpoint.model, "max_positions", lambda: limits)
     expected = sum(
@@ -184,7 +175,13 @@ def test_pairs_that_the_model_cannot_read_are_left_out(checkpoint, training, mon
         for source, target in zip(training.source, training.target, strict=True)
         if len(source) <= 12 and len(target) <= 14
     )
-    assert 0 < expected == sum(map(len, alignments_of(checkpoint.model, training)))
+    assert 0 < expected == sum(map(len, alignments(checkpoint, training, test_set)))
+
+
+def test_a_sentence_on_which_it_is_measured_is_not_aligned(checkpoint, training):
+    kept = pairs_to_align(checkpoint.model, training, replace(training, name="test", source=[]))
+    measured = replace(training, name="test", source=[training.source[i] for i in (3, 8)])
+    assert {*kept} - {*pairs_to_align(checkpoint.model, training, measured)} == {3, 8}
 
 
 # ---- CTranslate2
@@ -234,145 +231,3 @@ def test_translations_with_other_candidates_are_not_taken_for_the_same(model, tr
         alone = engine.batch_tokens == 1  # a batch would share its candidates
         assert alone is (everywhere is not None)
     assert len({each.get("shortlist") for each in identities}) == 3
-
-
-# ---- export
-
-
-@pytest.fixture(scope="module")
-def export(ending_teacher, cache):
-    """Runs the command export with a shortlist in this process."""
-
-    def exported(out, *flags):
-        words = ["export", ending_teacher, "--out", out, "--threads", "1", "--cache", cache]
-        words += ["--beam", "2", "--shortlist"]
-        return cli.main([str(word) for word in (*words, *flags)])
-
-    return exported
-
-
-@pytest.fixture(scope="module")
-def exported(export, tmp_path_factory):
-    """An export with a shortlist that is kept, whatever it costs."""
-    out = tmp_path_factory.mktemp("export") / "student"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shortlists, "MOST_BLEU_LOST", 100)
-        assert export(out) == 0
-    return out
-
-
-def card(folder):
-    return (folder / "README.md").read_text(encoding="utf-8")
-
-
-def test_an_export_holds_the_shortlist_and_the_card_has_its_figures(exported, checkpoint, training):
-    found = shortlist_of(alignments_of(checkpoint.model, training), training)
-    lines = (exported / "vmap.txt").read_text(encoding="utf-8").split("\n")
-    assert len(lines) == 2 + len(found.of_token)
-    assert "vmap.txt\n" in (exported / "SHA256SUMS").read_text()
-    assert run("sha256sum", "--check", "--quiet", "SHA256SUMS", cwd=exported).stdout == ""
-    text = card(exported)
-    rows = re.findall(r"\| (checkpoint, fairseq|this, int8.*?) +\|", text)
-    assert rows == ["checkpoint, fairseq", "this, int8, shortlist", "this, int8"]
-    section = text.partition("## Lexical shortlist\n\n")[2].partition("\n\n")[0]
-    test = read_subset(training.folder, "test", PAIR)
-    covered, candidates = found.coverage(test)
-    size = len(training.target_dictionary)
-    assert section.startswith(f"The model chooses among {candidates:,.0f} of {size} tokens, the ")
-    assert f": {100 * covered:.1f} % of the tokens of the references are among them. " in section
-    row = r"\| this, int8{} +\| +\S+ MiB \| +([\d.]+) \|"
-    change, short, whole = (
-        float(re.search(pattern, text)[1])
-        for pattern in (r"BLEU changes by (\S+),", row.format(", shortlist"), row.format(""))
-    )
-    assert change == pytest.approx(short - whole, abs=0.11)  # of rounded figures
-    bleu = re.search(r"\| this, int8, shortlist +\| +\S+ MiB \| +([\d.]+) \|", text)[1]
-    assert round(float(re.search(r'"value": ([\d.]+)', text)[1]), 1) == float(bleu)
-
-
-def test_the_program_uses_the_shortlist_unless_the_flag_says_otherwise(exported, data, tmp_path):
-    text = (Path(data).parent / "text" / "test.es").read_text(encoding="utf-8")
-    moved = shutil.copytree(exported, tmp_path / "moved")
-    (moved / "vmap.txt").write_text("\t</s>\n")  # nothing but the end
-    sums = (moved / "SHA256SUMS").read_text()
-    digest = run("sha256sum", moved / "vmap.txt").stdout.split()[0]
-    (moved / "SHA256SUMS").write_text(re.sub(r"\w+(?=  vmap.txt)", digest, sums))
-
-    def translated(folder, *flags):
-        (tmp_path / "text").write_text(text, encoding="utf-8")
-        command = " ".join([sys.executable, f"{folder}/translate.py", *flags])
-        return run("bash", "-c", f"{command} < {tmp_path}/text", cwd="/").stdout
-
-    whole = translated(exported, "--whole-vocabulary")
-    assert translated(moved, "--whole-vocabulary") == whole
-    short = translated(moved)
-    assert short != whole
-    assert not re.search(r"[b-z]", short.replace("<unk>", "").replace("<s>", ""))
-    assert translated(exported).count("\n") == whole.count("\n")
-
-
-def test_the_program_is_run_again_with_the_shortlist(export, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shortlists, "MOST_BLEU_LOST", 100)
-
-    def program(*args):
-        made = translate_py(*args)
-        return "import sys; sys.exit('broken')" if "use_vmap" in made else made
-
-    monkeypatch.setattr("fairseq_kd.export.directory.translate_py", program)
-    assert export(tmp_path / "out") == 2
-    message = "The exported translate.py failed: broken. Nothing was exported.\n"
-    assert capsys.readouterr().err.endswith(message)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_damaged_shortlist_is_named(exported, tmp_path):
-    moved = shutil.copytree(exported, tmp_path / "moved")
-    (moved / "vmap.txt").write_text("\t</s>\n")
-    done = run(sys.executable, moved / "translate.py", check=False)
-    message = f"{moved}/vmap.txt is damaged: its hash differs from SHA256SUMS. Copy it again.\n"
-    assert (done.returncode, done.stderr) == (1, message)
-
-
-def test_a_shortlist_that_loses_is_left_out(export, tmp_path, monkeypatch, capsys):
-    nothing = Shortlist((0, 2, 3), {})
-    monkeypatch.setattr("fairseq_kd.export.directory.shortlist_of", lambda *_: nothing)
-    assert export(tmp_path / "out") == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"\); the shortlist is left out, as it loses \d\.\d\d BLEU; see ", printed)
-    text = card(tmp_path / "out")
-    assert "A shortlist of 3 of " in text
-    assert re.search(r" is left out: it loses \d\.\d\d BLEU, more than 0\.2\. ", text)
-    assert re.search(r"\| this, int8, shortlist +\| ", text)
-    assert not (tmp_path / "out" / "vmap.txt").exists()
-    assert "vmap" not in (tmp_path / "out" / "SHA256SUMS").read_text()
-    program = (tmp_path / "out" / "translate.py").read_text(encoding="utf-8")
-    assert "vmap" not in program
-    assert "whole" not in program
-
-
-@pytest.mark.parametrize(("lost", "kept"), [(-1.0, True), (0.204, True), (0.206, False)])
-def test_a_shortlist_may_lose_a_fifth_of_a_point(lost, kept):
-    assert ShortlistTrial(None, 9, lost, 1.0, 1.0).kept is kept
-
-
-def without(data, folder, pattern):
-    """A copy of data without some of their files."""
-    return Path(shutil.copytree(data, folder, ignore=shutil.ignore_patterns(pattern)))
-
-
-def test_data_without_the_training_set_are_refused(export, data, tmp_path, capsys):
-    folder = without(data, tmp_path / "bin", "train.*")
-    assert export(tmp_path / "out", "--data", folder) == 2
-    assert capsys.readouterr().err.endswith(
-        f"--shortlist needs the training set, but {folder} holds no train.es-en.es. Give to --data "
-        "the folder of the training.\n"
-    )
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_training_set_without_references_is_refused(export, data, tmp_path, capsys):
-    folder = without(data, tmp_path / "bin", "train.*.en.*")
-    assert export(tmp_path / "out", "--data", folder) == 2
-    assert capsys.readouterr().err.endswith(
-        f"{folder} holds no references of train. Binarise it with both languages.\n"
-    )
