@@ -32,13 +32,14 @@ from fairseq_kd.worker_processes import in_chunks
 RECORD, TRANSLATIONS = "translation.json", "translations.jsonl"
 SOURCE_PIECES = ("source.spm", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 TARGET_PIECES = "target.spm"
-CONFIG = {"add_source_eos?": bool, "eos_token?": str}
+CONFIG = {"add_source_eos?": bool, "eos_token?": str, "decoder_start_token?": (str, None)}
 VOCABULARIES = ("shared_vocabulary", "{side}_vocabulary")
 CHUNK = 256  # lines of a record of the journal
 BATCH_TOKENS = 1024
 MOST_UNKNOWN = 0.05  # share of source pieces that the vocabulary of the model may lack
 LEAST_PIECES = 200  # with fewer, the share would be chance
 LINE = re.compile(rb"H-([0-9]+)\t(\S+)\t([^\t\n]*)\n")
+POSITIONS = re.compile(r"No position encodings are defined for positions >= (\d+)")
 END, SPACE = "</s>", "\u2581"
 
 
@@ -79,7 +80,7 @@ class OutsideModel:
         end = [] if config.get("add_source_eos") else [config.get("eos_token", END)]
         self.after = [*(options.source_suffix or "").split(), *end]
         self.begin = (options.target_prefix or "").split()
-        self._check_symbols()
+        self._check_symbols(config.get("decoder_start_token"))
         self.compute_type = compute_type_of(options)
         self.too_long = self.unknown = self.known = 0
 
@@ -113,14 +114,23 @@ class OutsideModel:
             target = source
         return [source, target]
 
-    def _check_symbols(self) -> None:
-        """Refuses symbols that the model would read as unknown."""
+    def _check_symbols(self, start: Optional[str]) -> None:
+        """Refuses symbols that the model would read as unknown.
+
+        Args:
+            start: with which the decoder begins, if the model names it.
+        """
         target = vocabulary_of(self.options.ct2_model, "target")
         sides = (
             ("--source-prefix", self.before, self.vocabulary),
             ("--source-suffix", self.after, self.vocabulary),
             ("--target-prefix", self.begin, target),
         )
+        if start and start not in target:
+            raise ValueError(
+                f"{self.options.ct2_model / 'config.json'} is damaged: its decoder_start_token "
+                f"{start!r} is not in the vocabulary. Convert the model again."
+            )
         for flag, symbols, vocabulary in sides:
             missing = [symbol for symbol in symbols if symbol not in vocabulary]
             if missing:
@@ -193,11 +203,28 @@ class OutsideModel:
         }
         if self.begin:
             options["target_prefix"] = [self.begin] * len(full)
-        results = iter(self._translator.translate_batch(full, **options) if full else [])
+        results = iter(self._searched(full, options) if full else [])
         return "".join(
             lines_of(first + at, self._hypotheses(next(results)) if each else [])
             for at, each in enumerate(tokens)
         )
+
+    def _searched(self, tokens: List[List[str]], options: Dict[str, Any]) -> Sequence[Any]:
+        """The results of CTranslate2.
+
+        Raises:
+            ValueError: it refuses the model or the sentences.
+        """
+        translator = self._translator
+        try:
+            return translator.translate_batch(tokens, **options)
+        except (RuntimeError, ValueError) as error:
+            positions = POSITIONS.search(str(error))
+            advice = "Convert the model again."
+            if positions is not None:
+                advice = f"Give --max-source-tokens {positions[1]} or less."
+            reason = f"cannot translate with --ct2-model {self.options.ct2_model}: {error}"
+            raise ValueError(f"CTranslate2 {reason.rstrip('.')}. {advice}") from error
 
     def _tokens(self, line: str) -> List[str]:
         """What the model reads; nothing of a line that is empty or too long."""

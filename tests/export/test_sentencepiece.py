@@ -243,3 +243,35 @@ def test_a_damaged_vocabulary_is_named(translate_text, tmp_path, capsys):
     assert translate_text(model=model) == 2
     message = f"{vocabulary} is damaged: '[1]' must be a text, but is a whole number. Convert the"
     assert message in capsys.readouterr().err
+
+
+def test_a_line_with_more_pieces_than_the_model_has_positions_is_reported(
+    translate_text, tmp_path, capsys
+):
+    (tmp_path / "text.es").write_text("a " * 3000 + "\n")
+    assert translate_text("--max-source-tokens", "9000", text=tmp_path / "text.es") == 2
+    message = (
+        rf"CTranslate2 cannot translate with --ct2-model {translate_text.model}: No position "
+        r"encodings are defined for positions >= (\d+), but got position \d+\. Give "
+        r"--max-source-tokens \1 or less\.\n"
+    )
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"decoder_start_token": "nope"},
+            "{model}/config.json is damaged: its decoder_start_token 'nope' is not in the "
+            "vocabulary. Convert the model again.\n",
+        ),
+        ({"add_source_bos": 5}, "CTranslate2 cannot translate with --ct2-model {model}: "),
+    ],
+)
+def test_a_damaged_configuration_is_named(translate_text, tmp_path, capsys, config, message):
+    model = shutil.copytree(translate_text.model, tmp_path / "model")
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    assert translate_text(model=model) == 2
+    assert message.format(model=model) in capsys.readouterr().err
