@@ -210,6 +210,24 @@ def _to_coefficients(powers: Tuple[float, ...]) -> Tensor:
 TO_COEFFICIENTS = {each: _to_coefficients(each) for each in (TAIL_POWERS, FORMER_TAIL_POWERS)}
 
 
+def log_power_sums_(log_p: Tensor, powers: Sequence[float]) -> Tensor:
+    """``log sum_v p_v^b`` of each row at each power b, (n, P), in place: ``log_p`` is overwritten.
+
+    ``b m + log sum_v exp(b (log p_v - m))`` with ``m = max_v log p_v``: the largest term is 1.
+
+    Args:
+        log_p: (n, V), ``-inf`` where an entry does not count.
+        powers: P of them, above 0.
+    """
+    largest = log_p.amax(-1, keepdim=True)
+    log_p -= largest
+    scaled, sums = torch.empty_like(log_p), []
+    for b in powers:
+        torch.mul(log_p, b, out=scaled)
+        sums.append(scaled.exp_().sum(-1).log_() + largest.squeeze(-1) * b)
+    return torch.stack(sums, dim=-1)
+
+
 @dataclass
 class TopK:
     """A stored top-k distribution: the K most probable entries, and the mass of the tail.
@@ -234,8 +252,7 @@ class TopK:
         log_p = torch.log_softmax(z, dim=-1).clamp_(min=LOG_SMALLEST)
         kept, ids = log_p.topk(k, dim=-1)  # sorted, the most probable first
         tail = log_p.scatter_(-1, ids, float("-inf"))
-        log_tail = torch.stack([(tail * b).logsumexp(-1) for b in powers], dim=-1)
-        return cls(ids, kept, log_tail, z.size(-1), powers)
+        return cls(ids, kept, log_power_sums_(tail, powers), z.size(-1), powers)
 
     def __getitem__(self, rows: slice) -> "TopK":
         return replace(

@@ -1,9 +1,12 @@
 """Top-k distributions against the distributions from which they were made."""
 
+import math
+
 import pytest
 import torch
 
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TAIL_POWERS, TeacherLogits, TopK
+from fairseq_kd.losses.soft_targets import log_power_sums_
 
 V, K = 500, 16
 
@@ -104,3 +107,21 @@ def test_words_have_their_probability_and_those_of_the_tail_an_even_share_of_it(
     for row in range(len(logits)):
         tail = sum(exact[row, v].item() for v in order[row, K:].tolist())
         assert got[row, 2:].tolist() == pytest.approx([tail / (V - K)] * 2)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 40.0])
+def test_the_sums_of_powers_are_those_of_the_definition_however_sharp(scale):
+    log_p = torch.log_softmax(scale * torch.randn(7, 300, dtype=torch.float64), dim=-1)
+    log_p[:, ::3] = float("-inf")
+    log_p[3, 1:] = float("-inf")
+    log_p[3, 0] = -700.0
+    powers = (0.0625, 1.0, 2.0)
+    exact = [
+        [
+            math.log(math.fsum(math.exp(b * (x - row.max())) for x in row.tolist())) + b * row.max()
+            for b in powers
+        ]
+        for row in log_p
+    ]
+    got = log_power_sums_(log_p.float(), powers)
+    torch.testing.assert_close(got.double(), torch.tensor(exact).double(), rtol=1e-6, atol=2e-6)
