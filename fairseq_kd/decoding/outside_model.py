@@ -19,7 +19,7 @@ from fairseq_kd.decoding.ctranslate2_engine import supported_compute_type
 from fairseq_kd.decoding.hypothesis_files import Hypothesis, lines_of, sorted_lines
 from fairseq_kd.decoding.journal import Journal
 from fairseq_kd.decoding.options import TranslateTextOptions
-from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.hashes import check_sums, sha256_of
 from fairseq_kd.files.json_files import digest_of, read_json
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.files.recorded_folders import make_once
@@ -37,7 +37,7 @@ VOCABULARIES = ("shared_vocabulary", "{side}_vocabulary")
 CHUNK = 256  # lines of a record of the journal
 BATCH_TOKENS = 1024
 MOST_UNKNOWN = 0.05  # share of source pieces that the vocabulary of the model may lack
-LEAST_PIECES = 200  # with fewer, the share would be chance
+LEAST_PIECES, MOST_UNKNOWN_OF_FEW = 200, 0.5  # with fewer, a smaller share could be chance
 LINE = re.compile(rb"H-([0-9]+)\t(\S+)\t([^\t\n]*)\n")
 POSITIONS = re.compile(r"No position encodings are defined for positions >= (\d+)")
 END, SPACE = "</s>", "\u2581"
@@ -72,6 +72,7 @@ class OutsideModel:
                     f"--ct2-model {folder} holds no {name}. Give a folder that a converter of "
                     "CTranslate2 wrote."
                 )
+        check_sums(folder, [path.name for path in self._model_files()])
         config = read_json(folder / "config.json", CONFIG, "Convert the model again.")
         self.files = self._piece_files()
         self.pieces = Pieces(*(pieces_of(path) for path in self.files))
@@ -139,13 +140,16 @@ class OutsideModel:
                     "Give the symbols as its documentation writes them."
                 )
 
+    def _model_files(self) -> List[Path]:
+        folder = self.options.ct2_model
+        sides = [vocabulary_file(folder, side) for side in ("source", "target")]
+        return [folder / "model.bin", folder / "config.json", *sides]
+
     def _made_of(self) -> Dict[str, str]:
         options = self.options
-        model = [options.ct2_model / name for name in ("model.bin", "config.json")]
-        model += [vocabulary_file(options.ct2_model, side) for side in ("source", "target")]
         return {
             "text": sha256_of([self.text]),
-            "model": sha256_of(model),
+            "model": sha256_of(self._model_files()),
             "sentencepiece": sha256_of(self.files),
             "symbols": json.dumps([self.before, self.after, self.begin]),
             "beam": str(options.search_width),
@@ -175,6 +179,7 @@ class OutsideModel:
             finally:
                 journal.close()
         lines.check()
+        self._check_known(MOST_UNKNOWN_OF_FEW)
         if self.too_long:
             print(
                 f"{self.too_long:,} sentences have more than {self.options.max_source_tokens} "
@@ -231,16 +236,25 @@ class OutsideModel:
         pieces = self.pieces.source.encode(line, out_type=str)
         self.known += len(pieces)
         self.unknown += sum(piece not in self.vocabulary for piece in pieces)
-        if self.known >= LEAST_PIECES and self.unknown > MOST_UNKNOWN * self.known:
-            raise ValueError(
-                f"The vocabulary of {self.options.ct2_model} lacks {self.unknown / self.known:.0%} "
-                f"of the pieces of {self.files[0]}. Give the SentencePiece model of this model."
-            )
+        if self.known >= LEAST_PIECES:
+            self._check_known(MOST_UNKNOWN)
         tokens = [*self.before, *pieces, *self.after]
         if len(tokens) > self.options.max_source_tokens:
             self.too_long += 1
             return []
         return tokens if pieces else []
+
+    def _check_known(self, most: float) -> None:
+        """Refuses a SentencePiece model with whose pieces the model was not trained.
+
+        Raises:
+            ValueError: its vocabulary lacks more than a share of the pieces so far.
+        """
+        if self.unknown > most * self.known:
+            raise ValueError(
+                f"The vocabulary of {self.options.ct2_model} lacks {self.unknown / self.known:.0%} "
+                f"of the pieces of {self.files[0]}. Give the SentencePiece model of this model."
+            )
 
     def _hypotheses(self, result: Any) -> List[Hypothesis]:
         """Hypotheses as text; their scores are log2 of the probability per token."""

@@ -43,6 +43,11 @@ class Subset:
         return len(self.source)
 
     @property
+    def pair_lengths(self) -> np.ndarray:
+        """(sentences,) tokens of the longer side of each pair."""
+        return np.maximum(np.asarray(self.source.sizes), np.asarray(self.target.sizes))
+
+    @property
     def source_lengths(self) -> np.ndarray:
         """(sentences,) tokens of each source sentence, its end included."""
         return np.asarray(self.source.sizes)

@@ -207,7 +207,7 @@ def _batches(systems: Sequence[System], subset: Subset) -> Iterator[Dict[str, An
     """Batches of the sentences that every model can read."""
     limits = [(each.checkpoint.max_source, each.checkpoint.max_target) for each in systems]
     longest = [min(int(limit[side]) for limit in limits) for side in (0, 1)]
-    for batch in length_sorted_batches(subset.target.sizes, BATCH_TOKENS):
+    for batch in length_sorted_batches(subset.pair_lengths, BATCH_TOKENS):
         readable = [
             int(i)
             for i in batch

@@ -26,6 +26,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel
 
 from fairseq_kd.decoding.conversion import ctranslate2_symbols
+from fairseq_kd.decoding.engine import length_sorted_batches
 from fairseq_kd.decoding.subset import Subset
 from fairseq_kd.evaluation.systems import System, common_subset, sample_of
 from fairseq_kd.files.atomic_files import atomic_write
@@ -35,7 +36,7 @@ TRAINING = "train"  # split
 EVERYWHERE, EACH = 100, 30  # candidates of every sentence, and of each source token
 MOST_BLEU_LOST = 0.2  # by a shortlist that is kept
 MOST_PAIRS = 200_000  # sentence pairs that are aligned, evenly spread over the training set
-BATCH_TOKENS = 4000
+BATCH_TOKENS = 4000  # of the longer side, padding included
 
 
 class Coverage(NamedTuple):
@@ -211,13 +212,12 @@ def alignments_of(
         training: the set.
         indices: of the pairs to align.
     """
-    lengths = training.source_lengths[indices]
-    order = np.asarray(indices)[np.argsort(lengths, kind="stable")].tolist()
-    with ProgressLine("shortlist", len(order), "sentence pairs") as progress:
-        while order:
-            count = max(1, BATCH_TOKENS // int(training.source_lengths[order[-1]]))
-            batch, order = order[-count:], order[:-count]
-            yield aligned_tokens(model, sample_of(training, batch), training.target_dictionary)
+    chosen = np.asarray(indices)
+    lengths = training.pair_lengths[chosen]
+    with ProgressLine("shortlist", len(indices), "sentence pairs") as progress:
+        for batch in length_sorted_batches(lengths, BATCH_TOKENS):
+            sample = sample_of(training, chosen[batch].tolist())
+            yield aligned_tokens(model, sample, training.target_dictionary)
             progress.add(len(batch))
 
 

@@ -62,6 +62,18 @@ def first_damaged(folder: Path, sums: Mapping[str, str]) -> Optional[Path]:
     return None
 
 
+def check_sums(folder: Path, names: Iterable[str]) -> None:
+    """Compares files with ``SHA256SUMS`` of their folder, if there is one that names them.
+
+    Raises:
+        ValueError: naming the first whose hash differs.
+    """
+    sums = read_sums(folder) or {}
+    damaged = first_damaged(folder, {name: sums[name] for name in names if name in sums})
+    if damaged is not None:
+        raise ValueError(f"{damaged} is damaged: its hash differs from {SUMS}. Copy it again.")
+
+
 def check_unchanged(folder: Path, sums: Mapping[str, str]) -> None:
     """Refuses an output folder of ours of which a file is missing or was changed.
 

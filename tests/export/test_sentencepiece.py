@@ -231,18 +231,50 @@ def test_the_pieces_of_another_model_are_refused(translate_text, tmp_path, capsy
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_damaged_vocabulary_is_named(translate_text, tmp_path, capsys):
-    model = shutil.copytree(translate_text.model, tmp_path / "model")
-    (vocabulary,) = model.glob("*vocabulary.json")
-    assert translate_text(model=model) == 0
+@pytest.fixture
+def copied(translate_text, tmp_path):
+    """The model without its hashes, as of another converter."""
+    model = Path(shutil.copytree(translate_text.model, tmp_path / "model"))
+    (model / "SHA256SUMS").unlink()
+    return model
+
+
+def test_the_vocabulary_belongs_to_the_inputs(translate_text, copied, capsys):
+    (vocabulary,) = copied.glob("*vocabulary.json")
+    assert translate_text(model=copied) == 0
     tokens = json.loads(vocabulary.read_text())
     vocabulary.write_text(json.dumps([*tokens[:-2], *tokens[:-3:-1]]))
-    assert translate_text(model=model) == 2
+    assert translate_text(model=copied) == 2
     assert "was made of other inputs: 'model' differ." in capsys.readouterr().err
+
+
+def test_a_damaged_vocabulary_is_named(translate_text, copied, capsys):
+    (vocabulary,) = copied.glob("*vocabulary.json")
     vocabulary.write_text('["a", 1]')
-    assert translate_text(model=model) == 2
+    assert translate_text(model=copied) == 2
     message = f"{vocabulary} is damaged: '[1]' must be a text, but is a whole number. Convert the"
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model.bin", "shared_vocabulary.json", "config.json"])
+def test_a_changed_file_of_an_export_is_named(translate_text, tmp_path, capsys, name):
+    model = shutil.copytree(translate_text.model, tmp_path / "model")
+    (model / name).write_bytes((model / name).read_bytes() + b"\n")
+    assert translate_text(model=model) == 2
+    message = f"{model}/{name} is damaged: its hash differs from SHA256SUMS. Copy it again.\n"
+    assert message in capsys.readouterr().err
+
+
+def test_a_vocabulary_that_lacks_most_pieces_of_a_short_text_is_refused(
+    translate_text, copied, tmp_path, capsys
+):
+    (vocabulary,) = copied.glob("*vocabulary.json")
+    tokens = json.loads(vocabulary.read_text())
+    vocabulary.write_text(json.dumps([*tokens[:4], *(f"{token}x" for token in tokens[4:])]))
+    (tmp_path / "text.es").write_text("En el principio era el Verbo.\n", encoding="utf-8")
+    assert translate_text(model=copied, text=tmp_path / "text.es") == 2
+    message = rf"The vocabulary of {copied} lacks \d+% of the pieces of "
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_line_with_more_pieces_than_the_model_has_positions_is_reported(
@@ -269,9 +301,8 @@ def test_a_line_with_more_pieces_than_the_model_has_positions_is_reported(
         ({"add_source_bos": 5}, "CTranslate2 cannot translate with --ct2-model {model}: "),
     ],
 )
-def test_a_damaged_configuration_is_named(translate_text, tmp_path, capsys, config, message):
-    model = shutil.copytree(translate_text.model, tmp_path / "model")
-    path = model / "config.json"
+def test_a_damaged_configuration_is_named(translate_text, copied, capsys, config, message):
+    path = copied / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
-    assert translate_text(model=model) == 2
-    assert message.format(model=model) in capsys.readouterr().err
+    assert translate_text(model=copied) == 2
+    assert message.format(model=copied) in capsys.readouterr().err

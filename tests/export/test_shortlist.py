@@ -167,6 +167,24 @@ def test_every_pair_is_aligned_once_and_a_large_set_evenly(
     assert lengths() == sum(tokens[:: -(-len(training) // (len(training) // 3))])
 
 
+def test_a_batch_is_bounded_by_its_longer_side(checkpoint, training, test_set, monkeypatch):
+    monkeypatch.setattr(shortlists, "BATCH_TOKENS", 60)
+    shapes, sample = [], sample_of
+
+    def seen(subset, indices):
+        made = sample(subset, indices)
+        shapes.append(
+            (len(indices), made["target"].size(1), made["net_input"]["src_tokens"].size(1))
+        )
+        return made
+
+    monkeypatch.setattr(shortlists, "sample_of", seen)
+    alignments(checkpoint, training, test_set)
+    assert sum(count for count, *_ in shapes) == len(training)
+    assert all(count == 1 or count * max(longest) <= 60 for count, *longest in shapes)
+    assert any(count > 1 and target > source for count, target, source in shapes)
+
+
 def test_pairs_that_the_model_cannot_read_are_left_out(checkpoint, training, test_set, monkeypatch):
     limits = (12, 14)
     monkeypatch.setattr(checkpoint.model, "max_positions", lambda: limits)
