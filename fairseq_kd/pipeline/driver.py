@@ -108,7 +108,10 @@ def commands(statuses: Sequence[StepStatus]) -> str:
             lines += [shlex.join(command) for command in status.step.commands]
             nodes = (status.step.training or Training()).nodes
             if nodes > 1:
-                lines.append(f"# or, without Slurm, on each of {nodes} machines, FIRST being one:")
+                lines.append(
+                    "# or, without Slurm, when progressive has stopped at this step, on each of "
+                    f"{nodes} machines, FIRST being one:"
+                )
                 lines.append(shlex.join(on_each_machine(status.step.commands[0])))
     return "\n".join(lines)
 

@@ -23,7 +23,10 @@ def test_a_dry_run_prints_the_line_of_each_machine(workflow_of):
     lines = driver.commands(step_statuses(workflow)).splitlines()
     at = lines.index("# student")
     assert lines[at + 1].startswith("fairseq-kd stage student -- srun --ntasks-per-node 1 ")
-    assert lines[at + 2] == "# or, without Slurm, on each of 2 machines, FIRST being one:"
+    assert lines[at + 2] == (
+        "# or, without Slurm, when progressive has stopped at this step, on each of 2 machines, "
+        "FIRST being one:"
+    )
     workers = (
         "torchrun --rdzv-endpoint FIRST:29500 --nproc_per_node 4 --nnodes 2 --rdzv-backend c10d "
         "--rdzv-id student --no-python fairseq-train "
