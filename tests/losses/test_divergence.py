@@ -71,7 +71,7 @@ def real_tokens(*tensors, real):
 
 @FUNCTIONS
 @TEMPERATURES
-def test_it_is_its_definition(batch, softmax, divergence, temperature):
+def test_a_divergence_equals_its_definition(batch, softmax, divergence, temperature):
     student, teacher, real = batch
     want = 0.0
     for z_student, z_teacher in real_tokens(student, teacher, real=real):
@@ -190,7 +190,7 @@ def test_a_hot_total_variation_is_half_the_mean_distance_of_the_logit_gap(batch)
 
 
 @FUNCTIONS
-def test_a_word_that_the_teacher_rules_out_leaves_all_finite(batch, softmax, divergence):
+def test_an_entry_that_the_teacher_rules_out_leaves_all_finite(batch, softmax, divergence):
     student, teacher, real = batch
     teacher = teacher.clone()
     teacher[..., 0] = float("-inf")

@@ -295,7 +295,7 @@ def test_weights_that_collapsed_have_just_that_entropy(count, floor):
     assert entropy(collapsed) == pytest.approx(floor * math.log(count), abs=1e-9)
 
 
-def test_no_weights_have_less():
+def test_mixed_weights_have_at_least_the_entropy_of_the_floor():
     m = even_share(3, 0.5)
     grid = [i / 10 for i in range(11)]
     for a, b in itertools.product(grid, grid):

@@ -160,7 +160,7 @@ def test_on_cpus_each_node_has_its_rank():
     ]
 
 
-def test_a_training_says_whether_it_needs_a_gpu():
+def test_a_training_records_whether_it_needs_a_gpu():
     flags = stage_flags(DISTILLED, {}, {"fp16": True, "cpu": False})
     training = TrainCommand("middle", "data", "out", "user_dir", flags=flags).training()
     assert training == Training("fp16", False)
