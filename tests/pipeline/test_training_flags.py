@@ -9,11 +9,6 @@ from harness import USER_DIR
 from fairseq_kd.criterions.flags import criterion_classes, flags_of
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.fairseq_flags import as_arguments
-from fairseq_kd.pipeline.step_commands import (
-    PLAIN,
-    TEACHERLESS,
-    stage_flags,
-)
 from fairseq_kd.pipeline.train_command import (
     ON_EACH_NODE,
     WITH_RANK,
@@ -21,6 +16,11 @@ from fairseq_kd.pipeline.train_command import (
     on_each_machine,
 )
 from fairseq_kd.pipeline.training_check import check_training_command
+from fairseq_kd.pipeline.training_flags import (
+    PLAIN,
+    TEACHERLESS,
+    stage_flags,
+)
 from fairseq_kd.pipeline.workflow import Training
 
 SIZE = {"arch": "transformer_kd_small_student"}
