@@ -88,7 +88,7 @@ def test_the_training_command_builds_what_it_names(page, data, teacher, three_wa
 
 
 def test_the_table_of_architectures_is_current():
-    text = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "model_sizes.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+)\+(\d+) \| (\d+) \| (\d+) \| (\d+) \|", text, re.M)
     message = {name: tuple(int(number) for number in numbers) for name, *numbers in rows}
     assert message == {
