@@ -18,8 +18,9 @@ packages below it on this page, and from the shared modules at the end.
 `user_dir/` is what fairseq's `--user-dir` points at. `tests/` follows the packages, `scripts/` has
 the scripts for users, and `benchmarks/` reproduces the figures of the documentation.
 
-[CONTRIBUTING.md](../CONTRIBUTING.md) lists where to add a divergence, a filter, a criterion and
-more.
+CONTRIBUTING.md lists [where to add](../CONTRIBUTING.md#where-to-add) a divergence, a filter, a
+criterion, a flag and more, and follows a sentence, a temperature, a stage and a translation through
+the code ([four call paths](../CONTRIBUTING.md#four-call-paths)).
 """
 ENTRIES = ("cli.py", "plugin.py")  # modules that stand above the packages
 OTHERS = ("pipeline/Snakefile", "pipeline/run.schema.yaml")

@@ -120,7 +120,9 @@ def words_of(command, bad, data, good, tmp_path):
 
 
 @pytest.mark.parametrize(("command", "kind"), crossed(COMMANDS, REFUSED))
-def test_no_command_takes_it(command, kind, files, refuse, data, good, tmp_path):
+def test_a_hostile_checkpoint_is_refused_by_every_command(
+    command, kind, files, refuse, data, good, tmp_path
+):
     write, message = REFUSED[kind]
     bad = files(write)
     words = words_of(command, bad, data, good, tmp_path)
@@ -153,7 +155,7 @@ def test_no_command_gives_a_model_of_another_task_wrong_input(
 @pytest.mark.parametrize(
     ("criterion", "kind"), crossed(TAKES_A_TEACHER, [*REFUSED, *NOT_FINITE, *OTHER_TASKS])
 )
-def test_no_criterion_learns_from_it(criterion, kind, files, data, good):
+def test_a_hostile_checkpoint_is_refused_by_every_criterion(criterion, kind, files, data, good):
     write, message = {**REFUSED, **NOT_FINITE, **OTHER_TASKS}[kind]
     bad = files(write)
     before = snapshot(bad.parent)

@@ -78,7 +78,7 @@ def test_a_command_imports_the_plugin_of_its_model(command, homemade, plugin, da
         assert "cannot be exported: CTranslate2 cannot convert it" in done.stderr
 
 
-def test_a_folder_that_is_no_plugin(homemade, data, tmp_path):
+def test_a_folder_that_is_no_plugin_is_refused(homemade, data, tmp_path):
     flags = commands(homemade, data, tmp_path / "out")["plan"]
     done = run_new("fairseq-kd", "plan", *flags, "--user-dir", tmp_path, check=False)
     message = (

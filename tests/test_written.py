@@ -214,31 +214,35 @@ def test_what_somebody_else_made_is_left_alone(words, command, what, tmp_path, c
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("", "--out {data} and --data {data} are the same. Choose another path."),
+        ("in", "--out {data}/in lies inside --data {data}, which is only read."),
+    ],
+    ids=["the data", "inside"],
+)
 @pytest.mark.parametrize("command", sorted({*FOLDERS} - {"distill-data", "prepare"}))
-def test_a_place_in_the_data_is_refused(words, command, data, tmp_path, capsys):
+def test_a_place_in_the_data_is_refused(words, command, out, message, data, tmp_path, capsys):
     copied = shutil.copytree(data, tmp_path / "data")
     at = words[command].index(data)
     words[command][at] = copied
     before = content(tmp_path)
-    for out, message in (
-        (copied, f"--out {copied} and --data {copied} are the same. Choose another path."),
-        (copied / "in", f"--out {copied}/in lies inside --data {copied}, which is only read."),
-    ):
-        assert run(words, command, out) == 2
-        assert message in last_line(capsys)
+    assert run(words, command, copied / out) == 2
+    assert message.format(data=copied) in last_line(capsys)
     assert content(tmp_path) == before
 
 
-def test_the_teacher_is_not_replaced_by_its_student(words, teacher, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["t.pt", "hard.pt", "soft.pt"])
+def test_the_teacher_is_not_replaced_by_its_student(words, teacher, tmp_path, capsys, name):
     own = shutil.copy(teacher, tmp_path / "t.pt")
     os.link(own, tmp_path / "hard.pt")
     (tmp_path / "soft.pt").symlink_to("t.pt")
     before = content(tmp_path)
     words["inherit"][2] = own
-    for name in ("t.pt", "hard.pt", "soft.pt"):
-        assert run(words, "inherit", tmp_path / name) == 2
-        message = f"--out {tmp_path}/{name} and --teacher {own} are the same. Choose another path."
-        assert message in last_line(capsys)
+    assert run(words, "inherit", tmp_path / name) == 2
+    message = f"--out {tmp_path}/{name} and --teacher {own} are the same. Choose another path."
+    assert message in last_line(capsys)
     assert content(tmp_path) == before
 
 

@@ -178,7 +178,7 @@ class MultiTeacherKDCriterion(WordKDCriterion):
         """The loss, with the gradient, but not the value, of teacher_nll in the a's."""
         if self.scores is None:
             return terms.loss
-        to_scores = -(terms.credit * self.learned_weights()).sum()
+        to_scores = -(terms.weight_gradient * self.learned_weights()).sum()
         return terms.loss + (to_scores - to_scores.detach())
 
     def distillation_log(

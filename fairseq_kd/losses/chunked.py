@@ -1,6 +1,6 @@
 """The output projection and the whole loss, a chunk of tokens at a time.
 
-    L = sum over tokens of  alpha * T^order * D(p(T), q(T)) + beta * CE
+    L = sum over tokens of  alpha * T^r * D(p(T), q(T)) + beta * CE
 
 The gradients are computed in the forward pass, in closed form, so that no tensor of (N, V) is ever
 held: the logit gradient of a chunk is multiplied with W and the states at once and freed. Half

@@ -4,7 +4,8 @@
 function of their logarithms over K classes, (n, K) each, and returns a value per token, (n,) nats.
 A class that the teacher rules out (logit -inf) has the smallest probability that float32 holds,
 1.2e-38, so that every divergence is finite. A new one is two functions, its
-value and its slope, and a row of ``DIVERGENCES``.
+value and ``q * dD/dq``, and a row of ``DIVERGENCES``. The formulas of the first four, forward_kl,
+reverse_kl, jeffreys and js, are repeated in kernel.py, which computes them on GPUs: change both.
 """
 
 import math
@@ -96,16 +97,19 @@ def _log_skewed(log_own: Tensor, log_other: Tensor) -> Tensor:
     return torch.logaddexp(log_own + math.log(SKEW), log_other + math.log1p(-SKEW))
 
 
-def _slope_of_skew_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+def _q_times_gradient_of_skew_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``q * dD/dq = -(1 - SKEW) p q / m`` with m as in ``skew_kl``."""
     return (SKEW - 1) * (log_p + log_q - _log_skewed(log_p, log_q)).exp()
 
 
-def _slope_of_skew_reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+def _q_times_gradient_of_skew_reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``q * dD/dq - q = q (log(q / m) - SKEW q / m)`` with m as in ``skew_reverse_kl``."""
     gap = log_q - _log_skewed(log_q, log_p)
     return log_q.exp() * (gap - SKEW * gap.exp())
 
 
-def _slope_of_todi(log_p: Tensor, log_q: Tensor) -> Tensor:
+def _q_times_gradient_of_todi(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``q * dD/dq = (1 - a) q (1 - log(p / q)) - a p`` with constant a as in ``todi``."""
     gap = log_p - log_q
     share = gap.sigmoid()
     return (1 - share) * log_q.exp() * (1 - gap) - share * log_p.exp()
@@ -117,19 +121,19 @@ def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Divergence:
-    """A divergence D(p, q) with its slope and the power of T that scales it.
+    """A divergence D(p, q) with its gradient times q, and the power of T that scales it.
 
     Args:
         value: (log p, log q), each (n, K), to D, (n,) nats.
-        slope: the same to ``q_k * dD/dq_k``, (n, K), up to a multiple of q, which the softmax
-            cancels: with logits z of q at temperature T, ``dD/dz = (slope - q * sum slope) / T``.
-        order: the power of T that keeps the scale of the gradient in the logits as T changes: 2
-            where D is of second order in the logits, 1 where it is of first order.
+        q_times_gradient: the same to ``h_k = q_k * dD/dq_k``, (n, K), up to a multiple of q, which
+            the softmax cancels: with logits z of q at T, ``dD/dz = (h - q * sum h) / T``.
+        temperature_power: r of the factor T^r that keeps the scale of the gradient in the logits
+            as T changes: 2 where D is of second order in the logits, 1 where it is of first order.
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
-    slope: Callable[[Tensor, Tensor], Tensor]
-    order: int = 2
+    q_times_gradient: Callable[[Tensor, Tensor], Tensor]
+    temperature_power: int = 2
 
     def summed(
         self,
@@ -139,7 +143,7 @@ class Divergence:
         temperature: float,
         weights: Optional[Tensor] = None,
     ) -> Tensor:
-        """Sum over real tokens of ``T^order * D(p, q)``, by autograd and over whole logits.
+        """Sum over real tokens of ``T^r * D(p, q)``, by autograd and over whole logits.
 
         Training takes ``chunked_loss``, which gives the same without holding all logits.
 
@@ -158,27 +162,29 @@ class Divergence:
         value = self.value(log_p, log_q)  # (N,)
         if weights is not None:
             value = value * weights[real]
-        return temperature**self.order * value.sum()
+        return temperature**self.temperature_power * value.sum()
 
 
 DIVERGENCES: Dict[str, Divergence] = {
-    "forward_kl": Divergence(forward_kl, slope=lambda log_p, log_q: -log_p.exp()),
-    "reverse_kl": Divergence(reverse_kl, slope=lambda log_p, log_q: log_q.exp() * (log_q - log_p)),
+    "forward_kl": Divergence(forward_kl, q_times_gradient=lambda log_p, log_q: -log_p.exp()),
+    "reverse_kl": Divergence(
+        reverse_kl, q_times_gradient=lambda log_p, log_q: log_q.exp() * (log_q - log_p)
+    ),
     "jeffreys": Divergence(
-        jeffreys, slope=lambda log_p, log_q: log_q.exp() * (log_q - log_p) - log_p.exp()
+        jeffreys, q_times_gradient=lambda log_p, log_q: log_q.exp() * (log_q - log_p) - log_p.exp()
     ),
     "js": Divergence(
         jensen_shannon,
-        slope=lambda log_p, log_q: log_q.exp() * (log_q - _log_mean(log_p, log_q)) / 2,
+        q_times_gradient=lambda log_p, log_q: log_q.exp() * (log_q - _log_mean(log_p, log_q)) / 2,
     ),
     "tvd": Divergence(
         total_variation,
-        slope=lambda log_p, log_q: log_q.exp() * (log_q - log_p).sign() / 2,
-        order=1,
+        q_times_gradient=lambda log_p, log_q: log_q.exp() * (log_q - log_p).sign() / 2,
+        temperature_power=1,
     ),
-    "skew_kl": Divergence(skew_kl, _slope_of_skew_kl),
-    "skew_reverse_kl": Divergence(skew_reverse_kl, _slope_of_skew_reverse_kl),
-    "todi": Divergence(todi, _slope_of_todi),
+    "skew_kl": Divergence(skew_kl, _q_times_gradient_of_skew_kl),
+    "skew_reverse_kl": Divergence(skew_reverse_kl, _q_times_gradient_of_skew_reverse_kl),
+    "todi": Divergence(todi, _q_times_gradient_of_todi),
 }
 
 

@@ -1,10 +1,11 @@
 """The loss of a chunk of tokens as one Triton kernel: two passes over logits in half precision.
 
 The definition is that of ``token_loss``, for one teacher, one temperature and the divergences in
-``DIVERGENCES_OF_KERNEL``. Each program of the kernel has one token. It reads the logits of student
-and teacher once for their log-sum-exps at 1 and at T, and once more for the loss and the gradient,
-which it writes over the student's logits, in their own type. A divergence other than forward KL
-needs a pass between. Sums are in float32; no copy of (n, V) is made.
+``DIVERGENCES_OF_KERNEL``, whose formulas ``_value`` and ``_q_times_gradient`` repeat. Each program
+of the kernel has one token. It reads the logits of student and teacher once for their log-sum-exps
+at 1 and at T, and once more for the loss and the gradient, which it writes over the student's
+logits, in their own type. A divergence other than forward KL needs a pass between. Sums are in
+float32; no copy of (n, V) is made.
 
 Source: the log-sum-exp in one pass is Milakov and Gimelshein 2018, arXiv:1805.02867, algorithm 3;
 gradients written over the logits, Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989, section 3.2.
@@ -69,9 +70,9 @@ def loss_and_scaled_gradient_(
     n, vocab_size = z.shape
     others = options.smoothing / (vocab_size - 1)
     figures = torch.empty(n, len(FIELDS), device=z.device)
-    order = DIVERGENCES[options.divergence].order
+    temperature_power = DIVERGENCES[options.divergence].temperature_power
     numbers = (
-        options.alpha * options.temperature ** (order - 1),
+        options.alpha * options.temperature ** (temperature_power - 1),
         options.beta,
         1 / options.temperature,
         1 - options.smoothing - others,
@@ -102,8 +103,8 @@ def loss_and_scaled_gradient_(
 
 def _packed(sums: Dict[str, Tensor], n: int, options: LossOptions) -> Tensor:
     """The sums in the order of ``LossTerms``, of one teacher without a gate."""
-    order = DIVERGENCES[options.divergence].order
-    kd = options.temperature**order * sums["kd"]
+    temperature_power = DIVERGENCES[options.divergence].temperature_power
+    kd = options.temperature**temperature_power * sums["kd"]
     loss = options.alpha * kd + options.beta * sums["ce"]
     none = torch.zeros_like(kd)
     temperature, weight = (torch.full_like(kd, n * each) for each in (options.temperature, 1.0))
@@ -117,37 +118,37 @@ def _packed(sums: Dict[str, Tensor], n: int, options: LossOptions) -> Tensor:
 
 @triton.jit
 def _live(
-    z, gold, figures, vocab_size, taught, scale, beta, power, smoothed, others, factor,
+    z, gold, figures, vocab_size, taught, scale, beta, inverse_t, smoothed, others, factor,
     same: tl.constexpr, gradient: tl.constexpr, divergence: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """A token, of a teacher's logits ``taught``, (n, V)."""
     row = tl.program_id(0).to(tl.int64)
     z, taught, figures = z + row * vocab_size, taught + row * vocab_size, figures + row * 6
     label = tl.load(gold + row)
-    log_z, soft_z, top, total = _log_sums(z, vocab_size, power, same, block)
-    _, soft_t, teacher_top, _ = _log_sums(taught, vocab_size, power, same, block)
+    log_z, soft_z, top, total = _log_sums(z, vocab_size, inverse_t, same, block)
+    _, soft_t, teacher_top, _ = _log_sums(taught, vocab_size, inverse_t, same, block)
     nll = log_z - tl.load(z + label).to(tl.float32)
-    slopes = -1.0  # their sum
+    h_sum = -1.0  # of h = q * dD/dq over the vocabulary
     if divergence != FORWARD:
-        slopes = 0.0
+        h_sum = 0.0
         for start in range(0, vocab_size, block):
             entries = start + tl.arange(0, block)
             inside = entries < vocab_size
-            log_q = _log_p(z, entries, inside, power, soft_z)
-            log_p = tl.maximum(_log_p(taught, entries, inside, power, soft_t), SMALLEST)
-            slopes += tl.sum(tl.where(inside, _slope(log_p, log_q, divergence), 0.0))
+            log_q = _log_p(z, entries, inside, inverse_t, soft_z)
+            log_p = tl.maximum(_log_p(taught, entries, inside, inverse_t, soft_t), SMALLEST)
+            h_sum += tl.sum(tl.where(inside, _q_times_gradient(log_p, log_q, divergence), 0.0))
     value = 0.0
     entropy = 0.0
     for start in range(0, vocab_size, block):
         entries = start + tl.arange(0, block)
         inside = entries < vocab_size
         logits = tl.load(z + entries, mask=inside, other=0.0).to(tl.float32)
-        log_q = logits * power - soft_z
-        log_p = tl.maximum(_log_p(taught, entries, inside, power, soft_t), SMALLEST)
+        log_q = logits * inverse_t - soft_z
+        log_p = tl.maximum(_log_p(taught, entries, inside, inverse_t, soft_t), SMALLEST)
         value += tl.sum(tl.where(inside, _value(log_p, log_q, divergence), 0.0))
         entropy -= tl.sum(tl.where(inside, tl.exp(log_p) * log_p, 0.0))
         if gradient:
-            dz = scale * (_slope(log_p, log_q, divergence) - tl.exp(log_q) * slopes)
+            dz = scale * (_q_times_gradient(log_p, log_q, divergence) - tl.exp(log_q) * h_sum)
             y = tl.where(entries == label, smoothed + others, others)
             dz = factor * (dz + beta * (tl.exp(logits - log_z) - y))
             tl.store(z + entries, dz.to(z.dtype.element_ty), mask=inside)
@@ -157,7 +158,7 @@ def _live(
 
 @triton.jit
 def _stored(
-    z, gold, figures, vocab_size, ids, log_p, entropy, scale, beta, power, smoothed, others,
+    z, gold, figures, vocab_size, ids, log_p, entropy, scale, beta, inverse_t, smoothed, others,
     factor, same: tl.constexpr, gradient: tl.constexpr, divergence: tl.constexpr,
     block: tl.constexpr, k: tl.constexpr, n_kept: tl.constexpr,
 ):  # fmt: skip
@@ -166,7 +167,7 @@ def _stored(
     z, figures = z + row * vocab_size, figures + row * 6
     ids, log_p = ids + row * k, log_p + row * (k + 1)
     label = tl.load(gold + row)
-    log_z, soft_z, top, total = _log_sums(z, vocab_size, power, same, block)
+    log_z, soft_z, top, total = _log_sums(z, vocab_size, inverse_t, same, block)
     nll = log_z - tl.load(z + label).to(tl.float32)
     number = tl.arange(0, n_kept)
     listed = number < k
@@ -174,27 +175,27 @@ def _stored(
     kept_z = tl.load(z + kept, mask=listed, other=0.0).to(tl.float32)
     kept_p = tl.load(log_p + number, mask=listed, other=0.0)
     rest_p = tl.load(log_p + k)
-    kept_q = kept_z * power - soft_z
+    kept_q = kept_z * inverse_t - soft_z
     kept_mass = tl.where(listed, tl.exp(kept_q), 0.0)
     rest_mass = tl.maximum(1.0 - tl.sum(kept_mass), EPSILON)
     rest_q = tl.log(rest_mass)
     value = tl.sum(tl.where(listed, _value(kept_p, kept_q, divergence), 0.0))
     value += _value(rest_p, rest_q, divergence)
     if gradient:
-        kept_slopes = tl.where(listed, _slope(kept_p, kept_q, divergence), 0.0)
-        rest_slope = _slope(rest_p, rest_q, divergence)
-        slopes = tl.sum(kept_slopes) + rest_slope
-        rest = rest_slope / rest_mass - slopes
+        kept_h = tl.where(listed, _q_times_gradient(kept_p, kept_q, divergence), 0.0)
+        rest_h = _q_times_gradient(rest_p, rest_q, divergence)
+        h_sum = tl.sum(kept_h) + rest_h
+        rest = rest_h / rest_mass - h_sum
         for start in range(0, vocab_size, block):
             entries = start + tl.arange(0, block)
             inside = entries < vocab_size
             logits = tl.load(z + entries, mask=inside, other=0.0).to(tl.float32)
             y = tl.where(entries == label, smoothed + others, others)
-            dz = scale * rest * tl.exp(logits * power - soft_z)
+            dz = scale * rest * tl.exp(logits * inverse_t - soft_z)
             dz = factor * (dz + beta * (tl.exp(logits - log_z) - y))
             tl.store(z + entries, dz.to(z.dtype.element_ty), mask=inside)
         y = tl.where(kept == label, smoothed + others, others)
-        dz = scale * (kept_slopes - kept_mass * slopes)
+        dz = scale * (kept_h - kept_mass * h_sum)
         dz = factor * (dz + beta * (tl.exp(kept_z - log_z) - y))
         tl.debug_barrier()  # the entries were written by other threads of this program
         tl.store(z + kept, dz.to(z.dtype.element_ty), mask=listed)
@@ -203,7 +204,7 @@ def _stored(
 
 
 @triton.jit
-def _log_sums(z, vocab_size, power, same: tl.constexpr, block: tl.constexpr):
+def _log_sums(z, vocab_size, inverse_t, same: tl.constexpr, block: tl.constexpr):
     """Of a row: log-sum-exp of z and of z / T, the number of the largest entry, and the sum."""
     highest = LOWEST
     top = 0
@@ -220,25 +221,25 @@ def _log_sums(z, vocab_size, power, same: tl.constexpr, block: tl.constexpr):
         top = tl.where(largest > before, start + at, top)
         mass = mass * tl.exp(before - highest) + tl.sum(tl.exp(logits - highest))
         if not same:
-            softened = tl.exp((logits - highest) * power)
-            soft = soft * tl.exp((before - highest) * power) + tl.sum(softened)
+            softened = tl.exp((logits - highest) * inverse_t)
+            soft = soft * tl.exp((before - highest) * inverse_t) + tl.sum(softened)
         total += tl.sum(tl.where(inside, logits, 0.0))
     log_z = highest + tl.log(mass)
     soft_z = log_z
     if not same:
-        soft_z = highest * power + tl.log(soft)
+        soft_z = highest * inverse_t + tl.log(soft)
     return log_z, soft_z, top, total
 
 
 @triton.jit
-def _log_p(z, entries, inside, power, soft_z):
+def _log_p(z, entries, inside, inverse_t, soft_z):
     logits = tl.load(z + entries, mask=inside, other=0.0).to(tl.float32)
-    return logits * power - soft_z
+    return logits * inverse_t - soft_z
 
 
 @triton.jit
 def _value(log_p, log_q, divergence: tl.constexpr):
-    """A class's part of a divergence; see ``divergence``."""
+    """A class's part of a divergence, as in divergence.py."""
     if divergence == FORWARD:
         value = tl.exp(log_p) * (log_p - log_q)
     elif divergence == REVERSE:
@@ -252,17 +253,17 @@ def _value(log_p, log_q, divergence: tl.constexpr):
 
 
 @triton.jit
-def _slope(log_p, log_q, divergence: tl.constexpr):
-    """``q * dD/dq`` of a class, up to a multiple of q; see ``divergence``."""
+def _q_times_gradient(log_p, log_q, divergence: tl.constexpr):
+    """``h = q * dD/dq`` of a class, up to a multiple of q, as in divergence.py."""
     if divergence == FORWARD:
-        slope = -tl.exp(log_p)
+        h = -tl.exp(log_p)
     elif divergence == REVERSE:
-        slope = tl.exp(log_q) * (log_q - log_p)
+        h = tl.exp(log_q) * (log_q - log_p)
     elif divergence == JEFFREYS:
-        slope = tl.exp(log_q) * (log_q - log_p) - tl.exp(log_p)
+        h = tl.exp(log_q) * (log_q - log_p) - tl.exp(log_p)
     else:
-        slope = tl.exp(log_q) * (log_q - _log_mean(log_p, log_q)) / 2
-    return slope
+        h = tl.exp(log_q) * (log_q - _log_mean(log_p, log_q)) / 2
+    return h
 
 
 @triton.jit

@@ -1,16 +1,18 @@
 """The loss of a chunk of tokens, and its gradient in their logits, both in closed form.
 
-    L = sum over tokens of  alpha * T^order * D(P, q(T)) + beta * CE
+    L = sum over tokens of  alpha * T^r * D(P, q(T)) + beta * CE
 
-with D one of ``DIVERGENCES``, ``q(T) = softmax(z / T)`` of the student's logits z, P the mixture of
-the teachers' distributions at T, and CE fairseq's label-smoothed cross-entropy at T = 1,
+with D one of ``DIVERGENCES`` and r its ``temperature_power``, ``q(T) = softmax(z / T)`` of the
+student's logits z, P the mixture of the teachers' distributions at T, and CE fairseq's
+label-smoothed cross-entropy at T = 1,
 ``CE = (1 - e - e') * -log q_gold + e' * sum_v -log q_v`` with ``e' = e / (V - 1)``. The gradient:
 
-    dL/dz = alpha * T^(order - 1) * (slope - q(T) * sum slope) + beta * (q - y)
+    dL/dz = alpha * T^(r - 1) * (h - q(T) * sum h) + beta * (q - y)
 
-y the smoothed one-hot reference, and slope as ``Divergence`` defines it. With a gate, each token
-has ``alpha * 2 (1 - g)`` and ``beta * 2 g`` for alpha and beta, g the teachers' probability of its
-reference token. n tokens, V vocabulary entries, I teachers.
+y the smoothed one-hot reference, and ``h = q * dD/dq``, ``q_times_gradient`` of D, which
+divergence.py defines. With a gate, each token has ``alpha * 2 (1 - g)`` and ``beta * 2 g`` for
+alpha and beta, g the teachers' probability of its reference token. n tokens, V vocabulary entries,
+I teachers.
 """
 
 from dataclasses import dataclass, field
@@ -74,7 +76,7 @@ class LossTerms(NamedTuple):
     """
 
     loss: Tensor  # alpha * kd + beta * ce
-    kd: Tensor  # T^order * D
+    kd: Tensor  # T^r * D
     ce: Tensor  # label-smoothed cross-entropy
     nll: Tensor  # -log q_gold at T = 1
     entropy: Tensor  # of P
@@ -84,7 +86,7 @@ class LossTerms(NamedTuple):
     gate: Tensor  # of g; 0 without a gate
     teacher_nll: Tensor  # -log sum_i w_i p_i(gold) at T = 1; 0 of one teacher without a gate
     weights: Tensor  # (I,) of w_i
-    credit: Tensor  # (I,) of p_i(gold) / sum_j w_j p_j(gold), the slope of -teacher_nll in w_i
+    weight_gradient: Tensor  # (I,) of -teacher_nll in w_i: p_i(gold) / sum_j w_j p_j(gold)
 
     @classmethod
     def packed_size(cls, n_teachers: int) -> int:
@@ -99,8 +101,8 @@ class LossTerms(NamedTuple):
 
 
 def _packed(terms: LossTerms) -> Tensor:
-    *scalars, weights, credit = terms
-    return torch.cat([torch.stack(scalars), weights, credit])
+    *scalars, weights, weight_gradient = terms
+    return torch.cat([torch.stack(scalars), weights, weight_gradient])
 
 
 def loss_and_logit_gradient_(
@@ -141,7 +143,7 @@ def loss_and_logit_gradient_(
     target = options.mixture.of(parts, by_teachers.weights, z.size(-1))
     entropy = target.entropy
     divergence = DIVERGENCES[options.divergence]
-    scale = _column(alpha) * temperature ** (divergence.order - 1)
+    scale = _column(alpha) * temperature ** (divergence.temperature_power - 1)
     agreed = student_top1 == (target.top1 if top1 is None else top1)
     if isinstance(target, Sparse):
         value, dz = _over_classes(divergence, target, softened, scale)
@@ -151,7 +153,7 @@ def loss_and_logit_gradient_(
     else:
         value, dz = _over_vocabulary(divergence, target, softened, scale)
     t = tensor_on(z.device, temperature, z.dtype).expand(len(z), 1).squeeze(-1)
-    kd = t**divergence.order * value
+    kd = t**divergence.temperature_power * value
 
     def total(per_token: Tensor) -> Tensor:
         return per_token.sum().to(z.dtype)
@@ -168,7 +170,7 @@ def loss_and_logit_gradient_(
         gate=total(gate),
         teacher_nll=total(by_teachers.nll),
         weights=by_teachers.weights.sum(0),
-        credit=by_teachers.credit,
+        weight_gradient=by_teachers.weight_gradient,
     )
     if not gradient:
         return _packed(terms), None
@@ -187,7 +189,7 @@ class _GoldByTeachers:
 
     weights: Tensor
     nll: Tensor  # (n,)
-    credit: Tensor  # (I,)
+    weight_gradient: Tensor  # (I,)
 
     @classmethod
     def of(
@@ -260,10 +262,10 @@ def _add_cross_entropy_gradient_(
 def _over_vocabulary(
     divergence: Divergence, target: Dense, student: Dense, scale: Temperature
 ) -> Tuple[Tensor, Tensor]:
-    """D, (n,), and ``scale * (slope - q * sum slope)``, (n, V), over the vocabulary."""
+    """D, (n,), and ``scale * (h - q * sum h)``, (n, V), over the vocabulary."""
     log_p, log_q = target.log_p, student.scaled_logits - student.log_z.unsqueeze(-1)
-    slope = divergence.slope(log_p, log_q)
-    dz = slope.sub_(student.p * slope.sum(-1, keepdim=True)).mul_(scale)
+    h = divergence.q_times_gradient(log_p, log_q)
+    dz = h.sub_(student.p * h.sum(-1, keepdim=True)).mul_(scale)
     return divergence.value(log_p, log_q), dz
 
 
@@ -272,7 +274,7 @@ def _over_classes(
 ) -> Tuple[Tensor, Tensor]:
     """The same over the entries of a sparse target and one class of all the others.
 
-    The slope of that class is distributed over its entries in proportion to their q.
+    ``h`` of that class is distributed over its entries in proportion to their q.
     """
     q = student.p.gather(-1, target.ids)  # (n, M)
     log_q = student.scaled_logits.gather(-1, target.ids) - student.log_z.unsqueeze(-1)
@@ -281,8 +283,8 @@ def _over_classes(
         log_q = log_q.masked_fill(target.repeated, LOG_SMALLEST)
     q_rest = (1 - q.sum(-1, keepdim=True)).clamp(min=torch.finfo(q.dtype).eps)  # (n, 1)
     log_q = torch.cat([log_q, q_rest.log()], -1)  # (n, M + 1)
-    slope = divergence.slope(target.log_p, log_q)
-    rest = slope[:, -1:] / q_rest
-    dz = student.p * (scale * (rest - slope.sum(-1, keepdim=True)))
-    listed = (slope[:, :-1] - q * rest).mul_(scale)
+    h = divergence.q_times_gradient(target.log_p, log_q)
+    rest = h[:, -1:] / q_rest
+    dz = student.p * (scale * (rest - h.sum(-1, keepdim=True)))
+    listed = (h[:, :-1] - q * rest).mul_(scale)
     return divergence.value(target.log_p, log_q), dz.scatter_add_(-1, target.ids, listed)

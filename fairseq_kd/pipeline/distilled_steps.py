@@ -12,16 +12,11 @@ from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOp
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.corpus import EVERY_SPLIT, Corpus
 from fairseq_kd.pipeline.run_file import RunFile
-from fairseq_kd.pipeline.step_commands import (
-    IMPORTED,
-    MONOLINGUAL,
-    TRANSLATIONS,
-    Model,
-    in_shards,
-    last_part,
-)
-from fairseq_kd.pipeline.workflow import LaidOutStep
+from fairseq_kd.pipeline.run_models import Model
+from fairseq_kd.pipeline.workflow import LaidOutStep, in_shards, last_part
 
+TRANSLATIONS, IMPORTED = "teacher-translations", "imported-translations"
+MONOLINGUAL = "monolingual-text"
 SECTION, GREEDY = "own-translations", {"beam": 1}
 UNFILTERED = dict.fromkeys(("max-length-ratio", "max-copied", "max-repeated"), "inf")
 
@@ -84,11 +79,11 @@ def own_steps(
     return [*steps, distilled_step(corpus, corpus, UNFILTERED, translations, out)]
 
 
-def text_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
+def text_step(corpus: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep:
     """The step that binarises monolingual text.
 
     Args:
-        gold: the corpus of the run.
+        corpus: the corpus of the run.
         section: ``distilled.binarise-text`` of the run file.
         out: the folder of the binarised text; the step has its name.
 
@@ -96,12 +91,12 @@ def text_step(gold: Corpus, section: Mapping[str, Any], out: str) -> LaidOutStep
         FileNotFoundError: there is no such text.
         ValueError: the section has an unknown flag, or a value out of its range.
     """
-    options = BinariseTextOptions.of({"data": gold.folder, "out": out, **section})
+    options = BinariseTextOptions.of({"data": corpus.folder, "out": out, **section})
     given = [text_file(str(options.text)), *([str(options.codes)] if options.codes else [])]
-    side = f"{out}/train.{'-'.join(gold.pair)}.{gold.pair[0]}"
+    side = f"{out}/train.{'-'.join(corpus.pair)}.{corpus.pair[0]}"
     makes = [f"{out}/text.json", f"{side}.bin", f"{side}.idx"]
-    reads = [*gold.reads(EVERY_SPLIT), *given]
-    return LaidOutStep(last_part(out), "prepare", options, gold.after, reads, makes, out)
+    reads = [*corpus.reads(EVERY_SPLIT), *given]
+    return LaidOutStep(last_part(out), "prepare", options, corpus.after, reads, makes, out)
 
 
 def translation_steps(
@@ -154,13 +149,13 @@ def import_step(corpus: Corpus, section: Mapping[str, Any], out: str) -> LaidOut
 
 
 def distilled_step(
-    corpus: Corpus, gold: Corpus, section: Mapping[str, Any], translations: str, out: str
+    translated: Corpus, corpus: Corpus, section: Mapping[str, Any], translations: str, out: str
 ) -> LaidOutStep:
     """The step that makes a training set of translations.
 
     Args:
-        corpus: whose training set was translated.
-        gold: the corpus of the run.
+        translated: whose training set was translated.
+        corpus: the corpus of the run.
         section: ``distilled.distill-data`` of the run file.
         translations: their folder.
         out: the folder of the set: ``distilled``, or ``mixed`` with gold pairs.
@@ -168,11 +163,11 @@ def distilled_step(
     Raises:
         ValueError: the section has an unknown flag, or a value out of its range.
     """
-    flags = {"translations": translations, "data": corpus.folder, "out": out}
+    flags = {"translations": translations, "data": translated.folder, "out": out}
     if last_part(out) == "mixed":
-        flags |= {"mix": "gold", **({} if corpus is gold else {"gold-data": gold.folder})}
+        flags |= {"mix": "gold", **({} if translated is corpus else {"gold-data": corpus.folder})}
     options = DistillDataOptions.of({**flags, "select": "best", **section})
-    makes, reads = [f"{out}/manifest.json"], gold.reads(EVERY_SPLIT)
+    makes, reads = [f"{out}/manifest.json"], corpus.reads(EVERY_SPLIT)
     reads += [str(options.scores)] if options.scores else []
     return LaidOutStep(
         last_part(out), "distill", options, [last_part(translations)], reads, makes, out

@@ -1,4 +1,4 @@
-"""Lays out a run: from its file to its steps.
+"""Lays out the steps of a run: data, teachers, trainings, controls and the evaluation.
 
 In order: the text, the teacher; for each stage of the ladder its teacher's store or translations,
 its initial weights and its training; then the controls, and the evaluation.
@@ -15,16 +15,16 @@ from fairseq_kd.installation import USER_DIR
 from fairseq_kd.pipeline.corpus import corpus_of
 from fairseq_kd.pipeline.distilled_steps import distilled_steps, own_steps
 from fairseq_kd.pipeline.run_file import COLD, INHERIT, OWN, RunFile, Stage
-from fairseq_kd.pipeline.step_commands import (
+from fairseq_kd.pipeline.run_models import Model
+from fairseq_kd.pipeline.store_steps import store_steps
+from fairseq_kd.pipeline.train_command import TrainCommand
+from fairseq_kd.pipeline.training_flags import (
     PLAIN,
     SIZES,
     TEACHERLESS,
-    Model,
     stage_flags,
-    store_steps,
     stretched_schedule,
 )
-from fairseq_kd.pipeline.train_command import TrainCommand
 from fairseq_kd.pipeline.workflow import LaidOutStep
 from fairseq_kd.sizing.options import InheritOptions
 
@@ -211,13 +211,13 @@ class Layout:
 
     def _store(self, teacher: Model, data: str, after: List[str]) -> Tuple[str, str]:
         """The folder of the teacher's store of some data, and the step that completes it."""
-        gold = self.corpus
-        name = f"{teacher.name}-store" + ("" if data == gold.folder else f"-{Path(data).name}")
+        corpus = self.corpus
+        name = f"{teacher.name}-store" + ("" if data == corpus.folder else f"-{Path(data).name}")
         out = self._path(name)
         section = self.run.get("store", {})
         with self.run.section("store"):
             steps = store_steps(
-                teacher, gold, data, after, section, self.stored, out, self.own_user_dir
+                teacher, corpus, data, after, section, self.stored, out, self.own_user_dir
             )
         self._add(*steps)
         return out, name

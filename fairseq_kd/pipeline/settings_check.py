@@ -3,7 +3,7 @@
 from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 
 from fairseq_kd.pipeline.run_file import COLD, INHERIT, OWN, STAGE_DEFAULTS, RunFile, Stage
-from fairseq_kd.pipeline.step_commands import PLAIN, SIZES, TEACHERLESS
+from fairseq_kd.pipeline.training_flags import PLAIN, SIZES, TEACHERLESS
 
 DISTILLING = ("alpha", "beta", "temperature", "soft-targets", "learns-from")
 LANGUAGES = "teacher-languages"

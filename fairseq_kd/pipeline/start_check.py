@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.flag_types import flag_name
-from fairseq_kd.pipeline.step_commands import SIZES as SIZE_FLAGS
+from fairseq_kd.pipeline.training_flags import SIZES as SIZE_FLAGS
 from fairseq_kd.pipeline.workflow import LaidOutStep
 from fairseq_kd.sizing.options import InheritOptions
 

@@ -17,8 +17,8 @@ from typing import Any, Dict, Iterator, NoReturn
 from fairseq_kd.decoding.options import LENPEN
 from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
 from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range, flag_name
-from fairseq_kd.pipeline.step_commands import PLAIN
 from fairseq_kd.pipeline.train_command import TrainCommand
+from fairseq_kd.pipeline.training_flags import PLAIN
 
 ONE_FILE = "the next step reads one file with the usual name"
 AT_RESTARTS = {  # flags with which a killed training cannot be resumed, with the reason

@@ -3,9 +3,11 @@
 import hashlib
 import itertools
 import json
+import os
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Type
 
+from fairseq_kd.command_line import Options
 from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.installation import USER_DIR, USER_DIRS
@@ -86,6 +88,36 @@ class LaidOutStep(NamedTuple):
         """The step as the workflow records it."""
         content = self._asdict()
         return Step(commands=[content.pop("command").argv()], **content)
+
+
+def in_shards(
+    whole: LaidOutStep, options: Type[Options], flags: Mapping[str, Any], shards: int
+) -> List[LaidOutStep]:
+    """A step as one, or as parts for several machines and one that merges them.
+
+    Args:
+        whole: the step, whose command merges.
+        options: of the command that does the work.
+        flags: its flags.
+        shards: how many parts.
+    """
+    if shards == 1:
+        return [whole._replace(command=options.of(flags))]
+    parts = [
+        whole._replace(
+            name=f"{whole.name}-{index}-of-{shards}",
+            command=options.of([*flags.items(), ("shard", f"{index}/{shards}")]),
+            makes=[],
+        )
+        for index in range(1, shards + 1)
+    ]
+    names = [part.name for part in parts]
+    return [*parts, whole._replace(kind="merge", after=names, reads=[], gpus=0)]
+
+
+def last_part(folder: str) -> str:
+    """The last part of a path, which is the name of its step."""
+    return os.path.basename(folder)
 
 
 class Workflow(NamedTuple):

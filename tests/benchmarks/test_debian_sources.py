@@ -115,22 +115,33 @@ def test_what_a_killed_run_left_is_no_obstacle(built, texts, tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_values_that_mean_nothing_are_refused(texts, tmp_path):
-    out = tmp_path / "out"
-    number = "must be a number of pairs, 1 or more, but is"
-    refused(build(texts, out, check=False, VALID="0"), f"VALID {number} 0.")
-    refused(build(texts, out, check=False, TEST="1%"), f"TEST {number} 1%.")
+@pytest.mark.parametrize(("name", "value"), [("VALID", "0"), ("TEST", "1%")])
+def test_a_number_of_pairs_that_is_none_is_refused(texts, tmp_path, name, value):
+    result = build(texts, tmp_path / "out", check=False, **{name: value})
+    refused(result, f"{name} must be a number of pairs, 1 or more, but is {value}.")
+
+
+@pytest.mark.parametrize("lang", ["en", "German", ".*"])
+def test_a_language_that_is_no_code_or_english_is_refused(texts, tmp_path, lang):
+    result = build(texts, tmp_path / "out", check=False, lang=lang)
     code = "must be the code of a language other than English, such as de or pt_BR, but is"
-    for lang in ("en", "German", ".*"):
-        refused(build(texts, out, check=False, lang=lang), f"LANG {code} {lang}.")
+    refused(result, f"LANG {code} {lang}.")
+
+
+def test_a_folder_of_texts_that_does_not_exist_is_refused(tmp_path):
+    out = tmp_path / "out"
     folder = "must be a folder with Translation files, but"
     refused(build(out, out, check=False), f"--local {folder} {out} is not a folder.")
 
 
-def test_a_broken_file_and_too_few_pairs_are_refused(tmp_path):
+def test_too_few_pairs_are_refused(tmp_path):
     folder = write(tmp_path / "texts", packages(2))
     result = build(folder, tmp_path / "out", check=False)
     refused(result, "12 pairs are too few for a training set, valid and test.")
+
+
+def test_a_file_that_is_cut_off_is_refused(tmp_path):
+    folder = write(tmp_path / "texts", packages(2))
     (folder / "Translation-de.xz").write_bytes(lzma.compress(b"cut off in the middle")[:-9])
     result = build(folder, tmp_path / "out", check=False)
     assert result.returncode == 1
@@ -140,7 +151,10 @@ def test_a_broken_file_and_too_few_pairs_are_refused(tmp_path):
 
 def test_the_header_is_the_help():
     assert run(SCRIPT, "--help").stdout.startswith("Build a parallel corpus, English and LANG")
-    for words in (["de"], ["de", "out", "more"], ["de", "out", "--local"], ["de", "out", "--odd"]):
-        result = run(SCRIPT, *words, check=False)
-        assert result.returncode == 2
-        assert "usage: benchmarks/debian_descriptions.sh LANG OUT_DIR [--local" in result.stderr
+
+
+@pytest.mark.parametrize("words", ["de", "de out more", "de out --local", "de out --odd"])
+def test_other_arguments_are_answered_by_the_usage(words):
+    result = run(SCRIPT, *words.split(), check=False)
+    assert result.returncode == 2
+    assert "usage: benchmarks/debian_descriptions.sh LANG OUT_DIR [--local" in result.stderr

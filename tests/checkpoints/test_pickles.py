@@ -86,18 +86,27 @@ def test_what_is_made_of_the_same_values_again_and_again_is_refused(tmp_path, ki
         read_checkpoint(path)
 
 
-def test_tensors_of_more_numbers_than_the_file_has_are_not_made(tmp_path):
-    path, count = tmp_path / "T.pt", 70_000
-    content = {"model": {"w": torch.zeros(count)}, "args": ARGS}
+COUNT = 70_000
+CUTS = {
+    "a count of 2^31 - 1": lambda whole: whole.replace(
+        struct.pack("<i", COUNT), struct.pack("<i", 2**31 - 1)
+    ),
+    "half of the file": lambda whole: whole[: len(whole) // 2],
+    "its head": lambda whole: whole[:300],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_tensors_of_more_numbers_than_the_file_has_are_not_made(tmp_path, cut):
+    path = tmp_path / "T.pt"
+    content = {"model": {"w": torch.zeros(COUNT)}, "args": ARGS}
     whole = saved(path, content, _use_new_zipfile_serialization=False).read_bytes()
-    assert read_checkpoint(path)["model"]["w"].numel() == count
-    more = whole.replace(struct.pack("<i", count), struct.pack("<i", 2**31 - 1))
-    for short in (more, whole[: len(whole) // 2], whole[:300]):
-        path.write_bytes(short)
-        message = re.escape(f"{path} is cut off, its end is missing. {AGAIN}")
-        with pytest.raises(ValueError, match=f"^{message}$"):
-            read_checkpoint(path)
-        assert is_cut_off(path)
+    assert read_checkpoint(path)["model"]["w"].numel() == COUNT
+    path.write_bytes(cut(whole))
+    message = re.escape(f"{path} is cut off, its end is missing. {AGAIN}")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        read_checkpoint(path)
+    assert is_cut_off(path)
 
 
 NUMBERS = torch.arange(4.0)
@@ -144,14 +153,13 @@ def test_a_tensor_is_any_part_of_its_numbers(tmp_path, zipped):
     assert all(torch.equal(read[name], tensor) for name, tensor in whole.items())
 
 
-def test_the_numbers_of_a_tensor_are_not_changed_afterwards(tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_numbers_of_a_tensor_are_not_changed_afterwards(tmp_path, zipped):
     weight = rebuilt(0, (4,), (1,))
     weight.called = (*weight.called, (NUMBERS.storage(), 0, (10**9,), (1,)))
-    for zipped in (True, False):
-        path = tmp_path / f"{zipped}.pt"
-        content = {"model": {"w": weight}, "args": ARGS}
-        saved(path, content, _use_new_zipfile_serialization=zipped)
-        refused(path, f"is not a fairseq checkpoint: torch cannot read it. {GIVE}")
+    content = {"model": {"w": weight}, "args": ARGS}
+    path = saved(tmp_path / "T.pt", content, _use_new_zipfile_serialization=zipped)
+    refused(path, f"is not a fairseq checkpoint: torch cannot read it. {GIVE}")
 
 
 def test_numbers_that_torch_would_not_read_are_missed(tmp_path):

@@ -146,19 +146,24 @@ def test_options_may_contain_themselves():
         refuse_code("T.pt", options)
 
 
+READERS = {
+    "as data": read_checkpoint,
+    "as a teacher": load_teacher,
+    "for its structure": TeacherStructure.of_checkpoint,
+    "by fairseq": checkpoint_utils.load_checkpoint_to_cpu,
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("kind", hostile.CODES)
-def test_a_checkpoint_whose_option_holds_code_is_refused_wherever_it_is_read(kind, teacher, folder):
+def test_a_checkpoint_whose_option_holds_code_is_refused_wherever_it_is_read(
+    kind, read, teacher, folder
+):
     path = hostile.write(kind, teacher, folder)
     sentence = f"{re.escape(path)} holds the option {re.escape(kind)}, which .*must be a plain val"
-    for read in (
-        read_checkpoint,
-        load_teacher,
-        TeacherStructure.of_checkpoint,
-        checkpoint_utils.load_checkpoint_to_cpu,
-    ):
-        with pytest.raises(ValueError, match=sentence) as error:
-            read(path)
-        assert str(error.value).count("\n") == 0
+    with pytest.raises(ValueError, match=sentence) as error:
+        read(path)
+    assert str(error.value).count("\n") == 0
 
 
 def test_an_option_that_no_table_names_runs_no_code_either(setup, data, folder):

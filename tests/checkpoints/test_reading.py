@@ -289,7 +289,7 @@ def test_a_file_that_lacks_a_part_of_a_checkpoint_is_refused_by_its_name(tmp_pat
         read_checkpoint(path)
 
 
-def test_a_missing_checkpoint():
+def test_a_missing_checkpoint_is_refused():
     message = r"^gone\.pt does not exist\. Give the path of a fairseq checkpoint\.$"
     with pytest.raises(FileNotFoundError, match=message):
         read_checkpoint("gone.pt")

@@ -44,7 +44,7 @@ def test_forward_and_backward_wait_for_nothing(criterion, name, prefix):
     assert waiting.calls == []
 
 
-def test_what_waits_is_found(criterion):
+def test_operations_that_wait_for_the_gpu_are_detected(criterion):
     """Without the preparation, positions have to be found and records to be read."""
     made = criterion("word_kd from a store")
     sample = made.batch(0, 1)

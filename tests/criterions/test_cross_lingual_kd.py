@@ -163,7 +163,7 @@ def test_a_batch_without_a_real_token_gives_zero_and_no_nan(cross):
 
 @pytest.mark.parametrize("alpha", ["0.8", "0"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(cross, dtype, alpha):
+def test_half_precision_gives_the_loss_of_float32_and_finite_gradients(cross, dtype, alpha):
     setup = cross("--kd-alpha", alpha)
     sample = setup.batch(0, 1)
     want = setup.criterion(setup.model.eval(), sample)[0].item()
@@ -176,47 +176,52 @@ def test_half_precision(cross, dtype, alpha):
     assert all(p.grad.isfinite().all() for p in setup.model.parameters())
 
 
-def test_refusals(setup, three_way, teacher, cross, tmp_path):
-    def refuses(text, build, *flags):
-        with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
-            build(*flags)
-
-    refuses(
-        "--criterion cross_lingual_kd needs the teacher's sentences beside the student's. Train "
-        "with --task pivot_translation and --kd-pivot-lang.",
-        setup,
-        *["--criterion", "cross_lingual_kd", "--kd-teacher", teacher],
-    )
-    refuses(
+REFUSED = {
+    "an align weight below 0": (
         "--kd-align-weight must be 0 or a number from 1e-12 to 1,000,000, but is -1.0.",
-        cross,
-        "--kd-align-weight",
-        "-1",
-    )
-    refuses(
+        ["--kd-align-weight", "-1"],
+    ),
+    "an unknown align level": (
         "--kd-align-level must be one of sentence, token, both, but is word.",
-        cross,
-        *["--kd-align-level", "word"],
+        ["--kd-align-level", "word"],
+    ),
+    "a distance of no alignment": (
+        "--kd-align-distance is cosine, but has no effect while --kd-align-weight is 0. Leave "
+        "it out, or set the weight above 0.",
+        ["--kd-align-distance", "cosine", "--kd-align-weight", "0"],
+    ),
+    "a shared encoder": (
+        "--kd-share-encoder cannot be used with --criterion cross_lingual_kd, whose student and "
+        "teacher read different sentences. Leave it out.",
+        ["--kd-share-encoder"],
+    ),
+    "a pivot in the teacher's target language": (
+        "--kd-teacher {teacher} translates es-en, but the pivot sentences and their targets are "
+        "en-es (the pair is swapped). Give a teacher of the same direction, or change "
+        "--kd-pivot-lang and --target-lang.",
+        ["--source-lang", "xx", "--target-lang", "es", "--kd-pivot-lang", "en"],
+    ),
+    "several teachers": (
+        "--kd-teacher a:b names several teachers, but --criterion cross_lingual_kd reads the "
+        "layers of one. Name one.",
+        ["--kd-teacher", "a:b"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "flags"), REFUSED.values(), ids=REFUSED)
+def test_flags_and_teachers_that_do_not_fit_are_refused(cross, teacher, message, flags):
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(teacher=teacher))}$"):
+        cross(*flags)
+
+
+def test_another_task_than_pivot_translation_is_refused(setup, teacher):
+    message = (
+        "--criterion cross_lingual_kd needs the teacher's sentences beside the student's. Train "
+        "with --task pivot_translation and --kd-pivot-lang."
     )
-    refuses(
-        "--kd-align-distance is cosine, but has no effect while --kd-align-weight is 0.",
-        cross,
-        *["--kd-align-distance", "cosine", "--kd-align-weight", "0"],
-    )
-    refuses(
-        "--kd-share-encoder cannot be used with --criterion cross_l", cross, "--kd-share-encoder"
-    )
-    backwards = ["--source-lang", "xx", "--target-lang", "es", "--kd-pivot-lang", "en"]
-    refuses(
-        f"--kd-teacher {teacher} translates es-en, but the pivot sentences and their targets are "
-        "en-es (the pair is swapped).",
-        cross,
-        *backwards,
-    )
-    refuses(
-        "--kd-teacher a:b names several teachers, but --criterion cross_lingual_kd reads the",
-        lambda: Setup(three_way, *CROSS, "--kd-teacher", "a:b"),
-    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        setup("--criterion", "cross_lingual_kd", "--kd-teacher", teacher)
 
 
 @pytest.mark.parametrize("level", ["token", "both"])

@@ -1,7 +1,6 @@
 """feature_kd, attention_kd and hybrid_kd on real batches, against their definitions."""
 
 import copy
-import re
 
 import pytest
 import torch
@@ -280,7 +279,7 @@ def test_hybrid_is_the_sum_of_its_terms(distilling):
     assert losses["hybrid"] == pytest.approx(losses["word"] + extra, rel=1e-4)
 
 
-def test_terms_without_words(distilling):
+def test_with_alpha_0_the_terms_are_those_of_a_whole_distillation(distilling):
     """With alpha 0 the teacher runs without its vocabulary, and everything else stays."""
     sample = distilling(*HYBRID).batch(0, 1)
     _, _, whole = loss_of(distilling(*HYBRID), sample)
@@ -347,30 +346,26 @@ def test_only_what_the_terms_train_is_in_the_criterion(distilling):
         assert list(equal.criterion.parameters()) == []
 
 
-def test_what_the_terms_train_is_restored(distilling, tmp_path):
+def test_what_the_terms_train_is_restored(distilling):
     setup, other = (distilling(*HYBRID, *MODES["learned"], "--seed", seed) for seed in (1, 2))
     other.criterion.terms[0].projections["encoder_0_1"].weight.data.fill_(0.5)
     setup.criterion.load_state_dict(other.criterion.state_dict())
     sample = setup.batch(0, 1)
     assert torch.equal(loss_of(setup, sample)[0], loss_of(other, sample)[0])
-    for nothing in (None, {}):  # another criterion's checkpoint, to start from
-        setup.criterion.load_state_dict(nothing)
-    key, kept = "terms.0.projections.encoder_0_1.weight", setup.criterion.state_dict()
-    for changed, fault in (
-        ({**kept, key: torch.ones(1)}, f"'{key}' is of shape (1,) there and of shape "),
-        ({k: v for k, v in kept.items() if k != key}, f"'{key}' is absent there and of shape "),
-        ({**kept, "more": torch.ones(1)}, "'more' is of shape (1,) there and absent here. Resume "),
-    ):
-        torch.save({"criterion": changed}, tmp_path / "last.pt")
-        with pytest.raises(ValueError, match=re.escape(fault)):
-            setup.criterion.check_resumed(str(tmp_path / "last.pt"))
-        setup.criterion.load_state_dict(changed)  # to start from, of which nothing is loaded
-        assert torch.equal(setup.criterion.state_dict()[key], kept[key])
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_a_start_from_another_criterion_restores_nothing(distilling, nothing):
+    setup = distilling(*HYBRID, *MODES["learned"])
+    before = {key: weight.clone() for key, weight in setup.criterion.state_dict().items()}
+    setup.criterion.load_state_dict(nothing)
+    after = setup.criterion.state_dict()
+    assert all(torch.equal(after[key], weight) for key, weight in before.items())
 
 
 @pytest.mark.parametrize("alpha", ["0.8", "0"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(distilling, dtype, alpha):
+def test_half_precision_gives_the_loss_of_float32_and_finite_gradients(distilling, dtype, alpha):
     setup = distilling(*HYBRID, *MODES["learned"], "--kd-alpha", alpha)
     sample = setup.batch(0, 1)
     want = loss_of(setup, sample)[0].item()

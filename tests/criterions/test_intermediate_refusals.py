@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from harness import PAIR, Setup
 from layered import ATTENTION_KD, FEATURE, HYBRID, MODES, STUDENT, gradients, loss_of
 
@@ -130,3 +131,34 @@ def test_the_reference_teacher_teaches_students_of_other_shapes(data, tmp_path, 
         assert log["kd_feature_loss"] > 0
         assert log["kd_attention_loss"] > 0
         assert gradients(setup, setup.batch(0)).isfinite().all()
+
+
+PROJECTION = "terms.0.projections.encoder_0_1.weight"
+CHANGED_STATES = {
+    "another shape": ({PROJECTION: torch.ones(1)}, f"'{PROJECTION}' is of shape (1,) there and of "
+                      "shape (28, 12) here"),
+    "a weight less": ({PROJECTION: None}, f"'{PROJECTION}' is absent there and of shape (28, 12) "
+                      "here"),
+    "a weight more": ({"more": torch.ones(1)}, "'more' is of shape (1,) there and absent here"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "difference"), CHANGED_STATES.values(), ids=CHANGED_STATES)
+def test_a_training_of_other_terms_is_not_resumed_and_a_start_from_it_loads_nothing(
+    distilling, tmp_path, change, difference
+):
+    criterion = distilling(*HYBRID, *MODES["learned"]).criterion
+    before = criterion.state_dict()[PROJECTION].clone()
+    changed = criterion.state_dict() | change
+    changed = {key: weight for key, weight in changed.items() if weight is not None}
+    torch.save({"criterion": changed}, path := tmp_path / "last.pt")
+    message = (
+        f"{path} must hold the weights of --criterion hybrid_kd as they are trained here, but "
+        f"{difference}. Resume with the same --kd-teacher and all --kd-feature-* and all "
+        "--kd-attention-*, or start a new training from its model, with --finetune-from-model and "
+        "another --save-dir."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        criterion.check_resumed(str(path))
+    criterion.load_state_dict(changed)
+    assert torch.equal(criterion.state_dict()[PROJECTION], before)

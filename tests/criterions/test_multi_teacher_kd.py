@@ -249,7 +249,7 @@ def test_a_batch_without_a_real_token_gives_zero_and_no_nan(both):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(both, dtype):
+def test_half_precision_gives_the_loss_of_float32_and_finite_gradients(both, dtype):
     setup = both(*LEARNED)
     sample = setup.batch(0, 1)
     want, _ = loss_and_log(setup, sample)
@@ -262,81 +262,88 @@ def test_half_precision(both, dtype):
     assert setup.criterion.scores.grad.isfinite().all()
 
 
-def refuses(setup, message, *flags):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        setup(*MULTI, *flags)
+TWO = ["--kd-teacher", "{teacher}:{teacher}"]
+REFUSED = {
+    "one teacher": (
+        "--criterion multi_teacher_kd needs two or more teachers, but there is one. Name "
+        "more by --kd-teacher A.pt:B.pt or --kd-store, or use --criterion word_kd.",
+        ["--kd-teacher", "{teacher}"],
+    ),
+    "no teacher": (
+        "--kd-alpha is 0.8, but there is no teacher. Give its checkpoint by --kd-teacher or its "
+        "store by --kd-store, or set --kd-alpha 0 --kd-beta 1 to train without distillation.",
+        [],
+    ),
+    "more weights than teachers": (
+        "--kd-teacher-weights 0.2,0.3,0.5 has 3 numbers for 2 teachers. Give one per teacher: "
+        "those of --kd-teacher first, then those of --kd-store.",
+        [*TWO, "--kd-teacher-weights", "0.2,0.3,0.5"],
+    ),
+    "weights that do not sum to 1": (
+        "--kd-teacher-weights must sum to 1, but 2,1 sums to 3. Give 0.667,0.333.",
+        [*TWO, "--kd-teacher-weights", "2,1"],
+    ),
+    "a negative weight": (
+        "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1,000,000, "
+        "but is 2,-1.",
+        [*TWO, "--kd-teacher-weights", "2,-1"],
+    ),
+    "an unknown kind of weights": (
+        "--kd-teacher-weights must be uniform, learned, gold, confidence, agreement or weights "
+        "such as 0.7,0.3, but is best.",
+        [*TWO, "--kd-teacher-weights", "best"],
+    ),
+    "a weight that is no number": (
+        "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1,000,000, "
+        "but is nan,1.",
+        [*TWO, "--kd-teacher-weights", "nan,1"],
+    ),
+    "a temperature of 0": (
+        "--kd-teacher-temperatures must be numbers, each a number from 0.01 to 100, but is 4,0.",
+        [*TWO, "--kd-teacher-temperatures", "4,0"],
+    ),
+    "fewer temperatures than teachers": (
+        "--kd-teacher-temperatures 4 has 1 numbers for 2 teachers. Give one per teacher: those "
+        "of --kd-teacher first, then those of --kd-store.",
+        [*TWO, "--kd-teacher-temperatures", "4"],
+    ),
+    "temperatures beside a confidence": (
+        "--kd-teacher-temperatures is 4,2, but --kd-token-temperature confidence gives each "
+        "token one T for all teachers. Leave one out.",
+        [*TWO, "--kd-teacher-temperatures", "4,2", "--kd-token-temperature", "confidence"],
+    ),
+    "an unknown mean": (
+        "--kd-teacher-mean must be one of probabilities, log_probabilities, but is median.",
+        [*TWO, "--kd-teacher-mean", "median"],
+    ),
+    "an entropy for equal weights": (
+        "--kd-teacher-entropy is 0.3, but has no effect with --kd-teacher-weights uniform. "
+        "Leave it out, or set --kd-teacher-weights learned.",
+        [*TWO, "--kd-teacher-entropy", "0.3"],
+    ),
+    "an entropy of 1": (
+        "--kd-teacher-entropy must be a number from 0 to below 1, but is 1.0.",
+        [*TWO, *LEARNED, "--kd-teacher-entropy", "1"],
+    ),
+    "learned weights of log-probabilities": (
+        "--kd-teacher-weights learned needs --kd-teacher-mean probabilities, but that is "
+        "log_probabilities. Leave one of them out.",
+        [*TWO, *LEARNED, "--kd-teacher-mean", "log_probabilities"],
+    ),
+    "weights of no distillation": (
+        "--kd-teacher-weights is gold, but has no effect while --kd-alpha is 0. Leave it out, "
+        "or set --kd-alpha above 0.",
+        ["--kd-alpha", "0", "--kd-teacher-weights", "gold"],
+    ),
+}
 
 
-def test_refusals(setup, teacher, data):
-    two = ["--kd-teacher", f"{teacher}:{teacher}"]
-    for message, flags in (
-        (
-            "--criterion multi_teacher_kd needs two or more teachers, but there is one.",
-            ["--kd-teacher", teacher],
-        ),
-        (
-            "--kd-alpha is 0.8, but there is no teacher.",
-            [],
-        ),
-        (
-            "--kd-teacher-weights 0.2,0.3,0.5 has 3 numbers for 2 teachers. Give one per teacher: "
-            "those of --kd-teacher first, then those of --kd-store.",
-            [*two, "--kd-teacher-weights", "0.2,0.3,0.5"],
-        ),
-        (
-            "--kd-teacher-weights must sum to 1, but 2,1 sums to 3. Give 0.667,0.333.",
-            [*two, "--kd-teacher-weights", "2,1"],
-        ),
-        (
-            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1,000,000, "
-            "but is 2,-1.",
-            [*two, "--kd-teacher-weights", "2,-1"],
-        ),
-        (
-            "--kd-teacher-weights must be uniform, learned, gold, confidence, agreement or weights "
-            "such as 0.7,0.3, but is best.",
-            [*two, "--kd-teacher-weights", "best"],
-        ),
-        (
-            "--kd-teacher-weights must be numbers, each 0 or a number from 1e-06 to 1,000,000, "
-            "but is nan,1.",
-            [*two, "--kd-teacher-weights", "nan,1"],
-        ),
-        (
-            "--kd-teacher-temperatures must be numbers, each a number from 0.01 to 100, but is "
-            "4,0.",
-            [*two, "--kd-teacher-temperatures", "4,0"],
-        ),
-        (
-            "--kd-teacher-temperatures 4 has 1 numbers for 2 teachers.",
-            [*two, "--kd-teacher-temperatures", "4"],
-        ),
-        (
-            "--kd-teacher-temperatures is 4,2, but --kd-token-temperature confidence gives each",
-            [*two, "--kd-teacher-temperatures", "4,2", "--kd-token-temperature", "confidence"],
-        ),
-        (
-            "--kd-teacher-mean must be one of probabilities, log_probabilities, but is median.",
-            [*two, "--kd-teacher-mean", "median"],
-        ),
-        (
-            "--kd-teacher-entropy is 0.3, but has no effect with --kd-teacher-weights uniform.",
-            [*two, "--kd-teacher-entropy", "0.3"],
-        ),
-        (
-            "--kd-teacher-entropy must be a number from 0 to below 1, but is 1.0.",
-            [*two, *LEARNED, "--kd-teacher-entropy", "1"],
-        ),
-        (
-            "--kd-teacher-weights learned needs --kd-teacher-mean probabilities, but that is",
-            [*two, *LEARNED, "--kd-teacher-mean", "log_probabilities"],
-        ),
-        (
-            "--kd-teacher-weights is gold, but has no effect while --kd-alpha is 0.",
-            ["--kd-alpha", "0", "--kd-teacher-weights", "gold"],
-        ),
-    ):
-        refuses(setup, message, *flags)
+@pytest.mark.parametrize(("message", "flags"), REFUSED.values(), ids=REFUSED)
+def test_numbers_of_teachers_weights_and_temperatures_that_do_not_fit_are_refused(
+    setup, teacher, message, flags
+):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        setup(*MULTI, *(flag.format(teacher=teacher) for flag in flags))
 
 
 def test_a_teacher_with_other_dictionaries_is_refused(setup, teacher, tmp_path):

@@ -11,6 +11,7 @@ from fairseq.logging import metrics
 from harness import Setup
 
 from fairseq_kd.criterions import MutualLearningCriterion
+from fairseq_kd.models import ARCHITECTURES
 
 MUTUAL = ["--criterion", "mutual_learning", "--label-smoothing", "0.1", "--dropout", "0"]
 SMALLER = ["--kd-peer-overrides", "encoder_layers=2,decoder_embed_dim=16,encoder_ffn_embed_dim=24"]
@@ -244,7 +245,7 @@ def test_a_peer_behind_by_just_the_ratio_teaches_nothing(mutual):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(mutual, dtype):
+def test_half_precision_gives_the_loss_of_float32_and_finite_gradients(mutual, dtype):
     setup = mutual()
     sample = setup.batch(0, 1)
     want = setup.criterion(setup.model.eval(), sample)[0].item()
@@ -293,19 +294,23 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-chunk-tokens", "-1"],
         ),
         (
-            "--kd-detach-ratio is 2.0, but has no effect while --kd-mutual-weight is 0.",
+            "--kd-detach-ratio is 2.0, but has no effect while --kd-mutual-weight is 0. Leave it "
+            "out, or set the weight above 0.",
             ["--kd-mutual-weight", "0", "--kd-detach-ratio", "2"],
         ),
         (
-            "--kd-compile is True, but has no effect while --kd-mutual-weight is 0.",
+            "--kd-compile is True, but has no effect while --kd-mutual-weight is 0. Leave it "
+            "out, or set the weight above 0.",
             ["--kd-mutual-weight", "0", "--kd-compile"],
         ),
         (
-            "--kd-mutual-gradient is symmetric, but has no effect while --kd-mutual-weight is 0.",
+            "--kd-mutual-gradient is symmetric, but has no effect while --kd-mutual-weight is 0. "
+            "Leave it out, or set the weight above 0.",
             ["--kd-mutual-weight", "0", "--kd-mutual-gradient", "symmetric"],
         ),
         (
-            "--kd-peer-overrides a=1:b=2 describes 2 peers, but there are 1 beside the model",
+            "--kd-peer-overrides a=1:b=2 describes 2 peers, but there are 1 beside the model "
+            "itself. Describe one, for all of them, or 1, separated by colons.",
             ["--kd-peer-overrides", "a=1:b=2"],
         ),
         (
@@ -348,25 +353,32 @@ def test_each_peer_may_have_its_own_size(mutual):
             ["--kd-peer-overrides", "dropout=7"],
         ),
         (
-            "--kd-peer-overrides gives sizes with which no model can be built for peer 1",
+            "--kd-peer-overrides gives sizes with which no model can be built for peer 1 "
+            "(--activation-fn foo not supported). "
+            "The number of heads must divide the width, and shared embeddings need one width.",
             ["--kd-peer-overrides", "activation_fn=foo"],
         ),
         (
-            "--kd-peer-overrides names the arch small, but it must be one of transformer_kd_",
+            "--kd-peer-overrides names the arch small, but it must be one of "
+            f"{', '.join(ARCHITECTURES)}.",
             ["--kd-peer-overrides", "arch=small"],
         ),
         (
-            "--kd-peer-overrides gives sizes with which no model can be built for peer 1",
+            "--kd-peer-overrides gives sizes with which no model can be built for peer 1 "
+            "(embed_dim must be divisible by num_heads). "
+            "The number of heads must divide the width, and shared embeddings need one width.",
             ["--kd-peer-overrides", "encoder_attention_heads=3"],
         ),
         (
-            "--kd-peer-overrides gives sizes with which no model can be built for peer 1",
+            "--kd-peer-overrides gives sizes with which no model can be built for peer 1 "
+            "(--share-all-embeddings requires --encoder-embed-dim to match --decoder-embed-dim). "
+            "The number of heads must divide the width, and shared embeddings need one width.",
             ["--kd-peer-overrides", "encoder_embed_dim=12"],
         ),
     ],
 )
-def test_refusals(mutual, message, flags):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+def test_peers_and_flags_that_do_not_fit_are_refused(mutual, message, flags):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         mutual(*flags)
 
 

@@ -11,19 +11,19 @@ from refusals import WORD_KD, refuses
     [["word_kd", "--kd-teacher", "nowhere.pt"], ["mutual_learning"]],
     ids=lambda w: w[0],
 )
-def test_bfloat16_that_fairseq_takes_for_a_tpu(setup, criterion):
+def test_bfloat16_that_fairseq_takes_for_a_tpu_is_refused(setup, criterion):
     with pytest.raises(ValueError, match=r"^fairseq-train takes --bf16 and --tpu for a training"):
         setup("--criterion", *criterion, "--bf16")
 
 
 @pytest.mark.parametrize("flag", ["--kd-alpha", "--kd-beta"])
 @pytest.mark.parametrize("weight", ["-0.1", "nan", "inf", "1e-40", "1e38"])
-def test_weights_out_of_range(setup, teacher, flag, weight):
+def test_loss_weights_out_of_range_are_refused(setup, teacher, flag, weight):
     message = f"{flag} must be 0 or a number from 1e-12 to 1,000,000, but is {float(weight)}."
     refuses(setup, message, "--kd-teacher", teacher, f"{flag}={weight}")
 
 
-def test_nothing_to_learn(setup):
+def test_alpha_and_beta_of_0_are_refused(setup):
     refuses(
         setup,
         "--kd-alpha and --kd-beta are both 0, so there is no loss. Set one above 0.",
@@ -33,13 +33,13 @@ def test_nothing_to_learn(setup):
 
 @pytest.mark.parametrize("flag", ["--kd-temperature", "--kd-temperature-final"])
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "1e-40", "1e300"])
-def test_temperature_out_of_range(setup, teacher, flag, value):
+def test_a_temperature_out_of_range_is_refused(setup, teacher, flag, value):
     message = f"{flag} must be a number from 0.01 to 100, but is {float(value)}."
     schedule = ["--kd-temperature-schedule", "linear", "--kd-teacher", teacher]
     refuses(setup, message, *schedule, f"{flag}={value}")
 
 
-def test_an_empty_path_beside_a_teacher(setup, teacher):
+def test_an_empty_path_beside_a_teacher_is_refused(setup, teacher):
     refuses(
         setup,
         f"{teacher}: has nothing before or after a :, which separates teachers. Leave the : out, "
@@ -48,13 +48,13 @@ def test_an_empty_path_beside_a_teacher(setup, teacher):
     )
 
 
-def test_a_store_that_is_a_file(setup, teacher):
+def test_a_store_that_is_a_file_is_refused(setup, teacher):
     message = f"{teacher} must be the folder of a store, but is a file. Give a folder that fairseq-"
     with pytest.raises(FileNotFoundError, match=message):
         setup("--criterion", "word_kd", "--kd-store", teacher)
 
 
-def test_distillation_without_a_teacher(setup):
+def test_distillation_without_a_teacher_is_refused(setup):
     refuses(
         setup,
         "--kd-alpha is 0.8, but there is no teacher. Give its checkpoint by --kd-teacher or its "
@@ -72,7 +72,7 @@ def test_distillation_without_a_teacher(setup):
         ("--kd-temperature-updates", "100"),
     ],
 )
-def test_flags_without_effect_while_alpha_is_0(setup, flag, value):
+def test_flags_without_effect_while_alpha_is_0_are_refused(setup, flag, value):
     refuses(
         setup,
         f"{flag} is {value}, but has no effect while --kd-alpha is 0. Leave it out, or set "
@@ -84,7 +84,7 @@ def test_flags_without_effect_while_alpha_is_0(setup, flag, value):
 @pytest.mark.parametrize(
     ("flag", "value"), [("--kd-temperature-final", "2.0"), ("--kd-temperature-updates", "100")]
 )
-def test_flags_without_effect_on_a_constant_temperature(setup, teacher, flag, value):
+def test_flags_without_effect_on_a_constant_temperature_are_refused(setup, teacher, flag, value):
     refuses(
         setup,
         f"{flag} is {value}, but has no effect with --kd-temperature-schedule constant. Leave it "
@@ -93,7 +93,7 @@ def test_flags_without_effect_on_a_constant_temperature(setup, teacher, flag, va
     )
 
 
-def test_an_unknown_schedule(setup, teacher):
+def test_an_unknown_schedule_is_refused(setup, teacher):
     refuses(
         setup,
         "--kd-temperature-schedule must be one of constant, exponential, linear, cosine, loss, but "
@@ -102,7 +102,7 @@ def test_an_unknown_schedule(setup, teacher):
     )
 
 
-def test_a_schedule_without_an_end(setup, teacher):
+def test_a_schedule_without_an_end_is_refused(setup, teacher):
     refuses(
         setup,
         "--kd-temperature-schedule cosine needs the number of its updates, but that is 0. Set "
@@ -123,12 +123,12 @@ def test_a_schedule_without_an_end(setup, teacher):
         ("--kd-teacher-dtype", "student, float32, bfloat16, float16"),
     ],
 )
-def test_an_unknown_choice(setup, teacher, flag, choices):
+def test_an_unknown_choice_is_refused(setup, teacher, flag, choices):
     message = f"{flag} must be one of {choices}, but is other."
     refuses(setup, message, "--kd-teacher", teacher, flag, "other")
 
 
-def test_temperatures_of_tokens_between_1_and_1(setup, teacher):
+def test_temperatures_of_tokens_between_1_and_1_are_refused(setup, teacher):
     flags = ["--kd-teacher", teacher, "--kd-token-temperature", "confidence"]
     refuses(
         setup,
@@ -140,13 +140,13 @@ def test_temperatures_of_tokens_between_1_and_1(setup, teacher):
     assert setup(*WORD_KD, *flags, *falling, "--kd-temperature-updates", "9").criterion.distils
 
 
-def test_a_negative_chunk(setup, teacher):
+def test_a_negative_chunk_is_refused(setup, teacher):
     message = "--kd-chunk-tokens must be a whole number from 0 to 1,000,000,000, but is -1."
     refuses(setup, message, "--kd-teacher", teacher, "--kd-chunk-tokens=-1")
 
 
 @pytest.mark.parametrize("flag", ["--kd-alpha-final", "--kd-beta-final"])
-def test_final_weights_without_a_schedule(setup, teacher, flag):
+def test_final_weights_without_a_schedule_are_refused(setup, teacher, flag):
     refuses(
         setup,
         f"{flag} is 0.5, but has no effect with --kd-weight-schedule constant. Leave it out, or "
@@ -155,7 +155,7 @@ def test_final_weights_without_a_schedule(setup, teacher, flag):
     )
 
 
-def test_a_weight_schedule_that_leads_nowhere(setup, teacher):
+def test_a_weight_schedule_without_final_weights_is_refused(setup, teacher):
     refuses(
         setup,
         "--kd-weight-schedule is linear, but neither --kd-alpha-final nor --kd-beta-final is "
@@ -164,7 +164,7 @@ def test_a_weight_schedule_that_leads_nowhere(setup, teacher):
     )
 
 
-def test_an_exponential_weight_that_starts_or_ends_at_0(setup, teacher):
+def test_an_exponential_weight_that_starts_or_ends_at_0_is_refused(setup, teacher):
     refuses(
         setup,
         "--kd-weight-schedule exponential cannot go from 0.8 to 0.0 by --kd-alpha: both must be "

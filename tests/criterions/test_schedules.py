@@ -16,7 +16,7 @@ from fairseq_kd.criterions.schedules import SHAPES, Schedule
         ("cosine", 1.5 + 4.5 * (1 + math.sqrt(0.5)) / 2),
     ],
 )
-def test_a_quarter_of_the_way(shape, quarter):
+def test_a_schedule_has_its_value_after_a_quarter_of_the_updates(shape, quarter):
     assert Schedule(shape, 6.0, 1.5, 400).at(100) == pytest.approx(quarter)
 
 

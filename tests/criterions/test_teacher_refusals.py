@@ -28,7 +28,7 @@ def edited(teacher, tmp_path):
     return edit
 
 
-def test_a_missing_teacher(setup):
+def test_a_missing_teacher_is_refused(setup):
     refuses(
         setup,
         "--kd-teacher nowhere.pt does not exist. Give the path of a fairseq checkpoint.",
@@ -48,7 +48,7 @@ def test_a_checkpoint_that_carries_code_is_not_run(setup, tmp_path):
 @pytest.mark.parametrize(
     "architecture", ["transformer_lm", "roberta_base", "levenshtein_transformer"]
 )
-def test_a_teacher_of_another_family(setup, edited, architecture):
+def test_a_teacher_of_another_family_is_refused(setup, edited, architecture):
     def rename(state):
         state["cfg"]["model"] = argparse.Namespace(arch=architecture, _name=architecture)
 
@@ -63,7 +63,7 @@ def test_a_teacher_of_another_family(setup, edited, architecture):
 
 
 @pytest.mark.parametrize("part", ["architecture", "task"])
-def test_a_teacher_of_an_unknown_plugin(setup, edited, part):
+def test_a_teacher_of_an_unknown_plugin_is_refused(setup, edited, part):
     def rename(state):
         if part == "task":
             state["cfg"]["task"]["_name"] = "homemade"
@@ -80,7 +80,7 @@ def test_a_teacher_of_an_unknown_plugin(setup, edited, part):
     )
 
 
-def test_a_teacher_with_an_adaptive_softmax(setup, data, tmp_path):
+def test_a_teacher_with_an_adaptive_softmax_is_refused(setup, data, tmp_path):
     adaptive = ["--adaptive-softmax-cutoff", "50,100", "--no-save-optimizer-state"]
     adaptive += ["--ddp-backend", "legacy_ddp"]  # fairseq's adaptive_loss asks for it
     path = setup("--criterion", "adaptive_loss", *adaptive).save(tmp_path / "adaptive.pt")
@@ -92,7 +92,7 @@ def test_a_teacher_with_an_adaptive_softmax(setup, data, tmp_path):
     )
 
 
-def test_a_student_with_an_adaptive_softmax(setup, teacher):
+def test_a_student_with_an_adaptive_softmax_is_refused(setup, teacher):
     student = setup(*WORD_KD, "--adaptive-softmax-cutoff", "50,100", "--kd-teacher", teacher)
     message = (
         "The student has an adaptive softmax, which gives no logits to compare with another "
@@ -102,7 +102,7 @@ def test_a_student_with_an_adaptive_softmax(setup, teacher):
         student.criterion(student.model, student.batch(0))
 
 
-def test_a_swapped_language_pair(setup, teacher):
+def test_a_swapped_language_pair_is_refused(setup, teacher):
     refuses(
         setup,
         f"--kd-teacher {teacher} translates es-en, but the student learns en-es (the pair is "
@@ -112,7 +112,7 @@ def test_a_swapped_language_pair(setup, teacher):
     )
 
 
-def test_dictionaries_that_differ(setup, teacher, tmp_path):
+def test_dictionaries_that_differ_are_refused(setup, teacher, tmp_path):
     data = Path(read_checkpoint(teacher)["cfg"]["task"]["data"])
     path = shutil.copy(teacher, tmp_path / "teacher.pt")
     lines = (data / "dict.es.txt").read_text(encoding="utf-8").splitlines()
@@ -129,7 +129,7 @@ def test_dictionaries_that_differ(setup, teacher, tmp_path):
     )
 
 
-def test_dictionaries_of_another_length(setup, teacher, tmp_path):
+def test_dictionaries_of_another_length_are_refused(setup, teacher, tmp_path):
     data = Path(read_checkpoint(teacher)["cfg"]["task"]["data"])
     path = shutil.copy(teacher, tmp_path / "teacher.pt")
     for lang in ("es", "en"):
@@ -141,7 +141,7 @@ def test_dictionaries_of_another_length(setup, teacher, tmp_path):
         setup(*WORD_KD, "--kd-teacher", path)
 
 
-def test_dictionaries_that_are_nowhere(setup, edited, tmp_path):
+def test_dictionaries_that_are_not_found_are_refused(setup, edited, tmp_path):
     def move(state):
         state["cfg"]["task"]["data"] = "moved-away"
 

@@ -65,27 +65,33 @@ def test_sums_that_do_not_name_every_file_of_a_conversion_are_damaged(tmp_path):
         assert _damage(tmp_path) == f"{sums} is damaged"
 
 
-def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(translate, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("int8/model.bin", "{}/int8/model.bin is missing or damaged"),
+        ("float32/config.json", "{}/float32/config.json is missing or damaged"),
+        ("SHA256SUMS", "{} has no checksums"),
+    ],
+)
+def test_a_damaged_conversion_is_made_anew_and_gives_the_same_text(
+    translate, tmp_path, capsys, name, fault
+):
     flags = ["--subset", "valid", "--engine", "ctranslate2", "--cache", tmp_path / "cache"]
     translate(tmp_path / "whole", *flags)
     (folder,) = (tmp_path / "cache").iterdir()
     folder.with_name(f"{folder.name}.a_killed").mkdir()  # as a killed conversion leaves it
+    before = (folder / name).read_bytes()
+    if name == "SHA256SUMS":  # as of conversions that were made before there were any
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(before[:-40] + bytes([before[-40] ^ 64]) + before[-39:])
     capsys.readouterr()
-    for name, text in (
-        ("int8/model.bin", f"{folder}/int8/model.bin is missing or damaged"),
-        ("float32/config.json", f"{folder}/float32/config.json is missing or damaged"),
-        ("SHA256SUMS", f"{folder} has no checksums"),
-    ):
-        before, out = (folder / name).read_bytes(), tmp_path / name.replace("/", ".")
-        if name == "SHA256SUMS":  # as of conversions that were made before there were any
-            (folder / name).unlink()
-        else:
-            (folder / name).write_bytes(before[:-40] + bytes([before[-40] ^ 64]) + before[-39:])
-        assert translate(out, *flags) == 0
-        assert f"{text}; the teacher is converted again\n" in capsys.readouterr().err
-        assert (folder / name).read_bytes() == before
-        assert hypotheses(out) == hypotheses(tmp_path / "whole")
-        assert list((tmp_path / "cache").iterdir()) == [folder]
+    assert translate(tmp_path / "out", *flags) == 0
+    message = f"{fault.format(folder)}; the teacher is converted again\n"
+    assert message in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before
+    assert hypotheses(tmp_path / "out") == hypotheses(tmp_path / "whole")
+    assert list((tmp_path / "cache").iterdir()) == [folder]
     translate(tmp_path / "again", *flags)
     assert "converted again" not in capsys.readouterr().err
 

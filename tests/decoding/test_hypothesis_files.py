@@ -41,7 +41,7 @@ def first(folder):
     return folder / shard_file(Shard(1, COUNT))
 
 
-def test_a_shard_tells_what_it_is(folder):
+def test_a_shard_records_its_number_and_its_sentences(folder):
     assert check_shard(first(folder), DECODING) == (Shard(1, 3), 7)
 
 

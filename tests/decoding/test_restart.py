@@ -42,7 +42,7 @@ def test_more_shards_than_batches_are_merged_too(translate, tmp_path):
     assert content(tmp_path / "five") == content(tmp_path / "one")
 
 
-def test_shards_that_were_copied_together_are_merged_by_the_verb(
+def test_shards_that_were_copied_together_are_merged_by_the_command(
     translate, decoded, tmp_path, capsys
 ):
     for index in (1, 2):

@@ -17,8 +17,8 @@ def decoded_copy(decoded, tmp_path):
 def distill(decoded, data):
     """Runs distill-data in this process, on one worker."""
 
-    def run_verb(out, *flags, translations=decoded, folder=data):
+    def run_command(out, *flags, translations=decoded, folder=data):
         words = ["distill-data", "--translations", translations, "--data", folder, "--out", out]
         return cli.main([str(word) for word in (*words, "--workers", "1", *flags)])
 
-    return run_verb
+    return run_command

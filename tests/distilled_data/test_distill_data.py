@@ -97,7 +97,7 @@ def test_links_to_data_are_followed(distill, data, tmp_path):
         assert copied.read_bytes() == Path(data, name).read_bytes()
 
 
-def test_the_card_of_a_student_tells_who_translated_its_data(distill, decoded, data, tmp_path):
+def test_the_card_of_a_student_names_the_translator_of_its_data(distill, decoded, data, tmp_path):
     out = tmp_path / "out"
     distill(out, "--mix", "gold")
     flags = ["--criterion", "label_smoothed_cross_entropy", "--no-save-optimizer-state"]

@@ -33,7 +33,7 @@ def pair(source="la casa", target="the house", score=-1.0, **other):
         ("duplicates", pair(earlier=2), 2),
     ],
 )
-def test_the_score(name, of, score):
+def test_a_filter_scores_a_pair_as_defined(name, of, score):
     assert BY_NAME[name].score(of) == pytest.approx(score)
 
 

@@ -127,14 +127,14 @@ def test_what_a_page_holds_is_shown_as_it_is():
     assert "empty" not in text
 
 
-def test_the_front_is_what_nothing_beats_in_both():
+def test_the_pareto_front_holds_the_points_that_no_other_dominates():
     points = [(1, 16), (2, 14), (3, 15), (4, 12), (4, 13), (0.5, 16)]
     beaten = {p for p in points for q in points if q != p and q[0] >= p[0] and q[1] >= p[1]}
     assert pareto(points, more=True) == sorted(set(points) - beaten) == [(1, 16), (3, 15), (4, 13)]
     assert pareto(points, more=False) == [(0.5, 16)]
 
 
-def test_without_matplotlib_one_line_tells_how_to_get_it(
+def test_without_matplotlib_one_line_names_the_command_that_installs_it(
     evaluate_words, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)

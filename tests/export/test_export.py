@@ -165,7 +165,7 @@ def test_the_directory_holds_weights_vocabulary_codes_program_and_card(exported)
     assert list(exported.parent.iterdir()) == [exported]  # nothing is left beside it
 
 
-def test_the_card_tells_worth_lineage_and_licences(exported, ending_teacher):
+def test_the_card_lists_measurements_lineage_and_licences(exported, ending_teacher):
     text = card(exported)
     assert text.startswith('---\nlanguage: ["es", "en"]\nlicense: mit\n')
     assert "| checkpoint, fairseq |" in text

@@ -93,7 +93,7 @@ def test_a_link_in_a_temporary_folder_is_refused_and_not_followed(tmp_path, name
         pass
 
 
-def test_a_folder_of_ours_holds_no_links_and_no_file_of_two_names(tmp_path):
+def test_a_folder_of_ours_may_hold_a_file_of_two_names(tmp_path):
     ours, backup = tmp_path / "ours", tmp_path / "backup"
     (ours / "in").mkdir(parents=True)
     (ours / "in" / "file").write_text("both")
@@ -102,15 +102,24 @@ def test_a_folder_of_ours_holds_no_links_and_no_file_of_two_names(tmp_path):
     assert backup.stat().st_nlink == 1
     assert (ours / "in" / "file").read_text() == "both"
     assert (ours / "in" / "file").stat().st_mtime_ns == backup.stat().st_mtime_ns
-    (ours / "in" / "link").symlink_to("file")
-    with pytest.raises(ValueError, match=r"ours/in/link is a symbolic link\. Replace it by the"):
-        check_own_folder(ours)
-    (ours / "in" / "link").unlink()
-    os.mkfifo(ours / "in" / "pipe")
-    for place in (ours, ours / "in" / "pipe"):
-        with pytest.raises(ValueError, match="in/pipe must be a regular file, but is a pipe or"):
-            check_own_folder(place)
     check_own_folder(tmp_path / "none")
+
+
+def test_a_link_in_a_folder_of_ours_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to("file")
+    message = f"{tmp_path}/in/link is a symbolic link. Replace it by the file itself, or remove it."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_own_folder(tmp_path)
+
+
+@pytest.mark.parametrize("place", [".", "in/pipe"])
+def test_a_pipe_in_a_folder_of_ours_is_refused(tmp_path, place):
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / "pipe")
+    message = f"{tmp_path}/in/pipe must be a regular file, but is a pipe or"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        check_own_folder(tmp_path / place)
 
 
 def test_want_of_memory_is_reported():
@@ -174,33 +183,59 @@ def test_a_folder_that_fails_leaves_nothing_and_an_empty_one_is_filled(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
 
 
-def test_what_is_there_is_refused(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "x").touch()
+@pytest.fixture
+def taken(tmp_path):
+    """A folder with a file, one with lock files only, and a link that leads nowhere."""
+    for name in ("folder/x", "locks/.lock", "locks/.train.lock", "locks/store.json.12.partial"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     (tmp_path / "nowhere").symlink_to("none")
-    for name, message in (
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
         ("folder", "--out {} already exists and holds x. Remove it or choose another."),
-        ("folder/x", "--out {} must be a folder, but is an existing file."),
-        ("nowhere", "--out {} must be a folder, but is an existing file."),
-    ):
-        with pytest.raises(ValueError, match=message.format(tmp_path / name)):
-            check_vacant(tmp_path / name)
-    for name, message in (
+        (
+            "folder/x",
+            "--out {} must be a folder, but is an existing file. Remove it or choose another.",
+        ),
+        (
+            "nowhere",
+            "--out {} must be a folder, but is an existing file. Remove it or choose another.",
+        ),
+    ],
+)
+def test_an_output_folder_that_exists_is_refused(taken, name, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(taken / name))}$"):
+        check_vacant(taken / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
         ("folder", "--chart {} must be a file to write, but is a folder. Choose another."),
         ("folder/x", "--chart {} already exists. Remove it or choose another."),
         ("nowhere", "--chart {} already exists. Remove it or choose another."),
-    ):
-        with pytest.raises(ValueError, match=message.format(tmp_path / name)):
-            check_new_file(tmp_path / name, "--chart")
+    ],
+)
+def test_an_output_file_that_exists_is_refused(taken, name, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(taken / name))}$"):
+        check_new_file(taken / name, "--chart")
+
+
+def test_a_path_that_does_not_exist_is_a_valid_output(tmp_path):
     check_vacant(tmp_path / "new")
-    (tmp_path / "locks").mkdir()
-    for name in (".lock", ".train.lock", "store.json.12.partial"):
-        (tmp_path / "locks" / name).touch()
-    check_vacant(tmp_path / "locks")
-    message = f"--out {tmp_path}/locks already exists and holds .lock. Remove it or choose another."
-    with pytest.raises(ValueError, match=f"^{message}$"), atomic_folder(tmp_path / "locks"):
-        pytest.fail("the work is begun")
     check_new_file(tmp_path / "new")
+
+
+def test_a_folder_of_lock_files_alone_is_vacant_but_not_replaced(taken):
+    check_vacant(taken / "locks")
+    message = f"--out {taken}/locks already exists and holds .lock. Remove it or choose another."
+    refused = pytest.raises(ValueError, match=f"^{re.escape(message)}$")
+    with refused, atomic_folder(taken / "locks"):
+        pytest.fail("the work is begun")
 
 
 @pytest.mark.parametrize(
@@ -296,23 +331,22 @@ def test_a_place_where_nothing_can_be_is_explained(tmp_path, name, message, make
     assert explained(raised.value, None, "all is kept").startswith(message.format(path))
 
 
-def test_a_disk_that_is_read_only_is_explained(tmp_path):
+@pytest.mark.parametrize("make", [atomic_write, atomic_folder])
+def test_a_disk_that_is_read_only_is_explained(tmp_path, make):
     with small_disk(tmp_path / "disk", "ro") as disk:
-        for make in (atomic_write, atomic_folder):
-            with pytest.raises(OSError, match="Read-only") as raised, make(disk / "out"):
-                pass
-            assert explained(raised.value, None, "all is kept") == (
-                f"The disk of {disk}/out is read-only; all is kept. Give a path on another disk."
-            )
+        with pytest.raises(OSError, match="Read-only") as raised, make(disk / "out"):
+            pass
+        assert explained(raised.value, None, "all is kept") == (
+            f"The disk of {disk}/out is read-only; all is kept. Give a path on another disk."
+        )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_explained(tmp_path):
+@pytest.mark.parametrize("make", [atomic_write, atomic_folder])
+def test_a_folder_without_permission_is_explained(tmp_path, make):
     tmp_path.chmod(0o500)
-    for make in (atomic_write, atomic_folder):
-        with pytest.raises(PermissionError) as raised, make(tmp_path / "out"):
-            pass
-        assert explained(raised.value, None, "all is kept") == (
-            f"{tmp_path}/out may not be used by this user; all is kept. Allow it, or give "
-            "another path."
-        )
+    with pytest.raises(PermissionError) as raised, make(tmp_path / "out"):
+        pass
+    assert explained(raised.value, None, "all is kept") == (
+        f"{tmp_path}/out may not be used by this user; all is kept. Allow it, or give another path."
+    )

@@ -27,7 +27,7 @@ def text(**changed):
 @pytest.mark.parametrize(
     "more", [{}, {"rate": 2}, {"note": "x", "seconds": 0.5, "names": [], "sizes": {}}]
 )
-def test_what_fits_is_read(tmp_path, more):
+def test_a_file_of_the_expected_keys_and_types_is_read(tmp_path, more):
     path = tmp_path / "state.json"
     path.write_text(text(**more))
     assert read_json(path, FORM, REPAIR) == {**GOOD, **more}

@@ -100,7 +100,7 @@ def test_it_does_not_wait_for_ever(tmp_path, monkeypatch):
         locked(tmp_path / FILE, "it").__enter__()
 
 
-def test_what_a_kill_of_all_that_holds_it_has_left_is_ended_and_reported(tmp_path, capsys):
+def test_processes_that_a_killed_run_left_are_ended_and_reported(tmp_path, capsys):
     first = killed(tmp_path, 60, "is known")
     other = killed(tmp_path / "other", 1, "is another's")
     assert running(first.child)

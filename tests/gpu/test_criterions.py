@@ -28,7 +28,9 @@ def loss_and_gradients(distillation, device, dtype):
     [(torch.float32, 1e-5, 1e-4), (torch.float16, 2e-2, 3e-2), (torch.bfloat16, 2e-2, 1e-1)],
     ids=["float32", "float16", "bfloat16"],
 )
-def test_they_are_those_of_the_cpu_in_float32(distillation, dtype, loss_error, gradient_error):
+def test_losses_and_gradients_are_those_of_the_cpu_in_float32(
+    distillation, dtype, loss_error, gradient_error
+):
     want, expected = loss_and_gradients(distillation, "cpu", torch.float32)
     got, gradients = loss_and_gradients(distillation, "cuda", dtype)
     assert got == pytest.approx(want, rel=loss_error)

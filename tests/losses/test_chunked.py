@@ -132,7 +132,7 @@ def test_equal_models_leave_exactly_nothing_to_learn(student):
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_a_word_that_the_teacher_rules_out_leaves_all_finite(student, divergence):
+def test_an_entry_that_the_teacher_rules_out_leaves_all_finite(student, divergence):
     taught = made(N, V, seed=8)
     taught[:, 3] = float("-inf")
     options = LossOptions(0.7, 0.4, 0.1, 2.5, divergence, chunk_tokens=4)

@@ -71,7 +71,7 @@ def real_tokens(*tensors, real):
 
 @FUNCTIONS
 @TEMPERATURES
-def test_it_is_its_definition(batch, softmax, divergence, temperature):
+def test_a_divergence_equals_its_definition(batch, softmax, divergence, temperature):
     student, teacher, real = batch
     want = 0.0
     for z_student, z_teacher in real_tokens(student, teacher, real=real):
@@ -190,7 +190,7 @@ def test_a_hot_total_variation_is_half_the_mean_distance_of_the_logit_gap(batch)
 
 
 @FUNCTIONS
-def test_a_word_that_the_teacher_rules_out_leaves_all_finite(batch, softmax, divergence):
+def test_an_entry_that_the_teacher_rules_out_leaves_all_finite(batch, softmax, divergence):
     student, teacher, real = batch
     teacher = teacher.clone()
     teacher[..., 0] = float("-inf")
@@ -227,11 +227,11 @@ def test_half_precision_is_summed_in_float32(batch, divergence, dtype):
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_the_slope_is_that_of_the_value(batch, name):
+def test_the_gradient_times_q_is_that_of_the_value(batch, name):
     student, teacher, _ = batch
     log_p, z = teacher.flatten(0, 1).log_softmax(-1), student.flatten(0, 1).requires_grad_()
     log_q = z.log_softmax(-1)
     want = torch.autograd.grad(DIVERGENCES[name].value(log_p, log_q).sum(), z)[0]
-    slope = DIVERGENCES[name].slope(log_p, log_q.detach())
-    got = slope - log_q.exp() * slope.sum(-1, keepdim=True)
+    h = DIVERGENCES[name].q_times_gradient(log_p, log_q.detach())
+    got = h - log_q.exp() * h.sum(-1, keepdim=True)
     torch.testing.assert_close(got, want)

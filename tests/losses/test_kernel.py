@@ -119,7 +119,7 @@ def test_the_likeliest_entry_is_found_in_every_block(taught, agreed):
 
 @pytest.mark.parametrize("change", [{"alpha": 0.0}, {"beta": 0.0}, {"smoothing": 0.0}], ids=str)
 @pytest.mark.parametrize("kind", ["logits", "store"])
-def test_limits_of_the_weights(kind, change):
+def test_the_kernel_equals_the_definition_at_weights_of_0(kind, change):
     check(kind, 3, 41, torch.float32, replace(OPTIONS, **change))
 
 

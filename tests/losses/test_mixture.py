@@ -188,8 +188,10 @@ def test_a_stored_teacher_keeps_its_words_and_its_tail_beside_live_ones(student,
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["live", "stored"])
-def test_teacher_nll_and_credit_are_those_of_the_mixture_on_the_reference(student, logits, stored):
-    """credit is the slope of -teacher_nll in each weight, by finite differences."""
+def test_teacher_nll_and_its_gradient_are_those_of_the_mixture_on_the_reference(
+    student, logits, stored
+):
+    """weight_gradient is that of -teacher_nll in each weight, by finite differences."""
     teachers = [TopK.of_logits(z, V - 1) if stored else TeacherLogits(z) for z in logits]
     gold = student[3]
 
@@ -207,8 +209,8 @@ def test_teacher_nll_and_credit_are_those_of_the_mixture_on_the_reference(studen
     assert terms.teacher_nll.item() == pytest.approx(nll(weights), rel=1e-9)
     for i in range(3):
         more = [w + 1e-6 * (i == j) for j, w in enumerate(weights)]
-        slope = (nll(more) - nll(weights)) / 1e-6
-        assert terms.credit[i].item() == pytest.approx(-slope, rel=1e-4)
+        gradient = (nll(more) - nll(weights)) / 1e-6
+        assert terms.weight_gradient[i].item() == pytest.approx(-gradient, rel=1e-4)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -295,7 +297,7 @@ def test_weights_that_collapsed_have_just_that_entropy(count, floor):
     assert entropy(collapsed) == pytest.approx(floor * math.log(count), abs=1e-9)
 
 
-def test_no_weights_have_less():
+def test_mixed_weights_have_at_least_the_entropy_of_the_floor():
     m = even_share(3, 0.5)
     grid = [i / 10 for i in range(11)]
     for a, b in itertools.product(grid, grid):

@@ -19,7 +19,7 @@ def logits():
     return z * torch.linspace(0.5, 4.0, 6, dtype=torch.float64)[:, None]
 
 
-def test_it_keeps_the_likeliest_words_in_order(logits):
+def test_top_k_keeps_the_likeliest_tokens_in_order(logits):
     kept = TopK.of_logits(logits, K)
     for row, z in enumerate(logits):
         order = sorted(range(V), key=lambda v, z=z: -z[v].item())[:K]

@@ -207,7 +207,9 @@ def test_another_place_of_the_norms_is_refused(built):
         start(student, teacher)
 
 
-def test_the_verb_writes_a_checkpoint_and_says_how_to_train_it(teacher, data, tmp_path, capsys):
+def test_the_command_writes_a_checkpoint_and_prints_how_to_train_it(
+    teacher, data, tmp_path, capsys
+):
     out = tmp_path / "new" / "start.pt"
     words = ["inherit", "--teacher", teacher, "--arch", "transformer", "--out", str(out)]
     flags = ["--encoder-normalize-before", "--decoder-normalize-before", *size(1, 1, 8, 1, 32)]
@@ -272,7 +274,7 @@ def test_mistakes_end_in_one_sentence(teacher, tmp_path, capsys, arch, flags, me
     assert not out.exists()
 
 
-def test_a_teacher_that_is_missing(tmp_path, capsys):
+def test_a_missing_teacher_is_refused(tmp_path, capsys):
     words = ["inherit", "--teacher", "nowhere.pt", "--arch", "transformer", "--out", "x.pt"]
     assert cli.main(words) == 2
     assert "inherit: --teacher nowhere.pt does not exist." in capsys.readouterr().err

@@ -35,7 +35,7 @@ def test_spread_keeps_the_first_and_the_last_layer():
             assert layers == sorted(set(layers))
 
 
-def test_words_and_pairs():
+def test_a_map_is_uniform_last_none_or_pairs_of_layers():
     assert parse("uniform") == [LayerPair(0, 1), LayerPair(1, 3), LayerPair(2, 5)]
     assert parse("last") == [LayerPair(2, 5)]
     assert parse("none") == []
@@ -79,6 +79,6 @@ def test_words_and_pairs():
         ],
     ],
 )
-def test_maps_that_are_refused(text, message):
+def test_a_map_of_no_layers_of_the_models_is_refused(text, message):
     with pytest.raises(ValueError, match=f"^{re.escape('--kd-feature-layers ' + message)}$"):
         parse(text)

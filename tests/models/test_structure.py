@@ -51,7 +51,7 @@ def test_attention_to_wider_states_is_usual():
     ],
     ids=["rotary", "another part", "a bias of keys", "that of torch"],
 )
-def test_other_attention_is_not(block):
+def test_other_attention_is_not_taken_for_usual_attention(block):
     assert not computes_usual_attention(block)
 
 

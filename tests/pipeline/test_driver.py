@@ -102,14 +102,19 @@ def test_a_changed_option_is_reported_and_only_what_depends_on_it_is_made(whole,
     assert f"{workflow.folder}/student is now {workflow.folder}/replaced/student.1" in message
 
 
-def test_flags_for_the_engine_that_mean_something_else_here_are_refused(tmp_path, capsys):
-    for flags, message in (
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         (["half"], "half is not a flag of Snakemake. Did you mean --until half?"),
         (["--set", "seed=2", "--", "-n"], "-- -n of Snakemake is --dry-run here, before --."),
         (["--", "-n"], "-- -n of Snakemake is --dry-run here, before --. Give that instead."),
-    ):
-        assert cli.main(["progressive", str(tmp_path / "run.yaml"), *flags]) == 2
-        assert message in capsys.readouterr().err
+    ],
+)
+def test_a_flag_of_snakemake_that_progressive_has_itself_is_refused(
+    tmp_path, capsys, flags, message
+):
+    assert cli.main(["progressive", str(tmp_path / "run.yaml"), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_until_a_step_only_what_it_needs_is_made(tmp_path):
@@ -119,7 +124,7 @@ def test_until_a_step_only_what_it_needs_is_made(tmp_path):
         driver.wanted(workflow, "none")
 
 
-def test_a_second_driver_is_reported_who_works(tmp_path):
+def test_a_second_driver_names_the_process_of_the_first(tmp_path):
     workflow = small_workflow(tmp_path / "run", student_lines=200)
     first = drive(workflow)
     lock = tmp_path / "run" / ".lock"
@@ -223,7 +228,7 @@ def test_a_pause_of_the_progress_that_is_none_is_refused_before_the_first_step(
         driver.run_workflow(small_workflow(tmp_path / "run"), None, [])
 
 
-def test_a_terminal_does_not_obey_what_an_overview_quotes(workflow):
+def test_control_characters_in_an_overview_are_not_sent_to_the_terminal(workflow):
     status = StepStatus(workflow.steps[0], {}, "changed", "--lr was \033]0;x\007\nmore, is 1")
     message = "  changed  data  --lr was \\x1b]0;x\\x07\nmore, is 1"
     assert driver.overview([status]) == message

@@ -1,6 +1,7 @@
 """--jobs: steps at the same time, each with its own GPU, never before what they need."""
 
 import json
+import re
 import signal
 from importlib.util import find_spec
 from itertools import combinations
@@ -122,33 +123,31 @@ def test_what_is_recorded_of_a_training_is_read_again_and_may_be_missing(tmp_pat
     assert read_workflow(path, workflow_sha256(recorded)) == recorded
 
 
-def test_what_cannot_be_side_by_side_is_refused(tmp_path, capsys):
+ELSEWHERE = (
+    "--jobs divides this machine, but --profile, --workflow-profile, an executor or "
+    "SNAKEMAKE_PROFILE runs the steps elsewhere. Give the number of jobs to Snakemake: -- --jobs N."
+)
+CORES = "--jobs divides all cores, or as many as OMP_NUM_THREADS gives. Leave out --cores."
+
+
+@pytest.mark.parametrize(
+    ("gpus", "flags", "message"),
+    [
+        (0, ["--executor", "slurm"], ELSEWHERE),
+        (0, ["--workflow-profile", "p"], ELSEWHERE),
+        (0, ["-c4"], CORES),
+        (0, ["--cores", "4"], CORES),
+        (2, [], "--jobs is 2, but data uses several GPUs. Leave out --jobs or gpus."),
+    ],
+)
+def test_jobs_that_cannot_be_side_by_side_are_refused(tmp_path, gpus, flags, message):
     workflow = small_workflow(tmp_path / "run")
-    several = workflow._replace(steps=[step._replace(gpus=2) for step in workflow.steps])
-    for each, engine, jobs, message in (
-        (
-            workflow,
-            ["--executor", "slurm"],
-            2,
-            "--jobs divides this machine, but --profile, --work",
-        ),
-        (
-            workflow,
-            ["--workflow-profile", "p"],
-            2,
-            "--jobs divides this machine, but --profile, --",
-        ),
-        (workflow, ["-c4"], 2, "--jobs divides all cores, or as many as OMP_NUM_THREADS gives."),
-        (
-            workflow,
-            ["--cores", "4"],
-            2,
-            "--jobs divides all cores, or as many as OMP_NUM_THREADS",
-        ),
-        (several, [], 2, "--jobs is 2, but data uses several GPUs. Leave out --jobs or gpus."),
-    ):
-        with pytest.raises(ValueError, match=message):
-            driver.run_workflow(each, None, engine, jobs)
+    steps = [step._replace(gpus=gpus or step.gpus) for step in workflow.steps]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        driver.run_workflow(workflow._replace(steps=steps), None, flags, 2)
+
+
+def test_a_number_of_jobs_for_a_run_that_is_only_shown_is_refused(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(json.dumps({"data": "nowhere"}))
     words = ["progressive", str(tmp_path / "run.yaml"), "--jobs", "2", "--dry-run"]
     assert cli.main(words) == 2

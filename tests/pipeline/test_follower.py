@@ -71,7 +71,9 @@ def test_what_no_step_writes_is_no_log(folder, written, capsys):
     assert capsys.readouterr().err == "one\n"
 
 
-def test_a_terminal_does_not_obey_a_log(folder, written, advanced, capsys):
+def test_control_characters_of_a_log_are_not_sent_to_the_terminal(
+    folder, written, advanced, capsys
+):
     with Follower(folder) as following:
         following.on_terminal = True
         written("\033]0;title\007done\n")

@@ -82,7 +82,7 @@ def test_a_stage_can_learn_from_any_before_it(workflow_of, large_teacher):
     assert args(workflow, "student")["kd_teacher"] == large_teacher
 
 
-def test_what_a_stage_says_wins_over_what_is_said_of_each(workflow_of):
+def test_keys_of_a_stage_win_over_those_of_each(workflow_of):
     ladder = "ladder: [0.7, {ratio: 0.4, temperature: 1, train: {lr: 3}}]"
     workflow = workflow_of(
         f"{ladder}\neach: {{temperature: 2, alpha: 0.6, train: {{lr: 2}}}}\nseed: 7"
@@ -176,7 +176,7 @@ def test_no_size_of_a_start_is_larger_than_its_teachers(workflow_of, flag, messa
         )
 
 
-def test_a_start_is_trained_in_the_form_that_it_has(workflow_of):
+def test_a_stage_is_trained_with_the_sizes_of_its_inherited_start(workflow_of):
     above = f"{{name: above, arch: {SMALL}}}"
     stage = "{arch: transformer_kd_small_student, start: inherit, train: {encoder-layers: 1}}"
     workflow = workflow_of(f"ladder: [{above}, {stage}]")

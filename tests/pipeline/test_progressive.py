@@ -118,7 +118,7 @@ def test_every_step_is_made_in_the_order_of_work(whole):
         assert (folder / page).stat().st_size > 1000
 
 
-def test_the_student_is_what_the_ladder_says(whole):
+def test_the_student_has_the_size_of_the_ladder(whole):
     models = whole.models
     sizes = {name: len(model["encoder.layers.0.fc1.bias"]) for name, model in models.items()}
     assert sizes["teacher"] > sizes["student"] == sizes["undistilled"]

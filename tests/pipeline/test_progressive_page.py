@@ -9,8 +9,8 @@ from harness import ROOT
 from fairseq_kd import cli
 from fairseq_kd.pipeline.preparation import prepare_run
 from fairseq_kd.pipeline.run_file import SCHEMA, read_run
-from fairseq_kd.pipeline.step_commands import DEFAULTS
 from fairseq_kd.pipeline.training_check import UNFIT
+from fairseq_kd.pipeline.training_flags import DEFAULTS
 
 PAGE = (ROOT / "docs" / "progressive.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)

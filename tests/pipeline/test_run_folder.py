@@ -247,22 +247,28 @@ def test_a_link_in_the_folder_of_a_run_is_refused(workflow_of, tmp_path, name):
         workflow_of(f"run: {tmp_path / 'mine'}\n{TEACHER}ladder: [0.5]")
 
 
-def test_what_no_run_made_is_not_replaced(workflow_of, tmp_path):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("beside a run")
-    for name in ("history.md", "workflow.json", "report.html", "hashes.json"):
-        (mine / name).write_text("{}")
-        message = f"run: {mine} holds {name}, which was not made by a run. Move that away, or give"
-        with pytest.raises(ValueError, match=message):
-            workflow_of(f"target: 0.25\nrun: {mine}")
-        assert sorted(path.name for path in mine.iterdir()) == sorted([name, "notes.txt"])
-        (mine / name).unlink()
-    message = f"run: {mine}/notes.txt must be a folder, but is a file. Give another path."
-    with pytest.raises(ValueError, match=message):
-        workflow_of(f"target: 0.25\nrun: {mine}/notes.txt")
-    workflow_of(f"target: 0.25\nrun: {mine}")
-    assert (mine / "notes.txt").read_text() == "beside a run"
+@pytest.mark.parametrize("name", ["history.md", "workflow.json", "report.html", "hashes.json"])
+def test_a_file_that_no_run_made_is_not_replaced(workflow_of, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("{}")
+    message = f"run: {tmp_path}/mine holds {name}, which was not made by a run. Move that away, or"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        workflow_of(f"target: 0.25\nrun: {tmp_path}/mine")
+    assert os.listdir(tmp_path / "mine") == [name]
+
+
+def test_a_file_in_place_of_the_folder_of_a_run_is_refused(workflow_of, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    message = f"run: {tmp_path}/notes.txt must be a folder, but is a file. Give another path."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        workflow_of(f"target: 0.25\nrun: {tmp_path}/notes.txt")
+
+
+def test_a_file_beside_those_of_a_run_is_kept(workflow_of, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("beside a run")
+    workflow_of(f"target: 0.25\nrun: {tmp_path}/mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "beside a run"
 
 
 @pytest.mark.parametrize("name", [".", "run"])

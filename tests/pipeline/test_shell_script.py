@@ -87,7 +87,7 @@ def test_what_a_kill_left_out_is_made_the_next_time(script):
     assert made(workflow) == before
 
 
-def test_everything_goes_where_run_says(script, tmp_path):
+def test_every_file_goes_into_the_folder_of_the_run(script, tmp_path):
     workflow, path = script
     folder = tmp_path / "else where"
     run("bash", path, env={"RUN": str(folder)})
@@ -172,7 +172,7 @@ def test_a_folder_with_a_colon_is_refused_before_any_step(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a$b", "a`touch x`b", "a\\b", 'a"b', "a'b", "a}b", "a=b"])
-def test_everything_goes_where_run_says_whatever_the_folder_is_called(tmp_path, name):
+def test_every_file_goes_into_the_folder_of_the_run_whatever_its_name(tmp_path, name):
     words = ["echo", f"{name}/x.pt", f"--k={name}/y:{name}/x.pt", "--out", name]
     step = Step("s", "train", [words], [], [], [f"{name}/x.pt"], f"{name}/y")
     write_script(

@@ -293,7 +293,7 @@ def test_an_unfinished_stage_of_an_old_torch_goes_on(command, tmp_path, capsys):
     assert "student: resuming after update 12" in capsys.readouterr().err
 
 
-def test_a_training_that_fails_on_a_full_disk_says_so(command, tmp_path, capsys):
+def test_a_training_that_fails_on_a_full_disk_reports_it(command, tmp_path, capsys):
     with small_disk(tmp_path / "disk", "size=64k") as disk:
         at = command.index("--save-dir") + 1
         words = [*command[:at], str(disk / "run"), *command[at + 1 :], "--pad", "100000"]

@@ -121,7 +121,7 @@ def test_a_folder_that_the_run_did_not_make_is_moved_aside(tmp_path):
     assert (folder / "text").read_text() == "line\n" * 5
 
 
-def test_a_manifest_tells_what_was_done(workflow):
+def test_a_manifest_records_the_commands_and_files_of_a_step(workflow):
     message = manifest(workflow, "student")
     path = workflow.step("student").makes[0]
     digest = subprocess.run(["sha256sum", path], capture_output=True, text=True).stdout.split()[0]
@@ -145,7 +145,7 @@ def test_steps_of_one_folder_are_made_anew_together(workflow):
     assert found["teacher"][0] == state.DONE
 
 
-def test_what_stands_on_a_step_that_gave_something_else_is_stale(workflow):
+def test_a_step_is_stale_if_a_step_before_it_has_other_outputs(workflow):
     path, message = (
         Path(workflow.step("middle").makes[0]),
         state.manifest_path(workflow, workflow.step("middle")),

@@ -168,7 +168,7 @@ def on_samples(name, verses, folder):
         *(pytest.param(f"wmt14_en_{each}", marks=pytest.mark.slow) for each in ("de", "fr")),
     ],
 )
-def test_its_text_is_clean(name, verses, tmp_path):
+def test_the_text_of_a_recipe_is_clean(name, verses, tmp_path):
     command, settings = on_samples(name, verses, tmp_path)
     printed = run_forked(*command, "--", "--dry-run", env=settings)
     assert "missing  student" in printed.stdout + printed.stderr
@@ -250,7 +250,7 @@ def test_the_header_is_the_help(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_its_run_file_is_one(name):
+def test_the_run_file_of_a_recipe_is_valid(name):
     described = read_run(ROOT / "scripts" / f"{name}.yaml")
     assert str(described.folder) == f"runs/{name}"
     assert described.data == f"runs/{name}/data/bin"

@@ -42,28 +42,28 @@ def refused(clone, **env):
     return result.stderr
 
 
-def test_no_python(clone):
+def test_a_missing_python_is_reported(clone):
     assert "no-python is missing: install Python 3.10 or newer" in refused(
         clone, PYTHON="no-python"
     )
 
 
-def test_a_python_that_is_too_old(clone, lacking):
+def test_a_python_that_is_too_old_is_reported(clone, lacking):
     message = refused(clone, PYTHON=lacking("version_info < (3, 10)"))
     assert "is too old: set PYTHON to a Python of 3.10 or newer" in message
 
 
-def test_no_venv_module(clone, lacking):
+def test_a_python_without_venv_is_reported(clone, lacking):
     message = refused(clone, PYTHON=lacking("ensurepip"))
     assert "apt install python3-venv" in message
 
 
-def test_no_compiler(clone):
+def test_a_missing_compiler_is_reported(clone):
     message = refused(clone, CXX="no-compiler", PYTHON=sys.executable)
     assert "The C++ compiler no-compiler is missing" in message
 
 
-def test_no_headers(clone, lacking):
+def test_missing_headers_of_python_are_reported(clone, lacking):
     message = refused(clone, PYTHON=lacking("Python.h"))
     assert "apt install python3-dev" in message
 

@@ -118,7 +118,7 @@ def test_checkpoints_of_other_shapes_are_refused(script, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["teacher", "distilled", "alone"])
-def test_the_models_are_what_their_manifest_says(name):
+def test_the_models_are_those_of_their_manifest(name):
     manifest = json.loads((FOLDER / "manifest.json").read_text())
     manifest = manifest.get(name, manifest)
     path = FOLDER / f"{name}.pt"
@@ -132,7 +132,7 @@ def test_the_models_are_what_their_manifest_says(name):
 
 
 @pytest.mark.slow
-def test_it_is_made_by_one_command(tmp_path):
+def test_the_teacher_of_the_demo_is_made_by_one_command(tmp_path):
     text = write_text(tmp_path / "text", {"train": 2000, "valid": 40, "test": 40})
     env = {"TEXT": str(text), "RUN": str(tmp_path / "run"), "UPDATES": "1000"}
     env["COOLDOWN"] = "500"

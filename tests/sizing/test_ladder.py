@@ -104,7 +104,7 @@ def test_ratios_shrink_by_the_factor_until_the_target(target, ratios):
     assert ratios_to(target) == ratios
 
 
-def test_another_factor():
+def test_ratios_shrink_by_another_factor():
     assert ratios_to(0.25, 0.5) == [1.0, 0.5, 0.25]
     assert ratios_to(0.125, 0.25) == [1.0, 0.25, 0.125]  # just half a step
 
@@ -159,7 +159,7 @@ def test_stages_that_are_the_same_are_refused(ratios, strategy, message):
     assert len(ladder_sizes(SMALL, nearest, strategy)) == len(nearest)
 
 
-def test_a_teacher_that_a_strategy_cannot_shrink():
+def test_a_teacher_that_a_strategy_cannot_shrink_is_refused():
     with pytest.raises(ValueError, match="strategy depth cannot build anything smaller than 1\\+1"):
         ladder_sizes(Size(1, 1, 64, 4, 256), [1.0, 0.5], "depth")
 

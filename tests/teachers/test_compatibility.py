@@ -21,7 +21,7 @@ def task(pair=("de", "en"), source=("ein", "haus"), target=("a", "house")):
     return SimpleNamespace(cfg=cfg, **sides)
 
 
-def test_the_same_words_pass():
+def test_equal_vocabularies_pass():
     check_same_vocabulary("--kd-teacher teacher.pt", task(), task())
 
 

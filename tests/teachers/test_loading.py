@@ -181,7 +181,7 @@ def test_sizes_that_the_weights_do_not_have_are_named_before_a_model_is_built(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("by 0"), RuntimeError("full")])
-def test_what_fails_while_the_model_is_built_is_not_reported_the_dictionaries(
+def test_an_error_while_the_model_is_built_is_not_attributed_to_the_dictionaries(
     moved, error, monkeypatch
 ):
     def fail(*_):

@@ -277,7 +277,7 @@ def test_a_killed_build_goes_on_to_the_same_store(store, teacher, data, tmp_path
     assert contents(out) == contents(store)
 
 
-def test_the_verb_builds_a_shard_and_says_what_is_next(teacher, data, tmp_path, capsys):
+def test_the_command_builds_a_shard_and_prints_the_next_command(teacher, data, tmp_path, capsys):
     out = str(tmp_path / "store")
     command = ["store", "--teacher", teacher, "--data", data, "--out", out, "--subset", "valid"]
     assert cli.main([*command, "--topk", "8", "--shard", "1/1"]) == 0

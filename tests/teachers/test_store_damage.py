@@ -139,26 +139,36 @@ INDEX_AGAIN = (
 )
 
 
-def test_a_changed_digit_of_what_a_store_says_of_itself_is_noticed(copied, build, data):
-    before = contents(copied)
-    for name, digit, other, repair in (
+READERS = {
+    "merging": lambda copied, build, data: merge_subset(copied, "valid"),
+    "building": lambda copied, build, data: build(copied, subsets=["valid"]),
+    "training": lambda copied, build, data: train_on(data, copied),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(
+    ("name", "digit", "other", "repair"),
+    [
         ("valid/subset.json", '"sentences": 2', '"sentences": 1', INDEX_AGAIN),
         ("store.json", '"topk": 8', '"topk": 9', "Copy it from another --out of the same fairseq"),
-    ):
-        path = copied / name
-        text = path.read_text()
-        assert digit in text
-        path.write_text(text.replace(digit, other))
-        message = f"{path} is damaged: its values do not match its checksum. "
-        for read in (
-            lambda: merge_subset(copied, "valid"),
-            lambda: build(copied, subsets=["valid"]),
-            lambda: train_on(data, copied),
-        ):
-            with pytest.raises(ValueError, match=f"^{re.escape(message + repair)}"):
-                read()
-        path.write_text(text)
-    (copied / "valid" / "subset.json").unlink()  # as the sentence says
+    ],
+)
+def test_a_changed_digit_in_the_description_of_a_store_is_detected(
+    copied, build, data, name, digit, other, repair, read
+):
+    path = copied / name
+    text = path.read_text()
+    assert digit in text
+    path.write_text(text.replace(digit, other))
+    message = f"{path} is damaged: its values do not match its checksum. {repair}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        read(copied, build, data)
+
+
+def test_a_removed_index_is_written_again_and_complete_parts_are_kept(copied, build):
+    before = contents(copied)
+    (copied / "valid" / "subset.json").unlink()  # as the sentence of a damaged one advises
     times = {each: each.stat().st_mtime_ns for each in (copied / "valid").glob("0*.npy")}
     build(copied, subsets=["valid"])
     assert contents(copied) == before
@@ -240,15 +250,15 @@ def test_dictionaries_of_another_form_are_named(copied, build, value):
         build(copied, subsets=["valid"])
 
 
-def test_a_subset_that_is_a_link_is_not_written_through(copied, build, tmp_path):
+@pytest.mark.parametrize("writer", ["merging", "building"])
+def test_a_subset_that_is_a_link_is_not_written_through(copied, build, tmp_path, writer):
     (copied / "valid").rename(tmp_path / "theirs")
     (copied / "valid").symlink_to(tmp_path / "theirs")
     (tmp_path / "theirs" / "00002.npy").write_text("precious")
     before = contents(tmp_path / "theirs")
     text = f"{copied}/valid is a symbolic link. Replace it by the folder itself, or remove it."
-    for write in (lambda: build(copied, subsets=["valid"]), lambda: merge_subset(copied, "valid")):
-        with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
-            write()
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+        READERS[writer](copied, build, None)
     assert contents(tmp_path / "theirs") == before
 
 

@@ -9,11 +9,6 @@ from harness import USER_DIR
 from fairseq_kd.criterions.flags import criterion_classes, flags_of
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.fairseq_flags import as_arguments
-from fairseq_kd.pipeline.step_commands import (
-    PLAIN,
-    TEACHERLESS,
-    stage_flags,
-)
 from fairseq_kd.pipeline.train_command import (
     ON_EACH_NODE,
     WITH_RANK,
@@ -21,6 +16,11 @@ from fairseq_kd.pipeline.train_command import (
     on_each_machine,
 )
 from fairseq_kd.pipeline.training_check import check_training_command
+from fairseq_kd.pipeline.training_flags import (
+    PLAIN,
+    TEACHERLESS,
+    stage_flags,
+)
 from fairseq_kd.pipeline.workflow import Training
 
 SIZE = {"arch": "transformer_kd_small_student"}
@@ -160,7 +160,7 @@ def test_on_cpus_each_node_has_its_rank():
     ]
 
 
-def test_a_training_says_whether_it_needs_a_gpu():
+def test_a_training_records_whether_it_needs_a_gpu():
     flags = stage_flags(DISTILLED, {}, {"fp16": True, "cpu": False})
     training = TrainCommand("middle", "data", "out", "user_dir", flags=flags).training()
     assert training == Training("fp16", False)
