@@ -1,12 +1,12 @@
 """The cost of every step of a distillation at several sizes of the corpus, and at WMT's by line.
 
-usage: python benchmarks/scale.py PAIRS... [--run runs/scale]      e.g. 10000 100000 1000000
+usage: python benchmarks/scale.py [PAIRS...] [--run runs/scale]      e.g. 10000 100000 1000000
 
-The text is recombined from data/bible.es-en: one or two verses a line, drawn with a fixed seed. The
-teacher is data/teacher.es-en, decoded with beam 2 and two hypotheses in two shards; the store has
-the 16 likeliest tokens. Appends wall-clock and processor seconds, the peak memory of the largest
-process and the bytes on disk of each step to benchmarks/scale.csv, and prints the table.
-Killed? Run the same line again: steps with a row for the size are not repeated.
+Each pair is two short verses of data/bible.es-en, drawn with a fixed seed. The teacher of most rows
+is trained first, and small, so that a million pairs are decoded in less than an hour; at the
+smallest size data/teacher.es-en is measured, too. Appends the cost of each step to
+benchmarks/scale.csv, and writes docs/scale.md; without PAIRS it only writes the page. Killed? Run
+the same line again: steps with a row for the size are not repeated.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import csv
 import datetime
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -24,19 +25,49 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from measuring import MIB
 
 from fairseq_kd import __version__
+from fairseq_kd.child_process import descendants
+from fairseq_kd.evaluation.pages import markdown_table
 from fairseq_kd.machine import machine
 from fairseq_kd.parallel_text import lines_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("scale.csv")
+PAGE = ROOT / "docs" / "scale.md"
 TEXT, VOCABULARY = ROOT / "data" / "bible.es-en", ROOT / "data" / "teacher.es-en"
-TEACHER = VOCABULARY / "teacher.pt"
+LONGEST = 14  # words of a verse
 WMT = {"WMT14 En-De": 4_500_000, "WMT14 En-Fr": 36_000_000}
 COLUMNS = ("pairs", "step", "seconds", "core_seconds", "peak_mib", "disk_mib")
 COLUMNS += ("machine", "date", "version")
-STUDENT = "--arch transformer_kd_small_student --share-all-embeddings --optimizer adam --lr 1e-3"
-STUDENT += " --label-smoothing 0.1 --max-tokens 4000 --max-update 20 --disable-validation --no-save"
-STUDENT += " --no-progress-bar --source-lang es --target-lang en --num-workers 2"
+SMALL = "--arch transformer_kd_small_student --encoder-layers 1 --decoder-layers 1"
+SMALL += " --encoder-embed-dim 64 --decoder-embed-dim 64 --encoder-ffn-embed-dim 128"
+SMALL += " --decoder-ffn-embed-dim 128 --encoder-attention-heads 4 --decoder-attention-heads 4"
+TRAIN = f"{SMALL} --share-all-embeddings --optimizer adam --lr 3e-3 --lr-scheduler inverse_sqrt"
+TRAIN += " --warmup-updates 200 --label-smoothing 0.1 --max-tokens 2500 --disable-validation"
+TRAIN += " --no-progress-bar --source-lang es --target-lang en"
+PLAIN = ["--criterion", "label_smoothed_cross_entropy"]
+POLL_S = 0.2  # between readings of memory
+HEAD = """\
+# Cost at the size of WMT
+
+What distillation costs at 4.5 and 36 million pairs, by the line through measurements at smaller
+sizes. Made by `python benchmarks/scale.py 10000 100000 1000000` from
+[benchmarks/scale.csv](../benchmarks/scale.csv). Each pair is two verses of the sample of at most
+14 words: 26 source and 28 target tokens of a joint vocabulary of 4,080, as long as WMT's.
+
+The teacher of most rows is small (0.35 M parameters, width 64) and is decoded with a beam of 2 and
+two hypotheses, in two shards; the store has K = 16. The rows *3.75 M* are those of the teacher in
+data/teacher.es-en. Decoding and the store cost what the teacher's forward pass costs: for another
+teacher, decode 10,000 sentences and multiply. All other steps depend on the text alone.
+"""
+MEASURES = {
+    "core_seconds": ("Processor time", "Core-seconds, all processes together.", "{:,.0f}"),
+    "peak_mib": (
+        "Memory",
+        "Peak MiB of all processes together, memory-mapped files apart.",
+        "{:,.0f}",
+    ),
+    "disk_mib": ("Disk", "MiB that the step leaves.", "{:,.1f}"),
+}
 
 
 class Step(NamedTuple):
@@ -48,33 +79,36 @@ class Step(NamedTuple):
 
 
 def main() -> None:
-    """Measures every step at every size, and prints the table."""
+    """Measures the missing steps, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pairs", type=int, nargs="+")
+    parser.add_argument("pairs", type=int, nargs="*")
     parser.add_argument("--run", type=Path, default=Path("runs/scale"))
     args = parser.parse_args()
     for pairs in sorted(args.pairs):
         folder = args.run / str(pairs)
-        text = folder / "given"
-        if not (text / "train.es").exists():
-            write_text(text, pairs)
-        for step in steps(folder, text):
+        write_text(folder / "given", pairs)
+        for step in steps(folder, args.run / "teacher", smallest=pairs == min(args.pairs)):
             if (str(pairs), step.name) not in {(row["pairs"], row["step"]) for row in rows()}:
                 measure(pairs, step)
-    print_table(args.pairs)
+            if step.name == "prepare" and not (args.run / "teacher").is_dir():
+                train_teacher(folder / "data" / "bin", args.run / "teacher")
+    PAGE.write_text(page(rows()), encoding="utf-8")
 
 
 def write_text(folder: Path, pairs: int) -> None:
-    """Writes parallel text of one or two verses a line; valid and test as they are."""
-    verses = [list(lines_of(f"{TEXT}/train.{side}.xz")) for side in ("es", "en")]
+    """Writes parallel text of two short verses a line; valid and test as they are."""
+    if (folder / "train.es").exists():
+        return
+    sides = zip(*(lines_of(f"{TEXT}/train.{side}.xz") for side in ("es", "en")), strict=True)
+    verses = [pair for pair in sides if max(len(side.split()) for side in pair) <= LONGEST]
     draw = random.Random(1)
     folder.mkdir(parents=True, exist_ok=True)
     partial = [folder / f"train.{side}.partial" for side in ("es", "en")]
     with partial[0].open("w", encoding="utf-8") as es, partial[1].open("w", encoding="utf-8") as en:
         for _ in range(pairs):
-            chosen = draw.sample(range(len(verses[0])), draw.choice((1, 2)))
-            for file, side in ((es, verses[0]), (en, verses[1])):
-                file.write(" ".join(side[verse] for verse in chosen) + "\n")
+            first, second = draw.sample(verses, 2)
+            es.write(f"{first[0]} {second[0]}\n")
+            en.write(f"{first[1]} {second[1]}\n")
     for split in ("valid", "test"):
         for side in ("es", "en"):
             name = f"{split}.{side}.xz"
@@ -83,29 +117,56 @@ def write_text(folder: Path, pairs: int) -> None:
         path.replace(path.with_suffix(""))
 
 
-def steps(folder: Path, text: Path) -> Iterator[Step]:
-    """The steps of a distillation, in order."""
-    data, store, translations = folder / "data", folder / "store", folder / "translations"
+def train_teacher(data: Path, out: Path) -> None:
+    """Trains the small teacher for 1,000 updates."""
+    partial = out.with_suffix(".partial")
+    command = [*fairseq_train(data), *PLAIN, "--save-dir", str(partial), "--max-update", "1000"]
+    subprocess.run([*command, "--no-epoch-checkpoints"], check=True, stdout=subprocess.DEVNULL)
+    partial.replace(out)
+
+
+def fairseq_train(data: Path) -> List[str]:
+    """The start of the command of a training."""
+    program = shutil.which("fairseq-train") or "fairseq-train"
+    return [program, str(data), "--user-dir", str(ROOT / "user_dir"), *TRAIN.split()]
+
+
+def steps(folder: Path, small: Path, smallest: bool) -> Iterator[Step]:
+    """The steps of a distillation, in order.
+
+    Args:
+        folder: of the size.
+        small: folder of the small teacher's checkpoint.
+        smallest: also the teacher in data/teacher.es-en.
+    """
+    store, translations = folder / "store", folder / "translations"
     distilled, binarised = folder / "distilled", folder / "data" / "bin"
     ours = [sys.executable, "-m", "fairseq_kd.cli"]
-    teacher = ["--teacher", str(TEACHER), "--data", str(binarised), "--subset", "train"]
-    prepare = ["prepare", "--text", str(text), "--source", "es", "--target", "en"]
-    prepare += ["--vocabulary", str(VOCABULARY), "--out", str(data)]
-    yield Step("prepare", [*ours, *prepare], data)
-    yield Step("store", [*ours, "store", *teacher, "--topk", "16", "--out", str(store)], store)
-    decode = [*ours, "translate", *teacher, "--beam", "2", "--nbest", "2"]
+    prepare = ["prepare", "--text", str(folder / "given"), "--source", "es", "--target", "en"]
+    prepare += ["--vocabulary", str(VOCABULARY), "--out", str(folder / "data")]
+    yield Step("prepare", [*ours, *prepare], folder / "data")
+    given = ["--data", str(binarised), "--subset", "train"]
+    teacher = ["--teacher", str(small / "checkpoint_last.pt"), *given]
+    large = ["--teacher", str(VOCABULARY / "teacher.pt"), *given]
+    build, decode = [*ours, "store", "--topk", "16"], [*ours, "translate"]
+    decode += ["--beam", "2", "--nbest", "2"]
+    yield Step("store", [*build, *teacher, "--out", str(store)], store)
+    if smallest:
+        out = folder / "store-large"
+        yield Step("store, 3.75 M", [*build, *large, "--out", str(out)], out)
+        out = folder / "translations-large"
+        yield Step("translate, 3.75 M", [*decode, *large, "--out", str(out)], out)
     for shard in ("1/2", "2/2"):
         given = ["--shard", shard, "--out", str(translations)]
-        yield Step(f"translate, shard {shard}", [*decode, *given], translations)
+        yield Step(f"translate, shard {shard}", [*decode, *teacher, *given], translations)
+    yield Step("merge", [*ours, "merge", str(translations)], translations)
     distil = ["distill-data", "--translations", str(translations), "--data", str(binarised)]
-    distil += ["--select", "interpolation", "--out", str(distilled)]
+    distil += ["--select", "interpolation", "--max-duplicates", "0", "--out", str(distilled)]
     yield Step("distill-data", [*ours, *distil], distilled)
-    train = [shutil.which("fairseq-train") or "fairseq-train"]
-    user_dir = ["--user-dir", str(ROOT / "user_dir"), *STUDENT.split()]
-    plain = [*train, str(distilled), *user_dir, "--criterion", "label_smoothed_cross_entropy"]
-    yield Step("20 updates, distilled", plain, distilled)
+    few = ["--max-update", "20", "--no-save", "--num-workers", "2"]
+    yield Step("20 updates, distilled", [*fairseq_train(distilled), *PLAIN, *few], distilled)
     stored = ["--criterion", "word_kd", "--kd-store", str(store), "--kd-temperature", "1"]
-    yield Step("20 updates, store", [*train, str(binarised), *user_dir, *stored], store)
+    yield Step("20 updates, store", [*fairseq_train(binarised), *stored, *few], store)
 
 
 def measure(pairs: int, step: Step) -> None:
@@ -115,21 +176,34 @@ def measure(pairs: int, step: Step) -> None:
         SystemExit: the command failed.
     """
     print(f"{pairs:,} pairs: {step.name}", file=sys.stderr)
-    start = time.perf_counter()
+    start, peak, ended = time.perf_counter(), 0.0, 0
     process = subprocess.Popen(step.command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    while not ended:
+        peak = max(
+            peak, sum(private_mib(each) for each in [process.pid, *descendants(process.pid)])
+        )
+        time.sleep(POLL_S)
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
     if status:
         sys.exit(f"{step.name} failed: {' '.join(step.command)}")
     seconds, cores = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
-    disk = sum(path.stat().st_size for path in step.makes.rglob("*") if path.is_file())
-    costs = (seconds, cores, usage.ru_maxrss * 1024 / MIB, disk / MIB)
+    disk = sum(path.stat().st_size for path in step.makes.rglob("*") if path.is_file()) / MIB
     new = not RESULTS.exists()
     with RESULTS.open("a", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(COLUMNS)
-        made = (machine(), datetime.date.today(), __version__)
-        writer.writerow([pairs, step.name, *(f"{cost:.1f}" for cost in costs), *made])
+        costs = [f"{cost:.1f}" for cost in (seconds, cores, peak, disk)]
+        writer.writerow([pairs, step.name, *costs, machine(), datetime.date.today(), __version__])
+
+
+def private_mib(pid: int) -> float:
+    """A process's share of memory that is no file's."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:  # it has ended
+        return 0
+    return sum(map(int, re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB$", text, re.M))) / 1024
 
 
 def rows() -> List[Dict[str, str]]:
@@ -140,22 +214,26 @@ def rows() -> List[Dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def print_table(sizes: Sequence[int]) -> None:
-    """Prints the costs by step, and at WMT's sizes, by the line through the last two sizes."""
-    names = list(dict.fromkeys(row["step"] for row in rows()))
-    shown = sorted(set(sizes))
-    for column in ("core_seconds", "peak_mib", "disk_mib"):
-        print(f"\n| {column} | {' | '.join(f'{size:,}' for size in shown)} | {' | '.join(WMT)} |")
-        print(f"|---|{'---:|' * (len(shown) + len(WMT))}")
+def page(found: Sequence[Dict[str, str]]) -> str:
+    """docs/scale.md: the costs of each step, also at WMT's sizes."""
+    parts = [HEAD]
+    sizes = sorted({int(row["pairs"]) for row in found})
+    names = list(dict.fromkeys(row["step"] for row in found))
+    for measure, (title, unit, form) in MEASURES.items():
+        table = []
         for name in names:
-            found = {int(row["pairs"]): float(row[column]) for row in rows() if row["step"] == name}
-            costs = [found[size] for size in shown]
-            costs += [at(size, list(found.items())[-2:]) for size in WMT.values()]
-            print(f"| {name} | {' | '.join(f'{cost:,.0f}' for cost in costs)} |")
+            known = {int(row["pairs"]): float(row[measure]) for row in found if row["step"] == name}
+            cells = [form.format(known[size]) if size in known else "" for size in sizes]
+            lines = [at(size, sorted(known.items())[-2:]) for size in WMT.values()]
+            table.append([name, *cells, *map(form.format, lines)])
+        columns = ["step", *(f"{size:,}" for size in sizes), *WMT]
+        parts += [f"## {title}\n\n{unit}\n\n{markdown_table(columns, table)}\n"]
+    machines = ", ".join(sorted({f"{row['machine']} ({row['version']})" for row in found}))
+    return "\n".join([*parts, f"On {machines}.\n"])
 
 
 def at(size: int, known: Sequence[Tuple[int, float]]) -> float:
-    """The cost at a size, on the line through one or two known costs."""
+    """The cost at a size, on the line through two known costs, or through one and the origin."""
     (first, low), (last, high) = known[0], known[-1]
     slope = (high - low) / (last - first) if last > first else high / last
     return high + slope * (size - last)
