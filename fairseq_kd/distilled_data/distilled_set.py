@@ -18,7 +18,12 @@ from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
 from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
 from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
 from fairseq_kd.distilled_data.selection import SelectionOptions
-from fairseq_kd.distilled_data.training_set import PairWriter, copy_the_rest, other_splits, tag_id
+from fairseq_kd.distilled_data.training_set import (
+    PairWriter,
+    copy_the_rest,
+    hash_of_other_splits,
+    tag_id,
+)
 from fairseq_kd.files.atomic_files import atomic_folder, check_apart
 from fairseq_kd.files.hashes import check_unchanged, sha256_of, sums_of
 from fairseq_kd.files.locks import lock_beside, locked
@@ -164,7 +169,7 @@ class DistilledSet:
             "hypotheses": sha256_of([self.hypotheses]),
             "references": sha256_of(self.subset.files(self.subset.pair[1])),
             "gold": sha256_of(gold_files),
-            "other_splits": sha256_of([path for path, *_ in other_splits(self.subset, "train")]),
+            "other_splits": hash_of_other_splits(self.subset, "train"),
             "choice": asdict(self.choice),
             "thresholds": {name: str(value) for name, value in self.bank.thresholds.items()},
             "mix": {name: each for name, each in asdict(self.mix).items() if name != "gold_data"},

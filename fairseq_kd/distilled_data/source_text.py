@@ -17,7 +17,7 @@ from fairseq_kd.decoding.splitting import CODES, UnknownTokens, checked_codes, i
 from fairseq_kd.decoding.subset import SOURCE_TEXT, Subset, read_subset
 from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.distilled_data.options import BinariseTextOptions
-from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, other_splits
+from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, hash_of_other_splits
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.recorded_folders import make_once
 from fairseq_kd.parallel_text import CleanLines, lines_of, text_file
@@ -87,7 +87,7 @@ class SourceText:
             "text": sha256_of([self.file]),
             "tokenizer": self.options.tokenizer,
             "bpe": self.options.bpe,
-            "other_splits": sha256_of([path for path, *_ in other_splits(self.data, "train")]),
+            "other_splits": hash_of_other_splits(self.data, "train"),
             "codes": sha256_of([] if self.codes is None else [self.codes]),
             **{side: sha256_of([self.data.dictionary_file(each)]) for side, each in sides},
         }

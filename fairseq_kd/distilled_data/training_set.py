@@ -8,6 +8,8 @@ import torch
 from fairseq.data import Dictionary, data_utils, indexed_dataset
 
 from fairseq_kd.decoding.subset import SUFFIXES, Subset, read_side
+from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.files.json_files import digest_of
 
 
 class SideWriter:
@@ -77,6 +79,11 @@ class PairWriter:
         """
         for side in self.sides:
             side.close()
+
+
+def hash_of_other_splits(data: Subset, split: str) -> str:
+    """A hash of the names and contents of the files that ``other_splits`` yields."""
+    return digest_of({name: sha256_of([path]) for path, name, _ in other_splits(data, split)})
 
 
 def other_splits(data: Subset, split: str) -> Iterator[Tuple[Path, str, Dictionary]]:

@@ -104,13 +104,23 @@ def test_text_of_empty_lines_is_refused(binarise, capsys, tmp_path):
     assert f"{tmp_path}/mono.es has only empty lines. Give another" in capsys.readouterr().err
 
 
-def test_another_valid_set_makes_another_folder(binarise, data, capsys, tmp_path):
+def changed(folder):
+    path = next(folder.glob("valid.*.es.bin"))
+    path.write_bytes(path.read_bytes()[:-2] + b"\4\0")
+
+
+def renamed(folder):
+    for path in folder.glob("valid.*"):
+        path.rename(folder / path.name.replace("valid", "dev"))
+
+
+@pytest.mark.parametrize("change", [changed, renamed])
+def test_another_valid_set_makes_another_folder(binarise, data, capsys, tmp_path, change):
     copied = tmp_path / "data"
     shutil.copytree(data, copied)
     words = ["--data", str(copied)]
     assert binarise(LINES, *words) == 0
-    path = next(copied.glob("valid.*.es.bin"))
-    path.write_bytes(path.read_bytes()[:-2] + b"\4\0")
+    change(copied)
     assert binarise(LINES, *words) == 2
     message = "mono already exists and was made of other inputs: 'other_splits' differ."
     assert message in capsys.readouterr().err
