@@ -1,0 +1,406 @@
+"""Tries every part of fairseq_kd with the fairseq of this environment, for docs/install.md.
+
+    python benchmarks/versions.py                  tries all parts, in about 20 minutes
+    python benchmarks/versions.py --only export    tries one part again
+    python benchmarks/versions.py --page           only writes the table of docs/install.md again
+
+Writes a column of benchmarks/versions.json, and from this file the table. Needs the clone and its
+environment; fairseq 0.12.2 is what scripts/setup.sh installs on Python 3.10. For the main branch,
+install it over that from a source tree, and name its commit:
+
+    PYTHON=python3.10 scripts/setup.sh && source .venv/bin/activate
+    pip install --force-reinstall --no-deps --no-build-isolation TREE
+    python benchmarks/versions.py --source 'main branch, 3d262bb of 2025-09-30'
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from importlib.metadata import distribution, packages_distributions
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from every_criterion import CRITERIONS, filled
+from harness import PAIR, ROOT, TRAINING, USER_DIR, run, write_text
+from layered import SHAPE
+from three_languages import PIVOT, binarise_three_ways
+from trained import train_to_an_end
+
+from fairseq_kd import __version__
+from fairseq_kd.checkpoints.reading import read_checkpoint
+from fairseq_kd.evaluation.pages import markdown_table
+from fairseq_kd.machine import machine
+
+RESULTS = Path(__file__).with_name("versions.json")
+PAGE = ROOT / "docs" / "install.md"
+BEGIN, END = "<!-- made by benchmarks/versions.py -->\n\n", "\n<!-- end -->\n"
+UNIT_TESTS = [f"tests/{name}" for name in ("losses", "checkpoints", "models", "files", "tasks")]
+UNIT_TESTS += ["tests/criterions", "tests/teachers"]
+UPDATES = 3  # of each criterion
+PLAIN = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
+LANGUAGES = {"source_lang": "es", "target_lang": "en"}
+LAST = "checkpoint_last.pt"
+ERROR = re.compile(r"(\w+\.)*\w*(Error|Exception)\b.*: .|fairseq-kd [\w-]+: ")  # its first line
+Row = Dict[str, Any]
+
+
+class Trial:
+    """Tries the parts, each in processes such as a user starts.
+
+    Args:
+        folder: an empty folder for data and models.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.failed: Dict[str, str] = {}  # unit tests, with the first line of the failure
+        self._made: Dict[str, Path] = {}
+
+    def unit_tests(self) -> str:
+        """The tests of the folders that compute, load and store, counted."""
+        return self.run_tests(UNIT_TESTS)
+
+    def run_tests(self, paths: List[str]) -> str:
+        """Runs pytest on files or folders and counts what passed, failed and was skipped."""
+        report = self.folder / "tests.xml"
+        flags = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        done = run(sys.executable, "-m", "pytest", *flags, *paths, check=False)
+        if not report.exists():
+            raise AssertionError(done.stdout + done.stderr)
+        cases = list(ElementTree.parse(report).iter("testcase"))
+        skipped = [each for each in cases if each.find("skipped") is not None]
+        for case in cases:
+            for part in case:
+                if part.tag in ("failure", "error"):
+                    name = f"{case.get('classname')}::{case.get('name')}"
+                    self.failed[name] = (part.get("message") or "").partition("\n")[0][:200]
+        passed = len(cases) - len(skipped) - len(self.failed)
+        counts = f"{passed:,} passed, {len(self.failed)} failed, {len(skipped)} skipped"
+        return f"fails: {counts}" if self.failed else counts
+
+    def criterions(self) -> str:
+        """A few updates of every criterion, with a validation."""
+        failures = []
+        for name in CRITERIONS:
+            flags = filled(
+                name, TEACHER=str(self.teacher()), LARGE=str(self.large()), STORE=str(self.stored())
+            )
+            data, pair = (self.three_way(), []) if PIVOT[0] in flags else (self.data(), PAIR)
+            words = [*TRAINING[len(PAIR) :], *pair, *flags, "--max-update", str(UPDATES)]
+            done = self.train(data, name.replace(" ", "_"), *words, check=False)
+            if done.returncode:
+                failures.append(f"{name}: {reason(done.stderr)}")
+        passed = f"{len(CRITERIONS) - len(failures)} of {len(CRITERIONS)}"
+        return f"fails: {passed}; {failures[0]}" if failures else passed
+
+    def store(self) -> str:
+        """A store of the validation and the training set."""
+        return f"passes, {sum(1 for path in self.stored().rglob('*.npy'))} files of records"
+
+    def translate(self) -> str:
+        """The validation set in both engines, in float32; only texts that end are compared."""
+        texts = []
+        for engine in ("ctranslate2", "fairseq"):
+            out = self.folder / f"translated-{engine}"
+            flags = ["--subset", "valid", "--engine", engine, "--out", out]
+            flags += ["--compute-type", "float32"] if engine == "ctranslate2" else []
+            self.command("translate", *self.taught(), *flags, *self.cache())
+            lines = (out / "hypotheses.txt").read_text(encoding="utf-8").splitlines()
+            texts.append([line.split("\t")[-1] for line in lines if line.startswith("H-")])
+        ended = [pair for pair in zip(*texts, strict=True) if pair[0].endswith(" .")]
+        if not ended or any(one != other for one, other in ended):
+            raise AssertionError(f"the engines translate {len(ended)} sentences differently")
+        return f"passes, {len(ended)} complete translations alike"
+
+    def evaluate(self) -> str:
+        """Teacher and student in both engines: quality, size, memory and speed."""
+        flags = [
+            "--student",
+            self.student(),
+            "--subset",
+            "valid",
+            "--rounds",
+            "1",
+            "--threads",
+            "1",
+        ]
+        flags += ["--bootstrap", "100", "--beam", "2", "--out", self.folder / "report"]
+        self.command("evaluate", *self.taught(), *flags, *self.cache())
+        return "passes"
+
+    def export(self) -> str:
+        """The student as a folder for CTranslate2, which its own program translates with."""
+        flags = ["--data", self.data(), "--subset", "valid", "--threads", "1", "--beam", "2"]
+        self.command("export", self.student(), *flags, "--out", self.folder / "ct2", *self.cache())
+        return "passes"
+
+    def generate(self) -> str:
+        """fairseq-generate with the student and the plugin."""
+        flags = [*PAIR, "--gen-subset", "valid", "--cpu", "--user-dir", USER_DIR, "--beam", "2"]
+        run("fairseq-generate", self.data(), "--path", self.student(), *flags)
+        return "passes"
+
+    def hydra(self) -> str:
+        """fairseq-hydra-train with word_kd; with omegaconf 2.0 it needs ``base_layers`` to save."""
+        try:
+            self.hydra_train("hydra", {})
+        except AssertionError:
+            self.hydra_train("hydra-base-layers", {"base_layers": 0})
+            return "passes with `base_layers: 0` under `model`"
+        return "passes"
+
+    def hydra_train(self, name: str, model: Dict[str, int]) -> None:
+        """Trains by a YAML file, with more options of the model."""
+        config = {
+            "common": {"user_dir": USER_DIR, "cpu": True},
+            "task": {"_name": "translation", "data": str(self.data()), **LANGUAGES},
+            "model": {
+                "_name": "transformer_kd_small_student",
+                "share_all_embeddings": True,
+                **model,
+            },
+            "criterion": {"_name": "word_kd", "label_smoothing": 0.1},
+            "optimizer": {"_name": "adam", "lr": [0.003]},
+            "lr_scheduler": {"_name": "fixed"},
+            "optimization": {"max_update": UPDATES, "lr": [0.003]},
+            "dataset": {"max_tokens": 1000},
+            "checkpoint": {"save_dir": str(self.folder / name), "no_epoch_checkpoints": True},
+        }
+        config["criterion"]["kd_teacher"] = str(self.teacher())
+        (self.folder / f"{name}.yaml").write_text(json.dumps(config), encoding="utf-8")
+        named = ["--config-dir", self.folder, "--config-name", name]
+        run("fairseq-hydra-train", *named, f"hydra.run.dir={self.folder}")
+        done = read_checkpoint(self.folder / name / LAST)["optimizer_history"][-1]["num_updates"]
+        if done != UPDATES:
+            raise AssertionError(f"the checkpoint is of update {done}, not {UPDATES}")
+
+    def resume(self) -> str:
+        """A training that is killed and started again, against one that is not killed."""
+        flags = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
+        flags += [str(self.teacher()), "--max-update", "16", "--save-interval-updates", "2"]
+        whole, killed = self.folder / "whole", self.folder / "killed"
+        train = ["fairseq-train", self.data(), *TRAINING, *flags, "--user-dir", USER_DIR]
+        stage = ["fairseq-kd", "stage", "student", "--", *train, "--save-dir"]
+        run(*stage, whole)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([*map(str, stage), str(killed)], **quiet)
+        while process.poll() is None and not (killed / "checkpoint_1_2.pt").exists():
+            time.sleep(0.02)
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
+            raise AssertionError("the training ended before it was killed")
+        run(*stage, killed)
+        one, other = (read_checkpoint(folder / LAST)["model"] for folder in (whole, killed))
+        if any(not torch.equal(one[name], other[name]) for name in one):
+            raise AssertionError("the resumed student differs from that of an unbroken training")
+        return "passes, same weights"
+
+    def data(self) -> Path:
+        """A few hundred verses, binarised."""
+        return self.once("corpus", self._prepare) / "data" / "bin"
+
+    def _prepare(self, folder: Path) -> None:
+        text = write_text(folder / "text", {"train": 400, "valid": 40, "test": 40})
+        words = ["--text", text, "--source", "es", "--target", "en", "--out", folder / "data"]
+        self.command("prepare", *words, "--merges", "300", "--max-words", "25", "--workers", "1")
+
+    def three_way(self) -> Path:
+        """The same with a third language, for cross_lingual_kd."""
+        prepared = self.data().parent
+        return self.once("three", lambda to: binarise_three_ways(prepared, to / "bin")) / "bin"
+
+    def teacher(self) -> Path:
+        """A small teacher of a few hundred updates, whose translations end."""
+        return self.once("teacher", lambda to: train_to_an_end(str(self.data()), to)) / LAST
+
+    def large(self) -> Path:
+        """A teacher of more layers and heads than the student, hardly trained."""
+        words = [*TRAINING, *SHAPE, *PLAIN, "--max-update", "2"]
+        return self.once("large", lambda to: self.train(self.data(), to.name, *words)) / LAST
+
+    def student(self) -> Path:
+        """The student of a short word_kd."""
+        words = [*TRAINING, *filled("word_kd", TEACHER=str(self.teacher())), "--max-update", "200"]
+        words += ["--disable-validation"]
+        return self.once("student", lambda to: self.train(self.data(), to.name, *words)) / LAST
+
+    def stored(self) -> Path:
+        """The top-k store of the teacher."""
+
+        def build(folder: Path) -> None:
+            self.command("store", *self.taught(), "--topk", "8", "--out", folder / "store")
+
+        return self.once("stored", build) / "store"
+
+    def once(self, name: str, make: Callable[[Path], Any]) -> Path:
+        """A folder that is made by the first part that needs it."""
+        if name not in self._made:
+            (self.folder / name).mkdir()
+            make(self.folder / name)
+            self._made[name] = self.folder / name
+        return self._made[name]
+
+    def train(self, data: Path, name: str, *words: str, check: bool = True) -> Any:
+        """Runs fairseq-train with the plugin into a folder."""
+        to = ["--user-dir", USER_DIR, "--save-dir", self.folder / name]
+        return run("fairseq-train", data, *words, *to, check=check)
+
+    def command(self, *words: Any) -> None:
+        """Runs a command of fairseq-kd."""
+        run("fairseq-kd", *words)
+
+    def taught(self) -> List[Any]:
+        """The flags for the teacher and its data."""
+        return ["--teacher", self.teacher(), "--data", self.data()]
+
+    def cache(self) -> List[Any]:
+        """The flags for the models that are converted for CTranslate2."""
+        return ["--cache", self.folder / "cache"]
+
+
+PARTS: Dict[str, Tuple[str, Callable[[Trial], str]]] = {  # their rows in the table
+    "unit tests": (
+        f"unit tests of {', '.join(Path(each).name for each in UNIT_TESTS)}",
+        Trial.unit_tests,
+    ),
+    "criterions": (f"every criterion, {UPDATES} updates", Trial.criterions),
+    "resume": ("a training is killed and resumed", Trial.resume),
+    "store": ("`store`", Trial.store),
+    "translate": ("`translate` with CTranslate2 and with fairseq", Trial.translate),
+    "evaluate": ("`evaluate`", Trial.evaluate),
+    "export": ("`export`", Trial.export),
+    "generate": ("`fairseq-generate`", Trial.generate),
+    "hydra": ("`fairseq-hydra-train`", Trial.hydra),
+}
+
+
+def reason(output: str) -> str:
+    """The first line of the failure at the end of an output: its last exception or message."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR.match(line)]
+    return (errors or lines or ["no output"])[-1][:200]
+
+
+def fairseq_here(source: Optional[str]) -> str:
+    """The fairseq of this environment with its version, or with its commit if built from source.
+
+    Raises:
+        ValueError: ``--source`` is missing, or has no effect.
+    """
+    name = packages_distributions()["fairseq"][0]
+    found = distribution(name)
+    from_tree = found.read_text("direct_url.json") is not None
+    if from_tree and source is None:
+        raise ValueError(
+            "fairseq was installed from a source tree here: give the commit of the tree by "
+            "--source, such as --source 'main branch, 3d262bb of 2025-09-30'."
+        )
+    if source is not None and not from_tree:
+        raise ValueError(f"--source has no effect: {name} {found.version} is a release. Remove it.")
+    return source or f"{name} {found.version}"
+
+
+def tried(trial: Trial, parts: List[str]) -> Dict[str, str]:
+    """The result of each part, in a few words; "fails: " and the first line of its failure."""
+    results = {}
+    for name in parts:
+        began = time.monotonic()
+        try:
+            results[name] = PARTS[name][1](trial)
+        except AssertionError as error:
+            results[name] = f"fails: {reason(str(error))}"
+        print(f"{name}: {results[name]} ({time.monotonic() - began:.0f} s)", flush=True)
+    return results
+
+
+def row_of(fairseq: str, results: Dict[str, str], failed: Dict[str, str]) -> Row:
+    """A column of the table, as versions.json holds it."""
+    commit = run("git", "describe", "--always", "--dirty").stdout.strip()
+    return {
+        "fairseq": fairseq,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "torch": torch.__version__,
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "plugin": f"{__version__}, {commit}",
+        "results": results,
+        "failed_tests": failed,
+    }
+
+
+def recorded(rows: List[Row], new: Row) -> List[Row]:
+    """The rows with a new one, which replaces that of the same fairseq and Python.
+
+    Parts that were not tried now keep their earlier result.
+    """
+    same = [
+        row for row in rows if (row["fairseq"], row["python"]) == (new["fairseq"], new["python"])
+    ]
+    for old in same:
+        results = {**old["results"], **new["results"]}
+        failed = new["failed_tests"] if "unit tests" in new["results"] else old["failed_tests"]
+        new = {**new, "failed_tests": failed}
+        new["results"] = {name: results[name] for name in PARTS if name in results}
+    at = rows.index(same[0]) if same else len(rows)
+    kept = [row for row in rows if row not in same]
+    return [*kept[:at], new, *kept[at:]]
+
+
+def table(rows: List[Row]) -> str:
+    """The results as Markdown, a column for each fairseq."""
+    fields = ("python", "torch", "machine", "date", "plugin")
+    heads = ("Python", "torch", "on", "tried on", "fairseq_kd, commit")
+    lines = [[head, *(row[key] for row in rows)] for key, head in zip(fields, heads, strict=True)]
+    for name, (text, _) in PARTS.items():
+        lines.append([text, *(row["results"].get(name, "not tried") for row in rows)])
+    return markdown_table(["", *(row["fairseq"] for row in rows)], lines, figures=False)
+
+
+def page(text: str, rows: List[Row]) -> str:
+    """The text of docs/install.md with the table of some results."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}{table(rows)}\n{end}{after}"
+
+
+def read_rows() -> List[Row]:
+    """The results so far."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", help="what fairseq was built from, if from a source tree")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part; may be repeated")
+    parser.add_argument("--page", action="store_true", help="only write the table")
+    args = parser.parse_args()
+    rows = read_rows()
+    if not args.page:
+        try:
+            fairseq = fairseq_here(args.source)
+        except ValueError as error:
+            sys.exit(str(error))
+        with tempfile.TemporaryDirectory(prefix="versions") as folder:
+            trial = Trial(Path(folder))
+            results = tried(trial, args.only or list(PARTS))
+        rows = recorded(rows, row_of(fairseq, results, trial.failed))
+        RESULTS.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
