@@ -9,6 +9,7 @@ environment; fairseq 0.12.2 is what scripts/setup.sh installs on Python 3.10. Fo
 install it over that from a source tree, and name its commit:
 
     PYTHON=python3.10 scripts/setup.sh && source .venv/bin/activate
+    pip install --constraint constraints.txt scikit-learn
     pip install --force-reinstall --no-deps --no-build-isolation TREE
     python benchmarks/versions.py --source 'main branch, 3d262bb of 2025-09-30'
 """
@@ -185,6 +186,22 @@ class Trial:
         if done != UPDATES:
             raise AssertionError(f"the checkpoint is of update {done}, not {UPDATES}")
 
+    def shell(self) -> str:
+        """A run that is written as a script, without Snakemake, and its trainings and report."""
+        content = {
+            "data": str(self.data()),
+            "teacher": str(self.teacher()),
+            "ladder": [{"arch": "transformer_kd_tiny_student"}],
+            "train": {"max-update": UPDATES},
+            "evaluate": {"subset": "valid", "rounds": 0, "beam": 1, "bootstrap": 100},
+            "run": str(self.folder / "run"),
+        }
+        file = self.folder / "run.yaml"
+        file.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+        self.command("progressive", file, "--shell", self.folder / "run.sh")
+        run("bash", self.folder / "run.sh")
+        return "passes"
+
     def resume(self) -> str:
         """A training that is killed and started again, against one that is not killed."""
         flags = ["--criterion", "word_kd", "--label-smoothing", "0.1", "--kd-teacher"]
@@ -280,6 +297,7 @@ PARTS: Dict[str, Tuple[str, Callable[[Trial], str]]] = {  # their rows in the ta
     "translate": ("`translate` with CTranslate2 and with fairseq", Trial.translate),
     "evaluate": ("`evaluate`", Trial.evaluate),
     "export": ("`export`", Trial.export),
+    "shell": ("`progressive --shell`, and the script", Trial.shell),
     "generate": ("`fairseq-generate`", Trial.generate),
     "hydra": ("`fairseq-hydra-train`", Trial.hydra),
 }
