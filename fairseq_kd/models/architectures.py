@@ -9,10 +9,11 @@ arXiv:1906.01787). Any number yields to fairseq's own flag, such as ``--encoder-
 
 from argparse import Namespace
 from dataclasses import dataclass
-from typing import Dict
+from typing import Dict, Union
 
 from fairseq.models import register_model_architecture
 from fairseq.models.transformer import base_architecture
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,20 @@ class Architecture:
             for option, value in {"layers": count, **common}.items()
         }
 
-    def apply(self, args: Namespace) -> None:
-        """Fills in what the command line left open, and calls the result plain ``transformer``."""
+    def apply(self, args: Union[Namespace, DictConfig]) -> None:
+        """Fills in what the command line left open, and calls the result plain ``transformer``.
+
+        Args:
+            args: of fairseq-train; or the options of fairseq-hydra-train, where a name that is
+                missing has the value None in omegaconf 2.0, and no default would be used.
+        """
+        if OmegaConf.is_config(args):
+            given = {name: value for name, value in args.items() if value is not None}
+            filled = Namespace(**{"base_layers": 0, **given})  # read by fairseq's trainer
+            self.apply(filled)
+            for name, value in vars(filled).items():
+                args[name] = value
+            return
         norms = {f"{side}_normalize_before": True for side in ("encoder", "decoder")}
         for name, value in {**self.sizes(), **norms}.items():
             setattr(args, name, getattr(args, name, value))

@@ -111,7 +111,7 @@ def _try(args: Namespace) -> Any:
     """
     import torch
     from fairseq import tasks
-    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf, omegaconf_no_object_check
     from fairseq.logging import metrics
     from omegaconf import OmegaConf
 
@@ -126,7 +126,8 @@ def _try(args: Namespace) -> Any:
         dataset = task.datasets[subset]
         model = task.build_model(cfg.model)
         content = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-        whole = OmegaConf.create(content, flags={"allow_objects": True})
+        with omegaconf_no_object_check():  # models of fairseq-train have Namespaces in it
+            whole = OmegaConf.create(content)
         del whole["dataset"]  # otherwise a criterion checks all of the data
         criterion = task.build_criterion(whole.criterion)
         ordered, most = dataset.ordered_indices(), model.max_positions()  # by length

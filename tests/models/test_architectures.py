@@ -1,10 +1,13 @@
 """The architectures: the models they build, and who can read their checkpoints."""
 
+from argparse import Namespace
+
 import ctranslate2
 import pytest
 from ctranslate2.converters import FairseqConverter
 from forks import run_new
 from harness import USER_DIR, Setup
+from omegaconf import OmegaConf
 
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.weights import count_parameters
@@ -34,6 +37,16 @@ def test_an_architecture_builds_what_it_says(data, name):
 def test_a_flag_wins_over_the_architecture(data):
     model = built(data, "transformer_kd_6_2", "--encoder-layers", "4").model
     assert (len(model.encoder.layers), len(model.decoder.layers)) == (4, 2)
+
+
+def test_the_options_of_hydra_get_the_same_sizes_and_no_none_of_omegaconf_2_0():
+    architecture = ARCHITECTURES["transformer_kd_tiny_student"]
+    given = {"_name": "transformer_kd_tiny_student", "encoder_layers": 3, "dropout": None}
+    options, plain = OmegaConf.create(given), Namespace(_name="", encoder_layers=3)
+    architecture.apply(options)
+    architecture.apply(plain)
+    assert OmegaConf.to_container(options) == {**vars(plain), "base_layers": 0}
+    assert options.encoder_embed_dim == options.decoder_output_dim == architecture.width
 
 
 def test_the_reference_student_is_at_most_a_quarter_of_the_reference_teacher(data):
