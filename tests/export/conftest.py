@@ -2,12 +2,12 @@
 
 import pytest
 
-from fairseq_kd.export import directory
+from fairseq_kd.export import student
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_sentences():
     with pytest.MonkeyPatch.context() as patch:
         for name, count in (("ROUNDS", 1), ("ALONE", 4), ("TOGETHER", 16)):
-            patch.setattr(directory, name, count)
+            patch.setattr(student, name, count)
         yield
