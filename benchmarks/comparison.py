@@ -22,8 +22,8 @@ from fairseq_kd.evaluation.results import EvaluationResult, SystemResult
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.machine import with_gpus
 from fairseq_kd.pipeline.state import manifest_path
-from fairseq_kd.pipeline.workflow import FILE, Workflow, read_workflow
-from fairseq_kd.training_log import FILE as LOG
+from fairseq_kd.pipeline.workflow import WORKFLOW_FILE, Workflow, read_workflow
+from fairseq_kd.training_log import WORKFLOW_FILE as LOG
 from fairseq_kd.training_log import read_training_log
 
 RESULTS = Path(__file__).with_name("comparison.csv")
@@ -42,7 +42,7 @@ def main(table: str, folder: Path, rows: Sequence[str]) -> None:
         folder: of the run.
         rows: models to score; all if there are none.
     """
-    workflow = read_workflow(folder / FILE)
+    workflow = read_workflow(folder / WORKFLOW_FILE)
     measured = evaluated(workflow, rows)
     texts = translations(folder if not rows else folder / "rows", measured)
     references = references_of(workflow)

@@ -32,7 +32,7 @@ from fairseq_kd.decoding.hypothesis_files import WHOLE, by_sentence
 from fairseq_kd.decoding.options import TranslateOptions
 from fairseq_kd.decoding.subset import Subset, read_subset, words_of
 from fairseq_kd.decoding.translation_model import load_checkpoints, read_subset_for
-from fairseq_kd.distilled_data.training_set import PairWriter
+from fairseq_kd.distilled_data.binarised_writer import PairWriter
 from fairseq_kd.machine import cores
 
 FAIRSEQ = "fairseq-generate"

@@ -17,7 +17,7 @@ from measuring import record
 from fairseq_kd import plugin  # noqa: F401  (registers our architectures)
 from fairseq_kd.losses import TopK
 from fairseq_kd.models.real_tokens import RealTokens
-from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store_building import task_on
 from fairseq_kd.teachers.store_records import pack, unpack

@@ -11,7 +11,7 @@ from typing import List, Optional
 
 from fairseq.utils import import_user_module
 
-from fairseq_kd import criterions, models, tasks, worker_messages  # noqa: F401
+from fairseq_kd import criterions, models, rank_messages, tasks  # noqa: F401
 from fairseq_kd.checkpoints import safe_loading  # noqa: F401
 
 

@@ -1,6 +1,6 @@
-"""The default weights of the terms of a loss, of criterions and of what reads their logs.
+"""The default weights of the loss terms; `diagnose` reads them, too.
 
-They stand apart from the criterions, so that they are read without importing fairseq.
+They stand apart from the criterions, so that reading them does not import fairseq.
 """
 
 ALPHA, BETA = 0.8, 0.2  # of the distillation loss and of the cross-entropy

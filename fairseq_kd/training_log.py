@@ -8,7 +8,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writes it
+LOG_FILE = "train.log"  # in the folder of the checkpoints, as fairseq-kd stage writes it
 STAGE_LOCK = ".stage.lock"  # beside it, while fairseq-kd stage works on it, or after a kill of that
 ENDED_LINE = "# the command ended with status "  # which fairseq-kd stage adds where it failed
 # Text of the data, as --eval-bleu-print-samples logs it, never stands first in a line.

@@ -7,7 +7,7 @@
 #
 # The same as fairseq-kd translate and fairseq-kd distill-data, without their speed, filters and restart
 # within the set. DATA_BIN is the output of fairseq-preprocess; its BPE is kept.
-# OUT_DIR gets  generate.txt  what fairseq-generate printed    text/  the pairs, one sentence a line
+# OUT_DIR gets  generate.txt  what fairseq-generate printed    text/  the pairs, one sentence per line
 #               bin/          what fairseq-train reads, with the dictionaries of DATA_BIN
 #               made_from.txt settings and hashes: an OUT_DIR of another teacher, data or setting is refused
 #

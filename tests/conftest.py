@@ -16,8 +16,8 @@ from trained import train_to_an_end
 from fairseq_kd import cli
 from fairseq_kd.decoding.engine_choice import let_ctranslate2_use_avx512
 from fairseq_kd.decoding.subset import read_subset
-from fairseq_kd.distilled_data.training_set import PairWriter
-from fairseq_kd.teachers import live
+from fairseq_kd.distilled_data.binarised_writer import PairWriter
+from fairseq_kd.teachers import live_teacher
 
 OF_THE_SESSION = set()  # teachers that no test changes
 let_ctranslate2_use_avx512()  # here as in what translates alone, whatever test decodes first
@@ -82,7 +82,7 @@ def teacher(data, made_once):
 @pytest.fixture(scope="session", autouse=True)
 def _teachers_are_read_once():
     """Where criterions learn from those in ``OF_THE_SESSION``."""
-    load, loaded = live.load_teacher, {}
+    load, loaded = live_teacher.load_teacher, {}
 
     def load_once(path, *others):
         if path not in OF_THE_SESSION:
@@ -95,7 +95,7 @@ def _teachers_are_read_once():
         return copy.deepcopy(model), task
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "load_teacher", load_once)
+        patch.setattr(live_teacher, "load_teacher", load_once)
         yield
 
 

@@ -40,7 +40,7 @@ sys.exit(cli.main())
 """
 WORKERS = """\
 import dataclasses, functools, sys, time
-from fairseq_kd.worker_processes import in_processes
+from fairseq_kd.process_pool import in_processes
 from fairseq_kd.commands import merge
 def run(options):
     return len(list(in_processes([functools.partial(time.sleep, 300)] * 8, 2)))
@@ -281,7 +281,7 @@ import multiprocessing, os, sys
 from contextlib import suppress
 from functools import partial
 from fairseq_kd import cli
-from fairseq_kd.worker_processes import in_processes
+from fairseq_kd.process_pool import in_processes
 sys.path.remove("")
 os.chdir(sys.argv[1])
 sys.argv = ["fairseq-kd", "--help"]
@@ -310,7 +310,7 @@ def test_no_process_is_started_otherwise():
 
 
 def test_a_worker_that_is_killed_ends_in_one_sentence():
-    from fairseq_kd.worker_processes import in_processes
+    from fairseq_kd.process_pool import in_processes
 
     message = (
         r"^One of 2 worker processes was killed, perhaps because memory ran out\. Run the same comm"

@@ -46,7 +46,7 @@ BEYOND = (
     "fairseq-train wrote."
 )
 CONSTANTS = {"NONE": None, "NEWFALSE": False, "NEWTRUE": True, "EMPTY_TUPLE": ()}
-PLAIN = ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1")
+VALUES = ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1")
 EMPTY = {"EMPTY_DICT": "dict", "EMPTY_LIST": "list", "EMPTY_SET": "set"}
 
 
@@ -197,7 +197,7 @@ class _Reader:
     def _follow(self, name: str, argument: Any) -> None:
         """Applies one instruction to the stack."""
         stack = self.stack
-        if name in PLAIN:
+        if name in VALUES:
             stack.append(argument)
         elif name in CONSTANTS:
             stack.append(CONSTANTS[name])

@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 import torch
 
 import fairseq_kd.checkpoints.arrays  # noqa: F401  (torch reads arrays of numbers)
+from fairseq_kd.checkpoints.option_check import refuse_code, shown
 from fairseq_kd.checkpoints.pickles import (
     AGAIN,
     CUT_OFF,
@@ -29,9 +30,8 @@ from fairseq_kd.checkpoints.pickles import (
     python_object,
     values_in,
 )
-from fairseq_kd.checkpoints.plain_options import refuse_code, shown
-from fairseq_kd.checkpoints.records import fault_of_records
 from fairseq_kd.checkpoints.weights import are_weights, check_finite, check_weights
+from fairseq_kd.checkpoints.zip_format import fault_of_records
 from fairseq_kd.files.atomic_files import check_new_file
 from fairseq_kd.files.json_files import NAMES
 from fairseq_kd.files.names import why_no_file

@@ -1,4 +1,4 @@
-"""Makes fairseq load checkpoints as data; everything that is replaced in fairseq for that.
+"""Replaces fairseq's loading of checkpoints, and its `eval` of options, by safe ones.
 
 - ``checkpoint_utils.load_checkpoint_to_cpu`` first reads the file as weights and plain options, on
   fairseq's main branch too, which unpickles any object, and refuses options that hold code. It
@@ -20,7 +20,7 @@ from fairseq import checkpoint_utils
 from fairseq.data.fasta_dataset import FastaDataset, fasta_file_path
 from fairseq.file_io import PathManager
 
-from fairseq_kd.checkpoints.plain_options import plain_value, unopened_files
+from fairseq_kd.checkpoints.option_check import plain_value, unopened_files
 from fairseq_kd.checkpoints.reading import unpickled
 
 _load_checkpoint_to_cpu = checkpoint_utils.load_checkpoint_to_cpu

@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 from torch import Tensor
 
-from fairseq_kd.checkpoints.plain_options import plain_value
+from fairseq_kd.checkpoints.option_check import plain_value
 from fairseq_kd.fairseq_flags import range_of
 from fairseq_kd.flag_types import Range
 

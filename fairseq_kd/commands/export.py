@@ -12,7 +12,7 @@ after translate.py has translated a few sentences as the model does."""
 
 def run(options: ExportOptions) -> int:
     """Exports, and prints size, BLEU and speed."""
-    from fairseq_kd.export.directory import Export
+    from fairseq_kd.export.student import Export
     from fairseq_kd.plugin import import_user_dir
 
     import_user_dir(options.user_dir)

@@ -25,7 +25,7 @@ def run(options: ImportTranslationsOptions) -> int:
     """Writes the folder, or prints that it exists."""
     check_apart(options.out, {"--data": options.data, "--hypotheses": options.hypotheses})
 
-    from fairseq_kd.decoding.outside_translations import Import
+    from fairseq_kd.decoding.external_translations import Import
     from fairseq_kd.decoding.subset import language_pair_of
     from fairseq_kd.machine import cores
 

@@ -29,10 +29,10 @@ def run(options: TranslateTextOptions) -> int:
     inputs = {"--ct2-model": options.ct2_model, "--text": options.text}
     check_apart(options.out, inputs)
 
-    from fairseq_kd.decoding.outside_model import OutsideModel
+    from fairseq_kd.decoding.external_model import ExternalModel
     from fairseq_kd.machine import cores
 
-    OutsideModel(options, options.workers or cores()).make()
+    ExternalModel(options, options.workers or cores()).make()
     return 0
 
 

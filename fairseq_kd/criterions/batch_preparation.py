@@ -1,4 +1,4 @@
-"""Prepares batches for the loss where they are made: in the processes of fairseq's data loader.
+"""Adds target positions and store records to batches, in the workers of fairseq's data loader.
 
 A batch gets the positions of its real tokens and the records of its stores, which are read and
 checked there. fairseq pins them and copies them to the GPU together with the batch.
@@ -11,7 +11,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from fairseq_kd.models.real_tokens import PREPARED, RealTokens
-from fairseq_kd.teachers.stored import StoredTeacher
+from fairseq_kd.teachers.stored_teacher import StoredTeacher
 
 Sample = Dict[str, Any]
 

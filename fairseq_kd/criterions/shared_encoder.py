@@ -6,7 +6,7 @@ from torch import nn
 
 from fairseq_kd.models.capture import Captured, CapturePoints, capture
 from fairseq_kd.models.structure import unwrapped
-from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.sentence_format import refuse_language_tokens
 from fairseq_kd.teachers.sources import TeacherSource
 

@@ -53,9 +53,9 @@ from fairseq_kd.models.projection import (
     refuse_unseen_projection,
 )
 from fairseq_kd.models.real_tokens import RealTokens
-from fairseq_kd.teachers.live import DTYPES
+from fairseq_kd.teachers.live_teacher import DTYPES
 from fairseq_kd.teachers.sources import teacher_sources
-from fairseq_kd.teachers.stored import StoredTeacher
+from fairseq_kd.teachers.stored_teacher import StoredTeacher
 from fairseq_kd.term_weights import ALPHA, BETA
 
 TEACHER_FLAGS = [

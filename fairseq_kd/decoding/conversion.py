@@ -31,7 +31,7 @@ from ctranslate2.specs.model_spec import NumpyVariable, Variable, visit_spec
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_kd.checkpoints.plain_options import UNOPENED, unopened_files
+from fairseq_kd.checkpoints.option_check import UNOPENED, unopened_files
 from fairseq_kd.checkpoints.reading import options_of, read_checkpoint
 from fairseq_kd.decoding.engine import EngineUnavailableError
 from fairseq_kd.decoding.subset import Subset

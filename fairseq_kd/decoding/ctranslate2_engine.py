@@ -13,8 +13,8 @@ from fairseq_kd.decoding.engine import VMAP, Batch, chosen_compute_type
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.options import Search
 from fairseq_kd.files.hashes import sha256_of
+from fairseq_kd.process_pool import in_order, in_processes
 from fairseq_kd.teachers.sentence_format import Affixes
-from fairseq_kd.worker_processes import in_order, in_processes
 
 NO_AFFIXES = Affixes()
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}

@@ -40,7 +40,7 @@ from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
 
 Settings = Dict[str, Any]
-FILE, LOCK = "decoding.json", ".lock"
+DECODING_FILE, LOCK = "decoding.json", ".lock"
 IMPORTED = "imported"  # replaces the engine in settings of imported translations
 SCHEMA = {  # of the entries that are read
     **{"sentences": int, "subset": str, "pair": [str], "nbest": int, "teacher": [str]},
@@ -122,12 +122,13 @@ def agree_on(settings: Settings, folder: Path) -> None:
     Raises:
         ValueError: naming the first difference; or the folder has something else.
     """
-    if not (folder / FILE).is_file():
+    if not (folder / DECODING_FILE).is_file():
         check_vacant(folder)
         make_folder(folder)
         with folder_locked(folder):
-            if not (folder / FILE).exists():  # unless another shard has written it meanwhile
-                with atomic_write(folder / FILE) as file:
+            # unless another shard has written it meanwhile
+            if not (folder / DECODING_FILE).exists():
+                with atomic_write(folder / DECODING_FILE) as file:
                     json.dump(sealed(settings), file, indent=2)
                     file.write("\n")
                 return
@@ -148,17 +149,20 @@ def read_settings(folder: Path) -> Settings:
         FileNotFoundError: nothing was decoded into it.
         ValueError: the file is damaged.
     """
-    if not (folder / FILE).is_file():
+    if not (folder / DECODING_FILE).is_file():
         raise FileNotFoundError(
-            f"{folder} holds no {FILE}. Give the folder that fairseq-kd translate --out wrote."
+            f"{folder} holds no {DECODING_FILE}. Give the folder that fairseq-kd translate --out "
+            "wrote."
         )
     repair = (
         "Copy it from the --out of another shard, or start the same fairseq-kd translate with "
         "another --out, which writes the file first; hypotheses in this folder stay valid."
     )
-    settings = read_json(folder / FILE, SCHEMA, repair)
+    settings = read_json(folder / DECODING_FILE, SCHEMA, repair)
     if len(settings["pair"]) != 2:
-        raise ValueError(f"{folder / FILE} is damaged: 'pair' must be two languages. {repair}")
+        raise ValueError(
+            f"{folder / DECODING_FILE} is damaged: 'pair' must be two languages. {repair}"
+        )
     return settings
 
 

@@ -11,7 +11,7 @@ from fairseq_kd.files.locks import is_held
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.parallel_text import lines_of
 from fairseq_kd.training_log import (
-    FILE,
+    LOG_FILE,
     STAGE_LOCK,
     Flags,
     Record,
@@ -79,12 +79,12 @@ def find_training_runs(folder: Path) -> List[TrainingRun]:
     """
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist. Give the folder of a training.")
-    logs = [folder] if folder.is_file() else [folder / FILE] if (folder / FILE).is_file() else []
-    logs = logs or sorted(filter(Path.is_file, folder.glob(f"*/{FILE}")))
+    logs = [path for path in (folder, folder / LOG_FILE) if path.is_file()]
+    logs = logs or sorted(filter(Path.is_file, folder.glob(f"*/{LOG_FILE}")))
     if not logs:
         raise FileNotFoundError(
-            f"{folder} holds no {FILE}, nor does a folder in it. Give the --save-dir of fairseq-kd "
-            f"stage, or a file with the output of fairseq-train --log-format json."
+            f"{folder} holds no {LOG_FILE}, nor does a folder in it. Give the --save-dir of "
+            "fairseq-kd stage, or a file with the output of fairseq-train --log-format json."
         )
     return [_read(path) for path in logs]
 
@@ -148,8 +148,8 @@ def _teacher(path: Path, flags: Flags) -> Optional[TrainingLog]:
         return None
     folder = Path(named).parent
     unmoved = Path(flags.get("--save-dir", "checkpoints")).resolve() == path.parent
-    given = [folder / FILE] if folder.is_absolute() or unmoved else []
-    for candidate in (*given, path.parent.parent / folder.name / FILE):
+    given = [folder / LOG_FILE] if folder.is_absolute() or unmoved else []
+    for candidate in (*given, path.parent.parent / folder.name / LOG_FILE):
         if candidate.is_file():
             return _read_log(candidate)
     return None

@@ -13,17 +13,16 @@ from fairseq_kd import __version__
 from fairseq_kd.decoding.decode import IMPORTED, read_settings, settings_id
 from fairseq_kd.decoding.hypothesis_files import WHOLE, check_shard
 from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
-from fairseq_kd.distilled_data.filters import FILTERS, PairFilters
-from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
-from fairseq_kd.distilled_data.manifest import read_manifest, write_manifest
-from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
-from fairseq_kd.distilled_data.selection import SelectionOptions
-from fairseq_kd.distilled_data.training_set import (
+from fairseq_kd.distilled_data.binarised_writer import (
     PairWriter,
     copy_the_rest,
     hash_of_other_splits,
     tag_id,
 )
+from fairseq_kd.distilled_data.filters import FILTERS, PairFilters
+from fairseq_kd.distilled_data.manifest import MANIFEST_FILE, read_manifest, write_manifest
+from fairseq_kd.distilled_data.pairs import PairCounts, ScoredPair, scored_pairs, sentences_of
+from fairseq_kd.distilled_data.selection import SelectionOptions
 from fairseq_kd.files.atomic_files import atomic_folder, check_apart
 from fairseq_kd.files.hashes import check_unchanged, sha256_of, sums_of
 from fairseq_kd.files.locks import lock_beside, locked
@@ -211,7 +210,9 @@ class DistilledSet:
         with atomic_folder(self.out) as work:
             summary = self._fill(work)
         print(summary)
-        print(f"{self.out} is ready for fairseq-train; {MANIFEST} in it lists inputs and options")
+        print(
+            f"{self.out} is ready for fairseq-train; {MANIFEST_FILE} in it lists inputs and options"
+        )
 
     def _is_of_these(self, made_of: Dict[str, Any]) -> bool:
         """Whether a folder was made of these inputs; earlier versions kept no ``other_splits``."""

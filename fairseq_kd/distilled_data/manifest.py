@@ -6,7 +6,7 @@ from typing import Any, Dict, Optional
 
 from fairseq_kd.files.json_files import read_json, sealed
 
-FILE = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 SCHEMA = {
     "made_of": {
         "decoding": {"teacher": [str], "engine": str, "beam?": int, "compute_type?": str},
@@ -27,7 +27,7 @@ def read_manifest(folder: Path) -> Optional[Dict[str, Any]]:
     if not is_distilled(folder):
         return None
     repair = f"Remove {folder} and run fairseq-kd distill-data again."
-    return read_json(folder / FILE, SCHEMA, repair)
+    return read_json(folder / MANIFEST_FILE, SCHEMA, repair)
 
 
 def is_distilled(folder: Path) -> bool:
@@ -37,7 +37,7 @@ def is_distilled(folder: Path) -> bool:
         folder: any path.
     """
     try:
-        content = read_json(folder / FILE, object, "")
+        content = read_json(folder / MANIFEST_FILE, object, "")
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and "made_of" in content
@@ -46,4 +46,4 @@ def is_distilled(folder: Path) -> bool:
 def write_manifest(folder: Path, manifest: Dict[str, Any]) -> None:
     """Writes the manifest into a folder."""
     text = json.dumps(sealed(manifest), indent=2, ensure_ascii=False) + "\n"
-    (folder / FILE).write_text(text, encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")

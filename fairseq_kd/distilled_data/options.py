@@ -130,8 +130,8 @@ class DistillDataOptions(Options):
     scores: Optional[Path] = option_field(
         None,
         "a score of each hypothesis by a program of your own, such as a quality estimation, one "
-        "number a line in the order of hypotheses.txt: for --select score, and for --min-score in "
-        "place of the teacher's (default: none)",
+        "number per line in the order of hypotheses.txt: for --select score, and for --min-score "
+        "in place of the teacher's (default: none)",
         read=file_path,
         group=SELECTION,
     )

@@ -61,7 +61,7 @@ def sentences_of(
 
 
 def scores_of(path: Path) -> Iterator[float]:
-    """Yields the numbers of a file, one a line.
+    """Yields the numbers of a file, one per line.
 
     Raises:
         ValueError: naming the line that is not a finite number.

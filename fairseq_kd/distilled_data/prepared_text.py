@@ -19,10 +19,10 @@ from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.names import on_terminal, plain_languages
 from fairseq_kd.files.recorded_folders import make_once
 from fairseq_kd.parallel_text import lines_of, text_file, write_clean
+from fairseq_kd.process_pool import in_chunks, in_processes
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.worker_processes import in_chunks, in_processes
 
-FILE, CODES = "prepared.json", "codes"
+PREPARED_FILE, CODES = "prepared.json", "codes"
 SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines of a task
 LOG_LINES = 20  # of fairseq-preprocess that are shown if it fails
@@ -83,7 +83,7 @@ class PreparedText:
             OSError: it cannot be written; ``write_errors.explained`` says why.
         """
         out = self.options.out
-        if make_once(out, FILE, self._made_of(), self._write):
+        if make_once(out, PREPARED_FILE, self._made_of(), self._write):
             with (out / "bin" / f"dict.{self.pair[1]}.txt").open("rb") as dictionary:
                 print(f"{out}/bin: a dictionary of {sum(1 for _ in dictionary)} entries")
 

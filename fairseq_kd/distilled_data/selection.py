@@ -13,7 +13,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from fairseq_kd.decoding.hypothesis_files import Hypothesis
 from fairseq_kd.decoding.subset import words_of
-from fairseq_kd.worker_processes import in_chunks, in_processes
+from fairseq_kd.process_pool import in_chunks, in_processes
 
 Similarity = Callable[[str, str], float]
 SCORERS = {"bleu": lambda: BLEU(tokenize="none", effective_order=True, force=True), "chrf": CHRF}

@@ -13,16 +13,20 @@ import numpy as np
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_kd.decoding.splitting import CODES, UnknownTokens, checked_codes, if_split
 from fairseq_kd.decoding.subset import SOURCE_TEXT, Subset, read_subset
+from fairseq_kd.decoding.subwords import CODES, UnknownTokens, checked_codes, if_split
 from fairseq_kd.decoding.tokenising import split_lines
+from fairseq_kd.distilled_data.binarised_writer import (
+    SideWriter,
+    copy_the_rest,
+    hash_of_other_splits,
+)
 from fairseq_kd.distilled_data.options import BinariseTextOptions
-from fairseq_kd.distilled_data.training_set import SideWriter, copy_the_rest, hash_of_other_splits
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.recorded_folders import make_once
 from fairseq_kd.parallel_text import CleanLines, lines_of, text_file
+from fairseq_kd.process_pool import in_chunks, in_processes
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.worker_processes import in_chunks, in_processes
 
 CHUNK = 2000  # lines of a task
 COMPARED = 5000  # sentences of the data with whose tokens those of the text are compared

@@ -1,4 +1,4 @@
-"""Error rates of translations (empty, copied, detached, memorised), rare words, and agreement."""
+"""Rates of empty, copied, hallucinated and memorised translations; rare words; agreement."""
 
 from collections import Counter
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set

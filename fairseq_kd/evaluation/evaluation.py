@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairseq_kd import __version__
 from fairseq_kd.command_line import teacher_pair
-from fairseq_kd.decoding.decode import FILE as SETTINGS
+from fairseq_kd.decoding.decode import DECODING_FILE
 from fairseq_kd.decoding.engine import Engine
 from fairseq_kd.decoding.hypothesis_files import WHOLE
 from fairseq_kd.decoding.subset import check_splitting, read_subset
@@ -18,8 +18,7 @@ from fairseq_kd.evaluation import scores
 from fairseq_kd.evaluation.error_rates import agreement, error_rates, in_training_set, rare_share
 from fairseq_kd.evaluation.memory import inference_memory, preload, training_peak
 from fairseq_kd.evaluation.options import EvaluateOptions
-from fairseq_kd.evaluation.ratings import FILE as RATING_SHEET
-from fairseq_kd.evaluation.ratings import check_sheet, read_ratings, write_sheet
+from fairseq_kd.evaluation.ratings import RATING_SHEET, check_sheet, read_ratings, write_sheet
 from fairseq_kd.evaluation.results import (
     FLOAT32,
     INT8,
@@ -197,7 +196,7 @@ class Evaluation:
             texts[name] = write_translations(variant, tokens[name], self.detokenisers[1], out)
             self.files.append(translation_file(variant, out))
             folder = decoded_folder(variant, engine, self.subset, out)
-            self.files += [folder / WHOLE, folder / SETTINGS]
+            self.files += [folder / WHOLE, folder / DECODING_FILE]
         memorised: Mapping[str, Optional[List[bool]]] = dict.fromkeys(texts)
         if self.training is not None:
             memorised = in_training_set(tokens, self.subset, self.training)

@@ -231,7 +231,7 @@ class EvaluateOptions(Options):
         Raises:
             ValueError: one has another form, or two have one name.
         """
-        from fairseq_kd.evaluation.scorers import Scorer
+        from fairseq_kd.evaluation.external_metrics import Scorer
 
         scorers = [Scorer.parse(each) for each in self.scorer]
         names = [each.name for each in scorers]

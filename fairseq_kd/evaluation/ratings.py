@@ -16,7 +16,7 @@ from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.parallel_text import letters_of, lines_of
 
-FILE = "rating-sheet.csv"
+RATING_SHEET = "rating-sheet.csv"
 COLUMNS = ("id", "sentence", "source", "translation", "fluency", "adequacy", "preferred")
 GIVEN, RATED = COLUMNS[:4], COLUMNS[4:]
 SCALE = ("1", "2", "3", "4", "5")

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Set
 
-from fairseq_kd.decoding.decode import FILE as SETTINGS
+from fairseq_kd.decoding.decode import DECODING_FILE
 from fairseq_kd.decoding.hypothesis_files import WHOLE
 from fairseq_kd.evaluation import plots, tables
 from fairseq_kd.evaluation.pages import (
@@ -43,7 +43,7 @@ DECODED = re.compile(r".+-[0-9a-f]{16}")  # a folder with the translations of a 
 NAME = r"[\w.-]*\w[\w.-]*"
 REPLACEABLE = re.compile(
     rf"{PLOTS}/{NAME}\.png|translations/{NAME}\.txt|"
-    rf"decoded/{NAME}/({re.escape(WHOLE)}|{re.escape(SETTINGS)})"
+    rf"decoded/{NAME}/({re.escape(WHOLE)}|{re.escape(DECODING_FILE)})"
 )
 _DEVICE = {"cpu": "CPU", "cuda": "GPU"}
 IDLE = 0.1  # largest drift between rounds on a machine without other load

@@ -9,8 +9,8 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest, Result
 
+from fairseq_kd.evaluation.external_metrics import ExternalMetric, Scorer
 from fairseq_kd.evaluation.results import BinScores, Score
-from fairseq_kd.evaluation.scorers import OutsideMetric, Scorer
 from fairseq_kd.files.names import why_no_file
 
 SIGNIFICANT_P = 0.05
@@ -64,8 +64,8 @@ def metrics(
         sources: plain source sentences, which these read.
     """
     by_name = {"BLEU": BLEU(tokenize=tokenizer), "chrF2": CHRF(), "TER": TER()}
-    outside = {each.name: OutsideMetric(each, sources) for each in scorers}
-    return {**{name: _with_cache(metric) for name, metric in by_name.items()}, **outside}
+    external = {each.name: ExternalMetric(each, sources) for each in scorers}
+    return {**{name: _with_cache(metric) for name, metric in by_name.items()}, **external}
 
 
 def _with_cache(metric: Metric) -> Metric:

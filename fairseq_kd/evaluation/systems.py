@@ -15,7 +15,7 @@ from fairseq_kd.files.names import SYSTEM, in_one_line
 from fairseq_kd.teachers.compatibility import language_pair
 from fairseq_kd.teachers.loading import ANY
 from fairseq_kd.teachers.multilingual import Languages, Pair
-from fairseq_kd.training_log import FILE, Record, read_training_log
+from fairseq_kd.training_log import LOG_FILE, Record, read_training_log
 
 CURVE_POINTS = 400  # at most
 SETTINGS = ("temperature", "agreement", "teacher_entropy", "alpha", "beta", "teacher_gap")
@@ -192,7 +192,7 @@ def sample_of(subset: Subset, indices: Sequence[int]) -> Dict[str, Any]:
 
 def training_curves(checkpoint: Path) -> Optional[TrainingCurves]:
     """The training of a checkpoint; None if there is no ``train.log`` beside it."""
-    path = checkpoint.parent / FILE
+    path = checkpoint.parent / LOG_FILE
     if not path.is_file():
         return None
     log = read_training_log(path)

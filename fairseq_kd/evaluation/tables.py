@@ -88,16 +88,16 @@ def quality(result: EvaluationResult) -> Table:
             *(_with_interval(scores[metric], metric, result.testable) for metric in METRICS),
             score_kept(result, name),
             score_kept(result, name, "chrF2"),
-            *(_with_interval(scores[each], each, result.testable) for each in _outside(result)),
+            *(_with_interval(scores[each], each, result.testable) for each in _external(result)),
             *([f"{comet[name]:.4f}"] if comet else []),
         ]
         for name, scores in result.quality.scores.items()
     ]
-    columns = ("system", "BLEU", "chrF", "TER", "BLEU kept", "chrF kept", *_outside(result))
+    columns = ("system", "BLEU", "chrF", "TER", "BLEU kept", "chrF kept", *_external(result))
     return Table((*columns, "COMET") if comet else columns, rows)
 
 
-def _outside(result: EvaluationResult) -> List[str]:
+def _external(result: EvaluationResult) -> List[str]:
     """The metrics of ``--scorer``."""
     return [metric for metric in result.quality.signatures if metric not in METRICS]
 
@@ -114,13 +114,13 @@ def _with_interval(score: Score, metric: str, testable: bool) -> str:
 
 def significance(result: EvaluationResult, base: str) -> Optional[Table]:
     """Differences to a baseline, with p-values if the set can be tested."""
-    metrics = [*METRICS, *_outside(result)]
+    metrics = [*METRICS, *_external(result)]
     rows = [
         [name, *(_difference(result, name, base, metric, p[metric]) for metric in metrics)]
         for name, p in result.quality.p[base].items()
         if p
     ]
-    columns = (f"against {base}", "BLEU", "chrF", "TER", *_outside(result))
+    columns = (f"against {base}", "BLEU", "chrF", "TER", *_external(result))
     return Table(columns, rows) if rows else None
 
 

@@ -10,9 +10,8 @@ from fairseq_kd.checkpoints.weights import count_parameters
 from fairseq_kd.decoding.decode import IMPORTED
 from fairseq_kd.distilled_data.manifest import is_distilled, read_manifest
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.teachers.store import FILE as STORE
-from fairseq_kd.teachers.store import TeacherStore
-from fairseq_kd.training_log import FILE, read_training_log
+from fairseq_kd.teachers.store import STORE_FILE, TeacherStore
+from fairseq_kd.training_log import LOG_FILE, read_training_log
 
 UNREAD = "could not be read"
 SHOWN = ("kd_alpha", "kd_beta", "kd_temperature", "kd_temperature_schedule", "label_smoothing")
@@ -60,7 +59,7 @@ def lineage(path: Path) -> List[Ancestor]:
 
 def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
     """A file or folder as an ancestor, and the paths and roles of those before it."""
-    if (Path(name) / STORE).is_file():
+    if (Path(name) / STORE_FILE).is_file():
         store = TeacherStore(name).identity
         facts = {"store": f"the top-{store['topk']} distribution of every token"}
         return Ancestor(name, role, facts, None), [(store["teacher"], "teacher of the store")]
@@ -135,5 +134,5 @@ def _facts(path: Path, state: Dict[str, Any], options: Dict[str, Any]) -> Dict[s
 
 
 def _command(path: str) -> Optional[str]:
-    log = Path(path).parent / FILE
+    log = Path(path).parent / LOG_FILE
     return read_training_log(log).command or None if log.is_file() else None

@@ -1,6 +1,6 @@
 """Hashes of file contents, for detecting damage before a file is used.
 
-A folder whose files must not change keeps their hashes in ``SHA256SUMS``, a line a file, as
+A folder whose files must not change keeps their hashes in ``SHA256SUMS``, one line per file, as
 ``sha256sum -c SHA256SUMS`` reads it; or in a JSON file of its own. ``first_damaged`` compares.
 """
 

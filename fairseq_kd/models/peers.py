@@ -15,7 +15,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from fairseq_kd.checkpoints.plain_options import EVALUATED, is_plain, shown
+from fairseq_kd.checkpoints.option_check import EVALUATED, is_plain, shown
 from fairseq_kd.checkpoints.reading import is_made_of, options_of, read_checkpoint, read_state
 from fairseq_kd.checkpoints.sizes import check_sizes
 from fairseq_kd.checkpoints.updates import LAST, inherited_history, start_of, updates_of

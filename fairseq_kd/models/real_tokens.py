@@ -1,4 +1,4 @@
-"""The target tokens of a batch that count, as a mask and as positions in it.
+"""The target tokens of a batch without padding, as a mask and as positions.
 
 Their positions are found in fairseq's data loader, on the processor, and travel with the batch: to
 index by a mask, whose count is known to the GPU alone, would wait for the GPU.

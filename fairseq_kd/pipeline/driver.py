@@ -41,8 +41,8 @@ from fairseq_kd.pipeline.state import (
 )
 from fairseq_kd.pipeline.train_command import on_each_machine
 from fairseq_kd.pipeline.workflow import (
-    FILE,
     LOCK,
+    WORKFLOW_FILE,
     Step,
     Training,
     Workflow,
@@ -283,7 +283,7 @@ def _snakemake(
     """Runs Snakemake, which sets OMP_NUM_THREADS to ``threads``, and returns its status."""
     folder = Path(workflow.folder).resolve()
     here = _works_here(flags)
-    message = {"workflow": str(folder / FILE), "sha256": workflow_sha256(workflow)}
+    message = {"workflow": str(folder / WORKFLOW_FILE), "sha256": workflow_sha256(workflow)}
     message |= {"start": str(Path.cwd()), "python": sys.executable}
     message |= {"targets": targets, "one_by_one": here and jobs == 1}
     message |= {"threads": threads, "all_threads": threads * jobs}

@@ -33,8 +33,7 @@ from fairseq_kd.pipeline.state import (
 )
 from fairseq_kd.pipeline.workflow import Step, Workflow
 from fairseq_kd.progress import PROGRESS_FILE
-from fairseq_kd.training_log import FILE as LOG
-from fairseq_kd.training_log import read_training_log
+from fairseq_kd.training_log import LOG_FILE, read_training_log
 
 SLOTS = "FAIRSEQ_KD_SLOTS"  # how many steps run at the same time; set by the driver
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -189,7 +188,7 @@ def _output(step: Step, path: Path) -> Dict[str, Any]:
 
 def _training(step: Step) -> Dict[str, Any]:
     """The updates and validation scores of a training; empty for other kinds of steps."""
-    log = Path(step.folder or "") / LOG
+    log = Path(step.folder or "") / LOG_FILE
     if step.kind != "train" or not log.is_file():
         return {}
     from fairseq_kd.checkpoints.updates import (  # which import torch

@@ -162,9 +162,9 @@ def _check_vocabulary(run: RunFile, layout: Layout) -> None:
 
 def _check_text(layout: Layout, options: SplittingOptions, subset: Any) -> None:
     """Refuses another splitting of words than that of the data, and text that is not of the set."""
-    from fairseq_kd.decoding.outside_translations import Import
-    from fairseq_kd.decoding.splitting import find_codes
+    from fairseq_kd.decoding.external_translations import Import
     from fairseq_kd.decoding.subset import check_splitting
+    from fairseq_kd.decoding.subwords import find_codes
     from fairseq_kd.distilled_data.source_text import SourceText
 
     if not options.is_split:
@@ -179,7 +179,7 @@ def _check_text(layout: Layout, options: SplittingOptions, subset: Any) -> None:
 def _check_mixing(layout: Layout, options: DistillDataOptions, source: Any) -> None:
     """Refuses tags that the source dictionary lacks, and a gold set that does not exist."""
     from fairseq_kd.decoding.subset import read_subset
-    from fairseq_kd.distilled_data.training_set import tag_id
+    from fairseq_kd.distilled_data.binarised_writer import tag_id
 
     corpus = layout.corpus
     for flag, tag in (("tag-distilled", options.tag_distilled), ("tag-gold", options.tag_gold)):

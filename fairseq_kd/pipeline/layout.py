@@ -19,7 +19,7 @@ from fairseq_kd.pipeline.run_models import Model
 from fairseq_kd.pipeline.store_steps import store_steps
 from fairseq_kd.pipeline.train_command import TrainCommand
 from fairseq_kd.pipeline.training_flags import (
-    PLAIN,
+    CROSS_ENTROPY,
     SIZES,
     TEACHERLESS,
     stage_flags,
@@ -126,7 +126,7 @@ class Layout:
                 Model(name, path, None, languages=languages)
                 for name, path in zip(names, given, strict=True)
             ]
-        settings = {"criterion": PLAIN, **given}
+        settings = {"criterion": CROSS_ENTROPY, **given}
         size = self.arch_flags(given["arch"])
         return [self._train(TEACHER, size, settings, self.corpus.folder, {}, [], [], None)]
 
@@ -300,7 +300,7 @@ class Layout:
             size: the flags of its size.
             settings: the settings of its training, its teachers included.
         """
-        plain = {**settings, "criterion": PLAIN, "data": "gold"}
+        plain = {**settings, "criterion": CROSS_ENTROPY, "data": "gold"}
         usual = [UNDISTILLED, *([] if settings["start"] == COLD else [INHERITED])]
         for control in self.run.get("controls", usual):
             if control == INHERITED:

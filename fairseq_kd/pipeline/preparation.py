@@ -30,8 +30,8 @@ from fairseq_kd.pipeline.state import (
 )
 from fairseq_kd.pipeline.training_check import check_training_command
 from fairseq_kd.pipeline.workflow import (
-    FILE,
     LOCK,
+    WORKFLOW_FILE,
     LaidOutStep,
     Workflow,
     holds_former_run,
@@ -93,11 +93,11 @@ def _kept_workflow(run: RunFile) -> Optional[Workflow]:
         raise ValueError(f"run: {run.folder} must be a folder, but is a file. Give another path.")
     check_can_be_made(run.folder, "run:")
     try:
-        return read_workflow(run.folder / FILE)
+        return read_workflow(run.folder / WORKFLOW_FILE)
     except FileNotFoundError:
         there = () if holds_former_run(run.folder) else WRITTEN
     except (OSError, ValueError, TypeError, KeyError):
-        there = (FILE,)
+        there = (WORKFLOW_FILE,)
     if not _was_begun(run.folder):
         _refuse_what_is_there(run, [str(run.folder / name) for name in there])
     return None

@@ -3,7 +3,7 @@
 from typing import Any, Collection, Dict, Iterator, Mapping, Sequence, Tuple
 
 from fairseq_kd.pipeline.run_file import COLD, INHERIT, OWN, STAGE_DEFAULTS, RunFile, Stage
-from fairseq_kd.pipeline.training_flags import PLAIN, SIZES, TEACHERLESS
+from fairseq_kd.pipeline.training_flags import CROSS_ENTROPY, SIZES, TEACHERLESS
 
 DISTILLING = ("alpha", "beta", "temperature", "soft-targets", "learns-from")
 LANGUAGES = "teacher-languages"
@@ -168,7 +168,7 @@ def _check_distillation(
         _refuse_distilling(run, "each", common, run.each["start"], criterions)
         _refuse_distilling(run, "it", {"train": run.train}, run.each["start"], criterions)
     if isinstance(run.teacher, Mapping) and "criterion" not in run.teacher.get("train", {}):
-        _refuse_distilling(run, "the teacher", run.teacher, run.each["start"], {PLAIN})
+        _refuse_distilling(run, "the teacher", run.teacher, run.each["start"], {CROSS_ENTROPY})
 
 
 def _refuse_distilling(

@@ -1,4 +1,4 @@
-"""Slurm as the executor of a run: states of its jobs, whether it answers, and where logs are."""
+"""How Slurm's job states are read (sacct or squeue), and where the logs of its jobs are."""
 
 import re
 import shutil

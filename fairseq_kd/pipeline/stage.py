@@ -42,7 +42,7 @@ from fairseq_kd.pipeline.workflow import same_commands, same_word
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.training_log import (
     ENDED_LINE,
-    FILE,
+    LOG_FILE,
     STAGE_LOCK,
     arguments_of,
     figures,
@@ -117,7 +117,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     if done:
         print(f"{name}: resuming after update {done}", file=sys.stderr)
     with ProgressLine(name, options.max_update, "updates", done) as progress:
-        status, tail = _run_logged(command, save_dir / FILE, progress, lock)
+        status, tail = _run_logged(command, save_dir / LOG_FILE, progress, lock)
     done = updates_done(save_dir / LAST) if status in (0, -signal.SIGABRT) else 0
     if status == -signal.SIGABRT and done >= options.max_update:
         return 0  # its reading thread, cut off at the very end, took the process with it
@@ -125,7 +125,7 @@ def _run_alone(name: str, command: List[str], options: argparse.Namespace, lock:
     if status == 0 and done < options.max_update and not (done and early):
         print(
             f"{name}: the command ended without an error, but after update {done} of "
-            f"{options.max_update}; its output is in {save_dir / FILE}",
+            f"{options.max_update}; its output is in {save_dir / LOG_FILE}",
             file=sys.stderr,
         )
         return 1
@@ -168,7 +168,7 @@ def _words(text: str) -> List[str]:
 
 def _print_changed_flags(name: str, command: List[str], save_dir: Path) -> None:
     """Prints the data and flags that differ from those of the training's last attempt."""
-    then = last_command(save_dir / FILE)
+    then = last_command(save_dir / LOG_FILE)
     before, now = flags_of(arguments_of(then)), flags_of(command)
     data = [_data_of(_words(then)), _data_of(command)]
     if all(data):

@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from fairseq_kd.distilled_data.manifest import FILE as MANIFEST
-from fairseq_kd.distilled_data.manifest import read_manifest
+from fairseq_kd.distilled_data.manifest import MANIFEST_FILE, read_manifest
 from fairseq_kd.files.atomic_files import atomic_write, own_file
 from fairseq_kd.files.hashes import FileHashes
 from fairseq_kd.files.json_files import read_json, sealed
@@ -267,7 +266,7 @@ def _damage(path: str, made: Dict[str, Any], hashes: FileHashes) -> str:
 
 def _damage_of_named(path: Path, hashes: FileHashes) -> str:
     """The damage of the files that an output file lists, as a clause; "" if there is none."""
-    if path.name == MANIFEST:  # of a distilled set
+    if path.name == MANIFEST_FILE:  # of a distilled set
         for name, digest in (read_manifest(path.parent) or {"files": {}})["files"].items():
             file = path.parent / name
             if not file.is_file():

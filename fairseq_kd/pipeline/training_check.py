@@ -18,7 +18,7 @@ from fairseq_kd.decoding.options import LENPEN
 from fairseq_kd.fairseq_flags import RANGES, Flags, default_of, range_of
 from fairseq_kd.flag_types import COUNT, UNPRINTABLE, Range, flag_name
 from fairseq_kd.pipeline.train_command import TrainCommand
-from fairseq_kd.pipeline.training_flags import PLAIN
+from fairseq_kd.pipeline.training_flags import CROSS_ENTROPY
 
 ONE_FILE = "the next step reads one file with the usual name"
 AT_RESTARTS = {  # flags with which a killed training cannot be resumed, with the reason
@@ -303,7 +303,7 @@ def _check_metric(args: Namespace) -> None:
     metric, known = args.best_checkpoint_metric, {*LOGGED_BY_FAIRSEQ}
     criterion = CRITERION_REGISTRY[args.criterion]
     ours = issubclass(criterion, KDCriterion)
-    if not ours and args.criterion != PLAIN:
+    if not ours and args.criterion != CROSS_ENTROPY:
         return
     known |= set(criterion.validation_metrics(args)) if ours else set()
     known |= {"accuracy"} if args.report_accuracy else set()

@@ -34,10 +34,10 @@ SETTINGS = {  # keys of a stage that are flags of fairseq-train
     "curriculum": "curriculum",
     "patience": "patience",
 }
-PLAIN = "label_smoothed_cross_entropy"
+CROSS_ENTROPY = "label_smoothed_cross_entropy"
 PEERS = ("kd-peers", "kd-peer-overrides", "kd-mutual-weight", "kd-mutual-gradient")
 TEACHERLESS = {  # criterions without a teacher, and those of our flags that they have
-    PLAIN: (),
+    CROSS_ENTROPY: (),
     "mutual_learning": (*PEERS, "kd-detach-ratio", "kd-chunk-tokens", "kd-compile"),
 }
 # The flags of fairseq-train that set the size of a transformer.

@@ -12,7 +12,7 @@ from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.files.json_files import read_json
 from fairseq_kd.installation import USER_DIR, USER_DIRS
 
-FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
+WORKFLOW_FILE, LOCK = "workflow.json", ".lock"  # in the folder of the run
 TRAINING = {"needs_gpu": (str, None), "on_cpu": bool, "nodes?": int}
 STEP = {"name": str, "kind": str, "commands": [[str]], "after": [str], "reads": [str]}
 STEP.update({"makes": [str], "folder": (str, None), "gpus": int, "training?": TRAINING})
@@ -151,7 +151,7 @@ class Workflow(NamedTuple):
 
 def write_workflow(workflow: Workflow) -> Path:
     """Writes the workflow into the folder of the run and returns the path of the file."""
-    path = Path(workflow.folder) / FILE
+    path = Path(workflow.folder) / WORKFLOW_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         json.dump(_content(workflow), file, indent=1)

@@ -16,10 +16,10 @@ from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.models.structure import SIDES, Structure
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
-from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.teachers.store_building import task_on
-from fairseq_kd.teachers.stored import data_fingerprint
+from fairseq_kd.teachers.stored_teacher import data_fingerprint
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
 import fairseq_kd.checkpoints.safe_loading  # noqa: F401  (fairseq loads data alone)
-from fairseq_kd.checkpoints.plain_options import unopened_files
+from fairseq_kd.checkpoints.option_check import unopened_files
 from fairseq_kd.checkpoints.reading import data_folders, options_of, read_model
 from fairseq_kd.checkpoints.sizes import check_limits, check_sizes
 from fairseq_kd.dictionaries import read_dictionary

@@ -9,8 +9,8 @@ from torch import nn
 
 from fairseq_kd.losses import SoftTargets
 from fairseq_kd.models.real_tokens import RealTokens
-from fairseq_kd.teachers.live import LiveTeacher
-from fairseq_kd.teachers.stored import StoredTeacher
+from fairseq_kd.teachers.live_teacher import LiveTeacher
+from fairseq_kd.teachers.stored_teacher import StoredTeacher
 
 
 class TeacherSource(Protocol):

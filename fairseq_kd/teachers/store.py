@@ -44,10 +44,10 @@ POWERS = {1: FORMER_TAIL_POWERS, FORMAT: TAIL_POWERS}  # of the tail, by format
 UNCHECKED = [("length", "<u4"), ("checksum", "<u4")]  # of a sentence in format 1
 SENTENCE = np.dtype([*UNCHECKED, ("records", "<u4")])
 AGAIN = "Run the fairseq-kd store command that built it again: it rebuilds damaged parts."
-FILE = "store.json"
+STORE_FILE = "store.json"
 INDEX, TABLE = "subset.json", "sentences.npy"
 SCHEMAS = {
-    FILE: {
+    STORE_FILE: {
         **{"format": int, "teacher": str, "fingerprint": str, "languages": [str]},
         **{"words": int, "topk": int, "part_sentences": int, "dictionaries?": {str: str}},
         "dtype?": str,
@@ -59,7 +59,8 @@ INDEX_AGAIN = (
     "parts."
 )
 REPAIRS = {
-    FILE: "Copy it from another --out of the same fairseq-kd store command, which writes it first.",
+    STORE_FILE: "Copy it from another --out of the same fairseq-kd store command, which writes it "
+    "first.",
     INDEX: INDEX_AGAIN,
 }
 
@@ -82,11 +83,11 @@ class TeacherStore:
                 f"{path} must be the folder of a store, but is a file. Give a folder that "
                 "fairseq-kd store wrote."
             )
-        if not (self.path / FILE).is_file():
+        if not (self.path / STORE_FILE).is_file():
             raise FileNotFoundError(
                 f"{path} holds no store of a teacher. Build one by fairseq-kd store --out {path}."
             )
-        self.identity = read_json(self.path / FILE)
+        self.identity = read_json(self.path / STORE_FILE)
         if self.identity["format"] not in POWERS:
             raise ValueError(
                 f"{path} has the format {self.identity['format']} of another version of "
@@ -97,8 +98,8 @@ class TeacherStore:
         valid = 0 < self.k < self.vocab_size <= MAX_VOCAB_SIZE and self.part_sentences > 0
         if not valid or len(self.identity["languages"]) != 2:
             raise ValueError(
-                f"{self.path / FILE} is damaged: its languages, words, topk or part_sentences are "
-                f"not those of a store. {REPAIRS[FILE]}"
+                f"{self.path / STORE_FILE} is damaged: its languages, words, topk or "
+                f"part_sentences are not those of a store. {REPAIRS[STORE_FILE]}"
             )
         self.powers = POWERS[self.identity["format"]]
         self.dtype = record_dtype(self.k, self.vocab_size, self.powers)

@@ -33,14 +33,14 @@ from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
-from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.teachers.store import (
-    FILE,
     FORMAT,
     INDEX,
     SENTENCE,
+    STORE_FILE,
     UNCHECKED,
     TeacherStore,
     dictionary_name,
@@ -54,7 +54,7 @@ from fairseq_kd.teachers.store import (
 )
 from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path
 from fairseq_kd.teachers.store_records import MAX_VOCAB_SIZE, pack
-from fairseq_kd.teachers.stored import data_fingerprint, sentence_checksums
+from fairseq_kd.teachers.stored_teacher import data_fingerprint, sentence_checksums
 
 
 class StoreBuilder:
@@ -90,7 +90,7 @@ class StoreBuilder:
         languages: Optional[Pair] = None,
     ):
         check_apart(out, {"--teacher": teacher, "--data": data})
-        if not (out / FILE).is_file():
+        if not (out / STORE_FILE).is_file():
             check_vacant(out)
         model, task = load_teacher(teacher, "--teacher", Languages.of_data(Path(data), languages))
         self.task = task_on(task, data)
@@ -132,7 +132,7 @@ class StoreBuilder:
             "part_sentences": self.part_sentences,
             "dtype": dtype,
         }
-        path = self.out / FILE
+        path = self.out / STORE_FILE
         if not path.is_file():
             make_folder(self.out)
             with contextlib.suppress(FileExistsError):  # by another shard

@@ -12,10 +12,10 @@ from fairseq_kd.files.atomic_files import check_no_link
 from fairseq_kd.files.hashes import first_damaged, sha256_of
 from fairseq_kd.teachers.store import (
     AGAIN,
-    FILE,
     INDEX,
     INDEX_AGAIN,
     SENTENCE,
+    STORE_FILE,
     TABLE,
     UNCHECKED,
     TeacherStore,
@@ -64,7 +64,7 @@ def merge_subset(out: Path, subset: str, read: bool = True) -> int:
         write_array(folder / TABLE, table)
     if "dictionaries" not in store.identity:
         hashes = {path.name: sha256_of([path]) for path in store.dictionaries()}
-        write_json(out / FILE, {**store.identity, "dictionaries": hashes})
+        write_json(out / STORE_FILE, {**store.identity, "dictionaries": hashes})
     return int(table["length"].sum())
 
 

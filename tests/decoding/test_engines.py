@@ -19,7 +19,7 @@ from fairseq_kd.decoding.conversion import _damage, converted, namespace_of
 from fairseq_kd.decoding.options import Search
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.decoding.translation_model import load_checkpoint
-from fairseq_kd.distilled_data.training_set import PairWriter
+from fairseq_kd.distilled_data.binarised_writer import PairWriter
 from fairseq_kd.files.hashes import write_sums
 
 pytestmark = pytest.mark.skipif(find_spec("ctranslate2") is None, reason="needs CTranslate2")

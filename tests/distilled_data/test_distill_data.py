@@ -17,8 +17,8 @@ from translations import binarised, hypotheses
 from fairseq_kd.decoding.decode import read_settings
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.distilled_data import distilled_set
+from fairseq_kd.distilled_data.binarised_writer import PairWriter
 from fairseq_kd.distilled_data.filters import FILTERS
-from fairseq_kd.distilled_data.training_set import PairWriter
 from fairseq_kd.export.lineage import lineage
 from fairseq_kd.files.atomic_files import MARK
 from fairseq_kd.files.hashes import sha256_of

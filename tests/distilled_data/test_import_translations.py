@@ -11,7 +11,7 @@ from harness import run
 from translations import binarised, hypotheses
 
 from fairseq_kd import cli
-from fairseq_kd.decoding import outside_translations
+from fairseq_kd.decoding import external_translations
 from fairseq_kd.decoding.hypothesis_files import UNTRANSLATED, WHOLE
 from fairseq_kd.decoding.translation_check import Compared, why_not_translations
 
@@ -71,7 +71,7 @@ def test_text_is_split_and_looked_up_as_the_data_were(
 def test_what_translate_wrote_gives_the_same_training_set(
     imported, decoded, distill, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(outside_translations, "why_not_translations", lambda *compared: "")
+    monkeypatch.setattr(external_translations, "why_not_translations", lambda *compared: "")
     lines = (decoded / WHOLE).read_text(encoding="utf-8").splitlines()
     places = random.Random(2).sample(range(len(lines)), len(lines))
     numbers = [line.split("\t")[0] for line in lines]

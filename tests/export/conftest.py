@@ -6,14 +6,14 @@ import pytest
 
 from fairseq_kd.decoding.subset import read_subset
 from fairseq_kd.decoding.translation_model import load_checkpoint
-from fairseq_kd.export import directory
+from fairseq_kd.export import student
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_sentences():
     with pytest.MonkeyPatch.context() as patch:
         for name, count in (("ROUNDS", 1), ("ALONE", 4), ("TOGETHER", 16)):
-            patch.setattr(directory, name, count)
+            patch.setattr(student, name, count)
         yield
 
 

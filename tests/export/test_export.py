@@ -203,7 +203,7 @@ def test_weights_that_the_processor_cannot_compute_in_are_measured_in_float32(
     export, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "fairseq_kd.export.directory.get_supported_compute_types", lambda device: {"float32"}
+        "fairseq_kd.export.student.get_supported_compute_types", lambda device: {"float32"}
     )
     assert export(tmp_path / "out", "--quantization", "int16") == 0
     assert "This processor cannot compute in int16: float32 was used." in card(tmp_path / "out")

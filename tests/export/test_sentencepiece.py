@@ -22,7 +22,7 @@ if not all(map(find_spec, NEEDED)):
 import ctranslate2  # noqa: E402
 import sentencepiece  # noqa: E402
 
-from fairseq_kd.decoding import outside_model  # noqa: E402
+from fairseq_kd.decoding import external_model  # noqa: E402
 from fairseq_kd.decoding.translation_formats import jsonl  # noqa: E402
 
 
@@ -167,12 +167,12 @@ def test_text_is_translated_as_the_exported_program_does(translate_text, tmp_pat
 
 
 def test_an_interrupted_translation_resumes(translate_text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(outside_model, "CHUNK", 8)
+    monkeypatch.setattr(external_model, "CHUNK", 8)
     limit = ("--max-source-tokens", "60")
     assert translate_text(*limit, out="whole") == 0
     (left_out,) = re.findall(r"(\d+) sentences have more than 60 pieces", capsys.readouterr().err)
     whole = hypotheses_of(tmp_path / "whole")
-    translated = outside_model.OutsideModel._translated
+    translated = external_model.ExternalModel._translated
     calls = []
 
     def killed(self, first, lines):
@@ -181,7 +181,7 @@ def test_an_interrupted_translation_resumes(translate_text, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return translated(self, first, lines)
 
-    monkeypatch.setattr(outside_model.OutsideModel, "_translated", killed)
+    monkeypatch.setattr(external_model.ExternalModel, "_translated", killed)
     assert translate_text(*limit) == 130
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == [
         "out.journal"

@@ -106,7 +106,7 @@ def test_the_program_is_run_again_with_the_shortlist(export, tmp_path, monkeypat
         made = translate_py(*args)
         return "import sys; sys.exit('broken')" if "use_vmap" in made else made
 
-    monkeypatch.setattr("fairseq_kd.export.directory.translate_py", program)
+    monkeypatch.setattr("fairseq_kd.export.student.translate_py", program)
     assert export(tmp_path / "out") == 2
     message = "The exported translate.py failed: broken. Nothing was exported.\n"
     assert capsys.readouterr().err.endswith(message)
@@ -123,7 +123,7 @@ def test_a_damaged_shortlist_is_named(exported, tmp_path):
 
 def test_a_shortlist_that_loses_is_left_out(export, tmp_path, monkeypatch, capsys):
     nothing = Shortlist((0, 2, 3), {})
-    monkeypatch.setattr("fairseq_kd.export.directory.shortlist_of", lambda *_: nothing)
+    monkeypatch.setattr("fairseq_kd.export.student.shortlist_of", lambda *_: nothing)
     assert export(tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert re.search(r"\); the shortlist is left out, as it loses \d\.\d\d BLEU; see ", printed)

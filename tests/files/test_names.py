@@ -31,7 +31,7 @@ from fairseq_kd.pipeline.run_file import read_run
 from fairseq_kd.pipeline.shell_script import write_script
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
 from fairseq_kd.teachers.store import TeacherStore
-from fairseq_kd.teachers.stored import stored_task
+from fairseq_kd.teachers.stored_teacher import stored_task
 
 PROGRAM = f'en");getattr(__import__("os"),"system")("touch {hostile.MARK}")#'
 MARKUP = "<img src=x onerror=alert(1)> [a](http://b) | \n# head `"

@@ -13,7 +13,7 @@ from workflows import TEACHER, build, made, small_workflow
 
 from fairseq_kd.pipeline import driver, preparation
 from fairseq_kd.pipeline.state import recipe_path
-from fairseq_kd.pipeline.workflow import FILE
+from fairseq_kd.pipeline.workflow import WORKFLOW_FILE
 
 SMALL = "transformer_kd_small_student"
 LADDER = f"ladder: [{{arch: {SMALL}, name: half}}, {{arch: {SMALL}}}]"
@@ -123,7 +123,7 @@ def test_a_new_run_moves_no_folder_that_no_run_made(workflow_of):
 def test_a_lost_plan_is_laid_out_again_and_what_was_made_stays(workflow_of, lost, left):
     small = small_workflow("runs/run")
     build(small)
-    before, workflow = made(small), Path("runs/run") / FILE
+    before, workflow = made(small), Path("runs/run") / WORKFLOW_FILE
     Path("runs/run/history.md").write_text("as made by a run")
     if left == "recipes":
         for path in set(Path("runs/run/steps").glob("*.json")) - set(

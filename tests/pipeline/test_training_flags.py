@@ -17,7 +17,7 @@ from fairseq_kd.pipeline.train_command import (
 )
 from fairseq_kd.pipeline.training_check import check_training_command
 from fairseq_kd.pipeline.training_flags import (
-    PLAIN,
+    CROSS_ENTROPY,
     TEACHERLESS,
     stage_flags,
 )
@@ -52,7 +52,7 @@ def test_nothing_wins_over_what_names_the_teacher_and_the_start():
 
 
 def test_a_training_without_a_teacher_has_no_flags_of_one():
-    settings = {"criterion": PLAIN, "alpha": 0.5, "temperature": 2, "patience": 3}
+    settings = {"criterion": CROSS_ENTROPY, "alpha": 0.5, "temperature": 2, "patience": 3}
     flags = stage_flags(settings, {}, {"kd-divergence": "js"})
     assert not [flag for flag in flags if flag.startswith("kd-")]
     assert flags["patience"] == 3
@@ -103,11 +103,11 @@ def test_the_warm_up_is_4000_updates_or_a_tenth(asked, updates):
 
 
 def test_the_criterions_without_a_teacher_are_known_with_their_flags():
-    criterions = {name: cls for name, cls in criterion_classes().items() if name != PLAIN}
+    criterions = {name: cls for name, cls in criterion_classes().items() if name != CROSS_ENTROPY}
     flags = {name: {flag[2:] for flag, _ in flags_of(cls)} for name, cls in criterions.items()}
     alone = {name: each for name, each in flags.items() if "kd-teacher" not in each}
     ours = {name: {flag for flag in each if flag.startswith("kd-")} for name, each in alone.items()}
-    assert {PLAIN: set(), **ours} == {name: set(each) for name, each in TEACHERLESS.items()}
+    assert {CROSS_ENTROPY: set(), **ours} == {name: set(each) for name, each in TEACHERLESS.items()}
 
 
 @pytest.mark.parametrize("wrong", ["1e5", 0, "many", 1.5])
@@ -177,7 +177,10 @@ def test_fairseq_understands_the_defaults_of_every_criterion_with_a_teacher():
     for scheduler in ("polynomial_decay", "cosine", "fixed", "tri_stage", "step"):
         layer = {"lr-scheduler": scheduler, "max-update": 100}
         layer |= {"phase-ratio": "(0.1, 0.4, 0.5)"} if scheduler == "tri_stage" else {}
-        assert checked({"criterion": PLAIN}, layer, teacher_flags={})["lr_scheduler"] == scheduler
+        assert (
+            checked({"criterion": CROSS_ENTROPY}, layer, teacher_flags={})["lr_scheduler"]
+            == scheduler
+        )
 
 
 def test_a_misspelt_flag_is_reported_with_its_stage():

@@ -18,7 +18,7 @@ from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.evaluation.results import EvaluationResult
 from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
-from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.multilingual import Languages
 from fairseq_kd.teachers.sentence_format import SentenceFormat, sentence_format, surrounded

@@ -21,7 +21,7 @@ from fairseq_kd.files.locks import locked
 from fairseq_kd.losses import FORMER_TAIL_POWERS, TopK
 from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.shard import Shard
-from fairseq_kd.teachers.live import LiveTeacher
+from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
 from fairseq_kd.teachers.store import SENTENCE, TeacherStore, write_array
 from fairseq_kd.teachers.store_merging import merge_subset

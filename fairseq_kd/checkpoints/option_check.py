@@ -1,4 +1,4 @@
-"""Checks the options in a checkpoint: plain values only, and nothing that fairseq would evaluate.
+"""Checks the options in a checkpoint: values only, no code that fairseq would evaluate.
 
 fairseq calls ``eval`` on some options that are strings, such as ``adaptive_softmax_cutoff``, and
 OmegaConf replaces ``${...}`` in any of them, ``${oc.env:NAME}`` by a variable of the environment.

@@ -1,4 +1,4 @@
-"""Imports translations of another system, as if ``fairseq-kd translate`` had decoded them."""
+"""Imports translations of another system (`import-translations`), in the form of `translate`."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Iterable, Iterator, List, Optional, Tuple
 
-from fairseq_kd.decoding.decode import FILE, IMPORTED, Settings, read_settings, settings_id
+from fairseq_kd.decoding.decode import DECODING_FILE, IMPORTED, Settings, read_settings, settings_id
 from fairseq_kd.decoding.hypothesis_files import (
     UNTRANSLATED,
     WHOLE,
@@ -21,8 +21,8 @@ from fairseq_kd.decoding.hypothesis_files import (
     write_shard,
 )
 from fairseq_kd.decoding.options import ImportTranslationsOptions
-from fairseq_kd.decoding.splitting import OWN_SPLITTING, UnknownTokens, checked_codes, if_split
 from fairseq_kd.decoding.subset import Subset, read_subset, splitting_of, words_of
+from fairseq_kd.decoding.subwords import OWN_SPLITTING, UnknownTokens, checked_codes, if_split
 from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.decoding.translation_check import Compared, why_not_translations
 from fairseq_kd.decoding.translation_formats import FORMATS, Translation
@@ -32,9 +32,9 @@ from fairseq_kd.files.json_files import sealed
 from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.parallel_text import SplitWords, letters_of
+from fairseq_kd.process_pool import in_chunks, in_processes
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
-from fairseq_kd.worker_processes import in_chunks, in_processes
 
 CHUNK = 2000  # lines of a task
 COMPARED = 1000  # largest number of sentences compared with their references
@@ -80,7 +80,7 @@ class Import:
         """
         out, settings = self.options.out, self._settings()
         with locked(lock_beside(out), f"--out {out}", out, finished=True):
-            if (out / FILE).is_file():
+            if (out / DECODING_FILE).is_file():
                 earlier = read_settings(out)
                 same = {name: earlier.get(name) for name in settings} == settings
                 if same and (out / WHOLE).is_file():
@@ -150,7 +150,9 @@ class Import:
                 file.write(lines_of(number, each))
         counts.check_sentences(self.options.hypotheses)
         settings = {**settings, "nbest": most, "scored": counts.scored}
-        (work / FILE).write_text(json.dumps(sealed(settings), indent=2) + "\n", encoding="utf-8")
+        (work / DECODING_FILE).write_text(
+            json.dumps(sealed(settings), indent=2) + "\n", encoding="utf-8"
+        )
         with ready.open("rb") as file:
             write_shard(work / WHOLE, Shard(), settings_id(settings), file)
         best = ((number, best.tokens) for number, (best, *_) in by_sentence(work / WHOLE))

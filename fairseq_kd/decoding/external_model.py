@@ -1,6 +1,6 @@
-"""Translates plain text with a CTranslate2 model of any origin, such as OPUS-MT, M2M-100 or NLLB.
+"""Translates plain text (`translate-text`) with any CTranslate2 model, such as OPUS-MT or NLLB.
 
-The model reads pieces of its own SentencePiece model, with the symbols that its origin asks for
+The model reads pieces of its own SentencePiece model, with the symbols that its origin needs
 before and after them, and begins translations with a symbol such as the target language.
 """
 
@@ -26,8 +26,8 @@ from fairseq_kd.files.recorded_folders import make_once
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.parallel_text import CleanLines, text_file
 from fairseq_kd.parallel_text import lines_of as text_lines
+from fairseq_kd.process_pool import in_chunks
 from fairseq_kd.progress import ProgressLine
-from fairseq_kd.worker_processes import in_chunks
 
 RECORD, TRANSLATIONS = "translation.json", "translations.jsonl"
 SOURCE_PIECES = ("source.spm", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
@@ -50,7 +50,7 @@ class Pieces(NamedTuple):
     target: Any
 
 
-class OutsideModel:
+class ExternalModel:
     """A model, and the text that it translates.
 
     Args:

@@ -1,4 +1,4 @@
-"""The files with which the words of data were split, and tokens that a dictionary lacks."""
+"""The BPE or SentencePiece model of a data folder, and tokens that a dictionary lacks."""
 
 import html
 from pathlib import Path

@@ -17,7 +17,7 @@ from fairseq_kd.files.temporary_folders import temporary_folder
 NAME = re.compile(r"[A-Za-z][\w.-]{0,29}", re.ASCII)
 LARGEST = 1e12  # score: sums of larger ones lose digits, or overflow
 LONGEST = 1000  # characters of a line
-WRONG = "lines for {:,} sentences. It must print one number a line, one for each sentence."
+WRONG = "lines for {:,} sentences. It must print one number per line, one for each sentence."
 FILES = ("SRC", "HYP", "REF")  # variables with the names of the files of text
 
 
@@ -45,7 +45,7 @@ class Scorer(NamedTuple):
         return cls(name, command)
 
 
-class OutsideMetric:
+class ExternalMetric:
     """A metric of ``sacrebleu.significance`` whose score is the mean of sentence scores.
 
     Args:
@@ -82,7 +82,7 @@ def sentence_scores(
     """The scores of a program, one per sentence.
 
     The command is run by the shell, with the names of three files of plain text, one sentence a
-    line, in the variables SRC, HYP and REF. It prints a number per sentence, one a line.
+    line, in the variables SRC, HYP and REF. It prints one number per sentence, each on a line.
 
     Args:
         scorer: the program.

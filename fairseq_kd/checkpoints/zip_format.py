@@ -1,4 +1,4 @@
-"""The records of a checkpoint of torch's present format, which is a zip file."""
+"""Checks the zip format of checkpoints: every record is listed once and lies in the file."""
 
 import os
 import struct

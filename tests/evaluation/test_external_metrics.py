@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fairseq_kd import cli
+from fairseq_kd.evaluation.external_metrics import Scorer, sentence_scores
 from fairseq_kd.evaluation.results import METRICS
-from fairseq_kd.evaluation.scorers import Scorer, sentence_scores
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 
 SOURCES = [f"una frase {i}" for i in range(40)]
@@ -53,11 +53,11 @@ def test_a_program_is_run_once_for_each_system(tmp_path):
     ("command", "message"),
     [
         ("exit 3", r"--scorer x: exit 3 ended with status 3\. See its messages\."),
-        ("head -1 $HYP", r"printed 1 lines for 40 sentences\. It must print one number a line, on"),
+        ("head -1 $HYP", r"printed 1 lines for 40 sentences\. It must print one number per line"),
         (
             "yes 1",
             r"^--scorer x: yes 1 printed more than 40 lines for 40 sentences\. It must print one "
-            r"number a line, one for each sentence\.$",
+            r"number per line, one for each sentence\.$",
         ),
         ("yes 1 | head -41", r"printed more than 40 lines for 40 sentences\. It must print one n"),
         ("cat /dev/zero", r"cat /dev/zero printed more than 40 lines for 40 sentences\. It must "),

@@ -19,7 +19,7 @@ from fairseq_kd.files.names import plain_languages
 from fairseq_kd.losses import TopK
 from fairseq_kd.models.real_tokens import RealTokens, prepared
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
-from fairseq_kd.teachers.store import FILE, StoredSubset, TeacherStore
+from fairseq_kd.teachers.store import STORE_FILE, StoredSubset, TeacherStore
 from fairseq_kd.teachers.store_records import as_bytes
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def stored_task(store: TeacherStore) -> Any:
     source, target = (Dictionary.load(str(path)) for path in store.dictionaries())
     if len(target) != store.vocab_size:
         raise ValueError(
-            f"{store.path / FILE} gives the dictionary {store.vocab_size} entries, but "
+            f"{store.path / STORE_FILE} gives the dictionary {store.vocab_size} entries, but "
             f"{store.dictionaries()[1]} has {len(target)}: one of them is damaged. Remove the "
             "store and build it again."
         )

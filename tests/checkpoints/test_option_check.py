@@ -17,7 +17,7 @@ from forks import run_forked
 from harness import PAIR, TRAINING, USER_DIR, Setup, namespace
 
 from fairseq_kd import cli
-from fairseq_kd.checkpoints.plain_options import EVALUATED, is_plain, plain_value, refuse_code
+from fairseq_kd.checkpoints.option_check import EVALUATED, is_plain, plain_value, refuse_code
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.safe_loading import evaluate
 from fairseq_kd.models.peers import peer_configurations

@@ -1,4 +1,4 @@
-"""Exports a student to a folder, which appears only after a test translation and a measurement."""
+"""Exports a student to a folder for CTranslate2, after a test translation and a measurement."""
 
 import shutil
 import sys
@@ -21,8 +21,8 @@ from fairseq_kd.decoding.ctranslate2_engine import CTranslate2Engine
 from fairseq_kd.decoding.engine import VMAP, Batch, Engine
 from fairseq_kd.decoding.fairseq_engine import FairseqEngine
 from fairseq_kd.decoding.options import Search
-from fairseq_kd.decoding.splitting import CODES, find_codes
 from fairseq_kd.decoding.subset import Subset, check_splitting
+from fairseq_kd.decoding.subwords import CODES, find_codes
 from fairseq_kd.evaluation.results import FAIRSEQ
 from fairseq_kd.evaluation.scores import bleu_tokenizer
 from fairseq_kd.evaluation.size import folder_bytes

@@ -1,4 +1,4 @@
-"""Writes binarised splits and copies others, with the dictionaries of a data folder."""
+"""Writes binarised sets of a data folder, and copies its other sets and dictionaries."""
 
 import shutil
 from pathlib import Path
