@@ -12,12 +12,12 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
 
     Args:
         path: a ``dict.LANG.txt``.
-        distinct: whether every token must have one index; fairseq allows a token twice if the
-            second is marked.
+        distinct: whether tokens are written as text: then each must have one index and no white
+            space in it. fairseq allows a token twice if the second is marked.
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is not UTF-8 text, not a dictionary, or holds a word twice.
+        ValueError: it is not UTF-8 text, not a dictionary, or holds a word twice or white space.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -39,6 +39,12 @@ def read_dictionary(path: Path, distinct: bool = True) -> Dictionary:
             word for i, word in enumerate(dictionary.symbols) if dictionary.indices[word] != i
         )
         raise ValueError(f'{path} holds the word "{twice}" twice. Run fairseq-preprocess again.')
+    broken = next((word for word in dictionary.symbols if word.split() != [word]), None)
+    if distinct and broken is not None:
+        raise ValueError(
+            f"{path} holds the token {broken!r}, in which there is white space: fairseq-preprocess "
+            "splits text there, so no text has it. Binarise with a dictionary without it."
+        )
     return dictionary
 
 

@@ -75,6 +75,7 @@ class ExternalModel:
         check_sums(folder, [path.name for path in self._model_files()])
         config = read_json(folder / "config.json", CONFIG, "Convert the model again.")
         self.files = self._piece_files()
+        check_sums(folder, [path.name for path in self.files if path.parent == folder])
         self.pieces = Pieces(*(pieces_of(path) for path in self.files))
         self.vocabulary = vocabulary_of(folder, "source")
         self.before = (options.source_prefix or "").split()

@@ -30,6 +30,19 @@ def test_a_dictionary_with_a_word_twice_is_refused(translate, data, tmp_path, li
     assert f"{folder}/dict.en.txt " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("token", ["t\u2028he", "a\u00a0b", "in\u3000"])
+def test_a_token_at_which_text_is_split_is_refused(translate, data, tmp_path, token, capsys):
+    folder = shutil.copytree(data, tmp_path / "split")
+    with (folder / "dict.en.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{token} 3\n")
+    assert translate(tmp_path / "out", folder=folder) == 2
+    assert capsys.readouterr().err.endswith(
+        f"{folder}/dict.en.txt holds the token {token!r}, in which there is white space: "
+        "fairseq-preprocess splits text there, so no text has it. Binarise with a dictionary "
+        "without it.\n"
+    )
+
+
 def test_a_line_that_lacks_its_pair_is_refused(translate, data, tmp_path, capsys):
     folder = shutil.copytree(data, tmp_path / "uneven")
     for suffix in ("bin", "idx"):

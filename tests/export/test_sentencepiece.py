@@ -256,7 +256,9 @@ def test_a_damaged_vocabulary_is_named(translate_text, copied, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["model.bin", "shared_vocabulary.json", "config.json"])
+@pytest.mark.parametrize(
+    "name", ["model.bin", "shared_vocabulary.json", "config.json", "sentencepiece.model"]
+)
 def test_a_changed_file_of_an_export_is_named(translate_text, tmp_path, capsys, name):
     model = shutil.copytree(translate_text.model, tmp_path / "model")
     (model / name).write_bytes((model / name).read_bytes() + b"\n")
