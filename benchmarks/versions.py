@@ -4,7 +4,7 @@
     python benchmarks/versions.py --only export    tries one part again
     python benchmarks/versions.py --page           only writes the table of docs/install.md again
 
-Writes a column of benchmarks/versions.json, and from this file the table. Needs the clone and its
+Writes a column of benchmarks/versions.json, part by part, and from this file the table. Needs the clone and its
 environment; fairseq 0.12.2 is what scripts/setup.sh installs on Python 3.10. For the main branch,
 install it over that from a source tree, and name its commit:
 
@@ -23,7 +23,7 @@ import tempfile
 import time
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from versions_trial import PARTS, Trial, reason, run
@@ -57,17 +57,16 @@ def fairseq_here(source: Optional[str]) -> str:
     return source or f"{name} {found.version}"
 
 
-def tried(trial: Trial, parts: List[str]) -> Dict[str, str]:
-    """The result of each part, in a few words; "fails: " and the first line of its failure."""
-    results = {}
+def tried(trial: Trial, parts: List[str]) -> Iterator[Tuple[str, str]]:
+    """Each part and its result in a few words; "fails: " and the first line of its failure."""
     for name in parts:
         began = time.monotonic()
         try:
-            results[name] = PARTS[name][1](trial)
+            result = PARTS[name][1](trial)
         except AssertionError as error:
-            results[name] = f"fails: {reason(str(error))}"
-        print(f"{name}: {results[name]} ({time.monotonic() - began:.0f} s)", flush=True)
-    return results
+            result = f"fails: {reason(str(error))}"
+        print(f"{name}: {result} ({time.monotonic() - began:.0f} s)", flush=True)
+        yield name, result
 
 
 def row_of(fairseq: str, results: Dict[str, str], failed: Dict[str, str]) -> Row:
@@ -142,9 +141,10 @@ def main() -> None:
             sys.exit(str(error))
         with tempfile.TemporaryDirectory(prefix="versions") as folder:
             trial = Trial(Path(folder))
-            results = tried(trial, args.only or list(PARTS))
-        rows = recorded(rows, row_of(fairseq, results, trial.failed))
-        RESULTS.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            for name, result in tried(trial, args.only or list(PARTS)):
+                rows = recorded(rows, row_of(fairseq, {name: result}, trial.failed))
+                text = json.dumps(rows, indent=2, ensure_ascii=False)
+                RESULTS.write_text(f"{text}\n", encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 

@@ -24,6 +24,7 @@ from three_languages import PIVOT, binarise_three_ways
 from trained import train_to_an_end
 
 from fairseq_kd.checkpoints.reading import read_checkpoint
+from fairseq_kd.child_process import own_programs
 from fairseq_kd.models import ARCHITECTURES
 
 UNIT_TESTS = [f"tests/{name}" for name in ("losses", "checkpoints", "models", "files", "tasks")]
@@ -183,8 +184,9 @@ class Trial:
         train = ["fairseq-train", self.data(), *TRAINING, *flags, "--user-dir", USER_DIR]
         stage = ["fairseq-kd", "stage", "student", "--", *train, "--save-dir"]
         run(*stage, whole)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([*map(str, stage), str(killed)], **quiet)
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        options["env"] = own_programs()
+        process = subprocess.Popen([*map(str, stage), str(killed)], **options)
         while process.poll() is None and not (killed / "checkpoint_1_2.pt").exists():
             time.sleep(0.02)
         process.kill()

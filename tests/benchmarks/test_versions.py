@@ -83,7 +83,7 @@ def test_the_parts_that_fail_are_recorded_with_their_reason(versions, tmp_path, 
 
     parts = {"good": ("good", lambda trial: "passes"), "broken": ("broken", broken)}
     monkeypatch.setattr(versions, "PARTS", parts)
-    results = versions.tried(versions.Trial(tmp_path), ["good", "broken"])
+    results = dict(versions.tried(versions.Trial(tmp_path), ["good", "broken"]))
     assert results["good"] == "passes"
     assert results["broken"].startswith(f"fails: fairseq-kd plan: --teacher {tmp_path}/none.pt")
 
