@@ -4,9 +4,9 @@
     python benchmarks/versions.py --only export    tries one part again
     python benchmarks/versions.py --page           only writes the table of docs/install.md again
 
-Writes a column of benchmarks/versions.json, part by part, and from this file the table. Needs the clone and its
-environment; fairseq 0.12.2 is what scripts/setup.sh installs on Python 3.10. For the main branch,
-install it over that from a source tree, and name its commit:
+Writes a column of benchmarks/versions.json, part by part, and from this file the table. Needs the
+clone and its environment; fairseq 0.12.2 is what scripts/setup.sh installs on Python 3.10. For the
+main branch, install it over that from a source tree, and name its commit:
 
     PYTHON=python3.10 scripts/setup.sh && source .venv/bin/activate
     pip install --constraint constraints.txt scikit-learn

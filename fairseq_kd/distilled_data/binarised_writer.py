@@ -177,8 +177,13 @@ def tag_id(dictionary: Dictionary, path: Path, tag: str, flag: str) -> int:
         flag: the user's flag, for errors.
 
     Raises:
-        ValueError: the dictionary lacks it.
+        ValueError: the dictionary lacks it, or it is a special symbol.
     """
+    if dictionary.indices.get(tag, dictionary.nspecial) < dictionary.nspecial:
+        raise ValueError(
+            f"{flag} {tag} is a special symbol of fairseq, which models do not read as a word. "
+            "Give another token, such as madeupword0000."
+        )
     if tag not in dictionary.indices:
         raise ValueError(
             f"{flag} {tag} is not in {path}, and the dictionaries cannot be extended. Give a token "

@@ -60,6 +60,12 @@ class Importance:
     layers: Dict[str, Tensor] = field(default_factory=dict)
     loss: float = math.nan
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all measures are finite numbers."""
+        measures = (self.heads, self.scores, self.content, self.units, self.layers)
+        return all(bool(each.isfinite().all()) for kind in measures for each in kind.values())
+
 
 class Batch(NamedTuple):
     """Sentences that a model reads with teacher forcing.

@@ -100,7 +100,7 @@ class ImportanceMeasurement:
         """The importance of heads and units, and of the layers of some sides.
 
         Raises:
-            ValueError: the teacher can read none of the sentences.
+            ValueError: the teacher can read none of the sentences, or computes NaN or infinity.
         """
         self.task.load_dataset(self.data.subset, combine=True)
         self.dataset = self.task.dataset(self.data.subset)
@@ -113,6 +113,11 @@ class ImportanceMeasurement:
             structure = Structure(model, self.name)
             found = importance_on_data(structure, batches, vocab_size, sides, progress.add)
         model.cpu()
+        if not found.is_finite:
+            raise ValueError(
+                f"{self.name} computes NaN or infinity for the sentences of {self.data.subset}, as "
+                "after a diverged training. Give another checkpoint."
+            )
         return found
 
     def _readable(self) -> List[int]:

@@ -102,6 +102,8 @@ def test_a_folder_without_a_decoding_is_refused(distill, tmp_path, capsys):
         (["--mix", "extra", "--tag-gold", "x"], "--tag-gold has no effect without --mix gold."),
         (["--gold-subset", "valid"], "--gold-subset has no effect without --mix gold or extra."),
         (["--mix", "gold", "--tag-gold", "<gold>"], "--tag-gold <gold> is not in "),
+        (["--mix", "gold", "--tag-gold", "<pad>"], "--tag-gold <pad> is a special symbol of fai"),
+        (["--mix", "gold", "--tag-distilled", "<s>"], "--tag-distilled <s> is a special symbol"),
         (["--min-words", "1000"], "The filters left no pair. Loosen the thresholds."),
     ],
 )

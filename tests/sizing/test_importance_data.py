@@ -110,6 +110,18 @@ def test_sentences_that_the_teacher_cannot_read_are_left_out(teacher, odd_data):
         found.measure([])
 
 
+def test_a_teacher_that_computes_nan_is_refused(teacher, data):
+    found = measurement(teacher, data, subset="valid", sentences=4)
+    for parameter in found.teacher.model.decoder.parameters():
+        parameter.data *= 1e30
+    message = (
+        "--teacher t.pt computes NaN or infinity for the sentences of valid, as after a diverged "
+        "training. Give another checkpoint."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        found.measure(["decoder"])
+
+
 def test_attention_to_source_and_target_at_once_is_refused(teacher, data):
     model, task = load_teacher(teacher, "--teacher")
     model.decoder.layers[0].cross_self_attention = True
