@@ -3,7 +3,7 @@
 import os
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from fairseq import checkpoint_utils
 from fairseq.data.data_utils import infer_language_pair
@@ -214,10 +214,17 @@ def _unusable(name: str, error: Exception) -> str:
     )
 
 
+def _mapping(task_cfg: Any) -> Mapping[str, Any]:
+    """The options of a task as a mapping whose ``get`` does not raise, as omegaconf 2.0's does."""
+    if isinstance(task_cfg, Namespace):
+        return vars(task_cfg)
+    return OmegaConf.to_container(task_cfg) if OmegaConf.is_config(task_cfg) else task_cfg
+
+
 def _languages(path: str, name: str, flag: str, task_cfg: Any, languages: Languages) -> Pair:
     """The given pair, the recorded one, or that of the data where the training inferred it."""
     pair = (task_cfg.source_lang, task_cfg.target_lang)
-    options = vars(task_cfg) if isinstance(task_cfg, Namespace) else task_cfg
+    options = _mapping(task_cfg)
     multilingual = options.get("_name") in TASKS
     if languages.teacher is not None:
         plain_languages(languages.teacher, _language_flags(flag))
@@ -276,7 +283,7 @@ def _language_flags(flag: str) -> str:
 
 def _dictionary_folder(path: str, name: str, task_cfg: Any) -> str:
     """The folder to read the teacher's dictionaries from."""
-    options = vars(task_cfg) if isinstance(task_cfg, Namespace) else task_cfg
+    options = _mapping(task_cfg)
     named = named_dictionaries(path, options)
     if None not in named:
         return str(named[0].parent)
