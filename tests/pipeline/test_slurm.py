@@ -1,5 +1,6 @@
 """What a driver finds out of a Slurm cluster, by programs that answer as those of one do."""
 
+import io
 import os
 import subprocess
 import sys
@@ -122,18 +123,31 @@ def controller(tmp_path, monkeypatch):
     return there
 
 
-def test_a_controller_that_does_not_answer_is_reported_once_and_its_return(controller, capsys):
+@pytest.fixture
+def shown(monkeypatch):
+    """Waits until the text that a thread writes to stderr holds some words, and returns it all."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+
+    def wait_for(words):
+        deadline = time.monotonic() + 60
+        while words not in stderr.getvalue():
+            assert time.monotonic() < deadline, stderr.getvalue()
+            time.sleep(0.01)
+        return stderr.getvalue()
+
+    return wait_for
+
+
+def test_a_controller_that_does_not_answer_is_reported_once_and_its_return(controller, shown):
     controller.touch()
-    printed = ""
     with watched("slurm"):
         time.sleep(0.2)
         controller.unlink()
-        while "Ctrl+C" not in printed:
-            printed += capsys.readouterr().err
+        shown("Ctrl+C")
         time.sleep(0.2)
         controller.touch()
-        while "again.\n" not in printed.partition("Ctrl+C")[2]:
-            printed += capsys.readouterr().err
+        printed = shown("Slurm answers again.\n")
     assert printed == (
         "Slurm does not answer: connect failure. Jobs that run go on, and this run does when Slurm "
         "answers again. To end it, press Ctrl+C; the same command resumes it.\n"
