@@ -123,32 +123,26 @@ def controller(tmp_path, monkeypatch):
     return there
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """Waits until the text that a thread writes to stderr holds some words, and returns it all."""
+def wait_for(words, stderr):
+    """Waits until a thread has written some words."""
+    deadline = time.monotonic() + 60
+    while words not in stderr.getvalue():
+        assert time.monotonic() < deadline, stderr.getvalue()
+        time.sleep(0.01)
+
+
+def test_a_controller_that_does_not_answer_is_reported_once_and_its_return(controller, monkeypatch):
     stderr = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stderr)
-
-    def wait_for(words):
-        deadline = time.monotonic() + 60
-        while words not in stderr.getvalue():
-            assert time.monotonic() < deadline, stderr.getvalue()
-            time.sleep(0.01)
-        return stderr.getvalue()
-
-    return wait_for
-
-
-def test_a_controller_that_does_not_answer_is_reported_once_and_its_return(controller, shown):
+    monkeypatch.setattr(sys, "stderr", stderr)  # capsys would lose what comes while it is read
     controller.touch()
     with watched("slurm"):
         time.sleep(0.2)
         controller.unlink()
-        shown("Ctrl+C")
+        wait_for("Ctrl+C", stderr)
         time.sleep(0.2)
         controller.touch()
-        printed = shown("Slurm answers again.\n")
-    assert printed == (
+        wait_for("Slurm answers again.\n", stderr)
+    assert stderr.getvalue() == (
         "Slurm does not answer: connect failure. Jobs that run go on, and this run does when Slurm "
         "answers again. To end it, press Ctrl+C; the same command resumes it.\n"
         "Slurm answers again.\n"

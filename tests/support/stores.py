@@ -42,7 +42,7 @@ def write_random_store(out, subset):
     folder.mkdir(parents=True)
     identity = {"format": files.FORMAT, "words": 50, "topk": 4, "part_sentences": 2}
     identity |= {"teacher": "t", "fingerprint": ""}
-    files.write_json(out / files.FILE, {**identity, "languages": ["es", "en"]})
+    files.write_json(out / files.STORE_FILE, {**identity, "languages": ["es", "en"]})
     table = np.zeros(4, files.SENTENCE)
     table["length"] = 5
     for part in range(2):
