@@ -17,7 +17,7 @@ def run(options: InheritOptions) -> int:
     from fairseq_kd.plugin import import_user_dir
     from fairseq_kd.sizing.importance_data import ImportanceData
     from fairseq_kd.sizing.student_checkpoint import write_student
-    from fairseq_kd.teachers.multilingual import Languages
+    from fairseq_kd.teachers.languages import Languages
 
     import_user_dir(options.user_dir)
     layers = {"encoder": options.encoder_layers, "decoder": options.decoder_layers}

@@ -21,7 +21,7 @@ def run(options: TranslateOptions) -> int:
     from fairseq_kd.decoding.engine_choice import choose_engine
     from fairseq_kd.decoding.translation_model import load_checkpoints, read_subset_for
     from fairseq_kd.plugin import import_user_dir
-    from fairseq_kd.teachers.multilingual import Languages
+    from fairseq_kd.teachers.languages import Languages
 
     import_user_dir(options.user_dir)
     search = options.search

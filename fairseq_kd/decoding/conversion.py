@@ -108,7 +108,7 @@ def _name(checkpoint: Checkpoint, subset: Subset) -> str:
     dictionaries = (subset.hashes[f"{side}_dictionary"] for side in ("source", "target"))
     parts = [checkpoint.sha256, *dictionaries]
     if not checkpoint.format.is_plain:
-        parts += [repr(checkpoint.format), repr(checkpoint.languages)]
+        parts += [repr(checkpoint.format), repr(checkpoint.languages._replace(folder=None))]
     made_from = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return f"ctranslate2-{ctranslate2.__version__}-int8.{LARGEST}-{made_from[:32]}"
 
@@ -220,6 +220,7 @@ def _with_language_tokens(checkpoint: Checkpoint) -> Iterator[Path]:
     """
     name = f"{checkpoint.flag} {checkpoint.path}"
     state = read_translation_model(str(checkpoint.path), name, checkpoint.languages)
+    checkpoint.task.reorder(state["model"])
     args = argparse.Namespace(**{**options_of(state, "model"), "task": "translation"})
     for name in UNOPENED:
         setattr(args, name, None)

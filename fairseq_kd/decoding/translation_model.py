@@ -12,8 +12,8 @@ from fairseq.tasks import FairseqTask
 from fairseq_kd.decoding.subset import Subset, read_subset
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.teachers.compatibility import check_dictionaries, language_pair
+from fairseq_kd.teachers.languages import Languages
 from fairseq_kd.teachers.loading import ANY, load_teacher
-from fairseq_kd.teachers.multilingual import Languages
 from fairseq_kd.teachers.sentence_format import Affixes, SentenceFormat, sentence_format
 
 

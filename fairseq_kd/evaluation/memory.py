@@ -42,8 +42,8 @@ from fairseq_kd.evaluation.variants import (
     Variant,
     build_engine,
 )
+from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.loading import ANY
-from fairseq_kd.teachers.multilingual import Languages, Pair
 
 POLL_S = 0.001  # between readings of a GPU's memory
 TRAINING_TOKENS = 1000  # target tokens of the measured step, as --max-tokens 1000

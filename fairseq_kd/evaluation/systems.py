@@ -13,8 +13,8 @@ from fairseq_kd.decoding.translation_model import Checkpoint, load_checkpoint, r
 from fairseq_kd.evaluation.results import TrainingCurves
 from fairseq_kd.files.names import SYSTEM, in_one_line
 from fairseq_kd.teachers.compatibility import language_pair
+from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.loading import ANY
-from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.training_log import LOG_FILE, Record, read_training_log
 
 CURVE_POINTS = 400  # at most

@@ -114,15 +114,16 @@ def _loaded(
         names: of the run's languages in the model, if they are others.
     """
     from fairseq_kd.teachers.compatibility import check_same_vocabulary
+    from fairseq_kd.teachers.languages import Languages
     from fairseq_kd.teachers.loading import load_teacher
-    from fairseq_kd.teachers.multilingual import Languages
 
-    model, task = load_teacher(path, called, Languages(layout.corpus.pair, names, True))
+    languages = Languages(layout.corpus.pair, names, True, str(layout.corpus.folder))
+    model, task = load_teacher(path, called, languages)
     own = (task.source_dictionary, task.target_dictionary)
     source, target = dictionaries_of(layout) or own
-    languages = dict(zip(("source_lang", "target_lang"), layout.corpus.pair, strict=True))
+    pair = dict(zip(("source_lang", "target_lang"), layout.corpus.pair, strict=True))
     ours = SimpleNamespace(
-        cfg=SimpleNamespace(data=layout.corpus.folder, **languages),
+        cfg=SimpleNamespace(data=layout.corpus.folder, **pair),
         source_dictionary=source,
         target_dictionary=target,
         described="the data are",

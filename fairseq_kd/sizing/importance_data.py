@@ -16,8 +16,8 @@ from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.models.structure import SIDES, Structure
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
+from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.live_teacher import LiveTeacher
-from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.teachers.store_building import task_on
 from fairseq_kd.teachers.stored_teacher import data_fingerprint
 
@@ -52,7 +52,7 @@ class ImportanceData:
             raise FileNotFoundError(
                 f"--data {self.folder} is not a folder that fairseq-preprocess wrote. Give one."
             )
-        return Languages(tuple(pair), teacher)
+        return Languages(tuple(pair), teacher, folder=str(self.folder))
 
     def identity(self) -> Dict[str, Any]:
         """What the result depends on.

@@ -24,8 +24,9 @@ from fairseq_kd.sizing.importance_data import (
     ImportanceMeasurement,
     undecided_sides,
 )
+from fairseq_kd.teachers.languages import Languages
 from fairseq_kd.teachers.loading import ANY, load_teacher, read_translation_model
-from fairseq_kd.teachers.multilingual import Languages, TeacherTask
+from fairseq_kd.teachers.multilingual import TeacherTask
 
 
 def write_student(

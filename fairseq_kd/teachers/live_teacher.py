@@ -1,5 +1,6 @@
 """A live teacher: loaded once, frozen, and run beside the student in its own precision."""
 
+import os
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
@@ -15,8 +16,8 @@ from fairseq_kd.teachers.compatibility import (
     check_same_vocabulary,
     language_pair,
 )
+from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.teachers.sentence_format import sentence_format
 
 DTYPES = {
@@ -75,7 +76,9 @@ class LiveTeacher:
             ValueError: it cannot teach this student.
         """
         pair = language_pair(student_task)
-        model, task = load_teacher(path, "--kd-teacher", Languages(pair, languages, several))
+        folder = student_task.cfg.data.split(os.pathsep)[0]
+        names = Languages(pair, languages, several, folder)
+        model, task = load_teacher(path, "--kd-teacher", names)
         check_same_vocabulary(f"--kd-teacher {path}", task, student_task)
         check_positions(f"--kd-teacher {path}", model, student_task, sentence_format(task))
         return cls(model, dtype, task)

@@ -20,10 +20,9 @@ from fairseq_kd.checkpoints.reading import data_folders, options_of, read_model
 from fairseq_kd.checkpoints.sizes import check_limits, check_sizes
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.files.names import plain_languages
+from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.multilingual import (
     TASKS,
-    Languages,
-    Pair,
     TeacherTask,
     check_languages,
     leave_one_pair,
@@ -78,6 +77,8 @@ def load_teacher(
         task = teacher_task(path, name, state, languages, folder) if multilingual else None
     except (AttributeError, LookupError, TypeError) as error:  # options of another shape
         raise ValueError(_unusable(name, error)) from error
+    if task is not None:
+        task.reorder(state["model"])
     try:
         (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
             [path], state=state, task=task

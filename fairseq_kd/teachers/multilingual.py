@@ -5,7 +5,6 @@ tokens of languages behind it.
 """
 
 import os
-import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.data.data_utils import infer_language_pair
 from fairseq.data.multilingual.multilingual_utils import get_lang_tok
 from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -23,7 +21,9 @@ from torch import Tensor
 from fairseq_kd.checkpoints.reading import data_folders, options_of
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.parallel_text import lines_of
+from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.sentence_format import PLAIN, SentenceFormat
+from fairseq_kd.teachers.vocabulary_order import VocabularyOrder, students_order
 
 BART, MULTI, SEPARATE = (
     "translation_from_pretrained_bart",
@@ -33,48 +33,6 @@ BART, MULTI, SEPARATE = (
 TASKS = (BART, MULTI, SEPARATE)
 SHOWN = 200  # characters of a path in a message
 END, BEGIN, MASK = "</s>", "<s>", "<mask>"
-Pair = Tuple[str, str]
-
-
-class Languages(NamedTuple):
-    """A language pair by its names in the student's data and in a teacher.
-
-    Args:
-        data: names in the files of the data; None if they are the teacher's.
-        teacher: names that the teacher gives them (``--teacher-source-lang``); None if they are
-            those of the data, or those that the checkpoint records.
-        several: whether there are several teachers, of which some may have the names of the data.
-    """
-
-    data: Optional[Pair] = None
-    teacher: Optional[Pair] = None
-    several: bool = False
-
-    def are_mixed_up(self) -> bool:
-        """Whether the teacher's names are those of the data swapped, or one of them twice.
-
-        ``en_XX`` and ``en`` are names of the same language.
-        """
-        if self.data is None or self.teacher is None:
-            return False
-        own, teacher = (
-            tuple(re.split("[-_.@+]", each)[0].casefold() for each in pair)
-            for pair in (self.data, self.teacher)
-        )
-        if self.teacher[0] == self.teacher[1]:
-            return teacher[0] in own and own[0] != own[1]
-        return self.teacher == self.data[::-1] or (teacher == own[::-1] and own[0] != own[1])
-
-    @classmethod
-    def of_data(cls, folder: Path, teacher: Optional[Pair]) -> "Languages":
-        """The pair of a folder of fairseq-preprocess, as its files name it.
-
-        Args:
-            folder: of the data.
-            teacher: names that the teacher gives the languages, if they are others.
-        """
-        pair = infer_language_pair(str(folder)) if folder.is_dir() else (None, None)
-        return cls(None if None in pair else tuple(pair), teacher)
 
 
 class LanguageTokens(NamedTuple):
@@ -90,7 +48,8 @@ class LanguageTokens(NamedTuple):
 class TeacherTask(TranslationTask):
     """A translation task of one pair of a multilingual model.
 
-    Its dictionaries are the student's. ``whole`` are the model's, with tokens of languages.
+    Its dictionaries are the student's. ``whole`` are the model's, with tokens of languages, in the
+    order of ``order`` if the checkpoint has another.
     """
 
     def __init__(
@@ -100,10 +59,16 @@ class TeacherTask(TranslationTask):
         tgt_dict: Dictionary,
         whole: Optional[Tuple[Dictionary, Dictionary]] = None,
         sentence_format: SentenceFormat = PLAIN,
+        order: Optional[VocabularyOrder] = None,
     ):
         super().__init__(cfg, src_dict, tgt_dict)
         self.whole = whole or (src_dict, tgt_dict)
-        self.sentence_format = sentence_format
+        self.sentence_format, self.order = sentence_format, order
+
+    def reorder(self, weights: Dict[str, Tensor]) -> None:
+        """Puts the vocabulary of a checkpoint's weights in the order of ``whole``."""
+        if self.order is not None:
+            self.order.apply(weights)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Builds the model over its own dictionaries."""
@@ -174,12 +139,14 @@ def teacher_task(
         named or Path(folder, f"dict.{language}.txt")
         for named, language in zip(named_dictionaries(path, options), pair, strict=True)
     ]
-    plain = [read_dictionary(file, distinct=False) for file in files]
-    whole = [read_dictionary(file, distinct=False) for file in files]
+    plain, whole = ([read_dictionary(file, distinct=False) for file in files] for _ in range(2))
     tokens = language_tokens(path, name, options, pair)
     for dictionary in whole:
         for symbol in tokens.added:
             dictionary.add_symbol(symbol)
+    order = students_order(languages, whole, tokens.added)
+    if order is not None:
+        plain, whole = order.plain, order.whole
     source, target = ((_Ids(name, each, pair)) for each in whole)
     around = SentenceFormat(
         source.of(tokens.source_prefix),
@@ -196,7 +163,7 @@ def teacher_task(
         limit = options.get(f"max_{side}_positions")
         if isinstance(limit, int):
             setattr(cfg, f"max_{side}_positions", limit)
-    return TeacherTask(OmegaConf.structured(cfg), *plain, tuple(whole), around)
+    return TeacherTask(OmegaConf.structured(cfg), *plain, tuple(whole), around, order)
 
 
 class _Ids:

@@ -33,9 +33,9 @@ from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
+from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.multilingual import Languages, Pair
 from fairseq_kd.teachers.store import (
     FORMAT,
     INDEX,

@@ -1,8 +1,9 @@
-"""Stores of the small teacher, built in this process."""
+"""Stores of the small teacher, built in this process; and multilingual teachers."""
 
 from pathlib import Path
 
 import pytest
+from multilingual import train
 
 from fairseq_kd.shard import Shard
 from fairseq_kd.teachers.store_building import StoreBuilder
@@ -33,3 +34,14 @@ def build(teacher, data):
 def store(build, tmp_path_factory):
     """A store with validation and test set."""
     return build(tmp_path_factory.mktemp("store") / "store")
+
+
+@pytest.fixture(scope="session")
+def multilingual(data, made_once):
+    """The checkpoint of a kind of multilingual model."""
+
+    def of(kind):
+        folder = made_once(f"multilingual-{kind}", lambda folder: train(kind, data, folder))
+        return str(folder / "checkpoint_last.pt")
+
+    return of

@@ -14,8 +14,8 @@ from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.export.lineage import trained_on
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
+from fairseq_kd.teachers.languages import Languages
 from fairseq_kd.teachers.loading import load_teacher, teacher_languages
-from fairseq_kd.teachers.multilingual import Languages
 
 
 @pytest.fixture

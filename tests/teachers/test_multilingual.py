@@ -10,7 +10,7 @@ import torch
 from fairseq.tasks.translation import TranslationTask
 from forks import run_forked
 from harness import TRAINING, run
-from multilingual import TASKS, generate, train
+from multilingual import TASKS, generate
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints.reading import read_checkpoint
@@ -18,23 +18,12 @@ from fairseq_kd.decoding.hypothesis_files import by_sentence
 from fairseq_kd.evaluation.results import EvaluationResult
 from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.sizing.teacher_structure import TeacherStructure
+from fairseq_kd.teachers.languages import Languages
 from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.multilingual import Languages
 from fairseq_kd.teachers.sentence_format import SentenceFormat, sentence_format, surrounded
 
 SPANISH = Languages(("es", "en"))
-
-
-@pytest.fixture(scope="session")
-def multilingual(data, made_once):
-    """The checkpoint of a kind of model."""
-
-    def of(kind):
-        folder = made_once(f"multilingual-{kind}", lambda folder: train(kind, data, folder))
-        return str(folder / "checkpoint_last.pt")
-
-    return of
 
 
 def test_tokens_are_put_around_each_row_on_either_side_of_its_padding():
