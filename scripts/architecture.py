@@ -26,7 +26,16 @@ ENTRIES = ("cli.py", "plugin.py")  # modules that stand above the packages
 OTHERS = ("pipeline/Snakefile", "pipeline/run.schema.yaml")
 # Top-down. A package that is not listed here is an error, so that the map stays whole.
 PACKAGES: List[str] = [
-    *("commands", "pipeline", "sizing", "export", "evaluation", "diagnosis", "distilled_data"),
+    *(
+        "commands",
+        "pipeline",
+        "inheritance",
+        "sizing",
+        "export",
+        "evaluation",
+        "diagnosis",
+        "distilled_data",
+    ),
     *("criterions", "tasks", "decoding", "teachers", "models", "losses", "checkpoints", "files"),
 ]
 

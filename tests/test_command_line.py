@@ -13,9 +13,9 @@ from fairseq_kd.command_line import flag_of
 from fairseq_kd.decoding.options import MergeOptions, TranslateOptions
 from fairseq_kd.distilled_data.options import DistillDataOptions
 from fairseq_kd.evaluation.options import EvaluateOptions
+from fairseq_kd.inheritance.options import InheritOptions
 from fairseq_kd.pipeline.options import StageOptions
 from fairseq_kd.shard import Shard
-from fairseq_kd.sizing.options import InheritOptions
 from fairseq_kd.teachers.options import StoreOptions
 
 STORE = {"teacher": "t.pt", "data": "bin", "out": "store"}

@@ -1,7 +1,7 @@
 """The command ``fairseq-kd inherit``: writes a student checkpoint from a teacher's layers."""
 
 from fairseq_kd.command_line import Subcommand, teacher_pair
-from fairseq_kd.sizing.options import MAX_TOKENS, SENTENCES, SUBSET, InheritOptions
+from fairseq_kd.inheritance.options import MAX_TOKENS, SENTENCES, SUBSET, InheritOptions
 
 DESCRIPTION = """\
 Writes a checkpoint to start a student from, by fairseq-train --finetune-from-model: the teacher's
@@ -14,9 +14,9 @@ follow after --, such as -- --encoder-layers 4."""
 
 def run(options: InheritOptions) -> int:
     """Writes the checkpoint and prints what was copied from where."""
+    from fairseq_kd.inheritance.importance_data import ImportanceData
+    from fairseq_kd.inheritance.student_checkpoint import write_student
     from fairseq_kd.plugin import import_user_dir
-    from fairseq_kd.sizing.importance_data import ImportanceData
-    from fairseq_kd.sizing.student_checkpoint import write_student
     from fairseq_kd.teachers.languages import Languages
 
     import_user_dir(options.user_dir)

@@ -1,4 +1,4 @@
-"""The parts of a fairseq model: structure, capture, layer maps, initial weights, architectures."""
+"""The parts of a fairseq model: structure, capture, layer maps, peers, architectures."""
 
 from fairseq_kd.checkpoints import safe_loading  # noqa: F401  (a model is built of options that are data)
 from fairseq_kd.models import fast_path  # noqa: F401  (which is off from now on)

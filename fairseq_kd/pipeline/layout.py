@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.fairseq_flags import Flags, as_arguments
+from fairseq_kd.inheritance.options import InheritOptions
 from fairseq_kd.installation import USER_DIR
 from fairseq_kd.pipeline.corpus import corpus_of
 from fairseq_kd.pipeline.distilled_steps import distilled_steps, own_steps
@@ -26,7 +27,6 @@ from fairseq_kd.pipeline.training_flags import (
     stretched_schedule,
 )
 from fairseq_kd.pipeline.workflow import LaidOutStep
-from fairseq_kd.sizing.options import InheritOptions
 
 TEACHER, STUDENT = "teacher", "student"
 UNDISTILLED, INHERITED, TOTAL, ONE_STEP = "undistilled", "inherited", "total", "one-step"

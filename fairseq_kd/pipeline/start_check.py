@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Tuple
 
 from fairseq_kd.flag_types import flag_name
+from fairseq_kd.inheritance.options import InheritOptions
 from fairseq_kd.pipeline.training_flags import SIZES as SIZE_FLAGS
 from fairseq_kd.pipeline.workflow import LaidOutStep
-from fairseq_kd.sizing.options import InheritOptions
 
 START = "finetune_from_model"
 SIDES = ("encoder", "decoder")

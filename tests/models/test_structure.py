@@ -6,7 +6,7 @@ from fairseq.modules import MultiheadAttention
 from harness import Setup
 from torch import nn
 
-from fairseq_kd.models.inheritance import inherit
+from fairseq_kd.inheritance.initial_weights import inherit
 from fairseq_kd.models.structure import Structure, computes_usual_attention, on_meta_device
 
 

@@ -19,7 +19,7 @@ from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.weights import count_parameters
 from fairseq_kd.evaluation.size import parameters_by_part
 from fairseq_kd.fairseq_flags import as_arguments
-from fairseq_kd.models.inheritance import inherit
+from fairseq_kd.inheritance.initial_weights import inherit
 from fairseq_kd.models.structure import Structure, on_meta_device
 from fairseq_kd.models.transformer_options import FORM
 from fairseq_kd.sizing.budgets import write_random

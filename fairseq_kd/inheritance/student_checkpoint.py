@@ -15,15 +15,15 @@ from fairseq_kd.checkpoints.updates import inherited_history, updates_behind
 from fairseq_kd.fairseq_flags import as_arguments
 from fairseq_kd.files.atomic_files import atomic_write, check_apart, make_folder
 from fairseq_kd.files.hashes import sha256_of
-from fairseq_kd.models.importance import Importance
-from fairseq_kd.models.inheritance import inherit
-from fairseq_kd.models.structure import SIDES, Structure
-from fairseq_kd.models.transformer_options import check_heads, model_args
-from fairseq_kd.sizing.importance_data import (
+from fairseq_kd.inheritance.importance import Importance
+from fairseq_kd.inheritance.importance_data import (
     ImportanceData,
     ImportanceMeasurement,
     undecided_sides,
 )
+from fairseq_kd.inheritance.initial_weights import inherit
+from fairseq_kd.models.structure import SIDES, Structure
+from fairseq_kd.models.transformer_options import check_heads, model_args
 from fairseq_kd.teachers.languages import Languages
 from fairseq_kd.teachers.loading import ANY, load_teacher, read_translation_model
 from fairseq_kd.teachers.multilingual import TeacherTask

@@ -7,13 +7,13 @@ import pytest
 import torch
 from harness import Setup, widened
 
-from fairseq_kd.models.importance import (
+from fairseq_kd.inheritance.importance import (
     Batch,
     importance_by_weights,
     importance_on_data,
     most_important,
 )
-from fairseq_kd.models.inheritance import inherit
+from fairseq_kd.inheritance.initial_weights import inherit
 from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.models.structure import ATTENTION, SIDES, Structure
 

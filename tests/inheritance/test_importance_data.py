@@ -11,7 +11,7 @@ from layered import SHAPE
 
 from fairseq_kd import cli
 from fairseq_kd.checkpoints.reading import read_checkpoint
-from fairseq_kd.sizing.importance_data import ImportanceData, ImportanceMeasurement
+from fairseq_kd.inheritance.importance_data import ImportanceData, ImportanceMeasurement
 from fairseq_kd.teachers.loading import load_teacher
 
 PLAIN = ["--criterion", "label_smoothed_cross_entropy"]

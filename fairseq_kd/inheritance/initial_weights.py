@@ -14,8 +14,8 @@ import torch
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
+from fairseq_kd.inheritance.importance import Importance, importance_by_weights, most_important
 from fairseq_kd.models.capture import Point
-from fairseq_kd.models.importance import Importance, importance_by_weights, most_important
 from fairseq_kd.models.layer_map import spread
 from fairseq_kd.models.projection import refuse_adaptive_softmax
 from fairseq_kd.models.structure import (

@@ -9,8 +9,8 @@ from harness import PAIR, Setup
 from fairseq_kd import cli
 from fairseq_kd.checkpoints.reading import read_checkpoint
 from fairseq_kd.checkpoints.updates import updates_behind, updates_done
-from fairseq_kd.models.importance import head_importance, most_important, unit_importance
-from fairseq_kd.models.inheritance import (
+from fairseq_kd.inheritance.importance import head_importance, most_important, unit_importance
+from fairseq_kd.inheritance.initial_weights import (
     inherit,
     kept_dimensions,
 )

@@ -11,7 +11,7 @@ from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
 
 from fairseq_kd.binarised import check_not_raw, check_subset
-from fairseq_kd.models.importance import Batch, Importance, importance_on_data
+from fairseq_kd.inheritance.importance import Batch, Importance, importance_on_data
 from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.models.structure import SIDES, Structure
 from fairseq_kd.progress import ProgressLine
