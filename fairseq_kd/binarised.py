@@ -89,7 +89,7 @@ def check_training(dataset: Any, task: Any) -> None:
 
 
 def check_side(path: Path, vocab_size: Optional[int] = None) -> bool:
-    """Makes sure that fairseq can read one side of a split, or its alignments.
+    """Makes sure that fairseq can read one side of a subset, or its alignments.
 
     Args:
         path: its files without ``.bin`` and ``.idx``.

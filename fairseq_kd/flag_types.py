@@ -182,8 +182,8 @@ def flag_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def split_name(text: str) -> str:
-    """The name of a split.
+def subset_name(text: str) -> str:
+    """The name of a subset.
 
     Raises:
         argparse.ArgumentTypeError: it is not a name.
@@ -193,8 +193,8 @@ def split_name(text: str) -> str:
     return text
 
 
-def split_names(text: str) -> str:
-    """Names of splits, separated by commas.
+def subset_names(text: str) -> str:
+    """Names of subsets, separated by commas.
 
     Raises:
         argparse.ArgumentTypeError: one of them is not a name.

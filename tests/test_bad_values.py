@@ -19,8 +19,8 @@ from fairseq_kd.flag_types import (
     file_path,
     one_line,
     one_word,
-    split_name,
-    split_names,
+    subset_name,
+    subset_names,
 )
 from fairseq_kd.models.transformer_options import model_args
 
@@ -31,8 +31,8 @@ LEGAL_TYPES = {  # of the flags that take text, by their types
     one_word: TEXT,
     data_folder: TEXT,
     file_path: TEXT,
-    split_name: TEXT - {"-inf", "-1"},
-    split_names: TEXT - {"-inf", "-1"},
+    subset_name: TEXT - {"-inf", "-1"},
+    subset_names: TEXT - {"-inf", "-1"},
 }
 LEGAL = {  # of numbers and their like, by command and flag
     ("prepare", "--max-words"): {"0"},

@@ -199,7 +199,7 @@ class MutualLearningCriterion(KDCriterion):
         return loss, sample_size, log
 
     def _pairs(
-        self, outputs: List[DecoderOutput], gold: Tensor
+        self, outputs: List[DecoderOutput], reference: Tensor
     ) -> Dict[Tuple[int, int], LossTerms]:
         """The terms of every peer i with every other peer j as its teacher."""
         count = len(outputs)
@@ -211,7 +211,7 @@ class MutualLearningCriterion(KDCriterion):
         return {
             (i, j): chunked_loss(
                 *outputs[i],
-                gold,
+                reference,
                 [targets[j]],
                 LossOptions(
                     alpha=0.0 if self._is_far_ahead(i, j) else weight,

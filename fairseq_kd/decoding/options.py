@@ -28,7 +28,7 @@ from fairseq_kd.flag_types import (
     one_line,
     one_word,
     option_field,
-    split_name,
+    subset_name,
 )
 from fairseq_kd.shard import Shard
 
@@ -79,7 +79,7 @@ class TranslateOptions(Options):
         metavar="T.pt[:T2.pt]",
     )
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
-    subset: str = option_field("train", "the split (default: %(default)s)", read=split_name)
+    subset: str = option_field("train", "the subset (default: %(default)s)", read=subset_name)
     out: Path = option_field(MISSING, "folder for the translations", read=file_path)
     shard: Shard = option_field(
         Shard(),
@@ -337,7 +337,7 @@ class ImportTranslationsOptions(SplittingOptions):
     COMMAND = "import-translations"
     hypotheses: Path = option_field(MISSING, "the file of translations", read=file_path)
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
-    subset: str = option_field("train", "the split (default: %(default)s)", read=split_name)
+    subset: str = option_field("train", "the subset (default: %(default)s)", read=subset_name)
     out: Path = option_field(MISSING, "folder for the translations", read=file_path)
     format: str = option_field(
         "plain",

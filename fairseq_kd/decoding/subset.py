@@ -1,4 +1,4 @@
-"""A split of a binarised data folder: token ids, dictionaries, files, and how words are split."""
+"""A subset of a binarised data folder: token ids, dictionaries, files, and how words are split."""
 
 import os
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ MARKED = 0.1  # share of marked entries from which a dictionary counts as split 
 
 @dataclass(frozen=True)
 class Subset:
-    """One split of a binarised data folder."""
+    """One subset of a binarised data folder."""
 
     folder: Path  # written by fairseq-preprocess
-    name: str  # of the split, such as train
+    name: str  # of the subset, such as train
     pair: Tuple[str, str]  # source and target language
     prefix: str  # of the file names, up to the language
     source_dictionary: Dictionary
@@ -73,12 +73,12 @@ class Subset:
 
     @property
     def continuation(self) -> Optional[str]:
-        """The split that fairseq-train reads together with this one, if it exists: train1."""
+        """The subset that fairseq-train reads together with this one, if it exists: train1."""
         name = f"{self.name}1"
         return name if self.has_split(name) else None
 
     def has_split(self, name: str) -> bool:
-        """Whether the folder holds a split in these languages."""
+        """Whether the folder holds a subset in these languages."""
         try:
             _prefix(self.folder, name, self.pair)
         except FileNotFoundError:
@@ -91,16 +91,16 @@ class Subset:
 
 
 def read_subset(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--subset") -> Subset:
-    """Opens one split of a binarised data folder.
+    """Opens one subset of a binarised data folder.
 
     Args:
         folder: of the data.
-        name: of the split.
+        name: of the subset.
         pair: its languages, source and target.
-        flag: the flag that names the split, for errors.
+        flag: the flag that names the subset, for errors.
 
     Raises:
-        FileNotFoundError: the folder lacks the split or a dictionary.
+        FileNotFoundError: the folder lacks the subset or a dictionary.
         ValueError: these are several folders, source and target have different numbers of
             sentences, a file is cut off, a dictionary has a token twice, or a language is not a
             plain name; or a file of fairseq-kd binarise-text was changed.
@@ -143,7 +143,7 @@ def language_pair_of(folder: Path) -> Tuple[str, str]:
 
 
 def _prefix(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--subset") -> str:
-    """The prefix of the split's files: either direction, or a source alone."""
+    """The prefix of the subset's files: either direction, or a source alone."""
     source, target = pair
     for languages in (f"{source}-{target}", f"{target}-{source}", f"{source}-None"):
         prefix = f"{name}.{languages}."
@@ -151,12 +151,12 @@ def _prefix(folder: Path, name: str, pair: Tuple[str, str], flag: str = "--subse
             return prefix
     raise FileNotFoundError(
         f"{folder} holds no {name}.{source}-{target}.{source}. Give to --data the folder that "
-        f"fairseq-preprocess wrote, and to {flag} one of its splits."
+        f"fairseq-preprocess wrote, and to {flag} one of its subsets."
     )
 
 
 def read_side(path: Path, dictionary: Dictionary) -> Optional[Sequence[Tensor]]:
-    """The sentences of one side of a split, or None if it has no files.
+    """The sentences of one side of a subset, or None if it has no files.
 
     Args:
         path: of its files, without ``.bin`` and ``.idx``.

@@ -13,7 +13,7 @@ from fairseq_kd.files.json_files import digest_of
 
 
 class SideWriter:
-    """Writes one side of a split, in the format of ``fairseq-preprocess``.
+    """Writes one side of a subset, in the format of ``fairseq-preprocess``.
 
     Args:
         prefix: path of its files, up to the language.
@@ -45,16 +45,16 @@ class SideWriter:
 
 
 class PairWriter:
-    """Writes one split of a binarised data folder, in the format of ``fairseq-preprocess``.
+    """Writes one subset of a binarised data folder, in the format of ``fairseq-preprocess``.
 
     Args:
         folder: of the data.
-        split: its name, such as train or train1.
+        subset: its name, such as train or train1.
         like: a subset with the same languages and dictionaries.
     """
 
-    def __init__(self, folder: Path, split: str, like: Subset):
-        stem = f"{split}.{like.pair[0]}-{like.pair[1]}"
+    def __init__(self, folder: Path, subset: str, like: Subset):
+        stem = f"{subset}.{like.pair[0]}-{like.pair[1]}"
         dictionaries = (like.source_dictionary, like.target_dictionary)
         self.sides = [
             SideWriter(folder / f"{stem}.{language}", dictionary)
@@ -81,17 +81,17 @@ class PairWriter:
             side.close()
 
 
-def hash_of_other_splits(data: Subset, split: str) -> str:
-    """A hash of the names and contents of the files that ``other_splits`` yields."""
-    return digest_of({name: sha256_of([path]) for path, name, _ in other_splits(data, split)})
+def hash_of_other_subsets(data: Subset, subset: str) -> str:
+    """A hash of the names and contents of the files that ``other_subsets`` yields."""
+    return digest_of({name: sha256_of([path]) for path, name, _ in other_subsets(data, subset)})
 
 
-def other_splits(data: Subset, split: str) -> Iterator[Tuple[Path, str, Dictionary]]:
-    """The files of all splits but one of a data folder.
+def other_subsets(data: Subset, subset: str) -> Iterator[Tuple[Path, str, Dictionary]]:
+    """The files of all subsets but one of a data folder.
 
     Args:
         data: a subset of the folder.
-        split: the split to leave out, with its continuations (train, train1, ...).
+        subset: the subset to leave out, with its continuations (train, train1, ...).
 
     Yields:
         Each file, its name in another folder, for the direction of the training, and the dictionary
@@ -102,20 +102,20 @@ def other_splits(data: Subset, split: str) -> Iterator[Tuple[Path, str, Dictiona
     for direction in (reverse, ours):
         for path in sorted(data.folder.glob(f"*{direction}*")):
             name, _, end = path.name.partition(direction)
-            if name.rstrip("0123456789") != split and end in of_source | of_target:
+            if name.rstrip("0123456789") != subset and end in of_source | of_target:
                 dictionary = data.source_dictionary if end in of_source else data.target_dictionary
                 yield path, f"{name}{ours}{end}", dictionary
 
 
-def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
-    """Copies the dictionaries and all splits but one into a new data folder.
+def copy_the_rest(data: Subset, subset: str, folder: Path) -> None:
+    """Copies the dictionaries and all subsets but one into a new data folder.
 
     All are named for the direction of the training: fairseq-train infers the languages from any of
-    them. Raw splits are binarised.
+    them. Raw subsets are binarised.
 
     Args:
         data: a subset of the folder to copy from.
-        split: the split to leave out, with its continuations (train, train1, ...).
+        subset: the subset to leave out, with its continuations (train, train1, ...).
         folder: to copy to.
 
     Raises:
@@ -123,7 +123,7 @@ def copy_the_rest(data: Subset, split: str, folder: Path) -> None:
     """
     for language in data.pair:
         shutil.copyfile(data.dictionary_file(language), folder / f"dict.{language}.txt")
-    for path, name, dictionary in other_splits(data, split):
+    for path, name, dictionary in other_subsets(data, subset):
         if path.is_symlink():
             _check_linked(path, dictionary)
         if path.name.rpartition(".")[2] in data.pair:
@@ -139,7 +139,7 @@ def _check_linked(path: Path, dictionary: Dictionary) -> None:
     fairseq-preprocess ends it: an index can be made for any other file.
 
     Args:
-        path: a file of one side of a split.
+        path: a file of one side of a subset.
         dictionary: of that side.
 
     Raises:
@@ -160,7 +160,7 @@ def _check_linked(path: Path, dictionary: Dictionary) -> None:
 
 
 def _binarise_raw(path: Path, dictionary: Dictionary, prefix: Path) -> None:
-    """Binarises one side: fairseq-train cannot read raw and binarised splits together."""
+    """Binarises one side: fairseq-train cannot read raw and binarised subsets together."""
     builder = indexed_dataset.make_builder(f"{prefix}.bin", "mmap", len(dictionary))
     for ids in data_utils.load_indexed_dataset(str(path), dictionary, "raw"):
         builder.add_item(ids)

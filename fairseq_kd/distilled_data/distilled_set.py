@@ -16,7 +16,7 @@ from fairseq_kd.decoding.subset import Subset, check_splitting, read_subset
 from fairseq_kd.distilled_data.binarised_writer import (
     PairWriter,
     copy_the_rest,
-    hash_of_other_splits,
+    hash_of_other_subsets,
     tag_id,
 )
 from fairseq_kd.distilled_data.filters import FILTERS, PairFilters
@@ -36,9 +36,9 @@ SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "ta
 class MixOptions:
     """How distilled and gold pairs are mixed."""
 
-    how: str = "alone"  # gold: both in one split; extra: gold as train, distilled as train1
-    gold_subset: str = "train"  # the split of the gold pairs
-    upsample_gold: int = 1  # copies of each gold pair in one split
+    how: str = "alone"  # gold: both in one subset; extra: gold as train, distilled as train1
+    gold_subset: str = "train"  # the subset of the gold pairs
+    upsample_gold: int = 1  # copies of each gold pair in one subset
     tag_distilled: Optional[str] = None  # first token of distilled sources
     tag_gold: Optional[str] = None  # first token of gold sources
     gold_data: Optional[Path] = None  # the folder of the gold pairs; None for the translated one
@@ -142,7 +142,7 @@ class DistilledSet:
         gold = read_subset(data, self.mix.gold_subset, self.subset.pair, "--gold-subset")
         if gold.target is None:
             raise ValueError(
-                f"--gold-subset {gold.name} has no target side in {data}. Give a split with both."
+                f"--gold-subset {gold.name} has no target side in {data}. Give a subset with both."
             )
         for language in self.subset.pair:
             files = [each.dictionary_file(language) for each in (self.subset, gold)]
@@ -155,7 +155,7 @@ class DistilledSet:
             raise ValueError(
                 f"{data} has {gold.continuation} beside {gold.name}, which fairseq-train reads as "
                 f"one set, but --mix {self.mix.how} takes {gold.name} alone. Binarise both as one "
-                "split of another name, and give that to --gold-subset."
+                "subset of another name, and give that to --gold-subset."
             )
         return gold
 
@@ -168,7 +168,7 @@ class DistilledSet:
             "hypotheses": sha256_of([self.hypotheses]),
             "references": sha256_of(self.subset.files(self.subset.pair[1])),
             "gold": sha256_of(gold_files),
-            "other_splits": hash_of_other_splits(self.subset, "train"),
+            "other_splits": hash_of_other_subsets(self.subset, "train"),
             "choice": asdict(self.choice),
             "thresholds": {name: str(value) for name, value in self.bank.thresholds.items()},
             "mix": {name: each for name, each in asdict(self.mix).items() if name != "gold_data"},

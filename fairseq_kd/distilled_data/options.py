@@ -19,10 +19,11 @@ from fairseq_kd.flag_types import (
     one_line,
     one_word,
     option_field,
-    split_name,
+    subset_name,
 )
 
 MERGES = 8000  # of prepare
+SUBSETS = ("train", "valid", "test")  # of a data folder
 MIXES = ("alone", "gold", "extra")
 SELECTION = Group("selection")
 THRESHOLDS = Group(
@@ -156,18 +157,18 @@ class DistillDataOptions(Options):
     max_duplicates: Optional[float] = threshold_field("max_duplicates")
     mix: str = option_field(
         "alone",
-        "alone; gold: gold and distilled pairs in one training split; extra: gold as train, "
+        "alone; gold: gold and distilled pairs in one training subset; extra: gold as train, "
         "distilled as train1, which fairseq-train reads together (and weights by "
         "--upsample-primary) (default: alone)",
         MIXES,
         group=MIXING,
     )
     gold_subset: Optional[str] = option_field(
-        None, "the gold split (default: train)", read=split_name, group=MIXING
+        None, "the gold subset (default: train)", read=subset_name, group=MIXING
     )
     gold_data: Optional[Path] = option_field(
         None,
-        "the data folder of the gold split, if --data holds monolingual text (default: --data)",
+        "the data folder of the gold subset, if --data holds monolingual text (default: --data)",
         read=data_folder,
         group=MIXING,
     )

@@ -13,7 +13,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from fairseq_kd.child_process import child, own_programs
 from fairseq_kd.decoding.tokenising import MOSES, NONE, SUBWORD_NMT, split_lines, splitter
-from fairseq_kd.distilled_data.options import MERGES, PrepareOptions
+from fairseq_kd.distilled_data.options import MERGES, SUBSETS, PrepareOptions
 from fairseq_kd.files.atomic_files import check_room
 from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.names import on_terminal, plain_languages
@@ -23,7 +23,6 @@ from fairseq_kd.process_pool import in_chunks, in_processes
 from fairseq_kd.progress import ProgressLine
 
 PREPARED_FILE, CODES = "prepared.json", "codes"
-SPLITS = ("train", "valid", "test")
 CHUNK = 2000  # lines of a task
 LOG_LINES = 20  # of fairseq-preprocess that are shown if it fails
 
@@ -68,8 +67,8 @@ class PreparedText:
         self.options, self.workers = options, workers
         self.pair = plain_languages((options.source, options.target), "The command line")
         self.files = [
-            Path(text_file(str(options.text / f"{split}.{language}")))
-            for split in SPLITS
+            Path(text_file(str(options.text / f"{subset}.{language}")))
+            for subset in SUBSETS
             for language in self.pair
         ]
         self.codes, self.dictionaries = self._vocabulary()
@@ -123,18 +122,18 @@ class PreparedText:
         kept, words = {}, Counter()
         for name in ("text", TOKENISE.writes, SPLIT.writes):
             (work / name).mkdir()
-        for split in SPLITS:
-            kept[split], count = write_clean(
-                str(self.options.text / split),
-                str(work / "text" / split),
+        for subset in SUBSETS:
+            kept[subset], count = write_clean(
+                str(self.options.text / subset),
+                str(work / "text" / subset),
                 self.pair,
                 self.options.max_words,
             )
-            print(f"{split}: {kept[split]} of {count} pairs kept", flush=True)
-        names = [(split, f"{split}.{language}") for split in SPLITS for language in self.pair]
-        for split, name in names:
-            for line in self._convert(work, TOKENISE, name, kept[split]):
-                if split == "train" and self.codes is None:
+            print(f"{subset}: {kept[subset]} of {count} pairs kept", flush=True)
+        names = [(subset, f"{subset}.{language}") for subset in SUBSETS for language in self.pair]
+        for subset, name in names:
+            for line in self._convert(work, TOKENISE, name, kept[subset]):
+                if subset == "train" and self.codes is None:
                     words.update(line.split(" "))
         codes = work / CODES
         if self.codes is None:
@@ -142,8 +141,8 @@ class PreparedText:
         else:
             print(f"splitting by the BPE merges of {self.options.vocabulary}", flush=True)
             shutil.copyfile(self.codes, codes)
-        for split, name in names:
-            deque(self._convert(work, SPLIT, name, kept[split]), maxlen=0)
+        for subset, name in names:
+            deque(self._convert(work, SPLIT, name, kept[subset]), maxlen=0)
         shutil.rmtree(work / TOKENISE.writes)
         self._binarise(work)
         return kept
@@ -212,8 +211,8 @@ class PreparedText:
             command += chain.from_iterable(flags)
         else:
             command.append("--joined-dictionary")
-        for split in SPLITS:
-            command += [f"--{split}pref", str(work / "bpe" / split)]
+        for subset in SUBSETS:
+            command += [f"--{subset}pref", str(work / "bpe" / subset)]
         command += ["--destdir", str(work / "bin"), "--workers", str(self.workers)]
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         text = {"encoding": "utf-8", "errors": "replace"}

@@ -19,7 +19,7 @@ from fairseq_kd.decoding.tokenising import split_lines
 from fairseq_kd.distilled_data.binarised_writer import (
     SideWriter,
     copy_the_rest,
-    hash_of_other_splits,
+    hash_of_other_subsets,
 )
 from fairseq_kd.distilled_data.options import BinariseTextOptions
 from fairseq_kd.files.hashes import sha256_of
@@ -91,7 +91,7 @@ class SourceText:
             "text": sha256_of([self.file]),
             "tokenizer": self.options.tokenizer,
             "bpe": self.options.bpe,
-            "other_splits": hash_of_other_splits(self.data, "train"),
+            "other_splits": hash_of_other_subsets(self.data, "train"),
             "codes": sha256_of([] if self.codes is None else [self.codes]),
             **{side: sha256_of([self.data.dictionary_file(each)]) for side, each in sides},
         }

@@ -25,7 +25,7 @@ from fairseq_kd.flag_types import (
     number_field,
     one_line,
     option_field,
-    split_name,
+    subset_name,
 )
 
 TOKENIZERS = (  # of sacreBLEU
@@ -72,7 +72,7 @@ class EvaluateOptions(Options):
         repeated=True,
     )
     data: Path = option_field(MISSING, "the folder that fairseq-preprocess wrote", read=data_folder)
-    subset: str = option_field("test", "the split (default: %(default)s)", read=split_name)
+    subset: str = option_field("test", "the subset (default: %(default)s)", read=subset_name)
     out: Path = option_field(MISSING, "folder for the report", read=file_path)
     teacher_source_lang: Optional[str] = teacher_language_field("source")
     teacher_target_lang: Optional[str] = teacher_language_field("target")

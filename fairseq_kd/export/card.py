@@ -36,8 +36,8 @@ def metadata(
     Args:
         pair: source and target language.
         licence: of the model, as the user states it; NOT_STATED if not.
-        subset: the split on which it was measured.
-        sentences: of the split.
+        subset: the subset on which it was measured.
+        sentences: of the subset.
         bleu: of the model.
         signature: of the BLEU.
     """
@@ -106,7 +106,7 @@ class Measured(NamedTuple):
 class MeasurementSetup(NamedTuple):
     """How an export was measured."""
 
-    subset: str  # the split
+    subset: str  # the subset
     sentences: int
     signature: str  # of BLEU
     beam: int

@@ -15,7 +15,7 @@ from fairseq_kd.flag_types import (
     number_field,
     one_line,
     option_field,
-    split_name,
+    subset_name,
 )
 
 QUANTIZATIONS = ("int8", "int8_float32", "int16", "float16", "float32")
@@ -39,7 +39,7 @@ class ExportOptions(Options):
         read=data_folder,
     )
     subset: str = option_field(
-        "test", "the split to measure on (default: %(default)s)", read=split_name
+        "test", "the subset to measure on (default: %(default)s)", read=subset_name
     )
     shortlist: bool = option_field(
         False,

@@ -32,7 +32,7 @@ from fairseq_kd.evaluation.systems import System, common_subset, sample_of
 from fairseq_kd.files.atomic_files import atomic_write
 from fairseq_kd.progress import ProgressLine
 
-TRAINING = "train"  # split
+TRAINING = "train"  # subset
 EVERYWHERE, EACH = 100, 30  # candidates of every sentence, and of each source token
 MOST_BLEU_LOST = 0.2  # by a shortlist that is kept
 MOST_PAIRS = 200_000  # sentence pairs that are aligned, evenly spread over the training set

@@ -22,7 +22,7 @@ from fairseq_kd.flag_types import (
     number_field,
     one_line,
     option_field,
-    split_name,
+    subset_name,
 )
 
 SUBSET, SENTENCES, MAX_TOKENS = "train", 1000, 4000
@@ -66,7 +66,7 @@ class InheritOptions(Options):
         group=MEASURING,
     )
     subset: Optional[str] = option_field(
-        None, f"its set (default: {SUBSET})", read=split_name, group=MEASURING
+        None, f"the subset (default: {SUBSET})", read=subset_name, group=MEASURING
     )
     sentences: Optional[int] = number_field(
         None,

@@ -51,7 +51,7 @@ def chunked_loss(
     output: Tensor,
     weight: Optional[Tensor],
     bias: Optional[Tensor],
-    gold: Tensor,
+    reference: Tensor,
     teachers: Sequence[SoftTargets],
     options: LossOptions,
 ) -> LossTerms:
@@ -61,7 +61,7 @@ def chunked_loss(
         output: the student's decoder output: (N, C) states; with no weight, (N, V) logits.
         weight: (V, C) output projection, or None.
         bias: (V,) its bias, or None.
-        gold: (N,) int64, the reference tokens.
+        reference: (N,) int64, the reference tokens.
         teachers: their soft targets for the same N tokens.
         options: weights, temperature and the like.
 
@@ -69,7 +69,9 @@ def chunked_loss(
         Sums over the tokens; zeros, with zero gradients, if there are none.
     """
     wanted = torch.is_grad_enabled()  # always off inside the function
-    return LossTerms(*_ChunkedLoss.apply(output, weight, bias, gold, teachers, options, wanted))
+    return LossTerms(
+        *_ChunkedLoss.apply(output, weight, bias, reference, teachers, options, wanted)
+    )
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -77,7 +79,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output, weight, bias, gold, teachers, options, wanted
+        ctx: Any, output, weight, bias, reference, teachers, options, wanted
     ) -> Tuple[Tensor, ...]:
         """The fields of ``LossTerms``; the gradients are kept for ``backward``."""
         kernel = kernel_for(output, teachers, options)
@@ -92,7 +94,7 @@ class _ChunkedLoss(torch.autograd.Function):
             for start in range(0, len(output), step):
                 rows = slice(start, start + step)
                 z = project(output[rows], grads.weight, grads.bias)  # (n, V)
-                packed, dz = of_chunk(z, gold[rows], teachers, rows, options, wanted)
+                packed, dz = of_chunk(z, reference[rows], teachers, rows, options, wanted)
                 sums += packed
                 grads.add(rows, dz)
         ctx.save_for_backward(*grads.finished())
@@ -120,7 +122,7 @@ def _chunk(output: Tensor, weight: Optional[Tensor], teacher: Optional[SoftTarge
 
 def _loss_in_torch(
     z: Tensor,
-    gold: Tensor,
+    reference: Tensor,
     teachers: Sequence[SoftTargets],
     rows: slice,
     options: LossOptions,
@@ -129,7 +131,7 @@ def _loss_in_torch(
     """The packed ``LossTerms`` of the tokens ``rows``, and ``gradient_scale`` times dL/dz."""
     function = compiled_loss_and_logit_gradient_ if options.compiled else loss_and_logit_gradient_
     chunks = [teacher[rows] for teacher in teachers]
-    packed, dz = function(widened(z), gold, chunks, options, gradient)
+    packed, dz = function(widened(z), reference, chunks, options, gradient)
     scale = gradient_scale(options, z.dtype)
     return packed, dz if dz is None or scale == 1 else dz.mul_(scale)
 
@@ -217,7 +219,7 @@ def _tf32() -> Iterator[None]:
 
 def compiled_loss_and_logit_gradient_(
     z: Tensor,
-    gold: Tensor,
+    reference: Tensor,
     teachers: Sequence[Chunk],
     options: LossOptions,
     gradient: bool,
@@ -233,12 +235,12 @@ def compiled_loss_and_logit_gradient_(
     from torch._dynamo.exc import TorchDynamoException  # here, as it takes a second
 
     if len(z) == 1:
-        return loss_and_logit_gradient_(z, gold, teachers, options, gradient)
+        return loss_and_logit_gradient_(z, reference, teachers, options, gradient)
     numbers = tensor_on(z.device, [getattr(options, name) for name in SCHEDULED], z.dtype)
     fixed = replace(options, **dict.fromkeys(SCHEDULED, 1.0))
     alone = [_contiguous(teacher) for teacher in teachers]
     try:
-        return _program()(z, gold.clone(), alone, fixed, gradient, numbers)
+        return _program()(z, reference.clone(), alone, fixed, gradient, numbers)
     except TorchDynamoException as error:
         raise _refusal(error) from error
 
@@ -267,11 +269,11 @@ def _contiguous(teacher: Chunk) -> Chunk:
 
 def _with_numbers(
     z: Tensor,
-    gold: Tensor,
+    reference: Tensor,
     teachers: Sequence[Chunk],
     options: LossOptions,
     gradient: bool,
     numbers: Tensor,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     options = replace(options, **dict(zip(SCHEDULED, numbers.unbind(), strict=True)))
-    return loss_and_logit_gradient_(z, gold, teachers, options, gradient)
+    return loss_and_logit_gradient_(z, reference, teachers, options, gradient)

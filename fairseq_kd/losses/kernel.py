@@ -35,7 +35,7 @@ FIELDS = ("kd", "ce", "nll", "entropy", "agreed", "correct")  # of a token, as t
 
 def loss_by_kernel(
     z: Tensor,
-    gold: Tensor,
+    reference: Tensor,
     teachers: Sequence[SoftTargets],
     rows: slice,
     options: LossOptions,
@@ -47,11 +47,15 @@ def loss_by_kernel(
         part = teacher[rows].distribution_(options.temperature)
     else:
         part = teacher.logits_of(rows)
-    return loss_and_scaled_gradient_(z, gold, part, options, gradient)
+    return loss_and_scaled_gradient_(z, reference, part, options, gradient)
 
 
 def loss_and_scaled_gradient_(
-    z: Tensor, gold: Tensor, teacher: Union[Tensor, Sparse], options: LossOptions, gradient: bool
+    z: Tensor,
+    reference: Tensor,
+    teacher: Union[Tensor, Sparse],
+    options: LossOptions,
+    gradient: bool,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """The packed ``LossTerms`` of n tokens, and ``gradient_scale`` times the gradient in z.
 
@@ -59,7 +63,7 @@ def loss_and_scaled_gradient_(
 
     Args:
         z: (n, V) the student's logits, float16, bfloat16 or float32.
-        gold: (n,) the reference tokens.
+        reference: (n,) the reference tokens.
         teacher: its logits, (n, V), of one of these types; or its distribution at T from a store.
         options: weights, temperature and the like.
         gradient: whether to compute the gradient.
@@ -94,9 +98,9 @@ def loss_and_scaled_gradient_(
             )
             kept = dict(k=ids.size(-1), n_kept=triton.next_power_of_2(ids.size(-1)))
             listed = (ids, log_p, entropy)
-            _stored[(n,)](z, gold, figures, vocab_size, *listed, *numbers, **fixed, **kept)
+            _stored[(n,)](z, reference, figures, vocab_size, *listed, *numbers, **fixed, **kept)
         else:
-            _live[(n,)](z, gold, figures, vocab_size, teacher, *numbers, **fixed)
+            _live[(n,)](z, reference, figures, vocab_size, teacher, *numbers, **fixed)
     sums = dict(zip(FIELDS, figures.sum(0).unbind(), strict=True))
     return _packed(sums, n, options), z if gradient else None
 
@@ -118,13 +122,13 @@ def _packed(sums: Dict[str, Tensor], n: int, options: LossOptions) -> Tensor:
 
 @triton.jit
 def _live(
-    z, gold, figures, vocab_size, taught, scale, beta, inverse_t, smoothed, others, factor,
+    z, reference, figures, vocab_size, taught, scale, beta, inverse_t, smoothed, others, factor,
     same: tl.constexpr, gradient: tl.constexpr, divergence: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """A token, of a teacher's logits ``taught``, (n, V)."""
     row = tl.program_id(0).to(tl.int64)
     z, taught, figures = z + row * vocab_size, taught + row * vocab_size, figures + row * 6
-    label = tl.load(gold + row)
+    label = tl.load(reference + row)
     log_z, soft_z, top, total = _log_sums(z, vocab_size, inverse_t, same, block)
     _, soft_t, teacher_top, _ = _log_sums(taught, vocab_size, inverse_t, same, block)
     nll = log_z - tl.load(z + label).to(tl.float32)
@@ -158,15 +162,15 @@ def _live(
 
 @triton.jit
 def _stored(
-    z, gold, figures, vocab_size, ids, log_p, entropy, scale, beta, inverse_t, smoothed, others,
-    factor, same: tl.constexpr, gradient: tl.constexpr, divergence: tl.constexpr,
+    z, reference, figures, vocab_size, ids, log_p, entropy, scale, beta, inverse_t, smoothed,
+    others, factor, same: tl.constexpr, gradient: tl.constexpr, divergence: tl.constexpr,
     block: tl.constexpr, k: tl.constexpr, n_kept: tl.constexpr,
 ):  # fmt: skip
     """A token, of the K entries ``ids`` of a teacher and ``log_p`` of them and of the rest."""
     row = tl.program_id(0).to(tl.int64)
     z, figures = z + row * vocab_size, figures + row * 6
     ids, log_p = ids + row * k, log_p + row * (k + 1)
-    label = tl.load(gold + row)
+    label = tl.load(reference + row)
     log_z, soft_z, top, total = _log_sums(z, vocab_size, inverse_t, same, block)
     nll = log_z - tl.load(z + label).to(tl.float32)
     number = tl.arange(0, n_kept)

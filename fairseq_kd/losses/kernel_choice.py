@@ -67,17 +67,19 @@ def _fault(device: torch.device, dtype: torch.dtype) -> str:
         torch.arange(n * vocab_size, device=device).view(n, -1).mul(each).sin().mul(3).to(dtype)
         for each in (0.7, 1.3)
     )
-    gold = torch.arange(n, device=device)
+    reference = torch.arange(n, device=device)
     options = LossOptions(alpha=0.8, beta=0.2, smoothing=0.1, temperature=2.0)
     for teacher in (TeacherLogits(taught), TopK.of_logits(taught.float(), k)):
-        arguments = gold, [teacher], slice(0, n), options, True
+        arguments = reference, [teacher], slice(0, n), options, True
         try:
             from fairseq_kd.losses.kernel import loss_by_kernel
 
             sums, dz = loss_by_kernel(student.clone(), *arguments)
         except Exception as error:  # of any kind: of Triton, its compilers or the driver
             return (str(error).strip().splitlines() or [type(error).__name__])[0]
-        want, want_dz = loss_and_logit_gradient_(student.float(), gold, [teacher[:]], options, True)
+        want, want_dz = loss_and_logit_gradient_(
+            student.float(), reference, [teacher[:]], options, True
+        )
         gap = (dz.float() / gradient_scale(options, dtype) - want_dz).abs().max()
         near = torch.allclose(sums, want, rtol=1e-3, atol=1e-4)
         if not (near and gap <= TOLERANCE * want_dz.abs().max()):

@@ -3,7 +3,7 @@
 The weights w_i of a token sum to 1. They are the same for all tokens, or each token has its own
 (``TOKEN_WEIGHTS``), from the teachers' distributions p_i at T = 1:
 
-    gold        w_i ~ p_i(gold)               the probability of the reference token
+    gold        w_i ~ p_i(reference)          the probability of the reference token
     confidence  w_i ~ max_v p_i(v)            the probability of the teacher's likeliest token v_i
     agreement   w_i ~ mean_j p_j(v_i)         the mean probability of v_i over all teachers
 
@@ -23,23 +23,23 @@ from fairseq_kd.losses.soft_targets import Chunk, Dense, Sparse, tensor_on
 Part = Union[Dense, Sparse]
 
 
-def gold_log_p(teachers: Sequence[Chunk], gold: Tensor) -> Tensor:
-    """``log p_i(gold)`` at T = 1, (n, I)."""
-    return torch.cat([teacher.log_p_of(gold.unsqueeze(-1)) for teacher in teachers], -1)
+def reference_log_p(teachers: Sequence[Chunk], reference: Tensor) -> Tensor:
+    """``log p_i(reference)`` at T = 1, (n, I)."""
+    return torch.cat([teacher.log_p_of(reference.unsqueeze(-1)) for teacher in teachers], -1)
 
 
-def _confidence(teachers: Sequence[Chunk], gold: Tensor) -> Tensor:
+def _confidence(teachers: Sequence[Chunk], reference: Tensor) -> Tensor:
     return torch.stack([teacher.confidence for teacher in teachers], -1).log()
 
 
-def _agreement(teachers: Sequence[Chunk], gold: Tensor) -> Tensor:
+def _agreement(teachers: Sequence[Chunk], reference: Tensor) -> Tensor:
     top1 = torch.stack([teacher.top1 for teacher in teachers], -1)  # (n, I)
     log_p = torch.stack([teacher.log_p_of(top1) for teacher in teachers])
     return log_p.logsumexp(0)
 
 
 TOKEN_WEIGHTS: Dict[str, Callable[[Sequence[Chunk], Tensor], Tensor]] = {
-    "gold": gold_log_p,
+    "gold": reference_log_p,
     "confidence": _confidence,
     "agreement": _agreement,
 }
@@ -59,19 +59,21 @@ class Mixture:
     temperatures: Optional[Sequence[float]] = None
     mean: str = "probabilities"
 
-    def token_weights(self, teachers: Sequence[Chunk], gold: Tensor, dtype: torch.dtype) -> Tensor:
+    def token_weights(
+        self, teachers: Sequence[Chunk], reference: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         """The weights of n tokens, (n, I).
 
         Args:
             teachers: their targets for the tokens; nothing is overwritten.
-            gold: (n,) the reference tokens.
+            reference: (n,) the reference tokens.
             dtype: of the result.
         """
         if isinstance(self.weights, str):
-            return TOKEN_WEIGHTS[self.weights](teachers, gold).to(dtype).softmax(-1)
+            return TOKEN_WEIGHTS[self.weights](teachers, reference).to(dtype).softmax(-1)
         count = len(teachers)
         shares = [1 / count] * count if self.weights is None else self.weights
-        return tensor_on(gold.device, shares, dtype).expand(len(gold), -1)
+        return tensor_on(reference.device, shares, dtype).expand(len(reference), -1)
 
     def factor(self, teacher: int) -> float:
         """The factor of T of a teacher, by its index."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fairseq_kd.losses.divergence import DIVERGENCES, LOG_SMALLEST, Divergence
-from fairseq_kd.losses.mixture import Mixture, gold_log_p
+from fairseq_kd.losses.mixture import Mixture, reference_log_p
 from fairseq_kd.losses.soft_targets import (
     Chunk,
     Dense,
@@ -84,9 +84,11 @@ class LossTerms(NamedTuple):
     agreed: Tensor  # tokens whose likeliest token is the teachers'
     correct: Tensor  # tokens whose likeliest token is the reference
     gate: Tensor  # of g; 0 without a gate
-    teacher_nll: Tensor  # -log sum_i w_i p_i(gold) at T = 1; 0 of one teacher without a gate
+    teacher_nll: Tensor  # -log sum_i w_i p_i(reference) at T = 1; 0 of one teacher without a gate
     weights: Tensor  # (I,) of w_i
-    weight_gradient: Tensor  # (I,) of -teacher_nll in w_i: p_i(gold) / sum_j w_j p_j(gold)
+    weight_gradient: (
+        Tensor  # (I,) of -teacher_nll in w_i: p_i(reference) / sum_j w_j p_j(reference)
+    )
 
     @classmethod
     def packed_size(cls, n_teachers: int) -> int:
@@ -107,7 +109,7 @@ def _packed(terms: LossTerms) -> Tensor:
 
 def loss_and_logit_gradient_(
     z: Tensor,
-    gold: Tensor,
+    reference: Tensor,
     teachers: Sequence[Chunk],
     options: LossOptions,
     gradient: bool,
@@ -118,7 +120,7 @@ def loss_and_logit_gradient_(
 
     Args:
         z: (n, V) the student's logits, float32 or float64.
-        gold: (n,) the reference tokens.
+        reference: (n,) the reference tokens.
         teachers: their soft targets for these tokens.
         options: weights, temperature and the like.
         gradient: whether to compute the gradient.
@@ -128,8 +130,8 @@ def loss_and_logit_gradient_(
     """
     student_top1 = z.argmax(-1)
     q, log_z = softmax_and_log_z(z, student_top1)  # at T = 1
-    ce, nll = _cross_entropy(z, log_z, gold, options.smoothing)
-    by_teachers = _GoldByTeachers.of(teachers, gold, options, z.dtype)
+    ce, nll = _cross_entropy(z, log_z, reference, options.smoothing)
+    by_teachers = _ReferenceByTeachers.of(teachers, reference, options, z.dtype)
     alpha, beta, gate = _weights(options, by_teachers)
     temperature = _temperature(teachers, by_teachers.weights, options)
     same = is_one(temperature)
@@ -166,7 +168,7 @@ def loss_and_logit_gradient_(
         entropy=total(entropy),
         temperature=total(t),
         agreed=total(agreed),
-        correct=total(student_top1 == gold),
+        correct=total(student_top1 == reference),
         gate=total(gate),
         teacher_nll=total(by_teachers.nll),
         weights=by_teachers.weights.sum(0),
@@ -175,12 +177,12 @@ def loss_and_logit_gradient_(
     if not gradient:
         return _packed(terms), None
     if isinstance(options.beta, Tensor) or options.beta > 0:
-        _add_cross_entropy_gradient_(dz, q, gold, beta, options.smoothing)
+        _add_cross_entropy_gradient_(dz, q, reference, beta, options.smoothing)
     return _packed(terms), dz
 
 
 @dataclass
-class _GoldByTeachers:
+class _ReferenceByTeachers:
     """The teachers' weights, (n, I), and their mixed prediction of the reference tokens at T = 1.
 
     The prediction is not computed, and is 0, where nothing depends on it: of one teacher without a
@@ -193,17 +195,19 @@ class _GoldByTeachers:
 
     @classmethod
     def of(
-        cls, teachers: Sequence[Chunk], gold: Tensor, options: LossOptions, dtype: torch.dtype
-    ) -> "_GoldByTeachers":
-        weights = options.mixture.token_weights(teachers, gold, dtype)
+        cls, teachers: Sequence[Chunk], reference: Tensor, options: LossOptions, dtype: torch.dtype
+    ) -> "_ReferenceByTeachers":
+        weights = options.mixture.token_weights(teachers, reference, dtype)
         if len(teachers) == 1 and not options.gated:
-            return cls(weights, weights.new_zeros(len(gold)), weights.new_zeros(1))
-        log_p = gold_log_p(teachers, gold)  # (n, I)
+            return cls(weights, weights.new_zeros(len(reference)), weights.new_zeros(1))
+        log_p = reference_log_p(teachers, reference)  # (n, I)
         mixed = (weights.log() + log_p).logsumexp(-1)  # (n,)
         return cls(weights, -mixed, (log_p - mixed.unsqueeze(-1)).exp().sum(0))
 
 
-def _weights(options: LossOptions, by_teachers: _GoldByTeachers) -> Tuple[Weight, Weight, Tensor]:
+def _weights(
+    options: LossOptions, by_teachers: _ReferenceByTeachers
+) -> Tuple[Weight, Weight, Tensor]:
     """The alpha and beta of the tokens, and g, (n,), 0 without a gate."""
     if not options.gated:
         return options.alpha, options.beta, torch.zeros_like(by_teachers.nll)
@@ -225,18 +229,18 @@ def _temperature(teachers: Sequence[Chunk], weights: Tensor, options: LossOption
 
 
 def _cross_entropy(
-    z: Tensor, log_z: Tensor, gold: Tensor, smoothing: float
+    z: Tensor, log_z: Tensor, reference: Tensor, smoothing: float
 ) -> Tuple[Tensor, Tensor]:
     """The label-smoothed and the plain cross-entropy of every token, (n,) nats each.
 
     Args:
         z: (n, V) the student's logits.
         log_z: (n,) their log-sum-exp.
-        gold: (n,) the reference tokens.
+        reference: (n,) the reference tokens.
         smoothing: epsilon.
     """
     others = smoothing / (z.size(-1) - 1)
-    nll = log_z - z.gather(-1, gold.unsqueeze(-1)).squeeze(-1)
+    nll = log_z - z.gather(-1, reference.unsqueeze(-1)).squeeze(-1)
     ce = (1 - smoothing - others) * nll
     if smoothing > 0:
         ce = ce + others * (z.size(-1) * log_z - z.sum(-1))
@@ -244,7 +248,7 @@ def _cross_entropy(
 
 
 def _add_cross_entropy_gradient_(
-    dz: Tensor, q: Tensor, gold: Tensor, beta: Weight, smoothing: float
+    dz: Tensor, q: Tensor, reference: Tensor, beta: Weight, smoothing: float
 ) -> None:
     """Adds ``beta * (q - y)`` to dz, in place; q, (n, V), is the student's softmax at T = 1."""
     others = smoothing / (dz.size(-1) - 1)
@@ -254,9 +258,9 @@ def _add_cross_entropy_gradient_(
     else:
         dz.add_(q, alpha=beta)
     dz.sub_(beta * others)
-    at_gold = gold.unsqueeze(-1)
+    at_reference = reference.unsqueeze(-1)
     smoothed = tensor_on(dz.device, -beta * (1 - smoothing - others), dz.dtype)
-    dz.scatter_add_(-1, at_gold, smoothed.expand(at_gold.shape))
+    dz.scatter_add_(-1, at_reference, smoothed.expand(at_reference.shape))
 
 
 def _over_vocabulary(

@@ -4,15 +4,14 @@ import filecmp
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
-from fairseq_kd.distilled_data.options import PrepareOptions
+from fairseq_kd.distilled_data.options import SUBSETS, PrepareOptions
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.parallel_text import text_file
 from fairseq_kd.pipeline.run_file import RunFile
 from fairseq_kd.pipeline.workflow import LaidOutStep
 
 BINARISED = (".bin", ".idx")
-SPLITS = ("train", "valid", "test")
-EVERY_SPLIT = ("",)  # beginnings of their names
+EVERY_SUBSET = ("",)  # beginnings of their names
 
 
 class Corpus(NamedTuple):
@@ -35,21 +34,21 @@ class Corpus(NamedTuple):
         """The step that makes the corpus, as a list; empty if it exists already."""
         return [self.step.name] if self.step else []
 
-    def reads(self, splits: Tuple[str, ...] = ("train", "valid")) -> List[str]:
+    def reads(self, subsets: Tuple[str, ...] = ("train", "valid")) -> List[str]:
         """The dictionaries and files of some data sets; none if a step of the run makes them."""
         if self.step:
             return []
         names = sorted(path.name for path in Path(self.folder).iterdir() if path.is_file())
-        read = [name for name in names if name.startswith(splits) and name.endswith(BINARISED)]
+        read = [name for name in names if name.startswith(subsets) and name.endswith(BINARISED)]
         read += [name for name in names if name.startswith("dict.")]
         return [f"{self.folder}/{name}" for name in read]
 
-    def text(self, split: str) -> List[str]:
+    def text(self, subset: str) -> List[str]:
         """The plain text of a data set, where the evaluation looks for it, if it is there."""
         if self.step:
             return []
         folder = Path(self.folder).resolve().parent / "text"
-        files = [folder / f"{split}.{language}" for language in self.pair]
+        files = [folder / f"{subset}.{language}" for language in self.pair]
         return [str(path) for path in files if path.is_file()]
 
     def dictionaries(self) -> List[Path]:
@@ -99,8 +98,8 @@ def corpus_of(run: RunFile) -> Corpus:
     out = str(run.folder / "data")
     makes = [f"{out}/bin/dict.{language}.txt" for language in pair]
     makes += [
-        f"{out}/bin/{split}.{'-'.join(pair)}.{language}.{end}"
-        for split in SPLITS
+        f"{out}/bin/{subset}.{'-'.join(pair)}.{language}.{end}"
+        for subset in SUBSETS
         for language in pair
         for end in ("bin", "idx")
     ]
@@ -162,10 +161,10 @@ def text_files(folder: Path, pair: Tuple[str, str]) -> List[str]:
         FileNotFoundError, ValueError: one is missing, or is a folder.
     """
     files = []
-    for split in SPLITS:
+    for subset in SUBSETS:
         for language in pair:
             try:
-                files.append(text_file(str(folder / f"{split}.{language}")))
+                files.append(text_file(str(folder / f"{subset}.{language}")))
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f"data.text: {error}") from error
     return files

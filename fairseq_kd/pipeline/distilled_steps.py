@@ -10,7 +10,7 @@ from fairseq_kd.decoding.options import (
 )
 from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOptions
 from fairseq_kd.parallel_text import text_file
-from fairseq_kd.pipeline.corpus import EVERY_SPLIT, Corpus
+from fairseq_kd.pipeline.corpus import EVERY_SUBSET, Corpus
 from fairseq_kd.pipeline.run_file import RunFile
 from fairseq_kd.pipeline.run_models import Model
 from fairseq_kd.pipeline.workflow import LaidOutStep, in_shards, last_part
@@ -95,7 +95,7 @@ def text_step(corpus: Corpus, section: Mapping[str, Any], out: str) -> LaidOutSt
     given = [text_file(str(options.text)), *([str(options.codes)] if options.codes else [])]
     side = f"{out}/train.{'-'.join(corpus.pair)}.{corpus.pair[0]}"
     makes = [f"{out}/text.json", f"{side}.bin", f"{side}.idx"]
-    reads = [*corpus.reads(EVERY_SPLIT), *given]
+    reads = [*corpus.reads(EVERY_SUBSET), *given]
     return LaidOutStep(last_part(out), "prepare", options, corpus.after, reads, makes, out)
 
 
@@ -167,7 +167,7 @@ def distilled_step(
     if last_part(out) == "mixed":
         flags |= {"mix": "gold", **({} if translated is corpus else {"gold-data": corpus.folder})}
     options = DistillDataOptions.of({**flags, "select": "best", **section})
-    makes, reads = [f"{out}/manifest.json"], corpus.reads(EVERY_SPLIT)
+    makes, reads = [f"{out}/manifest.json"], corpus.reads(EVERY_SUBSET)
     reads += [str(options.scores)] if options.scores else []
     return LaidOutStep(
         last_part(out), "distill", options, [last_part(translations)], reads, makes, out

@@ -72,7 +72,7 @@ class Layout:
             stages: with names, from large to small.
             sizes: the fairseq-train flags of each stage's size, its architecture among them.
         """
-        self.stored = self._stored_splits(stages)
+        self.stored = self._stored_subsets(stages)
         ladder = list(zip(stages, sizes, strict=True))
         learns_from = self.run.learns_from(stages, self.teachers)
         for stage, flags in ladder:
@@ -193,7 +193,7 @@ class Layout:
         checkpoint = f"{save_dir}/checkpoint_{settings.get('checkpoint', usual)}.pt"
         after = list(dict.fromkeys(after or self.corpus.after))
         files = [str(flags[flag]) for flag in EMBEDDINGS if flags.get(flag)]
-        data_files = self.corpus.reads(tuple(_splits(flags)))
+        data_files = self.corpus.reads(tuple(_subsets(flags)))
         reads = list(dict.fromkeys([*data_files, *files, *reads]))
         place = ([checkpoint], save_dir, self.gpus)
         self._add(LaidOutStep(name, "train", command, after, reads, *place, command.training()))
@@ -222,12 +222,12 @@ class Layout:
         self._add(*steps)
         return out, name
 
-    def _stored_splits(self, stages: Sequence[Stage]) -> List[str]:
-        """The splits that are read by trainings with a store."""
+    def _stored_subsets(self, stages: Sequence[Stage]) -> List[str]:
+        """The subsets that are read by trainings with a store."""
         names: List[str] = []
         for settings in map(self.run.settings_of, stages):
             if settings["soft-targets"] == "store" and settings["criterion"] not in TEACHERLESS:
-                names += _splits({**self.run.train, **settings["train"]})
+                names += _subsets({**self.run.train, **settings["train"]})
         return list(dict.fromkeys(names))
 
     def _data(
@@ -283,9 +283,9 @@ class Layout:
         step = f"{name}-start"
         after, reads = teacher.after, teacher.reads()
         if settings["importance"] == "data":
-            split = _splits({**self.run.train, **settings["train"]})[0]
-            flags |= {"importance": "data", "data": self.corpus.folder, "subset": split}
-            after, reads = [*after, *self.corpus.after], [*reads, *self.corpus.reads((split,))]
+            subset = _subsets({**self.run.train, **settings["train"]})[0]
+            flags |= {"importance": "data", "data": self.corpus.folder, "subset": subset}
+            after, reads = [*after, *self.corpus.after], [*reads, *self.corpus.reads((subset,))]
         command = InheritOptions.of(flags)
         self._add(LaidOutStep(step, "inherit", command, after, reads, [out], self._path(step)))
         return Model(step, out, step, 0, teacher)
@@ -370,9 +370,9 @@ class Layout:
         self._add(LaidOutStep("evaluation", "evaluate", command, after, reads, makes, gpus=gpus))
 
 
-def _splits(flags: Flags) -> List[str]:
-    """The splits that a training reads."""
-    named = (flags.get(f"{split}-subset") or split for split in ("train", "valid"))
+def _subsets(flags: Flags) -> List[str]:
+    """The subsets that a training reads."""
+    named = (flags.get(f"{subset}-subset") or subset for subset in ("train", "valid"))
     return ",".join(map(str, named)).split(",")
 
 

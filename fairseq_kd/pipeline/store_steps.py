@@ -14,7 +14,7 @@ def store_steps(
     data: str,
     made_by: Sequence[str],
     section: Mapping[str, Any],
-    splits: Sequence[str],
+    subsets: Sequence[str],
     out: str,
     user_dir: Optional[str],
 ) -> List[LaidOutStep]:
@@ -26,7 +26,7 @@ def store_steps(
         data: the folder of the binarised data: the corpus, or a distilled set.
         made_by: the steps that make that folder.
         section: ``store`` of the run file.
-        splits: of the data.
+        subsets: of the data.
         out: the folder of the store; the last step has its name.
         user_dir: the run's own plugin, if it has one.
 
@@ -35,11 +35,11 @@ def store_steps(
     """
     flags = {"user-dir": user_dir, "teacher": teacher.checkpoint, **teacher.language_flags()}
     flags |= {"data": data, "out": out}
-    flags["subset"] = ",".join(splits)
+    flags["subset"] = ",".join(subsets)
     flags.update((key, value) for key, value in section.items() if key != "shards")
     after = [*made_by, *teacher.after]
-    reads = [*teacher.reads(), *(corpus.reads(tuple(splits)) if data == corpus.folder else [])]
-    makes = [f"{out}/{split}/sentences.npy" for split in splits]  # written last
+    reads = [*teacher.reads(), *(corpus.reads(tuple(subsets)) if data == corpus.folder else [])]
+    makes = [f"{out}/{subset}/sentences.npy" for subset in subsets]  # written last
     merge = StoreMergeOptions.of({"out": out, "subset": flags["subset"]})
     whole = LaidOutStep(last_part(out), "store", merge, after, reads, makes, out, 1)
     return in_shards(whole, StoreOptions, flags, section.get("shards", 1))

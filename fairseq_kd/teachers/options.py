@@ -19,7 +19,7 @@ from fairseq_kd.flag_types import (
     number_field,
     one_line,
     option_field,
-    split_names,
+    subset_names,
 )
 from fairseq_kd.shard import Shard
 
@@ -34,7 +34,7 @@ class StoreOptions(Options):
     subset: str = option_field(
         "train,valid",
         "one or several, separated by commas (default: %(default)s)",
-        read=split_names,
+        read=subset_names,
     )
     out: Path = option_field(MISSING, "the folder of the store", read=file_path)
     topk: int = number_field(
@@ -81,4 +81,4 @@ class StoreMergeOptions(Options):
 
     COMMAND = "store-merge"
     out: Path = option_field(MISSING, "the folder of the store", read=file_path)
-    subset: str = option_field("train,valid", "as in fairseq-kd store", read=split_names)
+    subset: str = option_field("train,valid", "as in fairseq-kd store", read=subset_names)

@@ -62,7 +62,7 @@ def test_gold_that_goes_on_in_another_split_is_refused(distill, data, tmp_path, 
     continue_training_set(folder)
     text = (
         f"{folder} has train1 beside train, which fairseq-train reads as one set, but --mix {mix} "
-        "takes train alone. Binarise both as one split of another name, and give that to"
+        "takes train alone. Binarise both as one subset of another name, and give that to"
     )
     refused(distill, tmp_path, capsys, text, "--mix", mix, folder=folder)
     assert distill(tmp_path / "other", "--mix", mix, "--gold-subset", "valid", folder=folder) == 0

@@ -286,7 +286,7 @@ from fairseq_kd.losses import kernel
 
 CONSTANTS = dict(same=False, gradient=True, divergence=int(sys.argv[2]), block=kernel.BLOCK, k=16,
                  n_kept=16)
-POINTERS = dict(z="*bf16", taught="*bf16", gold="*i64", ids="*i64", vocab_size="i32",
+POINTERS = dict(z="*bf16", taught="*bf16", reference="*i64", ids="*i64", vocab_size="i32",
                 figures="*fp32", log_p="*fp32", entropy="*fp32")
 for function in (kernel._live, kernel._stored):
     names = function.arg_names
