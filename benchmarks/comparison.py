@@ -21,7 +21,7 @@ from fairseq_kd.evaluation.options import EvaluateOptions
 from fairseq_kd.evaluation.results import EvaluationResult, SystemResult
 from fairseq_kd.evaluation.scores import metrics, paired_scores
 from fairseq_kd.machine import with_gpus
-from fairseq_kd.pipeline.step_status import manifest_path
+from fairseq_kd.pipeline.status import manifest_path
 from fairseq_kd.pipeline.workflow import WORKFLOW_FILE, Workflow, read_workflow
 from fairseq_kd.training_log import LOG_FILE as LOG
 from fairseq_kd.training_log import read_training_log

@@ -50,9 +50,10 @@ HEAD = """\
 # Cost at the size of WMT
 
 What distillation costs at 4.5 and 36 million pairs, by the line through measurements at smaller
-sizes. Made by `python benchmarks/scale.py 10000 100000 1000000` from
-[benchmarks/scale.csv](../benchmarks/scale.csv). Each pair is two verses of the sample of at most
-14 words: 26 source and 28 target tokens of a joint vocabulary of 4,080, as long as WMT's.
+sizes. Made by `OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/scale.py 10000 100000 1000000` from
+[benchmarks/scale.csv](../benchmarks/scale.csv): on one core, so that other work on the machine does
+not change the figures; `prepare` ran on two. Each pair is two verses of the sample of at most 14
+words: 26 source and 28 target tokens of a joint vocabulary of 4,080, as long as WMT's.
 
 The teacher of most rows is small (0.35 M parameters, width 64) and is decoded with a beam of 2 and
 two hypotheses, in two shards; the store has K = 16. The rows *3.75 M* are those of the teacher in
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("pairs", type=int, nargs="*")
     parser.add_argument("--run", type=Path, default=Path("runs/scale"))
     args = parser.parse_args()
-    for pairs in sorted(args.pairs):
+    for pairs in args.pairs:
         folder = args.run / str(pairs)
         write_text(folder / "given", pairs)
         for step in steps(folder, args.run / "teacher", smallest=pairs == min(args.pairs)):

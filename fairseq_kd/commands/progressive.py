@@ -26,7 +26,7 @@ def run(options: ProgressiveOptions) -> int:
     from fairseq_kd.pipeline.preparation import folders_read, prepare_run
     from fairseq_kd.pipeline.run_file import read_run
     from fairseq_kd.pipeline.shell_script import write_script
-    from fairseq_kd.pipeline.step_status import step_statuses
+    from fairseq_kd.pipeline.status import step_statuses
 
     if options.shell is not None:
         described = read_run(options.file, options.changes)

@@ -28,7 +28,7 @@ from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
 from fairseq_kd.pipeline.slurm import job_logs, watched
 from fairseq_kd.pipeline.snakemake_flags import WITH_SNAKEMAKE, checked_flags
-from fairseq_kd.pipeline.step_status import (
+from fairseq_kd.pipeline.status import (
     DONE,
     DRIVER,
     LOGS,

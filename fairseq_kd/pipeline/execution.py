@@ -21,7 +21,7 @@ from fairseq_kd.files.json_files import read_json, sealed
 from fairseq_kd.flag_types import Range, from_environment
 from fairseq_kd.machine import gpu_names, versions, with_gpus
 from fairseq_kd.pipeline.follower import RECORDS
-from fairseq_kd.pipeline.step_status import (
+from fairseq_kd.pipeline.status import (
     LOGS,
     REPORTED,
     STEPS,

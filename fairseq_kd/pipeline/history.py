@@ -15,7 +15,7 @@ from fairseq_kd.evaluation.pages import (
 )
 from fairseq_kd.evaluation.results import bleu_by_system
 from fairseq_kd.files.atomic_files import atomic_write
-from fairseq_kd.pipeline.step_status import manifest_path, step_manifest
+from fairseq_kd.pipeline.status import manifest_path, step_manifest
 from fairseq_kd.pipeline.workflow import Workflow
 
 Manifest = Dict[str, Any]

@@ -19,7 +19,7 @@ from fairseq_kd.pipeline.layout import Layout
 from fairseq_kd.pipeline.run_file import RunFile, read_run
 from fairseq_kd.pipeline.run_ladder import import_own_plugin, lay_out
 from fairseq_kd.pipeline.start_check import check_starts
-from fairseq_kd.pipeline.step_status import (
+from fairseq_kd.pipeline.status import (
     HASHES,
     LOGS,
     MANIFEST_FIELDS,

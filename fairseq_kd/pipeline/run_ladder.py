@@ -13,7 +13,7 @@ from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG
 from fairseq_kd.pipeline.layout import CONTROLS, STUDENT, TEACHER, Layout
 from fairseq_kd.pipeline.run_file import RunFile, Stage
 from fairseq_kd.pipeline.settings_check import check_effects
-from fairseq_kd.pipeline.step_status import DRIVER, LOGS, REPLACED, STEPS
+from fairseq_kd.pipeline.status import DRIVER, LOGS, REPLACED, STEPS
 from fairseq_kd.pipeline.training_check import check_training_command
 from fairseq_kd.sizing.ladder import (
     FACTOR,

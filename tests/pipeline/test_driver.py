@@ -20,7 +20,7 @@ from workflows import build, drive, finish, made, manifest, slow_step, small_wor
 from fairseq_kd import cli
 from fairseq_kd.files.write_errors import explained
 from fairseq_kd.pipeline import driver
-from fairseq_kd.pipeline.step_status import StepStatus
+from fairseq_kd.pipeline.status import StepStatus
 from fairseq_kd.pipeline.workflow import write_workflow
 
 pytestmark = pytest.mark.skipif(find_spec("snakemake") is None, reason="needs Snakemake")

@@ -8,7 +8,7 @@ from workflows import manifest, small_workflow
 
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.history import ancestors, read_manifests, stands_on, write_history
-from fairseq_kd.pipeline.step_status import prepare_steps, step_statuses
+from fairseq_kd.pipeline.status import prepare_steps, step_statuses
 
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]
 

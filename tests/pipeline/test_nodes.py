@@ -10,7 +10,7 @@ from harness import ENVIRONMENT
 from workflows import small_workflow
 
 from fairseq_kd.pipeline import driver
-from fairseq_kd.pipeline.step_status import step_statuses
+from fairseq_kd.pipeline.status import step_statuses
 from fairseq_kd.pipeline.train_command import on_each_machine
 from fairseq_kd.pipeline.workflow import Training, read_workflow, workflow_sha256, write_workflow
 

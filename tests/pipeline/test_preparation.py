@@ -16,7 +16,7 @@ from workflows import TEACHER, build, small_workflow, statuses, training_of
 from fairseq_kd.cli import parser
 from fairseq_kd.files.locks import locked
 from fairseq_kd.pipeline import preparation
-from fairseq_kd.pipeline.step_status import DONE
+from fairseq_kd.pipeline.status import DONE
 from fairseq_kd.pipeline.training_check import check_training_command
 
 SMALL = "transformer_kd_small_student"

@@ -12,7 +12,7 @@ import pytest
 from workflows import TEACHER, build, made, small_workflow
 
 from fairseq_kd.pipeline import driver, preparation
-from fairseq_kd.pipeline.step_status import recipe_path
+from fairseq_kd.pipeline.status import recipe_path
 from fairseq_kd.pipeline.workflow import WORKFLOW_FILE
 
 SMALL = "transformer_kd_small_student"

@@ -12,7 +12,7 @@ from workflows import made, small_workflow
 from fairseq_kd import cli
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.shell_script import write_script
-from fairseq_kd.pipeline.step_status import prepare_steps, step_statuses
+from fairseq_kd.pipeline.status import prepare_steps, step_statuses
 from fairseq_kd.pipeline.workflow import Step, Workflow
 
 NAMES = ["data", "teacher", "middle", "student", "undistilled", "evaluation"]

@@ -11,7 +11,7 @@ from stores import write_random_store
 from workflows import build, made, manifest, small_workflow, statuses, write_sealed
 
 from fairseq_kd.files import hashes
-from fairseq_kd.pipeline import state
+from fairseq_kd.pipeline import status
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.workflow import Step, Workflow
 
@@ -32,9 +32,9 @@ def test_a_damaged_file_is_noticed_and_made_anew(workflow, damage, message):
     path = Path(workflow.step("middle").makes[0])
     damage(path)
     found = statuses(workflow)
-    assert found["middle"][0] == state.DAMAGED
+    assert found["middle"][0] == status.DAMAGED
     assert re.search(message, found["middle"][1])
-    assert found["teacher"][0] == found["undistilled"][0] == state.DONE
+    assert found["teacher"][0] == found["undistilled"][0] == status.DONE
     assert build(workflow) == ["middle", "student", "evaluation"]
     assert made(workflow) == before
 
@@ -54,11 +54,11 @@ def test_a_flipped_bit_is_noticed_at_once_in_small_files_and_by_verify_in_large(
 ):
     if large:
         monkeypatch.setattr(hashes, "SMALL_BYTES", 0)
-    assert set(statuses(workflow).values()) == {(state.DONE, "")}  # from now on hashes are known
+    assert set(statuses(workflow).values()) == {(status.DONE, "")}  # from now on hashes are known
     path = Path(workflow.step("middle").makes[0])
     flipped(path)
-    message = (state.DAMAGED, f"{path} was modified: its SHA-256 has changed")
-    assert statuses(workflow)["middle"] == ((state.DONE, "") if large else message)
+    message = (status.DAMAGED, f"{path} was modified: its SHA-256 has changed")
+    assert statuses(workflow)["middle"] == ((status.DONE, "") if large else message)
     assert statuses(workflow, verify=True)["middle"] == message
 
 
@@ -69,14 +69,14 @@ def test_a_damaged_hash_that_is_kept_makes_nothing_stale(tmp_path, monkeypatch, 
     text.write_text("one\n")
     workflow = small_workflow(tmp_path / "run", reads=[str(text)])
     build(workflow)
-    assert set(statuses(workflow).values()) == {(state.DONE, "")}  # from now on hashes are known
-    kept = tmp_path / "run" / state.HASHES
+    assert set(statuses(workflow).values()) == {(status.DONE, "")}  # from now on hashes are known
+    kept = tmp_path / "run" / status.HASHES
     files = json.loads(kept.read_text())["files"]
     path = str(text) if whose == "read" else workflow.step("middle").makes[0]
     right = files[path]["sha256"]
     files[path]["sha256"] = right.translate(str.maketrans("0123456789", "1234567890"))
     write_sealed(kept, {"files": files})
-    assert set(statuses(workflow).values()) == {(state.DONE, "")}
+    assert set(statuses(workflow).values()) == {(status.DONE, "")}
     assert json.loads(kept.read_text())["files"][path]["sha256"] == right
 
 
@@ -103,7 +103,7 @@ def test_a_changed_digit_in_a_record_is_named_and_nothing_is_made_again(
     Path("text").write_text("one\n")
     workflow = small_workflow("run", reads=["text"])
     build(workflow)
-    assert set(statuses(workflow).values()) == {(state.DONE, "")}
+    assert set(statuses(workflow).values()) == {(status.DONE, "")}
     steps = Path("run/steps")
     repair = "Remove it, and middle is run again."
     if name == "middle.recipe.json":  # of a step that was interrupted
@@ -132,12 +132,12 @@ def test_records_of_earlier_versions_are_read(workflow):
         content = json.loads(path.read_text())
         del content["checksum"]
         path.write_text(json.dumps(content))
-    (Path(workflow.folder) / state.HASHES).write_text('{"text": {"stamp": [1, 2], "sha256": "0"}}')
-    assert set(statuses(workflow).values()) == {(state.DONE, "")}
+    (Path(workflow.folder) / status.HASHES).write_text('{"text": {"stamp": [1, 2], "sha256": "0"}}')
+    assert set(statuses(workflow).values()) == {(status.DONE, "")}
 
 
 def change_manifest(workflow, name, **changed):
-    path = state.manifest_path(workflow, workflow.step(name))
+    path = status.manifest_path(workflow, workflow.step(name))
     return write_sealed(path, {**manifest(workflow, name), **changed})
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_manifest_is_named(workflow, changed, wrong):
     path = change_manifest(workflow, "middle", **changed)
     message = f"{path} is damaged: {wrong}. Remove it, and middle is run again."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        state.step_statuses(workflow)
+        status.step_statuses(workflow)
 
 
 @pytest.mark.parametrize("lost", ["hashes", "manifest"])
@@ -167,20 +167,20 @@ def test_a_finished_step_whose_hashes_are_lost_goes_on_and_makes_nothing_after_i
         path.unlink()
         why = "it was interrupted"
     found = statuses(workflow)
-    assert found.pop("middle") == (state.BEGUN, why)
-    assert set(found.values()) == {(state.DONE, "")}
+    assert found.pop("middle") == (status.BEGUN, why)
+    assert set(found.values()) == {(status.DONE, "")}
     assert build(workflow) == ["middle"]
     assert made(workflow) == before
-    assert set(statuses(workflow).values()) == {(state.DONE, "")}
+    assert set(statuses(workflow).values()) == {(status.DONE, "")}
     path.unlink()
     Path(workflow.step("middle").makes[0]).write_text("another model\n")
-    assert statuses(workflow)["student"] == (state.CHANGED, "middle must be made again")
+    assert statuses(workflow)["student"] == (status.CHANGED, "middle must be made again")
 
 
 @pytest.mark.parametrize("time", ["x", "2026-01-01T00:00:00"])
 def test_a_damaged_time_is_reported_before_the_work(workflow, time):
-    state.manifest_path(workflow, workflow.step("middle")).unlink()
-    attempts = state.attempts_path(workflow, workflow.step("middle"))
+    status.manifest_path(workflow, workflow.step("middle")).unlink()
+    attempts = status.attempts_path(workflow, workflow.step("middle"))
     attempts.write_text(json.dumps([{"start": time, "seen": "2026-01-01T00:00:00+00:00"}]))
     Path(workflow.step("middle").makes[0]).unlink()
     message = (
@@ -192,8 +192,8 @@ def test_a_damaged_time_is_reported_before_the_work(workflow, time):
 
 
 def test_a_clock_that_was_set_back_gives_no_time_below_zero(workflow):
-    state.manifest_path(workflow, workflow.step("middle")).unlink()
-    attempts = state.attempts_path(workflow, workflow.step("middle"))
+    status.manifest_path(workflow, workflow.step("middle")).unlink()
+    attempts = status.attempts_path(workflow, workflow.step("middle"))
     late, soon = "2027-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00"
     attempts.write_text(json.dumps([{"start": late, "seen": soon}]))
     build(workflow)
@@ -204,7 +204,7 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     out = tmp_path / "run" / "distilled"
     step = Step("distilled", "distill", [["true"]], [], [], [f"{out}/manifest.json"], str(out))
     workflow = Workflow(str(tmp_path / "run"), {}, 1, [step])
-    state.prepare_steps(workflow, state.step_statuses(workflow))
+    status.prepare_steps(workflow, status.step_statuses(workflow))
     (out / "text").mkdir(parents=True)
     (out / "text" / "train.en").write_text("one\ntwo\n")
     files = {"text/train.en": hashlib.sha256(b"one\ntwo\n").hexdigest()}
@@ -213,12 +213,15 @@ def test_the_files_of_a_distilled_set_are_looked_at_too(tmp_path):
     message = {"made_of": made_of, "counts": {"kept": 1, "sentences": 1}, "gold_pairs": 0}
     (out / "manifest.json").write_text(json.dumps({**message, "files": files}))
     assert run_step(workflow, "distilled") == 0
-    assert statuses(workflow)["distilled"] == (state.DONE, "")
+    assert statuses(workflow)["distilled"] == (status.DONE, "")
     flipped(out / "text" / "train.en")
     message = f"{out}/text/train.en was modified: its SHA-256 has changed"
-    assert statuses(workflow)["distilled"] == (state.DAMAGED, message)
+    assert statuses(workflow)["distilled"] == (status.DAMAGED, message)
     (out / "text" / "train.en").unlink()
-    assert statuses(workflow)["distilled"] == (state.DAMAGED, f"{out}/text/train.en is missing")
+    assert statuses(workflow)["distilled"] == (
+        status.DAMAGED,
+        f"{out}/text/train.en is missing",
+    )
 
 
 @pytest.mark.parametrize("kind", ["store", "merge"])
@@ -227,21 +230,21 @@ def test_all_files_of_a_store_are_named_by_its_manifest(tmp_path, kind):
     makes = [f"{out}/train/sentences.npy"]
     step = Step("teacher-store", kind, [["true"]], [], [], makes, str(out))
     workflow = Workflow(str(tmp_path / "run"), {}, 1, [step])
-    state.prepare_steps(workflow, state.step_statuses(workflow))
+    status.prepare_steps(workflow, status.step_statuses(workflow))
     write_random_store(out, "train")
     assert run_step(workflow, "teacher-store") == 0
-    assert statuses(workflow)["teacher-store"] == (state.DONE, "")
+    assert statuses(workflow)["teacher-store"] == (status.DONE, "")
     files = [path for path in out.rglob("*") if path.is_file()]
     assert len(files) > 4
     for path in files:
         whole = path.read_bytes()
         flipped(path)
         message = f"{path} was modified: its SHA-256 has changed"
-        assert statuses(workflow)["teacher-store"] == (state.DAMAGED, message)
+        assert statuses(workflow)["teacher-store"] == (status.DAMAGED, message)
         path.unlink()
-        assert statuses(workflow)["teacher-store"] == (state.DAMAGED, f"{path} is missing")
+        assert statuses(workflow)["teacher-store"] == (status.DAMAGED, f"{path} is missing")
         path.write_bytes(whole)
-    assert statuses(workflow)["teacher-store"] == (state.DONE, "")
+    assert statuses(workflow)["teacher-store"] == (status.DONE, "")
 
 
 @pytest.mark.parametrize("name", ["plots/quality.png", "translations/student.txt"])
@@ -250,11 +253,11 @@ def test_a_damaged_part_of_a_report_is_noticed(tmp_path, name):
     makes = [f"{folder}/report.md"]
     step = Step("evaluation", "evaluate", [["true"]], [], [], makes)
     workflow = Workflow(str(folder), {}, 1, [step])
-    state.prepare_steps(workflow, state.step_statuses(workflow))
+    status.prepare_steps(workflow, status.step_statuses(workflow))
     for path in (folder / name, folder / "report.md"):
         path.parent.mkdir(exist_ok=True)
         path.write_text("some content\n")
     assert run_step(workflow, "evaluation") == 0
     flipped(folder / name)
     message = f"{folder / name} was modified: its SHA-256 has changed"
-    assert statuses(workflow)["evaluation"] == (state.DAMAGED, message)
+    assert statuses(workflow)["evaluation"] == (status.DAMAGED, message)

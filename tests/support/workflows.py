@@ -11,7 +11,7 @@ import torch
 from harness import ENVIRONMENT, ROOT
 
 from fairseq_kd.files.json_files import sealed
-from fairseq_kd.pipeline import state
+from fairseq_kd.pipeline import status
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.train_command import TrainCommand
 from fairseq_kd.pipeline.training_check import check_training_command
@@ -83,7 +83,7 @@ def made(workflow):
 
 def manifest(workflow, name):
     """A step's manifest; None if it has none."""
-    return state.step_manifest(workflow, workflow.step(name))
+    return status.step_manifest(workflow, workflow.step(name))
 
 
 def write_sealed(path, content):
@@ -123,18 +123,18 @@ def finish(workflow, *engine, **others):
 
 def build(workflow, *names):
     """Runs all that is not done, or the steps of these names, in order, and returns the names."""
-    statuses = [status for status in state.step_statuses(workflow) if status.state != state.DONE]
-    statuses = [status for status in statuses if not names or status.step.name in names]
-    state.prepare_steps(workflow, statuses)
-    for status in statuses:
-        assert run_step(workflow, status.step.name) == 0
-    return [status.step.name for status in statuses]
+    wanted = [each for each in status.step_statuses(workflow) if each.state != status.DONE]
+    wanted = [each for each in wanted if not names or each.step.name in names]
+    status.prepare_steps(workflow, wanted)
+    for each in wanted:
+        assert run_step(workflow, each.step.name) == 0
+    return [each.step.name for each in wanted]
 
 
 def statuses(workflow, **options):
     """The status of each step with its reason, by its name."""
     return {
-        each.step.name: (each.state, each.why) for each in state.step_statuses(workflow, **options)
+        each.step.name: (each.state, each.why) for each in status.step_statuses(workflow, **options)
     }
 
 

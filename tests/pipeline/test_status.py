@@ -11,7 +11,7 @@ import pytest
 import torch
 from workflows import build, made, manifest, small_workflow, statuses, write_sealed
 
-from fairseq_kd.pipeline import execution, state
+from fairseq_kd.pipeline import execution, status
 from fairseq_kd.pipeline.execution import run_step
 from fairseq_kd.pipeline.workflow import Step, Workflow
 
@@ -20,9 +20,9 @@ NAMES = ("data", "teacher", "middle", "student", "undistilled", "evaluation")
 
 def test_all_is_missing_and_then_all_is_done(tmp_path):
     workflow = small_workflow(tmp_path / "run")
-    assert set(statuses(workflow).values()) == {(state.MISSING, "it has not been made yet")}
+    assert set(statuses(workflow).values()) == {(status.MISSING, "it has not been made yet")}
     assert build(workflow) == list(NAMES)
-    assert set(statuses(workflow).values()) == {(state.DONE, "")}
+    assert set(statuses(workflow).values()) == {(status.DONE, "")}
     assert build(workflow) == []
 
 
@@ -30,7 +30,10 @@ def test_a_changed_option_makes_its_step_and_those_after_it_anew(workflow):
     before = made(workflow)
     changed = small_workflow(workflow.folder, student_lines=6)
     found = statuses(changed)
-    assert [name for name in NAMES if found[name][0] == state.CHANGED] == ["student", "evaluation"]
+    assert [name for name in NAMES if found[name][0] == status.CHANGED] == [
+        "student",
+        "evaluation",
+    ]
     assert found["evaluation"][1] == "student must be made again"
     assert build(changed) == ["student", "evaluation"]
     assert len(made(changed)["student"][0]) > len(before["student"][0])
@@ -41,9 +44,9 @@ def test_a_changed_flag_is_reported_by_its_values(workflow):
     step = workflow.step("student")
     words = [["fairseq-train", "data", "--kd-temperature", value, "--fp16"] for value in "42"]
     recipes = [{"commands": [each], "reads": {}, "after": {}} for each in words]
-    assert state._difference(*recipes) == "--kd-temperature was 4, is 2"
+    assert status._difference(*recipes) == "--kd-temperature was 4, is 2"
     recipes[1]["commands"][0][-1] = "--bf16"
-    message = state._difference(*recipes)
+    message = status._difference(*recipes)
     assert "--fp16 was given, is not given; --bf16 was not given, is given" in message
     assert step.name == "student"
 
@@ -59,21 +62,21 @@ def test_from_wherever_a_run_is_started_what_is_finished_stays(tmp_path, monkeyp
         ]
         return Workflow(str(tmp_path / "run"), {}, 1, steps)
 
-    clone = Path(state.__file__).parents[2]
+    clone = Path(status.__file__).parents[2]
     assert build(workflow_of(was)) == ["data", "student"]
     assert build(workflow_of(str(clone / "user_dir"))) == []
     monkeypatch.chdir(clone)
     assert build(workflow_of("user_dir")) == []
     assert build(workflow_of("user_dir", lr="2")) == ["student"]
-    assert statuses(workflow_of(str(tmp_path / "user_dir")))["student"][0] == state.CHANGED
+    assert statuses(workflow_of(str(tmp_path / "user_dir")))["student"][0] == status.CHANGED
 
 
 def test_an_interrupted_step_whose_folder_is_gone_is_reported_to_begin_anew(workflow):
-    state.manifest_path(workflow, workflow.step("middle")).unlink()
+    status.manifest_path(workflow, workflow.step("middle")).unlink()
     folder = Path(workflow.step("middle").folder)
     folder.rename("elsewhere")
     message = f"it was interrupted and starts again: {folder} is missing"
-    assert statuses(workflow)["middle"] == (state.BEGUN, message)
+    assert statuses(workflow)["middle"] == (status.BEGUN, message)
 
 
 def test_a_changed_input_makes_everything_anew(tmp_path):
@@ -83,25 +86,25 @@ def test_a_changed_input_makes_everything_anew(tmp_path):
     build(workflow)
     text.write_text("two\n")
     found = statuses(workflow)
-    assert found["data"] == (state.CHANGED, f"{text} has changed")
-    assert {name for name in NAMES if found[name][0] == state.CHANGED} == set(NAMES)
+    assert found["data"] == (status.CHANGED, f"{text} has changed")
+    assert {name for name in NAMES if found[name][0] == status.CHANGED} == set(NAMES)
     text.unlink()
     with pytest.raises(FileNotFoundError, match="text, which the run reads, is missing"):
-        state.step_statuses(workflow)
+        status.step_statuses(workflow)
 
 
 def test_an_interrupted_step_goes_on_and_a_changed_one_begins_anew(tmp_path):
     workflow = small_workflow(tmp_path / "run")
-    state.prepare_steps(workflow, state.step_statuses(workflow))
+    status.prepare_steps(workflow, status.step_statuses(workflow))
     run_step(workflow, "data")
-    attempts = state.attempts_path(workflow, workflow.step("teacher"))
+    attempts = status.attempts_path(workflow, workflow.step("teacher"))
     hour = "2026-01-01T00"  # a minute of work before the kill
     attempt = {"start": f"{hour}:00:00+00:00", "seen": f"{hour}:01:00+00:00"}
     attempts.write_text(json.dumps([attempt]))
     folder = Path(workflow.step("teacher").folder)
     folder.mkdir()
     (folder / "text").write_text("line\nline\nline\n")
-    assert statuses(workflow)["teacher"] == (state.BEGUN, "it was interrupted")
+    assert statuses(workflow)["teacher"] == (status.BEGUN, "it was interrupted")
     build(workflow)
     message = manifest(workflow, "teacher")
     assert (message["attempts"], message["seconds"] >= 60) == (2, True)
@@ -114,7 +117,7 @@ def test_a_folder_that_the_run_did_not_make_is_moved_aside(tmp_path):
     folder.mkdir(parents=True)
     (folder / "text").write_text("of another run\n")
     message = f"{folder} already existed and was not created by this run"
-    assert statuses(workflow)["teacher"] == (state.CHANGED, message)
+    assert statuses(workflow)["teacher"] == (status.CHANGED, message)
     build(workflow)
     kept = Path(workflow.folder) / "replaced" / "teacher.1" / "text"
     assert kept.read_text() == "of another run\n"
@@ -140,15 +143,15 @@ def test_steps_of_one_folder_are_made_anew_together(workflow):
     joined = workflow._replace(steps=steps)
     Path(workflow.step("middle").makes[0]).unlink()
     found = statuses(joined)
-    assert found["undistilled"][0] == state.DAMAGED
+    assert found["undistilled"][0] == status.DAMAGED
     assert found["undistilled"][1].startswith("middle: ")
-    assert found["teacher"][0] == state.DONE
+    assert found["teacher"][0] == status.DONE
 
 
 def test_a_step_is_stale_if_a_step_before_it_has_other_outputs(workflow):
     path, message = (
         Path(workflow.step("middle").makes[0]),
-        state.manifest_path(workflow, workflow.step("middle")),
+        status.manifest_path(workflow, workflow.step("middle")),
     )
     path.write_text("another model\n")
     digest = hashlib.sha256(b"another model\n").hexdigest()
@@ -156,8 +159,8 @@ def test_a_step_is_stale_if_a_step_before_it_has_other_outputs(workflow):
     content["outputs"] = {str(path): {"bytes": 14, "sha256": digest}}  # as if only it was remade
     write_sealed(message, content)
     found = statuses(workflow)
-    assert found["middle"] == (state.DONE, "")
-    assert found["student"] == (state.CHANGED, "middle was made again")
+    assert found["middle"] == (status.DONE, "")
+    assert found["student"] == (status.CHANGED, "middle was made again")
 
 
 def test_a_report_that_is_made_anew_is_kept(workflow):
@@ -200,20 +203,25 @@ def test_shards_of_another_number_are_no_shards_of_this(tmp_path):
 
     assert len(build(in_shards(4))) == 5
     two = in_shards(2)
-    state.prepare_steps(two, state.step_statuses(two))
+    status.prepare_steps(two, status.step_statuses(two))
     assert build(in_shards(4)) == [step.name for step in in_shards(4).steps]
 
 
 def test_a_step_that_was_changed_while_it_ran_does_not_count(workflow):
     step = workflow.step("student")
     other = {"id": "another", "commands": [], "reads": {}, "after": {}}
-    change = ["cp", str(write_sealed(Path("other"), other)), str(state.recipe_path(workflow, step))]
+    change = [
+        "cp",
+        str(write_sealed(Path("other"), other)),
+        str(status.recipe_path(workflow, step)),
+    ]
     changed = [
         each._replace(commands=[change]) if each == step else each for each in workflow.steps
     ]
     workflow = workflow._replace(steps=changed)
-    state.prepare_steps(
-        workflow, [each for each in state.step_statuses(workflow) if each.step.name == "student"]
+    status.prepare_steps(
+        workflow,
+        [each for each in status.step_statuses(workflow) if each.step.name == "student"],
     )
     with pytest.raises(
         ValueError, match=r"student was changed while it ran\. Its result is discarded\."
@@ -223,14 +231,14 @@ def test_a_step_that_was_changed_while_it_ran_does_not_count(workflow):
 
 
 def test_a_stale_step_that_still_runs_is_left_alone(workflow, monkeypatch):
-    monkeypatch.setattr(state, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(status, "WAIT_SECONDS", 0.1)
     changed = small_workflow(workflow.folder, student_lines=6)
     with (Path(workflow.folder) / "steps" / "student.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(
             ValueError, match="student still runs with its old commands, in the job of a killed"
         ):
-            state.prepare_steps(changed, state.step_statuses(changed))
+            status.prepare_steps(changed, status.step_statuses(changed))
     assert Path(workflow.step("student").makes[0]).is_file()
     assert manifest(workflow, "student") is not None
 
@@ -241,8 +249,8 @@ def test_the_commands_of_this_environment_come_first(workflow, monkeypatch):
     command = ["python", "-c", f"import sys; open({str(out)!r}, 'w').write(sys.prefix)"]
     which = Step("which", "train", [command], [], [], [str(out)])
     asked = workflow._replace(steps=[*workflow.steps, which])
-    state.prepare_steps(
-        asked, [each for each in state.step_statuses(asked) if each.step.name == "which"]
+    status.prepare_steps(
+        asked, [each for each in status.step_statuses(asked) if each.step.name == "which"]
     )
     assert run_step(asked, "which") == 0
     assert out.read_text() == sys.prefix
@@ -253,8 +261,8 @@ def test_a_step_that_makes_nothing_is_no_success(workflow):
         name="broken", commands=[["true"]], makes=["no/file"]
     )
     broken = workflow._replace(steps=[*workflow.steps, broken])
-    state.prepare_steps(
-        broken, [each for each in state.step_statuses(broken) if each.step.name == "broken"]
+    status.prepare_steps(
+        broken, [each for each in status.step_statuses(broken) if each.step.name == "broken"]
     )
     with pytest.raises(FileNotFoundError, match="broken ended without no/file, which it should"):
         run_step(broken, "broken")
@@ -278,8 +286,8 @@ def test_what_is_made_anew_forgets_its_own_shards_and_no_others(workflow):
     )
     changed = small_workflow(workflow.folder, student_lines=6)
     changed = changed._replace(steps=[*changed.steps, stage])
-    stale = [each for each in state.step_statuses(changed) if each.step.name == "student"]
-    state.prepare_steps(changed, stale)
+    stale = [each for each in status.step_statuses(changed) if each.step.name == "student"]
+    status.prepare_steps(changed, stale)
     assert not any(path.exists() for path in own)
     assert all(path.exists() for path in others)
 
@@ -312,19 +320,19 @@ def reading(tmp_path):
 
 def test_a_step_does_not_read_another_file_than_was_checked(reading):
     workflow, path = reading
-    state.prepare_steps(workflow, state.step_statuses(workflow))
+    status.prepare_steps(workflow, status.step_statuses(workflow))
     path.write_text("another one")
     message = rf"^{path} was changed since the run was started, before data could read it\. Run the"
     with pytest.raises(ValueError, match=message):
         run_step(workflow, "data")
     assert not Path(workflow.step("data").folder).exists()
     path.write_text("a teacher")
-    assert statuses(workflow)["data"][0] == state.BEGUN
+    assert statuses(workflow)["data"][0] == status.BEGUN
 
 
 def test_a_step_is_made_again_if_a_file_was_changed_while_it_ran(reading, monkeypatch):
     workflow, path = reading
-    state.prepare_steps(workflow, state.step_statuses(workflow))
+    status.prepare_steps(workflow, status.step_statuses(workflow))
 
     def swapped(*args):
         path.write_text("another one")
@@ -334,4 +342,4 @@ def test_a_step_is_made_again_if_a_file_was_changed_while_it_ran(reading, monkey
     with pytest.raises(ValueError, match=rf"^{path} was changed while data used it\. Run the same"):
         run_step(workflow, "data")
     path.write_text("a teacher")  # it is unknown which of them was read
-    assert statuses(workflow)["data"] == (state.CHANGED, f"{path} has changed")
+    assert statuses(workflow)["data"] == (status.CHANGED, f"{path} has changed")
