@@ -72,7 +72,8 @@ class SharedEncoder:
         return capture(model, CapturePoints(encoder=True))
 
     def _check(self, encoder: nn.Module) -> None:
-        own, taught = (each.state_dict() for each in (encoder, self.teacher.model.encoder))
+        sides = (encoder, self.teacher.model.encoder)
+        own, taught = (dict(each.named_parameters()) for each in sides)
         differing = sorted(own.keys() ^ taught.keys())
         differing += [
             name

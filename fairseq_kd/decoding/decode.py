@@ -38,6 +38,7 @@ from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.write_errors import writing
 from fairseq_kd.progress import ProgressLine
 from fairseq_kd.shard import Shard
+from fairseq_kd.teachers.multilingual import languages_of
 
 Settings = Dict[str, Any]
 DECODING_FILE, LOCK = "decoding.json", ".lock"
@@ -99,12 +100,14 @@ def settings_of(
     models: Sequence[Checkpoint], subset: Subset, engine: Engine, max_tokens: Optional[int] = None
 ) -> Settings:
     """The settings of a decoding; arguments as of ``decode``."""
+    names = languages_of(models[0].task)
     return {
         "subset": subset.name,
         "pair": list(subset.pair),
         "sentences": len(subset),
         **subset.hashes,
         "teacher": [model.sha256 for model in models],
+        **({"teacher_languages": names} if names else {}),
         **engine.identity,
         **asdict(engine.search),
         "max_tokens": max_tokens or engine.batch_tokens,
@@ -258,7 +261,7 @@ class ShardDecoder:
         return progress
 
     def _holds(self, number: int, text: bytes) -> bool:
-        """Whether the text of a batch has hypotheses of its sentences and of no others."""
+        """Whether the text of a batch has hypotheses of its sentences, in their order."""
         if number not in self.own:
             return True  # and is refused
         try:
@@ -269,10 +272,10 @@ class ShardDecoder:
         if end or not all(matches):
             return False
         numbers = [int(match[1]) for match in matches if match]
-        return list(dict.fromkeys(numbers)) == sorted(self.batches[number].tolist())
+        return list(dict.fromkeys(numbers)) == self.batches[number].tolist()
 
     def _decoded(self, engine: Engine, numbers: Sequence[int]) -> Iterator[str]:
-        """The text of each batch: the lines of its sentences, in order of their numbers."""
+        """The text of each batch: the lines of its sentences, in their order in the batch."""
         results = engine.translate(self._translatable(numbers))
         for number in numbers:
             sentences = self.batches[number]

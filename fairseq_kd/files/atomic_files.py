@@ -215,9 +215,9 @@ def moved_aside(path: Path) -> Path:
 def atomic_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     """Makes a folder that takes its place only when the block ends without an error.
 
-    It is made in ``OUT.partial``, which only this process uses. Remains of a killed process are
-    removed, except ``UNTIL_MADE``. A folder of that name without our mark belongs to the user, and
-    another name is used. Files that others put into ``OUT.partial`` are kept.
+    It is made in ``OUT.partial``, which only this process uses. Remains of a killed or interrupted
+    process are removed, except ``UNTIL_MADE``. A folder of that name without our mark belongs to
+    the user, and another name is used. Files that others put into ``OUT.partial`` are kept.
 
     Args:
         out: the folder; it must not exist, or must be empty.
@@ -240,6 +240,7 @@ def atomic_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     make_folder(target.parent)
     with writing(out, ANYWHERE):
         place, lock = _own_place(target, out)
+    of_no_use = [MADE, UNTIL_MADE]
     try:
         with writing(out, place):
             made = place / MADE
@@ -248,12 +249,16 @@ def atomic_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
             yield made
             check_vacant(out, flag, empty=True)
             made.rename(target)
+    except KeyboardInterrupt:  # by ctrl-C or SIGTERM
+        of_no_use.remove(UNTIL_MADE)
+        raise
     finally:
-        for name in (MADE, UNTIL_MADE):
+        for name in of_no_use:
             shutil.rmtree(place / name, ignore_errors=True)
         with suppress(OSError):  # something else is in it
-            (place / MARK).unlink()
-            place.rmdir()
+            if not (place / UNTIL_MADE).exists():
+                (place / MARK).unlink()
+                place.rmdir()
         lock.close()
 
 

@@ -14,6 +14,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.data.multilingual.multilingual_utils import get_lang_tok
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -46,7 +47,7 @@ class LanguageTokens(NamedTuple):
 
 
 class TeacherTask(TranslationTask):
-    """A translation task of one pair of a multilingual model.
+    """A translation task of one pair of a multilingual model, by its own names ``own_languages``.
 
     Its dictionaries are the student's. ``whole`` are the model's, with tokens of languages, in the
     order of ``order`` if the checkpoint has another.
@@ -60,10 +61,12 @@ class TeacherTask(TranslationTask):
         whole: Optional[Tuple[Dictionary, Dictionary]] = None,
         sentence_format: SentenceFormat = PLAIN,
         order: Optional[VocabularyOrder] = None,
+        own_languages: Optional[Pair] = None,
     ):
         super().__init__(cfg, src_dict, tgt_dict)
         self.whole = whole or (src_dict, tgt_dict)
         self.sentence_format, self.order = sentence_format, order
+        self.own_languages = own_languages
 
     def reorder(self, weights: Dict[str, Tensor]) -> None:
         """Puts the vocabulary of a checkpoint's weights in the order of ``whole``."""
@@ -163,7 +166,12 @@ def teacher_task(
         limit = options.get(f"max_{side}_positions")
         if isinstance(limit, int):
             setattr(cfg, f"max_{side}_positions", limit)
-    return TeacherTask(OmegaConf.structured(cfg), *plain, tuple(whole), around, order)
+    return TeacherTask(OmegaConf.structured(cfg), *plain, tuple(whole), around, order, pair)
+
+
+def languages_of(task: FairseqTask) -> List[str]:
+    """The languages that a model translates, by its own names; none of a bilingual model."""
+    return list(getattr(task, "own_languages", None) or ())
 
 
 class _Ids:

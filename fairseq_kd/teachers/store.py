@@ -50,7 +50,7 @@ SCHEMAS = {
     STORE_FILE: {
         **{"format": int, "teacher": str, "fingerprint": str, "languages": [str]},
         **{"words": int, "topk": int, "part_sentences": int, "dictionaries?": {str: str}},
-        "dtype?": str,
+        **{"dtype?": str, "teacher_languages?": [str]},
     },
     INDEX: {"data": str, "sentences": int, "table?": str},
 }

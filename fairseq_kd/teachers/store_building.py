@@ -36,6 +36,7 @@ from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pa
 from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
+from fairseq_kd.teachers.multilingual import languages_of
 from fairseq_kd.teachers.store import (
     FORMAT,
     INDEX,
@@ -108,7 +109,7 @@ class StoreBuilder:
         for subset in subsets:
             check_subset(Path(data), subset, sizes)
             check_not_raw(Path(data), subset)
-        self._claim(teacher, dtype)
+        self._claim(teacher, dtype, languages_of(task))
         self.store = TeacherStore(out)
         self.dtype = self.store.dtype
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -116,12 +117,19 @@ class StoreBuilder:
         self.teacher.move_to(model)
         self.teacher_path, self.teacher_dtype = teacher, dtype
 
-    def _claim(self, teacher: str, dtype: str) -> None:
+    def _claim(self, teacher: str, dtype: str, names: List[str]) -> None:
         """Writes the identity of the store, or compares it with that of an earlier run.
 
         A store of format 1 is continued in that format. Damaged dictionaries are written again.
-        Earlier versions kept no ``dtype``; their stores are continued in any.
+        Earlier versions kept no ``dtype`` and no languages of the teacher; their stores are
+        continued in any.
+
+        Args:
+            teacher: its checkpoint.
+            dtype: its precision.
+            names: of its languages, if it is multilingual.
         """
+        wanted = {"dtype": dtype, "teacher_languages": names}
         identity = {
             "format": FORMAT,
             "teacher": teacher,
@@ -130,14 +138,14 @@ class StoreBuilder:
             "words": self.vocab_size,
             "topk": self.topk,
             "part_sentences": self.part_sentences,
-            "dtype": dtype,
+            **(wanted if names else {"dtype": dtype}),
         }
         path = self.out / STORE_FILE
         if not path.is_file():
             make_folder(self.out)
             with contextlib.suppress(FileExistsError):  # by another shard
                 write_json(path, identity, new=True)
-        earlier = {"dtype": dtype, **TeacherStore(self.out).identity}
+        earlier = {**wanted, **TeacherStore(self.out).identity}
         for key, what in (
             ("fingerprint", f"from another teacher, {earlier['teacher']}"),
             ("topk", f"with --topk {earlier['topk']}"),
@@ -145,8 +153,9 @@ class StoreBuilder:
             ("words", f"for a dictionary of {earlier['words']} tokens"),
             ("part_sentences", f"with --part-sentences {earlier['part_sentences']}"),
             ("dtype", f"with --dtype {earlier['dtype']}"),
+            ("teacher_languages", f"for its languages {'-'.join(earlier['teacher_languages'])}"),
         ):
-            if earlier[key] != identity[key]:
+            if earlier[key] != {**wanted, **identity}[key]:
                 raise ValueError(
                     f"--out {self.out} holds a store that was built {what}. Choose another folder, "
                     "or remove that store."

@@ -50,7 +50,11 @@ def evaluated_names():
             method = name == "eval" and isinstance(call.func, ast.Attribute)
             if name not in EVALUATING or method or ast.unparse(call) in OF_DATA:
                 continue
-            yield getattr(call.args[0], "attr", None) or call.args[0].id
+            (option, *_) = call.args
+            if isinstance(option, ast.Subscript):  # of a mapping
+                yield option.slice.value
+            else:
+                yield getattr(option, "attr", None) or option.id
 
 
 def test_every_option_that_fairseq_evaluates_is_in_the_table():

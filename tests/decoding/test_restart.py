@@ -54,6 +54,29 @@ def test_shards_that_were_copied_together_are_merged_by_the_command(
     assert "lacks 1 of 2 shards: 1/2. Run translate with --shard" in capsys.readouterr().err
 
 
+def test_every_batch_that_was_decoded_is_kept(translate, translate_words, tmp_path, capsys):
+    out, flags = tmp_path / "out", ["--max-tokens", "200", "--workers", "1"]
+    journal = out / "hypotheses.journal"
+    process = start_forked("fairseq-kd", *translate_words(out, *flags))
+    while process.poll() is None and lines_in(journal) < 30:
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / WHOLE).exists()
+    batches = re.split(rb"# batch [^\n]*\n", journal.read_bytes())[1:-1]  # the last may be cut
+    kept = {line.split(b"\t")[0] for line in b"".join(batches).split(b"\n") if line}
+    assert translate(out, *flags) == 0
+    printed = capsys.readouterr().err
+    assert "was damaged" not in printed
+    (count,) = re.findall(r"continuing after (\d+) sentences", printed)
+    assert int(count) >= len(kept) >= 10
+
+
+def lines_in(path):
+    """The number of lines of a file; 0 if it does not exist."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def kill_at_random_moments(words, out, times, seed):
     """Starts the command again and again, and kills it when its journal has grown by some bytes."""
     chance, killed = random.Random(seed), 0
@@ -149,12 +172,12 @@ def test_a_full_file_system_is_reported_and_what_was_decoded_is_kept(
 @pytest.mark.parametrize(
     ("text", "holds"),
     [
-        ("H-3\t-0.5\ta b\nH-5\t-1.0\tc\nH-5\t-2.0\td\n", True),
-        ("H-3\t-0.5\ta\u2028b \x85\nH-5\t-inf\t\n", True),  # a token may hold another line end
+        ("H-5\t-1.0\tc\nH-5\t-2.0\td\nH-3\t-0.5\ta b\n", True),
+        ("H-5\t-inf\t\nH-3\t-0.5\ta\u2028b \x85\n", True),  # a token may hold another line end
         ("H-3\t-0.5\ta b\n", False),
-        ("H-5\t-1.0\tc\nH-3\t-0.5\ta b\n", False),
-        ("H-3\t-0.5\ta b\nH-5\t-1.0\tc", False),
-        ("H-\t-0.5\ta b\nH-5\t-1.0\tc\n", False),
+        ("H-3\t-0.5\ta b\nH-5\t-1.0\tc\n", False),
+        ("H-5\t-1.0\tc\nH-3\t-0.5\ta b", False),
+        ("H-5\t-1.0\tc\nH-\t-0.5\ta b\n", False),
         ("", False),
     ],
 )

@@ -161,6 +161,21 @@ def test_what_somebody_else_puts_beside_what_is_made_stays(tmp_path):
     assert os.listdir(partial) == ["theirs"]
 
 
+@pytest.mark.parametrize(("error", "kept"), [(KeyboardInterrupt, ["of use"]), (KeyError, [])])
+def test_what_is_of_use_later_outlives_an_interruption_alone(tmp_path, error, kept):
+    with pytest.raises(error), atomic_folder(tmp_path / "out") as work:  # noqa: PT012
+        (work / "file").touch()
+        until_made = work.with_name(UNTIL_MADE)
+        until_made.mkdir()
+        (until_made / "of use").touch()
+        raise error
+    assert [path.name for path in tmp_path.glob("out.partial/until_made/*")] == kept
+    with atomic_folder(tmp_path / "out") as work:
+        assert os.listdir(work) == []
+        assert [path.name for path in work.with_name(UNTIL_MADE).glob("*")] == kept
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_a_folder_that_another_process_makes_is_waited_for(tmp_path):
     message = f"{tmp_path}/out is being made by another process. Wait for it, or give another path."
     refused = pytest.raises(ValueError, match=message)

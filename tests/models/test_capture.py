@@ -8,6 +8,7 @@ from harness import Setup
 
 from fairseq_kd.losses.attention import attention_scores, log_attention
 from fairseq_kd.models.capture import CapturePoints, capture
+from fairseq_kd.models.fast_path import remove_copies
 from fairseq_kd.models.structure import ATTENTION
 
 PLAIN = ["--criterion", "label_smoothed_cross_entropy"]
@@ -148,3 +149,26 @@ def test_the_fast_path_is_off_in_every_model(built):
     layer = built.model.encoder.layers[1]
     layer.can_use_fastpath = True
     assert layer.can_use_fastpath is False
+
+
+class WithCopies(torch.nn.Module):
+    """An encoder layer as of fairseq 0.12.2, which copies weights for its fast path."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.fc1 = torch.nn.Linear(width, width)
+        self.fc1_weight = torch.nn.Parameter(torch.zeros(width, width))
+        self.fc1_bias = torch.nn.Parameter(torch.zeros(width))
+
+
+def test_copies_of_weights_for_the_fast_path_are_no_parameters():
+    old = {f"layer.{name}": each for name, each in WithCopies(3).state_dict().items()}
+    remove_copies(WithCopies)
+    model = torch.nn.ModuleDict({"layer": WithCopies(3)})
+    names = ["layer.fc1.weight", "layer.fc1.bias"]
+    assert [name for name, _ in model.named_parameters()] == names
+    model.load_state_dict(old)
+    assert torch.equal(model["layer"].fc1.weight, old["layer.fc1.weight"])
+    assert list(model.state_dict()) == names
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({"layer.fc1.bias": old["layer.fc1.bias"]})
