@@ -28,7 +28,7 @@ from fairseq_kd.child_process import own_programs
 from fairseq_kd.models import ARCHITECTURES
 
 UNIT_TESTS = [f"tests/{name}" for name in ("losses", "checkpoints", "models", "files", "tasks")]
-UNIT_TESTS += ["tests/criterions", "tests/teachers"]
+UNIT_TESTS += ["tests/criterions", "tests/teachers", "tests/inheritance"]
 SMALL = "transformer_kd_small_student"
 UPDATES = 3  # of each criterion
 PLAIN = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]

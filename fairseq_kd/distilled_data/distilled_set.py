@@ -140,6 +140,11 @@ class DistilledSet:
 
     def _read_gold(self, data: Path) -> Subset:
         gold = read_subset(data, self.mix.gold_subset, self.subset.pair, "--gold-subset")
+        if gold.target is None and self.mix.gold_data is None and gold.name == self.subset.name:
+            raise ValueError(
+                f"--mix {self.mix.how} needs pairs with references, and {data} has monolingual "
+                "text. Give --gold-data, the data folder of the bitext."
+            )
         if gold.target is None:
             raise ValueError(
                 f"--gold-subset {gold.name} has no target side in {data}. Give a subset with both."

@@ -126,7 +126,7 @@ class Evaluation:
         plain, ratings = self.plain, None
         if options.ratings:
             student = [each.name for each in self.systems if each.role == "student"][-1]
-            ratings = read_ratings(options.ratings, by_name, student)
+            ratings = read_ratings(options.ratings, plain.sources, by_name, student)
         if options.rating_sheet is not None:
             write_sheet(options.out / RATING_SHEET, plain.sources, by_name, options.rating_sheet)
         return EvaluationResult(

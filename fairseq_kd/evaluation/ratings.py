@@ -89,25 +89,28 @@ def check_sheet(path: Path) -> None:
     Raises:
         FileNotFoundError, ValueError: it has ratings, or something else has its name.
     """
-    if os.path.lexists(path) and any(any(map(row.get, RATED)) for _, row in _rows(path, str(path))):
+    if os.path.lexists(path) and any(_is_rated(row) for _, row in _rows(path, str(path))):
         raise ValueError(
-            f"{path} holds ratings, which --rating-sheet would replace. Give it by --ratings, or "
-            "move it."
+            f"{path} holds ratings, which --rating-sheet would replace. Give it by --ratings and "
+            "leave out --rating-sheet, or move it."
         )
 
 
-def read_ratings(paths: Sequence[Path], texts: Texts, student: str) -> RatingResult:
+def read_ratings(
+    paths: Sequence[Path], sources: Sequence[str], texts: Texts, student: str
+) -> RatingResult:
     """Means of the ratings of all raters.
 
     Args:
         paths: the sheet as each rater filled it in.
+        sources: plain source sentences.
         texts: plain translations by system.
         student: the system that all others are compared with, by the sign test on the sum of
             fluency and adequacy of each sentence and rater.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, damaged or given twice, or a row has
-            another translation than its id.
+            another source or translation than its id.
     """
     systems_of: Ids = {}
     for name, translations in texts.items():
@@ -115,7 +118,7 @@ def read_ratings(paths: Sequence[Path], texts: Texts, student: str) -> RatingRes
             identity = translation_id(i, text)
             systems_of[identity] = (i, (*systems_of.get(identity, (i, ()))[1], name))
     rated: Dict[str, Dict[Tuple[int, int], _Row]] = defaultdict(dict)
-    sheets = [list(_rated_rows(path, systems_of, texts)) for path in paths]
+    sheets = [list(_rated_rows(path, systems_of, sources, texts)) for path in paths]
     unordered = [frozenset(rows) for rows in sheets]
     for rater, rows in enumerate(sheets):
         if rows and unordered[rater] in unordered[:rater]:
@@ -152,19 +155,28 @@ class _Row(NamedTuple):
         return None if None in (self.fluency, self.adequacy) else self.fluency + self.adequacy
 
 
-def _rated_rows(path: Path, systems_of: Ids, texts: Texts) -> Iterator[_Row]:
-    """The rows of a sheet in which anything is filled in; the translations of all are compared."""
+def _is_rated(row: Mapping[str, str]) -> bool:
+    """Whether anything is filled in; spreadsheets save the boxes that nobody ticked as FALSE."""
+    return any(map(row.get, RATED[:2])) or row["preferred"].casefold() not in NOT_PREFERRED
+
+
+def _rated_rows(
+    path: Path, systems_of: Ids, sources: Sequence[str], texts: Texts
+) -> Iterator[_Row]:
+    """The rows of a sheet in which anything is filled in; the text of all rows is compared."""
     called, seen = f"--ratings {path}", set()
     for line, row in _rows(path, called):
         identity = LETTER + row["id"].removeprefix(LETTER)  # which sheets may lack
         number, names = systems_of.get(identity, (0, ()))
-        if names and letters_of(texts[names[0]][number]) != letters_of(row["translation"]):
-            raise ValueError(
-                f"{called}, line {line}: the translation is not that of the id {row['id']}, but "
-                f"{row['translation']!r:.40}. If a column was sorted alone or a quotation mark was "
-                "added, undo that."
-            )
-        if not any(map(row.get, RATED)):
+        own = (texts[names[0]][number], sources[number]) if names else ()
+        for column, text in zip(("translation", "source"), own):  # noqa: B905  (none without names)
+            if letters_of(text) != letters_of(row[column]):
+                raise ValueError(
+                    f"{called}, line {line}: the {column} is not that of the id {row['id']}, but "
+                    f"{row[column]!r:.40}. If a column was sorted alone or a quotation mark was "
+                    "added, undo that."
+                )
+        if not _is_rated(row):
             continue
         if not names:
             raise ValueError(

@@ -70,7 +70,7 @@ def _described(name: str, role: str) -> Tuple[Ancestor, List[Tuple[str, str]]]:
         return Ancestor(name, role, {}, None), []
     state = read_checkpoint(name)
     options = _options(state)
-    whose = Path(name).parent.name or role
+    whose = Path(os.path.abspath(name)).parent.name or role
     given = [options.get(name) or "" for name in ("kd_teacher", "kd_store")]
     teachers = [each for names in given for each in str(names).split(os.pathsep) if each]
     start = start_of(state)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
-from fairseq_kd.decoding.options import SplittingOptions
+from fairseq_kd.decoding.options import SplittingOptions, TranslateOptions
 from fairseq_kd.distilled_data.options import BinariseTextOptions, DistillDataOptions
 from fairseq_kd.files.temporary_folders import temporary_folder
 from fairseq_kd.pipeline.layout import Layout
@@ -56,6 +56,7 @@ def check_fit(run: RunFile, layout: Layout, trainings: Mapping[str, Mapping[str,
             _check_teacher(run, path, model, sentence_format(task), trainings, built)
             tasks.append(task)
         _check_languages(run, layout, tasks)
+        _check_language_tokens(run, layout, tasks)
     for path in run.get("compare", {}).values():
         _loaded(layout, path, f"{run.path}: compare:", not pivot)
     _check_vocabulary(run, layout)
@@ -79,6 +80,27 @@ def _check_languages(run: RunFile, layout: Layout, tasks: Sequence[Any]) -> None
             f"{run.path}: teacher-languages has no effect, since the teacher itself names its "
             f"languages {' and '.join(ours)}. Leave it out."
         )
+
+
+def _check_language_tokens(run: RunFile, layout: Layout, tasks: Sequence[Any]) -> None:
+    """Refuses teachers that cannot translate together, or of which no layers can be chosen."""
+    from fairseq_kd.teachers.loading import teacher_languages
+    from fairseq_kd.teachers.sentence_format import sentence_format
+
+    together = any(
+        isinstance(step.command, TranslateOptions) and os.pathsep in step.command.teacher
+        for step in layout.steps
+    )
+    if together and len({sentence_format(task) for task in tasks}) > 1:
+        raise ValueError(
+            f"{run.path}: the teachers read different language tokens, so that they cannot "
+            "translate together, as data: distilled and mixed need. Give teachers of one kind, or "
+            "data: gold."
+        )
+    for command in (step.command for step in layout.steps if step.kind == "inherit"):
+        known = command.teacher_source_lang or command.importance == "data"
+        if not known and command.teacher in run.teacher:  # which reads no data to find the pair
+            teacher_languages(command.teacher, f"{run.path}: the teacher")
 
 
 def _check_teacher(

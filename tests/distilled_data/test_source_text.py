@@ -180,6 +180,15 @@ def test_gold_data_with_other_dictionaries_are_refused(translated, data, tmp_pat
     assert not (translated / "out").exists()
 
 
+def test_monolingual_text_is_not_mixed_with_itself(translated, capsys):
+    assert distilled(translated, "--mix", "gold") == 2
+    message = (
+        f"--mix gold needs pairs with references, and {translated}/mono has monolingual text. Give "
+        "--gold-data, the data folder of the bitext.\n"
+    )
+    assert capsys.readouterr().err.endswith(message)
+
+
 def test_gold_data_without_mixing_have_no_effect(translated, data, capsys):
     assert distilled(translated, "--gold-data", data) == 2
     message = "--gold-data has no effect without --mix gold or extra. Add that, or leave it out.\n"

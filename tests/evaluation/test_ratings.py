@@ -82,7 +82,7 @@ def test_as_many_sentences_are_drawn_as_were_asked_for(tmp_path):
 def test_ratings_are_those_of_every_system_with_the_translation(sheet, delimiter):
     ratings = {"two": ("5", "4", "x"), "to": ("1", "2", ""), "tree": ("3", "", "")}
     copy = filled(sheet, ratings, delimiter=delimiter)
-    result = read_ratings([copy], TEXTS, "small")
+    result = read_ratings([copy], SOURCES, TEXTS, "small")
     assert (result.raters, result.sentences) == (1, 2)
     teacher, small, alone = (result.systems[name] for name in TEXTS)
     assert (teacher.ratings, teacher.fluency, teacher.adequacy) == (1, 5.0, 4.0)
@@ -97,7 +97,7 @@ def test_several_raters_count_each(sheet):
         filled(sheet, {"two": (good, good, "x"), "to": ("1", "1", "")}, f"{good}.csv")
         for good in ("3", "5")
     ]
-    result = read_ratings(copies, TEXTS, "small")
+    result = read_ratings(copies, SOURCES, TEXTS, "small")
     assert (result.raters, result.sentences) == (2, 1)
     assert result.systems["teacher"].fluency == 4.0
     assert result.systems["teacher"].p == 0.5  # two differences of one sign
@@ -106,14 +106,14 @@ def test_several_raters_count_each(sheet):
 @pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("Yes", "no"), ("x", ""), ("\u2713", "-")])
 def test_a_mark_of_no_is_no_preference(sheet, yes, no):
     ratings = {"two": ("", "", no), "to": ("", "", yes), "three": ("", "", yes)}
-    result = read_ratings([filled(sheet, ratings)], TEXTS, "small")
+    result = read_ratings([filled(sheet, ratings)], SOURCES, TEXTS, "small")
     shares = {name: each.preferred for name, each in result.systems.items()}
     assert shares == {"teacher": 0.5, "small": 0.5, "alone": 0.0}
 
 
 def test_a_rater_who_marks_all_translations_of_a_sentence_prefers_none(sheet):
     ratings = {"two": ("", "", "x"), "to": ("", "", "x")}
-    result = read_ratings([filled(sheet, ratings)], TEXTS, "small")
+    result = read_ratings([filled(sheet, ratings)], SOURCES, TEXTS, "small")
     assert {each.preferred for each in result.systems.values()} == {None}
 
 
@@ -134,7 +134,7 @@ def test_a_sheet_that_is_given_twice_is_refused(sheet, order):
         match=rf"^--ratings {re.escape(str(second))} has the same ratings as "
         rf"{re.escape(str(first))}\. Give the sheet of each rater once\.$",
     ):
-        read_ratings([first, second], TEXTS, "small")
+        read_ratings([first, second], SOURCES, TEXTS, "small")
 
 
 def test_no_id_is_a_number_for_a_spreadsheet():
@@ -145,11 +145,11 @@ def test_no_id_is_a_number_for_a_spreadsheet():
 
 def test_an_id_without_its_letter_is_the_same(sheet):
     path = filled(sheet, {"two": ("5", "4", "x"), "to": ("1", "2", "")})
-    own = read_ratings([path], TEXTS, "small")
+    own = read_ratings([path], SOURCES, TEXTS, "small")
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub("^t", "", text, flags=re.M), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != text
-    assert read_ratings([path], TEXTS, "small") == own
+    assert read_ratings([path], SOURCES, TEXTS, "small") == own
 
 
 def test_a_column_that_was_sorted_alone_is_refused(sheet):
@@ -169,7 +169,28 @@ def test_a_column_that_was_sorted_alone_is_refused(sheet):
         r"alone or a quotation mark was added, undo that\.$"
     )
     with pytest.raises(ValueError, match=message):
-        read_ratings([path], TEXTS, "small")
+        read_ratings([path], SOURCES, TEXTS, "small")
+
+
+def test_sources_that_were_moved_alone_are_refused(sheet):
+    path = filled(sheet, {"two": ("5", "5", "x"), "sum": ("1", "1", "")})
+    first, second = list(dict.fromkeys(row["source"] for row in rows_of(path)))[:2]
+    text = path.read_text(encoding="utf-8-sig")
+    path.write_text(text.replace(f",{first},", f",{second},"), encoding="utf-8")
+    message = rf", line 2: the source is not that of the id t\w+, but '{second}'\. If a column was"
+    with pytest.raises(ValueError, match=message):
+        read_ratings([path], SOURCES, TEXTS, "small")
+
+
+@pytest.mark.parametrize("empty", ["FALSE", "0", "no", ""])
+def test_boxes_that_nobody_ticked_are_no_ratings(sheet, empty):
+    names = [row["translation"] for row in rows_of(sheet)]
+    path = filled(sheet, {name: ("", "", empty) for name in names})
+    check_sheet(path)
+    with pytest.raises(ValueError, match=r"holds no ratings\. Give a sheet that is filled in\."):
+        read_ratings([path], SOURCES, TEXTS, "small")
+    part = filled(sheet, {name: ("4" if name == "two" else "", "", empty) for name in names})
+    assert read_ratings([part], SOURCES, TEXTS, "small").systems["teacher"].ratings == 1
 
 
 def test_a_quotation_mark_that_takes_rows_for_text_is_refused(sheet):
@@ -177,20 +198,20 @@ def test_a_quotation_mark_that_takes_rows_for_text_is_refused(sheet):
     text = path.read_text(encoding="utf-8-sig")
     path.write_text(text.replace(",two,", ',"two,') + '"', encoding="utf-8")
     with pytest.raises(ValueError, match="the translation is not that of the id t"):
-        read_ratings([path], TEXTS, "small")
+        read_ratings([path], SOURCES, TEXTS, "small")
     path.write_text(text.replace(",two,", ',"two,'), encoding="utf-8")
     with pytest.raises(
         ValueError, match=r" is damaged: unexpected end of data\. Save it again as CSV, by "
     ):
-        read_ratings([path], TEXTS, "small")
+        read_ratings([path], SOURCES, TEXTS, "small")
 
 
 def test_changed_spaces_and_line_ends_are_the_same_translations(sheet):
     path = filled(sheet, {"two": ("5", "4", "x"), "to": ("1", "2", "")})
-    own = read_ratings([path], TEXTS, "small")
+    own = read_ratings([path], SOURCES, TEXTS, "small")
     text = path.read_text(encoding="utf-8").replace(",two,", ", two\u00a0,")
     path.write_bytes("\r".join(text.splitlines()).encode())
-    assert read_ratings([path], TEXTS, "small") == own
+    assert read_ratings([path], SOURCES, TEXTS, "small") == own
 
 
 def test_the_sign_test_is_that_of_its_definition():
@@ -203,7 +224,10 @@ def test_the_sign_test_is_that_of_its_definition():
 def test_a_sheet_with_ratings_is_not_replaced(sheet):
     check_sheet(sheet)  # empty
     copy = filled(sheet, {"two": ("5", "5", "")})
-    message = r"filled\.csv holds ratings, which --rating-sheet would replace\. Give it by --rat"
+    message = (
+        r"filled\.csv holds ratings, which --rating-sheet would replace\. Give it by --ratings and "
+        r"leave out --rating-sheet, or move it\.$"
+    )
     with pytest.raises(ValueError, match=message):
         check_sheet(copy)
     with pytest.raises(ValueError, match=message):
@@ -252,4 +276,4 @@ def test_a_sheet_that_cannot_be_read_is_refused(tmp_path, text, message):
     path = tmp_path / "sheet.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=rf"^--ratings {re.escape(str(path))}.*{message}"):
-        read_ratings([path], TEXTS, "small")
+        read_ratings([path], SOURCES, TEXTS, "small")
