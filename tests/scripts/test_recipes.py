@@ -258,8 +258,16 @@ def test_the_run_file_of_a_recipe_is_valid(name):
     assert described.get("controls", []) == ["undistilled", "inherited", "one-step"]
 
 
-@pytest.mark.parametrize("teacher", ["base", "big"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "teacher"),
+    [
+        pytest.param(name, teacher, marks=[] if number < 2 else pytest.mark.slow)
+        for number, (name, teacher) in enumerate(
+            [(IWSLT, "base"), ("wmt14_en_de", "big"), *((name, "base") for name in WMT)]
+            + [(name, "big") for name in WMT if name != "wmt14_en_de"]
+        )
+    ],
+)
 def test_its_published_setting_can_be_trained(name, teacher, data, tmp_path):
     """Every command is one that fairseq and our commands understand; the languages are others."""
     text = script(name).read_text()

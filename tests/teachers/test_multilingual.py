@@ -197,7 +197,9 @@ def test_a_student_starts_from_its_layers_as_a_plain_model(multilingual, data, t
     assert sentence_format(task).is_plain
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize(
+    "kind", ["m2m", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*TASKS][1:])]
+)
 def test_importance_is_measured_with_its_own_tokens(multilingual, data, tmp_path, setup, kind):
     out = tmp_path / "start.pt"
     words = ["--teacher", multilingual(kind), "--arch", "transformer", "--out", str(out)]
