@@ -60,14 +60,35 @@ two hypotheses, in two shards; the store has K = 16. The rows *3.75 M* are those
 data/teacher.es-en. Decoding and the store cost what the teacher's forward pass costs: for another
 teacher, decode 10,000 sentences and multiply. All other steps depend on the text alone.
 """
+HOUR = 3600
+
+
+class Measure(NamedTuple):
+    """A table of the page: what it shows of each step, and at WMT's sizes in which unit."""
+
+    title: str
+    text: str
+    form: str
+    unit: int = 1  # of the values at WMT's sizes
+    form_of_lines: str = "{:,.0f}"
+
+
 MEASURES = {
-    "core_seconds": ("Processor time", "Core-seconds, all processes together.", "{:,.0f}"),
-    "peak_mib": (
-        "Memory",
-        "Peak MiB of all processes together, memory-mapped files apart.",
-        "{:,.0f}",
+    "core_seconds": Measure(
+        "Processor time",
+        "Core-seconds of all processes together; at WMT's sizes core-hours. `store` and `translate` "
+        "can be shared by as many cores or machines as there are (`--shard`), and `prepare` and "
+        "`distill-data` use all cores of one.",
+        "{:,.0f} s",
+        HOUR,
+        "{:,.1f} h",
     ),
-    "disk_mib": ("Disk", "MiB that the step leaves.", "{:,.1f}"),
+    "peak_mib": Measure(
+        "Memory", "Peak MiB of all processes together, memory-mapped files apart.", "{:,.0f}"
+    ),
+    "disk_mib": Measure(
+        "Disk", "MiB that the step leaves; at WMT's sizes GiB.", "{:,.1f}", 1024, "{:,.1f} GiB"
+    ),
 }
 
 
@@ -220,15 +241,15 @@ def page(found: Sequence[Dict[str, str]]) -> str:
     parts = [HEAD]
     sizes = sorted({int(row["pairs"]) for row in found})
     names = list(dict.fromkeys(row["step"] for row in found))
-    for measure, (title, unit, form) in MEASURES.items():
+    for key, measure in MEASURES.items():
         table = []
         for name in names:
-            known = {int(row["pairs"]): float(row[measure]) for row in found if row["step"] == name}
-            cells = [form.format(known[size]) if size in known else "" for size in sizes]
-            lines = [at(size, sorted(known.items())[-2:]) for size in WMT.values()]
-            table.append([name, *cells, *map(form.format, lines)])
+            known = {int(row["pairs"]): float(row[key]) for row in found if row["step"] == name}
+            cells = [measure.form.format(known[size]) if size in known else "" for size in sizes]
+            lines = [at(size, sorted(known.items())[-2:]) / measure.unit for size in WMT.values()]
+            table.append([name, *cells, *map(measure.form_of_lines.format, lines)])
         columns = ["step", *(f"{size:,}" for size in sizes), *WMT]
-        parts += [f"## {title}\n\n{unit}\n\n{markdown_table(columns, table)}\n"]
+        parts += [f"## {measure.title}\n\n{measure.text}\n\n{markdown_table(columns, table)}\n"]
     machines = ", ".join(sorted({f"{row['machine']} ({row['version']})" for row in found}))
     return "\n".join([*parts, f"On {machines}.\n"])
 

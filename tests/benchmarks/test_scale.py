@@ -69,7 +69,7 @@ def test_the_page_has_the_costs_of_each_step_and_their_lines(scale):
         )
     ]
     page = scale.page(rows)
-    assert re.search(r"^\| prepare +\| +20 \| +110 \| +4,510 \| +36,010 \|$", page, re.M)
-    assert re.search(r"^\| merge +\| +6 \| +\| +2,700 \| +21,600 \|$", page, re.M)
+    assert re.search(r"^\| prepare +\| +20 s \| +110 s \| +1\.3 h \| +10\.0 h \|$", page, re.M)
+    assert re.search(r"^\| merge +\| +6 s \| +\| +0\.8 h \| +6\.0 h \|$", page, re.M)
     assert re.search(r"^\| prepare +\| +300 \| +300 \| +300 \| +300 \|$", page, re.M)
     assert page.endswith("On 2 cores of X (1.0).\n")
