@@ -64,27 +64,34 @@ HOUR = 3600
 
 
 class Measure(NamedTuple):
-    """A table of the page: what it shows of each step, and at WMT's sizes in which unit."""
+    """A table of the page: what it shows of each step, and at WMT's sizes in which unit.
+
+    A cost that is known at one size is in proportion to the size, or, of memory, the same.
+    """
 
     title: str
     text: str
     form: str
     unit: int = 1  # of the values at WMT's sizes
     form_of_lines: str = "{:,.0f}"
+    proportional: bool = True
 
 
 MEASURES = {
     "core_seconds": Measure(
         "Processor time",
-        "Core-seconds of all processes together; at WMT's sizes core-hours. `store` and `translate` "
-        "can be shared by as many cores or machines as there are (`--shard`), and `prepare` and "
-        "`distill-data` use all cores of one.",
+        "Core-seconds of all processes together; at WMT's sizes core-hours. `store` and "
+        "`translate` can be shared by as many cores or machines as there are (`--shard`), and "
+        "`prepare` and `distill-data` use all cores of one.",
         "{:,.0f} s",
         HOUR,
         "{:,.1f} h",
     ),
     "peak_mib": Measure(
-        "Memory", "Peak MiB of all processes together, memory-mapped files apart.", "{:,.0f}"
+        "Memory",
+        "Peak MiB of all processes together, memory-mapped files apart.",
+        "{:,.0f}",
+        proportional=False,
     ),
     "disk_mib": Measure(
         "Disk", "MiB that the step leaves; at WMT's sizes GiB.", "{:,.1f}", 1024, "{:,.1f} GiB"
@@ -246,7 +253,10 @@ def page(found: Sequence[Dict[str, str]]) -> str:
         for name in names:
             known = {int(row["pairs"]): float(row[key]) for row in found if row["step"] == name}
             cells = [measure.form.format(known[size]) if size in known else "" for size in sizes]
-            lines = [at(size, sorted(known.items())[-2:]) / measure.unit for size in WMT.values()]
+            last = sorted(known.items())[-2:]
+            if len(last) == 1 and not measure.proportional:
+                last.append((last[0][0] + 1, last[0][1]))
+            lines = [at(size, last) / measure.unit for size in WMT.values()]
             table.append([name, *cells, *map(measure.form_of_lines.format, lines)])
         columns = ["step", *(f"{size:,}" for size in sizes), *WMT]
         parts += [f"## {measure.title}\n\n{measure.text}\n\n{markdown_table(columns, table)}\n"]

@@ -64,12 +64,13 @@ def test_the_page_has_the_costs_of_each_step_and_their_lines(scale):
         {"pairs": pairs, "step": step, "core_seconds": seconds, **made}
         for step, pairs, seconds in (
             ("prepare", "10000", "20.0"),
-            ("merge", "10000", "6.0"),
+            ("merge", "10000", "8.0"),
             ("prepare", "100000", "110.0"),
         )
     ]
     page = scale.page(rows)
     assert re.search(r"^\| prepare +\| +20 s \| +110 s \| +1\.3 h \| +10\.0 h \|$", page, re.M)
-    assert re.search(r"^\| merge +\| +6 s \| +\| +0\.8 h \| +6\.0 h \|$", page, re.M)
+    assert re.search(r"^\| merge +\| +8 s \| +\| +1\.0 h \| +8\.0 h \|$", page, re.M)
+    assert re.search(r"^\| merge +\| +300 \| +\| +300 \| +300 \|$", page, re.M)
     assert re.search(r"^\| prepare +\| +300 \| +300 \| +300 \| +300 \|$", page, re.M)
     assert page.endswith("On 2 cores of X (1.0).\n")
