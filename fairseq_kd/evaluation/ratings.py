@@ -18,7 +18,7 @@ from fairseq_kd.parallel_text import letters_of, lines_of
 
 RATING_SHEET = "rating-sheet.csv"
 COLUMNS = ("id", "sentence", "source", "translation", "fluency", "adequacy", "preferred")
-GIVEN, RATED = COLUMNS[:4], COLUMNS[4:]
+RATED = COLUMNS[4:]
 SCALE = ("1", "2", "3", "4", "5")
 SEED = 1
 PREFERRED = {

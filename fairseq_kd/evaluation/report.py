@@ -28,6 +28,8 @@ from fairseq_kd.evaluation.results import (
     Setup,
     SpeedResult,
     SystemResult,
+    compared_controls,
+    fairest_control,
     fairseq_on,
 )
 from fairseq_kd.evaluation.side_by_side import largest_losses, side_by_side
@@ -150,8 +152,7 @@ def cards(result: EvaluationResult) -> List["tuple[str, str]"]:
     student, teacher = result.with_role("student")[-1], result.teacher
     name = student.name
     shown = [(tables.score_kept(result, name), f"of the teacher's BLEU kept by {name}")]
-    control = fairest_control(result, student)
-    if control is not None:
+    for control in compared_controls(result, student):
         gain = result.score(name) - result.score(control.name)
         shown.append((f"{gain:+.1f}", f"BLEU over {control.name}, {_updates(control, student)}"))
     share = student.total_parameters / teacher.total_parameters
@@ -162,25 +163,6 @@ def cards(result: EvaluationResult) -> List["tuple[str, str]"]:
         if faster is not None:
             shown.append((f"{faster:.1f}x", f"the teacher's speed, {engines}, batches of 32"))
     return shown
-
-
-def fairest_control(result: EvaluationResult, student: SystemResult) -> Optional[SystemResult]:
-    """The control with which a student is compared, if there is one.
-
-    The best of those with at least as many updates behind their weights as the student, else the
-    one with the most.
-    """
-    controls = result.with_role("control")
-    fair = [each for each in controls if _is_fair(each, student)]
-    if fair:
-        return max(fair, key=lambda each: result.score(each.name))
-    return max(controls, key=lambda each: each.updates_behind or 0, default=None)
-
-
-def _is_fair(control: SystemResult, student: SystemResult) -> bool:
-    """Whether a control is known to have at least as many updates behind its weights."""
-    counts = control.updates_behind, student.updates_behind
-    return None not in counts and counts[0] >= counts[1]
 
 
 def _updates(control: SystemResult, student: SystemResult) -> str:

@@ -338,3 +338,32 @@ def _decoded(kind: Any, value: Any) -> Any:
 def _is_read(key: "dataclasses.Field[Any]", value: Dict[str, Any]) -> bool:
     """Whether a field is read: it is there, or must be there."""
     return key.name in value or key.default is key.default_factory is dataclasses.MISSING
+
+
+def compared_controls(result: EvaluationResult, student: SystemResult) -> List[SystemResult]:
+    """The fairest control, and the best one where that was trained for longer and is better."""
+    fairest = fairest_control(result, student)
+    longer = [each for each in result.with_role("control") if _is_fair(each, student)]
+    best = max(longer, key=lambda each: result.score(each.name), default=fairest)
+    if best is None or result.score(best.name) <= result.score(fairest.name):
+        return [each for each in (fairest,) if each is not None]
+    return [fairest, best]
+
+
+def fairest_control(result: EvaluationResult, student: SystemResult) -> Optional[SystemResult]:
+    """The control with which a student is compared, if there is one.
+
+    Of those with at least as many updates behind their weights as the student, the best of those
+    with the fewest; else the one with the most.
+    """
+    controls = result.with_role("control")
+    fair = [each for each in controls if _is_fair(each, student)]
+    if fair:
+        return min(fair, key=lambda each: (each.updates_behind, -result.score(each.name)))
+    return max(controls, key=lambda each: each.updates_behind or 0, default=None)
+
+
+def _is_fair(control: SystemResult, student: SystemResult) -> bool:
+    """Whether a control is known to have at least as many updates behind its weights."""
+    counts = control.updates_behind, student.updates_behind
+    return None not in counts and counts[0] >= counts[1]

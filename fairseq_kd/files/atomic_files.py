@@ -224,8 +224,7 @@ def atomic_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
         flag: the user's flag, for errors.
 
     Yields:
-        The folder to fill. ``UNTIL_MADE`` beside it, which the caller makes, is for files that are
-        of use until it is filled.
+        The folder to fill. ``UNTIL_MADE`` beside it is for files of use until then.
 
     Raises:
         ValueError: it exists, or another process makes the same folder.
@@ -240,7 +239,7 @@ def atomic_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
     make_folder(target.parent)
     with writing(out, ANYWHERE):
         place, lock = _own_place(target, out)
-    of_no_use = [MADE, UNTIL_MADE]
+    left = [MADE, UNTIL_MADE]
     try:
         with writing(out, place):
             made = place / MADE
@@ -250,13 +249,13 @@ def atomic_folder(out: Path, flag: str = "--out") -> Iterator[Path]:
             check_vacant(out, flag, empty=True)
             made.rename(target)
     except KeyboardInterrupt:  # by ctrl-C or SIGTERM
-        of_no_use.remove(UNTIL_MADE)
+        left.remove(UNTIL_MADE)
         raise
     finally:
-        for name in of_no_use:
+        for name in left:
             shutil.rmtree(place / name, ignore_errors=True)
-        with suppress(OSError):  # something else is in it
-            if not (place / UNTIL_MADE).exists():
+        if not (place / UNTIL_MADE).exists():
+            with suppress(OSError):  # something else is in it
                 (place / MARK).unlink()
                 place.rmdir()
         lock.close()

@@ -23,6 +23,7 @@ from fairseq_kd.files.atomic_files import (
 from fairseq_kd.files.locks import Lock, locked
 from fairseq_kd.files.names import on_terminal
 from fairseq_kd.files.write_errors import writing
+from fairseq_kd.machine import cores
 from fairseq_kd.pipeline.execution import SLOTS, visible_gpus
 from fairseq_kd.pipeline.follower import SNAKEMAKE_LOG, Follower
 from fairseq_kd.pipeline.history import write_history
@@ -212,7 +213,7 @@ def _cores() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     first = given.partition(",")[0].strip()  # the others are of nested parallel regions
     if not first:
-        return os.cpu_count() or 1
+        return cores()
     if not re.fullmatch(r"0*[1-9][0-9]{0,5}", first):
         raise ValueError(
             f"OMP_NUM_THREADS must be a number of threads, such as 4, but is {given!r:.60}. "
