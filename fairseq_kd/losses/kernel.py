@@ -250,7 +250,7 @@ def _value(log_p, log_q, divergence: tl.constexpr):
         value = tl.exp(log_q) * (log_q - log_p)
     elif divergence == JEFFREYS:
         value = (tl.exp(log_p) - tl.exp(log_q)) * (log_p - log_q)
-    else:
+    else:  # js
         log_m = _log_mean(log_p, log_q)
         value = (tl.exp(log_p) * (log_p - log_m) + tl.exp(log_q) * (log_q - log_m)) / 2
     return value
@@ -265,7 +265,7 @@ def _q_times_gradient(log_p, log_q, divergence: tl.constexpr):
         h = tl.exp(log_q) * (log_q - log_p)
     elif divergence == JEFFREYS:
         h = tl.exp(log_q) * (log_q - log_p) - tl.exp(log_p)
-    else:
+    else:  # js
         h = tl.exp(log_q) * (log_q - _log_mean(log_p, log_q)) / 2
     return h
 

@@ -198,7 +198,13 @@ def test_as_many_cores_are_used_as_openmp_is_given(given, cores, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert driver._cores() == (cores or os.cpu_count())
+    assert driver._cores() == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_cores_that_this_process_may_not_use_are_not_counted(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 5, 7})
+    assert driver._cores() == 3
 
 
 @pytest.mark.parametrize("given", ["abc", "0", "-1", "4x", "1" * 5000, "٤"])
