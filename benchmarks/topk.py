@@ -19,8 +19,8 @@ from fairseq_kd.losses import TopK
 from fairseq_kd.models.real_tokens import RealTokens
 from fairseq_kd.teachers.live_teacher import LiveTeacher
 from fairseq_kd.teachers.loading import load_teacher
-from fairseq_kd.teachers.store_building import task_on
 from fairseq_kd.teachers.store_records import pack, unpack
+from fairseq_kd.teachers.teacher_data import task_on
 
 SENTENCES_AT_ONCE = 16
 LIKELIEST = 64

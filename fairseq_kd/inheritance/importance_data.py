@@ -18,8 +18,7 @@ from fairseq_kd.progress import ProgressLine
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
 from fairseq_kd.teachers.languages import Languages, Pair
 from fairseq_kd.teachers.live_teacher import LiveTeacher
-from fairseq_kd.teachers.store_building import task_on
-from fairseq_kd.teachers.stored_teacher import data_fingerprint
+from fairseq_kd.teachers.teacher_data import batches_of, data_fingerprint, task_on
 
 
 @dataclass(frozen=True)
@@ -136,12 +135,7 @@ class ImportanceMeasurement:
         return [readable[i * len(readable) // count] for i in range(count)]
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[Batch]:
-        """Batches of similar length."""
-        sizes = {n: (self.dataset.tgt_sizes[n], self.dataset.src_sizes[n]) for n in numbers}
-        longest = max(max(size) for size in sizes.values())
-        ordered = np.array(sorted(numbers, key=sizes.__getitem__))
-        most = int(max(self.data.max_tokens, longest))
-        for batch in self.dataset.batch_by_size(ordered, max_tokens=most):
+        for batch in batches_of(self.dataset, numbers, self.data.max_tokens):
             sample = self.dataset.collater([self.dataset[number] for number in batch])
             yield self._batch(move_to_cuda(sample) if self.device.type == "cuda" else sample)
 

@@ -5,7 +5,6 @@ on interruptions. A part appears whole or not at all; undamaged parts are not bu
 """
 
 import contextlib
-import copy
 import shutil
 import sys
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from fairseq.data import FairseqDataset
-from fairseq.tasks import FairseqTask
 from fairseq.utils import move_to_cuda
 
 from fairseq_kd.binarised import check_not_raw, check_subset
-from fairseq_kd.dictionaries import read_dictionary
 from fairseq_kd.files.atomic_files import (
     atomic_write,
     check_apart,
@@ -55,7 +52,12 @@ from fairseq_kd.teachers.store import (
 )
 from fairseq_kd.teachers.store_merging import part_is_whole, sentences_path
 from fairseq_kd.teachers.store_records import MAX_VOCAB_SIZE, pack
-from fairseq_kd.teachers.stored_teacher import data_fingerprint, sentence_checksums
+from fairseq_kd.teachers.teacher_data import (
+    batches_of,
+    data_fingerprint,
+    sentence_checksums,
+    task_on,
+)
 
 
 class StoreBuilder:
@@ -288,15 +290,14 @@ class StoreBuilder:
         return all(np.array_equal(table[name], expected[name]) for name, _ in UNCHECKED)
 
     def _batches(self, dataset: FairseqDataset, numbers: range) -> List[List[int]]:
-        """Batches of similar length and ``max_tokens``, without too long sentences."""
+        """Batches of ``max_tokens``, without too long sentences."""
         source_limit, target_limit = self.teacher.max_positions
-        sizes = {n: (dataset.tgt_sizes[n], dataset.src_sizes[n]) for n in numbers}
-        readable = [n for n, (t, s) in sizes.items() if s <= source_limit and t <= target_limit]
-        if not readable:
-            return []
-        ordered = np.array(sorted(readable, key=sizes.__getitem__))
-        longest = max(max(sizes[number]) for number in readable)
-        return dataset.batch_by_size(ordered, max_tokens=int(max(self.max_tokens, longest)))
+        readable = [
+            n
+            for n in numbers
+            if dataset.src_sizes[n] <= source_limit and dataset.tgt_sizes[n] <= target_limit
+        ]
+        return batches_of(dataset, readable, self.max_tokens)
 
     def _records(self, sample: Any, real: RealTokens) -> np.ndarray:
         targets = self.teacher.soft_targets(sample, real)
@@ -323,15 +324,3 @@ class StoreBuilder:
                     f"--teacher {teacher} computes NaN in {precision} for sentence {number}. Give "
                     f"{advice}."
                 )
-
-
-def task_on(task: FairseqTask, data: str) -> FairseqTask:
-    """A teacher's task with another data folder."""
-    if not Path(data).is_dir():
-        raise FileNotFoundError(f"--data {data} is not a folder that fairseq-preprocess wrote.")
-    for language in language_pair(task):
-        read_dictionary(Path(data) / f"dict.{language}.txt", distinct=False)
-    cfg = copy.deepcopy(task.cfg)
-    cfg.data = data
-    cfg.upsample_primary = 1  # a store has each sentence once
-    return type(task).setup_task(cfg)

@@ -2,11 +2,8 @@
 
 import logging
 import os
-import re
-import zlib
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from fairseq.data import Dictionary
@@ -14,13 +11,13 @@ from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import load_langpair_dataset
 from torch import Tensor, nn
 
-from fairseq_kd.files.hashes import sha256_of
 from fairseq_kd.files.names import plain_languages
 from fairseq_kd.losses import TopK
 from fairseq_kd.models.real_tokens import RealTokens, prepared
 from fairseq_kd.teachers.compatibility import check_same_vocabulary, language_pair
 from fairseq_kd.teachers.store import STORE_FILE, StoredSubset, TeacherStore
 from fairseq_kd.teachers.store_records import as_bytes
+from fairseq_kd.teachers.teacher_data import data_fingerprint, sentence_checksums
 
 logger = logging.getLogger(__name__)
 
@@ -209,28 +206,3 @@ def _refuse_mixtures(name: str, cfg: Any) -> None:
             f"--upsample-primary is {cfg.upsample_primary}, but {name} has each sentence once. "
             "Leave it out, or train from --kd-teacher."
         )
-
-
-def data_fingerprint(folder: str, subset: str, languages: Iterable[str]) -> str:
-    """SHA-256 of a subset's binarised sentences, both sides, with its parts (train1, train2, ...).
-
-    Raises:
-        FileNotFoundError: there is no such subset.
-    """
-    pair = "|".join(re.escape(language) for language in languages)
-    name = re.compile(rf"{re.escape(subset)}\d*\.({pair})-({pair})\.({pair})(\.(bin|idx))?")
-    files = sorted(path for path in Path(folder).iterdir() if name.fullmatch(path.name))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no {subset} of {' and '.join(languages)}.")
-    return sha256_of(files)
-
-
-def sentence_checksums(sample: Dict[str, Any], pad: int) -> np.ndarray:
-    """CRC-32 of the source and target tokens of each sentence of a batch, (B,) uint32."""
-    sides = (sample["net_input"]["src_tokens"], sample["target"])
-    sides = [side.cpu().numpy().astype("<i4") for side in sides]
-    checksums = []
-    for rows in zip(*sides, strict=True):
-        source, target = (row[row != pad].tobytes() for row in rows)
-        checksums.append(zlib.crc32(target, zlib.crc32(source)))
-    return np.array(checksums, dtype=np.uint32)
