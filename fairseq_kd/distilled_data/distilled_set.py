@@ -29,7 +29,7 @@ from fairseq_kd.files.locks import lock_beside, locked
 from fairseq_kd.files.names import why_no_file
 from fairseq_kd.progress import ProgressLine
 
-SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "taken_by")
+SCORE_COLUMNS = ("sentence", "hypothesis", *(each.name for each in FILTERS), "removed_by")
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,8 @@ class PairCounts:
             "counts": {
                 "sentences": self.sentences,
                 "selected": self.selected,
-                "taken_by": bank.removed,
-                "taken_by_this_filter_alone_too": bank.removed_alone,
+                "removed_by": bank.removed,
+                "removed_by_this_filter_alone": bank.removed_alone,
                 "kept": self.kept,
             },
             "unknown_share": {"source": self.unknown_share(0), "target": self.unknown_share(1)},

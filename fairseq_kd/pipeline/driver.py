@@ -94,7 +94,7 @@ def overview(statuses: Sequence[StepStatus]) -> str:
     """A line for each step: its name, its state, and the reason."""
     width = max(len(status.step.name) for status in statuses)
     lines = [
-        on_terminal(f"  {status.state:<8} {status.step.name:<{width}}  {status.why}".rstrip())
+        on_terminal(f"  {status.state:<11} {status.step.name:<{width}}  {status.why}".rstrip())
         for status in statuses
     ]
     return "\n".join(lines)

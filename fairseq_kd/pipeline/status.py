@@ -25,7 +25,8 @@ STEPS, LOGS, REPLACED, HASHES = "steps", "logs", "replaced", "hashes.json"
 DRIVER = "driver"  # the file of the driver's process in STEPS, which no step may be called
 REPORTED = ("plots", "translations")  # folders that an evaluation fills beside its report
 WAIT_SECONDS = 3.0  # the steps of a killed driver end within it
-DONE, MISSING, BEGUN, CHANGED, DAMAGED = "done", "missing", "begun", "changed", "damaged"
+DONE, MISSING, INTERRUPTED = "done", "missing", "interrupted"
+CHANGED, DAMAGED = "changed", "damaged"
 RECIPE = {"id": str, "commands": [[str]], "reads": {str: str}, "after": {str: str}}
 OUTPUTS = {str: {"bytes": int, "sha256": str}}
 MANIFEST_FIELDS = {
@@ -43,7 +44,7 @@ class StepStatus(NamedTuple):
     Args:
         step: the step.
         recipe: its commands and the hashes of its inputs, as they are now.
-        state: DONE, MISSING, BEGUN, CHANGED or DAMAGED.
+        state: DONE, MISSING, INTERRUPTED, CHANGED or DAMAGED.
         why: the reason why it is not done; "" if it is.
     """
 
@@ -140,11 +141,11 @@ def _state(
         return CHANGED, f"{' and '.join(again)} must be made again"
     if manifest is None:
         if step.folder and not Path(step.folder).exists():
-            return BEGUN, f"it was interrupted and starts again: {step.folder} is missing"
-        return BEGUN, "it was interrupted"
+            return INTERRUPTED, f"it was interrupted and starts again: {step.folder} is missing"
+        return INTERRUPTED, "it was interrupted"
     unknown = [path for path in step.makes if path not in manifest["outputs"]]
     if unknown:
-        return BEGUN, f"its manifest has no hash of {unknown[0]}"
+        return INTERRUPTED, f"its manifest has no hash of {unknown[0]}"
     for name, made in stood_on(workflow, step).items():
         if before[name].state == DONE and manifest["stood_on"].get(name) != made:
             return CHANGED, f"{name} was made again"
@@ -163,7 +164,7 @@ def _stays(before: StepStatus, manifest: Optional[Dict[str, Any]], hashes: FileH
 
     A step that was interrupted, or whose manifest is lost, may have made all of them.
     """
-    if before.state != BEGUN or manifest is None:
+    if before.state != INTERRUPTED or manifest is None:
         return before.state == DONE
     made = manifest["stood_on"].get(before.step.name, {})
     return {*before.step.makes} <= {*made} and not any(
@@ -300,7 +301,7 @@ def _together(statuses: List[StepStatus]) -> List[StepStatus]:
     joined = []
     for status in statuses:
         first = stale.get(status.step.folder)
-        if first is not None and status.state in (DONE, BEGUN):
+        if first is not None and status.state in (DONE, INTERRUPTED):
             status = status._replace(state=first.state, why=f"{first.step.name}: {first.why}")
         joined.append(status)
     return joined

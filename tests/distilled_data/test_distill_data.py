@@ -176,14 +176,14 @@ def test_filters_take_what_their_scores_say(distill, decoded, tmp_path, capsys):
     shown = capsys.readouterr().out
     rows, counts = table(out), manifest(out)["counts"]
     assert len(rows) == counts["selected"] == 4 * counts["sentences"]
-    kept = [row for row in rows if row["taken_by"] == "-"]
+    kept = [row for row in rows if row["removed_by"] == "-"]
     assert len(kept) == counts["kept"] == len(text(out, "en"))
     for name, limit, below in (("teacher_score", -2.3, True), ("repeated", 0.2, False)):
         values = [float(row[name]) for row in kept]
         assert min(values) >= limit if below else max(values) <= limit
-        assert counts["taken_by"][name] == sum(row["taken_by"] == name for row in rows) > 0
+        assert counts["removed_by"][name] == sum(row["removed_by"] == name for row in rows) > 0
         flag = next(each.flag for each in FILTERS if each.name == name)
-        assert f"{flag} {limit:g} removed {counts['taken_by'][name]:,} (" in shown
+        assert f"{flag} {limit:g} removed {counts['removed_by'][name]:,} (" in shown
     numbers = [int(row["sentence"]) for row in kept]
     found = hypotheses(decoded)
     expected = [found[int(row["sentence"])][int(row["hypothesis"])].tokens for row in kept]
@@ -201,7 +201,7 @@ def test_duplicates_are_counted_over_the_whole_set(distill, data, translate, tmp
     translate(tmp_path / "hyp", "--subset", "twice", "--max-tokens", "1", folder=folder)
     flags = [*OFF, "--max-duplicates", "0"]
     distill(tmp_path / "out", *flags, translations=tmp_path / "hyp", folder=folder)
-    assert manifest(tmp_path / "out")["counts"]["taken_by"]["duplicates"] == 3
+    assert manifest(tmp_path / "out")["counts"]["removed_by"]["duplicates"] == 3
     assert binarised(tmp_path / "out", "train", "es") == binarised(data, "valid", "es")[:3]
 
 
@@ -394,7 +394,7 @@ def test_pairs_without_a_word_go_even_if_their_filter_is_off(
     assert translate(tmp_path / "hyp", "--engine", "fairseq", folder=odd_data) == 0
     flags = [*OFF, "--min-words=-inf"]
     distill(tmp_path / "out", *flags, translations=tmp_path / "hyp", folder=odd_data)
-    assert [row["sentence"] for row in table(tmp_path / "out") if row["taken_by"] == "words"] == [
+    assert [row["sentence"] for row in table(tmp_path / "out") if row["removed_by"] == "words"] == [
         "1",
         "2",
     ]

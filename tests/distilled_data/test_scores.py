@@ -34,7 +34,7 @@ def test_scores_of_another_program_select_and_filter(distill, decoded, tmp_path)
     assert {int(row["sentence"]): int(row["hypothesis"]) for row in rows} == best
     highest = {n: max(s for m, s in zip(numbers, scores, strict=True) if m == n) for n in best}
     assert all(float(row["teacher_score"]) == highest[int(row["sentence"])] for row in rows)
-    kept = {int(row["sentence"]) for row in rows if row["taken_by"] == "-"}
+    kept = {int(row["sentence"]) for row in rows if row["removed_by"] == "-"}
     assert kept == {number for number, score in highest.items() if score >= 0.9}
     made_of = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["made_of"]
     assert made_of["scores"] == sha256_of([path])

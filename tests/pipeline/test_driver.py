@@ -98,7 +98,7 @@ def test_a_changed_option_is_reported_and_only_what_depends_on_it_is_made(whole,
     build(workflow)
     message = finish(small_workflow(tmp_path / "run", student_lines=6))
     assert begun(message) == ["student", "evaluation"]
-    assert re.search(r"^  changed  student +command was .* is bash -c", message, re.M | re.S)
+    assert re.search(r"^  changed +student +command was .* is bash -c", message, re.M | re.S)
     assert f"{workflow.folder}/student is now {workflow.folder}/replaced/student.1" in message
 
 
@@ -236,7 +236,7 @@ def test_a_pause_of_the_progress_that_is_none_is_refused_before_the_first_step(
 
 def test_control_characters_in_an_overview_are_not_sent_to_the_terminal(workflow):
     status = StepStatus(workflow.steps[0], {}, "changed", "--lr was \033]0;x\007\nmore, is 1")
-    message = "  changed  data  --lr was \\x1b]0;x\\x07\nmore, is 1"
+    message = "  changed     data  --lr was \\x1b]0;x\\x07\nmore, is 1"
     assert driver.overview([status]) == message
 
 

@@ -76,7 +76,7 @@ def test_an_interrupted_step_whose_folder_is_gone_is_reported_to_begin_anew(work
     folder = Path(workflow.step("middle").folder)
     folder.rename("elsewhere")
     message = f"it was interrupted and starts again: {folder} is missing"
-    assert statuses(workflow)["middle"] == (status.BEGUN, message)
+    assert statuses(workflow)["middle"] == (status.INTERRUPTED, message)
 
 
 def test_a_changed_input_makes_everything_anew(tmp_path):
@@ -104,7 +104,7 @@ def test_an_interrupted_step_goes_on_and_a_changed_one_begins_anew(tmp_path):
     folder = Path(workflow.step("teacher").folder)
     folder.mkdir()
     (folder / "text").write_text("line\nline\nline\n")
-    assert statuses(workflow)["teacher"] == (status.BEGUN, "it was interrupted")
+    assert statuses(workflow)["teacher"] == (status.INTERRUPTED, "it was interrupted")
     build(workflow)
     message = manifest(workflow, "teacher")
     assert (message["attempts"], message["seconds"] >= 60) == (2, True)
@@ -327,7 +327,7 @@ def test_a_step_does_not_read_another_file_than_was_checked(reading):
         run_step(workflow, "data")
     assert not Path(workflow.step("data").folder).exists()
     path.write_text("a teacher")
-    assert statuses(workflow)["data"][0] == status.BEGUN
+    assert statuses(workflow)["data"][0] == status.INTERRUPTED
 
 
 def test_a_step_is_made_again_if_a_file_was_changed_while_it_ran(reading, monkeypatch):

@@ -167,7 +167,7 @@ def test_a_finished_step_whose_hashes_are_lost_goes_on_and_makes_nothing_after_i
         path.unlink()
         why = "it was interrupted"
     found = statuses(workflow)
-    assert found.pop("middle") == (status.BEGUN, why)
+    assert found.pop("middle") == (status.INTERRUPTED, why)
     assert set(found.values()) == {(status.DONE, "")}
     assert build(workflow) == ["middle"]
     assert made(workflow) == before

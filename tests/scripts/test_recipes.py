@@ -171,7 +171,7 @@ def on_samples(name, verses, folder):
 def test_the_text_of_a_recipe_is_clean(name, verses, tmp_path):
     command, settings = on_samples(name, verses, tmp_path)
     printed = run_forked(*command, "--", "--dry-run", env=settings)
-    assert "missing  student" in printed.stdout + printed.stderr
+    assert "missing     student" in printed.stdout + printed.stderr
     check_text(name, text_of(tmp_path / "run"), verses)
 
 
