@@ -19,6 +19,7 @@ def decoding(monkeypatch, cache):
     return importlib.import_module("decoding")
 
 
+@pytest.mark.slow
 def test_every_system_decodes_all_sentences_and_tells_its_speed(
     decoding, ending_teacher, data, tmp_path
 ):
