@@ -39,10 +39,11 @@ class VocabularyOrder(NamedTuple):
     ids: Tuple[List[int], List[int]]
 
     def apply(self, weights: Dict[str, Tensor]) -> None:
-        """Reorders the rows of a model's weights, each replaced by a copy."""
+        """Reorders the rows of a model's weights by copies, where their order differs."""
         for name, side in ROWS.items():
-            if name in weights and len(weights[name]) == len(self.ids[side]):
-                weights[name] = weights[name][torch.tensor(self.ids[side])]
+            ids = self.ids[side]
+            if len(weights.get(name, ())) == len(ids) and ids != sorted(ids):
+                weights[name] = weights[name][torch.tensor(ids)]
 
 
 def students_order(
