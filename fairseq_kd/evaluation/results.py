@@ -343,11 +343,15 @@ def _is_read(key: "dataclasses.Field[Any]", value: Dict[str, Any]) -> bool:
 def compared_controls(result: EvaluationResult, student: SystemResult) -> List[SystemResult]:
     """The fairest control, and the best one where that was trained for longer and is better."""
     fairest = fairest_control(result, student)
-    longer = [each for each in result.with_role("control") if _is_fair(each, student)]
-    best = max(longer, key=lambda each: result.score(each.name), default=fairest)
-    if best is None or result.score(best.name) <= result.score(fairest.name):
-        return [each for each in (fairest,) if each is not None]
-    return [fairest, best]
+    if fairest is None:
+        return []
+    scores = {each.name: result.score(each.name) for each in result.with_role("control")}
+    better = [
+        each
+        for each in result.with_role("control")
+        if _is_fair(each, student) and scores[each.name] > scores[fairest.name]
+    ]
+    return [fairest, *sorted(better, key=lambda each: scores[each.name])[-1:]]
 
 
 def fairest_control(result: EvaluationResult, student: SystemResult) -> Optional[SystemResult]:
